@@ -1,0 +1,1 @@
+"""The offline half: from annotated photos to proven columns."""

@@ -1,0 +1,1 @@
+"""The online half: from columns to a detector."""

@@ -1,0 +1,1 @@
+"""The embedded default: a rendered open-vocabulary world, its teacher and its photos."""
