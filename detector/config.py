@@ -1,0 +1,360 @@
+"""Every option of the detector, its default and its meaning. The defaults are the paper's (METHOD.md).
+
+A config is frozen; a changed one is a new one (`dataclasses.replace`, `apply_overrides`). Checks name the
+option to change. Each decision where the paper is silent is a field whose text says what else there is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cache_builder.errors import UserError
+from detector.typed import merged, override, to_mapping, toml_text
+
+
+def _require(ok: bool, option: str, found: object, expected: str) -> None:
+    if not ok:
+        raise UserError(
+            f"option {option}: found {found!r}, expected {expected}; change it with --set {option}=..."
+        )
+
+
+def _at_least(section: str, owner: object, low: float, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        _require(value >= low, f"{section}.{name}", value, f"at least {low:g}")
+
+
+def _fraction(section: str, owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        _require(0 <= value <= 1, f"{section}.{name}", value, "a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The student: Deformable DETR with language queries (METHOD.md section 4)."""
+
+    backbone: str = "resnet50"
+    """Any timm model that gives feature maps at `strides` (features_only)."""
+    backbone_weights: str = "imagenet"
+    """"imagenet": timm's default weights of that name; "none": from scratch; "tag:NAME": another timm tag
+    of it; "shapeworld": shipped with the package; else the path of a .safetensors file."""
+    norm: Literal["auto", "frozen", "batch", "group"] = "auto"
+    """What becomes of the backbone's BatchNorm: "frozen" as in DETR, "batch" trains it, "group" replaces it
+    by GroupNorm; "auto" is frozen with pretrained weights and batch without. Other norms are left alone."""
+    freeze_stride: int = 4
+    """Pretrained backbones only: the layers up to this stride keep their weights (DETR's stem and first stage
+    are stride 4). 0 trains all."""
+    strides: tuple[int, ...] = (8, 16, 32)
+    """The backbone's feature maps that enter the pyramid, finest first."""
+    levels: int = 4
+    """Levels of the pyramid: the strides, and for the rest stride-2 convolutions over the last map."""
+    hidden: int = 256
+    """d. Must divide by heads and by 32 (GroupNorm groups), and by 4 (sine positions)."""
+    heads: int = 8
+    """Attention heads."""
+    points: int = 4
+    """Sampling points per head and level."""
+    encoder_layers: int = 6
+    """Encoder layers; 0 hands the pyramid to the decoder as it is."""
+    decoder_layers: int = 6
+    """Decoder layers, each with its own heads and loss."""
+    ffn: int = 1024
+    """Width of the feed-forward layers."""
+    dropout: float = 0.1
+    """Dropout of both transformers. In training without it the graph is also smaller and faster."""
+    queries: int = 300
+    """N. The paper has 300 on COCO and 600 on LVIS."""
+    class_head: Literal["text", "linear"] = "text"
+    """Decision. "text" scores cosines with the text embeddings (learned scale and bias), so that it names
+    novel classes too; "linear" is a closed set of `n_classes`."""
+    class_embedding: Literal["own", "region"] = "own"
+    """Decision. What the text head compares with the text: "own", a projection d -> D of its own, leaves the
+    region embedding to the distillation alone; "region" shares the region embedding, which ties the
+    similarity score to the focal loss too (open-vocabulary heads without distillation do so)."""
+    guidance: bool = True
+    """Language queries: the present concepts' text added to the queries. False ignores what is passed."""
+
+    def __post_init__(self) -> None:
+        _at_least("model", self, 1, "heads", "points", "decoder_layers", "ffn", "queries", "levels", "hidden")
+        _at_least("model", self, 0, "encoder_layers", "freeze_stride")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a number from 0 to below 1")
+        _require(self.hidden % 32 == 0, "model.hidden", self.hidden, "a multiple of 32 (GroupNorm)")
+        _require(
+            self.hidden % self.heads == 0, "model.heads", self.heads, f"a divisor of hidden {self.hidden}"
+        )
+        rising = (
+            len(self.strides) > 0 and list(self.strides) == sorted(set(self.strides)) and self.strides[0] > 0
+        )
+        _require(rising, "model.strides", self.strides, "rising strides, such as 8,16,32")
+        _require(
+            self.levels >= len(self.strides),
+            "model.levels",
+            self.levels,
+            f"at least the {len(self.strides)} strides",
+        )
+
+
+@dataclass(frozen=True)
+class MatcherConfig:
+    """Weights of the matching cost (METHOD.md section 5)."""
+
+    cost_class: float = 2.0
+    """Focal class cost."""
+    cost_similarity: float = 1.0
+    """Minus the similarity probability of the object's concept (eq. 4)."""
+    cost_l1: float = 5.0
+    """L1 of normalised cxcywh."""
+    cost_giou: float = 2.0
+    """Minus generalised IoU."""
+    alpha: float = 0.25
+    """Focal alpha."""
+    gamma: float = 2.0
+    """Focal gamma."""
+
+    def __post_init__(self) -> None:
+        _at_least("matcher", self, 0, "cost_class", "cost_similarity", "cost_l1", "cost_giou", "gamma")
+        _fraction("matcher", self, "alpha")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and kinds of the losses (METHOD.md section 5)."""
+
+    loss_class: float = 2.0
+    """Focal loss over all classes."""
+    loss_l1: float = 5.0
+    """L1 of normalised cxcywh."""
+    loss_giou: float = 2.0
+    """1 - generalised IoU."""
+    loss_contrast: float = 1.0
+    """Regional contrastive distillation (eqs. 5, 6); 0 turns it off."""
+    contrast_from_epoch: int = 31
+    """First epoch (counted from 0) with the contrastive loss."""
+    tau: float = 0.07
+    """Temperature of every cosine."""
+    negatives: Literal["image", "batch"] = "image"
+    """Decision. Where the contrast's other queries and objects come from: the same photo, or the batch."""
+    teacher_bank: Literal["instance", "class"] = "instance"
+    """Decision. "instance": each object's own crop; "class": one valid crop of each class a step, chosen at
+    random from the batch, multi-positive (the authors' code)."""
+    alpha: float = 0.25
+    """Focal alpha."""
+    gamma: float = 2.0
+    """Focal gamma."""
+
+    def __post_init__(self) -> None:
+        _at_least("loss", self, 0, "loss_class", "loss_l1", "loss_giou", "loss_contrast", "gamma")
+        _at_least("loss", self, 0, "contrast_from_epoch")
+        _require(self.tau > 0, "loss.tau", self.tau, "a number above 0")
+        _fraction("loss", self, "alpha")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Photos on their way into the model."""
+
+    short_sides: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    """Pixels; training draws one for each photo."""
+    max_side: int = 1333
+    """Pixels; no side gets longer, in training and evaluation."""
+    eval_short_side: int = 800
+    """Pixels, in evaluation and prediction."""
+    flip: float = 0.5
+    """Probability of a mirror image."""
+    random_crop: bool = True
+    """Half of the photos are resized, cropped at random (384 to 600 px) and resized again, as in DETR."""
+    workers: int = 4
+    """Processes that read photos; 0 reads in the training process."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Taken from each channel (RGB in [0, 1])."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Then divided by."""
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.short_sides) > 0 and min(self.short_sides) > 0,
+            "data.short_sides",
+            self.short_sides,
+            "one or more sizes in pixels",
+        )
+        _at_least("data", self, 1, "eval_short_side")
+        _require(
+            self.max_side >= max(self.short_sides),
+            "data.max_side",
+            self.max_side,
+            "at least the largest short side",
+        )
+        _fraction("data", self, "flip")
+        _at_least("data", self, 0, "workers")
+        for name in ("mean", "std"):
+            _require(len(getattr(self, name)) == 3, f"data.{name}", getattr(self, name), "three numbers")
+        _require(min(self.std) > 0, "data.std", self.std, "numbers above 0")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The run (METHOD.md section 5, Schedule)."""
+
+    epochs: int = 36
+    """Passes over the photos."""
+    batch: int = 12
+    """Photos a step, over all ranks and accumulated parts."""
+    accumulate: int = 1
+    """Parts a step is computed in, to save memory."""
+    lr: float = 1e-4
+    """Learning rate of AdamW."""
+    backbone_lr_factor: float = 0.1
+    """Times lr, for the backbone."""
+    sampling_lr_factor: float = 0.1
+    """Times lr, for sampling offsets and reference points."""
+    weight_decay: float = 1e-4
+    """Of AdamW."""
+    clip_norm: float = 0.1
+    """Largest gradient norm; 0 does not clip."""
+    schedule: Literal["step", "cosine"] = "step"
+    """"step": lr_drop_factor from lr_drop_epoch on; "cosine": down to 0 over the run."""
+    lr_drop_epoch: int = 31
+    """First epoch (counted from 0) of the lower rate."""
+    lr_drop_factor: float = 0.1
+    """Times lr, from lr_drop_epoch on."""
+    warmup_steps: int = 0
+    """Steps of a linear climb to lr."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the network; box and contrastive arithmetic stay fp32."""
+    ema_decay: float = 0.0
+    """Moving average of the weights, which is then what is evaluated and saved; 0 has none."""
+    guidance_drop: float = 0.0
+    """Guidance noise, beyond the paper: probability that a present concept is withheld."""
+    guidance_add: float = 0.0
+    """Guidance noise: expected number of absent concepts added to a photo."""
+    guidance_none: float = 0.0
+    """Guidance noise: probability that a photo gets no guidance at all."""
+
+    def __post_init__(self) -> None:
+        _at_least("train", self, 1, "epochs", "batch", "accumulate")
+        _at_least(
+            "train", self, 0, "weight_decay", "clip_norm", "warmup_steps", "lr_drop_epoch", "guidance_add"
+        )
+        _at_least("train", self, 0, "backbone_lr_factor", "sampling_lr_factor", "lr_drop_factor")
+        _require(self.lr > 0, "train.lr", self.lr, "a number above 0")
+        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a number from 0 to below 1")
+        _fraction("train", self, "guidance_drop", "guidance_none")
+        _require(
+            self.batch % self.accumulate == 0,
+            "train.accumulate",
+            self.accumulate,
+            f"a divisor of batch {self.batch}",
+        )
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Which concepts count as present in a photo at test (METHOD.md section 3)."""
+
+    source: Literal["clip", "mllm", "oracle", "none"] = "clip"
+    """Which priors column; "oracle" is the annotations, an upper bound; "none" gives no guidance."""
+    rho: float = 0.70
+    """Smallest probability that counts as present."""
+    limit: int = 6
+    """Most present concepts of a photo: 6 for COCO, 12 for LVIS."""
+    fill: Literal["none", "random", "top"] = "none"
+    """Decision. When fewer than `limit` pass: "none" leaves it so, "random" adds random concepts (the paper),
+    "top" the best below rho."""
+
+    def __post_init__(self) -> None:
+        _fraction("prior", self, "rho")
+        _at_least("prior", self, 0, "limit")
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """From outputs to detections (METHOD.md section 5, Inference)."""
+
+    classification: Literal["similarity", "head", "product"] = "similarity"
+    """The score of (query, concept): similarity probability, class head's, or geometric mean of both."""
+    top: int = 100
+    """Detections kept of a photo: 100 for COCO, 300 for LVIS."""
+    restrict_to_present: bool = False
+    """True drops the concepts that the priors rule out."""
+    batch: int = 8
+    """Photos at a time."""
+
+    def __post_init__(self) -> None:
+        _at_least("inference", self, 1, "top", "batch")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of it; a recipe is a function that returns one."""
+
+    recipe: str = "coco-48-17-r50"
+    """The recipe it started from."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    matcher: MatcherConfig = field(default_factory=MatcherConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dicts of plain JSON values."""
+        return to_mapping(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:
+        """The inverse of `to_dict`; options left out have their defaults."""
+        return merged(Config(), values, where)
+
+    def to_toml(self) -> str:
+        """TOML that `load_config` reads back the same."""
+        return toml_text(self.to_dict())
+
+
+def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
+    """`["train.epochs=12", "model.strides=4,8,16"]` laid over a config, typed.
+
+    Raises UserError for an unknown option (naming the nearest), a value of another type, or one out of range.
+    """
+    return override(config, assignments)
+
+
+def load_config(path: Path | str, base: Config | None = None) -> Config:
+    """A TOML file laid over `base` (the defaults if None). Raises UserError naming the file."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: no such file, expected a TOML file of options.") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--config {path}: found no readable TOML ({error}), expected sections of options."
+        ) from None
+    return merged(base if base is not None else Config(), values, str(path))
+
+
+def save_config(config: Config, path: Path | str) -> None:
+    """Write TOML; the file appears whole, by rename."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(config.to_toml(), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def changed(config: Config, section: str, **values: Any) -> Config:
+    """A copy with options of one section replaced: `changed(config, "train", epochs=12)`."""
+    part = dataclasses.replace(getattr(config, section), **values)
+    return dataclasses.replace(config, **{section: part})

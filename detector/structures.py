@@ -1,0 +1,102 @@
+"""What flows between the rooms of the detector: plain dataclasses of tensors, no behaviour worth the name.
+
+Shape legend: L decoder layers, B photos, N queries, C concepts of the vocabulary, D teacher width,
+G most present concepts of a photo in the batch, M objects of one photo.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PresentText:
+    """The concepts said to be present in each photo, likeliest first, as the model takes them."""
+
+    embeddings: Tensor
+    """(B, G, D) unit text embeddings; rows at and past `counts[b]` are padding (zeros). G may be 0."""
+    counts: Tensor
+    """(B,) int64, present concepts of each photo, 0..G."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PresentText:
+        """The same on another device."""
+        return PresentText(
+            self.embeddings.to(device, non_blocking=non_blocking),
+            self.counts.to(device, non_blocking=non_blocking),
+        )
+
+    @staticmethod
+    def gather(text: Tensor, rows: list[Tensor]) -> PresentText:
+        """Pick and pad.
+
+        text: (C, D) unit; rows: for each photo a (G_b,) int64 tensor of rows of `text`, likeliest first.
+        """
+        counts = torch.tensor([len(one) for one in rows], dtype=torch.int64)
+        width = int(counts.max()) if len(rows) else 0
+        embeddings = text.new_zeros((len(rows), width, text.shape[1]))
+        for b, one in enumerate(rows):
+            embeddings[b, : len(one)] = text[one.to(text.device)]
+        return PresentText(embeddings, counts.to(text.device))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The annotated objects of one photo."""
+
+    boxes: Tensor
+    """(M, 4) float32 cxcywh, normalised to the photo's own (unpadded) size, in [0, 1]."""
+    concepts: Tensor
+    """(M,) int64, rows of the text matrix the class head is trained against."""
+    embeddings: Tensor
+    """(M, D) float32 unit teacher embeddings of the crops; anything where `valid` is false."""
+    valid: Tensor
+    """(M,) bool: the crop has a teacher embedding."""
+
+    def __len__(self) -> int:
+        return int(self.boxes.shape[0])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
+        """The same on another device."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking)
+            for name in ("boxes", "concepts", "embeddings", "valid")
+        }
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Targets:
+        """The same in page-locked memory (called by the data loader)."""
+        return Targets(
+            self.boxes.pin_memory(),
+            self.concepts.pin_memory(),
+            self.embeddings.pin_memory(),
+            self.valid.pin_memory(),
+        )
+
+    @staticmethod
+    def empty(width: int) -> Targets:
+        """A photo without objects; `width` is the teacher's D."""
+        return Targets(
+            torch.zeros((0, 4)),
+            torch.zeros((0,), dtype=torch.int64),
+            torch.zeros((0, width)),
+            torch.zeros((0,), dtype=torch.bool),
+        )
+
+
+@dataclass(frozen=True)
+class DetectorOutput:
+    """What every decoder layer says; the last layer (index -1) is the answer."""
+
+    boxes: Tensor
+    """(L, B, N, 4) float32 cxcywh in [0, 1], relative to the unpadded photo."""
+    logits: Tensor
+    """(L, B, N, C) class logits (float32)."""
+    region: Tensor
+    """(L, B, N, D) float32 unit region embeddings, comparable with the teacher's."""
+
+    def last(self) -> DetectorOutput:
+        """Only the answer, as an output of one layer."""
+        return DetectorOutput(self.boxes[-1:], self.logits[-1:], self.region[-1:])
