@@ -171,8 +171,12 @@ class DataConfig:
     """Probability of a mirror image."""
     random_crop: bool = True
     """Half of the photos are resized, cropped at random (384 to 600 px) and resized again, as in DETR."""
+    crop_keeps_shape: bool = False
+    """True cuts windows of the photo's own shape: photos of one size stay so, and a batch has no padding."""
     workers: int = 4
     """Processes that read photos; 0 reads in the training process."""
+    cache_photos: int = 2048
+    """MiB. Where all photos, decoded, fit, they stay in memory and no worker is needed; 0 never keeps them."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Taken from each channel (RGB in [0, 1])."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -193,7 +197,7 @@ class DataConfig:
             "at least the largest short side",
         )
         _fraction("data", self, "flip")
-        _at_least("data", self, 0, "workers")
+        _at_least("data", self, 0, "workers", "cache_photos")
         for name in ("mean", "std"):
             _require(len(getattr(self, name)) == 3, f"data.{name}", getattr(self, name), "three numbers")
         _require(min(self.std) > 0, "data.std", self.std, "numbers above 0")
@@ -241,9 +245,26 @@ class TrainConfig:
     """Guidance noise: expected number of absent concepts added to a photo."""
     guidance_none: float = 0.0
     """Guidance noise: probability that a photo gets no guidance at all."""
+    guidance_order: Literal["shuffled", "row"] = "shuffled"
+    """Decision. The order in which present concepts are dealt to the queries in training: drawn anew for each
+    photo, or by concept row. At test it is by likelihood, which no row order resembles."""
+    log_every: int = 20
+    """Steps between lines of the log; the figures are means over them."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints, beside those at the end of an epoch's evaluation, of the run, and on a signal."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    evaluate_every: int = 0
+    """Epochs between evaluations, beside the one at the end; 0 has only that."""
+    best_metric: str = "ap50_all"
+    """The figure whose best evaluation is kept as best.safetensors."""
+    nonfinite_limit: int = 10
+    """Steps in a row with a loss or gradient that is no number before the run stops; each is skipped."""
 
     def __post_init__(self) -> None:
-        _at_least("train", self, 1, "epochs", "batch", "accumulate")
+        _at_least("train", self, 1, "epochs", "batch", "accumulate", "log_every", "checkpoint_every")
+        _at_least("train", self, 1, "keep_checkpoints", "nonfinite_limit")
+        _at_least("train", self, 0, "evaluate_every")
         _at_least(
             "train", self, 0, "weight_decay", "clip_norm", "warmup_steps", "lr_drop_epoch", "guidance_add"
         )
