@@ -176,7 +176,7 @@ class DataConfig:
     workers: int = 4
     """Processes that read photos; 0 reads in the training process."""
     cache_photos: int = 2048
-    """MiB. Where all photos, decoded, fit, they stay in memory and no worker is needed; 0 never keeps them."""
+    """MiB. Where all photos, decoded, fit, they stay in memory and no worker is needed; 0 never does."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Taken from each channel (RGB in [0, 1])."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -251,7 +251,7 @@ class TrainConfig:
     log_every: int = 20
     """Steps between lines of the log; the figures are means over them."""
     checkpoint_every: int = 1000
-    """Steps between checkpoints, beside those at the end of an epoch's evaluation, of the run, and on a signal."""
+    """Steps between checkpoints; there is one more at each evaluation, at the end, and on a signal."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept."""
     evaluate_every: int = 0
