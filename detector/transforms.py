@@ -1,8 +1,8 @@
 """Views of a photo: flip, crop, resize, normalise, pad.
 
 A `View` is decided first (from the photo's size and a generator) and applied after, so that what was drawn
-can be tested, repeated and applied to anything that belongs to the photo. Images stay uint8 until `normalise`,
-which works on the whole batch on its device: a quarter of the bytes to move, one operation instead of many.
+can be tested, repeated and applied to anything that belongs to the photo. Images stay uint8 until
+`normalise`, which works on the whole batch on its device: a quarter of the bytes to move.
 
 Sizes are (height, width) in pixels. Boxes come in as box_xyxy in pixels of the original photo and leave as
 box_cxcywh in [0, 1] of the view.
@@ -95,8 +95,8 @@ def apply_to_image(image: Tensor, view: View) -> Tensor:
 def apply_to_boxes(boxes_xyxy: Tensor, height: int, width: int, view: View) -> tuple[Tensor, Tensor]:
     """Boxes of an (height, width) photo as the view shows them.
 
-    boxes_xyxy: (M, 4) pixels. Returns box_cxcywh (K, 4) float32 in [0, 1] of the view, and the rows (K,) int64
-    of the boxes that kept some area: what else belongs to a box (concept, embedding) is taken by these rows.
+    boxes_xyxy: (M, 4) pixels. Returns box_cxcywh (K, 4) float32 in [0, 1] of the view, and the rows
+    (K,) int64 of the boxes that kept some area: a box's concept and embedding are taken by these rows.
     """
     top, left, seen_height, seen_width = view.crop or (0, 0, height, width)
     boxes: Tensor = tv_tensors.BoundingBoxes(boxes_xyxy, format="XYXY", canvas_size=(height, width))

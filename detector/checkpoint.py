@@ -1,0 +1,207 @@
+"""The run folder: what a run knows, its checkpoints and its weights.
+
+```
+config.toml  versions.json  facts.json   what was asked, with what software, on which data
+metrics.jsonl  tensorboard/  metrics.json   the log, and the evaluation at the end
+checkpoints/step-00001000/   model.safetensors, average.safetensors (with EMA), state.pt, files.json
+model.safetensors            the weights a finished run is judged by (the average, with EMA)
+best.safetensors             those of the best evaluation, where there were several
+```
+
+Everything appears whole, by rename. files.json holds the digest of each file of a checkpoint, so that a torn
+one is known and the one before it taken. Nothing is unpickled: safetensors, and torch.load(weights_only=True).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from cache_builder.errors import UserError
+from detector.config import Config, load_config
+
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run was made of; evaluation and prediction need it, and resuming compares it."""
+
+    embedding_dim: int
+    """D of the teacher."""
+    n_classes: int
+    """Base concepts: the rows of the text matrix in training, and the outputs of a linear head."""
+    names: list[str]
+    """Of the base concepts, in that order."""
+    category_ids: list[int]
+    """Of the base concepts, in that order."""
+    index_digest: str
+    """Of the training index."""
+    text_recipe: dict[str, Any]
+    """How the text column was made: teacher and its weight digest, templates."""
+    crops_recipe: dict[str, Any]
+    """How the crops column was made."""
+
+    def save(self, run: Path) -> None:
+        """Write facts.json."""
+        write_json(run / "facts.json", dataclasses.asdict(self))
+
+    @staticmethod
+    def load(run: Path) -> Facts:
+        """Read facts.json. Raises UserError where `run` is no run folder."""
+        return Facts(**read_json(run / "facts.json", "a run folder made by cckt train"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file that appears whole."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """A file that appears whole: written beside, then renamed."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """Raises UserError where the file is missing or no JSON; `expected` says what the folder should be."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, expected {expected}; check the folder's name.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: found no readable JSON ({error}), expected {expected}.") from None
+
+
+def run_config(run: Path) -> Config:
+    """The resolved config of a run. Raises UserError where `run` is no run folder."""
+    if not (run / "config.toml").is_file():
+        raise UserError(f"{run}: no config.toml, expected a run folder made by cckt train; check the name.")
+    return load_config(run / "config.toml", base=Config())
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """A state dict as safetensors, whole by rename; tensors that share memory are written apart."""
+    copies = {name: value.detach().cpu().contiguous().clone() for name, value in weights.items()}
+    write_bytes(path, safetensors.torch.save(copies))
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Read safetensors on the CPU. Raises UserError where the file is missing or torn."""
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, expected weights written by cckt train.") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: found no readable safetensors ({error}), expected weights written by cckt train; "
+            "take another checkpoint of the run."
+        ) from None
+
+
+def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
+    """Load a state dict strictly. Raises UserError naming the first tensor that does not fit and both sizes."""
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    advice = (
+        "the run was made with another vocabulary size, teacher or model; use its own config and columns."
+    )
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            shapes = f"found {found.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+            raise UserError(f"{where}: tensor {name}: {shapes}; {advice}")
+    model.load_state_dict(dict(weights))
+
+
+def save_checkpoint(
+    run: Path, step: int, weights: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
+) -> Path:
+    """Write checkpoints/step-XXXXXXXX, whole by rename, and drop all but the newest `keep`.
+
+    weights: name ("model", "average") -> state dict; state: what torch.load(weights_only=True) can read.
+    """
+    folder = run / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    final, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}.{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for name, tensors in weights.items():
+        save_weights(partial / f"{name}.safetensors", tensors)
+    torch.save(dict(state), partial / "state.pt")
+    digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+    write_json(partial / "files.json", {"step": step, "files": digests})
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(partial, final)
+    for old in _all_checkpoints(run)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def newest_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint whose files are whole, and a line about each newer one that is not."""
+    torn: list[str] = []
+    for folder in _all_checkpoints(run):
+        fault = _fault(folder)
+        if fault is None:
+            return folder, torn
+        torn.append(f"{folder}: {fault}; the checkpoint before it is taken")
+    return None, torn
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """state.pt of a checkpoint that `newest_checkpoint` found, on the CPU."""
+    state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+    return state
+
+
+def judged_weights(run: Path) -> Path:
+    """The file a run is evaluated by: model.safetensors when finished, else that of its newest checkpoint.
+
+    Raises UserError where there is neither.
+    """
+    if (run / "model.safetensors").is_file():
+        return run / "model.safetensors"
+    newest, _ = newest_checkpoint(run)
+    if newest is None:
+        raise UserError(
+            f"{run}: no model.safetensors and no whole checkpoint; train it first with cckt train."
+        )
+    average = newest / "average.safetensors"
+    return average if average.is_file() else newest / "model.safetensors"
+
+
+def _all_checkpoints(run: Path) -> list[Path]:
+    """Newest first."""
+    return sorted((run / FOLDER).glob("step-*"), reverse=True)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fault(folder: Path) -> str | None:
+    try:
+        digests = json.loads((folder / "files.json").read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "files.json is missing or torn"
+    for name, digest in digests.items():
+        if not (folder / name).is_file() or _digest(folder / name) != digest:
+            return f"{name} is missing or torn"
+    return None

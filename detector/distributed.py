@@ -1,0 +1,155 @@
+"""Ranks: who am I, how many are we, and sums over all.
+
+The launcher says so: torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun (SLURM_*). Without one there is a single
+rank and nothing here communicates.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cache_builder.errors import UserError
+
+TIMEOUT = datetime.timedelta(minutes=30)
+"""How long a rank waits for the others: longer than an evaluation on rank 0 takes."""
+
+
+@dataclass(frozen=True)
+class World:
+    """One rank among `size`, with the device it computes on. Rank 0 is the one that writes."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes files and reports."""
+        return self.rank == 0
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all ranks, on each of them."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with its gradients averaged over ranks.
+
+        Parameters may go without a gradient for a step or a phase (no present concept in the batch, no
+        contrastive loss yet), so the unused ones are looked for.
+        """
+        if self.size == 1:
+            return model
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, devices, find_unused_parameters=True)
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """ "auto" or a device's name -> a device. Raises UserError for one that is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = f"cuda:{local_rank % torch.cuda.device_count()}"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"option train.device: found {name!r}, expected auto, cpu, cuda or mps.") from None
+    if device.type == "cuda":
+        index = local_rank if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            count = torch.cuda.device_count()
+            raise UserError(
+                f"option train.device: found {name!r}, but torch sees {count} CUDA devices here; "
+                "use --set train.device=cpu or install a CUDA build of torch."
+            )
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("option train.device: found 'mps', which torch cannot use here; use auto or cpu.")
+    if device.type not in ("cpu", "mps"):
+        raise UserError(f"option train.device: found {name!r}, expected auto, cpu, cuda or mps.")
+    return device
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a launcher says: this rank, all ranks, this rank on its machine, and where rank 0 listens."""
+
+    rank: int
+    size: int
+    local_rank: int
+    address: str
+    port: int
+
+
+def place_of(environment: Mapping[str, str]) -> Place | None:
+    """Read torchrun's or srun's variables; None where neither started more than this process."""
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return Place(
+            int(environment["RANK"]),
+            int(environment["WORLD_SIZE"]),
+            int(environment.get("LOCAL_RANK", "0")),
+            environment.get("MASTER_ADDR", "127.0.0.1"),
+            int(environment.get("MASTER_PORT", "29500")),
+        )
+    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        job = int(environment.get("SLURM_JOB_ID", "0"))
+        return Place(
+            int(environment["SLURM_PROCID"]),
+            int(environment["SLURM_STEP_NUM_TASKS"]),
+            int(environment.get("SLURM_LOCALID", "0")),
+            environment.get("MASTER_ADDR", first_host(environment.get("SLURM_STEP_NODELIST", "127.0.0.1"))),
+            int(environment.get("MASTER_PORT", str(20000 + job % 20000))),
+        )
+    return None
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's node list: "gpu[03-05,09],login1" -> "gpu03"."""
+    first = re.match(r"[^,\[]+(\[[^\]]+\])?[^,]*", nodes)
+    host = first.group(0) if first else nodes
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", host)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[World]:
+    """This process's place among the ranks, for as long as the block runs.
+
+    device: the config's train.device. CUDA ranks talk by NCCL, others by gloo.
+    """
+    place = place_of(os.environ)
+    if place is None or place.size == 1:
+        yield World(0, 1, pick_device(device))
+        return
+    chosen = pick_device(device, place.local_rank)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    mine = not dist.is_initialized()
+    if mine:
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo",
+            init_method=f"tcp://{place.address}:{place.port}",
+            rank=place.rank,
+            world_size=place.size,
+            timeout=TIMEOUT,
+        )
+    try:
+        yield World(place.rank, place.size, chosen)
+    finally:
+        if mine:
+            dist.destroy_process_group()

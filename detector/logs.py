@@ -1,0 +1,104 @@
+"""The log of a run: metrics.jsonl always, TensorBoard where it is installed, and where a step's time goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from detector.checkpoint import write_bytes
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class RunLog:
+    """Lines of figures by step.
+
+    A resumed run takes up the log at the checkpoint's step: what was written after it is dropped, so that the
+    log reads as if there had been no interruption.
+    """
+
+    def __init__(self, run: Path, from_step: int) -> None:
+        self._path = run / "metrics.jsonl"
+        self._drop_after(from_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = _board(run / "tensorboard", from_step)
+
+    def write(self, kind: str, step: int, figures: Mapping[str, float | int | str]) -> None:
+        """kind: "train" or "evaluation"; step: optimiser steps done."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in figures.items():
+                if not isinstance(value, str):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Close both files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _drop_after(self, step: int) -> None:
+        if self._path.is_file():
+            kept = [line for line in self._path.read_bytes().splitlines(True) if _step_of(line) <= step]
+            write_bytes(self._path, b"".join(kept))
+
+
+def _step_of(line: bytes) -> float:
+    """The line's step; beyond any step for a torn line."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _board(folder: Path, from_step: int) -> SummaryWriter | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=from_step + 1 if from_step else None)
+
+
+class StepTimes:
+    """Seconds spent in the named parts of a step, summed until `take`.
+
+    On CUDA the parts are bounded by events and read only in `take`, so that timing makes nothing wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._seconds: dict[str, float] = {}
+        self._events: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the block as `name`."""
+        began = time.perf_counter()
+        first = self._event() if self._cuda and name != "data" else None
+        yield
+        if first is None:
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
+        else:
+            self._events.append((name, first, self._event()))
+
+    def take(self) -> dict[str, float]:
+        """part -> seconds since the last call."""
+        for name, first, last in self._events:
+            last.synchronize()
+            self._seconds[name] = self._seconds.get(name, 0.0) + first.elapsed_time(last) / 1000
+        seconds, self._seconds, self._events = self._seconds, {}, []
+        return seconds
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
