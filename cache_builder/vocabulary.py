@@ -1,0 +1,168 @@
+"""The concepts a detector can be asked for: of a data set, or typed in by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_builder.errors import UserError
+
+SPLITS = ("base", "novel", "other")
+
+
+def normalise_name(name: str) -> str:
+    """The form in which names are compared: lower case, `_` as space, single spaces."""
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"`, or `""` when nothing is near: the tail of an error sentence."""
+    by_form = {normalise_name(other): other for other in names}
+    close = get_close_matches(normalise_name(name), by_form, n=1, cutoff=0.6)
+    return f"; did you mean {by_form[close[0]]!r}?" if close else ""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One entry of a vocabulary.
+
+    category_id: the data set's id (1.. for a free vocabulary).
+    name: as the data set spells it (LVIS joins words with `_`).
+    synonyms: other names of the same concept, without `name` itself.
+    split: "base" (may be trained on), "novel" (to be found, never trained on), "other" (ignored).
+    frequency: "r", "c", "f" for LVIS, else "".
+    """
+
+    category_id: int
+    name: str
+    synonyms: tuple[str, ...] = ()
+    split: str = "novel"
+    frequency: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.split in SPLITS, f"split {self.split!r} is none of {SPLITS}"
+        assert self.frequency in ("", "r", "c", "f"), f"frequency {self.frequency!r}"
+
+
+class Vocabulary(Sequence[Concept]):
+    """An immutable list of C concepts; row k is concept k everywhere (text column, logits, priors)."""
+
+    def __init__(self, concepts: Iterable[Concept]) -> None:
+        self._concepts = tuple(concepts)
+        self._row_of = {concept.category_id: row for row, concept in enumerate(self._concepts)}
+        assert len(self._row_of) == len(self._concepts), "category ids are not unique"
+
+    @overload
+    def __getitem__(self, row: int) -> Concept: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[Concept, ...]: ...
+    def __getitem__(self, row: int | slice) -> Concept | tuple[Concept, ...]:
+        return self._concepts[row]
+
+    def __len__(self) -> int:
+        return len(self._concepts)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self._concepts == other._concepts
+
+    def __hash__(self) -> int:
+        return hash(self._concepts)
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self)} concepts: {', '.join(self.names[:3])}{', ...' * (len(self) > 3)})"
+
+    @property
+    def names(self) -> list[str]:
+        """C names, in row order."""
+        return [concept.name for concept in self._concepts]
+
+    @property
+    def category_ids(self) -> NDArray[np.int64]:
+        """(C,) int64 category ids, in row order."""
+        return np.array([concept.category_id for concept in self._concepts], dtype=np.int64)
+
+    @property
+    def digest(self) -> str:
+        """`"sha256:..."` over every field of every concept, in order."""
+        return "sha256:" + hashlib.sha256(json.dumps(self.to_json()).encode()).hexdigest()
+
+    def rows(self, *splits: str) -> NDArray[np.int64]:
+        """Ascending concept rows that are in any of `splits`; all C rows when none is named."""
+        assert set(splits) <= set(SPLITS), f"{splits} are not all of {SPLITS}"
+        wanted = splits or SPLITS
+        return np.array([row for row, c in enumerate(self._concepts) if c.split in wanted], dtype=np.int64)
+
+    def in_split(self, *splits: str) -> NDArray[np.bool_]:
+        """(C,) bool: whether the concept of that row is in any of `splits`."""
+        return np.array([concept.split in splits for concept in self._concepts], dtype=np.bool_)
+
+    def row_of(self, category_id: int) -> int:
+        """The row of a category id; KeyError when the vocabulary lacks it."""
+        return self._row_of[category_id]
+
+    def row_named(self, name: str) -> int:
+        """The row of a name or synonym (case and `_` do not matter); the first one when several carry it.
+
+        Raises UserError, suggesting the nearest name, when no concept has it.
+        """
+        form = normalise_name(name)
+        for row, concept in enumerate(self._concepts):
+            if normalise_name(concept.name) == form:
+                return row
+        for row, concept in enumerate(self._concepts):
+            if form in map(normalise_name, concept.synonyms):
+                return row
+        raise UserError(
+            f"the vocabulary has no concept named {name!r}{nearest_name(name, self.names)}"
+            if self._concepts
+            else f"the vocabulary is empty, so it has no concept named {name!r}"
+        )
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """C plain dicts, the form index.json keeps."""
+        return [{**asdict(concept), "synonyms": list(concept.synonyms)} for concept in self._concepts]
+
+    @staticmethod
+    def from_json(records: Iterable[dict[str, Any]]) -> Vocabulary:
+        """The inverse of `to_json`."""
+        return Vocabulary(Concept(**{**r, "synonyms": tuple(r["synonyms"])}) for r in records)
+
+    @staticmethod
+    def free(text: str | Sequence[str]) -> Vocabulary:
+        """A vocabulary typed in: `"forklift, pallet, tv|television"`, or a list of such entries.
+
+        Commas separate concepts (within a list they are part of the name), `|` separates a name from its
+        synonyms. Category ids run from 1, every split is "novel". Raises UserError when the vocabulary is
+        empty, an entry has no name, or a name stands twice.
+        """
+        entries = text.split(",") if isinstance(text, str) else list(text)
+        if isinstance(text, str) and entries and not entries[-1].strip():
+            entries.pop()  # a trailing comma, or nothing at all
+        if not entries:
+            raise UserError(
+                "the vocabulary is empty: name at least one concept, for example 'forklift, pallet, tv|television'"
+            )
+        concepts, seen = [], {}
+        for number, entry in enumerate(entries, 1):
+            names = [" ".join(name.split()) for name in entry.split("|")]
+            if not all(names):
+                raise UserError(
+                    f"entry {number} of the vocabulary ({entry.strip()!r}) has an empty name: "
+                    "separate concepts by one comma and synonyms by one '|'"
+                )
+            for name in names:
+                if normalise_name(name) in seen:
+                    raise UserError(
+                        f"the vocabulary names {name!r} twice (entries {seen[normalise_name(name)]} and {number}): "
+                        "keep one of them"
+                    )
+                seen[normalise_name(name)] = number
+            concepts.append(Concept(number, names[0], tuple(names[1:])))
+        return Vocabulary(concepts)
