@@ -1,0 +1,355 @@
+"""The frozen CLIP whose knowledge is transferred. The only module that imports open_clip.
+
+A teacher is named the way open_clip names it:
+
+* ``MODEL/PRETRAINED``: an architecture and published weights, "ViT-L-14/laion2b_s32b_b82k"; PRETRAINED may be a weights file.
+* ``MODEL/random:SEED``: untrained, for full-size trials without weights; exactly
+  ``open_clip.create_model(MODEL)`` after ``torch.manual_seed(SEED)``.
+* ``local-dir:PATH``: a folder with open_clip_config.json and open_clip_model.safetensors.
+* ``shapeworld``: the tiny teacher that ships with the embedded data set.
+
+Preprocessing, context length and tokenizer are open_clip's own for that model. Weights are read as safetensors or by
+``torch.load(weights_only=True)``, never by plain pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import open_clip
+import torch
+from huggingface_hub import constants as hub
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cache_builder.errors import UserError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CONFIG = "open_clip_config.json"
+_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+
+
+class Preprocess:
+    """A teacher's own inference preprocessing, in two halves so that bytes travel and not floats.
+
+    `pixels` is what has to happen where the photo is decoded (resize, centre crop or pad; Pillow); `finish` what may happen
+    on the device, for a whole batch (to [0, 1], normalise). One after the other they equal open_clip's transform bit for bit
+    on the CPU. Small and picklable: worker processes hold it without the model.
+    """
+
+    def __init__(self, transform: Any, recipe: dict[str, Any]) -> None:
+        *geometry, to_tensor, normalise = transform.transforms
+        assert type(to_tensor).__name__ == "MaybeToTensor", transform
+        assert type(normalise).__name__ == "Normalize", transform
+        self.transform = transform
+        self.recipe = recipe
+        self._geometry = geometry
+        self._mean = torch.tensor(normalise.mean, dtype=torch.float32).view(1, 3, 1, 1)
+        self._std = torch.tensor(normalise.std, dtype=torch.float32).view(1, 3, 1, 1)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """(3, S, S) float32, normalised: open_clip's transform itself."""
+        result: Tensor = self.transform(image)
+        return result
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """(3, S, S) uint8: resized and cropped, not yet normalised."""
+        for step in self._geometry:
+            image = step(image)
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+    def finish(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 on any device -> float32, normalised, on that device."""
+        scaled = pixels.to(torch.float32).div_(255)
+        return scaled.sub_(self._mean.to(pixels.device)).div_(self._std.to(pixels.device))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(3, H, W) of what the teacher takes."""
+        size = self.recipe["size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return (3, height, width)
+
+
+class Teacher:
+    """A frozen vision-language model. All embeddings it gives are float32 of unit length.
+
+    Attributes: `name` as asked for; `weight_digest` over the float32 weights, whatever the precision; `width` D of its
+    embeddings; `preprocess`; `device`; `precision`.
+    """
+
+    def __init__(
+        self, name: str, model: torch.nn.Module, preprocess: Preprocess, config: dict[str, Any], source: str, device: torch.device, precision: str
+    ) -> None:
+        self.name = name
+        self.weight_digest = weight_digest(model)
+        self.width = int(config["embed_dim"])
+        self.preprocess = preprocess
+        self.device = device
+        self.precision = precision
+        self._config = config
+        self._source = source  # what open_clip.get_tokenizer takes
+        self._model = model.eval().requires_grad_(False).to(device)
+        self._tokenizer: Any = None
+
+    def recipe(self) -> dict[str, Any]:
+        """All that decides what this teacher says, as JSON: name, weights, architecture, precision.
+
+        The digest of the weights alone would not do: heads and activations (quick_gelu) are not in the state dict.
+        """
+        return {
+            "name": self.name,
+            "weight_digest": self.weight_digest,
+            "architecture": self._config,
+            "precision": self.precision,
+        }
+
+    def preprocess_recipe(self) -> dict[str, Any]:
+        """open_clip's preprocessing configuration in full: size, mean, std, interpolation, resize mode, fill."""
+        return dict(self.preprocess.recipe)
+
+    def encode_images(self, images: Tensor | np.ndarray) -> np.ndarray:
+        """(B, 3, S, S) -> (B, D) float32 unit.
+
+        uint8 pixels are normalised here, on the device; floats are taken as preprocessed already.
+
+        Raises UserError if the model overflows in this precision.
+        """
+        batch = torch.as_tensor(images).to(self.device, non_blocking=True)
+        if batch.shape[0] == 0:
+            return np.zeros((0, self.width), np.float32)
+        with torch.inference_mode(), self._autocast():
+            if batch.dtype == torch.uint8:
+                batch = self.preprocess.finish(batch)
+            features = self._model.encode_image(batch)
+        return self._unit(features)
+
+    def encode_texts(self, texts: Sequence[str], batch: int = 256) -> np.ndarray:
+        """B sentences -> (B, D) float32 unit. Sentences over the context length are cut, as open_clip cuts them."""
+        parts = [np.zeros((0, self.width), np.float32)]
+        for lo in range(0, len(texts), batch):
+            tokens = self.tokenize(list(texts[lo : lo + batch])).to(self.device)
+            with torch.inference_mode(), self._autocast():
+                parts.append(self._unit(self._model.encode_text(tokens)))
+        return np.concatenate(parts)
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """(B, context length) int64 by the model's own tokenizer.
+
+        Raises UserError if that has files of its own which are neither here nor to be fetched.
+        """
+        if self._tokenizer is None:
+            try:
+                with _quiet(), _no_waiting_offline():
+                    self._tokenizer = open_clip.get_tokenizer(self._source)
+            except Exception as fault:
+                raise UserError(
+                    f"the tokenizer of teacher {self.name} could not be loaded ({_first_line(fault)}); "
+                    "run once with a network so that it is kept in the Hugging Face cache, or name a local-dir: teacher that holds its tokenizer files."
+                ) from fault
+        tokens: Tensor = self._tokenizer(texts)
+        return tokens
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
+
+    def _unit(self, features: Tensor) -> np.ndarray:
+        rows: np.ndarray = F.normalize(features.float(), dim=-1).cpu().numpy()
+        if not np.isfinite(rows).all():
+            raise UserError(
+                f"teacher {self.name} gave embeddings that are not finite in {self.precision}; use --precision bf16 or fp32."
+            )
+        return rows
+
+
+def load_teacher(name: str, *, device: str = "auto", precision: str = "fp32") -> Teacher:
+    """Load the teacher called `name` (see the top of this file), frozen, on `device` ("auto": cuda, then mps, then cpu).
+
+    `precision` is what the matrix products run in, by autocast; weights stay float32 and embeddings are float32.
+
+    Raises UserError for an unknown name (with the nearest ones), weights that cannot be had, an unusable folder, a
+    device that is not there, or an unknown precision.
+    """
+    where = resolve_device(device)
+    if precision not in PRECISIONS:
+        raise UserError(f"--precision {precision} is not known; choose one of {', '.join(PRECISIONS)}.")
+    if name == "shapeworld":
+        source, model, transform = _from_folder(name, _shapeworld_folder())
+    elif name.startswith("local-dir:"):
+        source, model, transform = _from_folder(name, Path(name.removeprefix("local-dir:")))
+    elif name.startswith("hf-hub:"):
+        source, model, transform = _published(name, name, None)
+    else:
+        source, model, transform = _from_registry(name)
+    config = json.loads(json.dumps(open_clip.get_model_config(source)))
+    recipe = json.loads(json.dumps(open_clip.get_model_preprocess_cfg(model)))
+    return Teacher(name, model, Preprocess(transform, recipe), config, source, where, precision)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device meant by `--device`; "auto" takes the first of cuda, mps, cpu that is there.
+
+    Raises UserError for a device that is unknown or absent.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return torch.device(next(kind for kind, usable in there.items() if usable))
+    kind, _, number = device.partition(":")
+    usable = there.get(kind, False) and (not number or number.isdigit())
+    if usable and kind == "cuda" and number:
+        usable = int(number) < torch.cuda.device_count()
+    if not usable:
+        found = ", ".join(kind for kind, usable in there.items() if usable)
+        raise UserError(f"--device {device} is not to be had here; this machine has {found}, and auto picks among them.")
+    return torch.device(device)
+
+
+def weight_digest(model: torch.nn.Module) -> str:
+    """ "sha256:..." over the state dict: names in order, dtypes, shapes, bytes."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        flat = value.detach().cpu().contiguous()
+        digest.update(f"{key}|{flat.dtype}|{tuple(flat.shape)}|".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def imagenet_templates() -> tuple[str, ...]:
+    """The 80 templates of OpenAI's ImageNet ensemble, each with `{}` for the name, as open_clip ships them."""
+    return tuple(fill("{}") for fill in open_clip.OPENAI_IMAGENET_TEMPLATES)
+
+
+_Loaded = tuple[str, torch.nn.Module, Any]
+
+
+def _from_registry(name: str) -> _Loaded:
+    architecture, slash, weights = name.partition("/")
+    if architecture not in open_clip.list_models() or not slash or not weights:
+        known = [f"{model}/{tag}" for model, tag in open_clip.list_pretrained()]
+        raise UserError(
+            f"teacher {name!r} is not known to open_clip; {_nearest(name, known)}; "
+            "or give MODEL/random:SEED, local-dir:PATH or shapeworld."
+        )
+    if weights.startswith("random:"):
+        return _untrained(name, architecture, weights.removeprefix("random:"))
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    if not open_clip.is_pretrained_cfg(architecture, weights) and not Path(weights).is_file():
+        choices = _nearest(f"{architecture}/{weights}", [f"{architecture}/{tag}" for tag in tags])
+        raise UserError(
+            f"teacher {name!r}: open_clip has no weights {weights!r} for {architecture}; {choices}; or give {architecture}/random:SEED."
+        )
+    return _published(name, architecture, weights)
+
+
+def _untrained(name: str, architecture: str, seed: str) -> _Loaded:
+    if not seed.isdigit():
+        raise UserError(f"teacher {name!r}: {seed!r} is not a seed; give a whole number, as in {architecture}/random:0.")
+    with _quiet(), _no_waiting_offline(), torch.random.fork_rng():
+        torch.manual_seed(int(seed))
+        try:
+            model, _, transform = open_clip.create_model_and_transforms(architecture)
+        except Exception as fault:
+            raise UserError(
+                f"teacher {name!r} could not be built ({_first_line(fault)}); "
+                "its text tower may need files from the Hugging Face hub: run once with a network, or choose another architecture."
+            ) from fault
+    return architecture, model, transform
+
+
+def _published(name: str, architecture: str, weights: str | None) -> _Loaded:
+    try:
+        with _quiet(), _no_waiting_offline():
+            model, transform = open_clip.create_model_from_pretrained(architecture, weights, weights_only=True)
+    except Exception as fault:
+        raise UserError(
+            f"the weights of teacher {name} could not be fetched or read ({_first_line(fault)}); "
+            f"run once with a network so that they are kept in {hub.HF_HUB_CACHE}, or give a folder that holds them as local-dir:PATH."
+        ) from fault
+    return architecture, model, transform
+
+
+def _from_folder(name: str, folder: Path) -> _Loaded:
+    if not folder.is_dir():
+        raise UserError(f"teacher {name}: {folder} is not a folder; give one that holds {_CONFIG} and {_WEIGHTS[0]}.")
+    if not (folder / _CONFIG).is_file() or not any((folder / file).is_file() for file in _WEIGHTS):
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:4]) or "nothing"
+        raise UserError(
+            f"teacher {name}: {folder} holds {found}, not both {_CONFIG} and {_WEIGHTS[0]}; "
+            "open_clip.push_to_hf_hub.save_for_hf(..., safe_serialization=True) writes both."
+        )
+    source = f"local-dir:{folder}"
+    try:
+        with _quiet(), _no_waiting_offline():
+            model, transform = open_clip.create_model_from_pretrained(source)
+    except Exception as fault:
+        raise UserError(
+            f"teacher {name}: {folder} could not be loaded ({_first_line(fault)}); "
+            f"its {_CONFIG} must describe the model whose weights lie beside it."
+        ) from fault
+    return source, model, transform
+
+
+def _shapeworld_folder() -> Path:
+    # The one-way rule: cache_builder finds shapeworld's files but never imports its code.
+    spec = importlib.util.find_spec("shapeworld")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        folder = Path(place) / "teacher"
+        if (folder / _CONFIG).is_file():
+            return folder
+    raise UserError("teacher shapeworld: its weights are not installed with this package; reinstall cckt, or name another teacher.")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    lowered = {item.lower(): item for item in known}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.3)
+    if not close:
+        return "open_clip.list_pretrained() names them all"
+    return "the nearest are " + ", ".join(lowered[item] for item in close)
+
+
+def _first_line(fault: BaseException) -> str:
+    line = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    return line.split(". Last error:")[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep open_clip's and the hub's logging off the terminal: what goes wrong is said in one sentence instead."""
+    handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        logging.root.handlers[:] = handlers  # logging.error() on a bare root logger installs one
+
+
+@contextlib.contextmanager
+def _no_waiting_offline() -> Iterator[None]:
+    """Without a network the hub's client tries each file six times, 23 seconds long; ask the resolver once instead."""
+    before = hub.HF_HUB_OFFLINE
+    behind_proxy = any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
+    if not before and not behind_proxy:
+        try:
+            socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
+        except OSError:
+            hub.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE = before
