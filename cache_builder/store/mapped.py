@@ -1,0 +1,155 @@
+"""Chunk files as one piece of memory.
+
+All chunks of an array are mapped side by side into one reserved stretch of addresses, so that random rows of a
+thousand files are one numpy gather, as fast as a single memmap. Python's own mmap keeps a descriptor a map
+(until 3.13) and cannot choose addresses; the C library does both.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_builder.errors import UserError
+
+RESIDENT_BYTES = 256 << 20
+"""Pages a reader may keep mapped before it gives them all back (the kernel's cache still holds them)."""
+
+_MAP_FIXED = 0x10  # Linux, macOS and the BSDs agree
+_FAULT_BYTES = 64 << 10  # what one page fault maps at most (Linux fault-around)
+
+
+def can_map() -> bool:
+    """Whether this system has POSIX mmap."""
+    return sys.platform != "win32"
+
+
+class MappedRows:
+    """(rows, width) of little-endian `dtype` from `paths`, one file of `chunk_rows` rows each; read-only.
+
+    Files are mapped when first touched. Nothing is held open. Raises UserError where a file is gone or short.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], rows: int, chunk_rows: int, width: int, dtype: np.dtype[Any]
+    ) -> None:
+        self._paths = paths
+        self._rows, self._chunk_rows, self._width = rows, chunk_rows, width
+        self._bytes = chunk_rows * width * dtype.itemsize
+        page = mmap.ALLOCATIONGRANULARITY
+        stride = -(-self._bytes // page) * page
+        self._map = _Reservation(stride, len(paths))
+        self._mapped = np.zeros(len(paths), bool)
+        self._all_mapped = not paths
+        shape = (len(paths), chunk_rows, width)
+        strides = (stride, width * dtype.itemsize, dtype.itemsize)
+        self._cube: NDArray[Any] = np.ndarray(shape, dtype, self._map.memory, 0, strides)
+        # Where chunks fill whole pages there are no gaps: every row lies one row after the last.
+        self._flat = self._cube.reshape(-1, width) if stride == self._bytes else None
+        self._touched = 0
+        self._row_touch = max(_FAULT_BYTES, width * dtype.itemsize)
+
+    def take(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """Copy of (n, width) at rows (n,), any order, repeats allowed; callers have checked the range."""
+        if self._flat is not None and self._all_mapped:
+            taken: NDArray[Any] = self._flat.take(rows, axis=0)
+        else:
+            chunks, offsets = np.divmod(rows, self._chunk_rows)
+            if not self._all_mapped:
+                self._bring(np.unique(chunks[~self._mapped[chunks]]))
+            taken = self._cube[chunks, offsets]
+        self._account(len(rows) * self._row_touch)
+        return taken
+
+    def slice(self, lo: int, hi: int) -> NDArray[Any]:
+        """Copy of rows [lo, hi)."""
+        out = np.empty((hi - lo, self._width), self._cube.dtype)
+        for chunk in range(lo // self._chunk_rows, -(-hi // self._chunk_rows) if hi > lo else 0):
+            if not self._mapped[chunk]:
+                self._bring(np.array([chunk]))
+            start = chunk * self._chunk_rows
+            a, b = max(lo, start), min(hi, start + self._chunk_rows)
+            out[a - lo : b - lo] = self._cube[chunk, a - start : b - start]
+            self._account((b - a) * out.strides[0])
+        return out
+
+    def _bring(self, chunks: NDArray[np.intp]) -> None:
+        for chunk in chunks.tolist():
+            self._map.place(chunk, self._paths[chunk], self._bytes)
+            self._mapped[chunk] = True
+        self._all_mapped = bool(self._mapped.all())
+
+    def _account(self, touched: int) -> None:
+        """Give resident pages back now and then: a reader's memory must not grow with the column."""
+        self._touched += touched
+        if self._touched > RESIDENT_BYTES:
+            self._map.release_pages()
+            self._touched = 0
+
+
+class _Reservation:
+    """`count` places of `stride` bytes each, side by side, empty until a file is placed; unmapped with its last view."""
+
+    def __init__(self, stride: int, count: int) -> None:
+        self._library = _library()
+        self._stride, self._size = stride, max(stride * count, 1)
+        kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._address = self._library.mmap(None, self._size, 0, kind, -1, 0)  # 0 = PROT_NONE: costs no memory
+        if self._address == ctypes.c_void_p(-1).value:
+            raise MemoryError(f"no {self._size} bytes of address space")
+        buffer = (ctypes.c_char * self._size).from_address(self._address)
+        weakref.finalize(buffer, self._library.munmap, self._address, self._size).atexit = False
+        self.memory = memoryview(buffer).toreadonly()
+
+    def place(self, index: int, path: Path, size: int) -> None:
+        """Map `size` bytes of a file at place `index`, read-only and shared with every other reader."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(
+                f"Chunk file {path} cannot be read ({error.strerror}): expected {size} bytes, run "
+                "`cckt cache verify --repair` on the data set."
+            ) from error
+        try:
+            found = os.fstat(descriptor).st_size
+            if found != size:  # touching a page behind a file's end kills the process
+                raise UserError(
+                    f"Chunk file {path} has {found} bytes: expected {size}, run `cckt cache verify --repair` on the "
+                    "data set."
+                )
+            target = self._address + index * self._stride
+            kind = mmap.MAP_SHARED | _MAP_FIXED
+            if self._library.mmap(target, size, mmap.PROT_READ, kind, descriptor, 0) != target:
+                raise OSError(ctypes.get_errno(), f"mmap of {path} failed: {os.strerror(ctypes.get_errno())}")
+        finally:
+            os.close(descriptor)
+
+    def release_pages(self) -> None:
+        """Drop this process's page table entries; the data stays in the kernel's cache and comes back by itself."""
+        if sys.platform == "linux":
+            self._library.madvise(self._address, self._size, mmap.MADV_DONTNEED)
+
+
+def _library() -> Any:
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_size_t,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int,
+        ctypes.c_int64,  # off_t
+    ]
+    library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return library

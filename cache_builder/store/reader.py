@@ -1,0 +1,136 @@
+"""Reading a finished column at memory speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cache_builder.errors import UserError
+from cache_builder.store.fetched import FetchedRows
+from cache_builder.store.files import ChunkFiles, open_files
+from cache_builder.store.manifest import Manifest, read_manifest
+from cache_builder.store.mapped import MappedRows, can_map
+from cache_builder.store.spec import chunk_file, mending_command
+
+
+def open_column(
+    data: Path | str, name: str, *, index_digest: str | None = None, recipe_digest: str | None = None
+) -> Column:
+    """Open a finished column of the data-set folder (or URL) `data`; reads one small file, no rows.
+
+    Raises UserError: there is none; it is unfinished (zarr would read its missing chunks as zeros); its manifest was
+    edited; it was made for another index, or by another recipe, than the digests given.
+    """
+    files = open_files(data, name)
+    manifest = read_manifest(files)
+    if manifest is None:
+        raise UserError(
+            f"There is no column {name} under {data}: expected {files.place}/zarr.json, make it with "
+            f"`{mending_command(str(data), name)}`."
+        )
+    command = mending_command(str(data), name, manifest.spec.recipe)
+    if not manifest.finished:
+        raise UserError(
+            f"Column {files.place} is not finished: expected every chunk to be made before it is read, run `{command}`."
+        )
+    spec = manifest.spec
+    for what, found, expected in (
+        ("index", spec.index_digest, index_digest),
+        ("recipe", spec.recipe_digest, recipe_digest),
+    ):
+        if expected is not None and found != expected:
+            raise UserError(
+                f"Column {files.place} was made for another {what}: found {found}, expected {expected}; make it again "
+                f"with `{command} --overwrite`."
+            )
+    return Column(files, manifest)
+
+
+class Column:
+    """A finished column. Picklable and cheap to send: a worker maps the same files anew, on its first read."""
+
+    def __init__(self, files: ChunkFiles, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._files = files
+        self._arrays: dict[str, MappedRows | FetchedRows] = {}
+        self._limit = np.uintp(manifest.spec.rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"manifest": self.manifest, "files": self._files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["files"], state["manifest"])  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @property
+    def rows(self) -> int:
+        """Rows of the column, those of its table."""
+        return self.manifest.spec.rows
+
+    @property
+    def width(self) -> int:
+        """Values a row."""
+        return self.manifest.spec.width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float16 or float32, little-endian."""
+        return self.manifest.spec.arrays["values"][1]
+
+    def take(self, rows: ArrayLike) -> NDArray[Any]:
+        """Copy of (n, width) `dtype` at rows (n,), any order, repeats allowed. IndexError outside 0..rows-1."""
+        return self._array("values").take(self._checked(rows))
+
+    def slice(self, lo: int, hi: int) -> NDArray[Any]:
+        """Copy of (hi - lo, width) `dtype`: rows [lo, hi), 0 <= lo <= hi <= rows."""
+        if not 0 <= lo <= hi <= self.rows:
+            raise IndexError(f"rows {lo}:{hi} of column {self.manifest.spec.name} with {self.rows} rows")
+        return self._array("values").slice(lo, hi)
+
+    def all(self) -> NDArray[Any]:
+        """Copy of the whole column, (rows, width) `dtype`: for small ones."""
+        return self.slice(0, self.rows)
+
+    def valid(self, rows: ArrayLike) -> NDArray[np.bool_]:
+        """(n,) bool at rows (n,): whether the row has a value; all true in a column without flags."""
+        checked = self._checked(rows)
+        if not self.manifest.spec.has_valid:
+            return np.ones(len(checked), bool)
+        return self._array("valid").take(checked)[:, 0].astype(bool)
+
+    def valid_all(self) -> NDArray[np.bool_]:
+        """(rows,) bool."""
+        if not self.manifest.spec.has_valid:
+            return np.ones(self.rows, bool)
+        return self._array("valid").slice(0, self.rows)[:, 0].astype(bool)
+
+    def _checked(self, rows: ArrayLike) -> NDArray[np.intp]:
+        checked: NDArray[np.intp] = np.ascontiguousarray(rows, dtype=np.intp)
+        if checked.ndim != 1:
+            raise IndexError(f"rows of shape {checked.shape}, expected (n,)")
+        # As unsigned numbers negative rows are huge: one comparison looks at both ends.
+        if checked.size and checked.view(np.uintp).max() >= self._limit:
+            raise IndexError(
+                f"rows {checked.min()}..{checked.max()} of column {self.manifest.spec.name} with {self.rows} rows"
+            )
+        return checked
+
+    def _array(self, array: str) -> MappedRows | FetchedRows:
+        rows = self._arrays.get(array)
+        if rows is None:
+            rows = self._arrays[array] = self._open(array)
+        return rows
+
+    def _open(self, array: str) -> MappedRows | FetchedRows:
+        spec = self.manifest.spec
+        paths = [self._files.path(chunk_file(array, chunk)) for chunk in range(spec.n_chunks)]
+        local = [path for path in paths if path is not None]
+        if not can_map() or len(local) < len(paths):
+            return FetchedRows(self._files, spec, array)
+        width, dtype = spec.arrays[array]
+        return MappedRows(local, spec.rows, spec.chunk_rows, width, dtype)

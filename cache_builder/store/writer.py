@@ -1,0 +1,252 @@
+"""Writing a column: chunks appear whole, are vouched for, and the manifest closes over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_builder.errors import UserError
+from cache_builder.store.files import TEMPORARY, ChunkFiles, open_files
+from cache_builder.store.layout import array_documents, library_versions
+from cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, Vouched, read_ledgers
+from cache_builder.store.manifest import GROUP, KEPT_NOTES, Manifest, read_manifest
+from cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, mending_command, runs_of
+
+UNIT_TOLERANCE = {"float16": 2e-3, "float32": 1e-4}
+"""How far a stored row's length may be from 1: the dtype's rounding with room."""
+NOT_FINITE = "the values are not finite"
+
+
+def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) -> ColumnWriter:
+    """Begin the column `spec.name` of the data-set folder (or URL) `data`, or go on with the same one.
+
+    Any number of processes may hold a writer of one column. A column of another index or recipe in that place
+    is refused; `overwrite` replaces it (do so from one process, before others join).
+
+    Raises UserError: another column is there; the folder is read-only, full or gone.
+    """
+    files = open_files(data, spec.name)
+    there = read_manifest(files)
+    if there is not None and there.spec.identity != spec.identity:
+        if not overwrite:
+            raise UserError(_refusal(files.place, there.spec, spec, str(data)))
+        files.clear()
+        there = None
+    if there is None:
+        documents = array_documents(spec)
+        for name, document in documents.items():
+            files.put(name, document, new=True)
+        digests = {name: digest_of(document) for name, document in documents.items()}
+        # The group comes last: where it stands, the arrays do too. And never over one that another maker finished.
+        files.put(f"{FOLDER}begin", b"", new=True)
+        files.put(GROUP, Manifest(spec, digests).to_bytes(), new=True)
+        there = read_manifest(files)
+        assert there is not None
+        if there.spec.identity != spec.identity:
+            raise UserError(_refusal(files.place, there.spec, spec, str(data)))
+    return ColumnWriter(files, there, str(data))
+
+
+class ColumnWriter:
+    """One process's hand on an unfinished column; call it from one thread at a time."""
+
+    def __init__(self, files: ChunkFiles, manifest: Manifest, data: str) -> None:
+        self.spec = manifest.spec
+        self._files = files
+        self._manifest = manifest
+        self._data = data
+        self._ledger = LedgerWriter(files, self.spec, library_versions())
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks of the column."""
+        return self.spec.n_chunks
+
+    @property
+    def finished(self) -> bool:
+        """Whether the manifest is closed, by this process or any other; looks at the files."""
+        if not self._manifest.finished:
+            there = read_manifest(self._files)
+            if there is None:
+                raise UserError(
+                    f"{self._files.place} vanished while it was written: expected the folder that the command began "
+                    "with, bring it back or run the same command again to make it anew."
+                )
+            if there.spec.identity != self.spec.identity:
+                raise UserError(_refusal(self._files.place, there.spec, self.spec, self._data))
+            self._manifest = there
+        return self._manifest.finished
+
+    def bounds(self, chunk: int) -> tuple[int, int]:
+        """Rows [lo, hi) of a chunk."""
+        return self.spec.bounds(chunk)
+
+    def missing(self) -> list[int]:
+        """Chunks that no ledger vouches for, or whose files are not there in full size; ascending. Looks at the files."""
+        if self.finished:
+            return []
+        missing = self._look()[1]
+        return (
+            [] if missing and self.finished else missing
+        )  # another maker may have finished and swept meanwhile
+
+    def write(
+        self,
+        chunk: int,
+        values: NDArray[Any],
+        valid: NDArray[Any] | None = None,
+        notes: Mapping[int, str] | None = None,
+    ) -> int:
+        """Store a chunk: files first, each whole by rename, then the ledger's word. Returns its invalid rows.
+
+        values: (hi - lo, width), any float dtype, unit rows where the spec says so.
+        valid: (hi - lo,) true for rows with a value, None for all; only where the spec has `has_valid`. Invalid rows
+        are stored as zeros. A row that is not finite becomes invalid with a note (UserError where the column has no
+        flags). notes: absolute row -> reason.
+        Writing a chunk again replaces it; a column that another maker finished meanwhile stays as it is.
+        """
+        lo, hi = self.bounds(chunk)
+        rows, told = hi - lo, dict(notes or {})
+        assert values.shape == (rows, self.spec.width), (
+            f"values {values.shape}, expected {(rows, self.spec.width)}"
+        )
+        assert valid is None or self.spec.has_valid, f"column {self.spec.name} has no valid flags"
+        assert valid is None or valid.shape == (rows,), f"valid {valid.shape}, expected {(rows,)}"
+        assert all(lo <= row < hi for row in told), f"notes of rows outside {lo}..{hi}"
+        flags = np.ones(rows, bool) if valid is None else valid.astype(bool)
+        width, dtype = self.spec.arrays["values"]
+        block = np.zeros(
+            (self.spec.chunk_rows, width), dtype
+        )  # zarr pads the last chunk with its fill value, 0
+        with np.errstate(over="ignore", invalid="ignore"):
+            block[:rows][flags] = values[flags]
+        self._reject_not_finite(block, flags, lo, told)
+        if self.spec.unit:
+            lengths = np.sqrt(np.einsum("ij,ij->i", block[:rows], block[:rows], dtype=np.float64))[flags]
+            worst = float(np.abs(lengths - 1).max(initial=0.0))
+            assert worst <= UNIT_TOLERANCE[self.spec.dtype], (
+                f"rows of length 1 +- {worst} in unit column {self.spec.name}"
+            )
+        blocks: dict[str, NDArray[Any]] = {"values": block}
+        if self.spec.has_valid:
+            blocks["valid"] = np.zeros(self.spec.chunk_rows, np.uint8)
+            blocks["valid"][:rows] = flags
+        invalid = rows - int(flags.sum())
+        if self.finished:
+            return invalid
+        for array, bytes_ in blocks.items():
+            self._files.put(chunk_file(array, chunk), bytes_)
+        digests = {array: digest_of(bytes_) for array, bytes_ in blocks.items()}
+        self._ledger.append(Entry(chunk, digests, invalid, told))
+        return invalid
+
+    def finish(self) -> Manifest:
+        """Close the manifest; safe to repeat and when two do it at once (both write the same bytes).
+
+        Raises UserError where chunks are missing.
+        """
+        manifest = self.try_finish()
+        if manifest is None:
+            missing = self.missing()
+            raise UserError(
+                f"{self._files.place} lacks {len(missing)} of {self.n_chunks} chunks ({runs_of(missing)}): run "
+                f"`{mending_command(self._data, self.spec.name, self.spec.recipe)}` to make them."
+            )
+        return manifest
+
+    def try_finish(self) -> Manifest | None:
+        """`finish` where nothing is missing, else None: what every maker calls when its own share is done."""
+        if not self.finished:
+            vouched, missing, sizes = self._look()
+            if missing:
+                # Between our two looks another maker may have finished and swept the ledgers away.
+                return self._manifest if self.finished else None
+            self._manifest = self._closed(vouched)
+            self._files.put(GROUP, self._manifest.to_bytes())
+        else:
+            sizes = self._files.sizes()
+        self._files.remove(n for n in sizes if n.startswith(FOLDER) or TEMPORARY in n)
+        return self._manifest
+
+    def _look(self) -> tuple[Vouched, list[int], dict[str, int]]:
+        """Ledgers, missing chunks and file sizes as they are now."""
+        sizes = self._files.sizes()
+        vouched = read_ledgers(self._files, sizes, self.spec)
+        expected = {array: self.spec.chunk_bytes(array) for array in self.spec.arrays}
+        missing = []
+        for chunk in range(self.n_chunks):
+            words = vouched.entries.get(chunk, [])
+            whole = all(sizes.get(chunk_file(array, chunk)) == size for array, size in expected.items())
+            if len(words) > 1 and whole:  # makers disagree (floats differ between devices): the files decide
+                words = [entry for entry in words if self._matches(entry)]
+                vouched.entries[chunk] = words
+            if not words or not whole:
+                missing.append(chunk)
+        return vouched, missing, sizes
+
+    def _matches(self, entry: Entry) -> bool:
+        """Whether the chunk's files have the digests of an entry."""
+        for array, expected in entry.digests.items():
+            data = self._files.get(chunk_file(array, entry.chunk))
+            if data is None or digest_of(data) != expected:
+                return False
+        return True
+
+    def _closed(self, vouched: Vouched) -> Manifest:
+        """The finished manifest; a function of the chunks alone, whoever made them in whatever order."""
+        entries = [vouched.entries[chunk][0] for chunk in range(self.n_chunks)]
+        notes = {row: reason for entry in entries for row, reason in sorted(entry.notes.items())}
+        libraries = sorted({library for versions in vouched.versions for library in versions})
+        return Manifest(
+            spec=self.spec,
+            documents=self._manifest.documents,
+            versions={
+                library: ", ".join(sorted({v[library] for v in vouched.versions if library in v}))
+                for library in libraries
+            },
+            invalid=sum(entry.invalid for entry in entries),
+            noted=len(notes),
+            notes=dict(list(notes.items())[:KEPT_NOTES]),
+            chunks={array: tuple(entry.digests[array] for entry in entries) for array in self.spec.arrays},
+            finished=True,
+        )
+
+    def _reject_not_finite(
+        self, block: NDArray[Any], flags: NDArray[np.bool_], lo: int, told: dict[int, str]
+    ) -> None:
+        """Rows with NaN or infinity (also by overflow of float16) become invalid, or stop a column without flags."""
+        bad = flags & ~np.isfinite(block[: len(flags)]).all(axis=1)
+        if not bad.any():
+            return
+        first = lo + int(np.flatnonzero(bad)[0])
+        if not self.spec.has_valid:
+            raise UserError(
+                f"Row {first} of column {self.spec.name} is not finite in {self.spec.dtype}: expected numbers, look at "
+                "the teacher's weights and its --precision (fp32 is the safe one), then run the same command again."
+            )
+        flags[bad] = False
+        block[: len(flags)][bad] = 0
+        told.update({lo + int(row): NOT_FINITE for row in np.flatnonzero(bad)})
+
+
+def _refusal(place: str, there: ColumnSpec, wanted: ColumnSpec, data: str) -> str:
+    """Why a place that holds another column is not written to: both digests, and what to do."""
+    if there.index_digest != wanted.index_digest:
+        what, found, expected = "index", there.index_digest, wanted.index_digest
+    elif there.recipe_digest != wanted.recipe_digest:
+        what, found, expected = "recipe", there.recipe_digest, wanted.recipe_digest
+    else:
+        what, found, expected = "shape", _shape(there), _shape(wanted)
+    command = mending_command(data, wanted.name, wanted.recipe)
+    return (
+        f"{place} holds a column of another {what}: found {found}, expected {expected}; keep it and write elsewhere, "
+        f"or replace it with `{command} --overwrite`."
+    )
+
+
+def _shape(spec: ColumnSpec) -> str:
+    return f"{spec.rows} x {spec.width} {spec.dtype} in chunks of {spec.chunk_rows}"
