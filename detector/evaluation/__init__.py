@@ -1,0 +1,1 @@
+"""Measuring a detector: detections, ground truth, engines, figures, intervals."""

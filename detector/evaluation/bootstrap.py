@@ -1,0 +1,184 @@
+"""Is it real? Intervals and paired comparisons by drawing photos again, with replacement.
+
+A drawn photo brings its detections and its boxes as often as it was drawn, so a resample is the same records
+under whole-number weights: nothing is matched twice, and only the cumulated sums at true positives are made
+anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.special import ndtr, ndtri
+
+from detector.evaluation.engines import RECALLS
+from detector.evaluation.matches import Matches
+from detector.evaluation.truth import Truth
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and its bias-corrected bootstrap interval at `level`, in [0, 1]; nan where it is void."""
+
+    value: float
+    low: float
+    high: float
+    level: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """For JSON."""
+        return _json(asdict(self))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B minus A of one figure over the same resamples.
+
+    p: two-sided, how often the difference has not the observed sign.
+    """
+
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    level: float
+    p: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval of the difference leaves zero out."""
+        return self.low > 0 or self.high < 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**_json(asdict(self)), "differs": self.differs}
+
+
+def intervals(
+    truth: Truth, matches: Matches, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, Interval]:
+    """Intervals of ap50_base, ap50_novel and ap50_all (of ap_base... if several thresholds were matched).
+
+    Bias-corrected percentiles (Efron 1987): a resample holds fewer different photos, so fewer false positives
+    stand between true ones, and its AP is a little high; the correction shifts the percentiles by how far the
+    median is.
+    """
+    observed, drawn = _figures(truth, matches, resamples, seed)
+    answer = {}
+    for name, values in drawn.items():
+        values = values[np.isfinite(values)]
+        below = (np.sum(values < observed[name]) + np.sum(values <= observed[name])) / 2
+        shift = 2 * ndtri((below + 0.5) / (len(values) + 1))
+        tail = ndtri((1 - level) / 2)
+        low, high = _percentiles(values, 100 * ndtr(shift + tail), 100 * ndtr(shift - tail))
+        answer[name] = Interval(observed[name], low, high, level)
+    return answer
+
+
+def compare(
+    truth: Truth, a: Matches, b: Matches, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, Comparison]:
+    """Two runs, each resample with the same photos for both, so that what both find hard cancels out."""
+    observed_a, drawn_a = _figures(truth, a, resamples, seed)
+    observed_b, drawn_b = _figures(truth, b, resamples, seed)
+    answer = {}
+    for name in drawn_a:
+        change = drawn_b[name] - drawn_a[name]
+        change = change[np.isfinite(change)]
+        low, high = _percentiles(change, 50 * (1 - level), 50 * (1 + level))
+        # One is added so that no finite number of resamples claims p = 0.
+        sides = [int((change <= 0).sum()), int((change >= 0).sum())]
+        p = min(1.0, 2 * (min(sides) + 1) / (len(change) + 1)) if len(change) else float("nan")
+        difference = observed_b[name] - observed_a[name]
+        answer[name] = Comparison(observed_a[name], observed_b[name], difference, low, high, level, p)
+    return answer
+
+
+def _figures(
+    truth: Truth, matches: Matches, resamples: int, seed: int
+) -> tuple[dict[str, float], dict[str, Floats]]:
+    """Observed figures, and (resamples,) of each."""
+    photos = len(truth.image_ids)
+    weights = np.ones((resamples + 1, photos), np.float64)
+    rng = np.random.default_rng(seed)
+    for row in range(1, resamples + 1):
+        weights[row] = np.bincount(rng.integers(photos, size=photos), minlength=photos) if photos else 0
+    table = weighted_ap(truth, matches, weights)
+    prefix = f"ap{round(100 * matches.thresholds[0])}" if len(matches.thresholds) == 1 else "ap"
+    splits = {"base": ("base",), "novel": ("novel",), "all": ("base", "novel")}
+    means = {f"{prefix}_{name}": _row_means(table[:, truth.in_split(*of)]) for name, of in splits.items()}
+    return {name: float(mean[0]) for name, mean in means.items()}, {n: mean[1:] for n, mean in means.items()}
+
+
+def weighted_ap(truth: Truth, matches: Matches, weights: Floats) -> Floats:
+    """AP of each concept with each photo counted by its weight.
+
+    weights: (B, I) at least 0. Returns (B, C), mean over the matched thresholds; nan where the weighted
+    photos hold no box of the concept.
+    """
+    table = np.full((len(weights), len(truth.names)), np.nan)
+    bounds = np.searchsorted(matches.concepts, np.arange(len(truth.names) + 1))
+    real = ~truth.crowd
+    for concept in range(len(truth.names)):
+        boxes = truth.images[real & (truth.concepts == concept)]
+        if not len(boxes):
+            continue
+        positives = weights[:, boxes].sum(1)
+        part = slice(bounds[concept], bounds[concept + 1])
+        per_threshold = [
+            _ap(matches.images[part], matches.right[t, part], matches.wrong[t, part], weights, positives)
+            for t in range(len(matches.thresholds))
+        ]
+        table[:, concept] = np.where(positives > 0, np.mean(per_threshold, 0), np.nan)
+    return table
+
+
+def _ap(
+    images: npt.NDArray[np.int64],
+    right: npt.NDArray[np.bool_],
+    wrong: npt.NDArray[np.bool_],
+    weights: Floats,
+    positives: Floats,
+) -> Floats:
+    """(B,) 101-point AP. Precision peaks at true positives, so the curve is only needed there."""
+    hits = images[right]
+    if not len(hits):
+        return np.zeros(len(weights))
+    right_sum = np.cumsum(weights[:, hits], 1)
+    # False positives before each hit: counted by photo once, then weighted.
+    before = np.cumsum(right)[wrong]
+    shape = (len(hits) + 1, weights.shape[1])
+    counts = sparse.coo_matrix((np.ones(int(wrong.sum())), (before, images[wrong])), shape=shape).tocsr()
+    wrong_sum = np.cumsum((counts @ weights.T).T, 1)[:, :-1]
+    precision = right_sum / (right_sum + wrong_sum + np.spacing(1))
+    precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+    precision = np.concatenate([precision, np.zeros((len(weights), 1))], 1)
+    recall = right_sum / np.maximum(positives, 1e-300)[:, None]
+    return np.array(
+        [curve[np.searchsorted(r, RECALLS)].mean() for curve, r in zip(precision, recall, strict=True)]
+    )
+
+
+def _row_means(table: Floats) -> Floats:
+    known = np.isfinite(table)
+    count = known.sum(1)
+    total = np.where(known, table, 0).sum(1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _percentiles(values: Floats, low: float, high: float) -> tuple[float, float]:
+    if not len(values):
+        return float("nan"), float("nan")
+    ends = np.percentile(values, [low, high])
+    return float(ends[0]), float(ends[1])
+
+
+def _json(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}

@@ -1,0 +1,170 @@
+"""What a detector said, as four columns: the COCO results format without its dicts."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache_builder.errors import UserError
+
+_KEYS = ("image_id", "category_id", "bbox", "score")
+
+
+@dataclass(frozen=True)
+class Detections:
+    """K detections, in the order they were given; equal scores keep that order, as the protocol asks.
+
+    image_ids: (K,) int64, ids of the data set (not rows).
+    category_ids: (K,) int64, ids of the data set (not concept rows).
+    scores: (K,) float64; a file's digits are kept, since rounding makes ties and ties change AP.
+    boxes_xywh: (K, 4) float64, left, top, width, height in pixels of the original photo; width, height >= 0.
+
+    Raises UserError for scores that are no numbers and for boxes that are none. Duplicates are allowed:
+    the protocol itself counts all but one as false.
+    """
+
+    image_ids: npt.NDArray[np.int64]
+    category_ids: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    boxes_xywh: npt.NDArray[np.float64]
+    source: str = "the detections"
+    """Named in messages: the file they came from."""
+
+    def __post_init__(self) -> None:
+        """Bring the columns to their types and refuse what cannot be scored."""
+        n = len(self.scores)
+        object.__setattr__(self, "image_ids", np.asarray(self.image_ids, np.int64).reshape(-1))
+        object.__setattr__(self, "category_ids", np.asarray(self.category_ids, np.int64).reshape(-1))
+        object.__setattr__(self, "scores", np.asarray(self.scores, np.float64).reshape(-1))
+        object.__setattr__(self, "boxes_xywh", np.asarray(self.boxes_xywh, np.float64).reshape(-1, 4))
+        lengths = {n, len(self.image_ids), len(self.category_ids), len(self.boxes_xywh)}
+        assert len(lengths) == 1, f"columns of different lengths: {sorted(lengths)}"
+        bad = np.flatnonzero(~np.isfinite(self.scores))
+        if bad.size:
+            raise UserError(
+                f"{self.source}: detection {bad[0]} of image {self.image_ids[bad[0]]} has the score "
+                f"{self.scores[bad[0]]}, expected a finite number ({bad.size} such); remove or repair these "
+                "entries."
+            )
+        wrong = ~np.isfinite(self.boxes_xywh).all(1) | (self.boxes_xywh[:, 2:] < 0).any(1)
+        bad = np.flatnonzero(wrong)
+        if bad.size:
+            raise UserError(
+                f"{self.source}: detection {bad[0]} of image {self.image_ids[bad[0]]} has the box "
+                f"{self.boxes_xywh[bad[0]].tolist()}, expected finite [left, top, width, height] with width "
+                f"and height at least 0 ({bad.size} such); convert corner boxes, or remove these entries."
+            )
+
+    def __len__(self) -> int:
+        """How many detections there are."""
+        return len(self.scores)
+
+    @staticmethod
+    def empty() -> Detections:
+        """No detection at all."""
+        return Detections(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty((0, 4)))
+
+    @staticmethod
+    def join(parts: Iterable[Detections]) -> Detections:
+        """Several, one after the other."""
+        parts = [Detections.empty(), *parts]
+        return Detections(
+            np.concatenate([p.image_ids for p in parts]),
+            np.concatenate([p.category_ids for p in parts]),
+            np.concatenate([p.scores for p in parts]),
+            np.concatenate([p.boxes_xywh for p in parts]),
+        )
+
+    def where(self, keep: npt.NDArray[Any]) -> Detections:
+        """Those that a boolean mask or an array of positions picks."""
+        return Detections(
+            self.image_ids[keep],
+            self.category_ids[keep],
+            self.scores[keep],
+            self.boxes_xywh[keep],
+            self.source,
+        )
+
+    @staticmethod
+    def from_json(path: Path | str) -> Detections:
+        """Read a COCO results file: a list of {image_id, category_id, bbox [x, y, w, h], score}.
+
+        Further keys (segmentation, id, ...) are ignored. Raises UserError for a file that is missing, is no
+        JSON or is no such list.
+        """
+        path = Path(path)
+        try:
+            records = json.loads(path.read_bytes())
+        except OSError as error:
+            raise UserError(
+                f"--detections {path} cannot be read ({error.strerror}); give a file in COCO results format."
+            ) from None
+        except ValueError as error:
+            raise UserError(
+                f"--detections {path} is not JSON ({error}); give a file in COCO results format."
+            ) from None
+        if not isinstance(records, list):
+            raise UserError(
+                f"--detections {path} holds a {type(records).__name__}, expected a list of detections with "
+                f"{', '.join(_KEYS)}; give a file in COCO results format, not an annotation file."
+            )
+        return Detections._from_records(records, str(path))
+
+    @staticmethod
+    def _from_records(records: list[Any], source: str) -> Detections:
+        for number, record in enumerate(records):
+            if not isinstance(record, dict) or any(key not in record for key in _KEYS):
+                lacks = [k for k in _KEYS if k not in record] if isinstance(record, dict) else list(_KEYS)
+                raise UserError(
+                    f"{source}: entry {number} lacks {', '.join(lacks)}; expected detections with "
+                    f"{', '.join(_KEYS)}, as the COCO results format has them."
+                )
+        try:
+            # Through object arrays, so that 1.5 or "7" as an id is refused and not rounded.
+            image_ids = [_as_id(record["image_id"]) for record in records]
+            category_ids = [_as_id(record["category_id"]) for record in records]
+            scores = np.array([float(record["score"]) for record in records], np.float64)
+            boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
+            if len(boxes) != len(records):
+                raise ValueError("a bbox has not 4 numbers")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{source}: a detection is malformed ({error}); expected whole-number ids, a score and a "
+                "bbox of 4 numbers in every entry."
+            ) from None
+        return Detections(
+            np.array(image_ids, np.int64), np.array(category_ids, np.int64), scores, boxes, source
+        )
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """The COCO results format: one dict a detection, plain Python numbers."""
+        columns = zip(
+            self.image_ids.tolist(),
+            self.category_ids.tolist(),
+            self.boxes_xywh.tolist(),
+            self.scores.tolist(),
+            strict=True,
+        )
+        return [{"image_id": i, "category_id": c, "bbox": b, "score": s} for i, c, b, s in columns]
+
+    def to_json(self, path: Path | str) -> Path:
+        """Write a COCO results file, by rename; reading it back gives the same numbers to the last bit."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(self.to_records(), separators=(",", ":")))
+        os.replace(partial, path)
+        return path
+
+
+def _as_id(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != value:
+        raise ValueError(f"{value!r} is no id")
+    return int(value)
