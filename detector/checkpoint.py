@@ -8,8 +8,9 @@ model.safetensors            the weights a finished run is judged by (the averag
 best.safetensors             those of the best evaluation, where there were several
 ```
 
-Everything appears whole, by rename. files.json holds the digest of each file of a checkpoint, so that a torn
-one is known and the one before it taken. Nothing is unpickled: safetensors, and torch.load(weights_only=True).
+Everything appears whole, by rename. files.json holds the digest of each file of a checkpoint, so that a
+torn one is known and the one before it taken. Nothing is unpickled: safetensors and, for state.pt,
+torch.load(weights_only=True).
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
-    """Load a state dict strictly. Raises UserError naming the first tensor that does not fit and both sizes."""
+    """Load a state dict strictly. Raises UserError naming the first tensor that does not fit."""
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     advice = (

@@ -1,0 +1,286 @@
+"""Training data: photos with their base objects and the teacher's embeddings, read from index and columns.
+
+A sample is named by a `Place`: (epoch, position in the epoch, image row). All that is random about it follows
+from the seed and that place, never from a worker's or a global generator: how many workers read, and where a
+run was interrupted, changes nothing. Crowds are no targets; their pixels stay.
+
+The dataset crosses process borders as paths: a worker maps the same column files, it copies none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cache_builder.index import Index, open_index
+from cache_builder.photos import BadPhoto, load_photo
+from cache_builder.store import open_column
+from detector.config import Config, TrainConfig
+from detector.structures import PresentText, Targets
+from detector.transforms import apply_to_boxes, apply_to_image, draw_view, pad_batch
+
+ORDER, SAMPLE = 1, 2
+"""Streams of random numbers under one seed: the order of an epoch, and one photo's view and guidance."""
+
+
+class Place(NamedTuple):
+    """Where a sample stands in the run; `position` counts the epoch's photos over all ranks."""
+
+    epoch: int
+    position: int
+    image: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photo as training sees it."""
+
+    image: Tensor
+    """(3, h, w) uint8."""
+    targets: Targets
+    """Objects of base concepts that the view shows; concepts are rows of the base text matrix."""
+    present: Tensor
+    """(G,) int64, base text rows to guide with, in dealing order."""
+    row: int
+    """Image row of the index."""
+    fault: str
+    """Why the photo could not be read ("" if it could): its pixels are then zero and it has no objects."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Photos for one forward pass."""
+
+    images: Tensor
+    """(B, 3, H, W) uint8."""
+    padding: Tensor | None
+    """(B, H, W) bool, True outside the photo; None where nothing is padded."""
+    targets: list[Targets]
+    """B."""
+    present: list[Tensor]
+    """B of (G_b,) int64 base text rows; they stay on the CPU."""
+    rows: list[int]
+    """B image rows of the index."""
+    faults: list[str]
+    """A line for each photo that could not be read."""
+
+    @property
+    def objects(self) -> int:
+        """Targets in the batch."""
+        return sum(len(one) for one in self.targets)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with images and targets on a device; copies from pinned memory do not wait."""
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            None if self.padding is None else self.padding.to(device, non_blocking=True),
+            [one.to(device, non_blocking=True) for one in self.targets],
+            self.present,
+            self.rows,
+            self.faults,
+        )
+
+    def pin_memory(self) -> Batch:
+        """Called by the data loader where a GPU is used."""
+        return Batch(
+            self.images.pin_memory(),
+            None if self.padding is None else self.padding.pin_memory(),
+            [one.pin_memory() for one in self.targets],
+            self.present,
+            self.rows,
+            self.faults,
+        )
+
+    def guidance(self, text: Tensor) -> PresentText:
+        """The present concepts' rows of `text` (C, D), on its device."""
+        return PresentText.gather(text, self.present)
+
+
+class TrainingPhotos(Dataset[Sample]):
+    """The photos of a base-only index with their targets, one sample for each `Place`.
+
+    data: data-set folder with an index and a finished crops column of it; seed: of views and guidance.
+    Where every photo, decoded, fits in `data.cache_photos`, `remember` keeps them in memory.
+    """
+
+    def __init__(self, data: Path, config: Config) -> None:
+        self.folder, self.config = data, config
+        self.index: Index = open_index(data)
+        self.crops = open_column(data, "crops", index_digest=self.index.digest)
+        self.base_rows = self.index.concepts.rows("base")
+        self.base_of = np.full(len(self.index.concepts), -1, dtype=np.int64)
+        self.base_of[self.base_rows] = np.arange(len(self.base_rows))
+        self._pixels: dict[int, Tensor] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TrainingPhotos, (self.folder, self.config)
+
+    def __len__(self) -> int:
+        return len(self.index.image_ids)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of all photos as RGB."""
+        return int((self.index.widths.astype(np.int64) * self.index.heights).sum()) * 3
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether `data.cache_photos` MiB hold all photos."""
+        return self.decoded_bytes <= self.config.data.cache_photos * 2**20
+
+    def read(self, row: int) -> tuple[Tensor, str]:
+        """Pixels (3, H, W) uint8 of a photo, and why they could not be read ("" if they could).
+
+        Kept in memory after the first time where all fit; then the pixels must not be written to.
+        """
+        if row in self._pixels:
+            return self._pixels[row], ""
+        width, height = int(self.index.widths[row]), int(self.index.heights[row])
+        try:
+            photo = load_photo(self.index.photo_path(row), (width, height))
+        except BadPhoto as fault:
+            return torch.zeros(3, height, width, dtype=torch.uint8), str(fault)
+        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1).contiguous()
+        if self.fits_in_memory:
+            self._pixels[row] = pixels
+        return pixels, ""
+
+    def __getitem__(self, place: Place) -> Sample:
+        image, fault = self.read(place.image)
+        rng = _generator(self.config.train.seed, SAMPLE, place.epoch, place.position)
+        height, width = image.shape[-2:]
+        view = draw_view(height, width, self.config.data, rng)
+        objects = np.arange(0) if fault else self._objects(place.image)
+        boxes = torch.from_numpy(self.index.box_xyxy[objects])
+        seen, kept = apply_to_boxes(boxes, height, width, view)
+        objects = objects[kept.numpy()]
+        concepts = self.base_of[self.index.box_concepts[objects]]
+        assert (concepts >= 0).all(), f"image row {place.image} has a target that is not base"
+        targets = Targets(
+            seen,
+            torch.from_numpy(concepts),
+            torch.from_numpy(self.crops.take(objects).astype(np.float32)),
+            torch.from_numpy(self.crops.valid(objects).astype(bool)),
+        )
+        present = draw_guidance(np.unique(concepts), len(self.base_rows), self.config.train, rng)
+        pixels = apply_to_image(image, view)
+        return Sample(pixels, targets, torch.from_numpy(present), place.image, fault)
+
+    def _objects(self, row: int) -> NDArray[np.int64]:
+        boxes = self.index.boxes_of(row)
+        rows = np.arange(boxes.start, boxes.stop)
+        return rows[~self.index.iscrowd[boxes].astype(bool)]
+
+
+def draw_guidance(
+    concepts: NDArray[np.int64], n_concepts: int, config: TrainConfig, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The concepts to guide a training photo with.
+
+    concepts: ascending base rows annotated in the view. Without noise these are what is given (METHOD.md
+    section 4), in the order of `train.guidance_order`. Noise: all withheld with probability `guidance_none`;
+    else each withheld with `guidance_drop`, and a Poisson number (mean `guidance_add`) of others added.
+    """
+    if rng.random() < config.guidance_none:
+        return concepts[:0]
+    present = concepts[rng.random(len(concepts)) >= config.guidance_drop]
+    added = int(rng.poisson(config.guidance_add))
+    if added:
+        absent = np.setdiff1d(np.arange(n_concepts), concepts)
+        present = np.sort(
+            np.concatenate([present, rng.choice(absent, min(added, len(absent)), replace=False)])
+        )
+    return rng.permutation(present) if config.guidance_order == "shuffled" else present
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+@dataclass(frozen=True)
+class Schedule(Sampler[list[Place]]):
+    """Which photos each micro-batch of a rank holds, from any step of the run to its end.
+
+    Every epoch is a permutation by (seed, epoch), cut into steps of `batch` photos; the photos left over go
+    unseen until the next epoch's other permutation. Fewer photos than `batch`: they repeat within the step.
+    A step's photos are dealt to ranks, then to the `accumulate` parts: their union depends on neither.
+    """
+
+    photos: int
+    seed: int
+    batch: int
+    accumulate: int = 1
+    rank: int = 0
+    world: int = 1
+    first_step: int = 0
+    last_step: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.photos > 0, "no photos"
+        assert self.batch % (self.accumulate * self.world) == 0, "batch does not divide"
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps an epoch."""
+        return max(1, self.photos // self.batch)
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        order, drawn = np.arange(0), -1
+        for step in range(self.first_step, self.last_step):
+            epoch, within = divmod(step, self.steps_per_epoch)
+            if epoch != drawn:
+                order, drawn = self.order(epoch), epoch
+            mine = range(within * self.batch + self.rank, (within + 1) * self.batch, self.world)
+            places = [Place(epoch, position, int(order[position % self.photos])) for position in mine]
+            size = len(places) // self.accumulate
+            for part in range(self.accumulate):
+                yield places[part * size : (part + 1) * size]
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The epoch's permutation of image rows."""
+        return _generator(self.seed, ORDER, epoch).permutation(self.photos)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """One batch of samples, padded to the largest."""
+    images, padding = pad_batch([sample.image for sample in samples])
+    return Batch(
+        images,
+        padding,
+        [sample.targets for sample in samples],
+        [sample.present for sample in samples],
+        [sample.row for sample in samples],
+        [sample.fault for sample in samples if sample.fault],
+    )
+
+
+def batches(
+    photos: TrainingPhotos, schedule: Schedule, *, pinned: bool = False, start: str | None = None
+) -> Iterator[Batch]:
+    """The micro-batches of a schedule, read ahead by `data.workers` processes that live through the run.
+
+    Photos that fit in memory are read in this process instead. start: how workers start ("fork", "spawn";
+    None: the platform's way).
+    """
+    workers = 0 if photos.fits_in_memory else photos.config.data.workers
+    loader = DataLoader(
+        photos,
+        batch_sampler=schedule,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pinned,
+        multiprocessing_context=start if workers else None,
+        generator=torch.Generator(),
+    )
+    return iter(loader)
