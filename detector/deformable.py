@@ -1,0 +1,100 @@
+"""Multi-scale deformable attention (Deformable DETR, Zhu et al., ICLR 2021, eq. 3) in plain PyTorch.
+
+Shape legend: B photos, Q queries, H heads, E width of a head, L levels, P points, S = sum of h*w over levels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Shapes = list[tuple[int, int]]
+"""(height, width) of each level."""
+
+
+def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The reference: bilinear samples of every level, weighted and summed.
+
+    value: (B, S, H, E), levels one after another, rows of a level in reading order.
+    locations: (B, Q, H, L, P, 2) as x, y; 0..1 spans a level's outer edges; outside reads zeros.
+    weights: (B, Q, H, L, P). All of one floating dtype. Returns (B, Q, H * E).
+    """
+    batch, _, heads, width = value.shape
+    queries, points = locations.shape[1], locations.shape[4]
+    grids = (
+        (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).reshape(len(shapes), batch * heads, queries, points, 2)
+    )
+    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B H, E, S)
+    samples = []
+    start = 0
+    for level, (height, breadth) in enumerate(shapes):
+        plane = maps[..., start : start + height * breadth].reshape(batch * heads, width, height, breadth)
+        samples.append(F.grid_sample(plane, grids[level], padding_mode="zeros", align_corners=False))
+        start += height * breadth
+    spread = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, -1)
+    summed = (torch.stack(samples, dim=-2).flatten(-2) * spread).sum(-1)  # (B H, E, Q)
+    return summed.view(batch, heads * width, queries).transpose(1, 2)
+
+
+class DeformableAttention(nn.Module):
+    """Each query looks at `points` places of every level, around its reference, with weights of its own."""
+
+    def __init__(self, hidden: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        assert hidden % heads == 0, f"heads {heads} must divide hidden {hidden}"
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(hidden, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(hidden, heads * levels * points)
+        self.value_proj = nn.Linear(hidden, hidden)
+        self.output_proj = nn.Linear(hidden, hidden)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Heads start looking in their own direction, points ever further out, all with the same weight."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack([angles.cos(), angles.sin()], -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1).view(1, 1, -1, 1)
+        bias = (direction[:, None, None] * steps).expand(self.heads, self.levels, self.points, 2)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, query: Tensor, references: Tensor, memory: Tensor, shapes: Shapes, keep: Tensor | None
+    ) -> Tensor:
+        """Attend.
+
+        query: (B, Q, d); memory: (B, S, d); keep: (B, S, 1) bool, False where padded, or None.
+        references: (B or 1, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, normalised to the padded level.
+        Returns (B, Q, d).
+        """
+        batch, queries = query.shape[:2]
+        value = self.value_proj(memory)
+        if keep is not None:
+            value = value * keep.to(value.dtype)
+        # Places and weights in float32 whatever the autocast: half a pixel of a wide level is below bfloat16.
+        offsets = self.sampling_offsets(query)
+        weights = self.attention_weights(query)
+        if offsets.dtype in (torch.float16, torch.bfloat16):
+            value, offsets, weights = value.float(), offsets.float(), weights.float()
+        offsets = offsets.view(batch, queries, self.heads, self.levels, self.points, 2)
+        weights = weights.view(batch, queries, self.heads, self.levels * self.points).softmax(-1)
+        weights = weights.view(batch, queries, self.heads, self.levels, self.points)
+        if references.shape[-1] == 2:
+            scale = offsets.new_tensor([[1 / width, 1 / height] for height, width in shapes]).view(-1, 1, 2)
+            locations = references[:, :, None, :, None] + offsets * scale
+        else:
+            centre, size = references[:, :, None, :, None, :2], references[:, :, None, :, None, 2:]
+            locations = centre + offsets * (size * (0.5 / self.points))
+        value = value.view(batch, -1, self.heads, value.shape[-1] // self.heads)
+        out: Tensor = self.output_proj(sample_grid(value, shapes, locations, weights))
+        return out

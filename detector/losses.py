@@ -1,0 +1,168 @@
+"""The training losses (METHOD.md section 5), on every decoder layer, without loops over photos.
+
+Shape legend: L decoder layers, B photos, N queries, M most objects of a photo (padded), K matched pairs,
+C classes, D teacher width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detector.config import LossConfig
+from detector.matcher import Matches, PaddedTargets, generalised_iou, pad_targets
+from detector.structures import DetectorOutput, Targets
+
+__all__ = ["Targets", "compute_losses", "contrastive_loss", "focal_loss"]
+
+
+def compute_losses(
+    output: DetectorOutput,
+    targets: Sequence[Targets] | PaddedTargets,
+    matches: Matches,
+    config: LossConfig,
+    *,
+    contrast: bool,
+    world_objects: float | Tensor | None = None,
+    bank: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Weighted losses, summed over layers: "class", "l1", "giou", "contrast" and their sum "total".
+
+    contrast: whether the contrastive loss is on (the schedule's word). world_objects: what every sum is
+    divided by, at least 1: the objects of the global batch over the number of ranks, as DDP averages gradients; None
+    counts the objects here. bank: (C, D) unit, a teacher crop of each class for teacher_bank="class"; NaN
+    rows have none; None draws one from the batch. Only "total" carries gradients; it does so, all zero where
+    they must be, for a batch without objects too.
+    """
+    padded = pad_targets(targets)
+    with torch.autocast(output.boxes.device.type, enabled=False):
+        divisor = torch.as_tensor(padded.objects if world_objects is None else world_objects)
+        divisor = divisor.to(device=output.boxes.device, dtype=torch.float32).clamp(min=1)
+        classes, boxes = _single(output.logits), _single(output.boxes)
+        layer = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
+        labels = padded.concepts[matches.images, matches.objects]  # (L, K)
+        found = boxes[layer, matches.images, matches.queries]  # (L, K, 4)
+        goal = padded.boxes[matches.images, matches.objects].to(found.dtype)
+        positive = classes[layer, matches.images, matches.queries, labels]
+        parts = {
+            "class": config.loss_class * focal_loss(classes, positive, config.alpha, config.gamma),
+            "l1": config.loss_l1 * (found - goal).abs().sum(),
+            "giou": config.loss_giou * (1 - generalised_iou(found, goal)).sum(),
+        }
+        if contrast and config.loss_contrast:
+            parts["contrast"] = config.loss_contrast * contrastive_loss(
+                _single(output.region), padded, matches, config, bank
+            )
+        else:  # keeps the heads' parameters in the graph of every rank and phase
+            parts["contrast"] = output.region.sum() * 0.0
+        parts = {name: value / divisor for name, value in parts.items()}
+        total = torch.stack(list(parts.values())).sum()
+    return {"total": total} | {name: value.detach() for name, value in parts.items()}
+
+
+def focal_loss(logits: Tensor, positive: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Sum of the sigmoid focal loss (Lin et al., 2017) over all logits, of which `positive` should be 1.
+
+    logits: any shape, all of them taken as background; positive: the entries of it (differentiably gathered)
+    that are not, for which that is put right. No one-hot target is built.
+    """
+
+    def background(x: Tensor) -> Tensor:
+        return (1 - alpha) * x.sigmoid() ** gamma * F.softplus(x)
+
+    object_ = alpha * (-positive).sigmoid() ** gamma * F.softplus(-positive)
+    return background(logits).sum() + (object_ - background(positive)).sum()
+
+
+def contrastive_loss(
+    region: Tensor, targets: PaddedTargets, matches: Matches, config: LossConfig, bank: Tensor | None = None
+) -> Tensor:
+    """Regional contrastive distillation (eqs. 5, 6): half of both ways, summed over layers and matched objects.
+
+    region: (L, B, N, D) unit. Objects without a teacher embedding are neither rows nor candidates. An object
+    that got no query (more objects than queries) is a candidate only. The caller divides by the objects.
+
+    With teacher_bank="class" an object's teacher is its class's crop. Several matched queries of a class are
+    then all positives of it, each with its share: the mean over them of -log softmax, once for each object.
+    Towards the teacher every class is one candidate.
+    """
+    teacher, known, candidate = _teacher(targets, config, bank, region.dtype)
+    layers, _, queries, _ = region.shape
+    images, chosen = matches.images, matches.queries
+    if config.negatives == "image":
+        # scores[l, b, i, j] = r_i . e_j / tau within photo b
+        scores = torch.einsum("bmd,lbnd->lbmn", teacher, region) / config.tau
+        per_pair = scores[:, images]  # (L, K, M, N)
+        layer = torch.arange(layers, device=region.device)[:, None]
+        pair = torch.arange(len(images), device=region.device)[None]
+        own = per_pair[layer, pair, matches.objects, chosen]
+        to_student = scores.logsumexp(-1)[layer, images, matches.objects]
+        columns = per_pair[layer, pair, :, chosen]  # (L, K, M)
+        away = ~candidate[images]
+    else:
+        flat = region.flatten(1, 2)  # (L, B N, D)
+        scores = torch.einsum("md,lnd->lmn", teacher.flatten(0, 1), flat) / config.tau  # (L, B M, B N)
+        layer = torch.arange(layers, device=region.device)[:, None]
+        row, column = images * teacher.shape[1] + matches.objects, images * queries + chosen
+        own = scores[layer, row, column]
+        to_student = scores.logsumexp(-1)[layer, row]
+        columns = scores[layer, :, column]  # (L, K, B M)
+        away = ~candidate.flatten().expand(len(images), -1)
+    # An invalid pair has weight 0; its logsumexp must be finite all the same, or the gradient is NaN.
+    used = known[images, matches.objects]
+    to_teacher = columns.masked_fill(away, -1e4).logsumexp(-1)
+    return ((to_student - own + to_teacher - own) * used).sum() / 2
+
+
+def _teacher(
+    targets: PaddedTargets, config: LossConfig, bank: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each object's teacher embedding (B, M, D), and whether it has one, and is a candidate (B, M)."""
+    real = torch.arange(targets.valid.shape[1])[None] < torch.tensor(targets.counts)[:, None]
+    known = targets.valid & real.to(targets.valid.device)
+    teacher = targets.embeddings.to(dtype)
+    if config.teacher_bank == "instance":
+        return _masked(teacher, known), known, known
+    concepts = targets.concepts
+    if bank is None:
+        drawn = _draw(concepts, known)  # (B, M): a flat object number of the same class
+        teacher = teacher.flatten(0, 1)[drawn]
+        known = known.flatten()[drawn] & real.to(known.device)
+    else:
+        teacher = bank.to(dtype)[concepts]
+        known = teacher.isfinite().all(-1) & real.to(known.device)
+    return (
+        _masked(teacher, known),
+        known,
+        known & _first(concepts, known, within_photo=config.negatives == "image"),
+    )
+
+
+def _draw(concepts: Tensor, known: Tensor) -> Tensor:
+    """For each object a random one of the batch with its class and a known embedding, if there is one."""
+    flat, have = concepts.flatten(), known.flatten()
+    chance = torch.rand(flat.shape, device=flat.device).masked_fill(~have, -1.0)
+    same = flat[:, None] == flat[None]
+    picked = chance.expand_as(same).masked_fill(~same, -2.0).max(1).indices if len(flat) else flat
+    return picked.view_as(concepts)
+
+
+def _first(concepts: Tensor, known: Tensor, within_photo: bool) -> Tensor:
+    """Whether no known object of the same class stands before this one, in the photo or in the batch."""
+    if not within_photo:
+        return _first(concepts.view(1, -1), known.view(1, -1), True).view_as(known)
+    same = (concepts[:, :, None] == concepts[:, None]) & known[:, None]
+    return ~same.tril(-1).any(-1)
+
+
+def _masked(teacher: Tensor, known: Tensor) -> Tensor:
+    """Zeros where there is no embedding: what stands there may be NaN, and 0 * NaN is NaN."""
+    return teacher.masked_fill(~known[..., None], 0.0)
+
+
+def _single(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,157 @@
+"""One query for each object: Hungarian assignment per photo and decoder layer (METHOD.md section 5).
+
+Shape legend: L decoder layers, B photos, N queries, M most objects of a photo (others are padded), C classes,
+K matched pairs of the batch, which is sum of min(N, objects of the photo) on every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from detector.config import MatcherConfig
+from detector.structures import DetectorOutput, Targets
+
+THREADED_CELLS = 1 << 18
+"""Cost cells of a batch from which worker threads are worth their hand-over."""
+
+
+@dataclass(frozen=True)
+class PaddedTargets:
+    """The objects of a batch side by side; fields as in Targets, (B, M, ...); `counts` of them are real."""
+
+    boxes: Tensor
+    concepts: Tensor
+    embeddings: Tensor
+    valid: Tensor
+    counts: tuple[int, ...]
+
+    @property
+    def objects(self) -> int:
+        """Objects of the batch."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The matched pairs, in the same order of photos on every layer."""
+
+    images: Tensor
+    """(K,) int64, photo of the pair."""
+    queries: Tensor
+    """(L, K) int64."""
+    objects: Tensor
+    """(L, K) int64, number of the object within its photo."""
+
+    def pairs(self, layer: int, image: int) -> tuple[Tensor, Tensor]:
+        """Queries and objects of one photo on one layer."""
+        here = self.images == image
+        return self.queries[layer, here], self.objects[layer, here]
+
+
+def pad_targets(targets: Sequence[Targets] | PaddedTargets) -> PaddedTargets:
+    """Pad once, for matcher and losses both. Padding boxes are (.5, .5, 1, 1), other padding is 0."""
+    if isinstance(targets, PaddedTargets):
+        return targets
+    return PaddedTargets(
+        pad_sequence([one.boxes for one in targets], batch_first=True, padding_value=0.5),
+        pad_sequence([one.concepts for one in targets], batch_first=True),
+        pad_sequence([one.embeddings for one in targets], batch_first=True),
+        pad_sequence([one.valid for one in targets], batch_first=True),
+        tuple(len(one) for one in targets),
+    )
+
+
+def to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) cxcywh -> (..., 4) xyxy."""
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], -1)
+
+
+def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU of cxcywh boxes (Rezatofighi et al., 2019), broadcasting (..., 4) with (..., 4) to (...).
+
+    Boxes without area give finite values.
+    """
+    tiny = 1e-9
+    a, b = to_xyxy(a), to_xyxy(b)
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    shared, hull = inner.prod(-1), outer.prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
+    return shared / (union + tiny) - (hull - union) / (hull + tiny)
+
+
+def focal_class_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss if it were the class, less focal loss if it were not. logits: any shape."""
+    probability = logits.sigmoid()
+    positive = alpha * (1 - probability) ** gamma * -torch.nn.functional.logsigmoid(logits)
+    negative = (1 - alpha) * probability**gamma * -torch.nn.functional.logsigmoid(-logits)
+    return positive - negative
+
+
+@torch.no_grad()
+def matching_costs(
+    output: DetectorOutput, targets: PaddedTargets, text: Tensor, config: MatcherConfig, tau: float
+) -> Tensor:
+    """(L, B, N, M) costs; columns at padding mean nothing. text: (C, D) unit; tau: temperature of eq. 4."""
+    layers, _, queries, _ = output.boxes.shape
+    boxes, goal = output.boxes.float(), targets.boxes.float()
+    column = targets.concepts[None, :, None].expand(layers, -1, queries, -1)
+    cost = config.cost_class * focal_class_cost(
+        output.logits.float().gather(-1, column), config.alpha, config.gamma
+    )
+    if config.cost_similarity:
+        words = text.float()[targets.concepts].transpose(1, 2)  # (B, D, M)
+        cost -= config.cost_similarity * (output.region.float() @ words / tau).sigmoid()
+    if config.cost_l1:
+        cost += config.cost_l1 * torch.cdist(boxes, goal.expand(layers, -1, -1, -1), p=1)
+    if config.cost_giou:
+        cost -= config.cost_giou * generalised_iou(boxes[..., None, :], goal[None, :, None])
+    return cost
+
+
+def match(
+    output: DetectorOutput,
+    targets: Sequence[Targets] | PaddedTargets,
+    text: Tensor,
+    config: MatcherConfig,
+    tau: float = 0.07,
+) -> Matches:
+    """Assign. One batched cost, one transfer from the device and one back, assignment on the CPU.
+
+    text: (C, D) unit, the rows that `concepts` point to. Costs that are not finite count as very high, so a
+    diverged model still matches.
+    """
+    padded = pad_targets(targets)
+    with torch.autocast(output.boxes.device.type, enabled=False):
+        costs = matching_costs(output, padded, text, config, tau)
+    table = torch.nan_to_num(costs, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
+    layers, queries = table.shape[0], table.shape[2]
+    jobs = [table[layer, b, :, :count] for layer in range(layers) for b, count in enumerate(padded.counts)]
+    if table.size >= THREADED_CELLS:
+        solved = list(_workers().map(linear_sum_assignment, jobs))
+    else:
+        solved = [linear_sum_assignment(job) for job in jobs]
+    sizes = [min(queries, count) for count in padded.counts]
+    flat: NDArray[np.int64] = np.zeros((3, layers, sum(sizes)), np.int64)
+    flat[0] = np.repeat(np.arange(len(sizes)), sizes)
+    if solved and flat.size:
+        flat[1] = np.concatenate([rows for rows, _ in solved]).reshape(layers, -1)
+        flat[2] = np.concatenate([columns for _, columns in solved]).reshape(layers, -1)
+    moved = torch.from_numpy(flat).to(output.boxes.device)
+    return Matches(moved[0, 0], moved[1], moved[2])
+
+
+@cache
+def _workers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(4, thread_name_prefix="assignment")

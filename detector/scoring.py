@@ -1,0 +1,79 @@
+"""From the answer of the detector to detections (METHOD.md section 5, Inference). No NMS.
+
+Shape legend: B photos, N queries, C concepts, D teacher width, K detections of a photo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from detector.matcher import to_xyxy
+from detector.structures import DetectorOutput
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of one photo, best first."""
+
+    scores: Tensor
+    """(K,) float32 in [0, 1]."""
+    concepts: Tensor
+    """(K,) int64, rows of the vocabulary that was scored."""
+    boxes_xyxy: Tensor
+    """(K, 4) float32, pixels of the original photo, clipped to it."""
+
+    def __len__(self) -> int:
+        return int(self.scores.shape[0])
+
+
+def similarity_probability(region: Tensor, text: Tensor, tau: float) -> Tensor:
+    """Eq. 4, sigma(cos / tau). region: (..., D) unit, text: (C, D) unit. Returns (..., C)."""
+    with torch.autocast(region.device.type, enabled=False):
+        return (region.float() @ text.float().t() / tau).sigmoid()
+
+
+def score(
+    output: DetectorOutput,
+    text: Tensor,
+    tau: float,
+    classification: Literal["similarity", "head", "product"],
+    present: Tensor | None = None,
+) -> Tensor:
+    """(B, N, C) scores of the last layer.
+
+    "similarity": eq. 4; "head": the class head's probability; "product": their geometric mean.
+    present: (B, C) bool, concepts that the priors allow; the others score 0. None allows all.
+    """
+    parts = []
+    if classification in ("similarity", "product"):
+        parts.append(similarity_probability(output.region[-1], text, tau))
+    if classification in ("head", "product"):
+        parts.append(output.logits[-1].float().sigmoid())
+    result = parts[0] if len(parts) == 1 else (parts[0] * parts[1]).sqrt()
+    return result if present is None else result * present[:, None]
+
+
+def top_detections(
+    scores: Tensor, boxes: Tensor, sizes: Sequence[tuple[int, int]] | Tensor, top: int
+) -> list[Detections]:
+    """The best `top` of queries x concepts for each photo.
+
+    scores: (B, N, C); boxes: (B, N, 4) cxcywh normalised; sizes: (B, 2) original height and width in pixels.
+    A query may stand in several detections, with other concepts.
+    """
+    photos, queries, concepts = scores.shape
+    values, places = scores.flatten(1).topk(min(top, queries * concepts), dim=1)
+    limits = (
+        torch.as_tensor(sizes, device=boxes.device, dtype=torch.float32)
+        .view(photos, 1, 2)
+        .flip(-1)
+        .repeat(1, 1, 2)
+    )
+    pixels = torch.minimum((to_xyxy(boxes.float()) * limits).clamp(min=0), limits)
+    chosen = pixels.gather(1, (places // max(concepts, 1))[..., None].expand(-1, -1, 4))
+    return [Detections(values[b].float(), places[b] % max(concepts, 1), chosen[b]) for b in range(photos)]
