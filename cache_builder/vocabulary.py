@@ -147,9 +147,11 @@ class Vocabulary(Sequence[Concept]):
             entries.pop()  # a trailing comma, or nothing at all
         if not entries:
             raise UserError(
-                "the vocabulary is empty: name at least one concept, for example 'forklift, pallet, tv|television'"
+                "the vocabulary is empty: name at least one concept, "
+                "for example 'forklift, pallet, tv|television'"
             )
-        concepts, seen = [], {}
+        concepts: list[Concept] = []
+        seen: dict[str, int] = {}
         for number, entry in enumerate(entries, 1):
             names = [" ".join(name.split()) for name in entry.split("|")]
             if not all(names):
@@ -160,8 +162,8 @@ class Vocabulary(Sequence[Concept]):
             for name in names:
                 if normalise_name(name) in seen:
                     raise UserError(
-                        f"the vocabulary names {name!r} twice (entries {seen[normalise_name(name)]} and {number}): "
-                        "keep one of them"
+                        f"the vocabulary names {name!r} twice "
+                        f"(entries {seen[normalise_name(name)]} and {number}): keep one of them"
                     )
                 seen[normalise_name(name)] = number
             concepts.append(Concept(number, names[0], tuple(names[1:])))

@@ -16,24 +16,24 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def name_from_url(url: str) -> str:
-    """`folder/name` of a photo's address: LVIS v1 gives `coco_url` (".../train2017/000000391895.jpg") alone."""
+    """`folder/name` of a photo's address: LVIS v1 gives only `coco_url`, ".../train2017/000000391895.jpg"."""
     return "/".join(part for part in unquote(urlsplit(url).path).split("/")[-2:] if part)
 
 
-def check_inside(name: str, source: Path, image_id: int) -> None:
-    """Raise UserError unless `name`, joined to any folder, stays inside it (by the name alone; `\\` counts as `/`)."""
+def check_inside(name: str, source: Path, image: str) -> None:
+    """Raise UserError unless `name`, joined to any folder, stays inside it; no disk is asked."""
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or not parts[0] or _DRIVE.match(name) or "\0" in name:
         raise UserError(
-            f"{source}: the file name {name!r} of image {image_id} leaves the images folder; "
+            f"{source}: the file name {name!r} of image {image} leaves the images folder; "
             "expected a relative name without '..', such as 'train2017/000000000009.jpg'"
         )
     if parts[-1] in ("", "."):
-        raise UserError(f"{source}: the file name {name!r} of image {image_id} names no file")
+        raise UserError(f"{source}: the file name {name!r} of image {image} names no file")
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{source}: the file name {name!r} of image {image_id} is not valid text") from None
+        raise UserError(f"{source}: the file name {name!r} of image {image} is not valid text") from None
 
 
 class PhotoFolder:
@@ -58,9 +58,9 @@ class PhotoFolder:
     def resolve(self, name: str) -> tuple[str, bool]:
         """The name under which the photo lies here, and whether it does.
 
-        Tried in turn: the name itself; with `\\` as `/`; and for photos that COCO or Objects365 numbered, without
-        its leading folders and, as LVIS v0.5 needs, without `COCO_train2014_`. A photo that is nowhere keeps
-        its name: it is not an error here, the crops report it.
+        Tried in turn: the name itself; with `\\` as `/`; and for photos that COCO or Objects365 numbered,
+        without its leading folders and, as LVIS v0.5 needs, without `COCO_train2014_`. A photo that is
+        nowhere keeps its name: it is not an error here, the crops report it.
         """
         if name in self:
             return name, True

@@ -25,8 +25,10 @@ _IMAGE = struct.Struct("<qii")
 _BOX = struct.Struct("<qqqdddddbb")
 _IMAGE_DTYPE = np.dtype([("id", "<i8"), ("width", "<i4"), ("height", "<i4")])
 _BOX_DTYPE = np.dtype(
-    [("id", "<i8"), ("image_id", "<i8"), ("category_id", "<i8"), ("xywh", "<f8", 4), ("area", "<f8")]
-    + [("iscrowd", "i1"), ("difficult", "i1")]
+    {
+        "names": ["id", "image_id", "category_id", "xywh", "area", "iscrowd", "difficult"],
+        "formats": ["<i8", "<i8", "<i8", ("<f8", 4), "<f8", "i1", "i1"],
+    }
 )
 
 
@@ -36,7 +38,8 @@ class Source:
 
     images: structured (I,) id, width, height; boxes: structured (M,) id, image_id, category_id, xywh (pixels,
     may be NaN or outside), area (NaN where the file has none), iscrowd, difficult.
-    marks: for "neg_category_ids" and "not_exhaustive_category_ids" of LVIS, (image number, category id) pairs.
+    concepts: C, by ascending category id, their split not yet known; image_counts: C, LVIS's `image_count`.
+    marks: of LVIS's "neg_category_ids" and "not_exhaustive_category_ids", (image number, category id) pairs.
     """
 
     path: Path
@@ -50,7 +53,7 @@ class Source:
 
 
 def read_source(path: Path, progress: Progress) -> Source:
-    """Read and check an annotation file; concepts come sorted by category id.
+    """Read and check an annotation file.
 
     Raises UserError for what is no COCO-format detection file: broken JSON, missing keys, missing or wrongly
     typed fields, duplicate ids, annotations of an unknown image or category, a file name that climbs out.
@@ -70,7 +73,7 @@ def read_source(path: Path, progress: Progress) -> Source:
                     record.get("area", math.nan), record.get("iscrowd", 0),
                     1 if record.get("difficult") or record.get("ignore") else 0,
                 )  # fmt: skip
-            except (KeyError, TypeError, ValueError, struct.error):
+            except (KeyError, TypeError, ValueError, OverflowError, struct.error):
                 boxes += _BOX.pack(*_box_fields(record, path))
         elif key == "images":
             for name, pairs in marks.items():
@@ -88,6 +91,12 @@ def read_source(path: Path, progress: Progress) -> Source:
             "expected 'images', 'annotations' and 'categories'"
         )
     source.digest = lists.digest
+    for key, empty in (("images", not images), ("categories", not source.concepts)):
+        if empty:
+            raise UserError(f"{path} has an empty list of {key}: expected at least one")
+    for key, empty in (("images", not images), ("categories", not source.concepts)):
+        if empty:
+            raise UserError(f"{path} has an empty list of {key}: expected at least one")
     source.images = np.frombuffer(images, _IMAGE_DTYPE)
     source.boxes = np.frombuffer(boxes, _BOX_DTYPE)
     source.marks = {name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in marks.items()}
@@ -106,8 +115,8 @@ def _check_ids(source: Source) -> None:
         twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(twice):
             raise UserError(
-                f"{source.path} has the {what} id {twice[0]} more than once ({len(np.unique(twice))} such ids): "
-                "ids must be unique; renumber or remove the duplicates"
+                f"{source.path} has the {what} id {twice[0]} more than once "
+                f"({len(np.unique(twice))} such ids): ids must be unique; renumber or remove the duplicates"
             )
     for what, wanted, known in (
         ("image", source.boxes["image_id"], image_ids),
@@ -117,8 +126,9 @@ def _check_ids(source: Source) -> None:
         if len(unknown):
             first = unknown[0]
             raise UserError(
-                f"{source.path}: annotation {source.boxes['id'][first]} belongs to {what} {wanted[first]}, which the "
-                f"file does not list ({len(unknown)} such annotations); add the {what} or remove the annotations"
+                f"{source.path}: annotation {source.boxes['id'][first]} belongs to {what} {wanted[first]}, "
+                f"which the file does not list ({len(unknown)} such annotations); "
+                f"add the {what} or remove the annotations"
             )
     for name, pairs in source.marks.items():
         stray = pairs[~np.isin(pairs[:, 1], category_ids)]
@@ -133,11 +143,13 @@ def _add_category(record: dict[str, Any], source: Source) -> None:
     path = source.path
     category_id = _integer(_field(record, "id", "a category", path), "the id of a category", path)
     name = _field(record, "name", f"category {category_id}", path)
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) or not name.strip() or not _encodable(name):
         raise UserError(f"{path}: category {category_id} has the name {_short(name)}; expected text")
     name = " ".join(name.split())
     synonyms = record.get("synonyms") or ()
-    if not isinstance(synonyms, list | tuple) or not all(isinstance(s, str) for s in synonyms):
+    if not isinstance(synonyms, list | tuple) or not all(
+        isinstance(s, str) and s and _encodable(s) for s in synonyms
+    ):
         raise UserError(f"{path}: the synonyms of category {category_id} are no list of names")
     frequency = record.get("frequency") or ""
     if frequency not in ("", "r", "c", "f"):
@@ -154,12 +166,10 @@ def _file_name(record: dict[str, Any], path: Path) -> str:
     name, url = record.get("file_name"), record.get("coco_url")
     if name is None and isinstance(url, str):
         name = name_from_url(url)
-    image_id = record.get("id")
+    image = _short(record.get("id"))
     if not isinstance(name, str):
-        raise UserError(
-            f"{path}: image {_short(image_id)} has neither 'file_name' nor 'coco_url'; add its file name"
-        )
-    check_inside(name, path, image_id)
+        raise UserError(f"{path}: image {image} has neither 'file_name' nor 'coco_url'; add its file name")
+    check_inside(name, path, image)
     return name
 
 
@@ -193,7 +203,8 @@ def _box_fields(record: dict[str, Any], path: Path) -> tuple[int | float, ...]:
 def _field(record: dict[str, Any], key: str, who: str, path: Path) -> Any:
     if key not in record:
         raise UserError(
-            f"{path} is not a COCO detection file: {who} has no {key!r} (it has {_short(list(record))}); add it"
+            f"{path} is not a COCO detection file: {who} has no {key!r}; "
+            f"it has {_short(list(record))}, expected {key!r} among them"
         )
     return record[key]
 
@@ -215,6 +226,16 @@ def _number(value: Any, what: str, path: Path) -> float:
         return float(value)
     except OverflowError:
         return math.inf
+
+
+def _encodable(text: str) -> bool:
+    """False for the lone surrogates that JSON escapes can spell and no file can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _encodable(text: str) -> bool:
+    """False for the lone surrogates that JSON escapes can spell and no file can hold."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _short(value: Any) -> str:

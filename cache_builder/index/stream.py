@@ -18,6 +18,18 @@ TAIL_CHARS = 64
 _WHITESPACE = " \t\n\r"
 
 
+def require_file(path: Path) -> None:
+    """Raise UserError unless `path` is a file that can be read."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the COCO-format JSON file itself")
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: give the path of a COCO-format JSON file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+
+
 class JsonLists:
     """The top-level lists of one JSON object in a file, as a stream of records.
 
@@ -40,14 +52,8 @@ class JsonLists:
 
     def records(self) -> Iterator[tuple[str, Any]]:
         """Yield (key, record). Raises UserError for a missing file or broken JSON, with the position."""
-        if self.path.is_dir():
-            raise UserError(f"{self.path} is a folder: give the COCO-format JSON file itself")
-        try:
-            self._file: IO[bytes] = self.path.open("rb")
-        except FileNotFoundError:
-            raise UserError(f"{self.path} does not exist: give the path of a COCO-format JSON file") from None
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be read ({error.strerror}): check its permissions") from None
+        require_file(self.path)
+        self._file: IO[bytes] = self.path.open("rb")
         self._hash = hashlib.sha256()
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         with self._file:
@@ -142,7 +148,7 @@ class JsonLists:
         return found == ","
 
     def _more(self) -> bool:
-        """Let go of what was consumed and append at least as much as is pending (so a long value costs O(n))."""
+        """Let go of what was consumed; append a block, or as much as is pending (so a value costs O(n))."""
         if self._ended:
             return False
         data = self._file.read(max(BLOCK_BYTES, len(self._text) - self._at))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,7 @@ DTYPES: dict[str, type[np.generic]] = {
     "concept_box_offsets": np.int64, "concept_boxes": np.int32,
 }  # fmt: skip
 NAMES = tuple(field.name for field in fields(Tables))
-# Derived from the others, or (file names) a matter of where photos lie: no part of what the digest vouches for.
+# Derived from the others, or (file names) a matter of where photos lie.
 _NOT_DIGESTED = {"concept_box_offsets", "concept_boxes", "file_name_bytes", "file_name_offsets"}
 
 
@@ -87,7 +89,7 @@ def layout_digest(tables: Tables, digest: str) -> str:
 
 def _split_names(tables: Tables) -> list[bytes]:
     blob, offsets = tables.file_name_bytes.tobytes(), tables.file_name_offsets.tolist()
-    return [blob[low:high] for low, high in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [blob[low:high] for low, high in pairwise(offsets)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,8 @@ class Index(Tables):
     card: dict[str, Any]  # index.json: split, source, counts, dropped, ...
 
     def __repr__(self) -> str:
-        return f"Index({self.folder}, {len(self.image_ids)} images, {len(self.annotation_ids)} boxes, keep={self.keep})"
+        images, boxes = len(self.image_ids), len(self.annotation_ids)
+        return f"Index({self.folder}, {images} images, {boxes} boxes, keep={self.keep})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.folder, self.digest)
@@ -161,13 +164,16 @@ def open_index(data: Path | str) -> Index:
     card = read_card(data)
     if card is None:
         raise UserError(
-            f"{data} holds no index: make one with cckt data index --annotations FILE.json --images FOLDER --out {data}"
+            f"{data} holds no index: make one with "
+            f"cckt data index --annotations FILE.json --images FOLDER --out {data}"
         )
+    if not {"tables", "digest", "image_root", "keep", "concepts", "counts"} <= card.keys():
+        raise _damaged(data, f"{CARD} lacks entries")
     folder = data / FOLDER / card["tables"]
     arrays = {name: _map(folder / f"{name}.npy", DTYPES[name], data) for name in NAMES}
     root = Path(card["image_root"])
     index = Index(
-        **arrays,  # type: ignore[arg-type]
+        **arrays,
         folder=data,
         digest=card["digest"],
         image_root=root if root.is_absolute() else data / root,
@@ -182,7 +188,11 @@ def open_index(data: Path | str) -> Index:
 
 
 def novel_boxes(index: Index) -> int:
-    """How many boxes of the tables have a concept that is not base: 0 proves a `keep="base"` index leaks nothing."""
+    """How many boxes have a concept that is not base, counted in the tables themselves.
+
+    0 proves that nothing downstream of a `keep="base"` index can see a box of a novel concept; the count says
+    nothing against a `keep="all"` index.
+    """
     allowed = index.concepts.in_split("base")
     return int(np.count_nonzero(~allowed[np.asarray(index.box_concepts)]))
 
@@ -197,7 +207,7 @@ def read_card(data: Path) -> dict[str, Any] | None:
     path = data / FOLDER / CARD
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-        schema = card["schema"]
+        schema = int(card["schema"])
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError):
@@ -220,8 +230,18 @@ def _map(path: Path, dtype: type[np.generic], data: Path) -> NDArray[Any]:
     return array
 
 
-def _damaged(data: Path, what: str) -> UserError:
-    return UserError(f"the index of {data} is damaged ({what}): build it again with cckt data index")
+def check_replaceable(data: Path) -> None:
+    """Raise UserError when the folder's index is of a newer schema; a damaged one may be replaced."""
+    with suppress(DamagedIndex):
+        read_card(data)
+
+
+class DamagedIndex(UserError):
+    """An index that only building it again can mend."""
+
+
+def _damaged(data: Path, what: str) -> DamagedIndex:
+    return DamagedIndex(f"the index of {data} is damaged ({what}): build it again with cckt data index")
 
 
 def _reopen(folder: Path, digest: str) -> Index:

@@ -1,0 +1,92 @@
+"""From checked arrays to the three tables: clip, drop what may not be seen, sort."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_builder.index.source import Source
+from cache_builder.index.tables import Tables
+from cache_builder.vocabulary import Vocabulary
+
+# A box may stick out of its photo by the rounding of the file's decimals without being worth a count.
+CLIP_TOLERANCE_PX = 0.01
+
+
+def assemble(
+    source: Source, names: list[str], concepts: Vocabulary, keep: str
+) -> tuple[Tables, dict[str, int], int]:
+    """Clip, drop and sort.
+
+    names: I file names as they lie on disk, in the file's order. keep: "all" or "base".
+    Returns the tables, what was dropped (reason -> boxes, the first reason that holds), and how many of the
+    kept boxes were clipped.
+    """
+    image_order = np.argsort(source.images["id"], kind="stable")
+    ordered = source.images[image_order]
+    image_ids = np.ascontiguousarray(ordered["id"])
+    widths, heights = np.ascontiguousarray(ordered["width"]), np.ascontiguousarray(ordered["height"])
+    blobs = [names[k].encode("utf-8") for k in image_order]
+
+    boxes = source.boxes
+    image_rows = np.searchsorted(image_ids, boxes["image_id"])
+    concept_rows = np.searchsorted(concepts.category_ids, boxes["category_id"])
+    raw = np.concatenate([boxes["xywh"][:, :2], boxes["xywh"][:, :2] + boxes["xywh"][:, 2:]], axis=1)
+    limit = np.stack([widths, heights, widths, heights], axis=1)[image_rows].astype(np.float64)
+    clipped = np.clip(raw, 0.0, limit)
+    base = concepts.in_split("base") if keep == "base" else np.ones(len(concepts), np.bool_)
+    checks = (
+        ("not_finite", ~np.isfinite(raw).all(axis=1)),
+        ("no_area", ~(boxes["xywh"][:, 2:] > 0).all(axis=1)),
+        ("outside_image", ~(clipped[:, 2:] > clipped[:, :2]).all(axis=1)),
+        ("novel", ~base[concept_rows] & concepts.in_split("novel")[concept_rows]),
+        ("other", ~base[concept_rows]),
+    )
+    keep_box = np.ones(len(boxes), np.bool_)
+    dropped = {}
+    for reason, bad in checks:
+        dropped[reason] = int(np.count_nonzero(keep_box & bad))
+        keep_box &= ~bad
+    cut = keep_box & (np.abs(clipped - raw) > CLIP_TOLERANCE_PX).any(axis=1)
+
+    rows = np.flatnonzero(keep_box)
+    rows = rows[np.lexsort((boxes["id"][rows], image_rows[rows]))]
+    xyxy = clipped[rows]
+    sides = xyxy[:, 2:] - xyxy[:, :2]
+    areas = boxes["area"][rows]
+    box_concepts = concept_rows[rows].astype(np.int32)
+    image_row_of = np.empty(len(image_order), np.int64)
+    image_row_of[image_order] = np.arange(len(image_order))
+    marks: dict[str, NDArray[Any]] = {}
+    for name, key in (("neg", "neg_category_ids"), ("not_exhaustive", "not_exhaustive_category_ids")):
+        mark_images = image_row_of[source.marks[key][:, 0]]
+        mark_rows = np.searchsorted(concepts.category_ids, source.marks[key][:, 1])
+        pairs = np.unique(np.stack([mark_images, mark_rows], axis=1)[base[mark_rows]], axis=0)
+        marks[f"{name}_offsets"] = _offsets(pairs[:, 0], len(image_ids))
+        marks[f"{name}_rows"] = pairs[:, 1].astype(np.int32)
+    tables = Tables(
+        image_ids=image_ids,
+        widths=widths,
+        heights=heights,
+        file_name_bytes=np.frombuffer(b"".join(blobs), np.uint8),
+        file_name_offsets=np.cumsum([0, *map(len, blobs)], dtype=np.int64),
+        box_offsets=_offsets(image_rows[rows], len(image_ids)),
+        annotation_ids=boxes["id"][rows],
+        box_images=image_rows[rows].astype(np.int32),
+        box_concepts=box_concepts,
+        box_xyxy=xyxy,
+        areas=np.where(np.isfinite(areas) & (areas >= 0), areas, sides[:, 0] * sides[:, 1]),
+        iscrowd=boxes["iscrowd"][rows] != 0,
+        difficult=boxes["difficult"][rows] != 0,
+        concept_box_offsets=_offsets(box_concepts, len(concepts)),
+        concept_boxes=np.argsort(box_concepts, kind="stable").astype(np.int32),
+        **marks,
+    )
+    return tables, dropped, int(np.count_nonzero(cut))
+
+
+def _offsets(rows: NDArray[Any], n: int) -> NDArray[np.int64]:
+    counts = np.bincount(rows, minlength=n) if len(rows) else np.zeros(n, np.int64)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

@@ -1,0 +1,85 @@
+"""Put an index into its folder: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache_builder.errors import UserError
+from cache_builder.index.tables import CARD, DTYPES, FOLDER, NAMES, Tables
+
+
+def write_index(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
+    """Put tables and card into `out/index/`; returns whether just that already lay there.
+
+    The card names the folder of its tables and is replaced last, in one step: before it the old index is in
+    force, after it the new one, and a build that is killed leaves at most a folder nobody names, which the
+    next build sweeps away. Whoever has the old tables mapped keeps them. Raises UserError where `out` cannot
+    be written.
+    """
+    folder = out / FOLDER
+    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    target = folder / card["tables"]
+    try:
+        tables_there = _same_tables(target, tables)
+        if tables_there and (folder / CARD).is_file() and (folder / CARD).read_text(encoding="utf-8") == text:
+            return True
+        folder.mkdir(parents=True, exist_ok=True)
+        if not tables_there:
+            _write_tables(folder, target, tables)
+        temporary = folder / f".{CARD}-{os.getpid()}"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / CARD)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): free space or choose another --out"
+        ) from error
+    _sweep(folder, {CARD, card["tables"]})
+    return False
+
+
+def _write_tables(folder: Path, target: Path, tables: Tables) -> None:
+    building = folder / f".building-{os.getpid()}"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir()
+    for name in NAMES:
+        values = np.ascontiguousarray(getattr(tables, name), dtype=DTYPES[name])
+        np.save(building / f"{name}.npy", values, allow_pickle=False)
+    if target.exists():  # of the same name but not the same: damaged since it was written
+        os.rename(target, folder / f".damaged-{os.getpid()}")
+    os.rename(building, target)
+
+
+def _same_tables(folder: Path, tables: Tables) -> bool:
+    try:
+        stored = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in NAMES)
+        return all(np.array_equal(s, getattr(tables, n)) for n, s in zip(NAMES, stored, strict=True))
+    except (OSError, ValueError):
+        return False
+
+
+def _sweep(folder: Path, keep: set[str]) -> None:
+    """Remove what earlier builds left, except the temporaries of a process that still lives."""
+    for path in folder.iterdir():
+        name, _, pid = path.name.rpartition("-")
+        if path.name in keep or (name in (".building", f".{CARD}") and _alive(pid)):
+            continue
+        if name in ("tables", ".building", ".damaged"):
+            shutil.rmtree(path, ignore_errors=True)
+        elif name == f".{CARD}":
+            path.unlink(missing_ok=True)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
