@@ -94,9 +94,6 @@ def read_source(path: Path, progress: Progress) -> Source:
     for key, empty in (("images", not images), ("categories", not source.concepts)):
         if empty:
             raise UserError(f"{path} has an empty list of {key}: expected at least one")
-    for key, empty in (("images", not images), ("categories", not source.concepts)):
-        if empty:
-            raise UserError(f"{path} has an empty list of {key}: expected at least one")
     source.images = np.frombuffer(images, _IMAGE_DTYPE)
     source.boxes = np.frombuffer(boxes, _BOX_DTYPE)
     source.marks = {name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in marks.items()}
@@ -226,11 +223,6 @@ def _number(value: Any, what: str, path: Path) -> float:
         return float(value)
     except OverflowError:
         return math.inf
-
-
-def _encodable(text: str) -> bool:
-    """False for the lone surrogates that JSON escapes can spell and no file can hold."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _encodable(text: str) -> bool:
