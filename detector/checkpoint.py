@@ -165,6 +165,13 @@ def newest_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
     return None, torn
 
 
+def drop_newer(run: Path, step: int) -> None:
+    """Remove the checkpoints past `step`: torn ones, when a run is resumed from before them."""
+    for folder in _all_checkpoints(run):
+        if int(folder.name.removeprefix("step-")) > step:
+            shutil.rmtree(folder)
+
+
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """state.pt of a checkpoint that `newest_checkpoint` found, on the CPU."""
     state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)

@@ -9,8 +9,8 @@ The dataset crosses process borders as paths: a worker maps the same column file
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache_builder.index import Index, open_index
 from cache_builder.photos import BadPhoto, load_photo
-from cache_builder.store import open_column
+from cache_builder.store import Column, open_column
 from detector.config import Config, TrainConfig
+from detector.guidance import disturb_present
+from detector.matcher import PaddedTargets, pad_targets
 from detector.structures import PresentText, Targets
 from detector.transforms import apply_to_boxes, apply_to_image, draw_view, pad_batch
 
@@ -63,65 +66,70 @@ class Batch:
     """(B, 3, H, W) uint8."""
     padding: Tensor | None
     """(B, H, W) bool, True outside the photo; None where nothing is padded."""
-    targets: list[Targets]
-    """B."""
-    present: list[Tensor]
-    """B of (G_b,) int64 base text rows; they stay on the CPU."""
+    targets: PaddedTargets
+    """Of the B photos, padded once, here, where it costs the training process nothing."""
+    present: Tensor
+    """(B, G) int64, base text rows to guide with, in dealing order; -1 past the end of a photo's."""
     rows: list[int]
     """B image rows of the index."""
     faults: list[str]
-    """A line for each photo that could not be read."""
+    """B: why the photo could not be read, "" if it could."""
 
     @property
     def objects(self) -> int:
         """Targets in the batch."""
-        return sum(len(one) for one in self.targets)
+        return self.targets.objects
 
     def to(self, device: torch.device) -> Batch:
-        """The same with images and targets on a device; copies from pinned memory do not wait."""
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            None if self.padding is None else self.padding.to(device, non_blocking=True),
-            [one.to(device, non_blocking=True) for one in self.targets],
-            self.present,
-            self.rows,
-            self.faults,
-        )
+        """The same on a device; copies from pinned memory do not wait."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """Called by the data loader where a GPU is used."""
-        return Batch(
-            self.images.pin_memory(),
-            None if self.padding is None else self.padding.pin_memory(),
-            [one.pin_memory() for one in self.targets],
-            self.present,
-            self.rows,
-            self.faults,
+        """The same in page-locked memory; the data loader calls it where a GPU is used."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, act: Callable[[Tensor], Tensor]) -> Batch:
+        targets = self.targets
+        return replace(
+            self,
+            images=act(self.images),
+            padding=None if self.padding is None else act(self.padding),
+            targets=PaddedTargets(
+                act(targets.boxes),
+                act(targets.concepts),
+                act(targets.embeddings),
+                act(targets.valid),
+                targets.counts,
+            ),
+            present=act(self.present),
         )
 
     def guidance(self, text: Tensor) -> PresentText:
-        """The present concepts' rows of `text` (C, D), on its device."""
-        return PresentText.gather(text, self.present)
+        """The present concepts' rows of `text` (C, D), all on one device."""
+        given = self.present >= 0
+        return PresentText(text[self.present.clamp(min=0)] * given[..., None], given.sum(1))
 
 
 class TrainingPhotos(Dataset[Sample]):
     """The photos of a base-only index with their targets, one sample for each `Place`.
 
-    data: data-set folder with an index and a finished crops column of it; seed: of views and guidance.
-    Where every photo, decoded, fits in `data.cache_photos`, `remember` keeps them in memory.
+    data: data-set folder with an index and a finished crops column of it; without a contrastive loss
+    (loss.loss_contrast = 0) no crops are read and every embedding is invalid, `width` wide.
     """
 
-    def __init__(self, data: Path, config: Config) -> None:
-        self.folder, self.config = data, config
+    def __init__(self, data: Path, config: Config, width: int) -> None:
+        self.folder, self.config, self.width = data, config, width
         self.index: Index = open_index(data)
-        self.crops = open_column(data, "crops", index_digest=self.index.digest)
+        self.crops: Column | None = None
+        if config.loss.loss_contrast > 0:
+            self.crops = open_column(data, "crops", index_digest=self.index.digest)
         self.base_rows = self.index.concepts.rows("base")
         self.base_of = np.full(len(self.index.concepts), -1, dtype=np.int64)
         self.base_of[self.base_rows] = np.arange(len(self.base_rows))
         self._pixels: dict[int, Tensor] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TrainingPhotos, (self.folder, self.config)
+        return TrainingPhotos, (self.folder, self.config, self.width)
 
     def __len__(self) -> int:
         return len(self.index.image_ids)
@@ -167,8 +175,7 @@ class TrainingPhotos(Dataset[Sample]):
         targets = Targets(
             seen,
             torch.from_numpy(concepts),
-            torch.from_numpy(self.crops.take(objects).astype(np.float32)),
-            torch.from_numpy(self.crops.valid(objects).astype(bool)),
+            *self._embeddings(objects),
         )
         present = draw_guidance(np.unique(concepts), len(self.base_rows), self.config.train, rng)
         pixels = apply_to_image(image, view)
@@ -176,29 +183,29 @@ class TrainingPhotos(Dataset[Sample]):
 
     def _objects(self, row: int) -> NDArray[np.int64]:
         boxes = self.index.boxes_of(row)
-        rows = np.arange(boxes.start, boxes.stop)
-        return rows[~self.index.iscrowd[boxes].astype(bool)]
+        rows: NDArray[np.int64] = boxes.start + np.flatnonzero(~self.index.iscrowd[boxes])
+        return rows
+
+    def _embeddings(self, objects: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """(M, D) float32 and (M,) bool of box rows. (A column of the mirrored crops would be chosen here.)"""
+        if self.crops is None:
+            return torch.zeros(len(objects), self.width), torch.zeros(len(objects), dtype=torch.bool)
+        values = self.crops.take(objects).astype(np.float32)
+        return torch.from_numpy(values), torch.from_numpy(self.crops.valid(objects))
 
 
 def draw_guidance(
     concepts: NDArray[np.int64], n_concepts: int, config: TrainConfig, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """The concepts to guide a training photo with.
+    """The concepts to guide a training photo with, in the order the queries are dealt.
 
-    concepts: ascending base rows annotated in the view. Without noise these are what is given (METHOD.md
-    section 4), in the order of `train.guidance_order`. Noise: all withheld with probability `guidance_none`;
-    else each withheld with `guidance_drop`, and a Poisson number (mean `guidance_add`) of others added.
+    concepts: ascending base rows annotated in the view: just these are given (METHOD.md section 4) unless the
+    config asks for noise.
     """
-    if rng.random() < config.guidance_none:
-        return concepts[:0]
-    present = concepts[rng.random(len(concepts)) >= config.guidance_drop]
-    added = int(rng.poisson(config.guidance_add))
-    if added:
-        absent = np.setdiff1d(np.arange(n_concepts), concepts)
-        present = np.sort(
-            np.concatenate([present, rng.choice(absent, min(added, len(absent)), replace=False)])
-        )
-    return rng.permutation(present) if config.guidance_order == "shuffled" else present
+    given = disturb_present(
+        concepts, n_concepts, config.guidance_drop, config.guidance_add, config.guidance_none, rng
+    )
+    return np.sort(given) if config.guidance_order == "row" else given
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -249,7 +256,8 @@ class Schedule(Sampler[list[Place]]):
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The epoch's permutation of image rows."""
-        return _generator(self.seed, ORDER, epoch).permutation(self.photos)
+        order: NDArray[np.int64] = _generator(self.seed, ORDER, epoch).permutation(self.photos)
+        return order
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -258,10 +266,10 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         images,
         padding,
-        [sample.targets for sample in samples],
-        [sample.present for sample in samples],
+        pad_targets([sample.targets for sample in samples]),
+        pad_sequence([sample.present for sample in samples], batch_first=True, padding_value=-1),
         [sample.row for sample in samples],
-        [sample.fault for sample in samples if sample.fault],
+        [sample.fault for sample in samples],
     )
 
 

@@ -1,0 +1,133 @@
+"""What must hold before the first step: the checks of a training run, each with its mending sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache_builder.errors import UserError
+from cache_builder.index import Index, novel_boxes, open_index
+from cache_builder.store import Column, open_column
+from detector.checkpoint import Facts
+from detector.config import Config
+from detector.data import TrainingPhotos
+
+PHOTOS_LOOKED_FOR = 8
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Everything a run reads, opened and checked."""
+
+    photos: TrainingPhotos
+    text: Tensor
+    """(C, D) float32 unit: the base concepts, in ascending concept row."""
+    facts: Facts
+
+
+def gather(config: Config, data: Path) -> Ingredients:
+    """Open what training on `data` needs.
+
+    Raises UserError for an index without photos or base concepts, targets that are not base (the leak guard:
+    every target's concept is read), photos that are not there, columns that are missing, unfinished, of
+    another index, or of two teachers.
+    """
+    index = open_index(data)
+    check_leak(index)
+    check_photos(index)
+    text = open_column(data, "text", index_digest=index.digest)
+    crops_recipe: dict[str, Any] = {}
+    if config.loss.loss_contrast > 0:  # nothing else reads the teacher's view of the crops
+        crops = open_column(data, "crops", index_digest=index.digest)
+        check_teachers(data, text, crops)
+        crops_recipe = dict(crops.manifest.spec.recipe)
+    photos = TrainingPhotos(data, config, text.width)
+    base = photos.base_rows
+    facts = Facts(
+        embedding_dim=text.width,
+        n_classes=len(base),
+        names=[index.concepts[row].name for row in base],
+        category_ids=index.concepts.category_ids[base].tolist(),
+        index_digest=index.digest,
+        text_recipe=dict(text.manifest.spec.recipe),
+        crops_recipe=crops_recipe,
+    )
+    return Ingredients(photos, torch.from_numpy(text.take(base).astype(np.float32)), facts)
+
+
+def check_leak(index: Index) -> None:
+    """Prove by reading every row that no target is of a novel or other concept."""
+    leaked = novel_boxes(index)
+    if leaked:
+        raise UserError(
+            f"{index.folder}: found {leaked} boxes of concepts that are not base, expected none in training; "
+            "build the index again with --keep base."
+        )
+    if not len(index.concepts.rows("base")):
+        raise UserError(
+            f"{index.folder}: found no base concept, expected at least one; give another --split."
+        )
+    if not len(index):
+        raise UserError(f"{index.folder}: found an index without photos, expected at least one.")
+
+
+def check_photos(index: Index) -> None:
+    """Look for a few photos, spread over the index: a moved folder is known before anything starts."""
+    rows = np.unique(np.linspace(0, len(index) - 1, PHOTOS_LOOKED_FOR).astype(int))
+    missing = [path for row in rows if not (path := index.photo_path(row)).is_file()]
+    if len(missing) == len(rows):
+        raise UserError(
+            f"{missing[0]}: no such photo, nor any other of the {len(rows)} looked for; build the index of "
+            f"{index.folder} again with the --images folder that holds them."
+        )
+
+
+def check_teachers(data: Path, text: Column, other: Column) -> None:
+    """Text and another column must be of one teacher: their cosines mean nothing otherwise."""
+    name = other.manifest.spec.name
+    found, expected = teacher_of(other), teacher_of(text)
+    if expected is not None and found is not None and found != expected:
+        raise UserError(
+            f"{data}: column {name} was made by teacher {found['name']}, column text by {expected['name']}, "
+            f"expected one teacher; make {name} again with --teacher {expected['name']} --overwrite."
+        )
+    if other.width != text.width:
+        raise UserError(
+            f"{data}: column {name} is {other.width} wide, column text {text.width}, expected one teacher's "
+            "width; make both with the same --teacher."
+        )
+
+
+def teacher_of(column: Column) -> dict[str, Any] | None:
+    """name and weight_digest of the teacher in a column's recipe; None for an imported table."""
+    teacher = column.manifest.spec.recipe.get("teacher")
+    return {key: teacher.get(key) for key in ("name", "weight_digest")} if isinstance(teacher, dict) else None
+
+
+def check_validation(config: Config, data: Path, facts: Facts) -> None:
+    """Whether a run could be evaluated on `data`, asked before hours are spent on it."""
+    index = open_index(data)
+    text = open_column(data, "text", index_digest=index.digest)
+    if text.width != facts.embedding_dim:
+        raise UserError(
+            f"{data}: column text is {text.width} wide, expected the {facts.embedding_dim} of the training "
+            "data's; make it with the same --teacher."
+        )
+    if config.model.guidance and config.prior.source in ("clip", "mllm"):
+        open_column(data, f"priors/{config.prior.source}", index_digest=index.digest)
+    check_photos(index)
+
+
+def check_batch(config: Config, ranks: int) -> None:
+    """The batch must divide evenly over ranks and parts."""
+    parts = config.train.accumulate * ranks
+    if config.train.batch % parts:
+        raise UserError(
+            f"option train.batch: found {config.train.batch}, expected a multiple of {parts} ({ranks} ranks "
+            f"x train.accumulate {config.train.accumulate}); use --set train.batch={parts}."
+        )

@@ -1,0 +1,164 @@
+"""One optimiser step: forward, matching, losses, backward, guard, update.
+
+Losses are divided by the number of objects of the whole step, over ranks and accumulated parts, so that how
+a batch is cut up does not change its gradient. Random numbers (dropout, the class bank) follow from (seed,
+step, rank) alone: a resumed run needs no generator's state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from detector.checkpoint import write_bytes
+from detector.config import Config
+from detector.data import Batch
+from detector.distributed import World
+from detector.logs import StepTimes
+from detector.losses import compute_losses
+from detector.matcher import match
+from detector.optim import MovingAverage, clip_gradients, rate_at, set_rate
+from detector.structures import DetectorOutput
+from detector.transforms import normalise
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step found."""
+
+    losses: dict[str, float]
+    """Every loss, over all ranks; "total" is what was minimised, "gradient" the norm before clipping."""
+    rate: float
+    """Learning rate of the main group."""
+    finite: bool
+    """False: some number was none, and the weights were left as they were."""
+    stop: bool
+    """Some rank was asked to stop."""
+
+
+class Stepper:
+    """Takes optimiser steps on one rank.
+
+    model: the wrapped detector in training mode; text: (C, D) unit base text on the device.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        text: Tensor,
+        config: Config,
+        world: World,
+        optimizer: torch.optim.Optimizer,
+        average: MovingAverage | None,
+        steps_per_epoch: int,
+    ) -> None:
+        self.model, self.text, self.config, self.world = model, text, config, world
+        self.optimizer, self.average, self.steps_per_epoch = optimizer, average, steps_per_epoch
+        self.times = StepTimes(world.device)
+        scaled = config.train.precision == "fp16" and world.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)
+
+    def __call__(self, parts: Sequence[Batch], step: int, stop: bool = False) -> StepResult:
+        """parts: this rank's micro-batches on the device; step: optimiser steps done before this one."""
+        config = self.config.train
+        torch.manual_seed(_mixed(config.seed, step, self.world.rank))
+        contrast = step // self.steps_per_epoch >= self.config.loss.contrast_from_epoch
+        objects = torch.tensor(float(sum(part.objects for part in parts)), device=self.world.device)
+        share = max(float(self.world.total(objects)), 1.0) / self.world.size
+        rate = set_rate(self.optimizer, config, rate_at(step, self.steps_per_epoch, config))
+        summed: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            with self._local(number < len(parts)):
+                losses = self._losses(part, contrast, share)
+                with self.times.part("backward"):
+                    self.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.items():
+                summed[name] = summed.get(name, 0) + value.detach()
+        with self.times.part("update"):
+            return self._update(summed, rate, stop)
+
+    def _losses(self, batch: Batch, contrast: bool, share: float) -> dict[str, Tensor]:
+        with self.times.part("forward"):
+            images = normalise(batch.images, batch.padding, self.config.data)
+            with self._autocast():
+                output: DetectorOutput = self.model(
+                    images, batch.padding, self.text, batch.guidance(self.text)
+                )
+        with self.times.part("matching"), torch.no_grad():
+            matches = match(output, batch.targets, self.text, self.config.matcher, self.config.loss.tau)
+        with self.times.part("loss"):
+            return compute_losses(
+                output, batch.targets, matches, self.config.loss, contrast=contrast, world_objects=share
+            )
+
+    def _update(self, losses: dict[str, Tensor], rate: float, stop: bool) -> StepResult:
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.optimizer, self.config.train.clip_norm)
+        # One transfer a step. The sums over ranks make every rank decide alike.
+        figures = torch.stack([*losses.values(), norm.detach(), norm.new_tensor(float(stop))]).float()
+        values = self.world.total(figures).tolist()
+        named = {name: value / self.world.size for name, value in zip(losses, values, strict=False)}
+        named["gradient"] = values[-2] / self.world.size
+        # fp16 overflows now and then, while its scale is found: that is no fault of the data.
+        overflow = self.scaler.is_enabled() and all(map(math.isfinite, list(named.values())[:-1]))
+        finite = all(map(math.isfinite, named.values()))
+        if finite:
+            self.scaler.step(self.optimizer)
+            if self.average is not None:
+                self.average.update(_bare(self.model))
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepResult(named, rate, finite or overflow, values[-1] > 0)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        dtype = PRECISIONS.get(self.config.train.precision)
+        return torch.autocast(self.world.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+    def _local(self, more: bool) -> contextlib.AbstractContextManager[object]:
+        """Ranks exchange gradients only with the last part of a step."""
+        if more and isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return self.model.no_sync()
+        return contextlib.nullcontext()
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def _mixed(*key: int) -> int:
+    """A seed that differs in every part of the key."""
+    mixed = 0
+    for number in key:
+        mixed = (mixed ^ number) * 0x9E3779B97F4A7C15 % 2**63
+        mixed ^= mixed >> 29
+    return mixed
+
+
+def save_batch(run: Path, step: int, parts: Sequence[Batch], image_ids: Sequence[int]) -> Path:
+    """Write the photos and targets of a step that gave no number, to be looked at.
+
+    Returns nonfinite-STEP-PID.safetensors in the run folder: images.K, boxes.K, concepts.K, embeddings.K,
+    valid.K and present.K for part K; image ids and objects a photo are in the metadata.
+    """
+    tensors: dict[str, Tensor] = {}
+    for k, part in enumerate(parts):
+        tensors |= {f"images.{k}": part.images, f"present.{k}": part.present}
+        for name in ("boxes", "concepts", "embeddings", "valid"):
+            tensors[f"{name}.{k}"] = getattr(part.targets, name)
+    counts = [count for part in parts for count in part.targets.counts]
+    facts = {"image_ids": json.dumps(list(image_ids)), "objects": json.dumps(counts)}
+    path = run / f"nonfinite-{step:08d}-{os.getpid()}.safetensors"
+    stored = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    write_bytes(path, safetensors.torch.save(stored, facts))
+    return path
