@@ -1,15 +1,17 @@
 """Photos from disk to RGB pixels, and a clear word about the ones that cannot be read.
 
-A data set of a hundred thousand photos holds a few that are missing, cut short or not photos at all. None of them may
-stop a run of hours, and none may be replaced by another: each is a `BadPhoto` with a reason, which
+A data set of a hundred thousand photos holds a few that are missing, cut short or not photos at all. None of
+them may stop a run of hours, and none may be replaced by another: each is a `BadPhoto` with a reason, which
 the columns turn into invalid rows and one line in the report.
 
 Decisions, all of them visible in the pixels:
 
-* **Orientation.** COCO-format boxes are drawn on the pixels as stored: the COCO API, and the loaders built on it, ignore the EXIF
-  orientation. So do we, as long as the stored size is the size in the annotations. If only the rotated size is that one,
-  whoever annotated saw the rotated photo, and it is rotated. Neither: the boxes belong to another file, and the photo is bad.
-* **Transparency** is laid over white: the colour under a transparent pixel is whatever the editor left there, often black.
+* **Orientation.** COCO-format boxes are drawn on the pixels as stored: the COCO API, and the loaders built
+  on it, ignore the EXIF orientation. So do we, as long as the stored size is the size in the annotations. If
+  only the rotated size is that one, whoever annotated saw the rotated photo, and it is rotated. Neither: the
+  boxes belong to another file, and the photo is bad.
+* **Transparency** is laid over white: the colour under a transparent pixel is whatever the editor left
+  there, often black.
 * **16 bits** are scaled to 8 (v / 257, rounded), not clipped as Pillow's own conversion of such greys is.
 * **Animations** give their first frame. Colour profiles are ignored, as open_clip ignores them.
 """
@@ -24,8 +26,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from cache_builder.errors import UserError
+from cache_builder.index import Index
+
 MAX_PIXELS = 89_478_485
-"""Largest photo, in pixels, that is decoded unless the caller says otherwise (a quarter of a gigabyte of RGB)."""
+"""Largest photo, in pixels, that is decoded by default: a quarter of a gigabyte of RGB."""
 
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,11 +59,13 @@ class BadPhoto(Exception):
         return f"{self.path}: {self.reason}"
 
 
-def load_photo(path: Path, size: tuple[int, int] | None = None, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_photo(
+    path: Path, size: tuple[int, int] | None = None, *, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Decode `path` to a Pillow image of mode RGB, 8 bits a channel.
 
-    `size` is (width, height) in pixels as the annotations have it and decides the orientation (see above); without it
-    the EXIF orientation is followed, which is what a person sees in any viewer.
+    `size` is (width, height) in pixels as the annotations have it and decides the orientation (see above);
+    without it the EXIF orientation is followed, which is what a person sees in any viewer.
 
     Raises BadPhoto, and nothing else, for whatever is wrong with the file or its size.
     """
@@ -69,7 +76,8 @@ def load_photo(path: Path, size: tuple[int, int] | None = None, *, max_pixels: i
             if pixels > max_pixels:
                 raise BadPhoto(
                     path,
-                    f"is {image.width} x {image.height} ({pixels / 1e6:.0f} megapixels), over the limit of {max_pixels / 1e6:.0f}",
+                    f"is {image.width} x {image.height} ({pixels / 1e6:.0f} megapixels), over the limit of "
+                    f"{max_pixels / 1e6:.0f}",
                 )
             image.load()
             turn = _turn(image, size)
@@ -146,3 +154,32 @@ def _orientation(image: Image.Image) -> int:
 def _phrase(fault: BaseException) -> str:
     words = " ".join(str(getattr(fault, "strerror", None) or fault).split())
     return words or type(fault).__name__
+
+
+def load_row(index: Index, image: int, *, strict: bool = False) -> Image.Image:
+    """The photo of image row `image`, oriented as its boxes are, mode RGB.
+
+    Raises BadPhoto; UserError instead with `strict`, and always when the folder itself is gone: a
+    disk that dropped out must stop the run, not empty the rest of the column.
+    """
+    path = index.photo_path(image)
+    try:
+        return load_photo(path, (int(index.widths[image]), int(index.heights[image])))
+    except BadPhoto as bad:
+        check_folder(index)
+        if strict:
+            raise UserError(
+                f"photo {bad}; mend it or take it out of the annotations, or leave --strict away to go on "
+                "without it."
+            ) from bad
+        raise
+
+
+def check_folder(index: Index) -> None:
+    """UserError where the folder of the photos is not there."""
+    if not index.image_root.is_dir():
+        raise UserError(
+            f"{index.image_root}, the folder of the photos of {index.folder}, is not there; bring it back "
+            "and run the "
+            "same command again, or index the annotations anew with --images where the photos are now."
+        )

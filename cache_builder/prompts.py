@@ -1,18 +1,21 @@
 """From concept names to the sentences a teacher reads (METHOD.md section 3, "Text").
 
-A template is a sentence with one `{}`; the ensemble of a concept is the mean of its sentences' unit embeddings, made
-unit again. No articles are mended: "a photo of a umbrella." is what CLIP's own ensembles say too, and the
-mean over templates drowns it.
+A template is a sentence with one `{}`; the ensemble of a concept is the mean of its sentences' unit
+embeddings, made unit again. No articles are mended: "a photo of a umbrella." is what CLIP's own ensembles
+say too, and the mean over templates drowns it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache_builder.errors import UserError
 from cache_builder.vocabulary import Concept
@@ -45,6 +48,11 @@ class Templates:
     name: str
     patterns: tuple[str, ...]
 
+    @property
+    def digest(self) -> str:
+        """ "sha256:..." over the patterns in order."""
+        return "sha256:" + hashlib.sha256(json.dumps(self.patterns).encode()).hexdigest()
+
     def fill(self, words: str) -> list[str]:
         """One sentence per template."""
         return [pattern.replace("{}", words) for pattern in self.patterns]
@@ -64,7 +72,9 @@ def resolve_templates(templates: str | Path | Sequence[str]) -> Templates:
     if templates == "ensemble12":
         return Templates("ensemble12", ENSEMBLE12)
     if templates == "imagenet80":
-        from cache_builder.teacher import imagenet_templates  # open_clip is heavy, and only the teacher imports it
+        from cache_builder.teacher import (
+            imagenet_templates,
+        )  # open_clip is heavy, and only the teacher imports it
 
         return Templates("imagenet80", imagenet_templates())
     path = Path(templates)
@@ -94,14 +104,15 @@ def wordings(concept: Concept, synonyms: bool = False) -> list[str]:
 def embed_concepts(
     concepts: Sequence[Concept],
     templates: Templates,
-    encode: Callable[[list[str]], np.ndarray],
+    encode: Callable[[list[str]], NDArray[np.float32]],
     *,
     synonyms: bool = False,
-) -> np.ndarray:
+) -> NDArray[np.float32]:
     """(C, D) float32 unit text embeddings of `concepts`.
 
     `encode` maps B sentences to (B, D) float32 unit rows. A concept's row is the normalised mean over all its
-    sentences: templates x wordings (METHOD.md section 3). Sums are taken in float64, so that the order of templates does not show.
+    sentences: templates x wordings (METHOD.md section 3). Sums are taken in float64, so that the order of
+    templates does not show.
     """
     sentences = [[s for words in wordings(c, synonyms) for s in templates.fill(words)] for c in concepts]
     rows = encode([sentence for group in sentences for sentence in group])
@@ -111,12 +122,13 @@ def embed_concepts(
     return unit_rows(np.add.reduceat(rows.astype(np.float64), starts, axis=0))
 
 
-def unit_rows(rows: np.ndarray) -> np.ndarray:
+def unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
     """(n, D) float32 rows of length 1; a row of zeros is a fault of the caller's."""
     rows = rows.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     assert np.all(lengths > 0), "a row of zeros has no direction"
-    return (rows / lengths).astype(np.float32)
+    unit: NDArray[np.float32] = (rows / lengths).astype(np.float32)
+    return unit
 
 
 def _read(path: Path) -> tuple[str, ...]:
@@ -125,7 +137,9 @@ def _read(path: Path) -> tuple[str, ...]:
         if text.lstrip().startswith("["):
             return tuple(json.loads(text))
     except (OSError, ValueError) as fault:
-        raise UserError(f"{path} cannot be read as templates ({fault}); give one a line, or a JSON list of strings.") from None
+        raise UserError(
+            f"{path} cannot be read as templates ({fault}); give one a line, or a JSON list of strings."
+        ) from None
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
@@ -134,5 +148,8 @@ def _checked(patterns: tuple[str, ...], where: str) -> Templates:
         raise UserError(f"{where} holds no template; give at least one sentence with a {{}} for the name.")
     for pattern in patterns:
         if not isinstance(pattern, str) or pattern.count("{}") != 1:
-            raise UserError(f"{where} holds the template {pattern!r}; each must hold {{}} exactly once, where the name goes.")
+            raise UserError(
+                f"{where} holds the template {pattern!r}; each must hold {{}} exactly once, where the name "
+                "goes."
+            )
     return Templates("own", patterns)

@@ -2,13 +2,15 @@
 
 A teacher is named the way open_clip names it:
 
-* ``MODEL/PRETRAINED``: an architecture and published weights, "ViT-L-14/laion2b_s32b_b82k"; PRETRAINED may be a weights file.
+* ``MODEL/PRETRAINED``: an architecture and published weights, "ViT-L-14/laion2b_s32b_b82k"; PRETRAINED may
+  be a weights file.
 * ``MODEL/random:SEED``: untrained, for full-size trials without weights; exactly
   ``open_clip.create_model(MODEL)`` after ``torch.manual_seed(SEED)``.
 * ``local-dir:PATH``: a folder with open_clip_config.json and open_clip_model.safetensors.
 * ``shapeworld``: the tiny teacher that ships with the embedded data set.
 
-Preprocessing, context length and tokenizer are open_clip's own for that model. Weights are read as safetensors or by
+Preprocessing, context length and tokenizer are open_clip's own for that model. Weights are read as
+safetensors or by
 ``torch.load(weights_only=True)``, never by plain pickle.
 """
 
@@ -22,7 +24,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +33,7 @@ import numpy as np
 import open_clip
 import torch
 from huggingface_hub import constants as hub
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,9 +48,10 @@ _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors"
 class Preprocess:
     """A teacher's own inference preprocessing, in two halves so that bytes travel and not floats.
 
-    `pixels` is what has to happen where the photo is decoded (resize, centre crop or pad; Pillow); `finish` what may happen
-    on the device, for a whole batch (to [0, 1], normalise). One after the other they equal open_clip's transform bit for bit
-    on the CPU. Small and picklable: worker processes hold it without the model.
+    `pixels` is what has to happen where the photo is decoded (resize, centre crop or pad; Pillow); `finish`
+    what may happen on the device, for a whole batch (to [0, 1], normalise). One after the other they equal
+    open_clip's transform bit for bit on the CPU. Small and picklable: worker processes hold it without the
+    model.
     """
 
     def __init__(self, transform: Any, recipe: dict[str, Any]) -> None:
@@ -65,7 +69,7 @@ class Preprocess:
         result: Tensor = self.transform(image)
         return result
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """(3, S, S) uint8: resized and cropped, not yet normalised."""
         for step in self._geometry:
             image = step(image)
@@ -87,12 +91,19 @@ class Preprocess:
 class Teacher:
     """A frozen vision-language model. All embeddings it gives are float32 of unit length.
 
-    Attributes: `name` as asked for; `weight_digest` over the float32 weights, whatever the precision; `width` D of its
-    embeddings; `preprocess`; `device`; `precision`.
+    Attributes: `name` as asked for; `weight_digest` over the float32 weights, whatever the precision;
+    `width` D of its embeddings; `preprocess`; `device`; `precision`.
     """
 
     def __init__(
-        self, name: str, model: torch.nn.Module, preprocess: Preprocess, config: dict[str, Any], source: str, device: torch.device, precision: str
+        self,
+        name: str,
+        model: torch.nn.Module,
+        preprocess: Preprocess,
+        config: dict[str, Any],
+        source: str,
+        device: torch.device,
+        precision: str,
     ) -> None:
         self.name = name
         self.weight_digest = weight_digest(model)
@@ -102,13 +113,15 @@ class Teacher:
         self.precision = precision
         self._config = config
         self._source = source  # what open_clip.get_tokenizer takes
-        self._model = model.eval().requires_grad_(False).to(device)
+        model.eval().requires_grad_(False).to(device)
+        self._encode_image: Callable[[Tensor], Tensor] = model.encode_image  # type: ignore[assignment]
+        self._encode_text: Callable[[Tensor], Tensor] = model.encode_text  # type: ignore[assignment]
         self._tokenizer: Any = None
 
     def recipe(self) -> dict[str, Any]:
         """All that decides what this teacher says, as JSON: name, weights, architecture, precision.
 
-        The digest of the weights alone would not do: heads and activations (quick_gelu) are not in the state dict.
+        The digest of the weights alone would not do: heads and activations are not in the state dict.
         """
         return {
             "name": self.name,
@@ -118,10 +131,10 @@ class Teacher:
         }
 
     def preprocess_recipe(self) -> dict[str, Any]:
-        """open_clip's preprocessing configuration in full: size, mean, std, interpolation, resize mode, fill."""
+        """open_clip's preprocessing in full: size, mean, std, interpolation, resize mode, fill."""
         return dict(self.preprocess.recipe)
 
-    def encode_images(self, images: Tensor | np.ndarray) -> np.ndarray:
+    def encode_images(self, images: Tensor | NDArray[Any]) -> NDArray[np.float32]:
         """(B, 3, S, S) -> (B, D) float32 unit.
 
         uint8 pixels are normalised here, on the device; floats are taken as preprocessed already.
@@ -134,16 +147,16 @@ class Teacher:
         with torch.inference_mode(), self._autocast():
             if batch.dtype == torch.uint8:
                 batch = self.preprocess.finish(batch)
-            features = self._model.encode_image(batch)
+            features = self._encode_image(batch)
         return self._unit(features)
 
-    def encode_texts(self, texts: Sequence[str], batch: int = 256) -> np.ndarray:
-        """B sentences -> (B, D) float32 unit. Sentences over the context length are cut, as open_clip cuts them."""
+    def encode_texts(self, texts: Sequence[str], batch: int = 256) -> NDArray[np.float32]:
+        """B sentences -> (B, D) float32 unit; beyond the context length they are cut, as open_clip does."""
         parts = [np.zeros((0, self.width), np.float32)]
         for lo in range(0, len(texts), batch):
             tokens = self.tokenize(list(texts[lo : lo + batch])).to(self.device)
             with torch.inference_mode(), self._autocast():
-                parts.append(self._unit(self._model.encode_text(tokens)))
+                parts.append(self._unit(self._encode_text(tokens)))
         return np.concatenate(parts)
 
     def tokenize(self, texts: list[str]) -> Tensor:
@@ -158,7 +171,8 @@ class Teacher:
             except Exception as fault:
                 raise UserError(
                     f"the tokenizer of teacher {self.name} could not be loaded ({_first_line(fault)}); "
-                    "run once with a network so that it is kept in the Hugging Face cache, or name a local-dir: teacher that holds its tokenizer files."
+                    "run once with a network so that it is kept in the Hugging Face cache, or name a "
+                    "local-dir: teacher that holds its tokenizer files."
                 ) from fault
         tokens: Tensor = self._tokenizer(texts)
         return tokens
@@ -168,22 +182,25 @@ class Teacher:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
 
-    def _unit(self, features: Tensor) -> np.ndarray:
-        rows: np.ndarray = F.normalize(features.float(), dim=-1).cpu().numpy()
+    def _unit(self, features: Tensor) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = F.normalize(features.float(), dim=-1).cpu().numpy()
         if not np.isfinite(rows).all():
             raise UserError(
-                f"teacher {self.name} gave embeddings that are not finite in {self.precision}; use --precision bf16 or fp32."
+                f"teacher {self.name} gave embeddings that are not finite in {self.precision}; use "
+                "--precision bf16 or fp32."
             )
         return rows
 
 
 def load_teacher(name: str, *, device: str = "auto", precision: str = "fp32") -> Teacher:
-    """Load the teacher called `name` (see the top of this file), frozen, on `device` ("auto": cuda, then mps, then cpu).
+    """Load the teacher called `name` (see the top of this file), frozen, on `device` ("auto": cuda, then
+    mps, then cpu).
 
-    `precision` is what the matrix products run in, by autocast; weights stay float32 and embeddings are float32.
+    `precision` is what the matrix products run in, by autocast; weights stay float32 and embeddings are
+    float32.
 
-    Raises UserError for an unknown name (with the nearest ones), weights that cannot be had, an unusable folder, a
-    device that is not there, or an unknown precision.
+    Raises UserError for an unknown name (with the nearest ones), weights that cannot be had, an unusable
+    folder, a device that is not there, or an unknown precision.
     """
     where = resolve_device(device)
     if precision not in PRECISIONS:
@@ -215,7 +232,9 @@ def resolve_device(device: str) -> torch.device:
         usable = int(number) < torch.cuda.device_count()
     if not usable:
         found = ", ".join(kind for kind, usable in there.items() if usable)
-        raise UserError(f"--device {device} is not to be had here; this machine has {found}, and auto picks among them.")
+        raise UserError(
+            f"--device {device} is not to be had here; this machine has {found}, and auto picks among them."
+        )
     return torch.device(device)
 
 
@@ -230,7 +249,7 @@ def weight_digest(model: torch.nn.Module) -> str:
 
 
 def imagenet_templates() -> tuple[str, ...]:
-    """The 80 templates of OpenAI's ImageNet ensemble, each with `{}` for the name, as open_clip ships them."""
+    """The 80 templates of OpenAI's ImageNet ensemble as open_clip ships them, with `{}` for the name."""
     return tuple(fill("{}") for fill in open_clip.OPENAI_IMAGENET_TEMPLATES)
 
 
@@ -251,14 +270,17 @@ def _from_registry(name: str) -> _Loaded:
     if not open_clip.is_pretrained_cfg(architecture, weights) and not Path(weights).is_file():
         choices = _nearest(f"{architecture}/{weights}", [f"{architecture}/{tag}" for tag in tags])
         raise UserError(
-            f"teacher {name!r}: open_clip has no weights {weights!r} for {architecture}; {choices}; or give {architecture}/random:SEED."
+            f"teacher {name!r}: open_clip has no weights {weights!r} for {architecture}; {choices}; or give "
+            f"{architecture}/random:SEED."
         )
     return _published(name, architecture, weights)
 
 
 def _untrained(name: str, architecture: str, seed: str) -> _Loaded:
     if not seed.isdigit():
-        raise UserError(f"teacher {name!r}: {seed!r} is not a seed; give a whole number, as in {architecture}/random:0.")
+        raise UserError(
+            f"teacher {name!r}: {seed!r} is not a seed; give a whole number, as in {architecture}/random:0."
+        )
     with _quiet(), _no_waiting_offline(), torch.random.fork_rng():
         torch.manual_seed(int(seed))
         try:
@@ -266,7 +288,8 @@ def _untrained(name: str, architecture: str, seed: str) -> _Loaded:
         except Exception as fault:
             raise UserError(
                 f"teacher {name!r} could not be built ({_first_line(fault)}); "
-                "its text tower may need files from the Hugging Face hub: run once with a network, or choose another architecture."
+                "its text tower may need files from the Hugging Face hub: run once with a network, or "
+                "choose another architecture."
             ) from fault
     return architecture, model, transform
 
@@ -274,18 +297,23 @@ def _untrained(name: str, architecture: str, seed: str) -> _Loaded:
 def _published(name: str, architecture: str, weights: str | None) -> _Loaded:
     try:
         with _quiet(), _no_waiting_offline():
-            model, transform = open_clip.create_model_from_pretrained(architecture, weights, weights_only=True)
+            model, transform = open_clip.create_model_from_pretrained(
+                architecture, weights, weights_only=True
+            )
     except Exception as fault:
         raise UserError(
             f"the weights of teacher {name} could not be fetched or read ({_first_line(fault)}); "
-            f"run once with a network so that they are kept in {hub.HF_HUB_CACHE}, or give a folder that holds them as local-dir:PATH."
+            f"run once with a network so that they are kept in {hub.HF_HUB_CACHE}, or give a folder that "
+            "holds them as local-dir:PATH."
         ) from fault
     return architecture, model, transform
 
 
 def _from_folder(name: str, folder: Path) -> _Loaded:
     if not folder.is_dir():
-        raise UserError(f"teacher {name}: {folder} is not a folder; give one that holds {_CONFIG} and {_WEIGHTS[0]}.")
+        raise UserError(
+            f"teacher {name}: {folder} is not a folder; give one that holds {_CONFIG} and {_WEIGHTS[0]}."
+        )
     if not (folder / _CONFIG).is_file() or not any((folder / file).is_file() for file in _WEIGHTS):
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:4]) or "nothing"
         raise UserError(
@@ -311,7 +339,10 @@ def _shapeworld_folder() -> Path:
         folder = Path(place) / "teacher"
         if (folder / _CONFIG).is_file():
             return folder
-    raise UserError("teacher shapeworld: its weights are not installed with this package; reinstall cckt, or name another teacher.")
+    raise UserError(
+        "teacher shapeworld: its weights are not installed with this package; reinstall cckt, or name "
+        "another teacher."
+    )
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -329,7 +360,7 @@ def _first_line(fault: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep open_clip's and the hub's logging off the terminal: what goes wrong is said in one sentence instead."""
+    """Keep open_clip's and the hub's logging off the terminal: faults are told in one sentence instead."""
     handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -341,9 +372,11 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_waiting_offline() -> Iterator[None]:
-    """Without a network the hub's client tries each file six times, 23 seconds long; ask the resolver once instead."""
+    """Without a network the hub's client tries each file for 23 seconds; ask the resolver once instead."""
     before = hub.HF_HUB_OFFLINE
-    behind_proxy = any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
+    behind_proxy = any(
+        os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    )
     if not before and not behind_proxy:
         try:
             socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)

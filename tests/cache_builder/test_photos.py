@@ -106,7 +106,9 @@ def test_sixteen_bit_colour_is_scaled_not_clipped(tmp_path: Path) -> None:
 
     header = struct.pack(">IIBBBBB", 7, 5, 16, 2, 0, 0, 0)
     path = tmp_path / "a.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(raw)) + part(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", zlib.compress(raw)) + part(b"IEND", b"")
+    )
     image = np.asarray(load_photo(path, (7, 5))).astype(float)
     assert np.abs(image - deep / 257.0).max() <= 1.0
 
@@ -162,7 +164,12 @@ def test_the_turned_layout_is_taken_where_only_it_has_the_size(
     if orientation < 5:
         assert reason(path, size=(HEIGHT, WIDTH)) == "is 23 x 17 where the annotations say 17 x 23"
         return
-    turns = {5: pixels.transpose(1, 0, 2), 6: np.rot90(pixels, -1), 7: np.rot90(pixels, 2).transpose(1, 0, 2), 8: np.rot90(pixels)}
+    turns = {
+        5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1),
+        7: np.rot90(pixels, 2).transpose(1, 0, 2),
+        8: np.rot90(pixels),
+    }
     np.testing.assert_array_equal(np.asarray(load_photo(path, (HEIGHT, WIDTH))), turns[orientation])
 
 
@@ -189,7 +196,10 @@ def test_a_huge_photo_meets_our_own_limit_before_it_is_decoded(tmp_path: Path) -
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_decompression_bomb_is_a_bad_photo(tmp_path: Path) -> None:
-    for side in (10_000, 14_000):  # over our limit; over Pillow's, which raises before we can ask for the size
+    for side in (
+        10_000,
+        14_000,
+    ):  # over our limit; over Pillow's, which raises before we can ask for the size
         path = save(tmp_path, "a.png", Image.new("1", (side, side)))
         assert "limit" in reason(path)
 

@@ -1,0 +1,139 @@
+"""The column `priors/clip`: how likely each concept is in each photo, as the teacher's own two halves have
+it.
+
+METHOD.md section 3, "Concept-existence priors". Probabilities are stored, never yes or no: the threshold is
+the reader's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_builder.errors import UserError
+from cache_builder.index import Index, open_index
+from cache_builder.progress import Progress, Silent
+from cache_builder.report import CacheReport, report_of
+from cache_builder.runner import Item, run_chunks
+from cache_builder.store import Column, ColumnSpec, open_column, open_writer
+
+CHUNK_ROWS = 1024
+
+
+def cache_clip_priors(
+    data: Path,
+    *,
+    tau: float = 0.07,
+    part: tuple[int, int] = (0, 1),
+    chunk_rows: int = CHUNK_ROWS,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> CacheReport:
+    """Make the column `priors/clip` of the data set `data`: (I, C) float32, sigma(cos(image i, t_c) / tau).
+
+    It comes from the data set's columns `images` and `text`, which must be of one teacher; one matrix
+    product a chunk. A photo without an embedding leaves its row invalid. tau: the temperature, 0.07.
+
+    The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
+    """
+    if not (math.isfinite(tau) and tau > 0):
+        raise UserError(f"--tau is {tau}; give a temperature above 0, 0.07 unless you know better.")
+    index = open_index(data)
+    images = open_column(data, "images", index_digest=index.digest)
+    text = open_column(data, "text", index_digest=index.digest)
+    require_same_teacher(images, text)
+    spec = ColumnSpec(
+        name="priors/clip",
+        table="images x concepts",
+        rows=len(index),
+        width=len(index.concepts),
+        dtype="float32",
+        unit=False,
+        has_valid=True,
+        chunk_rows=chunk_rows,
+        index_digest=index.digest,
+        recipe={
+            "formula": "sigmoid(cos(image, text) / tau)",
+            "tau": tau,
+            "from": {"images": images.manifest.digest, "text": text.manifest.digest},
+            "teacher": images.manifest.spec.recipe["teacher"],
+        },
+    )
+    concepts = text.all()
+
+    def read(lo: int, hi: int) -> Iterable[Item]:
+        rows, valid = images.slice(lo, hi), images.valid(np.arange(lo, hi))
+        return [
+            Item(lo + k, rows[k])
+            if valid[k]
+            else Item(lo + k, reason=f"{index.file_name(lo + k)} has no embedding")
+            for k in range(hi - lo)
+        ]
+
+    progress = progress or Silent()
+    writer = open_writer(data, spec, overwrite=overwrite)
+    run = run_chunks(
+        writer,
+        read,
+        lambda rows: clip_probability(np.stack(rows), concepts, tau),
+        batch=spec.chunk_rows,
+        spans=lambda lo, hi: [(lo, hi)],
+        workers=1,
+        part=part,
+        progress=progress,
+        unit="photos",
+    )
+    return report_of(writer, run, progress)
+
+
+def clip_probability(
+    images: NDArray[np.floating], text: NDArray[np.floating], tau: float = 0.07
+) -> NDArray[np.float32]:
+    """(I, C) float32: sigma(cos(image, text) / tau) of (I, D) and (C, D) unit rows (METHOD.md section 3)."""
+    logits = images.astype(np.float32) @ text.astype(np.float32).T / np.float32(tau)
+    # sigma(x) = (1 + tanh(x / 2)) / 2, which overflows nowhere
+    probability: NDArray[np.float32] = (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)
+    return probability
+
+
+def oracle_presence(index: Index) -> NDArray[np.bool_]:
+    """(I, C) bool: the concept is annotated in the photo, crowds included.
+
+    An upper bound for priors, and what training uses. It sees what the index sees: built with keep="base",
+    no novel concept is ever present.
+    """
+    presence = np.zeros((len(index), len(index.concepts)), bool)
+    presence[index.box_images, index.box_concepts] = True
+    return presence
+
+
+def require_same_teacher(first: Column, second: Column) -> None:
+    """UserError, naming both digests, unless the embeddings of two columns come from one teacher."""
+    names = [column.manifest.spec.name for column in (first, second)]
+    teachers = [column.manifest.spec.recipe.get("teacher") for column in (first, second)]
+    for name, teacher in zip(names, teachers, strict=True):
+        if teacher is None:
+            raise UserError(
+                f"column {name} was imported without saying whose embeddings it holds; "
+                "import it again with --teacher NAME --overwrite, NAME being the teacher that made the table."
+            )
+    one, other = teachers
+    assert one is not None
+    assert other is not None
+    if one["weight_digest"] != other["weight_digest"]:
+        raise UserError(
+            f"column {names[0]} is of teacher {one['name']} ({one['weight_digest']}), column {names[1]} of "
+            f"{other['name']} "
+            f"({other['weight_digest']}); make both with one teacher, with --overwrite for the one to "
+            "replace."
+        )
+    if one["architecture"] != other["architecture"]:
+        raise UserError(
+            f"columns {names[0]} and {names[1]} have the same weights ({one['weight_digest']}) in different "
+            "architectures "
+            f"({one['name']}, {other['name']}); make both with one teacher."
+        )
