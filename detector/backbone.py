@@ -56,8 +56,8 @@ class Backbone(nn.Module):
         if missing or other:
             raise UserError(
                 f"option model.backbone_weights: {path} lacks {len(missing)} tensors of the backbone and has "
-                f"{len(other)} of another shape (first: {(missing + other)[0]!r}); expected the weights of this "
-                "very model.backbone."
+                f"{len(other)} of another shape (first: {(missing + other)[0]!r}); expected "
+                "the weights of this very model.backbone."
             )
         self.net.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
 
@@ -131,7 +131,7 @@ def _create(config: ModelConfig, download: bool) -> Any:
             raise
         raise UserError(
             f"option model.backbone_weights: the weights of timm's {name!r} cannot be had here "
-            f"({type(error).__name__}: {error}); give a .safetensors file of them, or none to start from scratch."
+            f"({type(error).__name__}: {error}); give a .safetensors file, or none to start from scratch."
         ) from error
 
 

@@ -32,10 +32,10 @@ def compute_losses(
     """Weighted losses, summed over layers: "class", "l1", "giou", "contrast" and their sum "total".
 
     contrast: whether the contrastive loss is on (the schedule's word). world_objects: what every sum is
-    divided by, at least 1: the objects of the global batch over the number of ranks, as DDP averages gradients; None
-    counts the objects here. bank: (C, D) unit, a teacher crop of each class for teacher_bank="class"; NaN
-    rows have none; None draws one from the batch. Only "total" carries gradients; it does so, all zero where
-    they must be, for a batch without objects too.
+    divided by, at least 1: the objects of the global batch over the number of ranks, as DDP averages
+    gradients; None counts the objects here. bank: (C, D) unit, a teacher crop of each class for
+    teacher_bank="class"; NaN rows have none; None draws one from the batch. Only "total" carries
+    gradients; it does so, all zero where they must be, for a batch without objects too.
     """
     padded = pad_targets(targets)
     with torch.autocast(output.boxes.device.type, enabled=False):
@@ -80,7 +80,7 @@ def focal_loss(logits: Tensor, positive: Tensor, alpha: float, gamma: float) -> 
 def contrastive_loss(
     region: Tensor, targets: PaddedTargets, matches: Matches, config: LossConfig, bank: Tensor | None = None
 ) -> Tensor:
-    """Regional contrastive distillation (eqs. 5, 6): half of both ways, summed over layers and matched objects.
+    """Regional contrastive distillation (eqs. 5, 6): half of both ways, summed over layers and objects.
 
     region: (L, B, N, D) unit. Objects without a teacher embedding are neither rows nor candidates. An object
     that got no query (more objects than queries) is a candidate only. The caller divides by the objects.

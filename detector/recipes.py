@@ -126,7 +126,7 @@ def recipe(name: str) -> Config:
 
 
 def plain(config: Config) -> Config:
-    """The same detector without the method: no guidance, no contrast (loss, matching), scored by class head."""
+    """The same detector without the method: no guidance, no contrast (loss, matching), the head's score."""
     config = changed(config, "model", guidance=False)
     config = changed(config, "matcher", cost_similarity=0.0)
     config = changed(config, "loss", loss_contrast=0.0)

@@ -23,12 +23,12 @@ def sine_positions(keep: Tensor, hidden: int) -> Tensor:
     """
     half = hidden // 2
     powers = torch.arange(half, device=keep.device).div(2, rounding_mode="floor").to(keep.dtype)
-    frequency = 10000 ** (-2 * powers / half)
+    period = 10000 ** (2 * powers / half)
     parts = []
     for axis in (1, 2):
         place = keep.cumsum(axis)
         total = place.narrow(axis, place.shape[axis] - 1, 1)
-        angle = ((place - 0.5) / (total + 1e-6) * (2 * math.pi))[..., None] * frequency
+        angle = ((place - 0.5) / (total + 1e-6) * (2 * math.pi))[..., None] / period
         parts.append(torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2))
     return torch.cat(parts, dim=-1).flatten(1, 2)
 
