@@ -1,0 +1,170 @@
+"""Every photo of a data set through the network, once for each set of priors, scored in several ways."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache_builder.errors import UserError
+from cache_builder.photos import BadPhoto, load_photo
+from cache_builder.progress import Progress, Silent
+from detector.config import InferenceConfig, PriorConfig
+from detector.evaluation.detections import Detections
+from detector.evaluation.scene import Rows, Scene
+from detector.network import Network
+from detector.scoring import score, top_detections
+from detector.structures import DetectorOutput
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to get detections. Variants with equal priors share the forward pass."""
+
+    name: str
+    prior: PriorConfig
+    inference: InferenceConfig
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """detections: of each variant, by name. faults: a line for each photo that could not be read (it has
+    none).
+
+    photos: that were read; seconds: of the whole loop, reading included.
+    """
+
+    detections: dict[str, Detections]
+    faults: tuple[str, ...]
+    photos: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Photos read and answered a second, over all variants."""
+        return self.photos / max(self.seconds, 1e-9)
+
+
+def infer(
+    network: Network, scene: Scene, variants: Sequence[Variant], *, progress: Progress | None = None
+) -> Inferred:
+    """Detect on every photo of a scene. The batch is the first variant's inference.batch.
+
+    Raises UserError where a variant asks for priors that are not there, or to keep to them without having
+    any.
+    """
+    progress = progress or Silent()
+    assert len({variant.name for variant in variants}) == len(variants) > 0, "variants are told apart by name"
+    groups = _by_prior(network, scene, variants)
+    text = scene.text.to(network.device)
+    parts: dict[str, list[Detections]] = {variant.name: [] for variant in variants}
+    faults: list[str] = []
+    index, begin = scene.index, time.perf_counter()
+    progress.start("detect", len(index), "photos")
+    for read in _batches(network, scene, variants[0].inference.batch):
+        faults += [fault for _, _, fault in read if fault]
+        for fault in (fault for _, _, fault in read if fault):
+            progress.note(fault)
+        good = [(row, view) for row, view, _ in read if view is not None]
+        rows = np.array([row for row, _ in good], np.int64)
+        for present, group in groups if good else ():
+            chosen = None if present is None else [present[row] for row in rows]
+            output = network.answer([view for _, view in good], text, chosen if network.guided else None)
+            output = network.named(output, scene.vocabulary)
+            for variant in group:
+                parts[variant.name] += _detections(output, text, network, variant, scene, rows, chosen)
+        progress.advance(len(read))
+    progress.finish()
+    joined = {name: _in_index_order(Detections.join(found)) for name, found in parts.items()}
+    return Inferred(joined, tuple(faults), len(index) - len(faults), time.perf_counter() - begin)
+
+
+def _by_prior(
+    network: Network, scene: Scene, variants: Sequence[Variant]
+) -> list[tuple[list[Rows] | None, list[Variant]]]:
+    groups: dict[PriorConfig, list[Variant]] = {}
+    for variant in variants:
+        restricted = variant.inference.restrict_to_present
+        if restricted and variant.prior.source == "none":
+            raise UserError(
+                "option inference.restrict_to_present: found true with prior.source none, which rules "
+                "nothing out; give --priors clip, mllm or oracle."
+            )
+        # A network that is not guided gives the same answer under any priors, so their columns need not
+        # exist.
+        unused = not network.guided and not restricted
+        groups.setdefault(PriorConfig(source="none") if unused else variant.prior, []).append(variant)
+    return [(scene.present(prior), group) for prior, group in groups.items()]
+
+
+def _batches(network: Network, scene: Scene, size: int) -> Iterator[list[tuple[int, Tensor | None, str]]]:
+    """(image row, (3, h, w) uint8 view or None, fault) in batches, read ahead by threads.
+
+    Photos of like shape stand together, since a batch is padded to its largest.
+    """
+    index = scene.index
+    order = np.lexsort((index.widths, np.round(index.widths / index.heights, 2)))
+    batches = [order[at : at + size].tolist() for at in range(0, len(order), size)]
+
+    def read(row: int) -> tuple[int, Tensor | None, str]:
+        try:
+            photo = load_photo(index.photo_path(row), (int(index.widths[row]), int(index.heights[row])))
+        except BadPhoto as fault:
+            return row, None, str(fault)
+        return row, network.view(photo), ""
+
+    with ThreadPoolExecutor(max(1, network.config.data.workers)) as pool:
+        coming = iter(batches)
+        ahead = [[pool.submit(read, row) for row in rows] for rows in islice(coming, 2)]
+        while ahead:
+            ready = ahead.pop(0)
+            yield [future.result() for future in ready]
+            ahead += [[pool.submit(read, row) for row in rows] for rows in islice(coming, 1)]
+
+
+def _detections(
+    output: DetectorOutput,
+    text: Tensor,
+    network: Network,
+    variant: Variant,
+    scene: Scene,
+    rows: Rows,
+    present: list[Rows] | None,
+) -> list[Detections]:
+    allowed = None
+    if variant.inference.restrict_to_present:
+        assert present is not None
+        allowed = torch.zeros(len(rows), len(text), dtype=torch.bool)
+        for at, concepts in enumerate(present):
+            allowed[at, torch.from_numpy(concepts)] = True
+        allowed = allowed.to(network.device)
+    inference, index = variant.inference, scene.index
+    scores = score(output, text, network.config.loss.tau, inference.classification, allowed)
+    sizes = [(int(index.heights[row]), int(index.widths[row])) for row in rows]
+    ids = scene.vocabulary.category_ids
+    answer = []
+    for row, found in zip(rows, top_detections(scores, output.boxes[-1], sizes, inference.top), strict=True):
+        # A concept that is ruled out scores 0 and is no find. A score that is no number is kept, to be
+        # refused.
+        kept = (~(found.scores <= 0)).cpu().numpy()
+        boxes = found.boxes_xyxy.double().cpu().numpy()[kept]
+        answer.append(
+            Detections(
+                np.full(len(boxes), index.image_ids[row]),
+                ids[found.concepts.cpu().numpy()[kept]],
+                found.scores.double().cpu().numpy()[kept],
+                np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1),
+                f"the detector's answer on {index.folder}",
+            )
+        )
+    return answer
+
+
+def _in_index_order(detections: Detections) -> Detections:
+    return detections.where(np.argsort(detections.image_ids, kind="stable"))

@@ -1,0 +1,109 @@
+"""A data set as a detector meets it at test: photos, the vocabulary's text, and who says what is present."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cache_builder.errors import UserError
+from cache_builder.index import Index, open_index
+from cache_builder.store import Column, open_column
+from cache_builder.vocabulary import Vocabulary
+from detector.checkpoint import Facts
+from detector.config import PriorConfig
+from detector.guidance import choose_present
+
+Rows = npt.NDArray[np.int64]
+SOURCES = ("clip", "mllm", "oracle", "none")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An index with its base and novel concepts as vocabulary.
+
+    rows: (C,) concept rows of the index, ascending; vocabulary: these C concepts; text: (C, D) float32 unit.
+    """
+
+    index: Index
+    rows: Rows
+    vocabulary: Vocabulary
+    text: Tensor
+
+    def present(self, prior: PriorConfig) -> list[Rows] | None:
+        """For each photo the concepts (numbers 0..C-1) said to be in it, likeliest first; None for no prior
+        at all.
+
+        Raises UserError where there is no column of that source. Source: METHOD.md section 3.
+        """
+        if prior.source == "none":
+            return None
+        if prior.source == "oracle":
+            return self._annotated()
+        name = f"priors/{prior.source}"
+        column = open_column(self.index.folder, name, index_digest=self.index.digest)
+        probabilities = column.all()[:, self.rows]
+        return choose_present(probabilities, prior.rho, prior.limit, prior.fill, self.index.image_ids)
+
+    def _annotated(self) -> list[Rows]:
+        number = np.full(len(self.index.concepts), -1, np.int64)
+        number[self.rows] = np.arange(len(self.rows))
+        answer = []
+        for image in range(len(self.index)):
+            boxes = self.index.boxes_of(image)
+            concepts = number[self.index.box_concepts[boxes][~self.index.iscrowd[boxes]]]
+            answer.append(np.unique(concepts[concepts >= 0]))
+        return answer
+
+
+def open_scene(data: Path | Index, facts: Facts | None = None) -> Scene:
+    """Open an index with its text column.
+
+    facts: of the run that will look at it. Raises UserError where there is no index or text column, no base
+    or novel concept, no photo, or the text is of another teacher than the run's.
+    """
+    index = data if isinstance(data, Index) else open_index(data)
+    text = open_column(index.folder, "text", index_digest=index.digest)
+    if facts is not None:
+        check_teacher(index.folder, text, facts)
+    rows = index.concepts.rows("base", "novel")
+    if not len(rows):
+        raise UserError(
+            f"{index.folder} has neither base nor novel concepts, so there is nothing to find; build the "
+            "index with a --split that names them."
+        )
+    vocabulary = Vocabulary(index.concepts[int(row)] for row in rows)
+    values = torch.from_numpy(text.take(rows).astype(np.float32))
+    return Scene(index, rows, vocabulary, values)
+
+
+def check_teacher(data: Path, text: Column, facts: Facts) -> None:
+    """The text must come from the teacher that taught the run: other teachers' embeddings lie elsewhere."""
+    found = teacher_of(text.manifest.spec.recipe)
+    expected = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe)
+    # The weights count, not the name they go by. A table made elsewhere names no weights: its width must do.
+    if found and expected and found["weight_digest"] != expected["weight_digest"]:
+        raise UserError(
+            f"{data}: column text was made by teacher {found['name']} ({found['weight_digest']}), but the "
+            f"run learnt from {expected['name']} ({expected['weight_digest']}); make the column again with "
+            f"cckt cache text {data} --teacher {expected['name']} --overwrite."
+        )
+    if text.width != facts.embedding_dim:
+        raise UserError(
+            f"{data}: column text is {text.width} wide, expected the {facts.embedding_dim} of the run's "
+            "teacher; make it with the same --teacher."
+        )
+
+
+def teacher_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The weights behind a column, which are what counts, and their name; None for an imported table."""
+    teacher = recipe.get("teacher")
+    if not isinstance(teacher, dict):
+        return None
+    return {key: teacher.get(key) for key in ("name", "weight_digest")}
