@@ -5,16 +5,32 @@ Write with `open_writer`, read with `open_column`. No other room imports zarr.
 
 from __future__ import annotations
 
+from cache_builder.store.agreement import Agreement
+from cache_builder.store.check import Problem
+from cache_builder.store.inspect import ColumnDiff, ColumnInfo, column_info, diff_columns, list_columns
 from cache_builder.store.manifest import Manifest
+from cache_builder.store.pull import PullReport, pull
 from cache_builder.store.reader import Column, open_column
 from cache_builder.store.spec import ColumnSpec
+from cache_builder.store.verify import VerifyReport, verify_column
 from cache_builder.store.writer import ColumnWriter, open_writer
 
 __all__ = [
+    "Agreement",
     "Column",
+    "ColumnDiff",
+    "ColumnInfo",
     "ColumnSpec",
     "ColumnWriter",
     "Manifest",
+    "Problem",
+    "PullReport",
+    "VerifyReport",
+    "column_info",
+    "diff_columns",
+    "list_columns",
     "open_column",
     "open_writer",
+    "pull",
+    "verify_column",
 ]

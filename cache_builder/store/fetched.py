@@ -17,7 +17,9 @@ KEPT_BYTES = 256 << 20
 
 
 class FetchedRows:
-    """The same reads as `MappedRows`, through `ChunkFiles.get`. Slow for random rows: stage with `pull` to train."""
+    """The same reads as `MappedRows`, through `ChunkFiles.get`. Slow for random rows: stage with `pull`
+    to train.
+    """
 
     def __init__(self, files: ChunkFiles, spec: ColumnSpec, array: str) -> None:
         self._files, self._spec, self._array = files, spec, array

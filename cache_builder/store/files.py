@@ -12,13 +12,11 @@ import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import Protocol
 
 from cache_builder.errors import UserError
 
-Bytes = bytes | memoryview | NDArray[Any]
+Bytes = bytes | memoryview
 
 TEMPORARY = ".tmp-"
 """Prefix of file names that a killed writer may leave behind; never part of a column."""
@@ -35,6 +33,9 @@ class ChunkFiles(Protocol):
 
     def get(self, name: str) -> bytes | None:
         """The bytes of a name."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes a name has; None where there is none."""
 
     def append(self, name: str, data: bytes) -> None:
         """Add bytes to a name that one writer alone writes; the last line may be torn by a kill."""
@@ -68,7 +69,7 @@ class LocalFiles:
                 target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with open(temporary, "xb") as file:
-                    file.write(data)  # type: ignore[arg-type]
+                    file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
                 return _place_new(temporary, target) if new else _replace(temporary, target)
@@ -86,6 +87,13 @@ class LocalFiles:
             return None
         except OSError as error:
             raise self._mendable(error, name) from error
+
+    def size(self, name: str) -> int | None:
+        """See `ChunkFiles.size`."""
+        try:
+            return (self.folder / name).stat().st_size
+        except OSError:
+            return None
 
     def append(self, name: str, data: bytes) -> None:
         """See `ChunkFiles.append`: one write call to a file opened for appending."""
@@ -191,11 +199,16 @@ def _place_new(temporary: Path, target: Path) -> bool:
     return True
 
 
-def open_files(data: Path | str, name: str) -> ChunkFiles:
-    """The place of column `name` of data set `data` (a folder, or a URL such as s3://bucket/coco-train)."""
+def open_files(data: Path | str, name: str = "") -> ChunkFiles:
+    """The place `name` under `data`: a folder, or a URL such as s3://bucket/coco-train.
+
+    Raises UserError where a URL's scheme needs a library that is not installed.
+    """
     text = str(data)
-    if "://" in text:
+    if text.startswith("file://"):
+        data = Path(text.removeprefix("file://"))
+    elif "://" in text:
         from cache_builder.store.remote import RemoteFiles
 
-        return RemoteFiles(f"{text.rstrip('/')}/{name}")
+        return RemoteFiles("/".join(part for part in (text.rstrip("/"), name) if part))
     return LocalFiles(Path(data) / name)

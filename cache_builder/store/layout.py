@@ -13,7 +13,8 @@ _LIBRARIES = ("numpy", "zarr", "torch", "torchvision", "open_clip_torch", "trans
 
 
 def array_documents(spec: ColumnSpec) -> dict[str, bytes]:
-    """`{"values/zarr.json": bytes, "valid/zarr.json": bytes}`: zarr v3, one plain bytes codec, chunked along rows.
+    """`{"values/zarr.json": bytes, "valid/zarr.json": bytes}`: zarr v3, one plain bytes codec, chunked along
+    rows.
 
     Zarr itself writes them, into memory: the bytes go to any store whole, and no reader imports zarr.
     """

@@ -1,8 +1,8 @@
 """The ledgers: which chunks of an unfinished column are whole, and by whose word.
 
-One append-only file a writer, `ledger/<random>.jsonl`: a first line that names the column and the writer's library
-versions, then a line a chunk. A kill may tear the last line; a torn line vouches for nothing. Readers take the
-union. A finished column has no ledgers: its manifest vouches.
+One append-only file a writer, `ledger/<random>.jsonl`: a first line that names the column and the writer's
+library versions, then a line a chunk. A kill may tear the last line; a torn line vouches for nothing. Readers
+take the union. A finished column has no ledgers: its manifest vouches.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,19 +55,25 @@ class LedgerWriter:
 
     def append(self, entry: Entry) -> None:
         """Vouch for a chunk whose files are in their places already."""
-        line = entry.line()
+        self.append_all([entry])
+
+    def append_all(self, entries: Iterable[Entry]) -> None:
+        """Vouch for chunks, in one piece."""
+        lines = b"".join(entry.line() for entry in entries)
         if self._process != os.getpid():
             self._name, self._process = f"{FOLDER}{uuid.uuid4().hex}.jsonl", os.getpid()
-            line = self._head + line
+            lines = self._head + lines
         try:
-            self._files.append(self._name, line)
+            self._files.append(self._name, lines)
         except BaseException:
             self._process = -1  # the file may end in half a line: never add to it
             raise
 
 
 def read_ledgers(files: ChunkFiles, names: Mapping[str, Any], spec: ColumnSpec) -> Vouched:
-    """Union of the ledgers among `names`; those of another column or without a whole first line count for nothing."""
+    """Union of the ledgers among `names`; those of another column or without a whole first line count for
+    nothing.
+    """
     vouched = Vouched()
     for name in sorted(name for name in names if name.startswith(FOLDER) and name.endswith(".jsonl")):
         head, *lines = (files.get(name) or b"").split(b"\n")

@@ -13,11 +13,9 @@ from typing import Any
 
 from cache_builder.errors import UserError
 from cache_builder.store.files import ChunkFiles
-from cache_builder.store.spec import SCHEMA, ColumnSpec, canonical, digest_of
+from cache_builder.store.spec import SCHEMA, ColumnSpec, canonical, digest_of, from_runs
 
 GROUP = "zarr.json"
-KEPT_NOTES = 1000
-"""Notes a manifest keeps, lowest rows first; `noted` counts them all."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,8 @@ class Manifest:
     """Library -> version, or several joined by ", " where makers differed."""
     invalid: int = 0
     """Rows whose flag is 0."""
-    noted: int = 0
-    """Rows with a reason."""
-    notes: Mapping[int, str] = field(default_factory=dict)
-    """Row -> reason of the first `KEPT_NOTES` of them."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Reason -> rows it holds for, as runs: {"the photo is truncated": "3-5,17"}."""
     chunks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Array -> digest of each chunk file; empty while unfinished."""
     finished: bool = False
@@ -47,11 +43,16 @@ class Manifest:
             "documents": dict(self.documents),
             "versions": dict(self.versions),
             "invalid": self.invalid,
-            "noted": self.noted,
-            "notes": {str(row): self.notes[row] for row in sorted(self.notes)},
+            "reasons": dict(self.reasons),
             "chunks": {array: list(digests) for array, digests in self.chunks.items()},
             "finished": self.finished,
         }
+
+    @property
+    def notes(self) -> dict[int, str]:
+        """Row -> reason, ascending."""
+        notes = {row: reason for reason, runs in self.reasons.items() for row in from_runs(runs)}
+        return dict(sorted(notes.items()))
 
     @property
     def digest(self) -> str:
@@ -73,17 +74,20 @@ class Manifest:
             schema = fields["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{place}/{GROUP} is no manifest of a column ({type(error).__name__}): expected a zarr group that cckt "
+                f"{place}/{GROUP} is no manifest of a column ({type(error).__name__}): expected a zarr "
+                "group that cckt "
                 "made, remove the folder or name another data set, and make the column again."
             ) from error
         if schema != SCHEMA:
             raise UserError(
-                f"{place}/{GROUP} has schema {schema!r}: expected {SCHEMA!r}, make the column again with this cckt."
+                f"{place}/{GROUP} has schema {schema!r}: expected {SCHEMA!r}, make the column again with "
+                "this cckt."
             )
         expected = digest_of(canonical(fields))
         if found != expected:
             raise UserError(
-                f"{place}/{GROUP} was edited: its fields have digest {expected}, its own line says {found}; bring the "
+                f"{place}/{GROUP} was edited: its fields have digest {expected}, its own line says {found}; "
+                "bring the "
                 "file back, or remove the folder and make the column again."
             )
         return cls(
@@ -91,8 +95,7 @@ class Manifest:
             documents=fields["documents"],
             versions=fields["versions"],
             invalid=fields["invalid"],
-            noted=fields["noted"],
-            notes={int(row): reason for row, reason in fields["notes"].items()},
+            reasons=fields["reasons"],
             chunks={array: tuple(digests) for array, digests in fields["chunks"].items()},
             finished=fields["finished"],
         )

@@ -1,7 +1,7 @@
 """Chunk files as one piece of memory.
 
-All chunks of an array are mapped side by side into one reserved stretch of addresses, so that random rows of a
-thousand files are one numpy gather, as fast as a single memmap. Python's own mmap keeps a descriptor a map
+All chunks of an array are mapped side by side into one reserved stretch of addresses, so that random rows of
+a thousand files are one numpy gather, as fast as a single memmap. Python's own mmap keeps a descriptor a map
 (until 3.13) and cannot choose addresses; the C library does both.
 """
 
@@ -97,7 +97,9 @@ class MappedRows:
 
 
 class _Reservation:
-    """`count` places of `stride` bytes each, side by side, empty until a file is placed; unmapped with its last view."""
+    """`count` places of `stride` bytes each, side by side, empty until a file is placed; unmapped with
+    its last view.
+    """
 
     def __init__(self, stride: int, count: int) -> None:
         self._library = _library()
@@ -123,7 +125,8 @@ class _Reservation:
             found = os.fstat(descriptor).st_size
             if found != size:  # touching a page behind a file's end kills the process
                 raise UserError(
-                    f"Chunk file {path} has {found} bytes: expected {size}, run `cckt cache verify --repair` on the "
+                    f"Chunk file {path} has {found} bytes: expected {size}, run `cckt cache verify "
+                    "--repair` on the "
                     "data set."
                 )
             target = self._address + index * self._stride
@@ -134,7 +137,9 @@ class _Reservation:
             os.close(descriptor)
 
     def release_pages(self) -> None:
-        """Drop this process's page table entries; the data stays in the kernel's cache and comes back by itself."""
+        """Drop this process's page table entries; the data stays in the kernel's cache and comes back by
+        itself.
+        """
         if sys.platform == "linux":
             self._library.madvise(self._address, self._size, mmap.MADV_DONTNEED)
 

@@ -21,8 +21,8 @@ def open_column(
 ) -> Column:
     """Open a finished column of the data-set folder (or URL) `data`; reads one small file, no rows.
 
-    Raises UserError: there is none; it is unfinished (zarr would read its missing chunks as zeros); its manifest was
-    edited; it was made for another index, or by another recipe, than the digests given.
+    Raises UserError: there is none; it is unfinished (zarr would read its missing chunks as zeros); its
+    manifest was edited; it was made for another index, or by another recipe, than the digests given.
     """
     files = open_files(data, name)
     manifest = read_manifest(files)
@@ -34,7 +34,8 @@ def open_column(
     command = mending_command(str(data), name, manifest.spec.recipe)
     if not manifest.finished:
         raise UserError(
-            f"Column {files.place} is not finished: expected every chunk to be made before it is read, run `{command}`."
+            f"Column {files.place} is not finished: expected every chunk to be made before it is read, run "
+            f"`{command}`."
         )
     spec = manifest.spec
     for what, found, expected in (
@@ -43,14 +44,17 @@ def open_column(
     ):
         if expected is not None and found != expected:
             raise UserError(
-                f"Column {files.place} was made for another {what}: found {found}, expected {expected}; make it again "
+                f"Column {files.place} was made for another {what}: found {found}, expected {expected}; "
+                "make it again "
                 f"with `{command} --overwrite`."
             )
     return Column(files, manifest)
 
 
 class Column:
-    """A finished column. Picklable and cheap to send: a worker maps the same files anew, on its first read."""
+    """A finished column. Picklable and cheap to send: a worker maps the same files anew, on its first
+    read.
+    """
 
     def __init__(self, files: ChunkFiles, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -83,7 +87,9 @@ class Column:
         return self.manifest.spec.arrays["values"][1]
 
     def take(self, rows: ArrayLike) -> NDArray[Any]:
-        """Copy of (n, width) `dtype` at rows (n,), any order, repeats allowed. IndexError outside 0..rows-1."""
+        """Copy of (n, width) `dtype` at rows (n,), any order, repeats allowed. IndexError outside
+        0..rows-1.
+        """
         return self._array("values").take(self._checked(rows))
 
     def slice(self, lo: int, hi: int) -> NDArray[Any]:
@@ -116,7 +122,8 @@ class Column:
         # As unsigned numbers negative rows are huge: one comparison looks at both ends.
         if checked.size and checked.view(np.uintp).max() >= self._limit:
             raise IndexError(
-                f"rows {checked.min()}..{checked.max()} of column {self.manifest.spec.name} with {self.rows} rows"
+                f"rows {checked.min()}..{checked.max()} of column {self.manifest.spec.name} with "
+                f"{self.rows} rows"
             )
         return checked
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cache_builder.errors import UserError
 
@@ -28,8 +27,8 @@ def canonical(value: Any) -> bytes:
     ).encode()
 
 
-def digest_of(data: bytes | memoryview | NDArray[Any]) -> str:
-    """`"sha256:<64 hex digits>"` of bytes, or of a C-contiguous array's bytes."""
+def digest_of(data: bytes | memoryview) -> str:
+    """`"sha256:<64 hex digits>"` of bytes (an array's: `array.data`)."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
@@ -58,7 +57,9 @@ class ColumnSpec:
     has_valid: bool = False
     """The column carries a flag a row (uint8); invalid rows hold zeros."""
     chunk_rows: int = 1024
-    """Rows a chunk: the unit of work, resume, integrity and mapping (at most one chunk is redone after a kill)."""
+    """Rows a chunk: the unit of work, resume, integrity and mapping (at most one chunk is redone after a
+    kill).
+    """
     index_digest: str = ""
     """Digest of the index whose rows these are."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -67,7 +68,8 @@ class ColumnSpec:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name.split("/")[0] == "index":
             raise UserError(
-                f"Column name {self.name!r} cannot be used: expected lower-case words, digits, - and _ joined "
+                f"Column name {self.name!r} cannot be used: expected lower-case words, digits, - and _ "
+                "joined "
                 "by /, and not index; choose another name."
             )
         assert self.table in TABLES, f"table {self.table!r}, expected one of {TABLES}"
@@ -162,13 +164,25 @@ def mending_command(data: str, name: str, recipe: Mapping[str, Any] | None = Non
     return command + (f" --teacher {teacher}" if isinstance(teacher, str) else "")
 
 
-def runs_of(numbers: Sequence[int]) -> str:
-    """`[0, 1, 2, 7]` as "0-2, 7", at most six runs."""
+def to_runs(numbers: Iterable[int]) -> str:
+    """`[7, 0, 1, 2]` as "0-2,7"."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    shown = [str(a) if a == b else f"{a}-{b}" for a, b in runs[:6]]
-    return ", ".join(shown) + (", ..." if len(runs) > 6 else "")
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def from_runs(text: str) -> Iterator[int]:
+    """The numbers of `to_runs`, ascending."""
+    for run in text.split(",") if text else ():
+        first, _, last = run.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
+def some_runs(numbers: Iterable[int]) -> str:
+    """`to_runs` for a message: six runs at most."""
+    runs = to_runs(numbers).split(",")
+    return ", ".join(runs[:6]) + (", ..." if len(runs) > 6 else "")

@@ -13,8 +13,8 @@ from cache_builder.errors import UserError
 from cache_builder.store.files import TEMPORARY, ChunkFiles, open_files
 from cache_builder.store.layout import array_documents, library_versions
 from cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, Vouched, read_ledgers
-from cache_builder.store.manifest import GROUP, KEPT_NOTES, Manifest, read_manifest
-from cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, mending_command, runs_of
+from cache_builder.store.manifest import GROUP, Manifest, read_manifest
+from cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, mending_command, some_runs, to_runs
 
 UNIT_TOLERANCE = {"float16": 2e-3, "float32": 1e-4}
 """How far a stored row's length may be from 1: the dtype's rounding with room."""
@@ -30,7 +30,13 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
     Raises UserError: another column is there; the folder is read-only, full or gone.
     """
     files = open_files(data, spec.name)
-    there = read_manifest(files)
+    try:
+        there = read_manifest(files)
+    except UserError:  # edited, or of another schema
+        if not overwrite:
+            raise
+        files.clear()
+        there = None
     if there is not None and there.spec.identity != spec.identity:
         if not overwrite:
             raise UserError(_refusal(files.place, there.spec, spec, str(data)))
@@ -41,7 +47,8 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
         for name, document in documents.items():
             files.put(name, document, new=True)
         digests = {name: digest_of(document) for name, document in documents.items()}
-        # The group comes last: where it stands, the arrays do too. And never over one that another maker finished.
+        # The group comes last: where it stands, the arrays do too. And never over one that another maker
+        # finished.
         files.put(f"{FOLDER}begin", b"", new=True)
         files.put(GROUP, Manifest(spec, digests).to_bytes(), new=True)
         there = read_manifest(files)
@@ -73,7 +80,8 @@ class ColumnWriter:
             there = read_manifest(self._files)
             if there is None:
                 raise UserError(
-                    f"{self._files.place} vanished while it was written: expected the folder that the command began "
+                    f"{self._files.place} vanished while it was written: expected the folder that the "
+                    "command began "
                     "with, bring it back or run the same command again to make it anew."
                 )
             if there.spec.identity != self.spec.identity:
@@ -86,7 +94,9 @@ class ColumnWriter:
         return self.spec.bounds(chunk)
 
     def missing(self) -> list[int]:
-        """Chunks that no ledger vouches for, or whose files are not there in full size; ascending. Looks at the files."""
+        """Chunks that no ledger vouches for, or whose files are not there in full size; ascending. Looks
+        at the files.
+        """
         if self.finished:
             return []
         missing = self._look()[1]
@@ -104,10 +114,10 @@ class ColumnWriter:
         """Store a chunk: files first, each whole by rename, then the ledger's word. Returns its invalid rows.
 
         values: (hi - lo, width), any float dtype, unit rows where the spec says so.
-        valid: (hi - lo,) true for rows with a value, None for all; only where the spec has `has_valid`. Invalid rows
-        are stored as zeros. A row that is not finite becomes invalid with a note (UserError where the column has no
-        flags). notes: absolute row -> reason.
-        Writing a chunk again replaces it; a column that another maker finished meanwhile stays as it is.
+        valid: (hi - lo,) true for rows with a value, None for all; only where the spec has `has_valid`.
+        Invalid rows are stored as zeros. A row that is not finite becomes invalid with a note (UserError
+        where the column has no flags). notes: absolute row -> reason.
+        A chunk that another maker vouched for meanwhile stays as it is.
         """
         lo, hi = self.bounds(chunk)
         rows, told = hi - lo, dict(notes or {})
@@ -136,12 +146,15 @@ class ColumnWriter:
             blocks["valid"] = np.zeros(self.spec.chunk_rows, np.uint8)
             blocks["valid"][:rows] = flags
         invalid = rows - int(flags.sum())
-        if self.finished:
-            return invalid
-        for array, bytes_ in blocks.items():
-            self._files.put(chunk_file(array, chunk), bytes_)
-        digests = {array: digest_of(bytes_) for array, bytes_ in blocks.items()}
-        self._ledger.append(Entry(chunk, digests, invalid, told))
+        if not self.finished and not self._made_already(chunk):
+            try:
+                for array, content in blocks.items():
+                    self._files.put(chunk_file(array, chunk), content.data)
+                digests = {array: digest_of(content.data) for array, content in blocks.items()}
+                self._ledger.append(Entry(chunk, digests, invalid, told))
+            except UserError:
+                if not self.finished:  # else another maker finished the column and swept our temporary file
+                    raise
         return invalid
 
     def finish(self) -> Manifest:
@@ -153,7 +166,8 @@ class ColumnWriter:
         if manifest is None:
             missing = self.missing()
             raise UserError(
-                f"{self._files.place} lacks {len(missing)} of {self.n_chunks} chunks ({runs_of(missing)}): run "
+                f"{self._files.place} lacks {len(missing)} of {self.n_chunks} chunks ({some_runs(missing)}): "
+                "run "
                 f"`{mending_command(self._data, self.spec.name, self.spec.recipe)}` to make them."
             )
         return manifest
@@ -188,6 +202,12 @@ class ColumnWriter:
                 missing.append(chunk)
         return vouched, missing, sizes
 
+    def _made_already(self, chunk: int) -> bool:
+        """Whether another maker was faster: only where the file is there is it worth asking the ledgers."""
+        if self._files.size(chunk_file("values", chunk)) != self.spec.chunk_bytes("values"):
+            return False
+        return chunk not in self._look()[1]
+
     def _matches(self, entry: Entry) -> bool:
         """Whether the chunk's files have the digests of an entry."""
         for array, expected in entry.digests.items():
@@ -199,18 +219,20 @@ class ColumnWriter:
     def _closed(self, vouched: Vouched) -> Manifest:
         """The finished manifest; a function of the chunks alone, whoever made them in whatever order."""
         entries = [vouched.entries[chunk][0] for chunk in range(self.n_chunks)]
-        notes = {row: reason for entry in entries for row, reason in sorted(entry.notes.items())}
-        libraries = sorted({library for versions in vouched.versions for library in versions})
+        rows: dict[str, list[int]] = {}
+        for entry in entries:
+            for row, reason in entry.notes.items():
+                rows.setdefault(reason, []).append(row)
+        versions: dict[str, set[str]] = {}
+        for told in vouched.versions:
+            for library, version in told.items():
+                versions.setdefault(library, set()).update(version.split(", "))
         return Manifest(
             spec=self.spec,
             documents=self._manifest.documents,
-            versions={
-                library: ", ".join(sorted({v[library] for v in vouched.versions if library in v}))
-                for library in libraries
-            },
+            versions={library: ", ".join(sorted(versions[library])) for library in sorted(versions)},
             invalid=sum(entry.invalid for entry in entries),
-            noted=len(notes),
-            notes=dict(list(notes.items())[:KEPT_NOTES]),
+            reasons={reason: to_runs(rows[reason]) for reason in sorted(rows)},
             chunks={array: tuple(entry.digests[array] for entry in entries) for array in self.spec.arrays},
             finished=True,
         )
@@ -218,15 +240,19 @@ class ColumnWriter:
     def _reject_not_finite(
         self, block: NDArray[Any], flags: NDArray[np.bool_], lo: int, told: dict[int, str]
     ) -> None:
-        """Rows with NaN or infinity (also by overflow of float16) become invalid, or stop a column without flags."""
+        """Rows with NaN or infinity (also by overflow of float16) become invalid, or stop a column
+        without flags.
+        """
         bad = flags & ~np.isfinite(block[: len(flags)]).all(axis=1)
         if not bad.any():
             return
         first = lo + int(np.flatnonzero(bad)[0])
         if not self.spec.has_valid:
             raise UserError(
-                f"Row {first} of column {self.spec.name} is not finite in {self.spec.dtype}: expected numbers, look at "
-                "the teacher's weights and its --precision (fp32 is the safe one), then run the same command again."
+                f"Row {first} of column {self.spec.name} is not finite in {self.spec.dtype}: expected "
+                "numbers, look at "
+                "the teacher's weights and its --precision (fp32 is the safe one), then run the same "
+                "command again."
             )
         flags[bad] = False
         block[: len(flags)][bad] = 0
@@ -243,7 +269,8 @@ def _refusal(place: str, there: ColumnSpec, wanted: ColumnSpec, data: str) -> st
         what, found, expected = "shape", _shape(there), _shape(wanted)
     command = mending_command(data, wanted.name, wanted.recipe)
     return (
-        f"{place} holds a column of another {what}: found {found}, expected {expected}; keep it and write elsewhere, "
+        f"{place} holds a column of another {what}: found {found}, expected {expected}; keep it and write "
+        "elsewhere, "
         f"or replace it with `{command} --overwrite`."
     )
 

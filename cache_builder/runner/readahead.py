@@ -1,0 +1,70 @@
+"""Reading jobs in order, a bounded number ahead, in threads or processes."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from cache_builder.errors import UserError
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+def read_ahead(
+    read: Callable[[J], list[R]], jobs: Iterable[J], workers: int, processes: bool
+) -> Generator[tuple[J, list[R]], None, None]:
+    """(job, what `read` gave) in the jobs' order; at most 2 * workers + 1 results wait. workers 0: in this
+    thread.
+    """
+    if workers == 0:
+        for job in jobs:
+            yield job, read(job)
+        return
+    pool: Executor
+    if processes:
+        # Not fork: threads and devices do not survive it.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, context, initializer=_begin_process)
+    else:
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="cckt-read")
+    waiting: deque[tuple[J, Future[list[R]]]] = deque()
+    source = iter(jobs)
+    try:
+        while True:
+            for job in itertools.islice(source, 2 * workers + 1 - len(waiting)):
+                waiting.append((job, pool.submit(read, job)))
+            if not waiting:
+                return
+            job, future = waiting.popleft()
+            yield job, future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A reading process died, most likely because memory ran out: run the same command again with "
+            "fewer "
+            "--workers; what is finished is kept."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_process() -> None:
+    """A reader leaves signals to its parent, and dies with it however the parent dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="cckt-watch", daemon=True).start()
