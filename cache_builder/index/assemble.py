@@ -33,7 +33,8 @@ def assemble(
     boxes = source.boxes
     image_rows = np.searchsorted(image_ids, boxes["image_id"])
     concept_rows = np.searchsorted(concepts.category_ids, boxes["category_id"])
-    raw = np.concatenate([boxes["xywh"][:, :2], boxes["xywh"][:, :2] + boxes["xywh"][:, 2:]], axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is dropped below
+        raw = np.concatenate([boxes["xywh"][:, :2], boxes["xywh"][:, :2] + boxes["xywh"][:, 2:]], axis=1)
     limit = np.stack([widths, heights, widths, heights], axis=1)[image_rows].astype(np.float64)
     clipped = np.clip(raw, 0.0, limit)
     base = concepts.in_split("base") if keep == "base" else np.ones(len(concepts), np.bool_)
@@ -49,9 +50,8 @@ def assemble(
     for reason, bad in checks:
         dropped[reason] = int(np.count_nonzero(keep_box & bad))
         keep_box &= ~bad
-    cut = keep_box & (np.abs(clipped - raw) > CLIP_TOLERANCE_PX).any(axis=1)
-
     rows = np.flatnonzero(keep_box)
+    n_clipped = int(np.count_nonzero((np.abs(clipped[rows] - raw[rows]) > CLIP_TOLERANCE_PX).any(axis=1)))
     rows = rows[np.lexsort((boxes["id"][rows], image_rows[rows]))]
     xyxy = clipped[rows]
     sides = xyxy[:, 2:] - xyxy[:, :2]
@@ -84,7 +84,7 @@ def assemble(
         concept_boxes=np.argsort(box_concepts, kind="stable").astype(np.int32),
         **marks,
     )
-    return tables, dropped, int(np.count_nonzero(cut))
+    return tables, dropped, n_clipped
 
 
 def _offsets(rows: NDArray[Any], n: int) -> NDArray[np.int64]:

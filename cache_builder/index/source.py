@@ -77,7 +77,10 @@ def read_source(path: Path, progress: Progress) -> Source:
                 boxes += _BOX.pack(*_box_fields(record, path))
         elif key == "images":
             for name, pairs in marks.items():
-                for category_id in record.get(name) or ():
+                listed = record.get(name) or []
+                if not isinstance(listed, list):
+                    raise UserError(f"{path}: {name} of image {record.get('id')} is no list of category ids")
+                for category_id in listed:
                     pairs.extend((len(source.file_names), _integer(category_id, f"an entry of {name}", path)))
             source.file_names.append(_file_name(record, path))
             images += _IMAGE.pack(*_image_fields(record, path))

@@ -87,12 +87,12 @@ class JsonLists:
                 for record in self._list():
                     if key in self.keys:
                         yield key, record
-            elif key in self.keys:
-                raise UserError(
-                    f"{self.path} is not COCO: {key!r} is not a list; expected a list of records there"
-                )
             else:
                 self._value()
+                if key in self.keys:
+                    raise UserError(
+                        f"{self.path} is not COCO: {key!r} is not a list; expected a list of records"
+                    )
             if not self._comma("}"):
                 return
 
@@ -119,8 +119,9 @@ class JsonLists:
                 raise self._broken(error.msg, error.pos) from None
             except RecursionError:
                 raise self._broken("nested too deeply") from None
-            if end == len(self._text) and self._text[end - 1] not in '}]"' and self._more():
-                continue  # a number or word might go on in the next block
+            open_ended = self._text[end - 1] not in '}]"' and end >= len(self._text) - TAIL_CHARS
+            if open_ended and self._more():
+                continue  # of a number cut off at "1." or "1e" the decoder takes the "1"
             self._at = end
             return value
 

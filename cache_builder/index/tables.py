@@ -223,7 +223,7 @@ def read_card(data: Path) -> dict[str, Any] | None:
 def _map(path: Path, dtype: type[np.generic], data: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         raise _damaged(data, f"its table {path.name} is missing or cut short") from None
     if array.dtype != dtype:
         raise _damaged(data, f"its table {path.name} holds {array.dtype}, not {np.dtype(dtype)}")

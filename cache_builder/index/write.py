@@ -59,7 +59,7 @@ def _same_tables(folder: Path, tables: Tables) -> bool:
     try:
         stored = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in NAMES)
         return all(np.array_equal(s, getattr(tables, n)) for n, s in zip(NAMES, stored, strict=True))
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return False
 
 
