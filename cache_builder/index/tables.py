@@ -181,10 +181,32 @@ def open_index(data: Path | str) -> Index:
         concepts=Vocabulary.from_json(card.pop("concepts")),
         card=card,
     )
-    expected = card["counts"]
-    if (len(index.image_ids), len(index.box_xyxy)) != (expected["images"], expected["boxes"]):
-        raise _damaged(data, "its tables do not have the rows its card says")
+    _check_lengths(index)
     return index
+
+
+def _check_lengths(index: Index) -> None:
+    """Every table has the rows that its neighbours and the card expect; touches no more than its ends."""
+    images, boxes = index.card["counts"]["images"], index.card["counts"]["boxes"]
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(("image_ids", "widths", "heights"), (images,))
+    expected |= dict.fromkeys(("annotation_ids", "box_images", "box_concepts", "areas"), (boxes,))
+    expected |= dict.fromkeys(("iscrowd", "difficult", "concept_boxes"), (boxes,))
+    expected["box_xyxy"] = (boxes, 4)
+    for offsets, values, rows in (
+        ("file_name_offsets", "file_name_bytes", images),
+        ("box_offsets", "box_xyxy", images),
+        ("neg_offsets", "neg_rows", images),
+        ("not_exhaustive_offsets", "not_exhaustive_rows", images),
+        ("concept_box_offsets", "concept_boxes", len(index.concepts)),
+    ):
+        expected[offsets] = (rows + 1,)
+        ends = getattr(index, offsets)[-1:].tolist()
+        if ends != [len(getattr(index, values))]:
+            raise _damaged(index.folder, f"its table {offsets}.npy does not fit {values}.npy")
+    for name, shape in expected.items():
+        if getattr(index, name).shape != shape:
+            found = getattr(index, name).shape
+            raise _damaged(index.folder, f"its table {name}.npy has shape {found}, not {shape}")
 
 
 def novel_boxes(index: Index) -> int:
@@ -193,13 +215,22 @@ def novel_boxes(index: Index) -> int:
     0 proves that nothing downstream of a `keep="base"` index can see a box of a novel concept; the count says
     nothing against a `keep="all"` index.
     """
-    allowed = index.concepts.in_split("base")
-    return int(np.count_nonzero(~allowed[np.asarray(index.box_concepts)]))
+    barred = ~index.concepts.in_split("base")
+    in_boxes = np.count_nonzero(barred[np.asarray(index.box_concepts)])
+    by_concept = np.diff(index.concept_box_offsets)[barred].sum()
+    return int(max(in_boxes, by_concept))
 
 
 def verify_index(index: Index) -> bool:
-    """Whether the tables still are what their digest says (reads all of them)."""
-    return tables_digest(index, index.concepts) == index.digest
+    """Whether the tables, file names and concepts still are what was built (reads all of them)."""
+    by_concept = np.argsort(index.box_concepts, kind="stable")
+    counts = np.bincount(index.box_concepts, minlength=len(index.concepts))
+    return (
+        tables_digest(index, index.concepts) == index.digest
+        and index.card["tables"] == "tables-" + layout_digest(index, index.digest)
+        and np.array_equal(index.concept_boxes, by_concept)
+        and np.array_equal(np.diff(index.concept_box_offsets), counts)
+    )
 
 
 def read_card(data: Path) -> dict[str, Any] | None:

@@ -406,18 +406,31 @@ def test_another_index_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
         pickle.loads(pickle.dumps(old))  # noqa: S301 - our own bytes
 
 
-def test_a_damaged_table_is_found_and_mended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["areas", "file_name_bytes", "concept_boxes", "box_concepts"])
+def test_a_damaged_table_is_found_and_mended(tmp_path: Path, name: str) -> None:
     path, images = write_coco(tmp_path, small_coco())
     build_index(path, images, tmp_path / "out", "all-base")
     index = open_index(tmp_path / "out")
-    table = tmp_path / "out/index" / index.card["tables"] / "areas.npy"
+    table = tmp_path / "out/index" / index.card["tables"] / f"{name}.npy"
     whole = table.read_bytes()
-    table.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    table.write_bytes(whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:])
     assert not verify_index(open_index(tmp_path / "out"))
     assert not build_index(path, images, tmp_path / "out", "all-base").unchanged
     assert table.read_bytes() == whole
     assert verify_index(open_index(tmp_path / "out"))
     assert sorted(p.name for p in (tmp_path / "out/index").iterdir()) == ["index.json", index.card["tables"]]
+
+
+@pytest.mark.parametrize("table", ["box_concepts", "concept_box_offsets"])
+def test_the_leak_check_reads_the_tables_themselves(tmp_path: Path, table: str) -> None:
+    path, images = write_coco(tmp_path, small_coco())
+    build_index(path, images, tmp_path / "out", write_split(tmp_path, ["cat", "dog"], ["fire_truck"]), "base")
+    index = open_index(tmp_path / "out")
+    assert novel_boxes(index) == 0
+    tampered = {"box_concepts": np.array([1, 0], np.int32), "concept_box_offsets": np.array([0, 1, 1, 2])}
+    np.save(tmp_path / "out/index" / index.card["tables"] / f"{table}.npy", tampered[table])
+    assert novel_boxes(open_index(tmp_path / "out")) == 1
+    assert not verify_index(open_index(tmp_path / "out"))
 
 
 KILL = """

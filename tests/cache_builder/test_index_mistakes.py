@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cache_builder.errors import UserError
@@ -169,8 +170,11 @@ def test_an_index_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
             UserError, match=r"is damaged \(index\.json .*build it again with cckt data index"
         ):
             open_index(out)
-    card_path.write_text(json.dumps({**card, "counts": {"images": 4, "boxes": 4}}))
-    with pytest.raises(UserError, match="do not have the rows its card says"):
+    card_path.write_text(json.dumps({**card, "counts": {"images": 3, "boxes": 5}}))
+    with pytest.raises(UserError, match=r"has shape \(4,\), not \(5,\)"):
+        open_index(out)
+    card_path.write_text(json.dumps({**card, "concepts": card["concepts"][:2]}))
+    with pytest.raises(UserError, match=r"concept_box_offsets\.npy has shape \(4,\), not \(3,\)"):
         open_index(out)
 
     card_path.write_text(json.dumps(card))
@@ -182,6 +186,11 @@ def test_an_index_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
             open_index(out)
     table.write_bytes((out / "index" / card["tables"] / "annotation_ids.npy").read_bytes())
     with pytest.raises(UserError, match=r"areas\.npy holds int64, not float64"):
+        open_index(out)
+    table.write_bytes(whole)
+    names = table.with_name("file_name_bytes.npy")
+    np.save(names, np.load(names)[:-1])
+    with pytest.raises(UserError, match=r"file_name_offsets\.npy does not fit file_name_bytes\.npy"):
         open_index(out)
     table.unlink()
     with pytest.raises(UserError, match=r"areas\.npy is missing"):
