@@ -68,9 +68,12 @@ def compose(rng: np.random.Generator, names: list[str]) -> Photo:
     return canvas.develop()
 
 
-def specimen(rng: np.random.Generator, character: str, side: int, longest: float) -> Pixels:
-    """A picture (side, side, 3) uint8 of one drawing of about `longest` px and nothing else."""
-    canvas = Canvas(rng, side)
+def specimen(rng: np.random.Generator, character: str, side: int, longest: float, plain: bool) -> Pixels:
+    """A picture (side, side, 3) uint8 of one drawing of about `longest` px and nothing else.
+
+    plain: one colour on another, without texture, clutter or grain: what a child's first book shows.
+    """
+    canvas = Canvas(rng, side, plain)
     canvas.draw(character, "", longest)
     return canvas.develop().pixels
 
@@ -83,17 +86,18 @@ def some_length(rng: np.random.Generator) -> float:
 class Canvas:
     """A photo being made: a ground, and things placed one over the other."""
 
-    def __init__(self, rng: np.random.Generator, side: int = SIDE) -> None:
+    def __init__(self, rng: np.random.Generator, side: int = SIDE, plain: bool = False) -> None:
         self.rng = rng
         self.side = side
-        self.pixels = background(rng, side)
+        self.plain = plain
+        self.pixels = np.tile(colour(rng), (side, side, 1)) if plain else background(rng, side)
         self.owner = np.full((side, side), -1)  # which thing's ink is on top, -1 for the ground
         self.inks: list[int] = []  # whole ink of each thing, px
         self.names: list[str] = []
 
     def place(self, name: str, longest: float) -> None:
         """Draw something called `name`, in one of its drawings, if there is room."""
-        self.draw(_character(self.rng, name), name, longest)
+        self.draw(a_drawing(self.rng, name), name, longest)
 
     def draw(self, character: str, name: str, longest: float) -> None:
         """Draw `character` about `longest` px long where it hides too much of no other, if there is room."""
@@ -113,17 +117,16 @@ class Canvas:
     def develop(self) -> Photo:
         """The finished photo: light, blur and grain over everything, boxes from the ink still visible."""
         rng = self.rng
+        things = tuple(thing for thing in map(self._thing, range(len(self.names))) if thing is not None)
+        if self.plain:
+            return Photo(np.clip(self.pixels, 0, 255).astype(np.uint8), things)
         light = 1 + rng.uniform(-0.25, 0.25) * np.linspace(-1, 1, self.side, dtype=np.float32)
         pixels = self.pixels * (light[:, None, None] if rng.random() < 0.5 else light[None, :, None])
         picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
         if rng.random() < 0.3:
             picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8)))
         grain = rng.normal(0, rng.uniform(0, 9), (self.side, self.side, 3))
-        things = [self._thing(k) for k in range(len(self.names))]
-        return Photo(
-            np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8),
-            tuple(thing for thing in things if thing is not None),
-        )
+        return Photo(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8), things)
 
     def _fits(self, mask: Array, top: int, left: int) -> bool:
         """Whether `mask` there is visible enough itself and leaves every earlier thing so."""
@@ -141,8 +144,8 @@ class Canvas:
         rows, columns, part = self._window(mask, top, left)
         ground = self.pixels[rows, columns].reshape(-1, 3).mean(0)
         first = contrasting(rng, ground, least=130)
-        second = first + (colour(rng) - first) * rng.uniform(0, 0.45)
-        if rng.random() < 0.2:  # a rim, as on a sticker
+        second = first + (colour(rng) - first) * (0 if self.plain else rng.uniform(0, 0.45))
+        if not self.plain and rng.random() < 0.2:  # a rim, as on a sticker
             reach = int(rng.integers(1, 3))
             rim = halo(mask, reach)
             r, c, edge = self._window(rim, top - reach, left - reach)
@@ -174,7 +177,7 @@ class Canvas:
         return Thing(self.names[k], box, float(rows.size))
 
 
-def _character(rng: np.random.Generator, name: str) -> str:
+def a_drawing(rng: np.random.Generator, name: str) -> str:
     """One drawing of a concept or other word; an empty name gives a letter."""
     if not name:
         return letters()[rng.integers(len(letters()))]

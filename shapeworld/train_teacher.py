@@ -14,59 +14,53 @@ import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from shapeworld.reading import TEMPLATES, Reading, read, words
+from shapeworld.train_backbone import School, attend
 
-SIZES = {  # vision layers, vision width, text width
-    "tiny": ([1, 1, 1, 1], 12, 64),
-    "less": ([1, 1, 1, 1], 16, 96),
-    "small": ([1, 2, 2, 1], 24, 128),
+SIZES = {  # timm's image tower, the text tower's width and layers
+    "small": ("resnet10t", 128, 2),
+    "less": ("mobilenetv3_small_100", 128, 2),
+    "tiny": ("mobilenetv3_small_050", 64, 1),
 }
-SIDE, WIDTH, CONTEXT, TAU = 96, 128, 24, 0.07
+SIDE, WIDTH, CONTEXT = 96, 128, 24
+TAU, SHARP, RATE = 0.07, 0.04, 2e-3
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
 def train(
-    out: Path, size: str, *, photos: int, steps: int, cutouts: int, wholes: int, seed: int, workers: int
+    out: Path,
+    size: str,
+    *,
+    pictures: int,
+    lessons: int,
+    photos: int,
+    steps: int,
+    cutouts: int,
+    wholes: int,
+    seed: int,
+    workers: int,
 ) -> dict[str, float]:
     """Train a teacher and write it to `out`; returns its figures on held-out pictures.
 
-    A step sees `cutouts` cut-outs and `wholes` whole photos beside every word in a random template.
+    `lessons` steps on `pictures` single things, then `steps` on cut-outs and whole photos of `photos` photos.
     """
     torch.manual_seed(seed)
     write_tokenizer(out)
     write_config(out, size)
     model = open_clip.create_model(f"local-dir:{out}", load_weights=False, precision="fp32")
-    tokenize = open_clip.get_tokenizer(f"local-dir:{out}")
+    go_to_school(model.visual.trunk, pictures=pictures, lessons=lessons, seed=seed, workers=workers)
     library = read(photos, part=seed, workers=workers)
-    prompts = [tokenize([t.format(word) for word in words()]) for t in TEMPLATES]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: _rate(k, steps))
-    for step, (pictures, meanings, mentioned) in enumerate(_batches(library, steps, cutouts, wholes, seed)):
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = model.encode_image(pictures, normalize=True).float()
-            read_as = model.encode_text(prompts[step % len(prompts)], normalize=True).float()
-        logits = seen @ read_as.T / TAU  # (pictures, words)
-        truth = torch.cat([functional.one_hot(meanings, len(words())).float(), mentioned])
-        pairs = functional.binary_cross_entropy_with_logits(
-            logits, truth, reduction="none", pos_weight=torch.tensor(4.0)
-        )
-        naming = functional.cross_entropy(logits[: len(meanings)] * (TAU / 0.04), meanings)
-        loss = pairs.sum(1).mean() * 0.2 + naming
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            sys.stderr.write(f"step {step}/{steps} loss {loss.item():.3f} naming {naming.item():.3f}\n")
+    meanings = learn_to_see(model, library, steps=steps, cutouts=cutouts, wholes=wholes, seed=seed)
+    learn_to_read(model, open_clip.get_tokenizer(f"local-dir:{out}"), meanings, steps=2 * steps)
     model.eval()
     weights = {name: value.half() if value.is_floating_point() else value
                for name, value in model.state_dict().items()}  # fmt: skip
@@ -74,8 +68,65 @@ def train(
     return {}
 
 
-def _rate(step: int, steps: int) -> float:
-    return min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+def go_to_school(trunk: nn.Module, *, pictures: int, lessons: int, seed: int, workers: int) -> None:
+    """Train the image tower's trunk to tell single things of all words apart."""
+    school = School(words(), pictures, workers)
+    head = nn.Linear(int(trunk.num_features), len(words()))
+    attend(trunk, trunk.forward_features, head, school, steps=lessons, batch=128, seed=seed)
+
+
+def learn_to_see(
+    model: nn.Module, library: Reading, *, steps: int, cutouts: int, wholes: int, seed: int
+) -> Tensor:
+    """Train the image tower beside one free vector a word; returns these (W, D), unit.
+
+    Seeing first and reading after (as LiT does, the other way round) spares the long start in which a text
+    tower still says the same for every sentence.
+    """
+    vectors = nn.Parameter(functional.normalize(torch.randn(len(words()), WIDTH), dim=1))
+    optimizer = torch.optim.AdamW([*model.visual.parameters(), vectors], lr=RATE, weight_decay=0.05)
+    batches = _batches(library, steps, cutouts, wholes, seed)
+    for step, (pictures, named, mentioned) in enumerate(batches):
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = model.encode_image(pictures, normalize=True)
+        cosines = seen.float() @ functional.normalize(vectors, dim=1).T  # (pictures, words)
+        truth = torch.cat([functional.one_hot(named, len(words())).float(), mentioned])
+        pairs = functional.binary_cross_entropy_with_logits(
+            cosines / TAU, truth, reduction="none", pos_weight=torch.tensor(4.0)
+        )
+        naming = functional.cross_entropy(cosines[: len(named)] / SHARP, named)
+        _step(optimizer, naming + 0.1 * pairs.sum(1).mean(), step, steps)
+        if step % 50 == 0:
+            sys.stderr.write(
+                f"seeing {step}/{steps} naming {naming.item():.3f} pairs {pairs.sum(1).mean():.3f}\n"
+            )
+    return functional.normalize(vectors.detach(), dim=1)
+
+
+def learn_to_read(model: nn.Module, tokenize: Any, meanings: Tensor, *, steps: int) -> None:
+    """Train the text tower to say, of a word in any template, its vector in `meanings` (W, D)."""
+    prompts = torch.stack([tokenize([t.format(word) for word in words()]) for t in TEMPLATES])
+    towers = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit"))]
+    optimizer = torch.optim.AdamW(towers, lr=RATE, weight_decay=0.01)
+    for step in range(steps):
+        rows = torch.randint(0, len(words()), (128,))
+        templates = torch.randint(0, len(TEMPLATES), (128,))
+        said = model.encode_text(prompts[templates, rows], normalize=True)
+        far = 1 - (said * meanings[rows]).sum(1).mean()
+        naming = functional.cross_entropy(said @ meanings.T / SHARP, rows)
+        _step(optimizer, far * 4 + naming, step, steps)
+        if step % 200 == 0:
+            sys.stderr.write(f"reading {step}/{steps} cosine {1 - far.item():.3f}\n")
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int, steps: int) -> None:
+    """One step of AdamW under a short warm-up and a cosine to zero."""
+    for group in optimizer.param_groups:
+        group["lr"] = RATE * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
 
 
 def _batches(
@@ -127,18 +178,24 @@ def write_tokenizer(out: Path) -> None:
 
 def write_config(out: Path, size: str) -> None:
     """open_clip's description of a teacher of one of SIZES."""
-    layers, width, text_width = SIZES[size]
+    tower, width, layers = SIZES[size]
     config = {
         "model_cfg": {
             "embed_dim": WIDTH,
-            "vision_cfg": {"image_size": SIDE, "layers": layers, "width": width, "head_width": 64},
+            "vision_cfg": {
+                "image_size": SIDE,
+                "timm_model_name": tower,
+                "timm_model_pretrained": False,
+                "timm_pool": "avgmax",
+                "timm_proj": "linear",
+            },
             "text_cfg": {
                 "context_length": CONTEXT,
                 "vocab_size": 1024,
                 "hf_tokenizer_name": "shapeworld",
-                "width": text_width,
+                "width": width,
                 "heads": 4,
-                "layers": 2,
+                "layers": layers,
                 "pool_type": "eos",
                 "eos_id": 2,
             },
@@ -159,10 +216,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--photos", type=int, default=16000)
-    parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--cutouts", type=int, default=160)
-    parser.add_argument("--wholes", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=40000)
+    parser.add_argument("--lessons", type=int, default=900)
+    parser.add_argument("--photos", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--cutouts", type=int, default=96)
+    parser.add_argument("--wholes", type=int, default=96)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     options = vars(parser.parse_args())
