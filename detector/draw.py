@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from detector.labels import Chip, place_chips
 from detector.paint import DIM, INK, PAPER, colour_of, font, ink_on, oklch, outline
+from detector.prediction import Prediction
 
 STAR = "★"
 LEGEND = oklch(0.56, 0.18, 255.0)
@@ -41,6 +42,18 @@ class Mark:
     def short(self) -> str:
         """What it says where there is little room."""
         return f"{STAR} {self.name}" if self.novel else self.name
+
+
+def marks_of(prediction: Prediction, *, distinct: bool = True) -> list[Mark]:
+    """A prediction's finds as marks. distinct: one for each thing, not every name of every box."""
+    shown = prediction.distinct() if distinct else prediction
+    columns = zip(shown.boxes_xyxy.tolist(), shown.names, shown.scores.tolist(), shown.novel, strict=True)
+    return [Mark(tuple(box), name, score, bool(novel)) for box, name, score, novel in columns]
+
+
+def draw_prediction(photo: Image.Image, prediction: Prediction) -> Image.Image:
+    """A photo with what was found in it."""
+    return draw_marks(photo, marks_of(prediction))
 
 
 def draw_marks(

@@ -23,7 +23,7 @@ from detector.evaluation.bootstrap import Comparison, compare, intervals
 from detector.evaluation.detections import Detections
 from detector.evaluation.engines import curves
 from detector.evaluation.inference import Inferred, Variant, infer
-from detector.evaluation.matches import match
+from detector.evaluation.matches import best_f1, match
 from detector.evaluation.metrics import Metrics, summarise
 from detector.evaluation.scene import SOURCES, Scene, open_scene
 from detector.evaluation.truth import Truth, locate, truth_of
@@ -137,7 +137,7 @@ def chosen_variant(
     classification: str | None = None,
     restrict_to_present: bool | None = None,
 ) -> Variant:
-    """The config's way to detections with what was chosen otherwise. Raises UserError for an unknown choice."""
+    """The config's way to detections but for what was chosen. Raises UserError for an unknown choice."""
     prior, inference = config.prior, config.inference
     _check("--priors", priors, SOURCES)
     _check("--classification", classification, ("similarity", "head", "product"))
@@ -152,8 +152,13 @@ def chosen_variant(
 
 
 def _scored(scene: Scene, inferred: Inferred, variant: Variant, engine: str, resamples: int) -> Metrics:
-    found = inferred.detections[variant.name]
-    metrics = evaluate_detections(scene.index, found, engine=engine, resamples=resamples)
+    detections = inferred.detections[variant.name]
+    truth = _truth(scene.index, "auto")
+    found = locate(detections, scene.index, truth)
+    metrics = summarise(truth, curves(truth, found, engine), detections=len(detections), engine=engine)
+    matches = match(truth, found)
+    if resamples:
+        metrics = replace(metrics, intervals=intervals(truth, matches, resamples=resamples))
     figures: dict[str, Any] = {
         "data": str(scene.index.folder),
         "index_digest": scene.index.digest,
@@ -162,6 +167,7 @@ def _scored(scene: Scene, inferred: Inferred, variant: Variant, engine: str, res
         "photos_unreadable": len(inferred.faults),
         "seconds": inferred.seconds,
         "images_per_second": inferred.images_per_second,
+        "best_f1": best_f1(truth, matches),
     }
     return replace(metrics, figures=figures)
 

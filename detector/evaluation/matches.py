@@ -90,6 +90,26 @@ def match(truth: Truth, found: Found, thresholds: tuple[float, ...] = (0.5,)) ->
     )
 
 
+def best_f1(truth: Truth, matches: Matches) -> dict[str, float]:
+    """The score from which on finds are kept with the highest F1 over all concepts, at the first threshold.
+
+    Returns score, precision, recall and f1; a score of 1 and zeros where nothing is right.
+    """
+    counted = ~matches.ignored[0]
+    order = np.argsort(-matches.scores[counted], kind="stable")
+    scores, right = matches.scores[counted][order], matches.right[0][counted][order]
+    if not right.any():
+        return {"score": 1.0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    hits = np.cumsum(right)
+    precision, recall = hits / np.arange(1, len(hits) + 1), hits / max(1, int((~truth.crowd).sum()))
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    # Equal scores stand or fall together.
+    f1[:-1][scores[:-1] == scores[1:]] = -1
+    best = int(f1.argmax())
+    figures = {"score": scores[best], "precision": precision[best], "recall": recall[best], "f1": f1[best]}
+    return {name: float(value) for name, value in figures.items()}
+
+
 def _greedy(overlap: npt.NDArray[np.float64], crowd: Bools, threshold: float) -> Rows:
     """overlap: (K, M), crowds in the last columns. (K,) the column each row takes, -1 for none."""
     chosen = np.full(len(overlap), -1, np.int64)

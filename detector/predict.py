@@ -1,0 +1,280 @@
+"""Use a trained detector: any photo, any vocabulary.
+
+The detector never loads a teacher. Text embeddings and priors come from whoever has one: a `Guide` (the
+command line makes it from a teacher), or arrays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cache_builder.errors import UserError
+from cache_builder.photos import BadPhoto, load_photo, to_rgb
+from cache_builder.vocabulary import Concept, Vocabulary, normalise_name
+from detector.checkpoint import Facts
+from detector.evaluation.scene import teacher_of
+from detector.guidance import choose_present
+from detector.network import Network, load_network
+from detector.prediction import Prediction
+from detector.scoring import score, top_detections
+
+Photo = str | Path | Image.Image
+Floats = npt.NDArray[np.floating[Any]]
+
+
+class Guide(Protocol):
+    """Who knows the teacher: it reads words and looks at photos."""
+
+    name: str
+    weight_digest: str
+    """ "sha256:..." of the teacher's weights; must be that of the run's teacher."""
+
+    def text(self, vocabulary: Vocabulary) -> Floats:
+        """(C, D) float32 unit: the prompt ensemble of each concept."""
+
+    def presence(self, photos: Sequence[Image.Image], text: Floats) -> Floats:
+        """(B, C) probability that the concept is in the photo (METHOD.md section 3)."""
+
+
+class Detector:
+    """A trained run, ready to be asked.
+
+    `Detector.load(run, guide=guide).predict(["photo.jpg"], "forklift, pallet, tv|television")`
+    """
+
+    def __init__(
+        self, network: Network, facts: Facts, guide: Guide | None = None, threshold: float = 0.5
+    ) -> None:
+        """Raises UserError where the guide's teacher is not the run's."""
+        self.network, self.facts, self.guide, self.threshold = network, facts, guide, threshold
+        expected = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe)
+        if guide is not None and expected and guide.weight_digest != expected["weight_digest"]:
+            raise UserError(
+                f"--teacher {guide.name} has the weights {guide.weight_digest}, but the run learnt from "
+                f"{expected['name']} ({expected['weight_digest']}); give that teacher."
+            )
+        self._base = {normalise_name(name) for name in facts.names}
+
+    @staticmethod
+    def load(
+        run: Path | str, device: str = "auto", *, guide: Guide | None = None, weights: Path | None = None
+    ) -> Detector:
+        """Open a run folder. device: "auto", "cpu", "cuda", "cuda:1", "mps". weights: other than the judged
+        ones.
+
+        threshold becomes the score that the run's own evaluation found best, where it had one. Raises
+        UserError where `run` is no run folder or the guide is of another teacher.
+        """
+        network, facts = load_network(Path(run), device, weights)
+        return Detector(network, facts, guide, _threshold(Path(run)))
+
+    def predict(
+        self, images: Photo | Iterable[Photo], vocabulary: Vocabulary | str | Sequence[str], **options: Any
+    ) -> list[Prediction]:
+        """All of `stream`'s predictions as a list, one for each image in their order."""
+        return list(self.stream(images, vocabulary, **options))
+
+    def stream(
+        self,
+        images: Photo | Iterable[Photo],
+        vocabulary: Vocabulary | str | Sequence[str],
+        *,
+        text: Floats | Tensor | None = None,
+        priors: Literal["config", "guide", "none"] = "config",
+        present: Sequence[str | int] | None = None,
+        classification: Literal["similarity", "head", "product"] | None = None,
+        restrict_to_present: bool = False,
+        min_score: float | None = None,
+        top: int | None = None,
+        batch: int | None = None,
+        strict: bool = True,
+    ) -> Iterator[Prediction]:
+        """Find the vocabulary's concepts in photos, a batch at a time; photos are read when their batch
+        comes.
+
+        images: paths, Pillow images, or one of either. vocabulary: a Vocabulary, "forklift, pallet,
+        tv|television", or a list of such names; concepts whose names the run was trained on are base, the
+        others novel.
+        text: (C, D) unit embeddings of the vocabulary by the run's teacher; None asks the guide.
+        priors: what the guide says of each photo ("guide"), nothing ("none"), or as the run was set up and a
+        guide is at hand ("config"). present: concepts (names or rows) known to be there, likeliest first,
+        instead of priors.
+        restrict_to_present: name only concepts that the priors or `present` allow. min_score: leave out lower
+        ones;
+        None: `threshold`. top: most finds a photo. strict: False turns a photo that cannot be read into a
+        prediction with a fault.
+
+        Raises UserError for an empty vocabulary, text that is missing or does not fit, a photo that cannot be
+        read.
+        """
+        words = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.free(vocabulary)
+        words = self._sorted_out(words)
+        config = self.network.config
+        known = self._text(words, text)
+        use_guide = self._use_guide(priors, present is not None)
+        if restrict_to_present and present is None and not use_guide:
+            raise UserError(
+                "restrict_to_present needs to know what is present; give a teacher for priors, or a present "
+                "list."
+            )
+        fixed = None if present is None else _rows(words, present)
+        on_device = torch.from_numpy(known).to(self.network.device)
+        floor = self.threshold if min_score is None else min_score
+        inference = replace(
+            config.inference,
+            top=top or config.inference.top,
+            classification=classification or config.inference.classification,
+            restrict_to_present=restrict_to_present,
+        )
+        source = iter([images] if isinstance(images, str | Path | Image.Image) else images)
+        while group := list(islice(source, batch or inference.batch)):
+            opened = [_open(photo, strict) for photo in group]
+            photos = [photo for photo, _, fault in opened if not fault]
+            chosen = self._present(photos, known, fixed, use_guide)
+            found = iter(self._answer(photos, words, on_device, chosen, inference, floor))
+            for _, name, fault in opened:
+                if fault:
+                    yield Prediction.empty(words, (0, 0), name, fault)
+                else:
+                    yield replace(next(found), source=name)
+
+    def _answer(
+        self,
+        photos: list[Image.Image],
+        words: Vocabulary,
+        text: Tensor,
+        present: list[npt.NDArray[np.int64]] | None,
+        inference: Any,
+        floor: float,
+    ) -> list[Prediction]:
+        if not photos:
+            return []
+        network = self.network
+        output = network.answer([network.view(photo) for photo in photos], text, present)
+        output = network.named(output, words)
+        allowed = None
+        if inference.restrict_to_present:
+            assert present is not None
+            allowed = torch.zeros(len(photos), len(words), dtype=torch.bool)
+            for at, rows in enumerate(present):
+                allowed[at, torch.from_numpy(rows)] = True
+            allowed = allowed.to(network.device)
+        scores = score(output, text, network.config.loss.tau, inference.classification, allowed)
+        sizes = [(photo.height, photo.width) for photo in photos]
+        answer = []
+        for at, found in enumerate(top_detections(scores, output.boxes[-1], sizes, inference.top)):
+            one = Prediction(
+                found.boxes_xyxy.float().cpu().numpy(),
+                found.scores.float().cpu().numpy(),
+                found.concepts.cpu().numpy(),
+                words,
+                photos[at].size,
+                present=None if present is None else tuple(int(row) for row in present[at]),
+            )
+            # A concept that is ruled out scores 0 and is no find, whatever the threshold.
+            answer.append(one.where((one.scores >= floor) & (one.scores > 0)))
+        return answer
+
+    def _present(
+        self,
+        photos: list[Image.Image],
+        text: npt.NDArray[np.float32],
+        fixed: npt.NDArray[np.int64] | None,
+        use_guide: bool,
+    ) -> list[npt.NDArray[np.int64]] | None:
+        if fixed is not None:
+            return [fixed] * len(photos)
+        if not use_guide or not photos:
+            return None
+        assert self.guide is not None
+        prior = self.network.config.prior
+        probabilities = np.asarray(self.guide.presence(photos, text))
+        return choose_present(probabilities, prior.rho, prior.limit, prior.fill, range(len(photos)))
+
+    def _use_guide(self, priors: str, given: bool) -> bool:
+        if priors not in ("config", "guide", "none"):
+            raise UserError(f"priors {priors!r} is not known; expected config, guide or none.")
+        if priors == "guide" and self.guide is None:
+            raise UserError(
+                "priors on the fly need the run's teacher; give --teacher, or take --priors none."
+            )
+        wanted = self.network.guided and self.network.config.prior.source != "none"
+        return not given and self.guide is not None and (priors == "guide" or (priors == "config" and wanted))
+
+    def _text(self, words: Vocabulary, text: Floats | Tensor | None) -> npt.NDArray[np.float32]:
+        if not len(words):
+            raise UserError(
+                'the vocabulary is empty; name at least one concept, such as --vocabulary "forklift, pallet".'
+            )
+        if text is None:
+            if self.guide is None:
+                teacher = teacher_of(self.facts.text_recipe) or {}
+                raise UserError(
+                    "nobody can read the vocabulary: give --teacher "
+                    f"{teacher.get('name') or 'NAME'} (the run's), or text embeddings."
+                )
+            text = self.guide.text(words)
+        table = np.asarray(text.cpu() if isinstance(text, Tensor) else text, np.float32)
+        expected = (len(words), self.facts.embedding_dim)
+        if table.shape != expected:
+            raise UserError(
+                f"the text embeddings have shape {table.shape}, expected {expected}: a row for each concept, "
+                "as wide as the embeddings of the run's teacher."
+            )
+        length = np.linalg.norm(table, axis=1, keepdims=True)
+        if not np.isfinite(length).all() or not (length > 0).all():
+            raise UserError(
+                "the text embeddings hold a row that is no direction (zeros, NaN); make them again."
+            )
+        unit: npt.NDArray[np.float32] = table / length
+        return unit
+
+    def _sorted_out(self, words: Vocabulary) -> Vocabulary:
+        """The vocabulary with splits as this run has it: base if trained on by that name, else novel."""
+
+        def split(concept: Concept) -> str:
+            names = {normalise_name(name) for name in (concept.name, *concept.synonyms)}
+            return "base" if names & self._base else "novel"
+
+        return Vocabulary(replace(concept, split=split(concept)) for concept in words)
+
+
+def _rows(words: Vocabulary, present: Sequence[str | int]) -> npt.NDArray[np.int64]:
+    rows = [words.row_named(one) if isinstance(one, str) else int(one) for one in present]
+    bad = next((row for row in rows if not 0 <= row < len(words)), None)
+    if bad is not None:
+        raise UserError(f"present names row {bad}, but the vocabulary has rows 0 to {len(words) - 1}.")
+    return np.array(rows, np.int64)
+
+
+def _open(photo: Photo, strict: bool) -> tuple[Image.Image, str, str]:
+    """An RGB photo, its name and why it could not be read."""
+    name = str(getattr(photo, "filename", "")) if isinstance(photo, Image.Image) else str(photo)
+    try:
+        if isinstance(photo, Image.Image):
+            return to_rgb(photo), name, ""
+        return load_photo(Path(photo)), name, ""
+    except (BadPhoto, ValueError, OSError) as fault:
+        if strict:
+            raise UserError(f"{fault}; give a photo that can be opened, or leave it out.") from None
+        return Image.new("RGB", (1, 1)), name, str(fault)
+
+
+def _threshold(run: Path) -> float:
+    """The score below which the run's evaluation found more wrong than right; 0.5 without one."""
+    try:
+        figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["evaluation"]
+        return float(figures["figures"]["best_f1"]["score"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.5
