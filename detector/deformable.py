@@ -1,6 +1,6 @@
 """Multi-scale deformable attention (Deformable DETR, Zhu et al., ICLR 2021, eq. 3) in plain PyTorch.
 
-Shape legend: B photos, Q queries, H heads, E width of a head, L levels, P points, S = sum of h*w over levels.
+Shape legend: B photos, Q queries, d hidden, L levels, S = sum of h*w over levels.
 """
 
 from __future__ import annotations
@@ -8,35 +8,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-Shapes = list[tuple[int, int]]
-"""(height, width) of each level."""
-
-
-def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The reference: bilinear samples of every level, weighted and summed.
-
-    value: (B, S, H, E), levels one after another, rows of a level in reading order.
-    locations: (B, Q, H, L, P, 2) as x, y; 0..1 spans a level's outer edges; outside reads zeros.
-    weights: (B, Q, H, L, P). All of one floating dtype. Returns (B, Q, H * E).
-    """
-    batch, _, heads, width = value.shape
-    queries, points = locations.shape[1], locations.shape[4]
-    grids = (
-        (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).reshape(len(shapes), batch * heads, queries, points, 2)
-    )
-    maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B H, E, S)
-    samples = []
-    start = 0
-    for level, (height, breadth) in enumerate(shapes):
-        plane = maps[..., start : start + height * breadth].reshape(batch * heads, width, height, breadth)
-        samples.append(F.grid_sample(plane, grids[level], padding_mode="zeros", align_corners=False))
-        start += height * breadth
-    spread = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, -1)
-    summed = (torch.stack(samples, dim=-2).flatten(-2) * spread).sum(-1)  # (B H, E, Q)
-    return summed.view(batch, heads * width, queries).transpose(1, 2)
+from detector.sampling import Shapes, sample
 
 
 class DeformableAttention(nn.Module):
@@ -96,5 +70,5 @@ class DeformableAttention(nn.Module):
             centre, size = references[:, :, None, :, None, :2], references[:, :, None, :, None, 2:]
             locations = centre + offsets * (size * (0.5 / self.points))
         value = value.view(batch, -1, self.heads, value.shape[-1] // self.heads)
-        out: Tensor = self.output_proj(sample_grid(value, shapes, locations, weights))
+        out: Tensor = self.output_proj(sample(value, shapes, locations, weights))
         return out

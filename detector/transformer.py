@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detector.deformable import DeformableAttention, Shapes
+from detector.deformable import DeformableAttention
+from detector.sampling import Shapes
 
 
 def sine_positions(keep: Tensor, hidden: int) -> Tensor:
