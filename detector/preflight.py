@@ -16,6 +16,7 @@ from cache_builder.store import Column, open_column
 from detector.checkpoint import Facts
 from detector.config import Config
 from detector.data import TrainingPhotos
+from detector.evaluation.scene import open_scene, teacher_of
 
 PHOTOS_LOOKED_FOR = 8
 
@@ -90,11 +91,12 @@ def check_photos(index: Index) -> None:
 def check_teachers(data: Path, text: Column, other: Column) -> None:
     """Text and another column must be of one teacher: their cosines mean nothing otherwise."""
     name = other.manifest.spec.name
-    found, expected = teacher_of(other), teacher_of(text)
-    if expected is not None and found is not None and found != expected:
+    found, expected = (teacher_of(dict(column.manifest.spec.recipe)) for column in (other, text))
+    if expected and found and found["weight_digest"] != expected["weight_digest"]:
         raise UserError(
-            f"{data}: column {name} was made by teacher {found['name']}, column text by {expected['name']}, "
-            f"expected one teacher; make {name} again with --teacher {expected['name']} --overwrite."
+            f"{data}: column {name} was made by teacher {found['name']} ({found['weight_digest']}), column text "
+            f"by {expected['name']} ({expected['weight_digest']}), expected the same weights; make {name} again "
+            f"with --teacher {expected['name']} --overwrite."
         )
     if other.width != text.width:
         raise UserError(
@@ -103,21 +105,9 @@ def check_teachers(data: Path, text: Column, other: Column) -> None:
         )
 
 
-def teacher_of(column: Column) -> dict[str, Any] | None:
-    """name and weight_digest of the teacher in a column's recipe; None for an imported table."""
-    teacher = column.manifest.spec.recipe.get("teacher")
-    return {key: teacher.get(key) for key in ("name", "weight_digest")} if isinstance(teacher, dict) else None
-
-
 def check_validation(config: Config, data: Path, facts: Facts) -> None:
     """Whether a run could be evaluated on `data`, asked before hours are spent on it."""
-    index = open_index(data)
-    text = open_column(data, "text", index_digest=index.digest)
-    if text.width != facts.embedding_dim:
-        raise UserError(
-            f"{data}: column text is {text.width} wide, expected the {facts.embedding_dim} of the training "
-            "data's; make it with the same --teacher."
-        )
+    index = open_scene(data, facts).index
     if config.model.guidance and config.prior.source in ("clip", "mllm"):
         open_column(data, f"priors/{config.prior.source}", index_digest=index.digest)
     check_photos(index)

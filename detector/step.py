@@ -91,6 +91,7 @@ class Stepper:
     def _losses(self, batch: Batch, contrast: bool, share: float) -> dict[str, Tensor]:
         with self.times.part("forward"):
             images = normalise(batch.images, batch.padding, self.config.data)
+            images = images.contiguous(memory_format=torch.channels_last)
             with self._autocast():
                 output: DetectorOutput = self.model(
                     images, batch.padding, self.text, batch.guidance(self.text)

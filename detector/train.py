@@ -80,6 +80,8 @@ class _Run:
         torch.manual_seed(settings.seed)
         facts = ingredients.facts
         self.model = CCKTDetector(config.model, facts.embedding_dim, facts.n_classes).to(world.device)
+        # Convolutions are up to half faster so, on CPUs and GPUs alike.
+        self.model.backbone.to(memory_format=torch.channels_last)
         self.model.train()
         self.optimizer = build_optimizer(self.model, settings, world.device)
         self.average = MovingAverage(self.model, settings.ema_decay) if settings.ema_decay else None
@@ -295,8 +297,9 @@ class _Run:
 
             own = {name: value.clone() for name, value in self.model.state_dict().items()}
             self.model.load_state_dict(self.judged())
-            self.model.eval()
-            metrics = evaluate_model(self.model, self.config, self.val_data, progress=self.progress)
+            metrics = evaluate_model(
+                self.model, self.config, self.val_data, self.ingredients.facts, progress=self.progress
+            )
             self.model.load_state_dict(own)
             self.model.train()
             figures = metrics.as_dict()

@@ -17,7 +17,9 @@ WIDTH = 16
 CONCEPTS = 6
 
 
-def render(folder: Path, photos: int = 6, sizes: Sequence[tuple[int, int]] = ((64, 64),), seed: int = 0) -> Path:
+def render(
+    folder: Path, photos: int = 6, sizes: Sequence[tuple[int, int]] = ((64, 64),), seed: int = 0
+) -> Path:
     """Photos (width, height) of rectangles as PNG, and annotations.json.
 
     Photo k has k % 4 boxes and, where that is 2, a crowd; the first photo has none. Categories 1..6, of which

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cache_builder.errors import UserError
+from detector.distributed import Place, World, first_host, joined, pick_device, place_of
+
+
+def test_without_a_launcher_there_is_one_rank():
+    assert place_of({}) is None
+    with joined("cpu") as world:
+        assert world == World(0, 1, torch.device("cpu"))
+        assert world.first
+        assert world.total(torch.tensor(3.0)) == 3
+        world.wait()
+        model = torch.nn.Linear(1, 1)
+        assert world.wrap(model) is model
+
+
+def test_torchrun_is_heard():
+    said = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "123"}
+    assert place_of(said) == Place(3, 4, 1, "host", 123)
+
+
+def test_srun_is_heard_but_not_a_shell_within_a_job():
+    said = {
+        "SLURM_PROCID": "5",
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_LOCALID": "1",
+        "SLURM_JOB_ID": "70123",
+        "SLURM_STEP_NODELIST": "gpu[03-04]",
+    }
+    assert place_of(said) == Place(5, 8, 1, "gpu03", 20000 + 70123 % 20000)
+    assert place_of({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("a", "a"), ("a,b", "a"), ("gpu[03-05,09],login1", "gpu03"), ("n[7]", "n7"), ("r[1-2]-ib,x", "r1-ib")],
+)
+def test_the_first_host_of_a_node_list(nodes, first):
+    assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize("name", ["warp", "meta", "cpu:x"])
+def test_a_device_that_is_none_is_refused(name):
+    with pytest.raises(UserError, match=r"train\.device: found .*expected auto, cpu, cuda or mps"):
+        pick_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match=r"torch sees 0 CUDA devices here; use --set train\.device=cpu"):
+        pick_device("cuda")
+    if not torch.backends.mps.is_available():
+        assert pick_device("auto") == torch.device("cpu")
+        with pytest.raises(UserError, match="'mps', which torch cannot use here"):
+            pick_device("mps")
