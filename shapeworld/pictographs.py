@@ -90,8 +90,15 @@ CONCEPTS: tuple[str, ...] = tuple(sorted(BASE | NOVEL))  # category_id k is CONC
 _CELL = 96  # px: every drawing is rasterised once at this height and resampled from there
 _BLOCKS = ((0x2300, 0x23FF), (0x2600, 0x27BF), (0x2B00, 0x2BFF), (0x1F0A1, 0x1F0DF), (0x1F400, 0x1F6FF))
 # Strokes, brackets and ticks that no one would call a thing, and cards whose pips are unreadable small.
-_NOT_THINGS = ("BRACKET", "PARENTHESIS", "INTEGRAL", "LINE", "BAR", "CORNER", "CROP", "CEILING", "FLOOR",
-               "QUOTATION", "MONOGRAM", "DIGRAM", "APL", "SMALL", "DIGIT", "NUMBER", "PLAYING CARD")  # fmt: skip
+_NOT_THINGS = (
+    "BRACKET PARENTHESIS INTEGRAL LINE BAR CORNER CROP CEILING FLOOR QUOTATION MONOGRAM DIGRAM APL SMALL DIGIT "
+    "NUMBER CARD"
+).split()
+# Names of characters that look too much like one of the 65 to be called something else.
+_NEAR = (
+    "UMBRELLA SCISSORS CAT HEART SNOWFLAKE TELEPHONE STAR SMILING FLORETTE SUN PENCIL RECYCLING BLADE FROWNING "
+    "AESCULAPIUS"
+).split()
 
 
 def drawings(concept: str) -> str:
@@ -107,13 +114,11 @@ def other_words() -> dict[str, str]:
     the student's backbone is trained on, and things in photos that nobody annotated.
     """
     taken = set("".join((BASE | NOVEL).values()))
-    near = ("UMBRELLA", "SCISSORS", "CAT FACE", "HEART", "SNOWFLAKE", "TELEPHONE", "STAR", "SMILING", "FLORETTE",
-            "SUN", "PENCIL", "RECYCLING", "BLADE", "FROWNING", "AESCULAPIUS")  # fmt: skip
     words = {}
     for start, stop in _BLOCKS:
         for code in range(start, stop + 1):
             name = unicodedata.name(chr(code), "")
-            if not name or chr(code) in taken or any(word in name for word in (*near, *_NOT_THINGS)):
+            if not name or chr(code) in taken or any(word in name for word in (*_NEAR, *_NOT_THINGS)):
                 continue
             if _in_font(chr(code)):
                 words[name.lower()] = chr(code)
@@ -123,8 +128,8 @@ def other_words() -> dict[str, str]:
 @cache
 def letters() -> tuple[str, ...]:
     """Letters of a dozen scripts: distractors in photos, and classes for the student's backbone."""
-    blocks = ((0x41, 0x5A), (0x61, 0x7A), (0x391, 0x3C9), (0x410, 0x44F), (0x531, 0x556), (0x561, 0x586),
-              (0x10A0, 0x10C5), (0x10D0, 0x10F0), (0x2D30, 0x2D65), (0x5D0, 0x5EA), (0xE81, 0xEAE))  # fmt: skip
+    blocks = ((0x41, 0x5A), (0x61, 0x7A), (0x391, 0x3C9), (0x410, 0x44F), (0x531, 0x556), (0x561, 0x586))
+    blocks += ((0x10A0, 0x10C5), (0x10D0, 0x10F0), (0x2D30, 0x2D65), (0x5D0, 0x5EA), (0xE81, 0xEAE))
     return tuple(chr(c) for start, stop in blocks for c in range(start, stop + 1) if _in_font(chr(c)))
 
 

@@ -16,11 +16,17 @@ from shapeworld.pictographs import CONCEPTS, other_words
 from shapeworld.scene import Photo, Pixels, compose
 
 TEMPLATES = (
-    "a photo of a {}.", "itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.",
-    "a {} in a video game.", "art of the {}.", "a photo of the small {}.", "a cropped photo of a {}.",
-    "a photo of a {} in the scene.", "a photo of many {}.", "a blurry photo of a {}.", "a {}.", "{}",
-    "a picture of a {}.", "there is a {} in the photo.",
-)  # fmt: skip
+    *(
+        "a photo of a {}.",
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+    ),
+    *("a {} in a video game.", "art of the {}.", "a photo of the small {}.", "a cropped photo of a {}."),
+    *("a photo of a {} in the scene.", "a photo of many {}.", "a blurry photo of a {}.", "a {}.", "{}"),
+    *("a picture of a {}.", "there is a {} in the photo."),
+)
 _READING_SEED = 0x7EAC4E2  # no data set is rendered from it: a user's seed is below 2**24
 
 

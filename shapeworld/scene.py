@@ -105,8 +105,9 @@ class Canvas:
         mask = warp(rng, raster(character), longest, tilt=20)
         height, width = mask.shape
         for _ in range(12):
-            top = int(rng.uniform(-0.2 * height, self.side - 0.8 * height))
-            left = int(rng.uniform(-0.2 * width, self.side - 0.8 * width))
+            over = 0.0 if self.plain else 0.2  # how much of it may run over the edge
+            top = int(rng.uniform(-over * height, max(1, self.side - (1 - over) * height)))
+            left = int(rng.uniform(-over * width, max(1, self.side - (1 - over) * width)))
             if self._fits(mask, top, left):
                 break
         else:
@@ -143,7 +144,7 @@ class Canvas:
         rng = self.rng
         rows, columns, part = self._window(mask, top, left)
         ground = self.pixels[rows, columns].reshape(-1, 3).mean(0)
-        first = contrasting(rng, ground, least=130)
+        first = contrasting(rng, ground, least=160 if self.plain else 130)
         second = first + (colour(rng) - first) * (0 if self.plain else rng.uniform(0, 0.45))
         if not self.plain and rng.random() < 0.2:  # a rim, as on a sticker
             reach = int(rng.integers(1, 3))

@@ -24,15 +24,15 @@ from shapeworld.pictographs import letters, other_words
 from shapeworld.scene import Pixels, a_drawing, specimen
 
 NAME = "resnet10t"
-SIDE, VIEW = 72, 64  # px: rendered, and the window of it that is looked at
+SIDE, VIEW = 68, 64  # px: rendered, and the window of it that is looked at
 MEAN, STD = 0.5, 0.25
 HELD_OUT = 2000
 _SEED = 0xBAC4B0  # no data set is rendered from it
 
 
 def classes() -> tuple[str, ...]:
-    """The characters to tell apart: other pictographs and letters."""
-    return (*other_words().values(), *letters())
+    """The characters to tell apart: other pictographs and every fourth letter."""
+    return (*other_words().values(), *letters()[::4])
 
 
 def train(out: Path, *, pictures: int, steps: int, batch: int, seed: int, workers: int) -> float:
@@ -76,7 +76,7 @@ def attend(
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        plain = max(0.1, 1 - 1.5 * step / steps)
+        plain = min(1.0, max(0.15, 1.2 - 1.6 * step / steps))
         view, labels = school.lesson(batch, plain, draws)
         with torch.autocast("cpu", torch.bfloat16):
             seen = features(view)
@@ -90,18 +90,18 @@ def attend(
 
 
 class School:
-    """Pictures of single drawings of `names` (a class each): a fifth plain, the rest as in photos."""
+    """Pictures of single drawings of `names` (a class each): a third plain, the rest as in photos."""
 
     def __init__(self, names: tuple[str, ...], pictures: int, workers: int) -> None:
         rows = np.arange(pictures + HELD_OUT) % len(names)
-        plain = np.arange(len(rows)) < pictures // 5
+        plain = np.arange(len(rows)) < pictures // 3
         with ProcessPoolExecutor(workers) as pool:
             drawn = list(
                 pool.map(_picture, range(len(rows)), [names[r] for r in rows], plain.tolist(), chunksize=256)
             )
         self.pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
         self.labels = torch.from_numpy(rows)
-        self.plain, self.taught = pictures // 5, pictures
+        self.plain, self.taught = pictures // 3, pictures
 
     def lesson(self, size: int, plain: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """`size` pictures (size, 3, VIEW, VIEW), a share `plain` of them plain, and their classes.
@@ -124,7 +124,7 @@ class School:
     def examination(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-out pictures, none of them plain, and their classes."""
         for rows in torch.arange(self.taught, self.taught + HELD_OUT).split(250):
-            yield _normalised(self.pixels[rows, :, 4 : 4 + VIEW, 4 : 4 + VIEW]), self.labels[rows]
+            yield _normalised(self.pixels[rows, :, 2 : 2 + VIEW, 2 : 2 + VIEW]), self.labels[rows]
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -135,7 +135,8 @@ def pooled(features: Tensor) -> Tensor:
 def _picture(number: int, name: str, plain: bool) -> Pixels:
     rng = np.random.default_rng((_SEED, number))
     character = name if len(name) == 1 else a_drawing(rng, name)
-    return specimen(rng, character, SIDE, float(np.exp(rng.uniform(np.log(20), np.log(58)))), plain)
+    longest = float(np.exp(rng.uniform(np.log(30 if plain else 20), np.log(56))))
+    return specimen(rng, character, SIDE, longest, plain)
 
 
 def _normalised(view: Tensor) -> Tensor:
@@ -146,8 +147,8 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=50000)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--pictures", type=int, default=36000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)

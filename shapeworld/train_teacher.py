@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cache_builder.errors import UserError
 from shapeworld.reading import TEMPLATES, Reading, read, words
 from shapeworld.train_backbone import School, attend
 
@@ -39,6 +40,7 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 def train(
     out: Path,
     size: str,
+    start: Path | None,
     *,
     pictures: int,
     lessons: int,
@@ -57,7 +59,7 @@ def train(
     write_tokenizer(out)
     write_config(out, size)
     model = open_clip.create_model(f"local-dir:{out}", load_weights=False, precision="fp32")
-    go_to_school(model.visual.trunk, pictures=pictures, lessons=lessons, seed=seed, workers=workers)
+    go_to_school(model.visual.trunk, start, pictures=pictures, lessons=lessons, seed=seed, workers=workers)
     library = read(photos, part=seed, workers=workers)
     meanings = learn_to_see(model, library, steps=steps, cutouts=cutouts, wholes=wholes, seed=seed)
     learn_to_read(model, open_clip.get_tokenizer(f"local-dir:{out}"), meanings, steps=2 * steps)
@@ -68,8 +70,17 @@ def train(
     return {}
 
 
-def go_to_school(trunk: nn.Module, *, pictures: int, lessons: int, seed: int, workers: int) -> None:
-    """Train the image tower's trunk to tell single things of all words apart."""
+def go_to_school(
+    trunk: nn.Module, start: Path | None, *, pictures: int, lessons: int, seed: int, workers: int
+) -> None:
+    """Train the image tower's trunk to tell single things of all words apart.
+
+    start: weights of a like trunk's first stages, such as train_backbone's; None begins from noise.
+    """
+    if start is not None:
+        found = trunk.load_state_dict(load_file(start), strict=False)
+        if found.unexpected_keys:
+            raise UserError(f"--start {start}: has no weights for this tower ({found.unexpected_keys[0]}).")
     school = School(words(), pictures, workers)
     head = nn.Linear(int(trunk.num_features), len(words()))
     attend(trunk, trunk.forward_features, head, school, steps=lessons, batch=128, seed=seed)
@@ -216,8 +227,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--pictures", type=int, default=40000)
-    parser.add_argument("--lessons", type=int, default=900)
+    parser.add_argument("--start", type=Path, help="trunk weights of shapeworld.train_backbone")
+    parser.add_argument("--pictures", type=int, default=32000)
+    parser.add_argument("--lessons", type=int, default=700)
     parser.add_argument("--photos", type=int, default=12000)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--cutouts", type=int, default=96)
@@ -225,7 +237,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     options = vars(parser.parse_args())
-    train(options.pop("out"), options.pop("size"), **options)
+    train(options.pop("out"), options.pop("size"), options.pop("start"), **options)
 
 
 if __name__ == "__main__":

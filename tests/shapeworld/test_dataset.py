@@ -1,0 +1,76 @@
+"""A data set of shapeworld: the same bytes for the same seed, indexed, resumable, and honest about novel boxes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache_builder.errors import UserError
+from cache_builder.index import novel_boxes, open_index
+from shapeworld.dataset import coco_annotations, make_dataset
+from shapeworld.pictographs import CONCEPTS
+from shapeworld.scene import photo
+
+
+def test_no_photos_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--photos 0"):
+        make_dataset(tmp_path / "w", 0, 0)
+    with pytest.raises(UserError, match="--seed -1"):
+        make_dataset(tmp_path / "w", 1, -1)
+    assert not (tmp_path / "w").exists()
+
+
+def test_annotations_of_nothing() -> None:
+    empty = coco_annotations([])
+    assert empty["images"] == []
+    assert empty["annotations"] == []
+    assert [category["name"] for category in empty["categories"]] == list(CONCEPTS)
+
+
+def test_a_data_set_is_photos_annotations_split_and_index(tmp_path: Path) -> None:
+    out = tmp_path / "world"
+    report = make_dataset(out, 12, seed=4, workers=1)
+    index = open_index(out)
+    assert len(index) == 12
+    assert len(index.rows("base")) == 48
+    assert len(index.rows("novel")) == 17
+    for row in range(12):
+        shown = photo(4, row)
+        assert (np.asarray(Image.open(index.photo_path(row))) == shown.pixels).all()
+        boxes = index.box_xyxy[index.boxes_of(row)]
+        assert sorted(map(tuple, boxes.tolist())) == sorted(thing.box_xyxy for thing in shown.objects)
+    assert report.lines()
+
+
+def test_training_sees_novel_things_but_no_novel_box(tmp_path: Path) -> None:
+    every = make_dataset(tmp_path / "all", 30, seed=9, workers=1)
+    make_dataset(tmp_path / "base", 30, seed=9, keep="base", workers=1)
+    whole, base = open_index(tmp_path / "all"), open_index(tmp_path / "base")
+    assert novel_boxes(whole) > 0
+    assert novel_boxes(base) == 0
+    assert len(whole.annotation_ids) - novel_boxes(whole) == len(base.annotation_ids)
+    assert (tmp_path / "all/photos/00000000.png").read_bytes() == (
+        tmp_path / "base/photos/00000000.png"
+    ).read_bytes()
+    assert every.boxes_per_split["novel"] == novel_boxes(whole)
+
+
+def test_more_photos_go_on_where_it_stopped(tmp_path: Path) -> None:
+    out = tmp_path / "world"
+    make_dataset(out, 3, seed=1, workers=1)
+    kept = (out / "photos/00000001.png").stat().st_mtime_ns
+    make_dataset(out, 5, seed=1, workers=1)
+    assert (out / "photos/00000001.png").stat().st_mtime_ns == kept
+    assert len(open_index(out)) == 5
+    with pytest.raises(UserError, match="found photos of seed 1, expected seed 2"):
+        make_dataset(out, 5, seed=2, workers=1)
+
+
+def test_a_damaged_claim_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "world.json").write_text(json.dumps({"world": "another 1", "seed": 0}))
+    with pytest.raises(UserError, match="name another folder"):
+        make_dataset(tmp_path, 1, seed=0, workers=1)
