@@ -91,14 +91,42 @@ _CELL = 96  # px: every drawing is rasterised once at this height and resampled 
 _BLOCKS = ((0x2300, 0x23FF), (0x2600, 0x27BF), (0x2B00, 0x2BFF), (0x1F0A1, 0x1F0DF), (0x1F400, 0x1F6FF))
 # Strokes, brackets and ticks that no one would call a thing, and cards whose pips are unreadable small.
 _NOT_THINGS = (
-    "BRACKET PARENTHESIS INTEGRAL LINE BAR CORNER CROP CEILING FLOOR QUOTATION MONOGRAM DIGRAM APL SMALL DIGIT "
-    "NUMBER CARD"
-).split()
+    "BRACKET",
+    "PARENTHESIS",
+    "INTEGRAL",
+    "LINE",
+    "BAR",
+    "CORNER",
+    "CROP",
+    "CEILING",
+    "FLOOR",
+    "QUOTATION",
+    "MONOGRAM",
+    "DIGRAM",
+    "APL",
+    "SMALL",
+    "DIGIT",
+    "NUMBER",
+    "PLAYING CARD",
+)
 # Names of characters that look too much like one of the 65 to be called something else.
 _NEAR = (
-    "UMBRELLA SCISSORS CAT HEART SNOWFLAKE TELEPHONE STAR SMILING FLORETTE SUN PENCIL RECYCLING BLADE FROWNING "
-    "AESCULAPIUS"
-).split()
+    "UMBRELLA",
+    "SCISSORS",
+    "HEART",
+    "SNOWFLAKE",
+    "TELEPHONE",
+    "STAR",
+    "SMILING",
+    "FLORETTE",
+    "SUN",
+    "PENCIL",
+    "RECYCLING",
+    "BLADE",
+    "FROWNING",
+    "AESCULAPIUS",
+    "CAT FACE",
+)
 
 
 def drawings(concept: str) -> str:

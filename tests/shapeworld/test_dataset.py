@@ -1,4 +1,4 @@
-"""A data set of shapeworld: the same bytes for the same seed, indexed, resumable, and honest about novel boxes."""
+"""A data set of shapeworld: the same bytes for the same seed, indexed, resumable; novel boxes stay out."""
 
 from __future__ import annotations
 
