@@ -46,7 +46,7 @@ def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
         plane = maps[..., start : start + height * breadth].reshape(batch * heads, width, height, breadth)
         samples.append(F.grid_sample(plane, grids[level], padding_mode="zeros", align_corners=False))
         start += height * breadth
-    spread = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, -1)
+    spread = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, len(shapes) * points)
     summed = (torch.stack(samples, dim=-2).flatten(-2) * spread).sum(-1)  # (B H, E, Q)
     return summed.view(batch, heads * width, queries).transpose(1, 2)
 
