@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cache_builder.errors import UserError
-from cache_builder.images import (
-    CHUNK_ROWS,
-    as_teacher,
-    checked_batch,
-    default_workers,
-    encoder,
-    teacher_recipe,
-)
+from cache_builder.images import CHUNK_ROWS, as_teacher, check_numbers, encoder, teacher_recipe
 from cache_builder.index import Index, open_index
-from cache_builder.photos import BadPhoto, check_folder, load_row
+from cache_builder.photos import check_folder, load_or_reason
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, run_chunks
 from cache_builder.store import ColumnSpec, open_writer
-from cache_builder.teacher import Teacher
+from cache_builder.teacher import Preprocess, Teacher
 
 MIN_SIDE = 16.0
 """Shortest side in pixels, before rounding, of a box that still gets an embedding."""
@@ -51,6 +46,10 @@ RULES = {
 """Crop rules by name, as a column's recipe holds them."""
 
 
+CROWD = "the box is a crowd"
+SMALL = f"the box is under {MIN_SIDE:.0f} px on a side"
+
+
 def cache_crops(
     data: Path,
     teacher: str | Teacher,
@@ -58,10 +57,11 @@ def cache_crops(
     crop: str = "box",
     batch: int = 256,
     workers: int | None = None,
+    processes: bool = False,
     device: str = "auto",
     precision: str = "fp32",
     strict: bool = False,
-    part: tuple[int, int] = (0, 1),
+    part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -75,63 +75,86 @@ def cache_crops(
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
-    if crop not in RULES:
-        raise UserError(f"--crop {crop} is not known; choose one of {', '.join(RULES)}.")
+    workers = check_numbers(batch, workers, part)
+    check_rule(crop)
     index = open_index(data)
     check_folder(index)
     known = as_teacher(teacher, device, precision)
-    spec = ColumnSpec(
-        name="crops",
-        table="boxes",
-        rows=len(index.box_images),
-        width=known.width,
-        has_valid=True,
-        chunk_rows=chunk_rows,
-        index_digest=index.digest,
-        recipe={**teacher_recipe(known, batch), "crop": RULES[crop]},
-    )
-    usable = usable_boxes(index)
-    pixels = known.preprocess.pixels
-
-    def read(lo: int, hi: int) -> Iterable[Item]:
-        image = int(index.box_images[lo])
-        rows = lo + np.flatnonzero(usable[lo:hi])
-        if not len(rows):
-            return []
-        try:
-            photo = load_row(index, image, strict=strict)
-        except BadPhoto as bad:
-            return [Item(row, reason=f"{index.file_name(image)} {bad.reason}") for row in rows.tolist()]
-        rectangles = crop_rectangles(index.box_xyxy[rows], photo.size, crop)
-        return [
-            Item(row, pixels(photo.crop(tuple(rectangle))))
-            for row, rectangle in zip(rows.tolist(), rectangles.tolist(), strict=True)
-        ]
-
     progress = progress or Silent()
-    writer = open_writer(data, spec, overwrite=overwrite)
+    writer = open_writer(data, crops_spec(index, known, crop, batch, chunk_rows), overwrite=overwrite)
     run = run_chunks(
         writer,
-        read,
+        CropReader(index, known.preprocess, crop, strict),
         encoder(known),
-        batch=checked_batch(batch),
+        batch=batch,
         spans=lambda lo, hi: photo_spans(index.box_images[lo:hi], lo),
-        workers=default_workers(workers),
+        workers=workers,
+        processes=processes,
         part=part,
         progress=progress,
         unit="boxes",
     )
-    return report_of(writer, run, progress, _left_out(index, usable))
+    return report_of(writer, run, progress, strict=strict, expected=(CROWD, SMALL))
 
 
-def usable_boxes(index: Index) -> NDArray[np.bool_]:
-    """(M,) bool: boxes that get an embedding if their photo can be read: no crowds, both sides at least 16
-    px.
+@dataclass(frozen=True)
+class CropReader:
+    """Reads rows of `crops`: each the teacher's (3, S, S) uint8 pixels of a box. Picklable."""
 
-    The index has clipped the boxes to their photos already.
+    index: Index
+    preprocess: Preprocess
+    crop: str = "box"
+    strict: bool = False
+
+    def __call__(self, lo: int, hi: int) -> Iterable[Item]:
+        """Items of the box rows [lo, hi) of one photo, which is decoded only if a box has an embedding."""
+        wanted = usable_boxes(self.index, lo, hi).any()
+        image = int(self.index.box_images[lo])
+        return self.items(lo, hi, load_or_reason(self.index, image, strict=self.strict) if wanted else "")
+
+    def items(self, lo: int, hi: int, photo: Image.Image | str) -> list[Item]:
+        """The same for a photo that was decoded already, or is bad for the reason given."""
+        usable, crowd = usable_boxes(self.index, lo, hi), self.index.iscrowd[lo:hi]
+        items = [
+            Item(row, reason=CROWD if crowd[row - lo] else SMALL)
+            for row in (lo + np.flatnonzero(~usable)).tolist()
+        ]
+        rows = lo + np.flatnonzero(usable)
+        if isinstance(photo, str):
+            return items + [Item(row, reason=photo) for row in rows.tolist()]
+        rectangles = crop_rectangles(self.index.box_xyxy[rows], photo.size, self.crop)
+        for row, (left, top, right, bottom) in zip(rows.tolist(), rectangles.tolist(), strict=True):
+            items.append(Item(row, self.preprocess.pixels(photo.crop((left, top, right, bottom)))))
+        return items
+
+
+def crops_spec(index: Index, teacher: Teacher, crop: str, batch: int, chunk_rows: int) -> ColumnSpec:
+    """What the column is."""
+    return ColumnSpec(
+        name="crops",
+        table="boxes",
+        rows=len(index.box_images),
+        width=teacher.width,
+        has_valid=True,
+        chunk_rows=chunk_rows,
+        index_digest=index.digest,
+        recipe={**teacher_recipe(teacher, batch), "crop": RULES[crop]},
+    )
+
+
+def check_rule(crop: str) -> None:
+    """UserError for a crop rule that there is not."""
+    if crop not in RULES:
+        raise UserError(f"--crop {crop} is not known; choose one of {', '.join(RULES)}.")
+
+
+def usable_boxes(index: Index, lo: int = 0, hi: int | None = None) -> NDArray[np.bool_]:
+    """(hi - lo,) bool: box rows that get an embedding if their photo can be read.
+
+    That is no crowd, and both sides at least 16 px. The index has clipped the boxes to their photos already.
     """
-    sides = index.box_xyxy[:, 2:] - index.box_xyxy[:, :2]
-    usable: NDArray[np.bool_] = (sides >= MIN_SIDE).all(axis=1) & ~index.iscrowd
+    boxes = index.box_xyxy[lo:hi]
+    usable: NDArray[np.bool_] = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1) & ~index.iscrowd[lo:hi]
     return usable
 
 
@@ -162,11 +185,3 @@ def photo_spans(images: NDArray[np.int32], lo: int) -> list[tuple[int, int]]:
     """Ranges of box rows that share a photo; `images` (n,): the image rows of the boxes from row `lo` on."""
     cuts = [0, *(np.flatnonzero(np.diff(images)) + 1).tolist(), len(images)]
     return [(lo + start, lo + stop) for start, stop in itertools.pairwise(cuts) if start < stop]
-
-
-def _left_out(index: Index, usable: NDArray[np.bool_]) -> list[str]:
-    crowds = int(np.count_nonzero(index.iscrowd))
-    small = len(usable) - int(np.count_nonzero(usable)) - crowds
-    if not crowds and not small:
-        return []
-    return [f"no embedding for {crowds} crowds and {small} boxes under {MIN_SIDE:.0f} px"]

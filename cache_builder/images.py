@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cache_builder.errors import UserError
-from cache_builder.index import open_index
-from cache_builder.photos import BadPhoto, check_folder, load_row
+from cache_builder.index import Index, open_index
+from cache_builder.photos import check_folder, load_or_reason
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, run_chunks
 from cache_builder.store import ColumnSpec, open_writer
-from cache_builder.teacher import Teacher, load_teacher
+from cache_builder.teacher import Preprocess, Teacher, load_teacher
 
 CHUNK_ROWS = 512
 """Rows a chunk, and with it the work a kill can cost."""
@@ -31,70 +33,84 @@ def cache_images(
     *,
     batch: int = 256,
     workers: int | None = None,
+    processes: bool = False,
     device: str = "auto",
     precision: str = "fp32",
     strict: bool = False,
-    part: tuple[int, int] = (0, 1),
+    part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> CacheReport:
     """Make the column `images` of the data set `data`: (I, D) float16 unit, row i the photo of image row i.
 
-    teacher: a name for `load_teacher`, or a loaded one (then `device` and `precision` are its own). The
-    photo goes through the teacher's own preprocessing. workers: threads that decode (default: one a core, at
-    most 8). A photo that cannot be read leaves its row invalid and a note; `strict` stops instead. part: (i,
-    n), the i-th of n makers.
+    teacher: a name for `load_teacher`, or a loaded one (then `device` and `precision` are its own). The photo
+    goes through the teacher's own preprocessing. workers: threads that decode, or with `processes` as many
+    processes (default: one a core, at most 8). A photo that cannot be read leaves its row invalid and a note;
+    `strict` stops instead. part: (i, n), the i-th of n makers; None: torchrun's rank, else all.
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
+    workers = check_numbers(batch, workers, part)
     index = open_index(data)
     check_folder(index)
     known = as_teacher(teacher, device, precision)
-    recipe = {**teacher_recipe(known, batch), "source": "whole photo"}
-    spec = ColumnSpec(
-        name="images",
-        table="images",
-        rows=len(index),
-        width=known.width,
-        has_valid=True,
-        chunk_rows=chunk_rows,
-        index_digest=index.digest,
-        recipe=recipe,
-    )
-    pixels = known.preprocess.pixels
-
-    def read(lo: int, hi: int) -> Iterable[Item]:
-        for image in range(lo, hi):
-            try:
-                yield Item(image, pixels(load_row(index, image, strict=strict)))
-            except BadPhoto as bad:
-                yield Item(image, reason=f"{index.file_name(image)} {bad.reason}")
-
-    def spans(lo: int, hi: int) -> list[tuple[int, int]]:
-        return [(start, min(start + PHOTOS_A_SPAN, hi)) for start in range(lo, hi, PHOTOS_A_SPAN)]
-
     progress = progress or Silent()
-    writer = open_writer(data, spec, overwrite=overwrite)
+    writer = open_writer(data, images_spec(index, known, batch, chunk_rows), overwrite=overwrite)
     run = run_chunks(
         writer,
-        read,
+        ImageReader(index, known.preprocess, strict),
         encoder(known),
-        batch=checked_batch(batch),
-        spans=spans,
-        workers=default_workers(workers),
+        batch=batch,
+        spans=_spans,
+        workers=workers,
+        processes=processes,
         part=part,
         progress=progress,
         unit="photos",
     )
-    return report_of(writer, run, progress)
+    return report_of(writer, run, progress, strict=strict)
+
+
+@dataclass(frozen=True)
+class ImageReader:
+    """Reads rows of `images`: each the teacher's (3, S, S) uint8 pixels of a photo. Picklable."""
+
+    index: Index
+    preprocess: Preprocess
+    strict: bool = False
+
+    def __call__(self, lo: int, hi: int) -> Iterable[Item]:
+        """Items of the image rows [lo, hi)."""
+        for image in range(lo, hi):
+            yield self.item(image, load_or_reason(self.index, image, strict=self.strict))
+
+    def item(self, image: int, photo: Image.Image | str) -> Item:
+        """The item of an image row whose photo was decoded already, or is bad for the reason given."""
+        if isinstance(photo, str):
+            return Item(image, reason=photo)
+        return Item(image, self.preprocess.pixels(photo))
+
+
+def images_spec(index: Index, teacher: Teacher, batch: int, chunk_rows: int) -> ColumnSpec:
+    """What the column is."""
+    return ColumnSpec(
+        name="images",
+        table="images",
+        rows=len(index),
+        width=teacher.width,
+        has_valid=True,
+        chunk_rows=chunk_rows,
+        index_digest=index.digest,
+        recipe={**teacher_recipe(teacher, batch), "source": "whole photo"},
+    )
 
 
 def as_teacher(teacher: str | Teacher, device: str, precision: str) -> Teacher:
     """A loaded teacher, of a name or as given."""
-    return (
-        teacher if isinstance(teacher, Teacher) else load_teacher(teacher, device=device, precision=precision)
-    )
+    if isinstance(teacher, Teacher):
+        return teacher
+    return load_teacher(teacher, device=device, precision=precision)
 
 
 def teacher_recipe(teacher: Teacher, batch: int) -> dict[str, Any]:
@@ -110,24 +126,25 @@ def teacher_recipe(teacher: Teacher, batch: int) -> dict[str, Any]:
     }
 
 
-def encoder(teacher: Teacher) -> Any:
-    """What the runner maps with: a list of (3, S, S) uint8 pixels -> (n, D) float32 unit."""
+def encoder(teacher: Teacher) -> Callable[[list[NDArray[np.uint8]]], Callable[[], NDArray[np.float32]]]:
+    """What the runner maps with: (3, S, S) uint8 pixels of n rows -> a function that gives (n, D) float32."""
 
-    def encode(pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        return teacher.encode_images(np.stack(pixels))
+    def encode(pixels: Sequence[NDArray[np.uint8]]) -> Callable[[], NDArray[np.float32]]:
+        return teacher.launch_images(np.stack(pixels))
 
     return encode
 
 
-def default_workers(workers: int | None) -> int:
-    """Threads that decode: as asked for, else one a core and at most 8."""
+def check_numbers(batch: int, workers: int | None, part: tuple[int, int] | None) -> int:
+    """Workers that decode: as asked for, else one a core, at most 8. UserError for numbers out of range."""
+    if batch < 1:
+        raise UserError(f"--batch is {batch}; give at least 1.")
     if workers is not None and workers < 0:
         raise UserError(f"--workers is {workers}; give 0 (decode in the main thread) or more.")
+    if part is not None and not 0 <= part[0] < part[1]:
+        raise UserError(f"--part is {part[0]}/{part[1]}; give I/N with I from 0 to N - 1.")
     return min(8, os.cpu_count() or 1) if workers is None else workers
 
 
-def checked_batch(batch: int) -> int:
-    """`batch` where it is at least 1, else a UserError."""
-    if batch < 1:
-        raise UserError(f"--batch is {batch}; give at least 1.")
-    return batch
+def _spans(lo: int, hi: int) -> list[tuple[int, int]]:
+    return [(start, min(start + PHOTOS_A_SPAN, hi)) for start in range(lo, hi, PHOTOS_A_SPAN)]

@@ -175,6 +175,14 @@ def load_row(index: Index, image: int, *, strict: bool = False) -> Image.Image:
         raise
 
 
+def load_or_reason(index: Index, image: int, *, strict: bool = False) -> Image.Image | str:
+    """`load_row`, or for a bad photo the line to note: its file name and what is wrong with it."""
+    try:
+        return load_row(index, image, strict=strict)
+    except BadPhoto as bad:
+        return f"{index.file_name(image)} {bad.reason}"
+
+
 def check_folder(index: Index) -> None:
     """UserError where the folder of the photos is not there."""
     if not index.image_root.is_dir():

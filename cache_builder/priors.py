@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_builder.errors import UserError
+from cache_builder.images import check_numbers
 from cache_builder.index import Index, open_index
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
@@ -28,7 +29,7 @@ def cache_clip_priors(
     data: Path,
     *,
     tau: float = 0.07,
-    part: tuple[int, int] = (0, 1),
+    part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -40,6 +41,7 @@ def cache_clip_priors(
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
+    check_numbers(chunk_rows, 1, part)
     if not (math.isfinite(tau) and tau > 0):
         raise UserError(f"--tau is {tau}; give a temperature above 0, 0.07 unless you know better.")
     index = open_index(data)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cache_builder.errors import UserError
 from cache_builder.progress import Progress
 from cache_builder.runner import RunReport
 from cache_builder.store import ColumnWriter, Manifest
@@ -72,11 +74,31 @@ class CacheReport:
 
 
 def report_of(
-    writer: ColumnWriter, run: RunReport, progress: Progress, notes: Sequence[str] = ()
+    writer: ColumnWriter,
+    run: RunReport,
+    progress: Progress,
+    notes: Sequence[str] = (),
+    *,
+    strict: bool = False,
+    expected: Sequence[str] = (),
 ) -> CacheReport:
-    """Sum a run up, and say its notes (those of the rows, each text once, after `notes`)."""
+    """Sum a run up and say its notes: `notes` first, then each reason of invalid rows with how many it holds
+    for.
+
+    expected: reasons that are nobody's fault, told in one line. strict: UserError where the column was
+    finished earlier, without --strict, over photos that were bad.
+    """
     row_notes = run.manifest.notes if run.manifest else run.notes
-    lines = [*notes, *dict.fromkeys(row_notes[row] for row in sorted(row_notes))]
+    counts = Counter(row_notes[row] for row in sorted(row_notes))
+    faults = [reason for reason in counts if reason not in expected]
+    if strict and faults:
+        raise UserError(
+            f"column {writer.spec.name} was made before without --strict and lacks rows of {len(faults)} "
+            "bad photos "
+            f"({faults[0]}); mend them, remove the folder {writer.spec.name} of the data set and run the "
+            "same command again."
+        )
+    lines = [*notes, *(f"{counts[reason]} rows: {reason}" for reason in expected if counts[reason]), *faults]
     for line in lines:
         progress.note(line)
     return CacheReport(

@@ -141,14 +141,21 @@ class Teacher:
 
         Raises UserError if the model overflows in this precision.
         """
-        batch = torch.as_tensor(images).to(self.device, non_blocking=True)
+        return self.launch_images(images)()
+
+    def launch_images(self, images: Tensor | NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Begin `encode_images`; what comes back waits for it. On CUDA the host is free in between."""
+        batch = torch.as_tensor(images)
         if batch.shape[0] == 0:
-            return np.zeros((0, self.width), np.float32)
+            return lambda: np.zeros((0, self.width), np.float32)
+        if self.device.type == "cuda":
+            batch = batch.pin_memory()
+        batch = batch.to(self.device, non_blocking=True)
         with torch.inference_mode(), self._autocast():
             if batch.dtype == torch.uint8:
                 batch = self.preprocess.finish(batch)
-            features = self._encode_image(batch)
-        return self._unit(features)
+            features = F.normalize(self._encode_image(batch).float(), dim=-1)
+        return lambda: self._finite(features.cpu().numpy())
 
     def encode_texts(self, texts: Sequence[str], batch: int = 256) -> NDArray[np.float32]:
         """B sentences -> (B, D) float32 unit; beyond the context length they are cut, as open_clip does."""
@@ -156,7 +163,8 @@ class Teacher:
         for lo in range(0, len(texts), batch):
             tokens = self.tokenize(list(texts[lo : lo + batch])).to(self.device)
             with torch.inference_mode(), self._autocast():
-                parts.append(self._unit(self._encode_text(tokens)))
+                features = F.normalize(self._encode_text(tokens).float(), dim=-1)
+            parts.append(self._finite(features.cpu().numpy()))
         return np.concatenate(parts)
 
     def tokenize(self, texts: list[str]) -> Tensor:
@@ -182,12 +190,11 @@ class Teacher:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
 
-    def _unit(self, features: Tensor) -> NDArray[np.float32]:
-        rows: NDArray[np.float32] = F.normalize(features.float(), dim=-1).cpu().numpy()
+    def _finite(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         if not np.isfinite(rows).all():
             raise UserError(
-                f"teacher {self.name} gave embeddings that are not finite in {self.precision}; use "
-                "--precision bf16 or fp32."
+                f"teacher {self.name} gave embeddings that are not finite in {self.precision}; "
+                "use --precision bf16 or fp32."
             )
         return rows
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_builder.errors import UserError
-from cache_builder.images import as_teacher
+from cache_builder.images import as_teacher, check_numbers
 from cache_builder.index import Index, open_index
 from cache_builder.progress import Progress, Silent
 from cache_builder.prompts import embed_concepts, resolve_templates, unit_rows
@@ -37,7 +37,7 @@ def cache_text(
     device: str = "auto",
     precision: str = "fp32",
     import_file: Path | None = None,
-    part: tuple[int, int] = (0, 1),
+    part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -53,6 +53,7 @@ def cache_text(
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
+    check_numbers(SENTENCES, 0, part)
     index = open_index(data)
     if teacher is None and import_file is None:
         raise UserError(

@@ -178,6 +178,7 @@ def test_without_annotations_the_orientation_is_followed(tmp_path: Path, pixels:
     np.testing.assert_array_equal(np.asarray(load_photo(rotated(tmp_path, pixels, 3))), np.rot90(pixels, 2))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_is_no_orientation(tmp_path: Path, pixels: np.ndarray) -> None:
     path = save(tmp_path, "a.jpg", Image.fromarray(pixels), exif=b"Exif\0\0MM\0*\0\0\0\xff garbage")
     assert load_photo(path, (WIDTH, HEIGHT)).size == (WIDTH, HEIGHT)
