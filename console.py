@@ -1,11 +1,13 @@
-"""What the command line shows: progress, tables and errors. Beside `cli.py`, the only file that prints."""
+"""What the command line shows: progress, tables, figures and errors. Nothing else prints."""
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from cache_builder.errors import UserError
 
@@ -38,7 +41,7 @@ class TerminalProgress:
         self._figures = ""
         if err.is_terminal:
             self._bars = Bars(
-                TextColumn("{task.description}", justify="left"), BarColumn(bar_width=24), MofNCompleteColumn(),
+                TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}"), console=err, transient=True,
             )  # fmt: skip
@@ -56,10 +59,10 @@ class TerminalProgress:
         elif time.monotonic() - self._last_line > _PLAIN_EVERY_S:
             self._last_line = time.monotonic()
             left = (self._total - self._done) * (self._last_line - self._since) / max(self._done, 1)
-            err.print(
-                f"{self._label}: {self._done}/{self._total} {self._unit}, {self._rate()}, "
-                f"{left:.0f} s left  {self._figures}".rstrip()
+            line = (
+                f"  {self._label}: {self._done}/{self._total} {self._unit}, {self._rate()}, {left:.0f} s left"
             )
+            err.print(f"{line}  {self._figures}".rstrip(), markup=False)
 
     def note(self, message: str) -> None:
         """A line worth keeping."""
@@ -73,45 +76,85 @@ class TerminalProgress:
             self._bars.stop()
             self._bars = None
         seconds = time.monotonic() - self._since
-        err.print(f"{self._label}: {self._done} {self._unit} in {seconds:.1f} s, {self._rate()}", markup=False)
+        if self._done:
+            line = f"  {self._label}: {self._done} {self._unit} in {seconds:.1f} s, {self._rate()}"
+            err.print(f"{line}  {self._figures}".rstrip(), markup=False)
         self._label = ""
 
     def _rate(self) -> str:
         return f"{self._done / max(time.monotonic() - self._since, 1e-9):.1f} {self._unit}/s"
 
 
-def say(*lines: str) -> None:
-    """Print lines of an answer to stdout."""
-    for line in lines:
-        out.print(line, markup=False)
+class Answer:
+    """What a verb has to say: lines and tables on stdout, and its figures as JSON where they are asked for.
+
+    json: a file, "-" for stdout (then lines and tables go to stderr), or None. Of several ranks only the
+    first one speaks.
+    """
+
+    def __init__(self, json: str | None = None) -> None:
+        self._json = json
+        self._page = err if json == "-" else out
+        self._mute = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
+
+    def say(self, *lines: str) -> None:
+        """Lines of text."""
+        for line in () if self._mute else lines:
+            self._page.print(line, markup=False)
+
+    def heading(self, line: str) -> None:
+        """A line that begins something."""
+        if not self._mute:
+            self._page.print(Text(line, style="bold"))
+
+    def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """A table: the first column is text, the others figures; None is a dash."""
+        grid = Table(title=title or None, title_justify="left", title_style="bold")
+        for at, column in enumerate(columns):
+            grid.add_column(column, justify="left" if at == 0 else "right", overflow="fold")
+        for row in rows:
+            grid.add_row(*(Text(_short(cell)) for cell in row))
+        if not self._mute:
+            self._page.print(grid)
+
+    def figures(self, figures: Mapping[str, Any]) -> None:
+        """The figures as JSON. Raises UserError where the file cannot be written."""
+        if self._json is None or self._mute:
+            return
+        text = json.dumps(_plain(figures), indent=1) + "\n"
+        if self._json == "-":
+            sys.stdout.write(text)
+            return
+        path = Path(self._json)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            raise UserError(
+                f"--json {path}: could not be written ({error.strerror}); name another file."
+            ) from None
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table: the first column is text, the others figures; None is a dash."""
-    grid = Table(title=title or None, title_justify="left", title_style="bold")
-    for at, column in enumerate(columns):
-        grid.add_column(column, justify="left" if at == 0 else "right", overflow="fold")
-    for row in rows:
-        grid.add_row(*("-" if cell is None else cell if isinstance(cell, str) else _short(cell) for cell in row))
-    out.print(grid)
+def complain(sentence: str) -> None:
+    """Say on stderr why nothing came of it."""
+    err.print(Text.assemble(("cckt: ", "bold red"), sentence))
 
 
-def write_json(target: str | None, figures: dict[str, Any]) -> None:
-    """The figures of a verb to a file, or to stdout for "-"; nothing for None."""
-    if target is None:
-        return
-    text = json.dumps(figures, indent=1, default=str)
-    if target == "-":
-        sys.stdout.write(text + "\n")
-        return
-    path = Path(target)
-    try:
-        path.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--json {path}: could not be written ({error.strerror}); name another file.") from None
+def _plain(value: Any) -> Any:
+    """What JSON can hold: no NaN, no paths."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def _short(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
     if isinstance(value, bool) or not isinstance(value, float):
         return str(value)
-    return "-" if value != value else f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.2g}"
