@@ -48,20 +48,19 @@ def run_chunks(
 ) -> RunReport:
     """Make the missing chunks that this part is dealt; finish the column when none is left.
 
-    read(lo, hi) yields one `Item` for each row of [lo, hi) it can, in any order; a row it does not yield is invalid.
-    It runs in one of `workers` threads (0: in this one), or with `processes` in spawned processes (then it
-    and its items are pickled); it raises UserError to stop the run.
-    map(list of at most `batch` item data) gives (n, width) float in the same order, numpy or anything numpy takes. It
-    runs in the calling thread. It may return a function of no arguments that gives them: that is called after
-    the next batch is launched, so that an asynchronous device never waits for the host.
-    batch: valid rows of a chunk in row order, cut every `batch`; they never cross a chunk. Put it in the
-    recipe.
-    spans(lo, hi) cuts a chunk into the ranges `read` is called with (crops: at photos' borders, so that a photo is
-    decoded once); default: every 64 rows.
-    part: (i, n), chunk numbers that leave i when divided by n; None: torchrun's RANK of WORLD_SIZE, else
-    everything.
-    assist: when the own share is done, make what other parts have not come to; None: for torchrun's ranks
-    only.
+    read(lo, hi) yields one `Item` for each row of [lo, hi) it can, in any order; a row it does not yield is
+    invalid. It runs in one of `workers` threads (0: in this one), or with `processes` in spawned processes
+    (then it and its items are pickled); it raises UserError to stop the run.
+    map(list of at most `batch` item data) gives (n, width) float in the same order, numpy or anything numpy
+    takes. It runs in the calling thread. It may return a function of no arguments that gives them: that is
+    called after the next batch is launched, so that an asynchronous device never waits for the host.
+    batch: valid rows of a chunk in row order, cut every `batch`; they never cross a chunk. It belongs
+    in the recipe.
+    spans(lo, hi) cuts a chunk into the ranges `read` is called with (crops: where photos begin, so that each
+    is decoded once); default: every 64 rows.
+    part: (i, n), chunk numbers that leave i when divided by n; None: torchrun's RANK of WORLD_SIZE, else all.
+    assist: when the own share is done, make what other parts have not come to; None: only where `part` is
+    None.
 
     Kill it anywhere, at any number of makers: the same call goes on with what is missing, and the bytes are
     the same. Raises Interrupted (a UserError) on Ctrl-C and SIGTERM, and what `read`, `map` and the store
@@ -114,8 +113,8 @@ def run_targets(
     """Make several columns from one pass: a photo is decoded once for all that need it.
 
     jobs: in order, each with a range of rows for each target (crops: the boxes of some photos; images: those
-    photos); together they cover every table once, ascending. Only jobs with a row in a missing chunk are
-    read, and ranges that nobody needs come to `read` empty. read(job) yields (number of the target, Item).
+    photos); together they cover every table once, ascending. Only jobs with rows of missing chunks are read,
+    and ranges that nobody needs come to `read` empty. read(job) yields (number of the target, Item).
     part: (i, n) is dealt consecutive chunks, so that the columns of a part come from the same photos; None:
     as in `run_chunks`. Everything else is as there; the bytes are those of `run_chunks` column by column.
     """

@@ -16,7 +16,7 @@ from cache_builder.store.agreement import Agreement, cosines, summary
 from cache_builder.store.files import LocalFiles, open_files
 from cache_builder.store.manifest import GROUP, Manifest, read_manifest
 from cache_builder.store.reader import Column, open_column
-from cache_builder.store.spec import mending_command, some_runs
+from cache_builder.store.spec import from_runs, mending_command, some_runs
 from cache_builder.store.writer import ColumnWriter
 
 
@@ -52,7 +52,9 @@ class ColumnInfo:
         lines += [f"    {key}: {value}" for key, value in _leaves(spec.recipe)]
         if self.manifest.versions:
             lines.append("  made with " + ", ".join(f"{k} {v}" for k, v in self.manifest.versions.items()))
-        lines += [f"  rows {rows}: {reason}" for reason, rows in list(self.manifest.reasons.items())[:20]]
+        for reason, runs in list(self.manifest.reasons.items())[:20]:
+            rows = list(from_runs(runs))
+            lines.append(f"  {len(rows)} rows ({some_runs(rows)}): {reason}")
         if not self.manifest.finished:
             lines.append(f"  run `{self.command}` to finish it")
         return lines
