@@ -105,13 +105,15 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     assert hint in (int, float), f"{name}: type {hint} is not handled"
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise refused
+    if hint is int and isinstance(value, str) and value.lstrip("+-").isdecimal():
+        return int(value)  # by way of a float it would lose digits
     try:
         number = float(value)
-        if not math.isfinite(number) or (hint is int and number != int(number)):
-            raise refused
-        return int(value if isinstance(value, int) else number) if hint is int else number
-    except ValueError:
+    except (ValueError, OverflowError):
         raise refused from None
+    if not math.isfinite(number) or (hint is int and number != int(number)):
+        raise refused
+    return (value if isinstance(value, int) else int(number)) if hint is int else number
 
 
 def to_mapping(instance: Any) -> dict[str, Any]:

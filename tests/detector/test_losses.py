@@ -63,7 +63,7 @@ def slow_parts(output: DetectorOutput, targets: list[Targets], matches: Matches)
         matched = dict(pairs(matches, layer, b))
         for q, c in itertools.product(range(output.logits.shape[2]), range(CONCEPTS)):
             wanted = q in matched and int(target.concepts[matched[q]]) == c
-            total["class"] += 2 * slow_focal(float(output.logits[layer, b, q, c]), wanted)
+            total["class"] += 2 * slow_focal(float(output.logits[layer, b, q, c].detach()), wanted)
         for q, m in matched.items():
             box, goal = output.boxes[layer, b, q].tolist(), target.boxes[m].tolist()
             total["l1"] += 5 * sum(abs(x - y) for x, y in zip(box, goal, strict=True))
@@ -86,7 +86,7 @@ def slow_contrast(output: DetectorOutput, targets: list[Targets], matches: Match
         for q, m in pairs(matches, layer, b):
             if bool(target.valid[m]):
                 r, e = target.embeddings[m], output.region[layer, b, q]
-                forth = [float(r @ output.region[layer, p, j]) / TAU for p, j in queries]
+                forth = [float(r @ output.region[layer, p, j].detach()) / TAU for p, j in queries]
                 back = [float(e @ targets[p].embeddings[j]) / TAU for p, j in objects]
                 total += slow_cross_entropy(forth, queries.index((b, q))) / 2
                 total += slow_cross_entropy(back, objects.index((b, m))) / 2
@@ -196,8 +196,8 @@ def test_batched_is_the_sum_of_single_photos() -> None:
 def slow_class_contrast(
     output: DetectorOutput, targets: list[Targets], matches: Matches, bank: Tensor, negatives: str
 ) -> float:
-    """The class bank: to the student, all matched queries of a class are positives, each with its share, once for
-    each object; to the teacher, every class that is annotated stands once."""
+    """The class bank. To the student, all matched queries of a class are positives, each with its share, once
+    for each object; to the teacher, every class that is annotated stands once."""
     total = 0.0
     known = bank.isfinite().all(-1).tolist()
     for layer, (b, target) in itertools.product(range(LAYERS), enumerate(targets)):

@@ -1,0 +1,78 @@
+"""Scores and detections against plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from detector.scoring import score, similarity_probability, top_detections
+from detector.structures import DetectorOutput
+
+from .test_matcher import some_boxes, unit
+
+
+def some_output() -> DetectorOutput:
+    return DetectorOutput(some_boxes(2, 3, 4), torch.randn(2, 3, 4, 5), unit(2, 3, 4, 6))
+
+
+def test_no_photos_and_no_concepts() -> None:
+    assert top_detections(torch.zeros(0, 4, 5), torch.zeros(0, 4, 4), [], 3) == []
+    (found,) = top_detections(torch.zeros(1, 4, 0), some_boxes(1, 4), [(10, 10)], 3)
+    assert len(found) == 0
+    assert found.boxes_xyxy.shape == (0, 4)
+
+
+def test_scores_equal_plain_loops() -> None:
+    torch.manual_seed(0)
+    output, text = some_output(), unit(5, 6)
+    found = {kind: score(output, text, 0.07, kind) for kind in ("similarity", "head", "product")}
+    for b in range(3):
+        for n in range(4):
+            for c in range(5):
+                cosine = sum(
+                    x * y for x, y in zip(output.region[-1, b, n].tolist(), text[c].tolist(), strict=True)
+                )
+                similarity = 1 / (1 + math.exp(-cosine / 0.07))
+                head = 1 / (1 + math.exp(-float(output.logits[-1, b, n, c])))
+                assert float(found["similarity"][b, n, c]) == pytest.approx(similarity, rel=1e-4)
+                assert float(found["head"][b, n, c]) == pytest.approx(head, rel=1e-4)
+                assert float(found["product"][b, n, c]) == pytest.approx(
+                    math.sqrt(similarity * head), rel=1e-4
+                )
+
+
+def test_concepts_that_the_priors_rule_out_score_nothing() -> None:
+    present = torch.tensor([[True, False, True, True, True]] * 3)
+    found = score(some_output(), unit(5, 6), 0.07, "similarity", present)
+    assert not bool(found[..., 1].any())
+    assert bool((found[..., [0, 2, 3, 4]] > 0).all())
+
+
+def test_similarity_of_a_vector_with_itself() -> None:
+    one = unit(1, 6)
+    assert float(similarity_probability(one, one, 0.07)) == pytest.approx(1 / (1 + math.exp(-1 / 0.07)))
+
+
+def test_top_detections_equal_sorting_everything() -> None:
+    torch.manual_seed(1)
+    scores, boxes, sizes = torch.rand(2, 4, 5), some_boxes(2, 4), [(100, 200), (50, 30)]
+    found = top_detections(scores, boxes, sizes, 7)
+    for b, (height, width) in enumerate(sizes):
+        ranked = sorted(((float(scores[b, n, c]), n, c) for n in range(4) for c in range(5)), reverse=True)[
+            :7
+        ]
+        assert found[b].scores.tolist() == [one[0] for one in ranked]
+        assert found[b].concepts.tolist() == [one[2] for one in ranked]
+        for pixels, (_, n, _) in zip(found[b].boxes_xyxy.tolist(), ranked, strict=True):
+            x, y, w, h = boxes[b, n].tolist()
+            expected = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
+            assert pixels == pytest.approx(expected, abs=1e-3)
+
+
+def test_boxes_are_clipped_to_the_photo_and_top_to_what_there_is() -> None:
+    boxes = torch.tensor([[[0.0, 0.5, 0.4, 3.0]]])
+    (found,) = top_detections(torch.ones(1, 1, 2), boxes, torch.tensor([[10, 20]]), 100)
+    assert len(found) == 2
+    assert found.boxes_xyxy[0].tolist() == [0.0, 0.0, 4.0, 10.0]
