@@ -1,0 +1,124 @@
+"""Checks of the online half: a recipe, whether data fit it, and a run. Each returns findings.
+
+The checks are the trainer's and the evaluator's own (`preflight`, `scene`, `network`), asked before hours are
+spent; nothing here knows a rule of its own but the one on unseen concepts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cache_builder.doctor import Finding
+from cache_builder.errors import UserError
+from cache_builder.index import open_index
+from cache_builder.store import open_column
+from cache_builder.vocabulary import normalise_name
+from detector.checkpoint import Facts, newest_checkpoint
+from detector.config import Config
+from detector.evaluation.scene import open_scene
+from detector.model import CCKTDetector
+from detector.network import load_network
+from detector.preflight import check_batch, check_validation, gather
+
+
+def check_recipe(config: Config) -> list[Finding]:
+    """The student of a recipe can be built, with the pretrained weights it asks for."""
+    subject = f"recipe {config.recipe}"
+    try:
+        model = CCKTDetector(config.model, 512, 48, pretrained=True)
+        note = ""
+    except UserError as error:
+        return [Finding("bad", subject, str(error))]
+    except Exception as fault:  # timm's downloader has its own kinds of complaint
+        model = CCKTDetector(config.model, 512, 48, pretrained=False)
+        note = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    millions = sum(value.numel() for value in model.parameters()) / 1e6
+    train = config.train
+    told = (
+        f"{config.model.backbone}, {millions:.1f}M parameters, {config.model.queries} queries, "
+        f"{train.epochs} epochs of batch {train.batch} in {train.precision}"
+    )
+    if note:
+        told = (
+            f"{told}; the backbone's pretrained weights cannot be had here ({note}): run once with a network, "
+            "or --set model.backbone_weights=FILE.safetensors"
+        )
+    return [Finding("warn" if note else "good", subject, told)]
+
+
+def check_training(config: Config, data: Path) -> tuple[list[Finding], Facts | None]:
+    """Everything `cckt train` looks for on its training data, and the facts of the run that it would be."""
+    subject = f"training on {data}"
+    try:
+        check_batch(config, 1)
+        ingredients = gather(config, data)
+    except UserError as error:
+        return [Finding("bad", subject, str(error))], None
+    facts, photos = ingredients.facts, len(ingredients.photos)
+    steps = -(-photos // config.train.batch) * config.train.epochs
+    told = (
+        f"fits: {photos} photos, {facts.n_classes} base concepts, {facts.embedding_dim} wide, {steps} steps"
+    )
+    return [Finding("good", subject, told)], facts
+
+
+def check_evaluation(config: Config, data: Path, facts: Facts | None) -> list[Finding]:
+    """A data set can be evaluated on by the run of `facts`; None: of a run that cannot be made yet."""
+    subject = f"evaluation on {data}"
+    try:
+        if facts is not None:
+            check_validation(config, data, facts)
+        scene = open_scene(data, facts)
+        if config.model.guidance and config.prior.source in ("clip", "mllm"):
+            open_column(data, f"priors/{config.prior.source}", index_digest=scene.index.digest)
+    except UserError as error:
+        return [Finding("bad", subject, str(error))]
+    boxes = int((~scene.index.iscrowd).sum())
+    told = f"fits: {len(scene.index)} photos, {boxes} boxes, {len(scene.vocabulary)} concepts"
+    findings = [Finding("good", subject, f"{told}, priors {config.prior.source}")]
+    if scene.index.keep == "base" and len(scene.index.rows("novel")):
+        told = "was built with --keep base: no novel box is there to be found; build it with --keep all"
+        findings.append(Finding("bad", subject, told))
+    return findings
+
+
+def check_unseen(facts: Facts, data: Path) -> list[Finding]:
+    """No concept that a data set calls novel is among those that a run was trained on, by id or by name."""
+    try:
+        index = open_index(data)
+    except UserError as error:
+        return [Finding("bad", "leak", str(error))]
+    trained = {normalise_name(name) for name in facts.names}
+    novel = [index.concepts[int(row)] for row in index.rows("novel")]
+    seen = [
+        concept.name
+        for concept in novel
+        if trained & {normalise_name(name) for name in (concept.name, *concept.synonyms)}
+    ]
+    if seen:
+        told = (
+            f"{data} calls {', '.join(seen[:5])} novel, but the run is trained on {len(seen)} such concepts"
+        )
+        return [Finding("bad", "leak", f"{told}; give both data sets one --split")]
+    told = f"none of the {len(novel)} novel concepts of {data} is among the {len(trained)} trained on"
+    return [Finding("good", "leak", told)]
+
+
+def check_run(run: Path) -> tuple[list[Finding], Facts | None]:
+    """A run folder: weights that fit its config, whole checkpoints, and what it learnt from."""
+    subject = str(run)
+    try:
+        network, facts = load_network(run, "cpu")
+    except UserError as error:
+        return [Finding("bad", subject, str(error))], None
+    newest, torn = newest_checkpoint(run)
+    teacher = facts.text_recipe.get("teacher")
+    learnt = teacher["name"] if isinstance(teacher, dict) else "an imported table"
+    told = (
+        f"recipe {network.config.recipe}, {facts.n_classes} base concepts, learnt from {learnt}; weights fit"
+    )
+    findings = [Finding("good", subject, told)]
+    findings += [Finding("warn", subject, line) for line in torn]
+    if newest is not None and not (run / "model.safetensors").is_file():
+        findings.append(Finding("warn", subject, f"not finished: {newest.name} is the newest; resume it"))
+    return findings, facts

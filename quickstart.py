@@ -1,0 +1,284 @@
+"""`cckt quickstart`: from nothing to a detector that finds what it was never shown.
+
+The one place where the rooms meet: shapeworld renders photos, cache_builder caches what the teacher knows,
+detector learns from the columns and is measured. Each stage is a call that anyone can make, and each goes on
+where it was stopped: the same command with the same folder does what is left.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache_builder.crops import cache_crops
+from cache_builder.errors import UserError
+from cache_builder.existence import existence_report
+from cache_builder.guide import TeacherGuide
+from cache_builder.images import cache_images
+from cache_builder.index import Index, open_index
+from cache_builder.photos import load_photo
+from cache_builder.priors import cache_clip_priors, oracle_presence
+from cache_builder.progress import Progress, Silent
+from cache_builder.runner import Interrupted
+from cache_builder.store import open_column
+from cache_builder.teacher import Teacher, load_teacher
+from cache_builder.text import cache_text
+from detector.checkpoint import newest_checkpoint, read_json, run_config, write_json
+from detector.config import Config, apply_overrides
+from detector.draw import Tile, contact_sheet, draw_prediction, marks_of
+from detector.predict import Detector
+from detector.prediction import Prediction
+from detector.recipes import plain as without_the_method
+from detector.recipes import recipe
+from detector.train import train
+from shapeworld.dataset import make_dataset
+
+TRAIN_SEED, HELD_OUT_SEED = 1, 2
+FIGURES = ("ap50_base", "ap50_novel", "ap50_all", "ap")
+LOOKED_AT, SHOWN, SINGLES = 96, 12, 6
+"""Held-out photos predicted for the pictures, photos on the contact sheet, and pictures of one photo."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything: photos to train on and to hold out, and what the recipe shapeworld is given."""
+
+    train_photos: int
+    held_out_photos: int
+    overrides: tuple[str, ...] = ()
+    teacher: str = "shapeworld"
+
+
+QUICK = Plan(train_photos=4000, held_out_photos=500, overrides=("train.checkpoint_every=200",))
+"""Ten minutes of two cores."""
+
+FULL = Plan(
+    train_photos=16000,
+    held_out_photos=2000,
+    overrides=("train.epochs=40", "train.checkpoint_every=500"),
+)
+"""An hour or two."""
+
+
+def quickstart(
+    out: Path,
+    *,
+    plan: Plan = QUICK,
+    plain: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Render, cache, train, measure and draw under `out`; the figures, as `out`/metrics.json holds them.
+
+    plain: also train the same detector without the method on the same data. say: is told what happens, a
+    line at a time. Photos, columns and runs that are finished are kept, a stopped training goes on.
+    Figures: ap50_base, ap50_novel, ap50_all, ap on the held-out photos with CLIP priors; the same four under
+    "plain"; "priors", how good the CLIP priors are by split; "seconds" by stage; "versions"; "plan".
+
+    Raises UserError where `out` holds a quickstart of another plan, and Interrupted when a signal ends it.
+    """
+    stages = _Stages(out, plan, progress or Silent())
+    config = apply_overrides(recipe("shapeworld"), plan.overrides)
+    seen, held_out = out / "train", out / "held-out"
+
+    say(f"1  Rendering {plan.train_photos} photos to train on and {plan.held_out_photos} to hold out.")
+    with stages.timed("render"):
+        _photos(seen, plan.train_photos, TRAIN_SEED, "base", stages.progress)
+        _photos(held_out, plan.held_out_photos, HELD_OUT_SEED, "all", stages.progress)
+    index = open_index(seen)
+    dropped, base, novel = index.card["dropped"].get("novel", 0), *map(len, _splits(index).values())
+    say(
+        f"   {base} concepts are base. Training never hears of {novel} novel ones: {dropped} boxes were left out."
+    )
+
+    say("2  Asking the teacher, once: what the words mean, what is in each box, what a photo may hold.")
+    with stages.timed("cache"):
+        teacher = load_teacher(plan.teacher)
+        cache_text(seen, teacher, progress=stages.progress)
+        cache_crops(seen, teacher, progress=stages.progress)
+        cache_text(held_out, teacher, progress=stages.progress)
+        cache_images(held_out, teacher, progress=stages.progress)
+        cache_clip_priors(held_out, progress=stages.progress)
+    priors = prior_quality(held_out, config)
+    say("   How well it guesses what a held-out photo holds:")
+    for split in ("base", "novel"):
+        figures = priors[split]
+        say(
+            f"   {split}: precision {figures['precision']:.2f}, recall {figures['recall']:.2f}, F1 {figures['f1']:.2f}"
+        )
+
+    say(
+        "3  Training a detector on the base boxes and the cached columns; the teacher is not needed any more."
+    )
+    method = stages.run("train", "evaluate", config, seen, held_out, out / "run")
+    answer: dict[str, Any] = {name: method.get(name) for name in FIGURES}
+    answer |= {"plain": None, "priors": priors}
+    if plain:
+        say("   And once more without the method: no guidance, no distillation, the class head's score.")
+        other = without_the_method(config)
+        figures = stages.run("train plain", "evaluate plain", other, seen, held_out, out / "run-plain")
+        answer["plain"] = {name: figures.get(name) for name in FIGURES}
+
+    say("4  Looking at held-out photos; ★ marks what nobody ever annotated for it.")
+    with stages.timed("draw"):
+        pictures = draw(out / "predictions", out / "run", held_out, teacher, stages.progress)
+    answer |= {
+        "pictures": [str(picture.relative_to(out)) for picture in pictures],
+        "seconds": stages.seconds,
+        "seconds_total": sum(stages.seconds.values()),
+        "versions": read_json(out / "run" / "versions.json", "a run that quickstart made"),
+        "plan": asdict(plan),
+    }
+    write_json(out / "metrics.json", answer)
+    return answer
+
+
+def prior_quality(data: Path, config: Config) -> dict[str, dict[str, float | None]]:
+    """Precision, recall, F1 and AP of the column priors/clip by split, at the config's rho and limit."""
+    index = open_index(data)
+    column = open_column(data, "priors/clip", index_digest=index.digest)
+    report = existence_report(
+        column.all(),
+        oracle_presence(index),
+        _splits(index),
+        rho=config.prior.rho,
+        limit=config.prior.limit,
+        valid=column.valid_all(),
+    )
+    return {split: _no_nan(figures.to_json()) for split, figures in report.items()}
+
+
+def draw(out: Path, run: Path, data: Path, teacher: Teacher, progress: Progress) -> list[Path]:
+    """Pictures of what a run finds in photos of a data set that hold something novel; the contact sheet first.
+
+    Of the first LOOKED_AT such photos those with the most confident novel find are shown.
+    """
+    index = open_index(data)
+    novel = index.concepts.in_split("novel")
+    rows = [row for row in range(len(index)) if novel[index.box_concepts[index.boxes_of(row)]].any()][
+        :LOOKED_AT
+    ]
+    if not rows:
+        return []
+    detector = Detector.load(run, guide=None)
+    detector = Detector.load(run, guide=TeacherGuide(teacher, detector.facts.text_recipe))
+    found: list[tuple[int, Prediction]] = []
+    progress.start("detect", len(rows), "photos")
+    stream = detector.stream([index.photo_path(row) for row in rows], index.concepts)
+    for row, prediction in zip(rows, stream, strict=True):
+        found.append((row, prediction.distinct()))
+        progress.advance()
+    progress.finish()
+    found.sort(key=lambda pair: -float(pair[1].scores[pair[1].novel].max(initial=0)))
+    out.mkdir(parents=True, exist_ok=True)
+    sheet = contact_sheet(
+        [_tile(index, row, prediction) for row, prediction in found[:SHOWN]],
+        columns=4,
+        cell=300,
+        title="Found without ever having been annotated",
+        subtitle=f"the most confident novel finds in {len(rows)} held-out photos",
+    )
+    pictures = [out / "sheet.png"]
+    sheet.save(pictures[0])
+    for row, prediction in found[:SINGLES]:
+        path = index.photo_path(row)
+        pictures.append(out / f"{path.stem}.png")
+        draw_prediction(load_photo(path), prediction).save(pictures[-1])
+    return pictures
+
+
+def _tile(index: Index, row: int, prediction: Prediction) -> Tile:
+    there = dict.fromkeys(index.concepts[concept].name for concept in index.box_concepts[index.boxes_of(row)])
+    return Tile(load_photo(index.photo_path(row)), marks_of(prediction), f"shows {', '.join(there)}")
+
+
+def _photos(folder: Path, photos: int, seed: int, keep: str, progress: Progress) -> None:
+    """Render a data set, unless just this one is there."""
+    card = folder / "index" / "index.json"
+    if card.is_file() and open_index(folder).card["counts"]["images"] == photos:
+        return
+    make_dataset(folder, photos, seed, keep=keep, progress=progress)
+
+
+def _splits(index: Index) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+    return {split: index.rows(split) for split in ("base", "novel")}
+
+
+def _no_nan(figures: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in figures.items()
+    }
+
+
+class _Stages:
+    """What a quickstart folder remembers: its plan, and the seconds of each stage over all its runs."""
+
+    def __init__(self, out: Path, plan: Plan, progress: Progress) -> None:
+        self.progress = progress
+        self._file = out / "quickstart.json"
+        self._plan = json.loads(json.dumps(asdict(plan)))
+        self.seconds: dict[str, float] = {}
+        if self._file.exists():
+            known = read_json(self._file, "a folder made by cckt quickstart")
+            if known["plan"] != self._plan:
+                raise UserError(
+                    f"--out {out}: holds a quickstart of another plan ({known['plan']['train_photos']} photos, "
+                    f"now {plan.train_photos}); name another folder, or delete this one."
+                )
+            self.seconds = known["seconds"]
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(
+                f"--out {out}: is not an empty folder nor one that quickstart made; name another."
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        self._save()
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to a stage, whatever becomes of it."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._add(stage, time.monotonic() - begin)
+
+    def run(
+        self, stage: str, measured: str, config: Config, seen: Path, held_out: Path, run: Path
+    ) -> dict[str, Any]:
+        """Train and evaluate a run, or what is left of it; its figures on the held-out photos."""
+        if (run / "metrics.json").is_file() and run_config(run) == config:
+            figures = read_json(run / "metrics.json", "a run folder")
+            if figures["evaluation"] and not figures["stopped"]:
+                return dict(figures["evaluation"])
+        begin = time.monotonic()
+        resume = newest_checkpoint(run)[0] is not None
+        try:
+            figures = train(config, seen, held_out, run, resume=resume, progress=self.progress)
+        except BaseException:
+            self._add(stage, time.monotonic() - begin)
+            raise
+        self._add(stage, figures["seconds"])
+        self._add(measured, time.monotonic() - begin - figures["seconds"])
+        if figures["stopped"]:
+            number = {"SIGINT": 2, "SIGTERM": 15}.get(figures["stopped"], 10)
+            raise Interrupted(
+                f"stopped by {figures['stopped']} at training step {figures['step']}; the same command goes on.",
+                number,
+            )
+        return dict(figures["evaluation"])
+
+    def _add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self._save()
+
+    def _save(self) -> None:
+        write_json(self._file, {"plan": self._plan, "seconds": self.seconds})
