@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 from PIL import ImageFont
 
 from detector.paint import Box
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -64,18 +68,15 @@ def _best(
 ) -> tuple[float, Chip]:
     """The best place for one wording, and the share of it that lies on earlier labels."""
     width, height = round(face.getlength(text) + face.size * 0.9), round(face.size * 1.5)
-    best: tuple[float, float, Chip] | None = None
-    for at, place in enumerate(_places(box, width, height, line)):
-        place = _inside(place, size)
-        overlap = round(sum(_shared(place, other) for other in taken) / (width * height), 2)
-        # A label on another's small box hides what it is about; on a large one it does not matter.
-        hidden = sum(_shared(place, other) / _area(other) for other in others)
-        hidden += 0.5 * _shared(place, box) / _area(box)
-        cost = round(hidden, 1) + 0.02 * at
-        if best is None or (overlap, cost) < best[:2]:
-            best = overlap, cost, Chip(text, place)
-    assert best is not None
-    return best[0], best[2]
+    places = _inside(np.array(list(_places(box, width, height, line))), size)
+    overlap = _shared(places, taken).sum(1).round() / (width * height)
+    # A label on another's small box hides what it is about; on a large one it does not matter.
+    hidden = (_shared(places, others) / _area(others)).sum(1)
+    hidden += 0.5 * (_shared(places, [box]) / _area([box])).sum(1)
+    cost = hidden.round(1) + 0.02 * np.arange(len(places))
+    best = np.lexsort((cost, overlap.round(2)))[0]
+    left, top, right, bottom = places[best].tolist()
+    return float(overlap[best]), Chip(text, (left, top, right, bottom))
 
 
 def _places(box: Box, width: float, height: float, line: float) -> Iterator[Box]:
@@ -107,21 +108,26 @@ def _places(box: Box, width: float, height: float, line: float) -> Iterator[Box]
         yield x, y, x + width, y + height
 
 
-def _inside(box: Box, size: tuple[int, int]) -> Box:
-    """The box moved into the canvas."""
-    left = min(max(box[0], 0), max(0, size[0] - (box[2] - box[0])))
-    top = min(max(box[1], 0), max(0, size[1] - (box[3] - box[1])))
-    return left, top, left + box[2] - box[0], top + box[3] - box[1]
+def _inside(places: Floats, size: tuple[int, int]) -> Floats:
+    """(P, 4) boxes moved into the canvas."""
+    sides = places[:, 2:] - places[:, :2]
+    low = np.minimum(np.maximum(places[:, :2], 0), np.maximum(0, np.array(size) - sides))
+    return np.concatenate([low, low + sides], 1)
 
 
-def _shared(one: Box, other: Box) -> float:
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    high = min(one[3], other[3]) - max(one[1], other[1])
-    return wide * high if wide > 0 and high > 0 else 0.0
+def _shared(places: Floats, others: Sequence[Box]) -> Floats:
+    """(P, O) px^2 of each place that lies on each other box."""
+    boxes = np.array(others, np.float64).reshape(-1, 4)
+    low = np.maximum(places[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(places[:, None, 2:], boxes[None, :, 2:])
+    shared: Floats = np.prod(np.clip(high - low, 0, None), 2)
+    return shared
 
 
-def _area(box: Box) -> float:
-    return max(1.0, (box[2] - box[0]) * (box[3] - box[1]))
+def _area(boxes: Sequence[Box]) -> Floats:
+    """(O,) px^2, at least 1."""
+    table = np.array(boxes, np.float64).reshape(-1, 4)
+    return np.maximum(1.0, np.prod(table[:, 2:] - table[:, :2], 1))
 
 
 def _shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:

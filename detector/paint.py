@@ -37,7 +37,7 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 def colour_of(name: str) -> Colour:
     """A clear colour that follows from the concept's name alone: one of 24 hues in two strengths."""
     digest = hashlib.sha256(name.encode()).digest()
-    lightness, chroma = ((0.72, 0.16), (0.56, 0.18))[digest[1] % 2]
+    lightness, chroma = ((0.72, 0.16), (0.53, 0.17))[digest[1] % 2]
     return oklch(lightness, chroma, digest[0] % 24 * 15.0)
 
 

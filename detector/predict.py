@@ -115,6 +115,8 @@ class Detector:
         None: `threshold`. top: most finds a photo. strict: False turns a photo that cannot be read into a
         prediction with a fault.
 
+        Photos of different shapes in one batch are padded, which moves scores a little; batch=1 pads nothing.
+
         Raises UserError for an empty vocabulary, text that is missing or does not fit, a photo that cannot be
         read.
         """
