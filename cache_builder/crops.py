@@ -15,11 +15,12 @@ from cache_builder.errors import UserError
 from cache_builder.images import CHUNK_ROWS, as_teacher, check_numbers, encoder, teacher_recipe
 from cache_builder.index import Index, open_index
 from cache_builder.photos import check_folder, load_or_reason
+from cache_builder.preprocess import Preprocess
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, run_chunks
 from cache_builder.store import ColumnSpec, open_writer
-from cache_builder.teacher import Preprocess, Teacher
+from cache_builder.teacher import Teacher
 
 MIN_SIDE = 16.0
 """Shortest side in pixels, before rounding, of a box that still gets an embedding."""

@@ -15,11 +15,12 @@ from PIL import Image
 from cache_builder.errors import UserError
 from cache_builder.index import Index, open_index
 from cache_builder.photos import check_folder, load_or_reason
+from cache_builder.preprocess import Preprocess
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, run_chunks
 from cache_builder.store import ColumnSpec, open_writer
-from cache_builder.teacher import Preprocess, Teacher, load_teacher
+from cache_builder.teacher import Teacher, load_teacher
 
 CHUNK_ROWS = 512
 """Rows a chunk, and with it the work a kill can cost."""

@@ -82,8 +82,7 @@ def report_of(
     strict: bool = False,
     expected: Sequence[str] = (),
 ) -> CacheReport:
-    """Sum a run up and say its notes: `notes` first, then each reason of invalid rows with how many it holds
-    for.
+    """Sum a run up and say its notes: `notes` first, then the reasons of invalid rows.
 
     expected: reasons that are nobody's fault, told in one line. strict: UserError where the column was
     finished earlier, without --strict, over photos that were bad.
@@ -93,9 +92,9 @@ def report_of(
     faults = [reason for reason in counts if reason not in expected]
     if strict and faults:
         raise UserError(
-            f"column {writer.spec.name} was made before without --strict and lacks rows of {len(faults)} "
-            "bad photos "
-            f"({faults[0]}); mend them, remove the folder {writer.spec.name} of the data set and run the "
+            f"column {writer.spec.name} was made before without --strict and lacks rows of {len(faults)} bad "
+            f"photos ({faults[0]}); mend them, remove the folder {writer.spec.name} of the data set and run "
+            "the "
             "same command again."
         )
     lines = [*notes, *(f"{counts[reason]} rows: {reason}" for reason in expected if counts[reason]), *faults]

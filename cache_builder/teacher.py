@@ -21,71 +21,25 @@ import difflib
 import hashlib
 import importlib.util
 import json
-import logging
-import os
-import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import open_clip
 import torch
 from huggingface_hub import constants as hub
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from cache_builder.errors import UserError
+from cache_builder.fetching import first_line, no_waiting_offline, quiet
+from cache_builder.preprocess import Preprocess
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CONFIG = "open_clip_config.json"
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
-
-
-class Preprocess:
-    """A teacher's own inference preprocessing, in two halves so that bytes travel and not floats.
-
-    `pixels` is what has to happen where the photo is decoded (resize, centre crop or pad; Pillow); `finish`
-    what may happen on the device, for a whole batch (to [0, 1], normalise). One after the other they equal
-    open_clip's transform bit for bit on the CPU. Small and picklable: worker processes hold it without the
-    model.
-    """
-
-    def __init__(self, transform: Any, recipe: dict[str, Any]) -> None:
-        *geometry, to_tensor, normalise = transform.transforms
-        assert type(to_tensor).__name__ == "MaybeToTensor", transform
-        assert type(normalise).__name__ == "Normalize", transform
-        self.transform = transform
-        self.recipe = recipe
-        self._geometry = geometry
-        self._mean = torch.tensor(normalise.mean, dtype=torch.float32).view(1, 3, 1, 1)
-        self._std = torch.tensor(normalise.std, dtype=torch.float32).view(1, 3, 1, 1)
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """(3, S, S) float32, normalised: open_clip's transform itself."""
-        result: Tensor = self.transform(image)
-        return result
-
-    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """(3, S, S) uint8: resized and cropped, not yet normalised."""
-        for step in self._geometry:
-            image = step(image)
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-    def finish(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) uint8 on any device -> float32, normalised, on that device."""
-        scaled = pixels.to(torch.float32).div_(255)
-        return scaled.sub_(self._mean.to(pixels.device)).div_(self._std.to(pixels.device))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(3, H, W) of what the teacher takes."""
-        size = self.recipe["size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        return (3, height, width)
 
 
 class Teacher:
@@ -174,11 +128,11 @@ class Teacher:
         """
         if self._tokenizer is None:
             try:
-                with _quiet(), _no_waiting_offline():
+                with quiet(), no_waiting_offline():
                     self._tokenizer = open_clip.get_tokenizer(self._source)
             except Exception as fault:
                 raise UserError(
-                    f"the tokenizer of teacher {self.name} could not be loaded ({_first_line(fault)}); "
+                    f"the tokenizer of teacher {self.name} could not be loaded ({first_line(fault)}); "
                     "run once with a network so that it is kept in the Hugging Face cache, or name a "
                     "local-dir: teacher that holds its tokenizer files."
                 ) from fault
@@ -288,13 +242,13 @@ def _untrained(name: str, architecture: str, seed: str) -> _Loaded:
         raise UserError(
             f"teacher {name!r}: {seed!r} is not a seed; give a whole number, as in {architecture}/random:0."
         )
-    with _quiet(), _no_waiting_offline(), torch.random.fork_rng():
+    with quiet(), no_waiting_offline(), torch.random.fork_rng():
         torch.manual_seed(int(seed))
         try:
             model, _, transform = open_clip.create_model_and_transforms(architecture)
         except Exception as fault:
             raise UserError(
-                f"teacher {name!r} could not be built ({_first_line(fault)}); "
+                f"teacher {name!r} could not be built ({first_line(fault)}); "
                 "its text tower may need files from the Hugging Face hub: run once with a network, or "
                 "choose another architecture."
             ) from fault
@@ -303,13 +257,13 @@ def _untrained(name: str, architecture: str, seed: str) -> _Loaded:
 
 def _published(name: str, architecture: str, weights: str | None) -> _Loaded:
     try:
-        with _quiet(), _no_waiting_offline():
+        with quiet(), no_waiting_offline():
             model, transform = open_clip.create_model_from_pretrained(
                 architecture, weights, weights_only=True
             )
     except Exception as fault:
         raise UserError(
-            f"the weights of teacher {name} could not be fetched or read ({_first_line(fault)}); "
+            f"the weights of teacher {name} could not be fetched or read ({first_line(fault)}); "
             f"run once with a network so that they are kept in {hub.HF_HUB_CACHE}, or give a folder that "
             "holds them as local-dir:PATH."
         ) from fault
@@ -329,11 +283,11 @@ def _from_folder(name: str, folder: Path) -> _Loaded:
         )
     source = f"local-dir:{folder}"
     try:
-        with _quiet(), _no_waiting_offline():
+        with quiet(), no_waiting_offline():
             model, transform = open_clip.create_model_from_pretrained(source)
     except Exception as fault:
         raise UserError(
-            f"teacher {name}: {folder} could not be loaded ({_first_line(fault)}); "
+            f"teacher {name}: {folder} could not be loaded ({first_line(fault)}); "
             f"its {_CONFIG} must describe the model whose weights lie beside it."
         ) from fault
     return source, model, transform
@@ -358,38 +312,3 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     if not close:
         return "open_clip.list_pretrained() names them all"
     return "the nearest are " + ", ".join(lowered[item] for item in close)
-
-
-def _first_line(fault: BaseException) -> str:
-    line = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-    return line.split(". Last error:")[0].rstrip(".")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep open_clip's and the hub's logging off the terminal: faults are told in one sentence instead."""
-    handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        logging.root.handlers[:] = handlers  # logging.error() on a bare root logger installs one
-
-
-@contextlib.contextmanager
-def _no_waiting_offline() -> Iterator[None]:
-    """Without a network the hub's client tries each file for 23 seconds; ask the resolver once instead."""
-    before = hub.HF_HUB_OFFLINE
-    behind_proxy = any(
-        os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-    )
-    if not before and not behind_proxy:
-        try:
-            socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
-        except OSError:
-            hub.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        hub.HF_HUB_OFFLINE = before

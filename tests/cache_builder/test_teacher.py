@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from cache_builder import fetching
 from cache_builder import teacher as room
 from cache_builder.errors import UserError
 from cache_builder.teacher import load_teacher, resolve_device, weight_digest
@@ -134,7 +135,7 @@ def test_a_hugging_face_tokenizer_in_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room.hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(fetching.hub, "HF_HUB_OFFLINE", True)
     text = {**tiny_config()["text_cfg"], "hf_tokenizer_name": "nobody/nothing"}
     teacher = load_teacher(write_teacher(tmp_path, text_cfg=text), device="cpu")
     with pytest.raises(UserError, match=r"the tokenizer of teacher local-dir:.* could not be loaded"):
@@ -235,8 +236,8 @@ def test_wrong_names(name: str, words: list[str]) -> None:
 
 
 def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(room.hub, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(room.hub, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(fetching.hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(fetching.hub, "HF_HUB_CACHE", str(tmp_path))
     for name in ("ViT-B-32/laion2b_s34b_b79k", "hf-hub:nobody/nothing"):
         said = message(name)
         assert f"the weights of teacher {name} could not be fetched" in said
@@ -248,13 +249,13 @@ def test_no_network_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown_host(*_: object) -> None:
         raise OSError("name or service not known")
 
-    monkeypatch.setattr(room.socket, "getaddrinfo", unknown_host)
+    monkeypatch.setattr(fetching.socket, "getaddrinfo", unknown_host)
     for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(key, raising=False)
-    before = room.hub.HF_HUB_OFFLINE
-    with room._no_waiting_offline():
-        assert room.hub.HF_HUB_OFFLINE is True
-    assert before == room.hub.HF_HUB_OFFLINE
+    before = fetching.hub.HF_HUB_OFFLINE
+    with fetching.no_waiting_offline():
+        assert fetching.hub.HF_HUB_OFFLINE is True
+    assert before == fetching.hub.HF_HUB_OFFLINE
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
