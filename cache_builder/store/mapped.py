@@ -56,6 +56,7 @@ class MappedRows:
         # Where chunks fill whole pages there are no gaps: every row lies one row after the last.
         self._flat = self._cube.reshape(-1, width) if stride == self._bytes else None
         self._touched = 0
+        self._bounded = stride * len(paths) <= RESIDENT_BYTES  # even wholly resident
         self._row_touch = max(_FAULT_BYTES, width * dtype.itemsize)
 
     def take(self, rows: NDArray[np.intp]) -> NDArray[Any]:
@@ -91,7 +92,7 @@ class MappedRows:
     def _account(self, touched: int) -> None:
         """Give resident pages back now and then: a reader's memory must not grow with the column."""
         self._touched += touched
-        if self._touched > RESIDENT_BYTES:
+        if self._touched > RESIDENT_BYTES and not self._bounded:
             self._map.release_pages()
             self._touched = 0
 

@@ -25,7 +25,7 @@ def build(data: Path) -> None:
 
 
 def build_and_die(data: Path, at: int) -> bool:
-    """Build in a forked child that dies before its `at`-th file system call; False if it never came so far."""
+    """Build in a forked child that dies before its `at`-th file system call; False if there is none."""
     child = os.fork()
     if child == 0:
         calls = 0

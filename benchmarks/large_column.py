@@ -1,0 +1,72 @@
+"""A column of 1,000,000 x 768 float16 written, verified and reopened in little memory.
+
+    python benchmarks/large_column.py [--rows 1000000] [--width 768] [--folder DIR]
+
+Needs 1.6 GB of disk under --folder while it runs. Prints one JSON line:
+
+    write_s, verify_s, open_s, read_s  seconds to write and finish, to verify every byte, to open, and to read
+                                       1,000 times 65 random rows
+    peak_mb                            peak resident memory of the whole process, wanted: under 1000
+    column_mb, chunks, ok              size; chunk files; whether verify found nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cache_builder.store import ColumnSpec, open_column, open_writer, verify_column
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        print(json.dumps(measure(Path(folder), given.rows, given.width)))
+
+
+def measure(folder: Path, rows: int, width: int) -> dict[str, float | int | bool]:
+    """Write, verify, reopen and read."""
+    random = np.random.default_rng(0)
+    spec = ColumnSpec("crops", "boxes", rows, width, has_valid=True, index_digest="sha256:none")
+    began = time.perf_counter()
+    writer = open_writer(folder, spec)
+    for chunk in range(writer.n_chunks):
+        lo, hi = writer.bounds(chunk)
+        values = random.standard_normal((hi - lo, width), np.float32)
+        values /= np.linalg.norm(values, axis=1, keepdims=True)
+        writer.write(chunk, values, random.random(hi - lo) < 0.95)
+    writer.finish()
+    written = time.perf_counter()
+    report = verify_column(folder, "crops", table_rows=rows)
+    verified = time.perf_counter()
+    column = open_column(folder, "crops", index_digest="sha256:none")
+    opened = time.perf_counter()
+    for _ in range(1000):
+        column.take(random.integers(0, rows, 65))
+    read = time.perf_counter()
+    return {
+        "rows": rows,
+        "width": width,
+        "chunks": spec.n_chunks,
+        "column_mb": round(rows * width * 2 / 1e6, 1),
+        "write_s": round(written - began, 2),
+        "verify_s": round(verified - written, 2),
+        "open_s": round(opened - verified, 4),
+        "read_s": round(read - opened, 3),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "ok": report.ok,
+    }
+
+
+if __name__ == "__main__":
+    main()
