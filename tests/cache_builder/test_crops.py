@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cache_builder import crops as room
-from cache_builder.crops import cache_crops, crop_rectangles, photo_spans, usable_boxes
+from cache_builder.crops import CropReader, cache_crops, crop_rectangles, photo_spans, usable_boxes
 from cache_builder.errors import UserError
 from cache_builder.index import build_index, open_index
 from cache_builder.store import open_column
@@ -169,6 +170,15 @@ def test_bytes_depend_on_neither_workers_nor_interruption(data: Path, teacher: T
     assert {
         path: path.read_bytes() for path in sorted((data / "crops").rglob("*")) if path.is_file()
     } == alone
+
+
+def test_a_reader_survives_the_way_to_a_process(data: Path, teacher: Teacher) -> None:
+    reader = CropReader(open_index(data), teacher.preprocess, "square", True)
+    sent = pickle.loads(pickle.dumps(reader))  # noqa: S301
+    (lo, hi), *_ = photo_spans(sent.index.box_images, 0)
+    for ours, theirs in zip(reader(lo, hi), sent(lo, hi), strict=True):
+        assert (ours.row, ours.reason) == (theirs.row, theirs.reason)
+        np.testing.assert_array_equal(ours.data, theirs.data)
 
 
 def test_a_bad_photo_empties_its_rows_and_says_so_once(data: Path, teacher: Teacher) -> None:
