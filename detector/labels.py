@@ -127,7 +127,8 @@ def _shared(places: Floats, others: Sequence[Box]) -> Floats:
 def _area(boxes: Sequence[Box]) -> Floats:
     """(O,) px^2, at least 1."""
     table = np.array(boxes, np.float64).reshape(-1, 4)
-    return np.maximum(1.0, np.prod(table[:, 2:] - table[:, :2], 1))
+    area: Floats = np.maximum(1.0, np.prod(table[:, 2:] - table[:, :2], 1))
+    return area
 
 
 def _shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
