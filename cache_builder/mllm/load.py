@@ -137,8 +137,8 @@ def shapeworld_folder() -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise UserError(
-        "--mllm-model shapeworld: its weights are not installed with this package; reinstall cckt, train them "
-        "with python -m shapeworld.train_mllm, or name another model."
+        "--mllm-model shapeworld: its weights are not installed with this package; reinstall cckt, train "
+        "them with python -m shapeworld.train_mllm, or name another model."
     )
 
 
@@ -174,10 +174,12 @@ def _told(name: str, source: str, kind: str, options: dict[str, Any], fault: Exc
         )
     if Path(source).is_dir():
         return (
-            f"--mllm-model {name}: {kind} found no usable model in that folder ({words}); expected config.json, "
-            "safetensors, tokenizer and processor files as save_pretrained writes them."
+            f"--mllm-model {name}: {kind} found no usable model in that folder ({words}); expected "
+            "config.json, safetensors, tokenizer and processor files as save_pretrained writes them."
         )
-    where = "it is not in the cache and there is no network" if options["local_files_only"] else "from the hub"
+    where = (
+        "it is not in the cache and there is no network" if options["local_files_only"] else "from the hub"
+    )
     return (
         f"--mllm-model {name} could not be had ({where}: {words}); run once with a network so that it "
         f"is kept in {hub.HF_HUB_CACHE}, or give a folder that holds it."

@@ -68,6 +68,8 @@ class Questions:
         self.prompt = prompt
         self._mllm = mllm
         self._lock = threading.Lock()  # fast tokenizers may not be used from two threads at once
+        if not concepts:
+            raise UserError("there is no concept to ask about: the index has an empty vocabulary.")
         names = [spoken(name) for name in concepts]
         for row, (name, raw) in enumerate(zip(names, concepts, strict=True)):
             check_concept(name, raw, row, mllm)
@@ -78,9 +80,7 @@ class Questions:
         ids = [inputs["input_ids"][0].tolist() for inputs in whole]
         self._common = common_prefix(ids)
         self._aligned = tuple(key for key in whole[0] if all(_is_aligned(inputs, key) for inputs in whole))
-        self._suffixes = [
-            {key: inputs[key][:, self._common :] for key in self._aligned} for inputs in whole
-        ]
+        self._suffixes = [{key: inputs[key][:, self._common :] for key in self._aligned} for inputs in whole]
         others = [key for key in whole[0] if key not in self._aligned and not _is_picture(key)]
         self._own = [{key: inputs[key] for key in others} for inputs in whole]
         self._images = image_tokens(mllm)

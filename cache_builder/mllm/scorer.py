@@ -1,4 +1,4 @@
-"""Asks a model about all concepts of a photo: picks a way that fits the model, and blocks that fit the memory."""
+"""Asks a model about all concepts of a photo, in a way that fits the model and blocks that fit the memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,12 @@ class Scorer:
     """
 
     def __init__(
-        self, mllm: Mllm, *, way: Way | None = None, block: int | None = None, progress: Progress | None = None
+        self,
+        mllm: Mllm,
+        *,
+        way: Way | None = None,
+        block: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         if block is not None and block < 1:
             raise UserError(f"--block is {block}; give at least 1 question a block, or leave it out.")
@@ -114,8 +119,8 @@ class Scorer:
 
     def _too_small(self) -> str:
         return (
-            f"--mllm-model {self.mllm.name} does not fit the memory of {self.mllm.device} even with one question "
-            "at a time; use --dtype bf16, a smaller model or another --device."
+            f"--mllm-model {self.mllm.name} does not fit the memory of {self.mllm.device} even with one "
+            "question at a time; use --dtype bf16, a smaller model or another --device."
         )
 
     def _tell(self, line: str) -> None:
@@ -123,7 +128,7 @@ class Scorer:
         self._progress.note(line)
 
     def _block_of(self, questions: PhotoQuestions, longest: int) -> int:
-        """Packed: as many tokens as the prefix has, so that blind spots of the mask cost little; else rows."""
+        """Packed: as many tokens as the prefix has, so that the mask's blind spots cost little; else rows."""
         if self.way is Packed:
             return max(1, max(256, questions.prefix["input_ids"].shape[1]) // longest)
         return ROWS.get(self.mllm.device.type, 16)
@@ -152,8 +157,8 @@ class Scorer:
                 why = f"its probabilities would be off by {difference:.2g}"
             self._tell(f"{self.mllm.name} cannot be asked by {way.name}: {why}")
         raise UserError(
-            f"--mllm-model {self.mllm.name} answers otherwise in company than alone, in every way that is known; "
-            "use --dtype fp32, or choose another model."
+            f"--mllm-model {self.mllm.name} answers otherwise in company than alone, in every way that is "
+            "known; use --dtype fp32, or choose another model."
         )
 
 

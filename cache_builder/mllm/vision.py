@@ -1,8 +1,8 @@
 """Looking at a photo once, for models whose words cannot share it.
 
-Where questions stand side by side, the same pixels stand in every row. The tower that sees them is the larger
-part of many models (a ViT of a billion parameters before a T5 that reads 50 tokens), so it works for the first
-row and its answer is repeated.
+Where questions stand side by side, the same pixels stand in every row. The tower that sees them is the
+larger part of many models (a ViT of a billion parameters before a T5 that reads 50 tokens), so it works for
+the first row and its answer is repeated.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ def seen_once(model: Any, rows: int, memory: dict[str, Any]) -> Iterator[None]:
             return value[:size] if whole else value
 
         if "seen" not in memory:
-            memory["seen"] = look(
-                *map(first, args), **{key: first(value) for key, value in kwargs.items()}
-            )
+            memory["seen"] = look(*map(first, args), **{key: first(value) for key, value in kwargs.items()})
         return _repeated(memory["seen"], size, rows)
 
     tower.forward = once

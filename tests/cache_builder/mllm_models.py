@@ -43,7 +43,7 @@ CHAT = (
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
-def tokenizer(bos: bool = True, eos: bool = False, **options: Any) -> Any:
+def tokenizer(bos: bool = True, eos: bool = False, pictures: bool = True) -> Any:
     """A byte-level BPE in which common words are one token, rare ones several."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -66,8 +66,7 @@ def tokenizer(bos: bool = True, eos: bool = False, **options: Any) -> Any:
         bos_token="<bos>",
         eos_token="<eos>",
         unk_token="<unk>",
-        extra_special_tokens=special,
-        **options,
+        extra_special_tokens=special if pictures else {},
     )
 
 
@@ -170,10 +169,14 @@ def _qwen2_vl(kind: str = "2") -> tuple[Any, Any]:
         sight = {**sight, "hidden_size": 24, "out_hidden_size": 32, "intermediate_size": 32,
                  "window_size": 32, "fullatt_block_indexes": [1]}  # fmt: skip
         model = hf.Qwen2_5_VLForConditionalGeneration(hf.Qwen2_5_VLConfig(vision_config=sight, **common))
-    images = hf.Qwen2VLImageProcessor(patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096})
+    images = hf.Qwen2VLImageProcessor(
+        patch_size=8, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096}
+    )
     words = tokenizer(bos=False)
     videos = hf.Qwen2VLVideoProcessor(patch_size=8, merge_size=2)
-    processor = hf.Qwen2VLProcessor(images, words, videos, chat_template=CHAT.replace("<image>", "<soi><image><eoi>"))
+    processor = hf.Qwen2VLProcessor(
+        images, words, videos, chat_template=CHAT.replace("<image>", "<soi><image><eoi>")
+    )
     return model, processor
 
 
@@ -201,7 +204,12 @@ def _idefics3() -> tuple[Any, Any]:
 
 def _paligemma() -> tuple[Any, Any]:
     config = hf.PaliGemmaConfig(
-        vision_config={**_sight(), "projection_dim": 32, "vision_use_head": False, "model_type": "siglip_vision_model"},
+        vision_config={
+            **_sight(),
+            "projection_dim": 32,
+            "vision_use_head": False,
+            "model_type": "siglip_vision_model",
+        },
         text_config={**_text(), "model_type": "gemma"},
         image_token_index=4,
         image_token_id=4,
@@ -230,20 +238,9 @@ def _gemma3() -> tuple[Any, Any]:
     return hf.Gemma3ForConditionalGeneration(config), processor
 
 
-def _lfm2_vl() -> tuple[Any, Any]:
-    """Two of three layers are convolutions, which carry a state instead of keys and values."""
-    config = hf.Lfm2VlConfig(
-        vision_config=hf.Siglip2VisionConfig(**{**_sight(), "num_patches": 16}),
-        text_config=hf.Lfm2Config(**_text(layer_types=["conv", "full_attention", "conv"])),
-        image_token_id=4,
-        projector_hidden_size=32,
-        downsample_factor=2,
-    )
-    images = hf.Lfm2VlImageProcessor(
-        encoder_patch_size=8, downsample_factor=2, do_image_splitting=False, min_image_tokens=4,
-        max_image_tokens=8, max_num_patches=64,
-    )  # fmt: skip
-    return hf.Lfm2VlForConditionalGeneration(config), hf.Lfm2VlProcessor(images, tokenizer(), chat_template=CHAT)
+def _llava_state() -> tuple[Any, Any]:
+    """Two of three layers of its words are convolutions, which carry a state instead of keys and values."""
+    return _llava(hf.Lfm2Config(**_text(layer_types=["conv", "full_attention", "conv"])))
 
 
 def _instructblip() -> tuple[Any, Any]:
@@ -253,10 +250,17 @@ def _instructblip() -> tuple[Any, Any]:
             "num_decoder_layers": 2, "num_heads": 4, "decoder_start_token_id": 0, "pad_token_id": 0,
             "eos_token_id": 2}  # fmt: skip
     config = hf.InstructBlipConfig(
-        vision_config=_sight(), qformer_config=query, text_config=text, num_query_tokens=4, image_token_index=4
+        vision_config=_sight(),
+        qformer_config=query,
+        text_config=text,
+        num_query_tokens=4,
+        image_token_index=4,
     )
     processor = hf.InstructBlipProcessor(
-        _image_processor(hf.BlipImageProcessor), tokenizer(bos=False, eos=True), tokenizer(), num_query_tokens=4
+        _image_processor(hf.BlipImageProcessor),
+        tokenizer(bos=False, eos=True, pictures=False),
+        tokenizer(),
+        num_query_tokens=4,
     )
     model = hf.InstructBlipForConditionalGeneration(config)
     model.query_tokens.data.normal_()
@@ -266,13 +270,15 @@ def _instructblip() -> tuple[Any, Any]:
 def _florence2() -> tuple[Any, Any]:
     """A BART whose answers must begin with <bos>."""
     sight = {"embed_dim": [8, 16], "depths": [1, 1], "num_heads": [2, 2], "num_groups": [2, 2],
-             "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1], "patch_prenorm": [False, True],
-             "window_size": 4, "projection_dim": 32, "max_position_embeddings": 16}  # fmt: skip
+             "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1],
+             "patch_prenorm": [False, True], "window_size": 4, "projection_dim": 32, "max_position_embeddings": 16}  # fmt: skip
     text = {"model_type": "bart", "vocab_size": 432, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
             "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "encoder_attention_heads": 4,
             "decoder_attention_heads": 4, "max_position_embeddings": 256, "decoder_start_token_id": 2,
             "forced_bos_token_id": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
-    config = hf.Florence2Config(vision_config=sight, text_config=text, image_token_id=4, is_encoder_decoder=True)
+    config = hf.Florence2Config(
+        vision_config=sight, text_config=text, image_token_id=4, is_encoder_decoder=True
+    )
     images = _image_processor(hf.CLIPImageProcessor)
     images.image_seq_length = 17
     model = hf.Florence2ForConditionalGeneration(config)
