@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import cli_cache
+import cli_detector
 from cache_builder.errors import UserError
 from console import Answer, TerminalProgress, complain
 
@@ -24,7 +25,11 @@ class _Stopped(Exception):
 
 
 class _Front(TyperGroup):
-    """Lets Ctrl-C through to `run`, whichever exit code the parser would give it."""
+    """Verbs in the order of use; Ctrl-C comes through to `run`, whatever the parser would make of it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The order of help."""
+        return ["quickstart", "data", "cache", "train", "eval", "predict", "doctor"]
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
@@ -38,9 +43,23 @@ app = typer.Typer(cls=_Front, no_args_is_help=True, add_completion=False, rich_m
 data = typer.Typer(help="Data sets: index your own, or render shapeworld.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(cli_cache.app, name="cache")
+app.command("train")(cli_detector.train)
+app.command("eval")(cli_detector.evaluate)
+app.command("predict")(cli_detector.predict)
 
 Json = cli_cache.Json
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one option.")]
+NEXT = """
+Look at {out}/predictions/sheet.png; all figures are in {out}/metrics.json. Ask for words of your own:
+
+  cckt predict {out}/run {out}/held-out/photos --vocabulary "umbrella, airplane, snowflake" --out finds
+
+The same on your photos, with annotations in COCO format and a teacher that open_clip knows:
+
+  cckt data index --annotations train.json --images photos --split split.json --keep base --out caches/train
+  cckt cache all caches/train --teacher ViT-B-32/laion2b_s34b_b79k
+  cckt train --recipe coco-48-17-r50 --train caches/train --out runs/mine
+
+and `cckt doctor --recipe coco-48-17-r50 --data caches/train` says beforehand whether everything fits."""
 
 
 @app.callback()
@@ -95,99 +114,83 @@ def data_shapeworld(
 
 
 @app.command()
-def train(
-    train_data: Annotated[Path, typer.Option("--train", help="Data set to train on (kept base).")],
-    out: Annotated[Path, typer.Option(help="The run's folder, to be made.")],
-    val_data: Annotated[Path | None, typer.Option("--val", help="Data set to evaluate on.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="shapeworld, coco-48-17-r50, coco-48-17-swinb, lvis-r50, lvis-swinb.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML laid over the recipe.")] = None,
-    overrides: Overrides = None,
+def quickstart(
+    out: Annotated[Path, typer.Option(help="The folder for all of it.")] = Path("quickstart"),
+    full: Annotated[bool, typer.Option("--full", help="More photos and epochs: an hour or two.")] = False,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Without the method: no guidance, no contrast, the class head.")
+        bool, typer.Option("--plain", help="Train the same detector without the method too.")
     ] = False,
-    max_steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
     json: Json = None,
 ) -> None:
-    """Train a detector from columns."""
-    from detector import recipes
-    from detector.checkpoint import run_config
-    from detector.config import apply_overrides, load_config
-    from detector.train import train
+    """From nothing to a detector that finds what it was never shown, in ten minutes of two cores."""
+    from quickstart import FIGURES, FULL, QUICK
+    from quickstart import quickstart as all_of_it
 
-    if recipe is None and not resume and config is None:
-        raise UserError(f"no recipe is named; give --recipe, one of {', '.join(recipes.RECIPES)}.")
-    chosen = run_config(out) if recipe is None and resume else recipes.recipe(recipe or "coco-48-17-r50")
-    chosen = recipes.plain(chosen) if plain else chosen
-    chosen = load_config(config, chosen) if config is not None else chosen
-    chosen = apply_overrides(chosen, overrides or ())
-    figures = train(
-        chosen, train_data, val_data, out, resume=resume, max_steps=max_steps, progress=TerminalProgress()
+    answer = Answer(json)
+    figures = all_of_it(
+        out, plan=FULL if full else QUICK, plain=plain, say=answer.heading, progress=TerminalProgress()
     )
-    answer = Answer(json)
-    answer.say(f"{out}: step {figures['step']}, {figures['images_per_s']:.1f} images/s")
-    evaluation = figures["evaluation"]
-    names = [name for name in ("ap50_base", "ap50_novel", "ap50_all", "ap") if name in evaluation]
-    if names:
-        answer.table("", ["held out", *names], [[str(val_data), *(evaluation[name] for name in names)]])
+    rows = [("CCKT-Det", figures), ("without the method", figures["plain"])]
+    answer.table(
+        "On held-out photos, in percent",
+        ["detector", "AP50 base", "AP50 novel", "AP50 all", "AP"],
+        [
+            [name, *(None if row[key] is None else f"{100 * row[key]:.1f}" for key in FIGURES)]
+            for name, row in rows
+            if row
+        ],
+    )
+    seconds = figures["seconds"].items()
+    answer.table(
+        "Where the time went", ["stage", "seconds"], [(name, f"{value:.0f}") for name, value in seconds]
+    )
+    answer.say(*NEXT.format(out=out).splitlines())
     answer.figures(figures)
-    if figures["stopped"]:
-        raise UserError(
-            f"stopped by {figures['stopped']} at step {figures['step']}, with a checkpoint; "
-            "add --resume to go on."
-        )
 
 
-@app.command("eval")
-def evaluate(
-    run: Annotated[Path | None, typer.Argument(help="A run's folder.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The data set to score it on.")] = None,
-    priors: Annotated[
-        str | None, typer.Option(help="clip, mllm, oracle or none; default the run's own.")
-    ] = None,
-    classification: Annotated[str | None, typer.Option(help="similarity, head or product.")] = None,
-    engine: Annotated[str, typer.Option(help="hotcoco, or pycocotools, the oracle.")] = "hotcoco",
-    resamples: Annotated[int, typer.Option(help="Bootstrap intervals from so many resamples.")] = 0,
-    detections: Annotated[
-        Path | None, typer.Option(help="Score this file in COCO results format instead of a run.")
-    ] = None,
-    concepts: Annotated[bool, typer.Option("--concepts", help="Show every concept too.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Where to write; default in the run's folder.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+@app.command()
+def doctor(
+    recipe: Annotated[str | None, typer.Option(help="A recipe, to see whether it and the data fit.")] = None,
+    overrides: cli_detector.Overrides = None,
+    data: Annotated[Path | None, typer.Option(help="Data set to train on.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Data set to evaluate on.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A run's folder.")] = None,
     json: Json = None,
 ) -> None:
-    """Score a run, or any detections, on a data set."""
-    from cache_builder.index import open_index
-    from detector.evaluate import evaluate_detections, evaluate_run
-    from detector.evaluation.detections import Detections
+    """Say what is installed, what is missing, what fits, and prove that no novel box can reach training."""
+    from cache_builder import doctor as offline
+    from detector import doctor as online
+    from detector.checkpoint import run_config
+    from detector.config import apply_overrides
+    from detector.recipes import recipe as named
 
-    if data is None:
-        raise UserError("no data set is named; give --data FOLDER, one that cckt data index made.")
-    if (run is None) == (detections is None):
-        raise UserError("expected one thing to score: a run's folder, or --detections RESULTS.json.")
-    if detections is not None:
-        found = Detections.from_json(detections)
-        metrics = evaluate_detections(open_index(data), found, engine=engine, resamples=resamples)
-    else:
-        assert run is not None
-        metrics = evaluate_run(
-            run,
-            data,
-            priors=priors,
-            classification=classification,
-            engine=engine,
-            device=device,
-            resamples=resamples,
-            out=out,
-            progress=TerminalProgress(),
-        )
+    config = apply_overrides(named(recipe), overrides or ()) if recipe else None
+    findings = [*offline.check_installation(), *offline.check_machine()]
+    facts = None
+    for folder in dict.fromkeys(folder for folder in (data, val) if folder):
+        findings += [*offline.check_data(folder), *offline.check_teachers(folder)]
+    if data is not None:
+        findings += offline.check_leak(data)
+    if run is not None:
+        found, facts = online.check_run(run)
+        findings += found
+        config = config or (run_config(run) if facts else None)
+    if recipe is not None and config is not None:
+        findings += online.check_recipe(config)
+    if data is not None and config is not None:
+        found, of_data = online.check_training(config, data)
+        findings, facts = findings + found, facts or of_data
+    if val is not None and config is not None:
+        findings += online.check_evaluation(config, val, facts)
+    if val is not None and facts is not None:
+        findings += online.check_unseen(facts, val)
     answer = Answer(json)
-    answer.table(f"{run or detections} on {data}, in percent", ["figure", "value"], metrics.rows())
-    if concepts:
-        answer.table("", ["concept", "split", "boxes", "AP50", "AP"], metrics.concept_rows())
-    answer.figures(metrics.as_dict())
+    for finding in dict.fromkeys(findings):
+        answer.finding(finding.level, finding.subject, finding.message)
+    answer.figures({"findings": [vars(finding) for finding in dict.fromkeys(findings)]})
+    bad = sum(finding.level == "bad" for finding in dict.fromkeys(findings))
+    if bad:
+        raise UserError(f"{bad} of these must be mended first; each line marked with a cross says how.")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -107,6 +107,12 @@ class Answer:
         if not self._mute:
             self._page.print(Text(line, style="bold"))
 
+    def finding(self, level: str, subject: str, message: str) -> None:
+        """What a doctor saw: good, warn or bad."""
+        mark, style = {"good": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}[level]
+        if not self._mute:
+            self._page.print(Text.assemble((f"{mark} ", style), (f"{subject}: ", "bold"), message))
+
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """A table: the first column is text, the others figures; None is a dash."""
         grid = Table(title=title or None, title_justify="left", title_style="bold")

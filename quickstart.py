@@ -31,7 +31,7 @@ from cache_builder.runner import Interrupted
 from cache_builder.store import open_column
 from cache_builder.teacher import Teacher, load_teacher
 from cache_builder.text import cache_text
-from detector.checkpoint import newest_checkpoint, read_json, run_config, write_json
+from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
 from detector.config import Config, apply_overrides
 from detector.draw import Tile, contact_sheet, draw_prediction, marks_of
 from detector.predict import Detector
@@ -95,9 +95,7 @@ def quickstart(
         _photos(held_out, plan.held_out_photos, HELD_OUT_SEED, "all", stages.progress)
     index = open_index(seen)
     dropped, base, novel = index.card["dropped"].get("novel", 0), *map(len, _splits(index).values())
-    say(
-        f"   {base} concepts are base. Training never hears of {novel} novel ones: {dropped} boxes were left out."
-    )
+    say(f"   {base} concepts are base. Of {novel} novel ones training never hears: {dropped} boxes left out.")
 
     say("2  Asking the teacher, once: what the words mean, what is in each box, what a photo may hold.")
     with stages.timed("cache"):
@@ -110,14 +108,11 @@ def quickstart(
     priors = prior_quality(held_out, config)
     say("   How well it guesses what a held-out photo holds:")
     for split in ("base", "novel"):
-        figures = priors[split]
-        say(
-            f"   {split}: precision {figures['precision']:.2f}, recall {figures['recall']:.2f}, F1 {figures['f1']:.2f}"
-        )
+        known = {name: priors[split][name] for name in ("precision", "recall", "f1")}
+        told = ", ".join(f"{name} {value:.2f}" for name, value in known.items() if value is not None)
+        say(f"   {split}: {told}")
 
-    say(
-        "3  Training a detector on the base boxes and the cached columns; the teacher is not needed any more."
-    )
+    say("3  Training a detector on base boxes and cached columns; the teacher is needed no more.")
     method = stages.run("train", "evaluate", config, seen, held_out, out / "run")
     answer: dict[str, Any] = {name: method.get(name) for name in FIGURES}
     answer |= {"plain": None, "priors": priors}
@@ -157,19 +152,17 @@ def prior_quality(data: Path, config: Config) -> dict[str, dict[str, float | Non
 
 
 def draw(out: Path, run: Path, data: Path, teacher: Teacher, progress: Progress) -> list[Path]:
-    """Pictures of what a run finds in photos of a data set that hold something novel; the contact sheet first.
+    """Pictures of what a run finds in photos that hold something novel; the contact sheet is the first.
 
     Of the first LOOKED_AT such photos those with the most confident novel find are shown.
     """
     index = open_index(data)
-    novel = index.concepts.in_split("novel")
-    rows = [row for row in range(len(index)) if novel[index.box_concepts[index.boxes_of(row)]].any()][
-        :LOOKED_AT
-    ]
+    novel = index.concepts.in_split("novel")[index.box_concepts]  # (M,) bool
+    rows = [row for row in range(len(index)) if novel[index.boxes_of(row)].any()]
+    rows = rows[:LOOKED_AT]
     if not rows:
         return []
-    detector = Detector.load(run, guide=None)
-    detector = Detector.load(run, guide=TeacherGuide(teacher, detector.facts.text_recipe))
+    detector = Detector.load(run, guide=TeacherGuide(teacher, Facts.load(run).text_recipe))
     found: list[tuple[int, Prediction]] = []
     progress.start("detect", len(rows), "photos")
     stream = detector.stream([index.photo_path(row) for row in rows], index.concepts)
@@ -231,8 +224,8 @@ class _Stages:
             known = read_json(self._file, "a folder made by cckt quickstart")
             if known["plan"] != self._plan:
                 raise UserError(
-                    f"--out {out}: holds a quickstart of another plan ({known['plan']['train_photos']} photos, "
-                    f"now {plan.train_photos}); name another folder, or delete this one."
+                    f"--out {out}: holds a quickstart of another plan (of {known['plan']['train_photos']} "
+                    f"photos, this one is of {plan.train_photos}); name another folder, or delete this one."
                 )
             self.seconds = known["seconds"]
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -270,10 +263,8 @@ class _Stages:
         self._add(measured, time.monotonic() - begin - figures["seconds"])
         if figures["stopped"]:
             number = {"SIGINT": 2, "SIGTERM": 15}.get(figures["stopped"], 10)
-            raise Interrupted(
-                f"stopped by {figures['stopped']} at training step {figures['step']}; the same command goes on.",
-                number,
-            )
+            told = f"stopped by {figures['stopped']} at training step {figures['step']}"
+            raise Interrupted(f"{told}; the same command goes on from there.", number)
         return dict(figures["evaluation"])
 
     def _add(self, stage: str, seconds: float) -> None:

@@ -36,11 +36,11 @@ def check_recipe(config: Config) -> list[Finding]:
     train = config.train
     told = (
         f"{config.model.backbone}, {millions:.1f}M parameters, {config.model.queries} queries, "
-        f"{train.epochs} epochs of batch {train.batch} in {train.precision}"
+        f"{train.epochs} epochs of {train.batch} photos a step in {train.precision}"
     )
     if note:
         told = (
-            f"{told}; the backbone's pretrained weights cannot be had here ({note}): run once with a network, "
+            f"{told}; the backbone's pretrained weights are not to be had ({note}): run once with a network, "
             "or --set model.backbone_weights=FILE.safetensors"
         )
     return [Finding("warn" if note else "good", subject, told)]

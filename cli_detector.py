@@ -1,0 +1,226 @@
+"""The verbs `cckt train`, `eval` and `predict`: parse, call one function, show what it answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cache_builder.errors import UserError
+from cli_cache import Device, Json
+from console import Answer, TerminalProgress
+
+if TYPE_CHECKING:
+    from detector.predict import Detector
+    from detector.prediction import Prediction
+
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one option.")]
+PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def train(
+    train_data: Annotated[Path, typer.Option("--train", help="Data set to train on (kept base).")],
+    out: Annotated[Path, typer.Option(help="The run's folder, to be made.")],
+    val_data: Annotated[Path | None, typer.Option("--val", help="Data set to evaluate on.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="shapeworld, coco-48-17-r50, coco-48-17-swinb, lvis-r50, lvis-swinb.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML laid over the recipe.")] = None,
+    overrides: Overrides = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Without the method: no guidance, no contrast, the class head.")
+    ] = False,
+    max_steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    json: Json = None,
+) -> None:
+    """Train a detector from columns."""
+    from detector import recipes
+    from detector.checkpoint import run_config
+    from detector.config import apply_overrides, load_config
+    from detector.train import train as train_detector
+
+    if recipe is None and not resume and config is None:
+        raise UserError(f"no recipe is named; give --recipe, one of {', '.join(recipes.RECIPES)}.")
+    chosen = run_config(out) if recipe is None and resume else recipes.recipe(recipe or "coco-48-17-r50")
+    chosen = recipes.plain(chosen) if plain else chosen
+    chosen = load_config(config, chosen) if config is not None else chosen
+    chosen = apply_overrides(chosen, overrides or ())
+    figures = train_detector(
+        chosen, train_data, val_data, out, resume=resume, max_steps=max_steps, progress=TerminalProgress()
+    )
+    answer = Answer(json)
+    answer.say(f"{out}: step {figures['step']}, {figures['images_per_s']:.1f} images/s")
+    evaluation = figures["evaluation"]
+    names = [name for name in ("ap50_base", "ap50_novel", "ap50_all", "ap") if name in evaluation]
+    if names:
+        answer.table("", ["held out", *names], [[str(val_data), *(evaluation[name] for name in names)]])
+    answer.figures(figures)
+    if figures["stopped"]:
+        raise UserError(
+            f"stopped by {figures['stopped']} at step {figures['step']}, with a checkpoint; "
+            "add --resume to go on."
+        )
+
+
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="A run's folder.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The data set to score it on.")] = None,
+    priors: Annotated[
+        str | None, typer.Option(help="clip, mllm, oracle or none; default the run's own.")
+    ] = None,
+    classification: Annotated[str | None, typer.Option(help="similarity, head or product.")] = None,
+    engine: Annotated[str, typer.Option(help="hotcoco, or pycocotools, the oracle.")] = "hotcoco",
+    resamples: Annotated[int, typer.Option(help="Bootstrap intervals from so many resamples.")] = 0,
+    detections: Annotated[
+        Path | None, typer.Option(help="Score this file in COCO results format instead of a run.")
+    ] = None,
+    concepts: Annotated[bool, typer.Option("--concepts", help="Show every concept too.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Where to write; default in the run's folder.")] = None,
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Score a run, or any detections, on a data set."""
+    from cache_builder.index import open_index
+    from detector.evaluate import evaluate_detections, evaluate_run
+    from detector.evaluation.detections import Detections
+
+    if data is None:
+        raise UserError("no data set is named; give --data FOLDER, one that cckt data index made.")
+    if (run is None) == (detections is None):
+        raise UserError("expected one thing to score: a run's folder, or --detections RESULTS.json.")
+    if detections is not None:
+        found = Detections.from_json(detections)
+        metrics = evaluate_detections(open_index(data), found, engine=engine, resamples=resamples)
+    else:
+        assert run is not None
+        metrics = evaluate_run(
+            run,
+            data,
+            priors=priors,
+            classification=classification,
+            engine=engine,
+            device=device,
+            resamples=resamples,
+            out=out,
+            progress=TerminalProgress(),
+        )
+    answer = Answer(json)
+    answer.table(f"{run or detections} on {data}, in percent", ["figure", "value"], metrics.rows())
+    if concepts:
+        answer.table("", ["concept", "split", "boxes", "AP50", "AP"], metrics.concept_rows())
+    answer.figures(metrics.as_dict())
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    vocabulary: Annotated[str, typer.Option(help='What to find: "forklift, pallet, tv|television".')],
+    out: Annotated[Path, typer.Option(help="Folder for predictions.json and the pictures.")],
+    teacher: Annotated[str | None, typer.Option(help="Default: the one that the run learnt from.")] = None,
+    priors: Annotated[
+        str | None, typer.Option(help="clip: the teacher says what a photo may hold; none: nobody does.")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Leave out less sure finds; default what the run's evaluation found.")
+    ] = None,
+    classification: Annotated[str | None, typer.Option(help="similarity, head or product.")] = None,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write predictions.json alone.")] = False,
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Find what you name in any photos."""
+    from cache_builder.vocabulary import Vocabulary
+    from detector.prediction import write_coco
+
+    words = Vocabulary.free(vocabulary)
+    ways = {None: "config", "clip": "guide", "none": "none"}
+    if priors not in ways:
+        raise UserError(f"--priors {priors} is not known; expected clip or none.")
+    paths = photos_of(photos)
+    detector = _with_teacher(run, teacher, device)
+    progress, found = TerminalProgress(), []
+    progress.start("predict", len(paths), "photos")
+    options: dict[str, Any] = {
+        "priors": ways[priors],
+        "classification": classification,
+        "min_score": min_score,
+    }
+    stream = detector.stream(paths, words, strict=False, **options)
+    for number, (path, one) in enumerate(zip(paths, stream, strict=True), 1):
+        if one.fault:
+            progress.note(one.fault)
+        elif not no_pictures:
+            _draw(path, one, out / f"{number:05d}-{path.stem}.png")
+        found.append(one)
+        progress.advance()
+    progress.finish()
+    if all(one.fault for one in found):
+        raise UserError(f"{found[0].fault}; none of the {len(found)} photos could be read, give others.")
+    write_coco(found, out / "predictions.json")
+    _write_images(found, out / "images.json")
+    answer = Answer(json)
+    for one in found[:20]:
+        finds = [f"{'★ ' if new else ''}{name} {score:.2f}" for name, score, new in _finds(one)]
+        answer.say(f"{one.source}: {', '.join(finds) or one.fault or 'nothing'}")
+    finds_in_all = sum(len(one) for one in found)
+    answer.say(f"{finds_in_all} finds in {len(found)} photos: {out}/predictions.json, pictures beside it")
+    answer.figures({"photos": len(found), "finds": finds_in_all, "out": out})
+
+
+def _with_teacher(run: Path, teacher: str | None, device: str) -> Detector:
+    """The detector of a run; beside it the teacher it learnt from, to read words and guess priors."""
+    from cache_builder.guide import TeacherGuide
+    from cache_builder.teacher import load_teacher
+    from detector.checkpoint import Facts
+    from detector.evaluation.scene import teacher_of
+    from detector.predict import Detector
+
+    facts = Facts.load(run)
+    known = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe) or {}
+    name = teacher or known.get("name")
+    if name is None:
+        raise UserError(f"{run} learnt from an imported table that names no teacher; give --teacher NAME.")
+    guide = TeacherGuide(load_teacher(name, device=device), facts.text_recipe)
+    return Detector.load(run, device, guide=guide)
+
+
+def _draw(photo: Path, prediction: Prediction, picture: Path) -> None:
+    from cache_builder.photos import load_photo
+    from detector.draw import draw_prediction
+
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw_prediction(load_photo(photo), prediction).save(picture)
+
+
+def _write_images(found: list[Prediction], path: Path) -> None:
+    """What the ids of predictions.json mean, as COCO's annotation files say it."""
+    from detector.checkpoint import write_json
+
+    images = [
+        {"id": number, "file_name": one.source, "width": one.size[0], "height": one.size[1]}
+        for number, one in enumerate(found, 1)
+    ]
+    categories = [{"id": concept.category_id, "name": concept.name} for concept in found[0].vocabulary]
+    write_json(path, {"images": images, "categories": categories})
+
+
+def _finds(prediction: Prediction) -> list[tuple[str, float, bool]]:
+    shown = prediction.distinct()
+    return list(zip(shown.names, shown.scores.tolist(), shown.novel.tolist(), strict=True))
+
+
+def photos_of(places: list[Path]) -> list[Path]:
+    """Photos as named, and those in folders, in the order of their names. UserError for what is not there."""
+    paths: list[Path] = []
+    for place in places:
+        inside = (
+            sorted(path for path in place.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
+            if place.is_dir()
+            else [place]
+        )
+        if not place.exists() or not inside:
+            raise UserError(f"{place}: no such photo, nor a folder that holds some; give photos that exist.")
+        paths += inside
+    return paths
