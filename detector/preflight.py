@@ -63,18 +63,18 @@ def gather(config: Config, data: Path) -> Ingredients:
 
 def check_leak(index: Index) -> None:
     """Prove by reading every row that no target is of a novel or other concept."""
-    leaked = novel_boxes(index)
-    if leaked:
-        raise UserError(
-            f"{index.folder}: found {leaked} boxes of concepts that are not base, expected none in training; "
-            "build the index again with --keep base."
-        )
     if not len(index.concepts.rows("base")):
         raise UserError(
             f"{index.folder}: found no base concept, expected at least one; give another --split."
         )
     if not len(index):
         raise UserError(f"{index.folder}: found an index without photos, expected at least one.")
+    leaked = novel_boxes(index)
+    if leaked:
+        raise UserError(
+            f"{index.folder}: found {leaked} boxes of concepts that are not base, expected none in training; "
+            "build the index again with --keep base."
+        )
 
 
 def check_photos(index: Index) -> None:
@@ -94,9 +94,9 @@ def check_teachers(data: Path, text: Column, other: Column) -> None:
     found, expected = (teacher_of(dict(column.manifest.spec.recipe)) for column in (other, text))
     if expected and found and found["weight_digest"] != expected["weight_digest"]:
         raise UserError(
-            f"{data}: column {name} was made by teacher {found['name']} ({found['weight_digest']}), column text "
-            f"by {expected['name']} ({expected['weight_digest']}), expected the same weights; make {name} again "
-            f"with --teacher {expected['name']} --overwrite."
+            f"{data}: column {name} was made by teacher {found['name']} ({found['weight_digest']}), column "
+            f"text by {expected['name']} ({expected['weight_digest']}), expected the same weights; make "
+            f"{name} again with --teacher {expected['name']} --overwrite."
         )
     if other.width != text.width:
         raise UserError(

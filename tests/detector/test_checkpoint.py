@@ -30,7 +30,7 @@ def test_what_is_saved_is_found_again(tmp_path):
     loaded = store.load_weights(folder / "model.safetensors")
     assert loaded.keys() == WEIGHTS.keys()
     assert all(torch.equal(loaded[name], value) for name, value in WEIGHTS.items())
-    assert not [path for path in tmp_path.rglob("*partial*")]
+    assert not list(tmp_path.rglob("*partial*"))
 
 
 def test_only_the_newest_are_kept(tmp_path):

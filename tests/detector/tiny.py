@@ -1,4 +1,4 @@
-"""A tiny rendered data set with columns written through the real store, and configs small enough for tests."""
+"""A tiny rendered data set with columns written through the real store, and configs for tests."""
 
 from __future__ import annotations
 
