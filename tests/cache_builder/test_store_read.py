@@ -162,7 +162,7 @@ def test_resident_memory_does_not_grow_with_the_column(tmp_path, monkeypatch):
             column.take(np.arange(start, start + 256))
         return resident() - before
 
-    monkeypatch.setattr(mapped, "RESIDENT_BYTES", 1 << 40)
+    monkeypatch.setattr(mapped, "RESIDENT_BYTES", 1 << 30)
     assert growth() > 12 << 20  # the whole column, when nothing is given back
     monkeypatch.setattr(mapped, "RESIDENT_BYTES", 1 << 20)
     assert growth() < 4 << 20
