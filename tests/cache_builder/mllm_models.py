@@ -13,6 +13,7 @@ import transformers as hf
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from cache_builder.mllm.answers import find_answers
 from cache_builder.mllm.load import Mllm
 
 CONCEPTS = (
@@ -37,7 +38,7 @@ _SENTENCES = [
 _SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>", "<video>", "<soi>", "<eoi>", "<row>"]
 CHAT = (
     "{% for m in messages %}{{ m.role }}: {% for c in m.content %}{% if c.type == 'image' %}<image>"
-    "{% else %}{{ c.text }}{% endif %}{% endfor %}\n{% endfor %}"
+    "{% else %}{{ c.text }}{% endif %}{% endfor %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
 )
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -86,6 +87,21 @@ def build(kind: str) -> Mllm:
             if parameter.ndim >= 2:
                 parameter.data.normal_(0, 1.5 / math.sqrt(parameter.shape[-1]))
     return Mllm.of(kind, model, processor, device="cpu")
+
+
+def outspoken() -> tuple[Any, Any]:
+    """A LLaVA (model, processor) that says yes or no and hardly anything else: its words push them up."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model, processor = _llava()
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.data.normal_(0, 1.5 / math.sqrt(parameter.shape[-1]))
+    answers = find_answers(processor.tokenizer, "outspoken")
+    model.model.language_model.embed_tokens.weight.data[:, 0] = 20
+    model.lm_head.weight.data[:, 0] = 0
+    model.lm_head.weight.data[[*answers.yes, *answers.no], 0] = 2
+    return model, processor
 
 
 def _text(**changes: Any) -> dict[str, Any]:
@@ -271,7 +287,8 @@ def _florence2() -> tuple[Any, Any]:
     """A BART whose answers must begin with <bos>."""
     sight = {"embed_dim": [8, 16], "depths": [1, 1], "num_heads": [2, 2], "num_groups": [2, 2],
              "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1],
-             "patch_prenorm": [False, True], "window_size": 4, "projection_dim": 32, "max_position_embeddings": 16}  # fmt: skip
+             "patch_prenorm": [False, True], "window_size": 4, "projection_dim": 32,
+             "max_position_embeddings": 16}  # fmt: skip
     text = {"model_type": "bart", "vocab_size": 432, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
             "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "encoder_attention_heads": 4,
             "decoder_attention_heads": 4, "max_position_embeddings": 256, "decoder_start_token_id": 2,
