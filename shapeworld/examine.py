@@ -41,7 +41,6 @@ def examine(teacher: Teacher, *, cutouts: int = 1300, photos: int = 600) -> dict
     figures = {
         "top1_clean": _top1(teacher, text, clean, clean_rows),
         "top1_photos": _top1(teacher, text, [p for p, _ in found], [row for _, row in found]),
-        "parameters": sum(p.numel() for p in teacher.model.parameters()),
     }
     novel = np.isin(CONCEPTS, list(NOVEL))
     splits = {"base": np.flatnonzero(~novel), "novel": np.flatnonzero(novel)}

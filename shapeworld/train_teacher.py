@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,47 +34,64 @@ SIZES = {  # timm's image tower, the text tower's width and layers
     "less": ("mobilenetv3_small_100", 128, 2),
     "tiny": ("mobilenetv3_small_050", 64, 1),
 }
-SIDE, WIDTH, CONTEXT = 96, 128, 24
+WIDTH, CONTEXT = 128, 24
 TAU, SHARP, RATE = 0.07, 0.04, 2e-3
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
-def train(
-    out: Path,
-    size: str,
-    start: Path | None,
-    *,
-    pictures: int,
-    lessons: int,
-    photos: int,
-    steps: int,
-    cutouts: int,
-    wholes: int,
-    seed: int,
-    workers: int,
-) -> dict[str, float]:
-    """Train a teacher and write it to `out`; returns its figures on held-out pictures.
+@dataclass(frozen=True)
+class Course:
+    """How a teacher is trained. `cutouts` and `wholes` are the pictures of a step, of `side` px."""
 
-    `lessons` steps on `pictures` single things, then `steps` on cut-outs and whole photos of `photos` photos.
-    """
-    torch.manual_seed(seed)
+    pictures: int = 24000
+    lessons: int = 600
+    photos: int = 12000
+    steps: int = 800
+    cutouts: int = 96
+    wholes: int = 96
+    side: int = 96
+    seed: int = 0
+    workers: int = 2
+
+
+def begin(out: Path, size: str, start: Path | None, course: Course) -> None:
+    """Train a teacher from noise, or from `start` (a trunk's first stages), and write it to `out`."""
+    torch.manual_seed(course.seed)
     write_tokenizer(out)
-    write_config(out, size)
+    write_config(out, size, course.side)
     model = open_clip.create_model(f"local-dir:{out}", load_weights=False, precision="fp32")
-    go_to_school(model.visual.trunk, start, pictures=pictures, lessons=lessons, seed=seed, workers=workers)
-    library = read(photos, part=seed, workers=workers)
-    meanings = learn_to_see(model, library, steps=steps, cutouts=cutouts, wholes=wholes, seed=seed)
-    learn_to_read(model, open_clip.get_tokenizer(f"local-dir:{out}"), meanings, steps=2 * steps)
-    model.eval()
+    go_to_school(model.visual.trunk, start, course)
+    vectors = functional.normalize(torch.randn(len(words()), WIDTH), dim=1)
+    finish(model, vectors, out, course)
+
+
+def go_on(out: Path, before: Path, course: Course) -> None:
+    """Train the teacher of the folder `before` further, on another volume of photos, and write it to `out`."""
+    torch.manual_seed(course.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "open_clip_config.json"):
+        shutil.copyfile(before / name, out / name)
+    settings = json.loads((out / "open_clip_config.json").read_text())
+    settings["model_cfg"]["vision_cfg"]["image_size"] = settings["preprocess_cfg"]["size"] = course.side
+    (out / "open_clip_config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    model = open_clip.create_model(f"local-dir:{before}", precision="fp32")
+    tokenize = open_clip.get_tokenizer(f"local-dir:{before}")
+    with torch.no_grad():
+        vectors = model.encode_text(tokenize([f"a photo of a {word}." for word in words()]), normalize=True)
+    finish(model, vectors, out, course)
+
+
+def finish(model: nn.Module, vectors: Tensor, out: Path, course: Course) -> None:
+    """See, read, and write the weights in float16."""
+    library = read(course.photos, part=course.seed, workers=course.workers)
+    meanings = learn_to_see(model, vectors, library, course)
+    learn_to_read(model, open_clip.get_tokenizer(f"local-dir:{out}"), meanings)
     weights = {name: value.half() if value.is_floating_point() else value
                for name, value in model.state_dict().items()}  # fmt: skip
     save_file(weights, out / "open_clip_model.safetensors", metadata={"format": "pt"})
-    return {}
 
 
-def go_to_school(
-    trunk: nn.Module, start: Path | None, *, pictures: int, lessons: int, seed: int, workers: int
-) -> None:
+def go_to_school(trunk: nn.Module, start: Path | None, course: Course) -> None:
     """Train the image tower's trunk to tell single things of all words apart.
 
     start: weights of a like trunk's first stages, such as train_backbone's; None begins from noise.
@@ -81,40 +100,36 @@ def go_to_school(
         found = trunk.load_state_dict(load_file(start), strict=False)
         if found.unexpected_keys:
             raise UserError(f"--start {start}: has no weights for this tower ({found.unexpected_keys[0]}).")
-    school = School(words(), pictures, workers)
+    school = School(words(), course.pictures, course.workers)
     head = nn.Linear(int(trunk.num_features), len(words()))
-    attend(trunk, trunk.forward_features, head, school, steps=lessons, batch=128, seed=seed)
+    attend(trunk, trunk.forward_features, head, school, steps=course.lessons, batch=128, seed=course.seed)
 
 
-def learn_to_see(
-    model: nn.Module, library: Reading, *, steps: int, cutouts: int, wholes: int, seed: int
-) -> Tensor:
-    """Train the image tower beside one free vector a word; returns these (W, D), unit.
+def learn_to_see(model: nn.Module, vectors: Tensor, library: Reading, course: Course) -> Tensor:
+    """Train the image tower beside one free vector a word, from `vectors` on; returns them (W, D), unit.
 
     Seeing first and reading after (as LiT does, the other way round) spares the long start in which a text
-    tower still says the same for every sentence.
+    tower still says the same for every sentence. The loss: softmax over the words a picture's author used,
+    and SigLIP's sigmoid over all (picture, word) pairs at METHOD's temperature and without a bias.
     """
-    vectors = nn.Parameter(functional.normalize(torch.randn(len(words()), WIDTH), dim=1))
-    optimizer = torch.optim.AdamW([*model.visual.parameters(), vectors], lr=RATE, weight_decay=0.05)
-    batches = _batches(library, steps, cutouts, wholes, seed)
-    for step, (pictures, named, mentioned) in enumerate(batches):
+    free = nn.Parameter(vectors.clone())
+    optimizer = torch.optim.AdamW([*model.visual.parameters(), free], lr=RATE, weight_decay=0.05)
+    for step, (pictures, truth) in enumerate(_batches(library, course)):
         with torch.autocast("cpu", torch.bfloat16):
             seen = model.encode_image(pictures, normalize=True)
-        cosines = seen.float() @ functional.normalize(vectors, dim=1).T  # (pictures, words)
-        truth = torch.cat([functional.one_hot(named, len(words())).float(), mentioned])
+        cosines = seen.float() @ functional.normalize(free, dim=1).T  # (pictures, words)
         pairs = functional.binary_cross_entropy_with_logits(
             cosines / TAU, truth, reduction="none", pos_weight=torch.tensor(4.0)
         )
-        naming = functional.cross_entropy(cosines[: len(named)] / SHARP, named)
-        _step(optimizer, naming + 0.1 * pairs.sum(1).mean(), step, steps)
+        shares = truth / truth.sum(1, keepdim=True).clamp(min=1)
+        naming = functional.cross_entropy(cosines / SHARP, shares)
+        _step(optimizer, naming + 0.1 * pairs.sum(1).mean(), step, course.steps)
         if step % 50 == 0:
-            sys.stderr.write(
-                f"seeing {step}/{steps} naming {naming.item():.3f} pairs {pairs.sum(1).mean():.3f}\n"
-            )
-    return functional.normalize(vectors.detach(), dim=1)
+            sys.stderr.write(f"seeing {step}/{course.steps} {naming.item():.3f} {pairs.sum(1).mean():.3f}\n")
+    return functional.normalize(free.detach(), dim=1)
 
 
-def learn_to_read(model: nn.Module, tokenize: Any, meanings: Tensor, *, steps: int) -> None:
+def learn_to_read(model: nn.Module, tokenize: Any, meanings: Tensor, steps: int = 800) -> None:
     """Train the text tower to say, of a word in any template, its vector in `meanings` (W, D)."""
     prompts = torch.stack([tokenize([t.format(word) for word in words()]) for t in TEMPLATES])
     towers = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit"))]
@@ -140,25 +155,23 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int, steps: int)
     optimizer.step()
 
 
-def _batches(
-    library: Reading, steps: int, cutouts: int, wholes: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Pictures (cutouts + wholes, 3, S, S) normalised, meanings (cutouts,), mentioned (wholes, W) float."""
-    rng = np.random.default_rng(seed)
-    for _ in range(steps):
-        rows = rng.integers(0, len(library.meanings), cutouts)
-        pages = rng.integers(0, len(library.photos), wholes)
-        cut = [np.asarray(library.cut(row, SIDE, rng.uniform(-0.08, 0.12, 4))) for row in rows]
-        cut_pixels = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float()
+def _batches(library: Reading, course: Course) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pictures (B, 3, S, S) normalised, cut-outs before whole photos, and (B, W) float: the words of each."""
+    rng = np.random.default_rng(course.seed)
+    size = (course.side, course.side)
+    for _ in range(course.steps):
+        rows = rng.integers(0, len(library.meanings), course.cutouts)
+        pages = rng.integers(0, len(library.photos), course.wholes)
+        cut = [np.asarray(library.cut(row, course.side, rng.uniform(-0.08, 0.12, 4))) for row in rows]
+        small = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float()
         whole = torch.from_numpy(library.photos[pages]).permute(0, 3, 1, 2).float()
-        whole_pixels = functional.interpolate(whole, size=(SIDE, SIDE), mode="bicubic", antialias=True)
-        pixels = torch.cat([cut_pixels, whole_pixels]) / 255
+        if course.side != whole.shape[-1]:
+            whole = functional.interpolate(whole, size=size, mode="bicubic", antialias=True)
+        pixels = torch.cat([small, whole]) / 255
         pixels = (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-        yield (
-            pixels.contiguous(memory_format=torch.channels_last),
-            torch.from_numpy(library.meanings[rows]),
-            torch.from_numpy(library.mentioned[pages]).float(),
-        )
+        named = functional.one_hot(torch.from_numpy(library.meanings[rows]), len(words())).float()
+        mentioned = torch.from_numpy(library.mentioned[pages]).float()
+        yield pixels.contiguous(memory_format=torch.channels_last), torch.cat([named, mentioned])
 
 
 def write_tokenizer(out: Path) -> None:
@@ -187,14 +200,14 @@ def write_tokenizer(out: Path) -> None:
     (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
-def write_config(out: Path, size: str) -> None:
+def write_config(out: Path, size: str, side: int) -> None:
     """open_clip's description of a teacher of one of SIZES."""
     tower, width, layers = SIZES[size]
     config = {
         "model_cfg": {
             "embed_dim": WIDTH,
             "vision_cfg": {
-                "image_size": SIDE,
+                "image_size": side,
                 "timm_model_name": tower,
                 "timm_model_pretrained": False,
                 "timm_pool": "avgmax",
@@ -212,7 +225,7 @@ def write_config(out: Path, size: str) -> None:
             },
         },
         "preprocess_cfg": {
-            "size": SIDE,
+            "size": side,
             "mean": MEAN,
             "std": STD,
             "interpolation": "bicubic",
@@ -228,16 +241,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--start", type=Path, help="trunk weights of shapeworld.train_backbone")
-    parser.add_argument("--pictures", type=int, default=32000)
-    parser.add_argument("--lessons", type=int, default=700)
-    parser.add_argument("--photos", type=int, default=12000)
-    parser.add_argument("--steps", type=int, default=800)
-    parser.add_argument("--cutouts", type=int, default=96)
-    parser.add_argument("--wholes", type=int, default=96)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--go-on", type=Path, metavar="DIR", help="train the teacher of this folder further")
+    for field in fields(Course):
+        parser.add_argument(f"--{field.name}", type=int, default=field.default)
     options = vars(parser.parse_args())
-    train(options.pop("out"), options.pop("size"), options.pop("start"), **options)
+    course = Course(**{field.name: options[field.name] for field in fields(Course)})
+    if options["go_on"] is not None:
+        go_on(options["out"], options["go_on"], course)
+    else:
+        begin(options["out"], options["size"], options["start"], course)
 
 
 if __name__ == "__main__":
