@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from cache_builder.errors import UserError
 
 RESIDENT_BYTES = 512 << 20
-_FAULT_BYTES = 1 << 20  # a page fault maps a whole large folio of the kernel's cache: 0.7 MB was seen
-grows by no more than about this, however large the column."""
+"""Pages a reader may keep mapped before it gives them all back (the kernel's cache still holds them): its
+memory grows by no more than about this, however large the column."""
 
 _MAP_FIXED = 0x10  # Linux, macOS and the BSDs agree
-_FAULT_BYTES = 1 << 20  # one page fault maps a whole large folio of the kernel's cache: 0.7 MB was seen
+_FAULT_BYTES = 1 << 20  # a page fault maps a whole large folio of the kernel's cache: 0.7 MB was seen
 
 
 def can_map() -> bool:
