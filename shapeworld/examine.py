@@ -53,7 +53,7 @@ def _alone(number: int) -> tuple[Image.Image, int]:
     rng = np.random.default_rng((EXAM_SEED, 1, number))
     while True:  # a thing may find no place for itself
         row = number % len(CONCEPTS)
-        page = compose(rng, [CONCEPTS[row]])
+        page = compose(rng, [CONCEPTS[row]], smallest=32)
         if page.things:
             left, top, right, bottom = page.things[0].box_xyxy
             if min(left, top) > 0 and max(right, bottom) < SIDE and max(right - left, bottom - top) >= 32:

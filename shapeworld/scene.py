@@ -1,6 +1,6 @@
 """Photos of shapeworld: each follows from a seed and a number.
 
-A photo is 128 x 128 px: a cluttered ground, one to six things of the 65 concepts, and up to three
+A photo is 128 x 128 px: a cluttered ground, one to six things of the 65 concepts, and up to two
 distractors that no concept names (letters, and pictographs of the other words). Things differ in drawing,
 colour, texture, size, tilt and perspective, stand in front of each other and run over the edge.
 """
@@ -57,14 +57,17 @@ def photo(seed: int, number: int) -> Photo:
     """Photo `number` of the world `seed`; the same pixels whatever was rendered before."""
     rng = np.random.default_rng((seed, number))
     names = [CONCEPTS[row] for row in rng.integers(0, len(CONCEPTS), 1 + rng.binomial(5, 0.5))]
-    return compose(rng, names + [_stranger(rng) for _ in range(rng.binomial(3, 0.4))])
+    return compose(rng, names + [_stranger(rng) for _ in range(rng.binomial(2, 0.4))], smallest=22)
 
 
-def compose(rng: np.random.Generator, names: list[str]) -> Photo:
-    """A photo that tries to hold a thing for each of `names` (concepts, other words, "" for a letter)."""
+def compose(rng: np.random.Generator, names: list[str], smallest: float) -> Photo:
+    """A photo that tries to hold a thing for each of `names` (concepts, other words, "" for a letter).
+
+    The longest sides of things are from `smallest` to 72 px, every octave alike.
+    """
     canvas = Canvas(rng)
     for at in rng.permutation(len(names)):
-        canvas.place(names[at], longest=some_length(rng))
+        canvas.place(names[at], longest=float(np.exp(rng.uniform(np.log(smallest), np.log(72)))))
     return canvas.develop()
 
 
@@ -76,11 +79,6 @@ def specimen(rng: np.random.Generator, character: str, side: int, longest: float
     canvas = Canvas(rng, side, plain)
     canvas.draw(character, "", longest)
     return canvas.develop().pixels
-
-
-def some_length(rng: np.random.Generator) -> float:
-    """The longest side of a thing in px: from 18 to 72, every octave alike."""
-    return float(np.exp(rng.uniform(np.log(18), np.log(72))))
 
 
 class Canvas:

@@ -35,10 +35,12 @@ def classes() -> tuple[str, ...]:
     return (*other_words().values(), *letters()[::4])
 
 
-def train(out: Path, *, pictures: int, steps: int, batch: int, seed: int, workers: int) -> float:
+def train(
+    out: Path, *, pictures: int, steps: int, batch: int, seed: int, workers: int, held_out: int = HELD_OUT
+) -> float:
     """Train and write `out` (safetensors, float16, timm's names); returns held-out top-1 in [0, 1]."""
     torch.manual_seed(seed)
-    school = School(classes(), pictures, workers)
+    school = School(classes(), pictures, workers, held_out)
     trunk = timm.create_model(NAME, features_only=True, out_indices=(3,), pretrained=False)
     head = nn.Linear(trunk.feature_info.channels()[-1], len(classes()))
     attend(trunk, lambda view: trunk(view)[-1], head, school, steps=steps, batch=batch, seed=seed)
@@ -50,7 +52,7 @@ def train(out: Path, *, pictures: int, steps: int, batch: int, seed: int, worker
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.half() if value.is_floating_point() else value
                for name, value in trunk.state_dict().items()}, out)  # fmt: skip
-    return right / HELD_OUT
+    return right / held_out
 
 
 def attend(
@@ -92,8 +94,8 @@ def attend(
 class School:
     """Pictures of single drawings of `names` (a class each): a third plain, the rest as in photos."""
 
-    def __init__(self, names: tuple[str, ...], pictures: int, workers: int) -> None:
-        rows = np.arange(pictures + HELD_OUT) % len(names)
+    def __init__(self, names: tuple[str, ...], pictures: int, workers: int, held_out: int = HELD_OUT) -> None:
+        rows = np.arange(pictures + held_out) % len(names)
         plain = np.arange(len(rows)) < pictures // 3
         with ProcessPoolExecutor(workers) as pool:
             drawn = list(
@@ -101,7 +103,7 @@ class School:
             )
         self.pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
         self.labels = torch.from_numpy(rows)
-        self.plain, self.taught = pictures // 3, pictures
+        self.plain, self.taught, self.held_out = pictures // 3, pictures, held_out
 
     def lesson(self, size: int, plain: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """`size` pictures (size, 3, VIEW, VIEW), a share `plain` of them plain, and their classes.
@@ -123,7 +125,7 @@ class School:
 
     def examination(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-out pictures, none of them plain, and their classes."""
-        for rows in torch.arange(self.taught, self.taught + HELD_OUT).split(250):
+        for rows in torch.arange(self.taught, self.taught + self.held_out).split(250):
             yield _normalised(self.pixels[rows, :, 2 : 2 + VIEW, 2 : 2 + VIEW]), self.labels[rows]
 
 

@@ -54,19 +54,27 @@ class Course:
     workers: int = 2
 
 
-def begin(out: Path, size: str, start: Path | None, course: Course) -> None:
+def begin(
+    out: Path,
+    size: str,
+    start: Path | None,
+    course: Course,
+    *,
+    held_out: int = 2000,
+    reading_steps: int = 800,
+) -> None:
     """Train a teacher from noise, or from `start` (a trunk's first stages), and write it to `out`."""
     torch.manual_seed(course.seed)
     write_tokenizer(out)
     write_config(out, size, course.side)
     model = open_clip.create_model(f"local-dir:{out}", load_weights=False, precision="fp32")
-    go_to_school(model.visual.trunk, start, course)
+    go_to_school(model.visual.trunk, start, course, held_out)
     vectors = functional.normalize(torch.randn(len(words()), WIDTH), dim=1)
-    finish(model, vectors, out, course)
+    finish(model, vectors, out, course, reading_steps)
 
 
-def go_on(out: Path, before: Path, course: Course) -> None:
-    """Train the teacher of the folder `before` further, on another volume of photos, and write it to `out`."""
+def go_on(out: Path, before: Path, course: Course, *, reading_steps: int = 800) -> None:
+    """Train the teacher of `before` further, on another volume of photos, and write it to `out`."""
     torch.manual_seed(course.seed)
     out.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "open_clip_config.json"):
@@ -78,20 +86,20 @@ def go_on(out: Path, before: Path, course: Course) -> None:
     tokenize = open_clip.get_tokenizer(f"local-dir:{before}")
     with torch.no_grad():
         vectors = model.encode_text(tokenize([f"a photo of a {word}." for word in words()]), normalize=True)
-    finish(model, vectors, out, course)
+    finish(model, vectors, out, course, reading_steps)
 
 
-def finish(model: nn.Module, vectors: Tensor, out: Path, course: Course) -> None:
+def finish(model: nn.Module, vectors: Tensor, out: Path, course: Course, reading_steps: int) -> None:
     """See, read, and write the weights in float16."""
     library = read(course.photos, part=course.seed, workers=course.workers)
     meanings = learn_to_see(model, vectors, library, course)
-    learn_to_read(model, open_clip.get_tokenizer(f"local-dir:{out}"), meanings)
+    learn_to_read(model, open_clip.get_tokenizer(f"local-dir:{out}"), meanings, reading_steps)
     weights = {name: value.half() if value.is_floating_point() else value
                for name, value in model.state_dict().items()}  # fmt: skip
     save_file(weights, out / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
-def go_to_school(trunk: nn.Module, start: Path | None, course: Course) -> None:
+def go_to_school(trunk: nn.Module, start: Path | None, course: Course, held_out: int) -> None:
     """Train the image tower's trunk to tell single things of all words apart.
 
     start: weights of a like trunk's first stages, such as train_backbone's; None begins from noise.
@@ -100,7 +108,7 @@ def go_to_school(trunk: nn.Module, start: Path | None, course: Course) -> None:
         found = trunk.load_state_dict(load_file(start), strict=False)
         if found.unexpected_keys:
             raise UserError(f"--start {start}: has no weights for this tower ({found.unexpected_keys[0]}).")
-    school = School(words(), course.pictures, course.workers)
+    school = School(words(), course.pictures, course.workers, held_out)
     head = nn.Linear(int(trunk.num_features), len(words()))
     attend(trunk, trunk.forward_features, head, school, steps=course.lessons, batch=128, seed=course.seed)
 
@@ -129,7 +137,7 @@ def learn_to_see(model: nn.Module, vectors: Tensor, library: Reading, course: Co
     return functional.normalize(free.detach(), dim=1)
 
 
-def learn_to_read(model: nn.Module, tokenize: Any, meanings: Tensor, steps: int = 800) -> None:
+def learn_to_read(model: nn.Module, tokenize: Any, meanings: Tensor, steps: int) -> None:
     """Train the text tower to say, of a word in any template, its vector in `meanings` (W, D)."""
     prompts = torch.stack([tokenize([t.format(word) for word in words()]) for t in TEMPLATES])
     towers = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit"))]

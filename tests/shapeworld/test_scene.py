@@ -15,7 +15,7 @@ from shapeworld.scene import SIDE, Canvas, compose, photo, specimen
 
 
 def test_no_names_give_an_empty_photo() -> None:
-    empty = compose(np.random.default_rng(0), [])
+    empty = compose(np.random.default_rng(0), [], smallest=22)
     assert empty.things == ()
     assert empty.pixels.shape == (SIDE, SIDE, 3)
     assert empty.pixels.dtype == np.uint8
