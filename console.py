@@ -82,7 +82,10 @@ class TerminalProgress:
         self._label = ""
 
     def _rate(self) -> str:
-        return f"{self._done / max(time.monotonic() - self._since, 1e-9):.1f} {self._unit}/s"
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        if self._done and seconds > 2 * self._done:
+            return f"{seconds / self._done:.1f} s each"
+        return f"{self._done / seconds:.1f} {self._unit}/s"
 
 
 class Answer:
