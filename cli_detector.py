@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,7 @@ def train(
     json: Json = None,
 ) -> None:
     """Train a detector from columns."""
+    from cache_builder.runner import Interrupted
     from detector import recipes
     from detector.checkpoint import run_config
     from detector.config import apply_overrides, load_config
@@ -58,10 +60,9 @@ def train(
         answer.table("", ["held out", *names], [[str(val_data), *(evaluation[name] for name in names)]])
     answer.figures(figures)
     if figures["stopped"]:
-        raise UserError(
-            f"stopped by {figures['stopped']} at step {figures['step']}, with a checkpoint; "
-            "add --resume to go on."
-        )
+        number = getattr(signal, figures["stopped"], signal.SIGTERM).value
+        told = f"stopped by {figures['stopped']} at step {figures['step']}, with a checkpoint"
+        raise Interrupted(f"{told}; add --resume to go on.", number)
 
 
 def evaluate(

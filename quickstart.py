@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -262,7 +263,7 @@ class _Stages:
         self._add(stage, figures["seconds"])
         self._add(measured, time.monotonic() - begin - figures["seconds"])
         if figures["stopped"]:
-            number = {"SIGINT": 2, "SIGTERM": 15}.get(figures["stopped"], 10)
+            number = getattr(signal, figures["stopped"], signal.SIGTERM).value
             told = f"stopped by {figures['stopped']} at training step {figures['step']}"
             raise Interrupted(f"{told}; the same command goes on from there.", number)
         return dict(figures["evaluation"])

@@ -26,9 +26,8 @@ def commands(text: str) -> list[list[str]]:
     joined = re.sub(r"\\\n\s*", " ", text)
     blocks = re.findall(r"^```[^\n]*\n(.*?)^```", joined, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    lines += re.findall(
-        r"`(cckt [^`\n]+)`", re.sub(r"^```.*?^```", "", joined, flags=re.MULTILINE | re.DOTALL)
-    )
+    running = re.sub(r"^```.*?^```", "", joined, flags=re.MULTILINE | re.DOTALL)
+    lines += re.findall(r"`(cckt [^`\n]+)`", running)
     found = []
     for line in lines:
         match = re.search(r"(?:^|\s|-m cli )cckt( .*)?$|-m cli( .*)$", line.split("#")[0].rstrip())
