@@ -52,7 +52,8 @@ def fault(words: list[str]) -> str:
 
 
 def test_the_reader_of_commands_sees_what_there_is() -> None:
-    page = "```\npip install . && cckt quickstart\n$ cckt data index --out x  # why\n```\nand `cckt cache info DATA`."
+    block = "```\npip install . && cckt quickstart\n$ cckt data index --out x  # why\n```\n"
+    page = block + "and `cckt cache info DATA`."
     assert commands(page) == [["quickstart"], ["data", "index", "--out", "x"], ["cache", "info", "DATA"]]
     assert fault(["data", "index", "--out", "x"]) == ""
     assert "no verb 'indx'" in fault(["data", "indx"])
