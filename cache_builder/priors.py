@@ -20,7 +20,15 @@ from cache_builder.index import Index, open_index
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, run_chunks
-from cache_builder.store import Column, ColumnSpec, open_column, open_writer
+from cache_builder.store import (
+    ColumnName,
+    ColumnSpec,
+    Origin,
+    check_label,
+    open_column,
+    open_writer,
+    require_same_teacher,
+)
 
 CHUNK_ROWS = 1024
 
@@ -28,6 +36,7 @@ CHUNK_ROWS = 1024
 def cache_clip_priors(
     data: Path,
     *,
+    name: str = "",
     tau: float = 0.07,
     part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
@@ -37,7 +46,8 @@ def cache_clip_priors(
     """Make the column `priors/clip` of the data set `data`: (I, C) float32, sigma(cos(image i, t_c) / tau).
 
     It comes from the data set's columns `images` and `text`, which must be of one teacher; one matrix
-    product a chunk. A photo without an embedding leaves its row invalid. tau: the temperature, 0.07.
+    product a chunk. A photo without an embedding leaves its row invalid. tau: the temperature, 0.07. name:
+    of a second teacher; `priors/clip-NAME` comes from its columns `images-NAME` and `text-NAME`.
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
@@ -45,11 +55,14 @@ def cache_clip_priors(
     if not (math.isfinite(tau) and tau > 0):
         raise UserError(f"--tau is {tau}; give a temperature above 0, 0.07 unless you know better.")
     index = open_index(data)
-    images = open_column(data, "images", index_digest=index.digest)
-    text = open_column(data, "text", index_digest=index.digest)
-    require_same_teacher(images, text)
+    images, text = (
+        open_column(data, str(ColumnName(kind, check_label(name))), index_digest=index.digest)
+        for kind in ("images", "text")
+    )
+    step = "make both with one teacher, with --overwrite for the one to replace"
+    require_same_teacher(Origin.of(images), Origin.of(text), step=step)
     spec = ColumnSpec(
-        name="priors/clip",
+        name=str(ColumnName("priors/clip", name)),
         table="images x concepts",
         rows=len(index),
         width=len(index.concepts),
@@ -111,31 +124,3 @@ def oracle_presence(index: Index) -> NDArray[np.bool_]:
     presence = np.zeros((len(index), len(index.concepts)), bool)
     presence[index.box_images, index.box_concepts] = True
     return presence
-
-
-def require_same_teacher(first: Column, second: Column) -> None:
-    """UserError, naming both digests, unless the embeddings of two columns come from one teacher."""
-    names = [column.manifest.spec.name for column in (first, second)]
-    teachers = [column.manifest.spec.recipe.get("teacher") for column in (first, second)]
-    for name, teacher in zip(names, teachers, strict=True):
-        if teacher is None:
-            raise UserError(
-                f"column {name} was imported without saying whose embeddings it holds; "
-                "import it again with --teacher NAME --overwrite, NAME being the teacher that made the table."
-            )
-    one, other = teachers
-    assert one is not None
-    assert other is not None
-    if one["weight_digest"] != other["weight_digest"]:
-        raise UserError(
-            f"column {names[0]} is of teacher {one['name']} ({one['weight_digest']}), column {names[1]} of "
-            f"{other['name']} "
-            f"({other['weight_digest']}); make both with one teacher, with --overwrite for the one to "
-            "replace."
-        )
-    if one["architecture"] != other["architecture"]:
-        raise UserError(
-            f"columns {names[0]} and {names[1]} have the same weights ({one['weight_digest']}) in different "
-            "architectures "
-            f"({one['name']}, {other['name']}); make both with one teacher."
-        )

@@ -17,7 +17,7 @@ from cache_builder.progress import Progress, Silent
 from cache_builder.prompts import embed_concepts, resolve_templates, unit_rows
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, run_chunks
-from cache_builder.store import ColumnSpec, open_writer
+from cache_builder.store import ColumnName, ColumnSpec, check_label, open_writer
 from cache_builder.teacher import Teacher
 from cache_builder.vocabulary import Concept, Vocabulary
 
@@ -32,6 +32,7 @@ def cache_text(
     data: Path,
     teacher: str | Teacher | None = None,
     *,
+    name: str = "",
     templates: str | Path | Sequence[str] = "ensemble12",
     synonyms: bool = False,
     device: str = "auto",
@@ -45,7 +46,8 @@ def cache_text(
     """Make the column `text` of the data set `data`: (C, D) float32 unit, row c the concept of row c.
 
     templates: "single", "ensemble12", "imagenet80", a file, or a list of sentences with {}. synonyms:
-    average over a concept's synonyms too, not over its name alone.
+    average over a concept's synonyms too, not over its name alone. name: the column is `text-NAME`, beside
+    another teacher's `text`.
 
     import_file: take the rows from a table made elsewhere (see `read_table`), normalised on the way in;
     `templates` and `synonyms` then do not apply. `teacher` says whose embedding space the table is in:
@@ -86,7 +88,7 @@ def cache_text(
             return embed_concepts(concepts, chosen, known.encode_texts, synonyms=synonyms)
 
     spec = ColumnSpec(
-        name="text",
+        name=str(ColumnName("text", check_label(name))),
         table="concepts",
         rows=len(index.concepts),
         width=width,

@@ -9,6 +9,8 @@ from cache_builder.store.agreement import Agreement
 from cache_builder.store.check import Problem
 from cache_builder.store.inspect import ColumnDiff, ColumnInfo, column_info, diff_columns, list_columns
 from cache_builder.store.manifest import Manifest
+from cache_builder.store.naming import ColumnName, check_label, parse_name
+from cache_builder.store.origin import Origin, require_same_teacher, teacher_of
 from cache_builder.store.pull import PullReport, pull
 from cache_builder.store.reader import Column, open_column
 from cache_builder.store.spec import ColumnSpec
@@ -20,17 +22,23 @@ __all__ = [
     "Column",
     "ColumnDiff",
     "ColumnInfo",
+    "ColumnName",
     "ColumnSpec",
     "ColumnWriter",
     "Manifest",
+    "Origin",
     "Problem",
     "PullReport",
     "VerifyReport",
+    "check_label",
     "column_info",
     "diff_columns",
     "list_columns",
     "open_column",
     "open_writer",
+    "parse_name",
     "pull",
+    "require_same_teacher",
+    "teacher_of",
     "verify_column",
 ]

@@ -25,7 +25,7 @@ class Problem:
 
     kind: str
     """A word for programs: manifest, unfinished, index, rows, document, missing, size, digest, swapped,
-    not_finite, not_unit, not_zero, invalid_count, foreign or recompute."""
+    not_finite, not_unit, not_zero, invalid_count, foreign, recompute or mended."""
     message: str
     chunk: int | None = None
     """The chunk to make again, where that mends it."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cache_builder.errors import UserError
+from cache_builder.store.naming import parse_name
 
 SCHEMA = "cckt.column/1"
 TABLES = ("concepts", "boxes", "images", "images x concepts")
@@ -154,14 +155,17 @@ def chunk_file(array: str, chunk: int) -> str:
 
 def mending_command(data: str, name: str, recipe: Mapping[str, Any] | None = None) -> str:
     """The command that makes (or finishes) a column, for error messages."""
-    verb, _, source = name.partition("/")
-    command = f"cckt cache {verb} {data}"
+    named = parse_name(name)
+    kind, options = (named.kind, named.options) if named else (name, "")
+    verb, _, source = kind.partition("/")
+    command = f"cckt cache {verb} {data}{options}"
     if verb == "priors":
         return command + (" --mllm" if source == "mllm" else "")
     teacher = (recipe or {}).get("teacher")
     if isinstance(teacher, Mapping):
         teacher = teacher.get("name")
-    return command + (f" --teacher {teacher}" if isinstance(teacher, str) else "")
+    fast = " --fast" if recipe and "fast" in recipe else ""
+    return command + fast + (f" --teacher {teacher}" if isinstance(teacher, str) else "")
 
 
 def to_runs(numbers: Iterable[int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def verify_column(
     seed: int = 0,
     minimum_cosine: float = 0.999,
     repair: bool = False,
+    mended: Mapping[int, str] | None = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Check every byte of a column, finished or not, in the memory of one chunk.
@@ -78,6 +79,7 @@ def verify_column(
     is a problem.
     repair: chunks found wrong are marked missing, so that the column's own command makes them again and
     nothing else. Foreign files are told, never deleted.
+    mended: row -> why, of rows without a value that could have one now; their chunks count as wrong.
 
     Raises UserError where there is no column at all.
     """
@@ -107,6 +109,12 @@ def verify_column(
     if manifest.finished and check.invalid != manifest.invalid and not check.bad:
         check.say(
             "invalid_count", f"{check.invalid} rows are invalid, the manifest counts {manifest.invalid}"
+        )
+    for row, why in (mended or {}).items():
+        check.say(
+            "mended",
+            f"row {row} has no value, but could have one now: {why}",
+            row // manifest.spec.chunk_rows,
         )
     agreed = None
     if recompute is not None and manifest.finished and not check.bad:

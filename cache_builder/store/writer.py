@@ -25,7 +25,8 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
     """Begin the column `spec.name` of the data-set folder (or URL) `data`, or go on with the same one.
 
     Any number of processes may hold a writer of one column. A column of another index or recipe in that place
-    is refused; `overwrite` replaces it (do so from one process, before others join).
+    is refused; `overwrite` replaces it (do so from one process, before others join). The same column,
+    finished, is then made again; unfinished, it is the one that a killed overwrite began, and goes on.
 
     Raises UserError: another column is there; the folder is read-only, full or gone.
     """
@@ -42,6 +43,12 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
             raise UserError(_refusal(files.place, there.spec, spec, str(data)))
         files.clear()
         there = None
+    if there is not None and there.finished and overwrite:
+        # No file is taken away: without the manifest's word every chunk is missing, and a second maker that
+        # comes this way at the same instant writes the same bytes.
+        files.put(f"{FOLDER}begin", b"", new=True)
+        there = Manifest(spec, there.documents)
+        files.put(GROUP, there.to_bytes())
     if there is None:
         documents = array_documents(spec)
         for name, document in documents.items():

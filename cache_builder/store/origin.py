@@ -1,0 +1,67 @@
+"""Whose embeddings a column holds, and the one check that two of them can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cache_builder.errors import UserError
+from cache_builder.store.reader import Column
+
+
+def teacher_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The teacher of a recipe as it describes itself: name, weight_digest and more. None for an imported
+    table.
+    """
+    teacher = recipe.get("teacher")
+    return dict(teacher) if isinstance(teacher, Mapping) else None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Something that holds embeddings, or learnt from them."""
+
+    what: str
+    """For messages: "column text of caches/coco", "the run's embeddings"."""
+    teacher: Mapping[str, Any] | None
+    width: int
+
+    @staticmethod
+    def of(column: Column, what: str = "") -> Origin:
+        """Of a column."""
+        spec = column.manifest.spec
+        return Origin(what or f"column {spec.name}", teacher_of(spec.recipe), column.width)
+
+
+def require_same_teacher(first: Origin, second: Origin, *, step: str, imported: bool = False) -> None:
+    """UserError, naming both digests, unless the embeddings of both come from one teacher.
+
+    What counts is the weights and what is built of them, not the name they go by. step: how to mend it, after
+    "; ". imported: let a table that was made elsewhere pass, which names no teacher: its width must do.
+    """
+    one, other = first.teacher, second.teacher
+    for origin in (first, second):
+        if origin.teacher is None and not imported:
+            raise UserError(
+                f"{origin.what} was imported without saying whose embeddings it holds; "
+                "import it again with --teacher NAME --overwrite, NAME being the teacher that made the table."
+            )
+    if one is not None and other is not None:
+        if one.get("weight_digest") != other.get("weight_digest"):
+            raise UserError(
+                f"{first.what} was made by teacher {one.get('name')} ({one.get('weight_digest')}), "
+                f"{second.what} by {other.get('name')} ({other.get('weight_digest')}), expected the same "
+                f"weights; {step}."
+            )
+        built = [teacher.get("architecture") for teacher in (one, other)]
+        if None not in built and built[0] != built[1]:
+            raise UserError(
+                f"{first.what} and {second.what} have the same weights ({one['weight_digest']}) in different "
+                f"architectures ({one.get('name')}, {other.get('name')}), expected one; {step}."
+            )
+    if first.width != second.width:
+        raise UserError(
+            f"{first.what} is {first.width} wide, {second.what} {second.width}, expected one teacher's "
+            f"width; {step}."
+        )
