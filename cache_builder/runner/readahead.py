@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -21,10 +20,17 @@ R = TypeVar("R")
 
 
 def read_ahead(
-    read: Callable[[J], list[R]], jobs: Iterable[J], workers: int, processes: bool
+    read: Callable[[J], list[R]],
+    jobs: Iterable[J],
+    workers: int,
+    processes: bool,
+    rows_of: Callable[[J], int] = lambda job: 0,
+    rows: int = 1,
 ) -> Generator[tuple[J, list[R]], None, None]:
-    """(job, what `read` gave) in the jobs' order; at most 2 * workers + 1 results wait. workers 0: in this
-    thread.
+    """(job, what `read` gave) in the jobs' order. workers 0: in this thread.
+
+    2 * workers + 1 results wait, and more as long as they are not `rows` rows together: who takes a batch of
+    many photos at once must find the next one read when it comes back.
     """
     if workers == 0:
         for job in jobs:
@@ -38,14 +44,19 @@ def read_ahead(
     else:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="cckt-read")
     waiting: deque[tuple[J, Future[list[R]]]] = deque()
-    source = iter(jobs)
+    source, ahead = iter(jobs), 0
     try:
         while True:
-            for job in itertools.islice(source, 2 * workers + 1 - len(waiting)):
-                waiting.append((job, pool.submit(read, job)))
+            while len(waiting) < 2 * workers + 1 or ahead < rows:
+                upcoming = next(source, None)
+                if upcoming is None:
+                    break
+                ahead += rows_of(upcoming)
+                waiting.append((upcoming, pool.submit(read, upcoming)))
             if not waiting:
                 return
             job, future = waiting.popleft()
+            ahead -= rows_of(job)
             yield job, future.result()
     except BrokenProcessPool as error:
         raise UserError(

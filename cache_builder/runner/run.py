@@ -167,7 +167,8 @@ def _run(
                     Assembly(target.writer, target.map, target.batch, chunks, sink, report)
                     for target, chunks, report in zip(targets, wanted, reports, strict=True)
                 ]
-                stream = read_ahead(read, jobs, workers, processes)
+                ahead = 2 * max((target.batch for target in targets), default=1)
+                stream = read_ahead(read, jobs, workers, processes, _widest, ahead)
                 try:
                     while True:
                         mark = time.perf_counter()
@@ -209,6 +210,11 @@ def _read_one(read: Callable[[int, int], Iterable[Item]], job: Job) -> list[tupl
 
 def _read_all(read: Callable[[Job], Iterable[tuple[int, Item]]], job: Job) -> list[tuple[int, Item]]:
     return list(read(job))
+
+
+def _widest(job: Job) -> int:
+    """Rows of a job, in the target where it has most."""
+    return max(hi - lo for lo, hi in job)
 
 
 def _every_64(lo: int, hi: int) -> list[Range]:
