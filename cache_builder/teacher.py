@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
@@ -36,6 +35,7 @@ from torch.nn import functional as F
 from cache_builder.errors import UserError
 from cache_builder.fetching import first_line, no_waiting_offline, quiet
 from cache_builder.preprocess import Preprocess
+from cache_builder.weights import resolve_device, weight_digest
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CONFIG = "open_clip_config.json"
@@ -68,6 +68,8 @@ class Teacher:
         self._config = config
         self._source = source  # what open_clip.get_tokenizer takes
         model.eval().requires_grad_(False).to(device)
+        if device.type != "mps":  # convolutions are a quarter faster so, and nothing else changes
+            model.to(memory_format=torch.channels_last)
         self._encode_image: Callable[[Tensor], Tensor] = model.encode_image  # type: ignore[assignment]
         self._encode_text: Callable[[Tensor], Tensor] = model.encode_text  # type: ignore[assignment]
         self._tokenizer: Any = None
@@ -177,36 +179,6 @@ def load_teacher(name: str, *, device: str = "auto", precision: str = "fp32") ->
     config = json.loads(json.dumps(open_clip.get_model_config(source)))
     recipe = json.loads(json.dumps(open_clip.get_model_preprocess_cfg(model)))
     return Teacher(name, model, Preprocess(transform, recipe), config, source, where, precision)
-
-
-def resolve_device(device: str) -> torch.device:
-    """The torch device meant by `--device`; "auto" takes the first of cuda, mps, cpu that is there.
-
-    Raises UserError for a device that is unknown or absent.
-    """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return torch.device(next(kind for kind, usable in there.items() if usable))
-    kind, _, number = device.partition(":")
-    usable = there.get(kind, False) and (not number or number.isdigit())
-    if usable and kind == "cuda" and number:
-        usable = int(number) < torch.cuda.device_count()
-    if not usable:
-        found = ", ".join(kind for kind, usable in there.items() if usable)
-        raise UserError(
-            f"--device {device} is not to be had here; this machine has {found}, and auto picks among them."
-        )
-    return torch.device(device)
-
-
-def weight_digest(model: torch.nn.Module) -> str:
-    """ "sha256:..." over the state dict: names in order, dtypes, shapes, bytes."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        flat = value.detach().cpu().contiguous()
-        digest.update(f"{key}|{flat.dtype}|{tuple(flat.shape)}|".encode())
-        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"
 
 
 def imagenet_templates() -> tuple[str, ...]:

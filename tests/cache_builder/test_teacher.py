@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from cache_builder import fetching
 from cache_builder import teacher as room
 from cache_builder.errors import UserError
-from cache_builder.teacher import load_teacher, resolve_device, weight_digest
+from cache_builder.teacher import load_teacher
+from cache_builder.weights import resolve_device, weight_digest
 from tests.cache_builder.samples import WIDTH, tiny_config, write_teacher
 
 SENTENCES = ["a photo of a cat.", "", "bow (weapon) " * 40]
