@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from cache_builder.errors import UserError
+from cache_builder.faster import agreement_of, as_pixels, fast_pixels
 from cache_builder.images import CHUNK_ROWS, as_teacher, check_numbers, encoder, teacher_recipe
 from cache_builder.index import Index, open_index
 from cache_builder.photos import check_folder, load_or_reason
@@ -19,8 +21,9 @@ from cache_builder.preprocess import Preprocess
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, run_chunks
-from cache_builder.store import ColumnSpec, open_writer
+from cache_builder.store import ColumnName, ColumnSpec, check_label, open_writer
 from cache_builder.teacher import Teacher
+from cache_builder.views import jittered_boxes, view_recipe
 
 MIN_SIDE = 16.0
 """Shortest side in pixels, before rounding, of a box that still gets an embedding."""
@@ -50,12 +53,17 @@ RULES = {
 CROWD = "the box is a crowd"
 SMALL = f"the box is under {MIN_SIDE:.0f} px on a side"
 
+PLAIN = ColumnName("crops")
+
 
 def cache_crops(
     data: Path,
     teacher: str | Teacher,
     *,
     crop: str = "box",
+    view: str = "",
+    name: str = "",
+    fast: bool = False,
     batch: int = 256,
     workers: int | None = None,
     processes: bool = False,
@@ -72,7 +80,9 @@ def cache_crops(
     crop: "box", the rectangle (the default, and the paper's), or "square", the context square round its
     centre; see `crop_rectangles`. A crop goes through the teacher's own preprocessing. Rows of crowds and of
     boxes under 16 px on either side are invalid (zeros, flag 0). Each photo is decoded once a chunk, crops
-    of several photos share a batch. The other options are those of `cache_images`.
+    of several photos share a batch. view: "flipped" makes the column `crops-flipped`, every crop mirrored,
+    "jitter-K" the column `crops-jitter-K` of boxes moved and scaled a little; several views from one decoding
+    are `cache_photos`. The other options are those of `cache_images`.
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
@@ -82,10 +92,14 @@ def cache_crops(
     check_folder(index)
     known = as_teacher(teacher, device, precision)
     progress = progress or Silent()
-    writer = open_writer(data, crops_spec(index, known, crop, batch, chunk_rows), overwrite=overwrite)
+    spec = crops_spec(
+        index, known, crop, batch, chunk_rows, ColumnName("crops", check_label(name), view), fast
+    )
+    writer = open_writer(data, spec, overwrite=overwrite)
+    reader = crop_reader(index, known, crop, view, fast, strict)
     run = run_chunks(
         writer,
-        CropReader(index, known.preprocess, crop, strict),
+        reader,
         encoder(known),
         batch=batch,
         spans=lambda lo, hi: photo_spans(index.box_images[lo:hi], lo),
@@ -95,26 +109,38 @@ def cache_crops(
         progress=progress,
         unit="boxes",
     )
-    return report_of(writer, run, progress, strict=strict, expected=(CROWD, SMALL))
+    agreed = agreement_of(data, run.manifest, replace(reader, fast=False), known) if fast else None
+    return report_of(writer, run, progress, strict=strict, expected=(CROWD, SMALL), agreement=agreed)
 
 
 @dataclass(frozen=True)
 class CropReader:
-    """Reads rows of `crops`: each the teacher's (3, S, S) uint8 pixels of a box. Picklable."""
+    """Reads rows of `crops` and of its views: each the teacher's (3, S, S) uint8 pixels of a box. Picklable.
+
+    fast: near the teacher's preprocessing and not equal to it. on_device: then leave the resize to the
+    device; the data are uint8 pixels (3, h, w) of any size.
+    """
 
     index: Index
     preprocess: Preprocess
     crop: str = "box"
     strict: bool = False
+    view: str = ""
+    fast: bool = False
+    on_device: bool = False
 
     def __call__(self, lo: int, hi: int) -> Iterable[Item]:
         """Items of the box rows [lo, hi) of one photo, which is decoded only if a box has an embedding."""
-        wanted = usable_boxes(self.index, lo, hi).any()
-        image = int(self.index.box_images[lo])
-        return self.items(lo, hi, load_or_reason(self.index, image, strict=self.strict) if wanted else "")
+        photo: Image.Image | str = ""
+        if usable_boxes(self.index, lo, hi).any():
+            image = int(self.index.box_images[lo])
+            photo = load_or_reason(self.index, image, strict=self.strict, reduction=self.reduction(image))
+        return self.items(lo, hi, photo)
 
-    def items(self, lo: int, hi: int, photo: Image.Image | str) -> list[Item]:
-        """The same for a photo that was decoded already, or is bad for the reason given."""
+    def items(self, lo: int, hi: int, photo: Image.Image | Tensor | str) -> list[Item]:
+        """The same for a photo that was decoded already (`as_pixels` of it is fine too), or is bad for the
+        reason given.
+        """
         usable, crowd = usable_boxes(self.index, lo, hi), self.index.iscrowd[lo:hi]
         items = [
             Item(row, reason=CROWD if crowd[row - lo] else SMALL)
@@ -123,23 +149,82 @@ class CropReader:
         rows = lo + np.flatnonzero(usable)
         if isinstance(photo, str):
             return items + [Item(row, reason=photo) for row in rows.tolist()]
-        rectangles = crop_rectangles(self.index.box_xyxy[rows], photo.size, self.crop)
-        for row, (left, top, right, bottom) in zip(rows.tolist(), rectangles.tolist(), strict=True):
-            items.append(Item(row, self.preprocess.pixels(photo.crop((left, top, right, bottom)))))
+        if not len(rows):
+            return items
+        flipped = self.view == "flipped"
+        if self.fast:
+            pixels = as_pixels(photo)
+            for row, part in zip(rows.tolist(), self._parts(rows, pixels), strict=True):
+                items.append(Item(row, fast_pixels(self.preprocess, part, self.on_device, flipped)))
+            return items
+        assert isinstance(photo, Image.Image)
+        for row, (left, top, right, bottom) in zip(
+            rows.tolist(), self._rectangles(rows).tolist(), strict=True
+        ):
+            crop = photo.crop((left, top, right, bottom))
+            if flipped:
+                crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            items.append(Item(row, self.preprocess.pixels(crop)))
         return items
 
+    def reduction(self, image: int) -> int:
+        """At which 1/n a JPEG may be decoded for all crops of an image row, whatever the chunk."""
+        boxes = self.index.boxes_of(image)
+        if not self.fast:
+            return 1
+        rows = boxes.start + np.flatnonzero(usable_boxes(self.index, boxes.start, boxes.stop))
+        rectangles = self._rectangles(rows)
+        return self.preprocess.reduction(rectangles[:, 2:] - rectangles[:, :2])
 
-def crops_spec(index: Index, teacher: Teacher, crop: str, batch: int, chunk_rows: int) -> ColumnSpec:
+    def _rectangles(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n, 4) whole pixels of the photo in full size, of box rows (n,) of one photo."""
+        if not len(rows):
+            return np.zeros((0, 4), np.int64)
+        image = int(self.index.box_images[rows[0]])
+        size = int(self.index.widths[image]), int(self.index.heights[image])
+        number = ColumnName("crops", view=self.view).jitter
+        boxes = jittered_boxes(self.index, rows, number) if number else self.index.box_xyxy[rows]
+        return crop_rectangles(boxes, size, self.crop)
+
+    def _parts(self, rows: NDArray[np.int64], pixels: Tensor) -> Iterator[Tensor]:
+        """Views of the photo (3, H, W), which may be a reduced one."""
+        image = int(self.index.box_images[rows[0]])
+        full = np.array([self.index.widths[image], self.index.heights[image]] * 2)
+        shown = np.array([pixels.shape[2], pixels.shape[1]] * 2)
+        rectangles = self._rectangles(rows)
+        if (full != shown).any():
+            rectangles = np.rint(rectangles * (shown / full)).astype(np.int64)
+        for left, top, right, bottom in rectangles.tolist():
+            yield pixels[:, top:bottom, left:right]
+
+
+def crop_reader(
+    index: Index, teacher: Teacher, crop: str, view: str = "", fast: bool = False, strict: bool = False
+) -> CropReader:
+    """The reader for a teacher; CUDA resizes by itself."""
+    on_device = fast and teacher.device.type == "cuda"
+    return CropReader(index, teacher.preprocess, crop, strict, view, fast, on_device)
+
+
+def crops_spec(
+    index: Index,
+    teacher: Teacher,
+    crop: str,
+    batch: int,
+    chunk_rows: int,
+    name: ColumnName = PLAIN,
+    fast: bool = False,
+) -> ColumnSpec:
     """What the column is."""
     return ColumnSpec(
-        name="crops",
+        name=str(name),
         table="boxes",
         rows=len(index.box_images),
         width=teacher.width,
         has_valid=True,
         chunk_rows=chunk_rows,
         index_digest=index.digest,
-        recipe={**teacher_recipe(teacher, batch), "crop": RULES[crop]},
+        recipe={**teacher_recipe(teacher, batch, fast), "crop": RULES[crop], **view_recipe(name)},
     )
 
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from cache_builder.errors import UserError
+from cache_builder.faster import agreement_of, as_pixels, fast_pixels, stacked
 from cache_builder.index import Index, open_index
 from cache_builder.photos import check_folder, load_or_reason
-from cache_builder.preprocess import Preprocess
+from cache_builder.preprocess import FAST, Preprocess
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, run_chunks
-from cache_builder.store import ColumnSpec, open_writer
+from cache_builder.store import ColumnName, ColumnSpec, check_label, open_writer
 from cache_builder.teacher import Teacher, load_teacher
 
 CHUNK_ROWS = 512
@@ -32,6 +34,8 @@ def cache_images(
     data: Path,
     teacher: str | Teacher,
     *,
+    name: str = "",
+    fast: bool = False,
     batch: int = 256,
     workers: int | None = None,
     processes: bool = False,
@@ -50,6 +54,10 @@ def cache_images(
     processes (default: one a core, at most 8). A photo that cannot be read leaves its row invalid and a note;
     `strict` stops instead. part: (i, n), the i-th of n makers; None: torchrun's rank, else all.
 
+    name: the column is `images-NAME`, beside another teacher's `images`. fast: decode and resize near the
+    teacher's way and not exactly so; the report says how near. overwrite: replace another column of that
+    name, or make the same one again.
+
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
     workers = check_numbers(batch, workers, part)
@@ -57,10 +65,12 @@ def cache_images(
     check_folder(index)
     known = as_teacher(teacher, device, precision)
     progress = progress or Silent()
-    writer = open_writer(data, images_spec(index, known, batch, chunk_rows), overwrite=overwrite)
+    spec = images_spec(index, known, batch, chunk_rows, check_label(name), fast)
+    writer = open_writer(data, spec, overwrite=overwrite)
+    reader = image_reader(index, known, fast, strict)
     run = run_chunks(
         writer,
-        ImageReader(index, known.preprocess, strict),
+        reader,
         encoder(known),
         batch=batch,
         spans=_spans,
@@ -70,40 +80,63 @@ def cache_images(
         progress=progress,
         unit="photos",
     )
-    return report_of(writer, run, progress, strict=strict)
+    agreed = agreement_of(data, run.manifest, replace(reader, fast=False), known) if fast else None
+    return report_of(writer, run, progress, strict=strict, agreement=agreed)
 
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads rows of `images`: each the teacher's (3, S, S) uint8 pixels of a photo. Picklable."""
+    """Reads rows of `images`: each the teacher's (3, S, S) uint8 pixels of a photo. Picklable.
+
+    fast, on_device: as in `CropReader`.
+    """
 
     index: Index
     preprocess: Preprocess
     strict: bool = False
+    fast: bool = False
+    on_device: bool = False
 
     def __call__(self, lo: int, hi: int) -> Iterable[Item]:
         """Items of the image rows [lo, hi)."""
         for image in range(lo, hi):
-            yield self.item(image, load_or_reason(self.index, image, strict=self.strict))
+            reduction = self.reduction(image)
+            photo = load_or_reason(self.index, image, strict=self.strict, reduction=reduction)
+            yield self.item(image, photo)
 
-    def item(self, image: int, photo: Image.Image | str) -> Item:
+    def item(self, image: int, photo: Image.Image | Tensor | str) -> Item:
         """The item of an image row whose photo was decoded already, or is bad for the reason given."""
         if isinstance(photo, str):
             return Item(image, reason=photo)
+        if self.fast:
+            return Item(image, fast_pixels(self.preprocess, as_pixels(photo), self.on_device))
+        assert isinstance(photo, Image.Image)
         return Item(image, self.preprocess.pixels(photo))
 
+    def reduction(self, image: int) -> int:
+        """At which 1/n a JPEG may be decoded for an image row."""
+        sides = np.array([[self.index.widths[image], self.index.heights[image]]], np.float64)
+        return self.preprocess.reduction(sides) if self.fast else 1
 
-def images_spec(index: Index, teacher: Teacher, batch: int, chunk_rows: int) -> ColumnSpec:
+
+def image_reader(index: Index, teacher: Teacher, fast: bool = False, strict: bool = False) -> ImageReader:
+    """The reader for a teacher; CUDA resizes by itself."""
+    return ImageReader(index, teacher.preprocess, strict, fast, fast and teacher.device.type == "cuda")
+
+
+def images_spec(
+    index: Index, teacher: Teacher, batch: int, chunk_rows: int, label: str = "", fast: bool = False
+) -> ColumnSpec:
     """What the column is."""
     return ColumnSpec(
-        name="images",
+        name=str(ColumnName("images", label)),
         table="images",
         rows=len(index),
         width=teacher.width,
         has_valid=True,
         chunk_rows=chunk_rows,
         index_digest=index.digest,
-        recipe={**teacher_recipe(teacher, batch), "source": "whole photo"},
+        recipe={**teacher_recipe(teacher, batch, fast), "source": "whole photo"},
     )
 
 
@@ -114,7 +147,7 @@ def as_teacher(teacher: str | Teacher, device: str, precision: str) -> Teacher:
     return load_teacher(teacher, device=device, precision=precision)
 
 
-def teacher_recipe(teacher: Teacher, batch: int) -> dict[str, Any]:
+def teacher_recipe(teacher: Teacher, batch: int, fast: bool = False) -> dict[str, Any]:
     """What every column of image embeddings says of how it was made.
 
     `batch` is part of it: the last bits of a teacher's floats depend on the shape of its batch.
@@ -124,14 +157,17 @@ def teacher_recipe(teacher: Teacher, batch: int) -> dict[str, Any]:
         "preprocessing": teacher.preprocess_recipe(),
         "normalisation": "unit",
         "batch": batch,
+        **({"fast": FAST} if fast else {}),
     }
 
 
 def encoder(teacher: Teacher) -> Callable[[list[NDArray[np.uint8]]], Callable[[], NDArray[np.float32]]]:
-    """What the runner maps with: (3, S, S) uint8 pixels of n rows -> a function that gives (n, D) float32."""
+    """What the runner maps with: uint8 pixels of n rows, (3, S, S) or as `fast_pixels` leaves them to the
+    device -> a function that gives (n, D) float32.
+    """
 
     def encode(pixels: Sequence[NDArray[np.uint8]]) -> Callable[[], NDArray[np.float32]]:
-        return teacher.launch_images(np.stack(pixels))
+        return teacher.launch_images(stacked(teacher.preprocess, pixels, teacher.device))
 
     return encode
 

@@ -1,18 +1,26 @@
-"""All columns of one teacher with every photo decoded once: what `cckt cache all` runs."""
+"""All columns of one or several teachers with every photo decoded once: what `cckt cache all` runs."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache_builder.crops import CROWD, SMALL, CropReader, check_rule, crops_spec, usable_boxes
+from PIL import Image
+from torch import Tensor
+
+from cache_builder.crops import CROWD, SMALL, CropReader, check_rule, crop_reader, crops_spec, usable_boxes
+from cache_builder.errors import UserError
+from cache_builder.faster import agreement_of, as_pixels
 from cache_builder.images import (
     CHUNK_ROWS,
     ImageReader,
     as_teacher,
     check_numbers,
     encoder,
+    image_reader,
     images_spec,
 )
 from cache_builder.index import Index, open_index
@@ -21,18 +29,26 @@ from cache_builder.priors import cache_clip_priors
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, Job, Target, run_targets
-from cache_builder.store import open_writer
+from cache_builder.store import ColumnSpec, check_label, open_writer
 from cache_builder.teacher import Teacher
 from cache_builder.text import cache_text
+from cache_builder.views import view_names
+
+Teachers = str | Teacher | Sequence[str | Teacher]
+Photo = Image.Image | Tensor | str
 
 
 def cache_all(
     data: Path,
-    teacher: str | Teacher,
+    teacher: Teachers,
     *,
+    name: str | Sequence[str] = (),
     templates: str | Path | Sequence[str] = "ensemble12",
     synonyms: bool = False,
     crop: str = "box",
+    flipped: bool = False,
+    jitter: int = 0,
+    fast: bool = False,
     tau: float = 0.07,
     batch: int = 256,
     workers: int | None = None,
@@ -49,44 +65,59 @@ def cache_all(
 
     The columns are those of `cache_text`, `cache_crops`, `cache_images` and `cache_clip_priors`, byte for
     byte. The priors are left out while other parts still have photos to encode: the last one to end makes
-    them.
+    them. Several teachers look at the photos in the same pass; see `label_teachers` for `name`. flipped,
+    jitter: views of the crops, as in `cache_photos`.
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
-    known = as_teacher(teacher, device, precision)
+    labelled = load_teachers(teacher, name, device, precision)
     reports = [
         cache_text(
             data,
             known,
+            name=label,
             templates=templates,
             synonyms=synonyms,
             part=part,
             overwrite=overwrite,
             progress=progress,
-        ),
-        *cache_photos(
-            data,
-            known,
-            crop=crop,
-            batch=batch,
-            workers=workers,
-            processes=processes,
-            strict=strict,
-            part=part,
-            overwrite=overwrite,
-            progress=progress,
-        ),
+        )
+        for label, known in labelled.items()
     ]
+    reports += cache_photos(
+        data,
+        list(labelled.values()),
+        name=list(labelled),
+        crop=crop,
+        flipped=flipped,
+        jitter=jitter,
+        fast=fast,
+        batch=batch,
+        workers=workers,
+        processes=processes,
+        strict=strict,
+        part=part,
+        overwrite=overwrite,
+        progress=progress,
+    )
     if all(report.manifest for report in reports):
-        reports.append(cache_clip_priors(data, tau=tau, part=(0, 1), overwrite=overwrite, progress=progress))
+        reports += [
+            cache_clip_priors(data, name=label, tau=tau, part=(0, 1), overwrite=overwrite, progress=progress)
+            for label in labelled
+        ]
     return reports
 
 
 def cache_photos(
     data: Path,
-    teacher: str | Teacher,
+    teacher: Teachers,
     *,
+    name: str | Sequence[str] = (),
+    kinds: Sequence[str] = ("crops", "images"),
     crop: str = "box",
+    flipped: bool = False,
+    jitter: int = 0,
+    fast: bool = False,
     batch: int = 256,
     workers: int | None = None,
     processes: bool = False,
@@ -98,60 +129,142 @@ def cache_photos(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[CacheReport]:
-    """Make the columns `crops` and `images` from one pass over the photos; options as in `cache_crops`."""
+    """Make columns of several `kinds`, views and teachers from one pass over the photos; a report each.
+
+    flipped: besides `crops` make `crops-flipped`, every crop mirrored. jitter: and `crops-jitter-1` to
+    `crops-jitter-N`, boxes moved and scaled a little. Other options as in `cache_crops`; every column is what
+    that verb alone would make, byte for byte.
+    """
     workers = check_numbers(batch, workers, part)
     check_rule(crop)
+    view_names("", flipped, jitter)
     index = open_index(data)
     check_folder(index)
-    known = as_teacher(teacher, device, precision)
     progress = progress or Silent()
-    specs = (
-        crops_spec(index, known, crop, batch, chunk_rows),
-        images_spec(index, known, batch, chunk_rows),
-    )
-    targets = [Target(open_writer(data, spec, overwrite=overwrite), encoder(known), batch) for spec in specs]
+    columns: list[tuple[ColumnSpec, CropReader | ImageReader, Teacher]] = []
+    for label, known in load_teachers(teacher, name, device, precision).items():
+        if "crops" in kinds:
+            for column in view_names(label, flipped, jitter):
+                spec = crops_spec(index, known, crop, batch, chunk_rows, column, fast)
+                columns.append((spec, crop_reader(index, known, crop, column.view, fast, strict), known))
+        if "images" in kinds:
+            spec = images_spec(index, known, batch, chunk_rows, label, fast)
+            columns.append((spec, image_reader(index, known, fast, strict), known))
+    targets = [
+        Target(open_writer(data, spec, overwrite=overwrite), encoder(known), batch)
+        for spec, _, known in columns
+    ]
     runs = run_targets(
         targets,
-        photo_jobs(index),
-        PhotoReader(
-            index,
-            CropReader(index, known.preprocess, crop, strict),
-            ImageReader(index, known.preprocess, strict),
-            strict,
-        ),
+        photo_jobs(index, [isinstance(reader, CropReader) for _, reader, _ in columns]),
+        PhotoReader(index, tuple(reader for _, reader, _ in columns), strict),
         workers=workers,
         processes=processes,
         part=part,
         progress=progress,
     )
-    return [
-        report_of(target.writer, run, progress, strict=strict, expected=(CROWD, SMALL))
-        for target, run in zip(targets, runs, strict=True)
-    ]
+    reports = []
+    for target, run, (_, reader, known) in zip(targets, runs, columns, strict=True):
+        agreed = agreement_of(data, run.manifest, replace(reader, fast=False), known) if fast else None
+        reports.append(
+            report_of(target.writer, run, progress, strict=strict, expected=(CROWD, SMALL), agreement=agreed)
+        )
+    return reports
+
+
+def load_teachers(
+    teacher: Teachers, name: str | Sequence[str] = (), device: str = "auto", precision: str = "fp32"
+) -> dict[str, Teacher]:
+    """Label -> loaded teacher, in order; see `label_teachers`."""
+    given = [teacher] if isinstance(teacher, str | Teacher) else list(teacher)
+    names = [one if isinstance(one, str) else one.name for one in given]
+    labels = label_teachers(names, [name] if isinstance(name, str) else name)
+    return {label: as_teacher(one, device, precision) for label, one in zip(labels, given, strict=True)}
+
+
+def label_teachers(teachers: Sequence[str], names: Sequence[str] = ()) -> list[str]:
+    """The label of each teacher in its columns' names, "" for none.
+
+    With a name for every teacher these are the labels; with one less, or none at all, the first teacher has
+    none. Labels that nobody gave come from the architecture: vitl14 of ViT-L-14/openai. UserError where names
+    and teachers do not fit, or two labels are the same.
+    """
+    if not teachers:
+        raise UserError("no teacher is named; give --teacher NAME, as often as there are teachers.")
+    if not names:
+        labels = ["", *(_short(teacher) for teacher in teachers[1:])]
+    elif len(names) in (len(teachers), len(teachers) - 1):
+        labels = [*([""] if len(names) < len(teachers) else []), *names]
+    else:
+        raise UserError(
+            f"--name was given {len(names)} times for {len(teachers)} teachers; give it once for each, or "
+            "for each but the first."
+        )
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"two teachers would both make the columns {twice!r}; tell them apart with --name, once for each "
+            "teacher but the first."
+        )
+    return [check_label(label) for label in labels]
+
+
+def _short(teacher: str) -> str:
+    architecture = teacher.removeprefix("local-dir:").rstrip("/")
+    architecture = architecture.rpartition("/")[2] if ":" in teacher[:10] else architecture.partition("/")[0]
+    return re.sub(r"[^a-z0-9_]", "", architecture.lower())
 
 
 @dataclass(frozen=True)
 class PhotoReader:
-    """Reads a photo's rows of `crops` (target 0) and of `images` (target 1) from one decoding. Picklable."""
+    """Reads a photo's rows for every column from one decoding. Picklable.
+
+    readers: one a target, in order. Columns whose pixels are the same (two teachers that share their
+    preprocessing) get the same items.
+    """
 
     index: Index
-    crops: CropReader
-    images: ImageReader
+    readers: tuple[CropReader | ImageReader, ...]
     strict: bool = False
 
     def __call__(self, job: Job) -> Iterable[tuple[int, Item]]:
-        """Items of the job's box rows and of its image row; either range may be empty."""
-        (lo, hi), (image, image_end) = job
-        if lo < hi:
-            image = int(self.index.box_images[lo])
-        wanted = image < image_end or bool(usable_boxes(self.index, lo, hi).any())
-        photo = load_or_reason(self.index, image, strict=self.strict) if wanted else ""
-        yield from ((0, item) for item in (self.crops.items(lo, hi, photo) if lo < hi else ()))
-        if job[1][0] < image_end:
-            yield 1, self.images.item(image, photo)
+        """Items of the job's rows of each target: boxes of one photo, or that photo; any may be empty."""
+        photos: dict[int, Photo] = {}
+        made: dict[str, list[Item]] = {}
+        for target, (reader, (lo, hi)) in enumerate(zip(self.readers, job, strict=True)):
+            if lo == hi:
+                continue
+            key = f"{lo}-{hi} {_pixels_of(reader)}"
+            if key not in made:
+                made[key] = list(self._items(reader, lo, hi, photos))
+            yield from ((target, item) for item in made[key])
+
+    def _items(
+        self, reader: CropReader | ImageReader, lo: int, hi: int, photos: dict[int, Photo]
+    ) -> Iterable[Item]:
+        crops = isinstance(reader, CropReader)
+        image = int(self.index.box_images[lo]) if crops else lo
+        photo: Photo = ""
+        if not crops or usable_boxes(self.index, lo, hi).any():
+            reduction = reader.reduction(image)
+            if reduction not in photos:
+                found = load_or_reason(self.index, image, strict=self.strict, reduction=reduction)
+                photos[reduction] = as_pixels(found) if reader.fast and not isinstance(found, str) else found
+            photo = photos[reduction]
+        return reader.items(lo, hi, photo) if isinstance(reader, CropReader) else [reader.item(image, photo)]
 
 
-def photo_jobs(index: Index) -> list[Job]:
-    """One job a photo: its box rows, its image row."""
+def _pixels_of(reader: CropReader | ImageReader) -> str:
+    """All that decides a reader's pixels but the index."""
+    crops = (reader.crop, reader.view) if isinstance(reader, CropReader) else ()
+    recipe = json.dumps(reader.preprocess.recipe, sort_keys=True)
+    return f"{crops} {reader.fast} {reader.on_device} {recipe}"
+
+
+def photo_jobs(index: Index, crops: Sequence[bool]) -> list[Job]:
+    """One job a photo: for each target its box rows (where `crops`) or its image row."""
     offsets = index.box_offsets.tolist()
-    return [((offsets[i], offsets[i + 1]), (i, i + 1)) for i in range(len(index))]
+    return [
+        tuple((offsets[i], offsets[i + 1]) if boxes else (i, i + 1) for boxes in crops)
+        for i in range(len(index))
+    ]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress
 from cache_builder.runner import RunReport
-from cache_builder.store import ColumnWriter, Manifest
+from cache_builder.store import Agreement, ColumnWriter, Manifest
 
 SHOWN_NOTES = 20
+
+ENOUGH = 0.999
+"""Median cosine to the exact rows under which a fast column is warned of."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class CacheReport:
     of the chunks made now. skipped_chunks: found finished; made_chunks: made now. seconds: of this process.
     notes: lines about what was left out and why. manifest: None while other parts are still at work.
     read_wait: seconds in which the teacher waited for photos; map_seconds: seconds in the teacher.
+    agreement: of a fast column, how near a sample of its rows is to the exact ones.
     """
 
     name: str
@@ -35,6 +39,7 @@ class CacheReport:
     manifest: Manifest | None = None
     read_wait: float = 0.0
     map_seconds: float = 0.0
+    agreement: Agreement | None = None
 
     def lines(self) -> list[str]:
         """The report for a person, a line a fact."""
@@ -50,6 +55,8 @@ class CacheReport:
         lines += self.notes[:SHOWN_NOTES]
         if len(self.notes) > SHOWN_NOTES:
             lines.append(f"and {len(self.notes) - SHOWN_NOTES} more such lines")
+        if self.agreement is not None:
+            lines.append(f"fast against exact, {self.agreement}")
         if self.manifest is None:
             lines.append("not finished: other parts have chunks to make")
         else:
@@ -68,6 +75,7 @@ class CacheReport:
             "read_wait": self.read_wait,
             "map_seconds": self.map_seconds,
             "notes": self.notes,
+            "agreement": asdict(self.agreement) if self.agreement else None,
             "finished": self.manifest is not None,
             "digest": self.manifest.digest if self.manifest else None,
         }
@@ -81,6 +89,7 @@ def report_of(
     *,
     strict: bool = False,
     expected: Sequence[str] = (),
+    agreement: Agreement | None = None,
 ) -> CacheReport:
     """Sum a run up and say its notes: `notes` first, then the reasons of invalid rows.
 
@@ -93,11 +102,15 @@ def report_of(
     if strict and faults:
         raise UserError(
             f"column {writer.spec.name} was made before without --strict and lacks rows of {len(faults)} bad "
-            f"photos ({faults[0]}); mend them, remove the folder {writer.spec.name} of the data set and run "
-            "the "
+            f"photos ({faults[0]}); mend them, mark their rows with cckt cache verify --repair and run the "
             "same command again."
         )
     lines = [*notes, *(f"{counts[reason]} rows: {reason}" for reason in expected if counts[reason]), *faults]
+    if agreement is not None and agreement.median < ENOUGH:
+        lines.append(
+            f"column {writer.spec.name} is far from the exact one: median cosine {agreement.median:.4f}, "
+            f"expected at least {ENOUGH}; make it again without --fast, with --overwrite"
+        )
     for line in lines:
         progress.note(line)
     return CacheReport(
@@ -111,4 +124,5 @@ def report_of(
         manifest=run.manifest,
         read_wait=run.read_wait,
         map_seconds=run.map_seconds,
+        agreement=agreement,
     )
