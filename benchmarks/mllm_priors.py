@@ -27,14 +27,16 @@ from cache_builder.mllm import Mllm, Questions, Scorer
 from cache_builder.mllm.passes import Packed, Plain, single
 from cache_builder.mllm.questions import PROMPT, PhotoQuestions
 
-CONCEPTS = """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
-fire hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe,
+CONCEPTS = """\
+person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
+stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe,
 backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball
 bat, baseball glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, knife,
 spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, chair,
 couch, potted plant, bed, dining table, toilet, tv, laptop, mouse, remote, keyboard, cell phone,
 microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors, teddy bear, hair drier,
-toothbrush"""
+toothbrush
+"""
 PATCH = 14
 
 

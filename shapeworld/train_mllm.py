@@ -49,7 +49,7 @@ from shapeworld.scene import SIDE, photo
 from shapeworld.train_backbone import School, attend
 
 TOWER = "resnet10t"
-CHANNELS = (64, 128, 256, 384)  # of its stages; the last one narrower than timm's, to stay under 10 MB
+CHANNELS = (64, 128, 256, 320)  # of its stages; the last one narrower than timm's, to stay under 10 MB
 STRIDE = 16  # px of a photo that one token sees
 WIDTH, LAYERS, HEADS, VOCABULARY = 160, 4, 5, 1536
 MEAN, STD = 0.5, 0.25

@@ -8,6 +8,7 @@ model runs only where `trust_remote_code` says so; weights are read as safetenso
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -26,7 +27,7 @@ from huggingface_hub import constants as hub
 
 from cache_builder.errors import UserError
 from cache_builder.mllm.answers import Answers, find_answers
-from cache_builder.teacher import resolve_device, weight_digest
+from cache_builder.weights import resolve_device, weight_digest
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULT_MODEL = "HuggingFaceTB/SmolVLM-500M-Instruct"
@@ -40,12 +41,14 @@ _VOLATILE = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "
 class Mllm:
     """A frozen model with what belongs to it.
 
-    `name` as asked for; `weight_digest` over the weights as loaded in `dtype` ("fp32", "bf16", "fp16");
-    `encoder_decoder`: the words are read by an encoder and answered by a decoder.
+    `name` as asked for; `model` None where another engine holds it; `weight_digest` over the weights as
+    loaded in `dtype` ("fp32", "bf16", "fp16"); `encoder_decoder`: the words are read by an encoder and
+    answered by a decoder.
     """
 
     name: str
     model: Any
+    config: Any
     processor: Any
     tokenizer: Any
     answers: Answers
@@ -62,8 +65,17 @@ class Mllm:
         without a half for images, and a tokenizer without yes or no.
         """
         where = resolve_device(device)
-        if dtype not in DTYPES:
-            raise UserError(f"--dtype {dtype} is not known; choose one of {', '.join(DTYPES)}.")
+        check_dtype(dtype)
+        unloaded = Mllm.words(name, model.config, processor, dtype, "")
+        model = model.eval().requires_grad_(False).to(where, DTYPES[dtype])
+        return dataclasses.replace(unloaded, model=model, device=where, weight_digest=weight_digest(model))
+
+    @staticmethod
+    def words(name: str, config: Any, processor: Any, dtype: str, weights: str) -> Mllm:
+        """All but the weights, for an engine that holds them elsewhere; `weights`: their digest.
+
+        Raises UserError as `of` does.
+        """
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is None or getattr(processor, "image_processor", None) is None:
             raise UserError(
@@ -71,27 +83,20 @@ class Mllm:
                 "tokenizer and an image processor; choose a model that takes images and text."
             )
         answers = find_answers(tokenizer, name)
-        model = model.eval().requires_grad_(False).to(where, DTYPES[dtype])
-        configs = (model.config, model.config.get_text_config())
-        return Mllm(
-            name,
-            model,
-            processor,
-            tokenizer,
-            answers,
-            where,
-            dtype,
-            weight_digest(model),
-            any(getattr(config, "is_encoder_decoder", False) for config in configs),
-        )
+        configs = (config, config.get_text_config())
+        both = any(getattr(part, "is_encoder_decoder", False) for part in configs)
+        cpu = torch.device("cpu")
+        return Mllm(name, None, config, processor, tokenizer, answers, cpu, dtype, weights, both)
 
     def recipe(self) -> dict[str, Any]:
         """All that decides what this model says, as JSON."""
         return {
             "name": self.name,
-            "architecture": type(self.model).__name__,
+            "architecture": type(self.model).__name__
+            if self.model is not None
+            else self.config.architectures,
             "weight_digest": self.weight_digest,
-            "config_digest": _digest(self.model.config.to_dict()),
+            "config_digest": _digest(self.config.to_dict()),
             "preprocessing_digest": _digest(self.processor.image_processor.to_dict()),
             "dtype": self.dtype,
         }
@@ -106,26 +111,43 @@ def load_mllm(
     nobody trusted, or does not fit `Mllm.of`.
     """
     resolve_device(device)  # said before gigabytes are read
-    source = str(shapeworld_folder()) if name == "shapeworld" else name
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": _only_local(source)}
+    check_dtype(dtype)
+    source, options = _source(name, trust_remote_code)
     with quiet():
-        config = _had(name, transformers.AutoConfig, source, options)
-        remote = trust_remote_code and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
-        if type(config) not in transformers.AutoModelForImageTextToText._model_mapping and not remote:
-            raise UserError(
-                f"--mllm-model {name} is a {config.model_type}, which takes no images; "
-                "expected a model that AutoModelForImageTextToText loads, such as " + DEFAULT_MODEL + "."
-            )
-        processor = _had(name, transformers.AutoProcessor, source, options)
-        model = _had(
-            name, transformers.AutoModelForImageTextToText, source, {**options, "dtype": DTYPES.get(dtype)}
-        )
+        _, processor = _words(name, source, options)
+        kind = transformers.AutoModelForImageTextToText
+        model = _had(name, kind, source, {**options, "dtype": DTYPES[dtype]})
     return Mllm.of(name, model, processor, device=device, dtype=dtype)
+
+
+def load_words(name: str, *, dtype: str = "bf16", trust_remote_code: bool = False) -> Mllm:
+    """The same without its weights: what is needed to put questions to a model that is served elsewhere.
+
+    Its weights are named by the commit of the hub, or by the digest of the folder's files.
+    """
+    check_dtype(dtype)
+    source, options = _source(name, trust_remote_code)
+    with quiet():
+        config, processor = _words(name, source, options)
+    commit = getattr(config, "_commit_hash", None)
+    weights = f"commit:{commit}" if commit else _digest_files(Path(source))
+    return Mllm.words(name, config, processor, dtype, weights)
+
+
+def check_dtype(dtype: str) -> None:
+    """UserError for a dtype that there is not."""
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype {dtype} is not known; choose one of {', '.join(DTYPES)}.")
 
 
 def default_model(data: Path) -> str:
     """The model that `--mllm` alone means for a data set: shapeworld's own for a world of shapeworld."""
     return "shapeworld" if (data / "world.json").is_file() else DEFAULT_MODEL
+
+
+def place_of(name: str) -> str:
+    """What transformers and vLLM call the model `name`: a folder for shapeworld's, else as it is."""
+    return str(shapeworld_folder()) if name == "shapeworld" else name
 
 
 def shapeworld_folder() -> Path:
@@ -156,6 +178,24 @@ def quiet() -> Iterator[None]:
         log.set_verbosity(before)
 
 
+def _source(name: str, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
+    """(what transformers calls it, options of every from_pretrained)."""
+    source = place_of(name)
+    return source, {"trust_remote_code": trust_remote_code, "local_files_only": _only_local(source)}
+
+
+def _words(name: str, source: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """(config, processor) of a model that takes images and text; UserError for any other."""
+    config = _had(name, transformers.AutoConfig, source, options)
+    remote = options["trust_remote_code"] and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
+    if type(config) not in transformers.AutoModelForImageTextToText._model_mapping and not remote:
+        raise UserError(
+            f"--mllm-model {name} is a {config.model_type}, which takes no images; "
+            f"expected a model that AutoModelForImageTextToText loads, such as {DEFAULT_MODEL}."
+        )
+    return config, _had(name, transformers.AutoProcessor, source, options)
+
+
 def _had(name: str, kind: Any, source: str, options: dict[str, Any]) -> Any:
     """`kind.from_pretrained`, its many faults told as one of ours."""
     try:
@@ -166,8 +206,9 @@ def _had(name: str, kind: Any, source: str, options: dict[str, Any]) -> Any:
 
 def _told(name: str, source: str, kind: str, options: dict[str, Any], fault: Exception) -> str:
     words = " ".join(str(fault).split()) or type(fault).__name__
+    own_code = "trust_remote_code" in words or "custom code" in words
     words = words if len(words) <= 160 else words[:157] + "..."
-    if "trust_remote_code" in words:
+    if own_code:
         return (
             f"--mllm-model {name} comes with code of its own, which was not run; read that code and add "
             "--trust-remote-code, or choose a model that transformers knows."
@@ -202,6 +243,15 @@ def _only_local(source: str) -> bool:
 def _digest(fields: Any) -> str:
     text = json.dumps(_settled(fields), sort_keys=True, default=str)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _digest_files(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _settled(value: Any) -> Any:

@@ -84,7 +84,9 @@ class Scorer:
         # Of like length together: what is padded is padded little.
         lengths = [questions.suffixes[row]["input_ids"].shape[1] for row in asked]
         order = sorted(range(len(asked)), key=lambda k: (lengths[k], k))
-        way = self._begin(self.way, questions)
+        # A photo may break the words up otherwise than the first did; then it is asked without a prefix.
+        broken = self.way.shares_prefix and not questions.shared
+        way = self._begin(Plain if broken else self.way, questions)
         block = self._block or self._block_of(questions, max(lengths))
         at = 0
         while at < len(order):

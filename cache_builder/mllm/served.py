@@ -41,6 +41,7 @@ class Engine:
                 "--mllm-backend vllm needs the package vllm, which is not installed; install cckt[vllm], or "
                 "leave the option out."
             ) from fault
+        self.model = model
         self._answers = answers
         self._engine = vllm.LLM(
             model=model,

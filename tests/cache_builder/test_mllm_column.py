@@ -149,14 +149,20 @@ def test_prefilters_there_are_not(data: Path, mllm: Mllm, text: str) -> None:
             cache_mllm_priors(data, mllm, prefilter=text)
 
 
-def training_set(folder: Path, novel_boxes: bool) -> Path:
-    """A data set with a novel concept, whose boxes are there or not."""
+def training_set(folder: Path, mllm: Mllm, novel_boxes: bool) -> Path:
+    """A data set with a novel concept, whose boxes are there or not; the model is mostly right about it."""
     write_photos(folder, photos=5)
     coco = json.loads((folder / "coco.json").read_text())
-    for annotation in coco["annotations"]:  # each photo shows some concepts only
-        annotation["category_id"] = 1 + (annotation["image_id"] + annotation["id"] % 2) % 4
-    if not novel_boxes:
-        coco["annotations"] = [entry for entry in coco["annotations"] if entry["category_id"] != 3]
+    index = open_index(folder / "data")
+    questions, scorer = Questions(mllm, index.concepts.names), Scorer(mllm)
+    said = np.stack([scorer.score(questions.about(load_photo(index.photo_path(k)))).logit for k in range(5)])
+    there = said > np.median(said)
+    there[0] = ~there[0]  # it errs about the first photo
+    coco["annotations"] = [
+        {**coco["annotations"][0], "id": 1 + 4 * photo + c, "image_id": photo, "category_id": 1 + c}
+        for photo, c in np.argwhere(there).tolist()
+        if novel_boxes or c != 2
+    ]
     (folder / "coco.json").write_text(json.dumps(coco))
     split = {"base": ["cat", "bow_(weapon)", "spray_can"], "novel": ["traffic light"]}
     (folder / "split.json").write_text(json.dumps(split))
@@ -165,7 +171,7 @@ def training_set(folder: Path, novel_boxes: bool) -> Path:
 
 
 def test_calibration(data: Path, mllm: Mllm, tmp_path: Path) -> None:
-    train, blind = training_set(tmp_path / "a", True), training_set(tmp_path / "b", False)
+    train, blind = training_set(tmp_path / "a", mllm, True), training_set(tmp_path / "b", mllm, False)
     plain = cache_mllm_priors(data, mllm)
     assert plain.manifest is not None
     raw = open_column(data, "priors/mllm").all().astype(np.float64)
@@ -208,7 +214,8 @@ def test_models_that_cannot_be_had(data: Path, tmp_path: Path, monkeypatch: pyte
         cache_mllm_priors(data, "no-such/model")
     with pytest.raises(UserError, match="AutoConfig found no usable model in that folder"):
         cache_mllm_priors(data, str(tmp_path))
-    transformers.LlamaConfig(vocab_size=8, hidden_size=8, num_attention_heads=1).save_pretrained(tmp_path / "words")
+    words = transformers.LlamaConfig(vocab_size=8, hidden_size=8, num_attention_heads=1)
+    words.save_pretrained(tmp_path / "words")
     with pytest.raises(UserError, match="is a llama, which takes no images; expected a model that Auto"):
         cache_mllm_priors(data, str(tmp_path / "words"))
     transformers.LlavaConfig().save_pretrained(tmp_path / "bare")

@@ -88,7 +88,7 @@ def test_plain_batches_are_as_right(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "idefics3"])
 def test_photos_of_other_shapes(kind: str) -> None:
     """Pictures of more tokens, with positions in rows and columns or cut in tiles."""
-    mllm, picture = build(kind), photo(1, (64, 96))
+    mllm, picture = build(kind), photo(1, (32, 128))
     questions = Questions(mllm, CONCEPTS[:4])
     about = questions.about(picture)
     wide = Scorer(mllm, way=Packed).score(about).probability
@@ -125,6 +125,14 @@ def test_the_prefix_is_read_once() -> None:
     handle.remove()
     assert tokens[0] == about.prefix["input_ids"].shape[1]
     assert sum(tokens[1:]) == sum(questions.suffix_lengths())
+
+
+def test_one_photo_that_breaks_the_words_up_otherwise() -> None:
+    questions, expected = alone("llava")
+    scorer = Scorer(build("llava"), way=Packed)
+    found = scorer.score(questions._one_by_one(photo()), [3, 0])
+    np.testing.assert_allclose(found.probability, expected[[3, 0]], atol=1e-4)
+    assert scorer.way is Packed
 
 
 def test_nothing_asked() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 
 from cache_builder.errors import UserError
-from cache_builder.mllm.answers import Answers
+from cache_builder.mllm import cache_mllm_priors
+from cache_builder.mllm.answers import Answers, find_answers
 from cache_builder.mllm.served import Engine
-from tests.cache_builder.mllm_models import photo
+from cache_builder.store import open_column
+from tests.cache_builder.mllm_models import outspoken, photo
+from tests.cache_builder.samples import write_photos
 
 ANSWERS = Answers(yes={3: "yes", 4: " Yes"}, no={7: "no"})
 
@@ -93,6 +97,32 @@ def test_prompts_without_a_template(vllm: type[_LLM]) -> None:
 def test_nothing_is_asked(vllm: type[_LLM]) -> None:
     assert Engine("m", ANSWERS).score(photo(), [], template=True).logit.shape == (0,)
     assert vllm.asked == []
+
+
+def test_a_column_by_vllm(vllm: type[_LLM], tmp_path: Path) -> None:
+    data = write_photos(tmp_path / "set", photos=2)
+    model, processor = outspoken()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    _LLM.said = [{token: -3.0 - 0.001 * token for token in range(432)}] * 4
+    report = cache_mllm_priors(data, str(tmp_path / "model"), backend="vllm")
+    assert report.made_chunks == 1
+    assert vllm.made["dtype"] == "float32"
+    assert len(vllm.asked) == 4  # two photos to measure the share, and again for the column
+    verb, prompts, _ = vllm.asked[-1]
+    assert (verb, len(prompts)) == ("generate", 4)
+    assert prompts[1]["prompt"] == "<image>\nQuestion: Does bow (weapon) exist in the image? Answer:"
+    recipe = open_column(data, "priors/mllm").manifest.spec.recipe
+    assert recipe["backend"] == "vllm"
+    assert recipe["model"]["architecture"] == ["LlavaForConditionalGeneration"]
+    assert recipe["model"]["weight_digest"].startswith("sha256:")
+    assert f"{tmp_path / 'model'} is served by vLLM, which shares equal prefixes" in report.notes
+    values = open_column(data, "priors/mllm").all()
+    answers = find_answers(processor.tokenizer, "m")
+    yes, no = (sum(math.exp(-3.0 - 0.001 * t) for t in side) for side in (answers.yes, answers.no))
+    np.testing.assert_allclose(values, yes / (yes + no), rtol=1e-4)
+    with pytest.raises(UserError, match="--mllm-backend tgi is not known; choose one of transformers, vllm"):
+        cache_mllm_priors(data, "m", backend="tgi")
 
 
 def test_without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
