@@ -8,28 +8,27 @@ COCO and LVIS APIs).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from cache_builder.errors import UserError
-from cache_builder.index import Index
+from cache_builder.index import Index, open_index
 from cache_builder.progress import Progress
+from cache_builder.vocabulary import normalise_name
 from detector.checkpoint import Facts, write_json
 from detector.config import Config
-from detector.evaluation.bootstrap import Comparison, compare, intervals
+from detector.evaluation.bootstrap import Comparison, compare, intervals, thresholds_for
 from detector.evaluation.detections import Detections
 from detector.evaluation.engines import curves
 from detector.evaluation.inference import Inferred, Variant, infer
 from detector.evaluation.matches import best_f1, match
-from detector.evaluation.metrics import Metrics, summarise
+from detector.evaluation.metrics import Metrics, percent, summarise
+from detector.evaluation.protocols import Protocol
 from detector.evaluation.scene import SOURCES, Scene, open_scene
-from detector.evaluation.truth import Truth, locate, truth_of
+from detector.evaluation.truth import locate, truth_of
+from detector.model import CCKTDetector
 from detector.network import load_network, network_of
-
-PROTOCOLS = ("auto", "coco", "lvis")
 
 
 def evaluate_detections(
@@ -41,21 +40,20 @@ def evaluate_detections(
     resamples: int = 0,
     seed: int = 0,
 ) -> Metrics:
-    """Score any detections, ours or not, over the index's base and novel concepts.
+    """Score any detections, ours or not, on an index.
 
-    engine: "hotcoco" (fast) or "pycocotools" (the oracle); the figures are the same. protocol: "coco" (100
-    detections a photo and concept), "lvis" (federated, 300 a photo), "auto": lvis if the concepts have
-    frequencies.
-    resamples: above 0, bootstrap intervals over photos for AP50 base, novel and all are added.
-    `other` concepts are no ground truth, and detections of them are dropped. Raises UserError for ids that
-    the index does not have. Source: METHOD.md section 1.
+    engine: "hotcoco" (fast) or "pycocotools" (the oracle); the figures are the same. protocol: "ov-coco",
+    "ov-lvis", "coco", "objects365", "custom", or "auto", which looks at the index (see `protocol_for`).
+    resamples: above 0, bootstrap intervals over photos for the protocol's headline figures are added.
+    Detections of concepts that the protocol ignores are dropped. Raises UserError for ids that the index does
+    not have. Source: METHOD.md section 1.
     """
-    truth = _truth(index, protocol)
+    truth = truth_of(index, protocol)
     found = locate(detections, index, truth)
     metrics = summarise(truth, curves(truth, found, engine), detections=len(detections), engine=engine)
     if resamples:
-        drawn = intervals(truth, match(truth, found), resamples=resamples, seed=seed)
-        metrics = replace(metrics, intervals=drawn)
+        matches = match(truth, found, thresholds_for(truth))
+        metrics = replace(metrics, intervals=intervals(truth, matches, resamples=resamples, seed=seed))
     return metrics
 
 
@@ -68,19 +66,93 @@ def compare_detections(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Whether AP50 base, novel and all of B differ from A's: paired bootstrap over the photos."""
-    truth = _truth(index, protocol)
-    matches = [match(truth, locate(detections, index, truth)) for detections in (a, b)]
+    """Whether the protocol's headline figures of B differ from A's: paired bootstrap over the photos."""
+    truth = truth_of(index, protocol)
+    thresholds = thresholds_for(truth)
+    matches = [match(truth, locate(detections, index, truth), thresholds) for detections in (a, b)]
     return compare(truth, *matches, resamples=resamples, seed=seed)
 
 
+@dataclass(frozen=True)
+class Duel:
+    """Run A against run B on one data set: the figures of both, and of their differences, B minus A."""
+
+    a: Metrics
+    b: Metrics
+    comparisons: dict[str, Comparison]
+
+    def rows(self) -> list[tuple[str, str, str, str, str, str]]:
+        """(figure, A, B, B - A with its interval, p, verdict), in percent."""
+        return [
+            (
+                name,
+                percent(one.a),
+                percent(one.b),
+                f"{100 * one.difference:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})",
+                f"{one.p:.3f}",
+                "differs" if one.differs else "no difference shown",
+            )
+            if one.known
+            else (name, percent(one.a), percent(one.b), "–", "–", "nothing to compare")
+            for name, one in self.comparisons.items()
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        compared = {name: one.as_dict() for name, one in self.comparisons.items()}
+        return {"a": self.a.as_dict(), "b": self.b.as_dict(), "comparisons": compared}
+
+
+def compare_runs(
+    run: Path,
+    against: Path,
+    data: Path,
+    *,
+    protocol: str = "auto",
+    priors: str | None = None,
+    classification: str | None = None,
+    engine: str = "hotcoco",
+    device: str = "auto",
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Duel:
+    """Score two runs on a data set and say whether `against` (B) differs from `run` (A).
+
+    Either may be a file in COCO results format. priors, classification: for both; None: each run's own. Both
+    runs' figures and detections are written as `evaluate_run` does. Raises UserError as it does.
+    """
+    index = open_index(data)
+    answers: list[tuple[Metrics, Detections]] = []
+    for one in (run, against):
+        if one.suffix == ".json":
+            found = Detections.from_json(one)
+            answers.append((evaluate_detections(index, found, engine=engine, protocol=protocol), found))
+            continue
+        metrics = evaluate_run(
+            one,
+            data,
+            priors=priors,
+            classification=classification,
+            engine=engine,
+            protocol=protocol,
+            device=device,
+            progress=progress,
+        )
+        answers.append((metrics, Detections.from_json(Path(metrics.figures["folder"]) / "detections.json")))
+    (metrics_a, a), (metrics_b, b) = answers
+    compared = compare_detections(index, a, b, protocol=protocol, resamples=resamples, seed=seed)
+    return Duel(metrics_a, metrics_b, compared)
+
+
 def evaluate_model(
-    model: nn.Module,
+    model: CCKTDetector,
     config: Config,
     data: Path | Index,
     facts: Facts | None = None,
     *,
     engine: str = "hotcoco",
+    protocol: str = "auto",
     progress: Progress | None = None,
 ) -> Metrics:
     """Score a model where it is, with the config's priors and scoring; it is left in eval mode.
@@ -89,12 +161,12 @@ def evaluate_model(
     its run, to check the teacher; None where the caller has done so. Raises UserError for what is missing or
     does not fit.
     """
-    scene = open_scene(data, facts)
+    scene = open_scene(data, facts, protocol)
     base = [concept.name for concept in scene.vocabulary if concept.split == "base"]
     network = network_of(model, config, facts.names if facts else base)
-    variant = Variant("", config.prior, config.inference)
+    variant = _under(scene.protocol, Variant("", config.prior, config.inference))
     inferred = infer(network, scene, [variant], progress=progress)
-    return _scored(scene, inferred, variant, engine, 0)
+    return _scored(scene, inferred, variant, engine, 0, facts)
 
 
 def evaluate_run(
@@ -105,6 +177,7 @@ def evaluate_run(
     classification: str | None = None,
     restrict_to_present: bool | None = None,
     engine: str = "hotcoco",
+    protocol: str = "auto",
     device: str = "auto",
     weights: Path | None = None,
     resamples: int = 0,
@@ -114,17 +187,24 @@ def evaluate_run(
     """Score a run folder on a data set, and write detections.json and metrics.json.
 
     priors: "clip", "mllm", "oracle" or "none"; classification: "similarity", "head" or "product";
-    restrict_to_present: drop concepts the priors rule out. None takes each from the run's config. weights:
+    restrict_to_present: drop concepts the priors rule out. None takes each from the run's config. protocol:
+    as for `evaluate_detections`; one that is named also says how many detections a photo may have. weights:
     other than those the run is judged by. resamples: bootstrap intervals. out: the folder to write; None: in
-    the run, eval-DATA-PRIORS-CLASSIFICATION. The metrics' figures say the folder, the images per second and
-    the settings. Raises UserError for a run, data set or column that is missing or does not fit the others.
+    the run, eval-DATA-PRIORS-CLASSIFICATION, with the protocol's name if one was given. The metrics' figures
+    say the folder, the images per second and the settings.
+
+    The data set may have another vocabulary than the one the run was trained on (transfer): its own text
+    column, made by the run's teacher, is what is asked for. Raises UserError for a run, data set or column
+    that is missing or does not fit the others.
     """
     network, facts = load_network(run, device, weights)
-    variant = chosen_variant(network.config, priors, classification, restrict_to_present)
-    scene = open_scene(data, facts)
+    scene = open_scene(data, facts, protocol)
+    chosen = chosen_variant(network.config, priors, classification, restrict_to_present)
+    variant = _under(scene.protocol, chosen)
     inferred = infer(network, scene, [variant], progress=progress)
-    metrics = _scored(scene, inferred, variant, engine, resamples)
-    out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}"
+    metrics = _scored(scene, inferred, variant, engine, resamples, facts)
+    named = "" if protocol == "auto" else f"-{protocol}"
+    out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
     metrics = replace(metrics, figures={**metrics.figures, "run": str(run), "folder": str(out)})
     inferred.detections[variant.name].to_json(out / "detections.json")
     write_json(out / "metrics.json", metrics.as_dict())
@@ -151,14 +231,30 @@ def chosen_variant(
     return Variant(f"{prior.source}-{inference.classification}{restricted}", prior, inference)
 
 
-def _scored(scene: Scene, inferred: Inferred, variant: Variant, engine: str, resamples: int) -> Metrics:
+def _under(protocol: Protocol, variant: Variant) -> Variant:
+    """The variant with as many detections a photo as the protocol wants."""
+    if protocol.top is None:
+        return variant
+    return replace(variant, inference=replace(variant.inference, top=protocol.top))
+
+
+def _scored(
+    scene: Scene,
+    inferred: Inferred,
+    variant: Variant,
+    engine: str,
+    resamples: int,
+    facts: Facts | None,
+) -> Metrics:
     detections = inferred.detections[variant.name]
-    truth = _truth(scene.index, "auto")
+    truth = truth_of(scene.index, scene.protocol)
     found = locate(detections, scene.index, truth)
     metrics = summarise(truth, curves(truth, found, engine), detections=len(detections), engine=engine)
     matches = match(truth, found)
     if resamples:
-        metrics = replace(metrics, intervals=intervals(truth, matches, resamples=resamples))
+        thresholds = thresholds_for(truth)
+        finer = matches if len(thresholds) == 1 else match(truth, found, thresholds)
+        metrics = replace(metrics, intervals=intervals(truth, finer, resamples=resamples))
     figures: dict[str, Any] = {
         "data": str(scene.index.folder),
         "index_digest": scene.index.digest,
@@ -168,15 +264,22 @@ def _scored(scene: Scene, inferred: Inferred, variant: Variant, engine: str, res
         "seconds": inferred.seconds,
         "images_per_second": inferred.images_per_second,
         "best_f1": best_f1(truth, matches),
+        "transfer": None if facts is None else _transfer(metrics, facts),
     }
     return replace(metrics, figures=figures)
+
+
+def _transfer(metrics: Metrics, facts: Facts) -> dict[str, Any]:
+    """AP50 over the concepts that the run was trained on by that name, and over the others."""
+    trained = {normalise_name(name) for name in facts.names}
+    answer: dict[str, Any] = {}
+    for word, wanted in (("trained_on", True), ("unseen", False)):
+        ours = [one for one in metrics.per_concept if (normalise_name(one.name) in trained) == wanted]
+        known = [one.ap50 for one in ours if one.ap50 == one.ap50]
+        answer |= {f"concepts_{word}": len(ours), f"ap50_{word}": sum(known) / len(known) if known else None}
+    return answer
 
 
 def _check(option: str, value: str | None, known: Sequence[str]) -> None:
     if value is not None and value not in known:
         raise UserError(f"{option} {value} is not known; expected one of {', '.join(known)}.")
-
-
-def _truth(index: Index, protocol: str) -> Truth:
-    _check("--protocol", protocol, PROTOCOLS)
-    return truth_of(index, federated={"auto": None, "coco": False, "lvis": True}[protocol])

@@ -15,7 +15,7 @@ from detector.backbone import Backbone, Pyramid
 from detector.config import ModelConfig
 from detector.guidance import LanguageGuidance
 from detector.structures import DetectorOutput, PresentText
-from detector.transformer import DeformableTransformer
+from detector.transformer import DeformableTransformer, Encoded
 
 __all__ = ["CCKTDetector", "DetectorOutput", "PresentText"]
 
@@ -101,9 +101,16 @@ class CCKTDetector(nn.Module):
         text: (C, D) unit, the vocabulary that the class head scores; None for the linear head.
         guidance: the present concepts; None, or config.guidance False, leaves the queries as learned.
         """
-        content, position = self.queries(images.shape[0], guidance)
+        return self.decode(self.encode(images, padding), text, guidance)
+
+    def encode(self, images: Tensor, padding: Tensor | None) -> Encoded:
+        """Look at the photos, knowing nothing of words: most of the work, done once whatever is asked."""
         pyramid = self.pyramid(self.backbone(images))
-        encoded = self.transformer.encode(pyramid, _shrink(padding, pyramid))
+        return self.transformer.encode(pyramid, _shrink(padding, pyramid))
+
+    def decode(self, encoded: Encoded, text: Tensor | None, guidance: PresentText | None) -> DetectorOutput:
+        """Ask about photos that were encoded; as often as there are vocabularies and priors to ask with."""
+        content, position = self.queries(encoded.memory.shape[0], guidance)
         states, boxes = self.transformer.decode(encoded, content, position)
         return self.heads(states, boxes, text)
 

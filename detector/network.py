@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from cache_builder.vocabulary import Vocabulary, normalise_name
 from detector.checkpoint import Facts, fit_weights, judged_weights, load_weights, run_config
@@ -18,6 +19,7 @@ from detector.config import Config
 from detector.distributed import pick_device
 from detector.model import CCKTDetector
 from detector.structures import DetectorOutput, PresentText
+from detector.transformer import Encoded
 from detector.transforms import apply_to_image, eval_view, normalise, pad_batch
 
 Rows = npt.NDArray[np.int64]
@@ -31,7 +33,7 @@ class Network:
     names: of the concepts a linear class head knows, in its order; empty where the head reads text.
     """
 
-    model: nn.Module
+    model: CCKTDetector
     config: Config
     device: torch.device
     names: tuple[str, ...] = ()
@@ -49,24 +51,35 @@ class Network:
         photos: B of (3, h, w) uint8 views. text: (C, D) unit, on the device. present: for each photo the rows
         of `text` said to be in it, likeliest first; None for no guidance.
         """
+        return self.ask(self.look(photos), text, present)
+
+    def look(self, photos: Sequence[Tensor]) -> Encoded:
+        """The first half: B of (3, h, w) uint8 views through backbone and encoder."""
         assert not self.model.training, "a network that answers is in eval mode"
         images, padding = pad_batch(photos)
         images = images.to(self.device, non_blocking=True)
         padding = None if padding is None else padding.to(self.device, non_blocking=True)
+        with self._inference():
+            return self.model.encode(normalise(images, padding, self.config.data), padding)
+
+    def ask(self, seen: Encoded, text: Tensor, present: Sequence[Rows] | None) -> DetectorOutput:
+        """The second half: as `answer`, of photos that were looked at; may be asked again and again."""
         rows = (
             [torch.from_numpy(one) for one in present]
             if present is not None
-            else [torch.arange(0)] * len(photos)
+            else [torch.arange(0)] * seen.memory.shape[0]
         )
-        guidance = PresentText.gather(text, rows)
+        with self._inference():
+            return self.model.decode(seen, text, PresentText.gather(text, rows)).last()
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
         dtype = PRECISIONS.get(self.config.train.precision)
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None),
         ):
-            pixels = normalise(images, padding, self.config.data)
-            output: DetectorOutput = self.model(pixels, padding, text, guidance)
-        return output.last()
+            yield
 
     def named(self, output: DetectorOutput, concepts: Vocabulary) -> DetectorOutput:
         """The output with logits for each concept of a vocabulary.
@@ -89,7 +102,7 @@ class Network:
 
 
 def network_of(
-    model: nn.Module, config: Config, names: Sequence[str], device: torch.device | str | None = None
+    model: CCKTDetector, config: Config, names: Sequence[str], device: torch.device | str | None = None
 ) -> Network:
     """A model in eval mode on a device (None: where it is). names: of the concepts it was trained on."""
     place = next(model.parameters()).device if device is None else torch.device(device)

@@ -7,6 +7,7 @@ anew.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.special import ndtr, ndtri
 
-from detector.evaluation.engines import RECALLS
+from detector.evaluation.engines import IOU_THRESHOLDS, RECALLS
 from detector.evaluation.matches import Matches
 from detector.evaluation.truth import Truth
 
@@ -52,6 +53,11 @@ class Comparison:
     p: float
 
     @property
+    def known(self) -> bool:
+        """Whether there was anything to compare."""
+        return bool(np.isfinite(self.difference))
+
+    @property
     def differs(self) -> bool:
         """Whether the interval of the difference leaves zero out."""
         return self.low > 0 or self.high < 0
@@ -64,7 +70,7 @@ class Comparison:
 def intervals(
     truth: Truth, matches: Matches, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, Interval]:
-    """Intervals of ap50_base, ap50_novel and ap50_all (of ap_base... if several thresholds were matched).
+    """Intervals of the protocol's headline figures, as far as `matches` has their thresholds.
 
     Bias-corrected percentiles (Efron 1987): a resample holds fewer different photos, so fewer false positives
     stand between true ones, and its AP is a little high; the correction shifts the percentiles by how far the
@@ -110,33 +116,64 @@ def _figures(
     rng = np.random.default_rng(seed)
     for row in range(1, resamples + 1):
         weights[row] = np.bincount(rng.integers(photos, size=photos), minlength=photos) if photos else 0
-    table = weighted_ap(truth, matches, weights)
-    prefix = f"ap{round(100 * matches.thresholds[0])}" if len(matches.thresholds) == 1 else "ap"
-    splits = {"base": ("base",), "novel": ("novel",), "all": ("base", "novel")}
-    means = {f"{prefix}_{name}": _row_means(table[:, truth.in_split(*of)]) for name, of in splits.items()}
+    table = weighted_table(truth, matches, weights)
+    means = {
+        name: _row_means(table[_at(matches, name)].mean(0)[:, _of(truth, name)])
+        for name in truth.headline
+        if _at(matches, name)
+    }
     return {name: float(mean[0]) for name, mean in means.items()}, {n: mean[1:] for n, mean in means.items()}
 
 
-def weighted_ap(truth: Truth, matches: Matches, weights: Floats) -> Floats:
-    """AP of each concept with each photo counted by its weight.
+def thresholds_for(truth: Truth) -> tuple[float, ...]:
+    """The IoU thresholds to match at so that every headline figure has its interval."""
+    whole = any(not re.match(r"ap\d\d", name) for name in truth.headline)
+    return tuple(IOU_THRESHOLDS.tolist()) if whole else (0.5,)
 
-    weights: (B, I) at least 0. Returns (B, C), mean over the matched thresholds; nan where the weighted
-    photos hold no box of the concept.
+
+def _at(matches: Matches, name: str) -> list[int]:
+    """The rows of the thresholds that a figure is a mean over: 0.5 for ap50, all ten for ap; [] if absent."""
+    given = re.match(r"ap(\d\d)", name)
+    wanted = [int(given[1]) / 100] if given else IOU_THRESHOLDS.tolist()
+    rows = [int(np.abs(np.array(matches.thresholds) - one).argmin()) for one in wanted]
+    there = all(abs(matches.thresholds[row] - one) < 1e-6 for row, one in zip(rows, wanted, strict=True))
+    return rows if there else []
+
+
+def _of(truth: Truth, name: str) -> npt.NDArray[np.bool_]:
+    """(C,) bool: the concepts that a figure is a mean over."""
+    tail = name.partition("_")[2]
+    if tail in ("base", "novel"):
+        return truth.in_split(tail)
+    if tail in ("r", "c", "f"):
+        return np.array([frequency == tail for frequency in truth.frequencies], bool)
+    return np.ones(len(truth.names), bool)
+
+
+def weighted_ap(truth: Truth, matches: Matches, weights: Floats) -> Floats:
+    """(B, C) AP with each photo counted by its weight, mean over the matched thresholds; see
+    `weighted_table`."""
+    mean: Floats = weighted_table(truth, matches, weights).mean(0)
+    return mean
+
+
+def weighted_table(truth: Truth, matches: Matches, weights: Floats) -> Floats:
+    """AP of each threshold and concept with each photo counted by its weight.
+
+    weights: (B, I) at least 0. Returns (T, B, C); nan where the weighted photos hold no box of the concept.
     """
-    table = np.full((len(weights), len(truth.names)), np.nan)
+    table = np.full((len(matches.thresholds), len(weights), len(truth.names)), np.nan)
     bounds = np.searchsorted(matches.concepts, np.arange(len(truth.names) + 1))
-    real = ~truth.crowd
+    real, hit, miss = ~truth.crowd, matches.right, matches.wrong
     for concept in range(len(truth.names)):
         boxes = truth.images[real & (truth.concepts == concept)]
         if not len(boxes):
             continue
         positives = weights[:, boxes].sum(1)
         part = slice(bounds[concept], bounds[concept + 1])
-        per_threshold = [
-            _ap(matches.images[part], matches.right[t, part], matches.wrong[t, part], weights, positives)
-            for t in range(len(matches.thresholds))
-        ]
-        table[:, concept] = np.where(positives > 0, np.mean(per_threshold, 0), np.nan)
+        for t in range(len(matches.thresholds)):
+            values = _ap(matches.images[part], hit[t, part], miss[t, part], weights, positives)
+            table[t, :, concept] = np.where(positives > 0, values, np.nan)
     return table
 
 

@@ -1,4 +1,4 @@
-"""Every photo of a data set through the network, once for each set of priors, scored in several ways."""
+"""Photos once through the encoder, through the decoder for each set of priors, scored in several ways."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from detector.structures import DetectorOutput
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to get detections. Variants with equal priors share the forward pass."""
+    """One way to get detections. All variants share the encoder's pass, those with equal priors the
+    decoder's too."""
 
     name: str
     prior: PriorConfig
@@ -73,9 +74,11 @@ def infer(
             progress.note(fault)
         good = [(row, view) for row, view, _ in read if view is not None]
         rows = np.array([row for row, _ in good], np.int64)
-        for present, group in groups if good else ():
+        seen = network.look([view for _, view in good]) if good else None
+        for present, group in groups if seen is not None else ():
+            assert seen is not None
             chosen = None if present is None else [present[row] for row in rows]
-            output = network.answer([view for _, view in good], text, chosen if network.guided else None)
+            output = network.ask(seen, text, chosen if network.guided else None)
             output = network.named(output, scene.vocabulary)
             for variant in group:
                 parts[variant.name] += _detections(output, text, network, variant, scene, rows, chosen)

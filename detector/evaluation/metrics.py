@@ -89,9 +89,11 @@ class Metrics:
     def rows(self) -> list[tuple[str, str]]:
         """The headline figures as (label, percent with its interval if there is one); a dash for none."""
         labels = {"ap50_base": "AP50 base", "ap50_novel": "AP50 novel", "ap50_all": "AP50 all", "ap": "AP"}
+        if self.protocol in ("coco", "objects365"):
+            labels = {"ap": "AP", "ap50_all": "AP50"}
+        if self.protocol == "ov-lvis":
+            labels = {"ap_r": "APr", "ap_c": "APc", "ap_f": "APf", "ap": "AP"} | labels
         labels |= {"ap75": "AP75", "ap_small": "AP small", "ap_medium": "AP medium", "ap_large": "AP large"}
-        if self.protocol == "lvis":
-            labels = {"ap_r": "APr", "ap_c": "APc", "ap_f": "APf"} | labels
         return [(label, self._cell(name)) for name, label in labels.items()]
 
     def _cell(self, name: str) -> str:
@@ -161,7 +163,7 @@ def summarise(truth: Truth, result: Curves, *, detections: int, engine: str) -> 
         ar_small=recall(area="small"),
         ar_medium=recall(area="medium"),
         ar_large=recall(area="large"),
-        protocol="lvis" if truth.federated else "coco",
+        protocol=truth.protocol or ("ov-lvis" if truth.federated else "custom"),
         engine=engine,
         photos=len(truth.image_ids),
         boxes=int((~truth.crowd).sum()),

@@ -18,6 +18,7 @@ from cache_builder.store import Column, open_column
 from cache_builder.vocabulary import Vocabulary
 from detector.checkpoint import Facts
 from detector.config import PriorConfig
+from detector.evaluation.protocols import Protocol, protocol_for
 from detector.guidance import choose_present
 
 Rows = npt.NDArray[np.int64]
@@ -26,7 +27,7 @@ SOURCES = ("clip", "mllm", "oracle", "none")
 
 @dataclass(frozen=True)
 class Scene:
-    """An index with its base and novel concepts as vocabulary.
+    """An index with the concepts that its protocol scores (base and novel, mostly) as vocabulary.
 
     rows: (C,) concept rows of the index, ascending; vocabulary: these C concepts; text: (C, D) float32 unit.
     """
@@ -35,6 +36,7 @@ class Scene:
     rows: Rows
     vocabulary: Vocabulary
     text: Tensor
+    protocol: Protocol
 
     def present(self, prior: PriorConfig) -> list[Rows] | None:
         """For each photo the concepts (numbers 0..C-1) said to be in it, likeliest first; None for no prior
@@ -62,25 +64,28 @@ class Scene:
         return answer
 
 
-def open_scene(data: Path | Index, facts: Facts | None = None) -> Scene:
+def open_scene(data: Path | Index, facts: Facts | None = None, protocol: str = "auto") -> Scene:
     """Open an index with its text column.
 
-    facts: of the run that will look at it. Raises UserError where there is no index or text column, no base
-    or novel concept, no photo, or the text is of another teacher than the run's.
+    facts: of the run that will look at it, which may have been trained on another vocabulary: the text column
+    is the data set's own. Raises UserError where there is no index or text column, no concept to find, no
+    photo, the text is of another teacher than the run's, or the protocol does not fit.
     """
     index = data if isinstance(data, Index) else open_index(data)
+    rules = protocol_for(protocol, index)
     text = open_column(index.folder, "text", index_digest=index.digest)
     if facts is not None:
         check_teacher(index.folder, text, facts)
-    rows = index.concepts.rows("base", "novel")
+    concepts = rules.concepts(index)
+    rows = np.array(rules.rows(concepts), np.int64)
     if not len(rows):
         raise UserError(
             f"{index.folder} has neither base nor novel concepts, so there is nothing to find; build the "
             "index with a --split that names them."
         )
-    vocabulary = Vocabulary(index.concepts[int(row)] for row in rows)
+    vocabulary = Vocabulary(concepts[int(row)] for row in rows)
     values = torch.from_numpy(text.take(rows).astype(np.float32))
-    return Scene(index, rows, vocabulary, values)
+    return Scene(index, rows, vocabulary, values, rules)
 
 
 def check_teacher(data: Path, text: Column, facts: Facts) -> None:

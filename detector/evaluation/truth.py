@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cache_builder.errors import UserError
 from cache_builder.index import Index
 from detector.evaluation.detections import Detections
+from detector.evaluation.protocols import SPLIT_FIGURES, Protocol, protocol_for
 
 Rows = npt.NDArray[np.int64]
 
@@ -22,7 +23,8 @@ class Truth:
     image_ids: (I,) int64 ascending; widths, heights: (I,) int32 px.
     concept_rows: (C,) rows of the index's vocabulary that are scored; category_ids: (C,) their ids,
     ascending.
-    names, splits, frequencies: C words each; split is "base" or "novel", frequency "", "r", "c" or "f".
+    names, splits, frequencies: C words each; split is "base", "novel" or, if scored, "other"; frequency "",
+    "r", "c" or "f".
     images, concepts: (M,) int64, numbers of photo and concept of each box, sorted by photo.
     boxes_xywh: (M, 4) float64 px; areas: (M,) float64 px^2, as annotated (a mask's area where there is one);
     crowd: (M,) bool.
@@ -45,6 +47,10 @@ class Truth:
     crowd: npt.NDArray[np.bool_]
     negative: npt.NDArray[np.bool_] | None
     not_exhaustive: npt.NDArray[np.bool_] | None
+    protocol: str = ""
+    """Its name; "" where it was made without one."""
+    headline: tuple[str, ...] = SPLIT_FIGURES
+    """The figures that get intervals."""
 
     @property
     def federated(self) -> bool:
@@ -60,28 +66,28 @@ class Truth:
         return np.bincount(self.concepts[~self.crowd], minlength=len(self.names)) > 0
 
 
-def truth_of(index: Index, *, federated: bool | None = None) -> Truth:
-    """The ground truth of an index, over its base and novel concepts; `other` concepts are not scored at all.
+def truth_of(index: Index, protocol: Protocol | str = "auto") -> Truth:
+    """The ground truth of an index under a protocol; concepts that it leaves out are not scored at all.
 
-    federated: judge as LVIS does. None: if the index has frequencies, as only LVIS has.
+    Raises UserError where the protocol is unknown or does not fit, or leaves no concept.
     Source: METHOD.md section 1.
     """
-    rows = np.sort(index.concepts.rows("base", "novel"))
+    protocol = protocol_for(protocol, index) if isinstance(protocol, str) else protocol
+    vocabulary = protocol.concepts(index)
+    rows = np.array(protocol.rows(vocabulary), np.int64)
     if not len(rows):
         raise UserError(
             f"{index.folder} has neither base nor novel concepts, so there is nothing to score; build the "
-            "index with a --split that names them."
+            "index with a --split that names them, or take --protocol coco."
         )
-    concepts = [index.concepts[int(row)] for row in rows]
+    concepts = [vocabulary[int(row)] for row in rows]
     number = np.full(len(index.concepts), -1, np.int64)
     number[rows] = np.arange(len(rows))
     numbers = number[np.asarray(index.box_concepts)]
     keep = numbers >= 0
     xyxy = np.asarray(index.box_xyxy, np.float64)[keep]
-    if federated is None:
-        federated = any(concept.frequency for concept in concepts)
     negative = not_exhaustive = None
-    if federated:
+    if protocol.federated:
         negative = _marks(len(index.image_ids), number, index.neg_offsets, index.neg_rows)
         not_exhaustive = _marks(
             len(index.image_ids), number, index.not_exhaustive_offsets, index.not_exhaustive_rows
@@ -102,6 +108,8 @@ def truth_of(index: Index, *, federated: bool | None = None) -> Truth:
         crowd=np.asarray(index.iscrowd, bool)[keep],
         negative=negative,
         not_exhaustive=not_exhaustive,
+        protocol=protocol.name,
+        headline=protocol.headline,
     )
 
 

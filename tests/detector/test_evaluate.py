@@ -137,7 +137,7 @@ def test_lvis_figures_are_means_over_frequencies_and_have_no_small_limits():
     for letter, value in (("r", metrics.ap_r), ("c", metrics.ap_c), ("f", metrics.ap_f)):
         assert value == pytest.approx(np.mean([c.ap for c in metrics.per_concept if c.frequency == letter]))
     assert math.isnan(metrics.ar_1)
-    assert metrics.protocol == "lvis"
+    assert metrics.protocol == "ov-lvis"
     assert dict(metrics.rows())["APr"] != "–"
 
 
@@ -276,7 +276,9 @@ def test_unknown_choices_are_refused(tmp_path):
     index = make_data(tmp_path)
     with pytest.raises(UserError, match="--engine slow is not known; expected one of hotcoco, pycocotools"):
         evaluate_detections(index, Detections.empty(), engine="slow")
-    with pytest.raises(UserError, match="--protocol voc is not known; expected one of auto, coco, lvis"):
+    with pytest.raises(
+        UserError, match="--protocol voc is not known; expected one of auto, ov-coco, ov-lvis, coco"
+    ):
         evaluate_detections(index, Detections.empty(), protocol="voc")
 
 
