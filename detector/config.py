@@ -169,6 +169,10 @@ class DataConfig:
     """Pixels, in evaluation and prediction."""
     flip: float = 0.5
     """Probability of a mirror image."""
+    flipped_crops: Literal["auto", "always", "never"] = "auto"
+    """Distil a mirrored photo from the mirrored crops, column crops-flipped: "auto" where it is there."""
+    jittered_crops: Literal["auto", "always", "never"] = "auto"
+    """Distil an object from one of its views at random: crops, crops-jitter-1 ...; "auto" where they are."""
     random_crop: bool = True
     """Half of the photos are resized, cropped at random (384 to 600 px) and resized again, as in DETR."""
     crop_keeps_shape: bool = False

@@ -23,15 +23,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cache_builder.index import Index, open_index
 from cache_builder.photos import BadPhoto, load_photo
-from cache_builder.store import Column, open_column
 from detector.config import Config, TrainConfig
+from detector.crop_views import CropViews
 from detector.guidance import disturb_present
 from detector.matcher import PaddedTargets, pad_targets
 from detector.structures import PresentText, Targets
 from detector.transforms import apply_to_boxes, apply_to_image, draw_view, pad_batch
 
-ORDER, SAMPLE = 1, 2
-"""Streams of random numbers under one seed: the order of an epoch, and one photo's view and guidance."""
+ORDER, SAMPLE, TEACHER = 1, 2, 3
+"""Streams of random numbers under one seed: the order of an epoch, one photo's view and guidance, and which
+views of its objects the teacher's embeddings are of."""
 
 
 class Place(NamedTuple):
@@ -120,9 +121,9 @@ class TrainingPhotos(Dataset[Sample]):
     def __init__(self, data: Path, config: Config, width: int) -> None:
         self.folder, self.config, self.width = data, config, width
         self.index: Index = open_index(data)
-        self.crops: Column | None = None
+        self.crops: CropViews | None = None
         if config.loss.loss_contrast > 0:
-            self.crops = open_column(data, "crops", index_digest=self.index.digest)
+            self.crops = CropViews(data, self.index.digest, config.data)
         self.base_rows = self.index.concepts.rows("base")
         self.base_of = np.full(len(self.index.concepts), -1, dtype=np.int64)
         self.base_of[self.base_rows] = np.arange(len(self.base_rows))
@@ -175,7 +176,7 @@ class TrainingPhotos(Dataset[Sample]):
         targets = Targets(
             seen,
             torch.from_numpy(concepts),
-            *self._embeddings(objects),
+            *self._embeddings(objects, view.flip, place),
         )
         present = draw_guidance(np.unique(concepts), len(self.base_rows), self.config.train, rng)
         pixels = apply_to_image(image, view)
@@ -186,12 +187,12 @@ class TrainingPhotos(Dataset[Sample]):
         rows: NDArray[np.int64] = boxes.start + np.flatnonzero(~self.index.iscrowd[boxes])
         return rows
 
-    def _embeddings(self, objects: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """(M, D) float32 and (M,) bool of box rows. (A column of the mirrored crops would be chosen here.)"""
+    def _embeddings(self, objects: NDArray[np.int64], flip: bool, place: Place) -> tuple[Tensor, Tensor]:
+        """(M, D) float32 and (M,) bool of box rows."""
         if self.crops is None:
             return torch.zeros(len(objects), self.width), torch.zeros(len(objects), dtype=torch.bool)
-        values = self.crops.take(objects).astype(np.float32)
-        return torch.from_numpy(values), torch.from_numpy(self.crops.valid(objects))
+        rng = _generator(self.config.train.seed, TEACHER, place.epoch, place.position)
+        return self.crops.take(objects, flip, rng)
 
 
 def draw_guidance(

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from cache_builder.errors import UserError
 from cache_builder.index import Index, novel_boxes, open_index
-from cache_builder.store import Column, open_column
+from cache_builder.store import Column, Origin, open_column, require_same_teacher, teacher_of
 from detector.checkpoint import Facts
 from detector.config import Config
 from detector.data import TrainingPhotos
-from detector.evaluation.scene import open_scene, teacher_of
+from detector.evaluation.scene import open_scene
 
 PHOTOS_LOOKED_FOR = 8
 
@@ -42,12 +42,15 @@ def gather(config: Config, data: Path) -> Ingredients:
     check_leak(index)
     check_photos(index)
     text = open_column(data, "text", index_digest=index.digest)
-    crops_recipe: dict[str, Any] = {}
-    if config.loss.loss_contrast > 0:  # nothing else reads the teacher's view of the crops
-        crops = open_column(data, "crops", index_digest=index.digest)
-        check_teachers(data, text, crops)
-        crops_recipe = dict(crops.manifest.spec.recipe)
     photos = TrainingPhotos(data, config, text.width)
+    crops_recipe: dict[str, Any] = {}
+    if photos.crops is not None:  # only the contrastive loss reads the teacher's view of the crops
+        for crops in photos.crops.columns:
+            check_teachers(data, text, crops)
+        crops_recipe = dict(photos.crops.upright[0].manifest.spec.recipe)
+        views = [column.manifest.spec.name for column in photos.crops.columns[1:]]
+        if views:
+            crops_recipe["views"] = views
     base = photos.base_rows
     facts = Facts(
         embedding_dim=text.width,
@@ -90,19 +93,10 @@ def check_photos(index: Index) -> None:
 
 def check_teachers(data: Path, text: Column, other: Column) -> None:
     """Text and another column must be of one teacher: their cosines mean nothing otherwise."""
-    name = other.manifest.spec.name
-    found, expected = (teacher_of(dict(column.manifest.spec.recipe)) for column in (other, text))
-    if expected and found and found["weight_digest"] != expected["weight_digest"]:
-        raise UserError(
-            f"{data}: column {name} was made by teacher {found['name']} ({found['weight_digest']}), column "
-            f"text by {expected['name']} ({expected['weight_digest']}), expected the same weights; make "
-            f"{name} again with --teacher {expected['name']} --overwrite."
-        )
-    if other.width != text.width:
-        raise UserError(
-            f"{data}: column {name} is {other.width} wide, column text {text.width}, expected one teacher's "
-            "width; make both with the same --teacher."
-        )
+    name, teacher = other.manifest.spec.name, teacher_of(text.manifest.spec.recipe) or {}
+    step = f"make {name} again with --teacher {teacher.get('name') or 'NAME'} --overwrite"
+    first, second = Origin.of(other, f"{data}: column {name}"), Origin.of(text)
+    require_same_teacher(first, second, step=step, imported=True)
 
 
 def check_validation(config: Config, data: Path, facts: Facts) -> None:

@@ -89,11 +89,11 @@ def write_column(
 ) -> None:
     spec = ColumnSpec(
         name=name,
-        table={"text": "concepts", "crops": "boxes"}.get(name, "images x concepts"),
+        table={"text": "concepts", "crops": "boxes"}.get(name.partition("-")[0], "images x concepts"),
         rows=len(values),
         width=values.shape[1],
-        dtype="float16" if name == "crops" else "float32",
-        unit=name in ("text", "crops"),
+        dtype="float16" if name.startswith("crops") else "float32",
+        unit=name.startswith(("text", "crops")),
         has_valid=valid is not None,
         index_digest=index.digest if index_digest is None else index_digest,
         recipe={"teacher": {"name": teacher, "weight_digest": f"sha256:{teacher}"}},
