@@ -140,7 +140,7 @@ def _weights_path(weights: str) -> Path:
         spec = importlib.util.find_spec("shapeworld")
         assert spec is not None
         assert spec.submodule_search_locations
-        path = Path(next(iter(spec.submodule_search_locations))) / "backbone" / "model.safetensors"
+        path = Path(next(iter(spec.submodule_search_locations))) / "backbone" / "resnet10t.safetensors"
     else:
         path = Path(weights)
     if path.suffix != ".safetensors" or not path.is_file():

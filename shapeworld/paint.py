@@ -36,11 +36,17 @@ def noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Array:
     return np.asarray(grid.resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.float32) / 255
 
 
-def texture(rng: np.random.Generator, size: tuple[int, int], first: Array, second: Array) -> Array:
-    """A fill (H, W, 3) between two colours: plain, a gradient, stripes, checks or blotches."""
+def texture(
+    rng: np.random.Generator, size: tuple[int, int], first: Array, second: Array, clutter: float = 1.0
+) -> Array:
+    """A fill (H, W, 3) between two colours: plain, a gradient, stripes, checks or blotches.
+
+    clutter: 1 has all of them at their usual rates, 0 is always plain.
+    """
     height, width = size
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-    kind = rng.choice(5, p=(0.35, 0.25, 0.15, 0.1, 0.15))
+    rates = np.array((0.35, 0.25, 0.15, 0.1, 0.15)) * clutter
+    kind = rng.choice(5, p=(1 - rates[1:].sum(), *rates[1:]))
     angle = rng.uniform(0, 2 * np.pi)
     along = np.cos(angle) * columns + np.sin(angle) * rows
     if kind == 0:
@@ -57,15 +63,15 @@ def texture(rng: np.random.Generator, size: tuple[int, int], first: Array, secon
     return first + mix[..., None] * (second - first)
 
 
-def background(rng: np.random.Generator, side: int) -> Array:
+def background(rng: np.random.Generator, side: int, clutter: float = 1.0) -> Array:
     """A cluttered ground (side, side, 3): blotches at two scales, then planks, discs and wires over them."""
     size = (side, side)
-    ground = texture(rng, size, colour(rng), colour(rng))
-    ground += (noise(rng, size, int(rng.integers(3, 7))) - 0.5)[..., None] * rng.uniform(0, 90)
-    ground += (noise(rng, size, int(rng.integers(12, 40))) - 0.5)[..., None] * rng.uniform(0, 60)
+    ground = texture(rng, size, colour(rng), colour(rng), clutter)
+    ground += (noise(rng, size, int(rng.integers(3, 7))) - 0.5)[..., None] * rng.uniform(0, 90 * clutter)
+    ground += (noise(rng, size, int(rng.integers(12, 40))) - 0.5)[..., None] * rng.uniform(0, 60 * clutter)
     picture = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    for _ in range(rng.integers(0, 9)):
+    for _ in range(rng.integers(0, 1 + round(8 * clutter))):
         ink = tuple(int(v) for v in colour(rng))
         points = rng.uniform(-0.1, 1.1, (rng.integers(3, 6), 2)) * side
         kind = rng.random()

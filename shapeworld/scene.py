@@ -57,15 +57,17 @@ def photo(seed: int, number: int) -> Photo:
     """Photo `number` of the world `seed`; the same pixels whatever was rendered before."""
     rng = np.random.default_rng((seed, number))
     names = [CONCEPTS[row] for row in rng.integers(0, len(CONCEPTS), 1 + rng.binomial(5, 0.5))]
-    return compose(rng, names + [_stranger(rng) for _ in range(rng.binomial(2, 0.4))], smallest=22)
+    names += [_stranger(rng) for _ in range(rng.binomial(2, 0.4))]
+    return compose(rng, names, smallest=24, clutter=0.5)
 
 
-def compose(rng: np.random.Generator, names: list[str], smallest: float) -> Photo:
+def compose(rng: np.random.Generator, names: list[str], smallest: float, clutter: float = 1.0) -> Photo:
     """A photo that tries to hold a thing for each of `names` (concepts, other words, "" for a letter).
 
-    The longest sides of things are from `smallest` to 72 px, every octave alike.
+    The longest sides of things are from `smallest` to 72 px, every octave alike. clutter: how busy ground and
+    surfaces are, from 0 to 1; the teacher reads at 1, data sets are rendered at 0.5.
     """
-    canvas = Canvas(rng)
+    canvas = Canvas(rng, clutter=clutter)
     for at in rng.permutation(len(names)):
         canvas.place(names[at], longest=float(np.exp(rng.uniform(np.log(smallest), np.log(72)))))
     return canvas.develop()
@@ -84,11 +86,14 @@ def specimen(rng: np.random.Generator, character: str, side: int, longest: float
 class Canvas:
     """A photo being made: a ground, and things placed one over the other."""
 
-    def __init__(self, rng: np.random.Generator, side: int = SIDE, plain: bool = False) -> None:
+    def __init__(
+        self, rng: np.random.Generator, side: int = SIDE, plain: bool = False, clutter: float = 1.0
+    ) -> None:
         self.rng = rng
         self.side = side
         self.plain = plain
-        self.pixels = np.tile(colour(rng), (side, side, 1)) if plain else background(rng, side)
+        self.clutter = clutter
+        self.pixels = np.tile(colour(rng), (side, side, 1)) if plain else background(rng, side, clutter)
         self.owner = np.full((side, side), -1)  # which thing's ink is on top, -1 for the ground
         self.inks: list[int] = []  # whole ink of each thing, px
         self.names: list[str] = []
@@ -124,7 +129,7 @@ class Canvas:
         picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
         if rng.random() < 0.3:
             picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8)))
-        grain = rng.normal(0, rng.uniform(0, 9), (self.side, self.side, 3))
+        grain = rng.normal(0, rng.uniform(0, 9 * self.clutter), (self.side, self.side, 3))
         return Photo(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8), things)
 
     def _fits(self, mask: Array, top: int, left: int) -> bool:
@@ -142,14 +147,14 @@ class Canvas:
         rng = self.rng
         rows, columns, part = self._window(mask, top, left)
         ground = self.pixels[rows, columns].reshape(-1, 3).mean(0)
-        first = contrasting(rng, ground, least=160 if self.plain else 130)
+        first = contrasting(rng, ground, least=160 if self.plain else 130 + 40 * (1 - self.clutter))
         second = first + (colour(rng) - first) * (0 if self.plain else rng.uniform(0, 0.45))
         if not self.plain and rng.random() < 0.2:  # a rim, as on a sticker
             reach = int(rng.integers(1, 3))
             rim = halo(mask, reach)
             r, c, edge = self._window(rim, top - reach, left - reach)
             self._blend(r, c, edge, contrasting(rng, first, least=150)[None, None])
-        fill = texture(rng, mask.shape, first, second)
+        fill = texture(rng, mask.shape, first, second, self.clutter)
         window = (slice(max(0, -top), None), slice(max(0, -left), None))
         fill = fill[window][: part.shape[0], : part.shape[1]]
         self._blend(rows, columns, part * rng.uniform(0.85, 1.0), fill)
