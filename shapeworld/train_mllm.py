@@ -180,6 +180,7 @@ def begin_from(tower: nn.Module, start: Path | None) -> None:
 def look(tower: Any, library: Reading, *, steps: int, batch: int, seed: int) -> None:
     """Train the tower to see what a photo's caption says somewhere among its 64 cells, nobody says where."""
     head = nn.Conv2d(CHANNELS[-1], len(words()), 1)
+    assert head.bias is not None
     nn.init.constant_(head.bias, -6.0)  # as rare as a word is in a cell
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], weight_decay=0.05)
     for step, pages in enumerate(_pages(library, steps, batch, seed)):
@@ -203,7 +204,8 @@ def answer(mllm: Mllm, library: Reading, *, steps: int, batch: int, questions: i
     yes, no = (mllm.tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in ("yes", "no"))
     slow = list(model.model.vision_tower.parameters())
     fast = [p for p in model.parameters() if all(p is not q for q in slow)]
-    optimizer = torch.optim.AdamW([{"params": slow, "scale": 0.3}, {"params": fast}], weight_decay=0.05)
+    groups: list[dict[str, Any]] = [{"params": slow, "scale": 0.3}, {"params": fast}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.05)
     rng = np.random.default_rng((seed, 1))
     for step, pages in enumerate(_pages(library, steps, batch, seed + 1)):
         asked = [some_words(rng, library.mentioned[page], questions) for page in pages]
@@ -272,6 +274,8 @@ def write(mllm: Mllm, out: Path) -> None:
     """Save model and processor in transformers' format, weights as float16."""
     mllm.model.eval().half().save_pretrained(out)
     mllm.processor.save_pretrained(out)
+    for path in out.iterdir():
+        path.chmod(0o644)  # safetensors writes for its owner alone
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
     assert size <= LARGEST, f"{size} bytes of weights, over {LARGEST}"
 
@@ -311,7 +315,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int, steps: int,
         warm = min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
         group["lr"] = rate * warm * group.get("scale", 1.0)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()
 

@@ -168,14 +168,17 @@ def shapeworld_folder() -> Path:
 def quiet() -> Iterator[None]:
     """Keep transformers' advice off the terminal: what matters is told in one sentence instead."""
     log = transformers.utils.logging
-    before = log.get_verbosity()
+    before, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
+    log.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         log.set_verbosity(before)
+        if bars:
+            log.enable_progress_bar()
 
 
 def _source(name: str, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
