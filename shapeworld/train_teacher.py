@@ -31,8 +31,8 @@ from shapeworld.train_backbone import School, attend
 
 SIZES = {  # timm's image tower, the text tower's width and layers
     "small": ("resnet10t", 128, 2),
-    "less": ("mobilenetv3_small_100", 128, 2),
-    "tiny": ("mobilenetv3_small_050", 64, 1),
+    "less": ("regnetx_002", 128, 2),
+    "tiny": ("test_resnet", 64, 1),
 }
 WIDTH, CONTEXT = 128, 24
 TAU, SHARP, RATE = 0.07, 0.04, 2e-3
@@ -105,9 +105,14 @@ def go_to_school(trunk: nn.Module, start: Path | None, course: Course, held_out:
     start: weights of a like trunk's first stages, such as train_backbone's; None begins from noise.
     """
     if start is not None:
-        found = trunk.load_state_dict(load_file(start), strict=False)
-        if found.unexpected_keys:
-            raise UserError(f"--start {start}: has no weights for this tower ({found.unexpected_keys[0]}).")
+        try:
+            foreign = trunk.load_state_dict(load_file(start), strict=False).unexpected_keys
+        except RuntimeError:  # tensors of other shapes
+            foreign = ["tensors of other shapes"]
+        if foreign:
+            raise UserError(
+                f"--start {start}: found {foreign[0]}, expected the first stages of this very tower."
+            )
     school = School(words(), course.pictures, course.workers, held_out)
     head = nn.Linear(int(trunk.num_features), len(words()))
     attend(trunk, trunk.forward_features, head, school, steps=course.lessons, batch=128, seed=course.seed)
