@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import cli_cache
+import cli_columns
 import cli_detector
 from cache_builder.errors import UserError
 from console import Answer, TerminalProgress, complain
@@ -43,6 +44,7 @@ app = typer.Typer(cls=_Front, no_args_is_help=True, add_completion=False, rich_m
 data = typer.Typer(help="Data sets: index your own, or render shapeworld.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(cli_cache.app, name="cache")
+cli_cache.app.add_typer(cli_columns.app)
 app.command("train")(cli_detector.train)
 app.command("eval")(cli_detector.evaluate)
 app.command("predict")(cli_detector.predict)

@@ -18,7 +18,6 @@ app = typer.Typer(
 )
 
 Data = Annotated[Path, typer.Argument(help="The data set's folder.")]
-Columns = Annotated[list[str] | None, typer.Argument(help="Columns; all that are there if none is named.")]
 Teacher = Annotated[
     str,
     typer.Option(
@@ -30,6 +29,11 @@ Precision = Annotated[str, typer.Option(help="What the teacher computes in: fp32
 Batch = Annotated[int, typer.Option(help="Pictures that the teacher looks at together.")]
 Workers = Annotated[int | None, typer.Option(help="Threads that decode; default one a core, at most 8.")]
 Processes = Annotated[bool, typer.Option("--processes", help="Decode in processes instead of threads.")]
+Name = Annotated[str, typer.Option(help="Of a second teacher: the column is KIND-NAME, beside the first's.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Near the teacher's preprocessing; says how near.")]
+Flipped = Annotated[bool, typer.Option("--flipped", help="Mirrored crops too, as crops-flipped.")]
+Jitter = Annotated[int, typer.Option(help="So many views of moved boxes too, as crops-jitter-K.")]
+Synonyms = Annotated[bool, typer.Option("--synonyms", help="Average over synonyms too.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at a photo that cannot be read.")]
 Part = Annotated[str | None, typer.Option(metavar="I/N", help="Make the I-th of N parts, I from 0.")]
 Templates = Annotated[
@@ -46,7 +50,8 @@ def text(
     data: Data,
     teacher: Annotated[str | None, typer.Option(help="As for crops; optional with --import.")] = None,
     templates: Templates = "ensemble12",
-    synonyms: Annotated[bool, typer.Option("--synonyms", help="Average over synonyms too.")] = False,
+    synonyms: Synonyms = False,
+    name: Name = "",
     import_file: Annotated[
         Path | None, typer.Option("--import", help="A table made elsewhere: .npy, .pt or .safetensors.")
     ] = None,
@@ -64,6 +69,7 @@ def text(
         teacher,
         templates=templates,
         synonyms=synonyms,
+        name=name,
         device=device,
         precision=precision,
         import_file=import_file,
@@ -79,6 +85,10 @@ def crops(
     data: Data,
     teacher: Teacher,
     crop: Crop = "box",
+    flipped: Flipped = False,
+    jitter: Jitter = 0,
+    name: Name = "",
+    fast: Fast = False,
     batch: Batch = 256,
     workers: Workers = None,
     processes: Processes = False,
@@ -90,12 +100,17 @@ def crops(
     json: Json = None,
 ) -> None:
     """Annotated boxes as the teacher sees them."""
-    from cache_builder.crops import cache_crops
+    from cache_builder.onepass import cache_photos
 
-    report = cache_crops(
+    reports = cache_photos(
         data,
         teacher,
+        name=name,
+        kinds=("crops",),
         crop=crop,
+        flipped=flipped,
+        jitter=jitter,
+        fast=fast,
         batch=batch,
         workers=workers,
         processes=processes,
@@ -106,13 +121,15 @@ def crops(
         overwrite=overwrite,
         progress=TerminalProgress(),
     )
-    _tell(json, report)
+    _tell(json, *reports)
 
 
 @app.command()
 def images(
     data: Data,
     teacher: Teacher,
+    name: Name = "",
+    fast: Fast = False,
     batch: Batch = 256,
     workers: Workers = None,
     processes: Processes = False,
@@ -129,6 +146,8 @@ def images(
     report = cache_images(
         data,
         teacher,
+        name=name,
+        fast=fast,
         batch=batch,
         workers=workers,
         processes=processes,
@@ -146,25 +165,78 @@ def images(
 def priors(
     data: Data,
     tau: Tau = 0.07,
+    name: Name = "",
+    mllm: Annotated[bool, typer.Option("--mllm", help="Ask a multimodal LLM instead of CLIP.")] = False,
+    mllm_model: Annotated[
+        str | None, typer.Option(help="Hub id or folder; default shapeworld's own, or a small one.")
+    ] = None,
+    mllm_prompt: Annotated[str | None, typer.Option(help="The question, with {concept}.")] = None,
+    backend: Annotated[str, typer.Option(help="transformers, or vllm.")] = "transformers",
+    block: Annotated[int | None, typer.Option(help="Questions at a time; default as many as pay.")] = None,
+    prefilter: Annotated[
+        str | None, typer.Option(metavar="clip:K", help="Ask about the K that CLIP ranks first.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Training data on whose base concepts answers are calibrated.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the model's own code.")
+    ] = False,
+    workers: Workers = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> None:
-    """How likely each concept is in each photo, from the columns images and text."""
+    """How likely each concept is in each photo: by the columns images and text, or by a multimodal LLM."""
+    from cache_builder.mllm.column import cache_mllm_priors
+    from cache_builder.mllm.questions import PROMPT
     from cache_builder.priors import cache_clip_priors
 
-    report = cache_clip_priors(
-        data, tau=tau, part=_part(part), overwrite=overwrite, progress=TerminalProgress()
-    )
+    progress = TerminalProgress()
+    if not (mllm or mllm_model):
+        asked = (mllm_prompt, prefilter, calibrate, block, trust_remote_code or None)
+        if any(option is not None for option in asked):
+            raise UserError("the questions of a multimodal LLM are set, but it is not asked; add --mllm.")
+        report = cache_clip_priors(
+            data, name=name, tau=tau, part=_part(part), overwrite=overwrite, progress=progress
+        )
+    else:
+        report = cache_mllm_priors(
+            data,
+            mllm_model,
+            prompt=PROMPT if mllm_prompt is None else mllm_prompt,
+            device=device,
+            dtype=precision,
+            backend=backend,
+            block=block,
+            prefilter=prefilter,
+            calibrate=calibrate,
+            trust_remote_code=trust_remote_code,
+            workers=workers,
+            strict=strict,
+            part=_part(part),
+            overwrite=overwrite,
+            progress=progress,
+        )
     _tell(json, report)
 
 
 @app.command("all")
 def every(
     data: Data,
-    teacher: Teacher,
+    teacher: Annotated[list[str], typer.Option(help="As for crops; several look at the photos in one pass.")],
+    name: Annotated[
+        list[str] | None, typer.Option(help="Of the second teacher and so on: columns KIND-NAME.")
+    ] = None,
     templates: Templates = "ensemble12",
+    synonyms: Synonyms = False,
     crop: Crop = "box",
+    flipped: Flipped = False,
+    jitter: Jitter = 0,
+    fast: Fast = False,
     tau: Tau = 0.07,
     batch: Batch = 256,
     workers: Workers = None,
@@ -182,8 +254,13 @@ def every(
     reports = cache_all(
         data,
         teacher,
+        name=name or (),
         templates=templates,
+        synonyms=synonyms,
         crop=crop,
+        flipped=flipped,
+        jitter=jitter,
+        fast=fast,
         tau=tau,
         batch=batch,
         workers=workers,
@@ -196,111 +273,6 @@ def every(
         progress=TerminalProgress(),
     )
     _tell(json, *reports)
-
-
-@app.command()
-def info(data: Data, columns: Columns = None, json: Json = None) -> None:
-    """What columns are: how made, of what, finished or not."""
-    from cache_builder.store import column_info, list_columns
-
-    infos = [column_info(data, name) for name in columns or list_columns(data)]
-    if not infos:
-        raise UserError(f"{data} holds no column; make one with cckt cache text {data} --teacher NAME.")
-    answer = Answer(json)
-    for one in infos:
-        answer.say(*one.lines())
-    answer.figures({one.manifest.spec.name: one.manifest.fields() | {"bytes": one.bytes} for one in infos})
-
-
-@app.command()
-def verify(
-    data: Data,
-    columns: Columns = None,
-    sample: Annotated[int, typer.Option(help="Rows to make again with the teacher; 0 for none.")] = 64,
-    teacher: Annotated[str | None, typer.Option(help="Default: the one that a column names.")] = None,
-    device: Device = "auto",
-    repair: Annotated[bool, typer.Option("--repair", help="Mark what is wrong to be made again.")] = False,
-    json: Json = None,
-) -> None:
-    """Whether columns still are what they were: every byte, the index, and a sample made again."""
-    from cache_builder.recompute import verify_data
-
-    answer, figures, wrong = Answer(json), {}, []
-    progress = TerminalProgress()
-    for report in verify_data(
-        data, columns, teacher=teacher, device=device, sample=sample, repair=repair, progress=progress
-    ):
-        answer.say(*report.lines())
-        problems = [{"kind": problem.kind, "message": problem.message} for problem in report.problems]
-        agreed = vars(report.agreement) if report.agreement else None
-        figures[report.name] = {"ok": report.ok, "problems": problems, "agreement": agreed}
-        wrong += [] if report.ok else [report]
-    answer.figures(figures)
-    if wrong:
-        found = ", ".join(f"{len(report.problems)} in {report.name}" for report in wrong)
-        step = (
-            f"run {wrong[0].command}" if wrong[0].repaired else "--repair marks bad chunks to be made again"
-        )
-        raise UserError(f"{data}: found problems ({found}), expected none; {step}.")
-
-
-@app.command()
-def diff(
-    first: Annotated[Path, typer.Argument(help="A data set's folder.")],
-    second: Annotated[Path, typer.Argument(help="Another one's, or the same.")],
-    columns: Columns = None,
-    against: Annotated[
-        str | None, typer.Option(help="Name of the second's column where it is another one.")
-    ] = None,
-    json: Json = None,
-) -> None:
-    """In what the columns of two data sets differ, and by how much."""
-    from cache_builder.store import diff_columns, list_columns
-
-    names = columns or [name for name in list_columns(first) if name in list_columns(second)]
-    if not names:
-        raise UserError(f"{first} and {second} have no column of one name; name a column and --against.")
-    answer, figures = Answer(json), {}
-    for name in names:
-        found = diff_columns((first, name), (second, against or name), progress=TerminalProgress())
-        answer.heading(f"{first} {name} against {second} {against or name}")
-        answer.say(*found.lines())
-        agreed = vars(found.agreement) if found.agreement else None
-        figures[name] = {"fields": found.fields, "same_bytes": found.same_bytes, "agreement": agreed}
-    answer.figures(figures)
-
-
-@app.command()
-def pull(
-    source: Annotated[str, typer.Argument(help="A folder or URL that holds finished columns.")],
-    target: Annotated[str, typer.Argument(help="The folder or URL to copy them to.")],
-    columns: Columns = None,
-    workers: Annotated[int, typer.Option(help="Chunks copied together.")] = 8,
-    json: Json = None,
-) -> None:
-    """Copy finished columns, every chunk proven on the way."""
-    from cache_builder.store import pull as pull_columns
-
-    report = pull_columns(source, target, columns, workers=workers, progress=TerminalProgress())
-    answer = Answer(json)
-    answer.say(
-        f"{', '.join(report.columns)}: {report.fetched} chunk files copied ({report.bytes / 1e6:.1f} MB), "
-        f"{report.kept} were there"
-    )
-    answer.figures(vars(report))
-
-
-@app.command()
-def finish(data: Data, columns: Columns = None, json: Json = None) -> None:
-    """Close columns whose parts are all made; the last part to end does so by itself."""
-    from cache_builder.store import column_info, list_columns, open_writer
-
-    answer, figures = Answer(json), {}
-    for name in columns or list_columns(data):
-        manifest = open_writer(data, column_info(data, name).manifest.spec).finish()
-        answer.say(f"column {name}: finished, {manifest.digest}")
-        figures[name] = manifest.digest
-    answer.figures(figures)
 
 
 def _part(text: str | None) -> tuple[int, int] | None:

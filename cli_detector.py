@@ -72,8 +72,16 @@ def evaluate(
         str | None, typer.Option(help="clip, mllm, oracle or none; default the run's own.")
     ] = None,
     classification: Annotated[str | None, typer.Option(help="similarity, head or product.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="ov-coco, ov-lvis, coco, objects365, custom; auto looks at the data.")
+    ] = "auto",
     engine: Annotated[str, typer.Option(help="hotcoco, or pycocotools, the oracle.")] = "hotcoco",
-    resamples: Annotated[int, typer.Option(help="Bootstrap intervals from so many resamples.")] = 0,
+    resamples: Annotated[
+        int, typer.Option(help="Bootstrap intervals from so many resamples; 1000 with --against.")
+    ] = 0,
+    against: Annotated[
+        Path | None, typer.Option(help="Another run, or results file: does it differ from this one?")
+    ] = None,
     detections: Annotated[
         Path | None, typer.Option(help="Score this file in COCO results format instead of a run.")
     ] = None,
@@ -84,31 +92,53 @@ def evaluate(
 ) -> None:
     """Score a run, or any detections, on a data set."""
     from cache_builder.index import open_index
-    from detector.evaluate import evaluate_detections, evaluate_run
+    from detector.evaluate import compare_runs, evaluate_detections, evaluate_run
     from detector.evaluation.detections import Detections
 
     if data is None:
         raise UserError("no data set is named; give --data FOLDER, one that cckt data index made.")
     if (run is None) == (detections is None):
         raise UserError("expected one thing to score: a run's folder, or --detections RESULTS.json.")
-    if detections is not None:
-        found = Detections.from_json(detections)
-        metrics = evaluate_detections(open_index(data), found, engine=engine, resamples=resamples)
-    else:
-        assert run is not None
-        metrics = evaluate_run(
-            run,
+    progress = TerminalProgress()
+    answer = Answer(json)
+    scored = run or detections
+    assert scored is not None
+    if against is not None:
+        duel = compare_runs(
+            scored,
+            against,
             data,
+            protocol=protocol,
             priors=priors,
             classification=classification,
             engine=engine,
             device=device,
+            resamples=resamples or 1000,
+            progress=progress,
+        )
+        title = f"{scored} (A) against {against} (B) on {data}, in percent"
+        answer.table(title, ["figure", "A", "B", "B - A", "p", ""], duel.rows())
+        answer.figures(duel.as_dict())
+        return
+    if detections is not None:
+        found = Detections.from_json(detections)
+        metrics = evaluate_detections(
+            open_index(data), found, engine=engine, protocol=protocol, resamples=resamples
+        )
+    else:
+        metrics = evaluate_run(
+            scored,
+            data,
+            priors=priors,
+            classification=classification,
+            engine=engine,
+            protocol=protocol,
+            device=device,
             resamples=resamples,
             out=out,
-            progress=TerminalProgress(),
+            progress=progress,
         )
-    answer = Answer(json)
-    answer.table(f"{run or detections} on {data}, in percent", ["figure", "value"], metrics.rows())
+    answer.table(f"{scored} on {data}, in percent", ["figure", "value"], metrics.rows())
     if concepts:
         answer.table("", ["concept", "split", "boxes", "AP50", "AP"], metrics.concept_rows())
     answer.figures(metrics.as_dict())

@@ -13,6 +13,7 @@ from PIL import Image
 import cli
 import cli_detector
 from cache_builder.runner import Interrupted
+from tests.cache_builder.samples import write_teacher
 from tests.front import Said, World, cckt, coco, index, options, write
 
 Say = Callable[..., Said]
@@ -82,6 +83,35 @@ def test_all_columns_at_once_are_those_made_one_by_one(say: Say, world: World, t
     said = say("cache", "diff", tmp_path / "held", world.held)
     assert said.code == 0
     assert said.out.count("the rows are the same, byte for byte") == 3
+
+
+def test_views_of_crops_and_columns_of_a_second_teacher(say: Say, world: World, tmp_path: Path) -> None:
+    coco(tmp_path)
+    say(*index(tmp_path, "held", "all"))
+    data, other = tmp_path / "held", write_teacher(tmp_path / "other", seed=1)
+    said = say(
+        "cache", "crops", data, "--teacher", world.teacher, "--flipped", "--jitter", "1", "--json", "-"
+    )
+    assert set(json.loads(said.out)) == {"crops", "crops-flipped", "crops-jitter-1"}
+    for verb in ("text", "crops", "images"):
+        words = ["--fast"] if verb != "text" else []
+        said = say("cache", verb, data, "--teacher", other, "--name", "b", *words)
+        assert said.code == 0, said.err
+    assert say("cache", "priors", data, "--name", "b").code == 0
+    said = say("cache", "info", data, "--json", "-")
+    assert set(json.loads(said.out)) >= {"text-b", "crops-b", "images-b", "priors/clip-b"}
+
+
+def test_two_runs_are_compared_and_one_with_itself_does_not_differ(
+    say: Say, world: World, tmp_path: Path
+) -> None:
+    say("eval", world.run, "--data", world.held, "--out", tmp_path)
+    words = ["--against", tmp_path / "detections.json", "--data", world.held, "--resamples", "20"]
+    said = say("eval", world.run, *words, "--json", tmp_path / "duel.json")
+    assert said.code == 0, said.err
+    assert "no difference shown" in said.out or "nothing to compare" in said.out
+    duel = json.loads((tmp_path / "duel.json").read_text())
+    assert duel["a"]["ap50_base"] == duel["b"]["ap50_base"]
 
 
 def test_parts_make_a_column_together_and_finish_closes_it(say: Say, world: World, tmp_path: Path) -> None:
