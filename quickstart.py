@@ -58,7 +58,7 @@ class Plan:
     teacher: str = "shapeworld"
 
 
-QUICK = Plan(train_photos=4000, held_out_photos=500, overrides=("train.checkpoint_every=200",))
+QUICK = Plan(train_photos=2800, held_out_photos=400, overrides=("train.checkpoint_every=200",))
 """Ten minutes of two cores."""
 
 FULL = Plan(
