@@ -36,8 +36,8 @@ class LanguageGuidance(nn.Module):
     def __init__(self, embedding_dim: int, hidden: int) -> None:
         super().__init__()
         self.project = nn.Linear(embedding_dim, hidden)
-        # A unit vector times weights of variance 1 has entries of variance 1, as the learned content has. With
-        # a usual initialisation the words are a hundredth of the content's energy, and are never listened to.
+        # A unit vector times weights of variance 1 has entries of variance 1, as the learned content has.
+        # With a usual initialisation the words are a hundredth of its energy, and are never listened to.
         nn.init.normal_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 

@@ -65,7 +65,8 @@ def coco_annotations(records: list[dict[str, Any]]) -> dict[str, Any]:
     categories = [
         {"id": row + 1, "name": name, "supercategory": "pictograph"} for row, name in enumerate(CONCEPTS)
     ]
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for record in records:
         image_id = record["number"] + 1
         images.append({"id": image_id, "file_name": record["file_name"], "width": SIDE, "height": SIDE})

@@ -38,7 +38,7 @@ def examine(teacher: Teacher, *, cutouts: int = 1300, photos: int = 600) -> dict
         presence[row, [CONCEPTS.index(thing.name) for thing in page.objects]] = True
     whole = _see(teacher, [Image.fromarray(page.pixels) for page in pages])
     priors = 1 / (1 + np.exp(-(whole @ text.T) / 0.07))
-    figures = {
+    figures: dict[str, Any] = {
         "top1_clean": _top1(teacher, text, clean, clean_rows),
         "top1_photos": _top1(teacher, text, [p for p, _ in found], [row for _, row in found]),
     }
@@ -61,7 +61,7 @@ def _alone(number: int) -> tuple[Image.Image, int]:
 
 
 def _cut(pixels: Pixels, box: tuple[float, float, float, float]) -> Image.Image:
-    return Image.fromarray(pixels).crop(tuple(int(v) for v in box))
+    return Image.fromarray(pixels).crop((int(box[0]), int(box[1]), int(box[2]), int(box[3])))
 
 
 def _text(teacher: Teacher) -> Any:

@@ -33,7 +33,7 @@ def contrasting(rng: np.random.Generator, against: Array, least: float) -> Array
 def noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Array:
     """Smooth noise (H, W) in [0, 1]: a `cells` x `cells` random grid, enlarged bicubically."""
     grid = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8))
-    return np.asarray(grid.resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    return np.asarray(grid.resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.float32) / np.float32(255)
 
 
 def texture(
@@ -49,6 +49,7 @@ def texture(
     kind = rng.choice(5, p=(1 - rates[1:].sum(), *rates[1:]))
     angle = rng.uniform(0, 2 * np.pi)
     along = np.cos(angle) * columns + np.sin(angle) * rows
+    mix: Array
     if kind == 0:
         mix = np.zeros(size, np.float32)
     elif kind == 1:
@@ -107,7 +108,7 @@ def warp(rng: np.random.Generator, drawing: Image.Image, longest: float, tilt: f
         canvas.size, Image.Transform.PERSPECTIVE, _perspective(corners, moved), Image.Resampling.BICUBIC
     )
     box = canvas.point(lambda v: 255 if v > 40 else 0).getbbox() or (0, 0, 3, 3)
-    return np.asarray(canvas.crop(box), dtype=np.float32) / 255
+    return np.asarray(canvas.crop(box), dtype=np.float32) / np.float32(255)
 
 
 def _perspective(source: np.ndarray, target: np.ndarray) -> list[float]:
@@ -122,4 +123,4 @@ def _perspective(source: np.ndarray, target: np.ndarray) -> list[float]:
 def halo(mask: Array, reach: int) -> Array:
     """`mask` grown by `reach` px on every side: (h + 2 reach, w + 2 reach)."""
     grown = Image.fromarray((np.pad(mask, reach) * 255).astype(np.uint8))
-    return np.asarray(grown.filter(ImageFilter.MaxFilter(2 * reach + 1)), dtype=np.float32) / 255
+    return np.asarray(grown.filter(ImageFilter.MaxFilter(2 * reach + 1)), dtype=np.float32) / np.float32(255)

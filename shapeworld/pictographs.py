@@ -156,7 +156,14 @@ def other_words() -> dict[str, str]:
 @cache
 def letters() -> tuple[str, ...]:
     """Letters of a dozen scripts: distractors in photos, and classes for the student's backbone."""
-    blocks = ((0x41, 0x5A), (0x61, 0x7A), (0x391, 0x3C9), (0x410, 0x44F), (0x531, 0x556), (0x561, 0x586))
+    blocks: tuple[tuple[int, int], ...] = (
+        (0x41, 0x5A),
+        (0x61, 0x7A),
+        (0x391, 0x3C9),
+        (0x410, 0x44F),
+        (0x531, 0x556),
+        (0x561, 0x586),
+    )
     blocks += ((0x10A0, 0x10C5), (0x10D0, 0x10F0), (0x2D30, 0x2D65), (0x5D0, 0x5EA), (0xE81, 0xEAE))
     return tuple(chr(c) for start, stop in blocks for c in range(start, stop + 1) if _in_font(chr(c)))
 

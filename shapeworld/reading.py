@@ -54,7 +54,8 @@ class Reading:
         move = (np.zeros(4) if slack is None else slack) * max(right - left, bottom - top)
         box = np.clip((left - move[0], top - move[1], right + move[2], bottom + move[3]), 0, 128)
         picture = Image.fromarray(self.photos[int(photo)])
-        return picture.resize((side, side), Image.Resampling.BICUBIC, box=tuple(float(v) for v in box))
+        edges = (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+        return picture.resize((side, side), Image.Resampling.BICUBIC, box=edges)
 
 
 def read(photos: int, part: int, workers: int) -> Reading:

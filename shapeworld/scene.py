@@ -154,7 +154,7 @@ class Canvas:
             rim = halo(mask, reach)
             r, c, edge = self._window(rim, top - reach, left - reach)
             self._blend(r, c, edge, contrasting(rng, first, least=150)[None, None])
-        fill = texture(rng, mask.shape, first, second, self.clutter)
+        fill = texture(rng, (mask.shape[0], mask.shape[1]), first, second, self.clutter)
         window = (slice(max(0, -top), None), slice(max(0, -left), None))
         fill = fill[window][: part.shape[0], : part.shape[1]]
         self._blend(rows, columns, part * rng.uniform(0.85, 1.0), fill)

@@ -85,7 +85,7 @@ def attend(
         answers = head(pooled(seen))
         loss = nn.functional.cross_entropy(answers, labels, label_smoothing=0.05)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step % 50 == 0:
             sys.stderr.write(f"step {step}/{steps} plain {plain:.2f} loss {loss.item():.3f}\n")
@@ -125,7 +125,7 @@ class School:
 
     def examination(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-out pictures, none of them plain, and their classes."""
-        for rows in torch.arange(self.taught, self.taught + self.held_out).split(250):
+        for rows in torch.arange(self.taught, self.taught + self.held_out).split(250):  # type: ignore[no-untyped-call]
             yield _normalised(self.pixels[rows, :, 2 : 2 + VIEW, 2 : 2 + VIEW]), self.labels[rows]
 
 

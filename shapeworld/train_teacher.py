@@ -99,7 +99,7 @@ def finish(model: nn.Module, vectors: Tensor, out: Path, course: Course, reading
     save_file(weights, out / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
-def go_to_school(trunk: nn.Module, start: Path | None, course: Course, held_out: int) -> None:
+def go_to_school(trunk: Any, start: Path | None, course: Course, held_out: int) -> None:
     """Train the image tower's trunk to tell single things of all words apart.
 
     start: weights of a like trunk's first stages, such as train_backbone's; None begins from noise.
@@ -118,7 +118,7 @@ def go_to_school(trunk: nn.Module, start: Path | None, course: Course, held_out:
     attend(trunk, trunk.forward_features, head, school, steps=course.lessons, batch=128, seed=course.seed)
 
 
-def learn_to_see(model: nn.Module, vectors: Tensor, library: Reading, course: Course) -> Tensor:
+def learn_to_see(model: Any, vectors: Tensor, library: Reading, course: Course) -> Tensor:
     """Train the image tower beside one free vector a word, from `vectors` on; returns them (W, D), unit.
 
     Seeing first and reading after (as LiT does, the other way round) spares the long start in which a text
@@ -142,7 +142,7 @@ def learn_to_see(model: nn.Module, vectors: Tensor, library: Reading, course: Co
     return functional.normalize(free.detach(), dim=1)
 
 
-def learn_to_read(model: nn.Module, tokenize: Any, meanings: Tensor, steps: int) -> None:
+def learn_to_read(model: Any, tokenize: Any, meanings: Tensor, steps: int) -> None:
     """Train the text tower to say, of a word in any template, its vector in `meanings` (W, D)."""
     prompts = torch.stack([tokenize([t.format(word) for word in words()]) for t in TEMPLATES])
     towers = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit"))]
@@ -163,7 +163,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int, steps: int)
     for group in optimizer.param_groups:
         group["lr"] = RATE * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
     optimizer.step()
 
