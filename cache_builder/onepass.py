@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
-from cache_builder.crops import CROWD, SMALL, CropReader, check_rule, crop_reader, crops_spec, usable_boxes
-from cache_builder.errors import UserError
+from cache_builder.crops import (
+    CROWD,
+    SMALL,
+    CropReader,
+    cache_crops,
+    check_rule,
+    crop_reader,
+    crops_spec,
+    usable_boxes,
+)
 from cache_builder.faster import agreement_of, as_pixels
 from cache_builder.images import (
     CHUNK_ROWS,
     ImageReader,
-    as_teacher,
+    cache_images,
     check_numbers,
     encoder,
     image_reader,
@@ -29,12 +37,12 @@ from cache_builder.priors import cache_clip_priors
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, Job, Target, run_targets
-from cache_builder.store import ColumnSpec, check_label, open_writer
+from cache_builder.store import ColumnSpec, open_writer
 from cache_builder.teacher import Teacher
+from cache_builder.teachers import Teachers, load_teachers
 from cache_builder.text import cache_text
 from cache_builder.views import view_names
 
-Teachers = str | Teacher | Sequence[str | Teacher]
 Photo = Image.Image | Tensor | str
 
 
@@ -137,12 +145,32 @@ def cache_photos(
     """
     workers = check_numbers(batch, workers, part)
     check_rule(crop)
-    view_names("", flipped, jitter)
+    views = view_names("", flipped, jitter)
+    labelled = load_teachers(teacher, name, device, precision)
+    if len(labelled) == len(kinds) == len(views) == 1:  # where ranks of one column can help each other
+        ((label, known),) = labelled.items()
+        alone = partial(cache_crops, crop=crop) if kinds[0] == "crops" else cache_images
+        return [
+            alone(
+                data,
+                known,
+                name=label,
+                fast=fast,
+                batch=batch,
+                workers=workers,
+                processes=processes,
+                strict=strict,
+                part=part,
+                chunk_rows=chunk_rows,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        ]
     index = open_index(data)
     check_folder(index)
     progress = progress or Silent()
     columns: list[tuple[ColumnSpec, CropReader | ImageReader, Teacher]] = []
-    for label, known in load_teachers(teacher, name, device, precision).items():
+    for label, known in labelled.items():
         if "crops" in kinds:
             for column in view_names(label, flipped, jitter):
                 spec = crops_spec(index, known, crop, batch, chunk_rows, column, fast)
@@ -170,49 +198,6 @@ def cache_photos(
             report_of(target.writer, run, progress, strict=strict, expected=(CROWD, SMALL), agreement=agreed)
         )
     return reports
-
-
-def load_teachers(
-    teacher: Teachers, name: str | Sequence[str] = (), device: str = "auto", precision: str = "fp32"
-) -> dict[str, Teacher]:
-    """Label -> loaded teacher, in order; see `label_teachers`."""
-    given = [teacher] if isinstance(teacher, str | Teacher) else list(teacher)
-    names = [one if isinstance(one, str) else one.name for one in given]
-    labels = label_teachers(names, [name] if isinstance(name, str) else name)
-    return {label: as_teacher(one, device, precision) for label, one in zip(labels, given, strict=True)}
-
-
-def label_teachers(teachers: Sequence[str], names: Sequence[str] = ()) -> list[str]:
-    """The label of each teacher in its columns' names, "" for none.
-
-    With a name for every teacher these are the labels; with one less, or none at all, the first teacher has
-    none. Labels that nobody gave come from the architecture: vitl14 of ViT-L-14/openai. UserError where names
-    and teachers do not fit, or two labels are the same.
-    """
-    if not teachers:
-        raise UserError("no teacher is named; give --teacher NAME, as often as there are teachers.")
-    if not names:
-        labels = ["", *(_short(teacher) for teacher in teachers[1:])]
-    elif len(names) in (len(teachers), len(teachers) - 1):
-        labels = [*([""] if len(names) < len(teachers) else []), *names]
-    else:
-        raise UserError(
-            f"--name was given {len(names)} times for {len(teachers)} teachers; give it once for each, or "
-            "for each but the first."
-        )
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise UserError(
-            f"two teachers would both make the columns {twice!r}; tell them apart with --name, once for each "
-            "teacher but the first."
-        )
-    return [check_label(label) for label in labels]
-
-
-def _short(teacher: str) -> str:
-    architecture = teacher.removeprefix("local-dir:").rstrip("/")
-    architecture = architecture.rpartition("/")[2] if ":" in teacher[:10] else architecture.partition("/")[0]
-    return re.sub(r"[^a-z0-9_]", "", architecture.lower())
 
 
 @dataclass(frozen=True)

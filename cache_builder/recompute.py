@@ -9,22 +9,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_builder.crops import CropReader
+from cache_builder.crops import CROWD, SMALL, CropReader
 from cache_builder.errors import UserError
 from cache_builder.images import ImageReader
 from cache_builder.index import Index, open_index
+from cache_builder.photos import load_or_reason
 from cache_builder.priors import clip_probability
 from cache_builder.progress import Progress, Silent
 from cache_builder.prompts import embed_concepts, resolve_templates
 from cache_builder.runner import Item
 from cache_builder.store import (
+    ColumnName,
     ColumnSpec,
     VerifyReport,
     column_info,
     list_columns,
     open_column,
+    parse_name,
     verify_column,
 )
+from cache_builder.store.spec import mending_command
+from cache_builder.store.writer import NOT_FINITE
 from cache_builder.teacher import Teacher, load_teacher
 
 Again = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -47,7 +52,8 @@ def verify_data(
 
     teacher: None takes the one that a column names; where that cannot be had the rows are not made again and
     a note says so. A teacher that is named here must be the column's. sample 0 asks no teacher at all.
-    repair: mark wrong chunks missing, so that the column's own command makes them, and only them.
+    repair: mark wrong chunks missing, so that the column's own command makes them, and only them; chunks with
+    rows of photos that were bad and can be read now count as wrong.
 
     Raises UserError where there is no index or no such column, and for a teacher that cannot be loaded or
     whose weights are not the column's.
@@ -81,6 +87,7 @@ def verify_data(
             recompute=again,
             sample=sample,
             repair=repair,
+            mended=mended_rows(index, spec, data) if repair and spec is not None else None,
             progress=progress,
         )
 
@@ -94,10 +101,13 @@ def recomputer(
     from are gone or others.
     """
     recipe = spec.recipe
-    if spec.name == "priors/clip":
-        return _priors_again(index, spec)
+    name = parse_name(spec.name)
+    if name is None:
+        return None
+    if name.kind == "priors/clip":
+        return _priors_again(index, spec, name.label)
     known = recipe.get("teacher")
-    if not isinstance(known, dict) or "import" in recipe or spec.name not in ("text", "crops", "images"):
+    if not isinstance(known, dict) or "import" in recipe or name.kind not in ("text", "crops", "images"):
         return None
     mind = load(teacher or known["name"], known.get("precision", "fp32"))
     if mind.weight_digest != known["weight_digest"]:
@@ -105,17 +115,32 @@ def recomputer(
             f"teacher {mind.name} has the weights {mind.weight_digest}, but column {spec.name} of "
             f"{index.folder} was made with {known['name']} ({known['weight_digest']}); name that teacher."
         )
-    if spec.name == "text":
+    if name.kind == "text":
         templates = resolve_templates(recipe["templates"]["patterns"])
         synonyms = bool(recipe.get("synonyms"))
         return lambda rows: embed_concepts(
             [index.concepts[int(row)] for row in rows], templates, mind.encode_texts, synonyms=synonyms
         )
-    if spec.name == "images":
-        read_photo = ImageReader(index, mind.preprocess)
+    fast = "fast" in recipe
+    if name.kind == "images":
+        read_photo = ImageReader(index, mind.preprocess, fast=fast)
         return lambda rows: _encoded(mind, [item for row in rows for item in read_photo(row, row + 1)])
-    read_box = CropReader(index, mind.preprocess, recipe["crop"]["rule"])
+    read_box = CropReader(index, mind.preprocess, recipe["crop"]["rule"], view=name.view, fast=fast)
     return lambda rows: _encoded(mind, [item for row in rows for item in read_box(row, row + 1)])
+
+
+def mended_rows(index: Index, spec: ColumnSpec, data: Path) -> dict[int, str]:
+    """Rows of crops or images that lack a value for a photo's sake, whose photo can be read by now; row ->
+    what it was noted for.
+    """
+    name = parse_name(spec.name)
+    if name is None or name.kind not in ("crops", "images"):
+        return {}
+    notes = column_info(data, spec.name).manifest.notes
+    faults = {row: why for row, why in notes.items() if why not in (CROWD, SMALL, NOT_FINITE)}
+    photo = {row: int(index.box_images[row]) if name.kind == "crops" else row for row in faults}
+    readable = {image for image in set(photo.values()) if not isinstance(load_or_reason(index, image), str)}
+    return {row: why for row, why in faults.items() if photo[row] in readable}
 
 
 def _encoded(teacher: Teacher, items: Sequence[Item]) -> NDArray[np.float32]:
@@ -127,17 +152,18 @@ def _encoded(teacher: Teacher, items: Sequence[Item]) -> NDArray[np.float32]:
     return rows
 
 
-def _priors_again(index: Index, spec: ColumnSpec) -> Again:
+def _priors_again(index: Index, spec: ColumnSpec, label: str) -> Again:
     made_from = spec.recipe["from"]
     columns = {}
     for name in ("images", "text"):
-        columns[name] = open_column(index.folder, name, index_digest=index.digest)
+        column = str(ColumnName(name, label))
+        columns[name] = open_column(index.folder, column, index_digest=index.digest)
         found = columns[name].manifest.digest
         if found != made_from[name]:
             raise UserError(
-                f"column priors/clip of {index.folder} was made from another column {name} "
-                f"({made_from[name]}, now {found}); make it again with cckt cache priors {index.folder} "
-                "--overwrite."
+                f"column {spec.name} of {index.folder} was made from another column {column} "
+                f"({made_from[name]}, now {found}); make it again with "
+                f"{mending_command(str(index.folder), spec.name)} --overwrite."
             )
     text, tau = columns["text"].all(), float(spec.recipe["tau"])
     return lambda rows: clip_probability(columns["images"].take(rows), text, tau)

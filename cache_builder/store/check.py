@@ -157,7 +157,8 @@ class Check:
         old = [name for name in self._sizes if name.startswith(FOLDER)]
         self.files.put(f"{FOLDER}begin", b"", new=True)
         versions = self._versions
-        LedgerWriter(self.files, self.spec, versions).append_all(self._good)
+        good = [entry for entry in self._good if entry.chunk not in self.bad]
+        LedgerWriter(self.files, self.spec, versions).append_all(good)
         self.files.put(GROUP, Manifest(self.spec, digests).to_bytes())
         self.files.remove(name for name in old if name != f"{FOLDER}begin")
 
