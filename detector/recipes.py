@@ -25,9 +25,9 @@ def shapeworld() -> Config:
 
     The backbone begins from shapeworld's own (other pictographs and letters), as COCO's begins from ImageNet.
     Unlike the paper's: the class head reads the region embedding (with one of its own the similarity score
-    stays at half the head's AP in so short a run), negatives come from the batch, rho is low so that the limit
-    decides, for the tiny teacher's cosines are small, and nothing is mirrored: a pictograph's mirror image is
-    another one.
+    stays at half the head's AP in so short a run), negatives come from the batch, rho is low so that the
+    limit decides, for the tiny teacher's cosines are small, and nothing is mirrored: a pictograph's mirror
+    image is another one.
     """
     return Config(
         recipe="shapeworld",
