@@ -203,9 +203,9 @@ def predict(
 def _with_teacher(run: Path, teacher: str | None, device: str) -> Detector:
     """The detector of a run; beside it the teacher it learnt from, to read words and guess priors."""
     from cache_builder.guide import TeacherGuide
+    from cache_builder.store import teacher_of
     from cache_builder.teacher import load_teacher
     from detector.checkpoint import Facts
-    from detector.evaluation.scene import teacher_of
     from detector.predict import Detector
 
     facts = Facts.load(run)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from cache_builder.errors import UserError
 from cache_builder.photos import BadPhoto, load_photo, to_rgb
+from cache_builder.store import teacher_of
 from cache_builder.vocabulary import Concept, Vocabulary, normalise_name
 from detector.checkpoint import Facts
-from detector.evaluation.scene import teacher_of
 from detector.guidance import choose_present
 from detector.network import Network, load_network
 from detector.prediction import Prediction

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from cache_builder.errors import UserError
 from cache_builder.index import Index, open_index
-from cache_builder.store import Column, open_column
+from cache_builder.store import Column, Origin, open_column, require_same_teacher, teacher_of
 from cache_builder.vocabulary import Vocabulary
 from detector.checkpoint import Facts
 from detector.config import PriorConfig
@@ -90,25 +88,8 @@ def open_scene(data: Path | Index, facts: Facts | None = None, protocol: str = "
 
 def check_teacher(data: Path, text: Column, facts: Facts) -> None:
     """The text must come from the teacher that taught the run: other teachers' embeddings lie elsewhere."""
-    found = teacher_of(text.manifest.spec.recipe)
-    expected = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe)
-    # The weights count, not the name they go by. A table made elsewhere names no weights: its width must do.
-    if found and expected and found["weight_digest"] != expected["weight_digest"]:
-        raise UserError(
-            f"{data}: column text was made by teacher {found['name']} ({found['weight_digest']}), but the "
-            f"run learnt from {expected['name']} ({expected['weight_digest']}); make the column again with "
-            f"cckt cache text {data} --teacher {expected['name']} --overwrite."
-        )
-    if text.width != facts.embedding_dim:
-        raise UserError(
-            f"{data}: column text is {text.width} wide, expected the {facts.embedding_dim} of the run's "
-            "teacher; make it with the same --teacher."
-        )
-
-
-def teacher_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The weights behind a column, which are what counts, and their name; None for an imported table."""
-    teacher = recipe.get("teacher")
-    if not isinstance(teacher, dict):
-        return None
-    return {key: teacher.get(key) for key in ("name", "weight_digest")}
+    taught = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe)
+    run = Origin("the run's embeddings", taught, facts.embedding_dim)
+    name = (taught or {}).get("name") or "NAME"
+    step = f"make the column again with cckt cache text {data} --teacher {name} --overwrite"
+    require_same_teacher(Origin.of(text, f"{data}: column text"), run, step=step, imported=True)

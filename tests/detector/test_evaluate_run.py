@@ -133,7 +133,7 @@ def test_another_teacher_is_refused_by_both_digests(index, run):
 
 def test_a_table_made_elsewhere_must_have_the_width(index, run):
     add_column(index, "text", np.eye(4, dtype=np.float32), {"import": {"file": "t.npy"}})
-    with pytest.raises(UserError, match="4 wide, expected the 16"):
+    with pytest.raises(UserError, match="4 wide, the run's embeddings 16, expected one teacher's width"):
         evaluate_run(run, index.folder)
     add_column(index, "text", unit_rows(4), {"import": {"file": "t.npy"}})
     assert evaluate_run(run, index.folder).detections == 50
