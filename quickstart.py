@@ -34,7 +34,7 @@ from cache_builder.teacher import Teacher, load_teacher
 from cache_builder.text import cache_text
 from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
 from detector.config import Config, apply_overrides
-from detector.draw import Tile, contact_sheet, draw_prediction, marks_of
+from detector.draw import STAR, Tile, contact_sheet, draw_prediction, marks_of
 from detector.predict import Detector
 from detector.prediction import Prediction
 from detector.recipes import plain as without_the_method
@@ -190,8 +190,11 @@ def draw(out: Path, run: Path, data: Path, teacher: Teacher, progress: Progress)
 
 
 def _tile(index: Index, row: int, prediction: Prediction) -> Tile:
-    there = dict.fromkeys(index.concepts[concept].name for concept in index.box_concepts[index.boxes_of(row)])
-    return Tile(load_photo(index.photo_path(row)), marks_of(prediction), f"shows {', '.join(there)}")
+    shown = np.unique(index.box_concepts[index.boxes_of(row)])
+    there = [index.concepts[int(concept)] for concept in shown]
+    there.sort(key=lambda concept: concept.split != "novel")
+    names = ", ".join(f"{STAR} {one.name}" if one.split == "novel" else one.name for one in there)
+    return Tile(load_photo(index.photo_path(row)), marks_of(prediction), f"shows {names}")
 
 
 def _photos(folder: Path, photos: int, seed: int, keep: str, progress: Progress) -> None:

@@ -1,0 +1,111 @@
+"""Findings on the installation, on data sets and on teachers."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache_builder.crops import cache_crops
+from cache_builder.doctor import (
+    Finding,
+    check_data,
+    check_installation,
+    check_leak,
+    check_machine,
+    check_teachers,
+)
+from cache_builder.images import cache_images
+from cache_builder.index import open_index
+from cache_builder.text import cache_text
+from tests.cache_builder.samples import index_photos, write_photos, write_teacher
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_photos(tmp_path)
+
+
+def bad(findings: list[Finding]) -> str:
+    """The messages of what must be mended."""
+    return "; ".join(f"{one.subject}: {one.message}" for one in findings if one.level == "bad")
+
+
+def test_an_empty_folder_holds_no_index(tmp_path: Path) -> None:
+    assert "holds no index" in bad(check_data(tmp_path))
+    assert "holds no index" in bad(check_leak(tmp_path))
+    assert check_teachers(tmp_path) == []
+
+
+def test_this_installation_is_whole_and_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = check_installation()
+    assert found.level == "good"
+    assert "torch " in found.message
+    assert check_machine()[0].level == "good"
+    known = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "zarr":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert "zarr>=3.1 is missing; run pip install 'zarr>=3.1'" in bad(check_installation())
+
+
+def test_a_data_set_without_columns_is_worth_a_warning(data: Path) -> None:
+    findings = check_data(data)
+    assert not bad(findings)
+    assert any("no column yet" in one.message and one.level == "warn" for one in findings)
+
+
+def test_tables_that_were_changed_are_found(data: Path) -> None:
+    folder = data / "index" / open_index(data).card["tables"]
+    areas = np.load(folder / "areas.npy")
+    np.save(folder / "areas.npy", areas + 1)
+    assert "the tables are not what was built" in bad(check_data(data))
+
+
+def test_photos_that_went_away_are_found(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "000.png").unlink()
+    (found,) = [one for one in check_data(data) if one.message.startswith("photos")]
+    assert (found.level, "1 of 6 looked for are not there" in found.message) == ("warn", True)
+    shutil.rmtree(tmp_path / "photos")
+    assert "6 of 6 looked for are not there" in bad(check_data(data))
+
+
+def test_columns_of_two_teachers_and_of_another_index_are_found(data: Path, tmp_path: Path) -> None:
+    first, second = (write_teacher(tmp_path / name, seed) for seed, name in enumerate(("first", "second")))
+    cache_text(data, first)
+    cache_images(data, first)
+    assert not bad(check_data(data))
+    cache_images(data, second, overwrite=True)
+    assert "columns of several teachers" in bad(check_data(data))
+    told = {one.message.split(": ")[0]: one.level for one in check_teachers(data)}
+    assert told == {first: "good", second: "good"}
+    write_teacher(tmp_path / "second", 7)
+    assert "other weights than the columns'" in bad(check_teachers(data))
+    shutil.rmtree(tmp_path / "second")
+    assert {one.level for one in check_teachers(data)} == {"good", "warn"}, "gone is worth a warning"
+
+
+def test_a_column_of_another_index_leads_to_the_command_that_mends_it(data: Path, tmp_path: Path) -> None:
+    cache_crops(data, write_teacher(tmp_path / "teacher"))
+    text = (tmp_path / "coco.json").read_text()
+    (tmp_path / "coco.json").write_text(text.replace('"name": "cat"', '"name": "lynx"'))
+    index_photos(tmp_path)
+    told = bad(check_data(data))
+    assert "made for another index" in told
+    assert f"cckt cache crops {data} --teacher" in told
+
+
+def test_the_leak_guard_counts_boxes_and_the_crops_made_of_them(data: Path, tmp_path: Path) -> None:
+    cache_crops(data, write_teacher(tmp_path / "teacher"))
+    boxes = len(open_index(data).box_images)
+    findings = check_leak(data)
+    assert not bad(findings)
+    assert f"each of {boxes} boxes was read" in findings[0].message
+    assert f"column crops holds these {boxes} boxes" in findings[1].message
