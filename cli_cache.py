@@ -42,6 +42,10 @@ Templates = Annotated[
 Crop = Annotated[str, typer.Option(help="box, or square: the context square round it.")]
 Tau = Annotated[float, typer.Option(help="Temperature of the cosine.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a column that was made otherwise.")]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", metavar="PLACE", help="A folder or URL for the column; default: the data set's."),
+]
 Json = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the figures as JSON.")]
 
 
@@ -59,6 +63,7 @@ def text(
     precision: Precision = "fp32",
     part: Part = None,
     overwrite: Overwrite = False,
+    out: Out = None,
     json: Json = None,
 ) -> None:
     """Concepts as the teacher reads them."""
@@ -75,6 +80,7 @@ def text(
         import_file=import_file,
         part=_part(part),
         overwrite=overwrite,
+        out=out,
         progress=TerminalProgress(),
     )
     _tell(json, report)
@@ -97,6 +103,7 @@ def crops(
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
+    out: Out = None,
     json: Json = None,
 ) -> None:
     """Annotated boxes as the teacher sees them."""
@@ -119,6 +126,7 @@ def crops(
         strict=strict,
         part=_part(part),
         overwrite=overwrite,
+        out=out,
         progress=TerminalProgress(),
     )
     _tell(json, *reports)
@@ -138,6 +146,7 @@ def images(
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
+    out: Out = None,
     json: Json = None,
 ) -> None:
     """Whole photos as the teacher sees them."""
@@ -156,6 +165,7 @@ def images(
         strict=strict,
         part=_part(part),
         overwrite=overwrite,
+        out=out,
         progress=TerminalProgress(),
     )
     _tell(json, report)
@@ -188,6 +198,7 @@ def priors(
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
+    out: Out = None,
     json: Json = None,
 ) -> None:
     """How likely each concept is in each photo: by the columns images and text, or by a multimodal LLM."""
@@ -201,7 +212,7 @@ def priors(
         if any(option is not None for option in asked):
             raise UserError("the questions of a multimodal LLM are set, but it is not asked; add --mllm.")
         report = cache_clip_priors(
-            data, name=name, tau=tau, part=_part(part), overwrite=overwrite, progress=progress
+            data, name=name, tau=tau, part=_part(part), overwrite=overwrite, out=out, progress=progress
         )
     else:
         report = cache_mllm_priors(
@@ -219,6 +230,7 @@ def priors(
             strict=strict,
             part=_part(part),
             overwrite=overwrite,
+            out=out,
             progress=progress,
         )
     _tell(json, report)
@@ -246,6 +258,7 @@ def every(
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
+    out: Out = None,
     json: Json = None,
 ) -> None:
     """text, crops, images and priors, every photo decoded once."""
@@ -270,6 +283,7 @@ def every(
         strict=strict,
         part=_part(part),
         overwrite=overwrite,
+        out=out,
         progress=TerminalProgress(),
     )
     _tell(json, *reports)

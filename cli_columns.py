@@ -13,11 +13,12 @@ from console import Answer, TerminalProgress
 
 app = typer.Typer()
 
+Place = Annotated[str, typer.Argument(help="The data set's folder, or the folder or URL of its columns.")]
 Columns = Annotated[list[str] | None, typer.Argument(help="Columns; all that are there if none is named.")]
 
 
 @app.command()
-def info(data: Data, columns: Columns = None, json: Json = None) -> None:
+def info(data: Place, columns: Columns = None, json: Json = None) -> None:
     """What columns are: how made, of what, finished or not."""
     from cache_builder.store import column_info, list_columns
 
@@ -109,7 +110,7 @@ def pull(
 
 
 @app.command()
-def finish(data: Data, columns: Columns = None, json: Json = None) -> None:
+def finish(data: Place, columns: Columns = None, json: Json = None) -> None:
     """Close columns whose parts are all made; the last part to end does so by itself."""
     from cache_builder.store import column_info, list_columns, open_writer
 

@@ -73,6 +73,7 @@ def cache_crops(
     part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
+    out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> CacheReport:
     """Make the column `crops` of the data set `data`: (M, D) float16 unit, row m the pixels at box m.
@@ -83,6 +84,8 @@ def cache_crops(
     of several photos share a batch. view: "flipped" makes the column `crops-flipped`, every crop mirrored,
     "jitter-K" the column `crops-jitter-K` of boxes moved and scaled a little; several views from one decoding
     are `cache_photos`. The other options are those of `cache_images`.
+
+    out: where the column goes, if not into the data set's folder: a folder or a URL (s3://, gs://, memory://).
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
@@ -95,7 +98,7 @@ def cache_crops(
     spec = crops_spec(
         index, known, crop, batch, chunk_rows, ColumnName("crops", check_label(name), view), fast
     )
-    writer = open_writer(data, spec, overwrite=overwrite)
+    writer = open_writer(data if out is None else out, spec, overwrite=overwrite)
     reader = crop_reader(index, known, crop, view, fast, strict)
     run = run_chunks(
         writer,
@@ -109,7 +112,11 @@ def cache_crops(
         progress=progress,
         unit="boxes",
     )
-    agreed = agreement_of(data, run.manifest, replace(reader, fast=False), known) if fast else None
+    agreed = (
+        agreement_of(data if out is None else out, run.manifest, replace(reader, fast=False), known)
+        if fast
+        else None
+    )
     return report_of(writer, run, progress, strict=strict, expected=(CROWD, SMALL), agreement=agreed)
 
 

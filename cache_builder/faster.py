@@ -52,7 +52,7 @@ def stacked(preprocess: Preprocess, parts: Sequence[NDArray[np.uint8]], device: 
 
 
 def agreement_of(
-    data: Path, manifest: Manifest | None, exact: Callable[[int, int], Iterable[Item]], teacher: Teacher
+    data: Path | str, manifest: Manifest | None, exact: Callable[[int, int], Iterable[Item]], teacher: Teacher
 ) -> Agreement | None:
     """How near the rows of a finished column are to the exact ones: SAMPLE valid rows, drawn by a fixed seed,
     made again by the reader `exact`. None while it is not finished, or without a valid row.

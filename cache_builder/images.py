@@ -45,6 +45,7 @@ def cache_images(
     part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
+    out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> CacheReport:
     """Make the column `images` of the data set `data`: (I, D) float16 unit, row i the photo of image row i.
@@ -58,6 +59,8 @@ def cache_images(
     teacher's way and not exactly so; the report says how near. overwrite: replace another column of that
     name, or make the same one again.
 
+    out: where the column goes, if not into the data set's folder: a folder or a URL (s3://, gs://, memory://).
+
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
     workers = check_numbers(batch, workers, part)
@@ -66,7 +69,7 @@ def cache_images(
     known = as_teacher(teacher, device, precision)
     progress = progress or Silent()
     spec = images_spec(index, known, batch, chunk_rows, check_label(name), fast)
-    writer = open_writer(data, spec, overwrite=overwrite)
+    writer = open_writer(data if out is None else out, spec, overwrite=overwrite)
     reader = image_reader(index, known, fast, strict)
     run = run_chunks(
         writer,
@@ -80,7 +83,11 @@ def cache_images(
         progress=progress,
         unit="photos",
     )
-    agreed = agreement_of(data, run.manifest, replace(reader, fast=False), known) if fast else None
+    agreed = (
+        agreement_of(data if out is None else out, run.manifest, replace(reader, fast=False), known)
+        if fast
+        else None
+    )
     return report_of(writer, run, progress, strict=strict, agreement=agreed)
 
 

@@ -66,6 +66,7 @@ def cache_all(
     strict: bool = False,
     part: tuple[int, int] | None = None,
     overwrite: bool = False,
+    out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> list[CacheReport]:
     """Make `text`, then `crops` and `images` from one pass over the photos, then `priors/clip`; their
@@ -75,6 +76,8 @@ def cache_all(
     byte. The priors are left out while other parts still have photos to encode: the last one to end makes
     them. Several teachers look at the photos in the same pass; see `label_teachers` for `name`. flipped,
     jitter: views of the crops, as in `cache_photos`.
+
+    out: where the column goes, if not into the data set's folder: a folder or a URL (s3://, gs://, memory://).
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
@@ -88,6 +91,7 @@ def cache_all(
             synonyms=synonyms,
             part=part,
             overwrite=overwrite,
+            out=out,
             progress=progress,
         )
         for label, known in labelled.items()
@@ -106,11 +110,14 @@ def cache_all(
         strict=strict,
         part=part,
         overwrite=overwrite,
+        out=out,
         progress=progress,
     )
     if all(report.manifest for report in reports):
         reports += [
-            cache_clip_priors(data, name=label, tau=tau, part=(0, 1), overwrite=overwrite, progress=progress)
+            cache_clip_priors(
+                data, name=label, tau=tau, part=(0, 1), overwrite=overwrite, out=out, progress=progress
+            )
             for label in labelled
         ]
     return reports
@@ -135,6 +142,7 @@ def cache_photos(
     part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
+    out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> list[CacheReport]:
     """Make columns of several `kinds`, views and teachers from one pass over the photos; a report each.
@@ -163,6 +171,7 @@ def cache_photos(
                 part=part,
                 chunk_rows=chunk_rows,
                 overwrite=overwrite,
+                out=out,
                 progress=progress,
             )
         ]
@@ -179,7 +188,7 @@ def cache_photos(
             spec = images_spec(index, known, batch, chunk_rows, label, fast)
             columns.append((spec, image_reader(index, known, fast, strict), known))
     targets = [
-        Target(open_writer(data, spec, overwrite=overwrite), encoder(known), batch)
+        Target(open_writer(data if out is None else out, spec, overwrite=overwrite), encoder(known), batch)
         for spec, _, known in columns
     ]
     runs = run_targets(
@@ -193,7 +202,11 @@ def cache_photos(
     )
     reports = []
     for target, run, (_, reader, known) in zip(targets, runs, columns, strict=True):
-        agreed = agreement_of(data, run.manifest, replace(reader, fast=False), known) if fast else None
+        agreed = (
+            agreement_of(data if out is None else out, run.manifest, replace(reader, fast=False), known)
+            if fast
+            else None
+        )
         reports.append(
             report_of(target.writer, run, progress, strict=strict, expected=(CROWD, SMALL), agreement=agreed)
         )

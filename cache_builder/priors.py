@@ -41,6 +41,7 @@ def cache_clip_priors(
     part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
+    out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> CacheReport:
     """Make the column `priors/clip` of the data set `data`: (I, C) float32, sigma(cos(image i, t_c) / tau).
@@ -49,6 +50,8 @@ def cache_clip_priors(
     product a chunk. A photo without an embedding leaves its row invalid. tau: the temperature, 0.07. name:
     of a second teacher; `priors/clip-NAME` comes from its columns `images-NAME` and `text-NAME`.
 
+    out: where the column goes, if not into the data set's folder: a folder or a URL (s3://, gs://, memory://).
+
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
     check_numbers(chunk_rows, 1, part)
@@ -56,7 +59,9 @@ def cache_clip_priors(
         raise UserError(f"--tau is {tau}; give a temperature above 0, 0.07 unless you know better.")
     index = open_index(data)
     images, text = (
-        open_column(data, str(ColumnName(kind, check_label(name))), index_digest=index.digest)
+        open_column(
+            data if out is None else out, str(ColumnName(kind, check_label(name))), index_digest=index.digest
+        )
         for kind in ("images", "text")
     )
     step = "make both with one teacher, with --overwrite for the one to replace"
@@ -90,7 +95,7 @@ def cache_clip_priors(
         ]
 
     progress = progress or Silent()
-    writer = open_writer(data, spec, overwrite=overwrite)
+    writer = open_writer(data if out is None else out, spec, overwrite=overwrite)
     run = run_chunks(
         writer,
         read,

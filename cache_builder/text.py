@@ -41,6 +41,7 @@ def cache_text(
     part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
+    out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> CacheReport:
     """Make the column `text` of the data set `data`: (C, D) float32 unit, row c the concept of row c.
@@ -52,6 +53,8 @@ def cache_text(
     import_file: take the rows from a table made elsewhere (see `read_table`), normalised on the way in;
     `templates` and `synonyms` then do not apply. `teacher` says whose embedding space the table is in:
     without it the column cannot be compared with one of images, so no CLIP priors can be made from it.
+
+    out: where the column goes, if not into the data set's folder: a folder or a URL (s3://, gs://, memory://).
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
@@ -102,7 +105,7 @@ def cache_text(
         return [Item(row, row) for row in range(lo, hi)]
 
     progress = progress or Silent()
-    writer = open_writer(data, spec, overwrite=overwrite)
+    writer = open_writer(data if out is None else out, spec, overwrite=overwrite)
     run = run_chunks(
         writer, read, embed, batch=spec.chunk_rows, workers=0, part=part, progress=progress, unit="concepts"
     )

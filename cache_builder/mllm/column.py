@@ -50,6 +50,7 @@ def cache_mllm_priors(
     part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
+    out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> CacheReport:
     """Make the column `priors/mllm` of the data set `data`: (I, C) float32, P(yes) / (P(yes) + P(no)).
@@ -126,7 +127,7 @@ def cache_mllm_priors(
             else:
                 yield Item(row, (row, asker.about(photo)))
 
-    writer = open_writer(data, spec, overwrite=overwrite)
+    writer = open_writer(data if out is None else out, spec, overwrite=overwrite)
     run = run_chunks(
         writer,
         read,
