@@ -1,0 +1,223 @@
+"""What a report says of one run: figures, curves, errors, confusion, priors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cache_builder.errors import UserError
+from cache_builder.progress import Progress
+from cache_builder.store import open_column, teacher_of
+from cache_builder.store.origin import teacher_of
+from detector.checkpoint import Facts, judged_weights, read_json, run_config, write_json
+from detector.config import PriorConfig
+from detector.evaluate import chosen_variant, evaluate_run
+from detector.evaluation.bootstrap import intervals, thresholds_for
+from detector.evaluation.detections import Detections
+from detector.evaluation.engines import AREAS, Curves, curves
+from detector.evaluation.matches import Matches, best_f1, match
+from detector.evaluation.metrics import Metrics, summarise
+from detector.evaluation.scene import Scene, open_scene
+from detector.evaluation.truth import Found, Truth, locate, truth_of
+from detector.report.confusion import confusion
+from detector.report.errors import classify, costs
+from detector.report.log import read_log
+from detector.report.priors import prior_quality, sweep
+
+LABELS = {
+    "ap50_novel": "AP50 novel",
+    "ap50_base": "AP50 base",
+    "ap50_all": "AP50 all",
+    "ap": "AP",
+    "ap75": "AP75",
+    "ap_r": "APr",
+    "ap_c": "APc",
+    "ap_f": "APf",
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a run said on a data set: everything a report is made of but its photos."""
+
+    scene: Scene
+    truth: Truth
+    found: Found
+    matches: Matches
+    threshold: float
+    page: dict[str, Any]
+    """The run's part of the page, plain values."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How runs are asked; None leaves it to each run's config."""
+
+    protocol: str = "auto"
+    priors: str | None = None
+    classification: str | None = None
+    device: str = "auto"
+    resamples: int = 300
+    with_sweep: bool = True
+
+
+def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> Answers:
+    """Score a run, or take up the evaluation it has, and look into it.
+
+    Raises UserError for a run, data set or column that is missing or does not fit the others.
+    """
+    config, facts = run_config(run), Facts.load(run)
+    scene = open_scene(data, facts, choices.protocol)
+    prior = chosen_variant(config, choices.priors, choices.classification).prior
+    folder = _evaluation(run, data, scene, choices, progress)
+    truth = truth_of(scene.index, scene.protocol)
+    found = locate(Detections.from_json(folder / "detections.json"), scene.index, truth)
+    table = curves(truth, found)
+    metrics = summarise(truth, table, detections=len(found.scores), engine="hotcoco")
+    matches = match(truth, found)
+    drawn = intervals(truth, match(truth, found, thresholds_for(truth)), resamples=choices.resamples)
+    threshold = best_f1(truth, matches)["score"]
+    swept = _swept(run, folder, scene, prior, choices, progress) if choices.with_sweep else None
+    page = {
+        "name": run.resolve().name,
+        "folder": str(run),
+        "headline": _headline(metrics, drawn),
+        "log": read_log(run),
+        "curves": _pr(truth, table),
+        "sizes": _sizes(truth, table),
+        "concepts": [_plain(asdict(one)) for one in metrics.per_concept],
+        "errors": costs(truth, matches, classify(truth, matches)),
+        "confusion": [asdict(one) for one in confusion(truth, found, scene.text.numpy())],
+        "priors": prior_quality(scene, prior),
+        "sweep": swept,
+        "threshold": threshold,
+        "config": _flat(config.to_dict()),
+        "digests": _digests(run, facts, scene, folder),
+    }
+    return Answers(scene, truth, found, matches, threshold, page)
+
+
+def _evaluation(run: Path, data: Path, scene: Scene, choices: Choices, progress: Progress) -> Path:
+    """The folder of a finished evaluation of just this kind that is newer than the weights, or a new one."""
+    config = run_config(run)
+    name = chosen_variant(config, choices.priors, choices.classification).name
+    named = "" if choices.protocol == "auto" else f"-{choices.protocol}"
+    folder = run / f"eval-{Path(data).resolve().name}-{name}{named}"
+    card = folder / "metrics.json"
+    if card.is_file() and (folder / "detections.json").is_file():
+        known = read_json(card, "figures written by cckt eval").get("figures", {})
+        newer = card.stat().st_mtime >= judged_weights(run).stat().st_mtime
+        if newer and known.get("index_digest") == scene.index.digest:
+            return folder
+    evaluate_run(
+        run,
+        data,
+        priors=choices.priors,
+        classification=choices.classification,
+        protocol=choices.protocol,
+        device=choices.device,
+        out=folder,
+        progress=progress,
+    )
+    return folder
+
+
+def _swept(
+    run: Path, folder: Path, scene: Scene, prior: PriorConfig, choices: Choices, progress: Progress
+) -> dict[str, Any] | None:
+    """rho x L, kept beside the evaluation it belongs to."""
+    card, path = folder / "metrics.json", folder / "sweep.json"
+    if path.is_file() and path.stat().st_mtime >= card.stat().st_mtime:
+        kept: dict[str, Any] | None = read_json(path, "a sweep written by cckt report")
+        return kept
+    try:
+        swept = sweep(run, scene, prior, choices.device, progress)
+    except UserError as fault:
+        progress.note(f"no sweep of rho and L: {fault}")
+        return None
+    write_json(path, swept)
+    return swept
+
+
+def _headline(metrics: Metrics, drawn: Any) -> list[dict[str, Any]]:
+    names = {
+        "ov-lvis": ("ap_r", "ap_c", "ap_f", "ap"),
+        "coco": ("ap", "ap50_all", "ap75"),
+        "objects365": ("ap", "ap50_all", "ap75"),
+    }.get(metrics.protocol, ("ap50_novel", "ap50_base", "ap50_all", "ap"))
+    answer = []
+    for name in names:
+        interval = drawn.get(name)
+        ends = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
+        label = "AP50" if name == "ap50_all" and names[0] == "ap" else LABELS[name]
+        answer.append(_plain({"key": name, "label": label, "value": getattr(metrics, name), **ends}))
+    return answer
+
+
+def _pr(truth: Truth, table: Curves) -> dict[str, list[float] | None]:
+    """Precision at 101 recalls, mean over the concepts of the split that have a box, at IoU 0.5 and 0.75."""
+    answer: dict[str, list[float] | None] = {}
+    for split in ("base", "novel"):
+        for word, threshold in (("50", 0), ("75", 5)):
+            part = table.precision[threshold][:, truth.in_split(split), 0, -1]
+            part = part[:, (part > -1).all(0)]
+            answer[split + word] = part.mean(1).round(4).tolist() if part.shape[1] else None
+    return answer
+
+
+def _sizes(truth: Truth, table: Curves) -> list[dict[str, Any]]:
+    rows = []
+    for split in ("base", "novel"):
+        for number, area in enumerate(AREAS[1:], 1):
+            part = table.precision[:, :, truth.in_split(split), number, -1]
+            known = part[part > -1]
+            rows.append({"split": split, "size": area, "ap": float(known.mean()) if known.size else None})
+    return rows
+
+
+def _digests(run: Path, facts: Facts, scene: Scene, folder: Path) -> list[tuple[str, str]]:
+    teacher = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe) or {}
+    text = teacher_of(_text_recipe(scene)) or {}
+    rows = [
+        ("run", str(run)),
+        ("weights", judged_weights(run).name),
+        ("evaluation", str(folder)),
+        ("index trained on", facts.index_digest),
+        ("index scored on", scene.index.digest),
+        ("teacher", str(teacher.get("name", "an imported table"))),
+        ("teacher's weights", str(teacher.get("weight_digest", "–"))),
+        ("text of the data set by", str(text.get("name", "an imported table"))),
+        ("base concepts trained on", str(facts.n_classes)),
+    ]
+    try:
+        versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        versions = {}
+    rows += [(str(name), str(value)) for name, value in versions.items() if isinstance(value, str | int)]
+    return rows
+
+
+def _text_recipe(scene: Scene) -> Mapping[str, Any]:
+    """How the data set's text column was made."""
+    recipe: Mapping[str, Any] = open_column(scene.index.folder, "text").manifest.spec.recipe
+    return recipe
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    answer: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            answer |= _flat(value, f"{prefix}{name}.")
+        else:
+            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            answer[prefix + name] = shown
+    return answer
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """None for what is no number."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
