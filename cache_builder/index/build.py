@@ -13,7 +13,7 @@ from cache_builder.index.report import IndexReport
 from cache_builder.index.source import Source, read_source
 from cache_builder.index.splits import read_split
 from cache_builder.index.stream import require_file
-from cache_builder.index.tables import SCHEMA, check_replaceable, layout_digest, tables_digest
+from cache_builder.index.tables import check_replaceable, layout_digest, tables_digest
 from cache_builder.index.write import write_index
 from cache_builder.progress import Progress, Silent
 from cache_builder.vocabulary import SPLITS, Vocabulary
@@ -56,13 +56,13 @@ def build_index(
     digest = tables_digest(tables, concepts)
     root = images.resolve()
     card = {
-        "schema": SCHEMA,
+        "schema": 1,  # all boxes are annotated
         "digest": digest,
         "tables": "tables-" + layout_digest(tables, digest),
         "split": rule.name,
         "keep": keep,
         "source": {"file": annotations.name, "digest": source.digest},
-        "image_root": _relative(root, out.resolve()),
+        "image_root": relative_root(root, out.resolve()),
         "counts": {
             "images": len(tables.image_ids),
             "boxes": len(tables.annotation_ids),
@@ -111,5 +111,6 @@ def _resolve_names(source: Source, images: Path) -> tuple[list[str], list[str]]:
     return names, missing
 
 
-def _relative(root: Path, out: Path) -> str:
+def relative_root(root: Path, out: Path) -> str:
+    """The photo folder as index.json names it: relative where it lies inside the data-set folder."""
     return root.relative_to(out).as_posix() if root.is_relative_to(out) else root.as_posix()

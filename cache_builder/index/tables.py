@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from cache_builder.errors import UserError
 from cache_builder.vocabulary import Vocabulary
 
-SCHEMA = 1
+SCHEMA = 2
+"""The newest that is read. 1: all boxes are annotated. 2: box_origins says which are not; written only where
+some are not, so that a cckt that knows nothing of them refuses the index instead of believing them."""
 FOLDER = "index"
 CARD = "index.json"
 
@@ -48,6 +50,13 @@ class Tables:
     difficult: NDArray[np.bool_]  # (M,) the file's "difficult" or "ignore"
     concept_box_offsets: NDArray[np.int64]  # (C+1,) boxes of a concept
     concept_boxes: NDArray[np.int32]  # (M,) box rows, ascending within a concept
+    # (M,) 0 annotated, 1 found by a run; None: all are annotated
+    box_origins: NDArray[np.uint8] | None = field(default=None, kw_only=True)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tables that this index has."""
+        return NAMES if self.box_origins is None else (*NAMES, "box_origins")
 
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -57,9 +66,9 @@ DTYPES: dict[str, type[np.generic]] = {
     "not_exhaustive_offsets": np.int64, "not_exhaustive_rows": np.int32,
     "annotation_ids": np.int64, "box_images": np.int32, "box_concepts": np.int32,
     "box_xyxy": np.float64, "areas": np.float64, "iscrowd": np.bool_, "difficult": np.bool_,
-    "concept_box_offsets": np.int64, "concept_boxes": np.int32,
+    "concept_box_offsets": np.int64, "concept_boxes": np.int32, "box_origins": np.uint8,
 }  # fmt: skip
-NAMES = tuple(field.name for field in fields(Tables))
+NAMES = tuple(one.name for one in fields(Tables) if one.name != "box_origins")
 # Derived from the others, or (file names) a matter of where photos lie.
 _NOT_DIGESTED = {"concept_box_offsets", "concept_boxes", "file_name_bytes", "file_name_offsets"}
 
@@ -71,7 +80,7 @@ def tables_digest(tables: Tables, concepts: Vocabulary) -> str:
     elsewhere is the same index, and a column made for one fits the other.
     """
     digest = hashlib.sha256(concepts.digest.encode())
-    for name in NAMES:
+    for name in tables.names:
         if name not in _NOT_DIGESTED:
             values = np.ascontiguousarray(getattr(tables, name))
             digest.update(f"\n{name} {values.dtype.str} {values.shape}\n".encode())
@@ -143,6 +152,13 @@ class Index(Tables):
         low, high = self.not_exhaustive_offsets[image], self.not_exhaustive_offsets[image + 1]
         return self.not_exhaustive_rows[low:high]
 
+    @property
+    def pseudo(self) -> NDArray[np.bool_]:
+        """(M,) bool: boxes that a run found and nobody annotated; card["pseudo"] says which run."""
+        if self.box_origins is None:
+            return np.zeros(len(self.annotation_ids), np.bool_)
+        return np.asarray(self.box_origins).astype(np.bool_)
+
     def image_row(self, image_id: int) -> int:
         """The row of an image id; KeyError when the index lacks it."""
         row = int(np.searchsorted(self.image_ids, image_id))
@@ -170,7 +186,8 @@ def open_index(data: Path | str) -> Index:
     if not {"tables", "digest", "image_root", "keep", "concepts", "counts"} <= card.keys():
         raise _damaged(data, f"{CARD} lacks entries")
     folder = data / FOLDER / card["tables"]
-    arrays = {name: _map(folder / f"{name}.npy", DTYPES[name], data) for name in NAMES}
+    names = (*NAMES, "box_origins") if card["schema"] >= 2 else NAMES
+    arrays = {name: _map(folder / f"{name}.npy", DTYPES[name], data) for name in names}
     root = Path(card["image_root"])
     index = Index(
         **arrays,
@@ -192,6 +209,8 @@ def _check_lengths(index: Index) -> None:
     expected |= dict.fromkeys(("annotation_ids", "box_images", "box_concepts", "areas"), (boxes,))
     expected |= dict.fromkeys(("iscrowd", "difficult", "concept_boxes"), (boxes,))
     expected["box_xyxy"] = (boxes, 4)
+    if index.box_origins is not None:
+        expected["box_origins"] = (boxes,)
     for offsets, values, rows in (
         ("file_name_offsets", "file_name_bytes", images),
         ("box_offsets", "box_xyxy", images),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cache_builder.errors import UserError
-from cache_builder.index.tables import CARD, DTYPES, FOLDER, NAMES, Tables
+from cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
 
 
 def write_index(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
@@ -47,7 +47,7 @@ def _write_tables(folder: Path, target: Path, tables: Tables) -> None:
     building = folder / f".building-{os.getpid()}"
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir()
-    for name in NAMES:
+    for name in tables.names:
         values = np.ascontiguousarray(getattr(tables, name), dtype=DTYPES[name])
         np.save(building / f"{name}.npy", values, allow_pickle=False)
     if target.exists():  # of the same name but not the same: damaged since it was written
@@ -57,8 +57,8 @@ def _write_tables(folder: Path, target: Path, tables: Tables) -> None:
 
 def _same_tables(folder: Path, tables: Tables) -> bool:
     try:
-        stored = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in NAMES)
-        return all(np.array_equal(s, getattr(tables, n)) for n, s in zip(NAMES, stored, strict=True))
+        stored = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in tables.names)
+        return all(np.array_equal(s, getattr(tables, n)) for n, s in zip(tables.names, stored, strict=True))
     except (OSError, ValueError, EOFError):
         return False
 

@@ -158,10 +158,10 @@ def test_an_index_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     card_path = out / "index/index.json"
     card = json.loads(card_path.read_text())
 
-    card_path.write_text(json.dumps({**card, "schema": 2}))
+    card_path.write_text(json.dumps({**card, "schema": 3}))
     for attempt in (lambda: open_index(out), lambda: build_index(path, images, out, "all-base")):
         with pytest.raises(
-            UserError, match="schema 2, made by a newer cckt; this one reads up to 1: upgrade"
+            UserError, match="schema 3, made by a newer cckt; this one reads up to 2: upgrade"
         ):
             attempt()
     for broken in ("{", "[]", "{}", '{"schema": "x"}', '{"schema": 1}'):
