@@ -55,9 +55,11 @@ def train(
     answer = Answer(json)
     answer.say(f"{out}: step {figures['step']}, {figures['images_per_s']:.1f} images/s")
     evaluation = figures["evaluation"]
-    names = [name for name in ("ap50_base", "ap50_novel", "ap50_all", "ap") if name in evaluation]
-    if names:
-        answer.table("", ["held out", *names], [[str(val_data), *(evaluation[name] for name in names)]])
+    labels = {"ap50_base": "AP50 base", "ap50_novel": "AP50 novel", "ap50_all": "AP50 all", "ap": "AP"}
+    if evaluation:
+        values = [evaluation.get(name) for name in labels]
+        cells = [None if value is None else f"{100 * value:.1f}" for value in values]
+        answer.table("", ["in percent, on", *labels.values()], [[str(val_data), *cells]])
     answer.figures(figures)
     if figures["stopped"]:
         number = getattr(signal, figures["stopped"], signal.SIGTERM).value
