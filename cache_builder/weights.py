@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import torch
 
@@ -12,11 +13,16 @@ from cache_builder.errors import UserError
 def resolve_device(device: str) -> torch.device:
     """The torch device meant by `--device`; "auto" takes the first of cuda, mps, cpu that is there.
 
+    Of several GPUs "auto" takes the one of torchrun's LOCAL_RANK, so that ranks of a machine do not share one.
     Raises UserError for a device that is unknown or absent.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        return torch.device(next(kind for kind, usable in there.items() if usable))
+        chosen = next(kind for kind, usable in there.items() if usable)
+        rank = os.environ.get("LOCAL_RANK", "")
+        if chosen == "cuda" and rank.isdigit():
+            return torch.device("cuda", int(rank) % torch.cuda.device_count())
+        return torch.device(chosen)
     kind, _, number = device.partition(":")
     usable = there.get(kind, False) and (not number or number.isdigit())
     if usable and kind == "cuda" and number:

@@ -12,7 +12,6 @@ from typing import Any
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress
 from cache_builder.store import open_column, teacher_of
-from cache_builder.store.origin import teacher_of
 from detector.checkpoint import Facts, judged_weights, read_json, run_config, write_json
 from detector.config import PriorConfig
 from detector.evaluate import chosen_variant, evaluate_run

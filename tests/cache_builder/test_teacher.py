@@ -301,3 +301,13 @@ def test_full_size_untrained_vit_b_32() -> None:
     ours = teacher.encode_images(teacher.preprocess.pixels(photo())[None])
     assert (ours * expected).sum() >= 0.9999
     assert teacher.width == 512
+
+
+def test_ranks_of_a_machine_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert resolve_device("auto") == torch.device("cuda")
+    for rank, gpu in (("0", 0), ("3", 3), ("5", 1)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert resolve_device("auto") == torch.device("cuda", gpu)
