@@ -13,7 +13,7 @@ from cache_builder.errors import UserError
 def resolve_device(device: str) -> torch.device:
     """The torch device meant by `--device`; "auto" takes the first of cuda, mps, cpu that is there.
 
-    Of several GPUs "auto" takes the one of torchrun's LOCAL_RANK, so that ranks of a machine do not share one.
+    Of several GPUs "auto" takes the one of torchrun's LOCAL_RANK: ranks of a machine do not share one.
     Raises UserError for a device that is unknown or absent.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
