@@ -151,6 +151,20 @@ class Detector:
                 else:
                     yield replace(next(found), source=name)
 
+    def read(
+        self,
+        vocabulary: Vocabulary | str | Sequence[str],
+        text: Floats | Tensor | None = None,
+        present: Sequence[str | int] = (),
+    ) -> tuple[Vocabulary, npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The words with this run's splits, their (C, D) unit embeddings, and the rows of those present.
+
+        Raises UserError as `stream` does.
+        """
+        words = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.free(vocabulary)
+        words = self._sorted_out(words)
+        return words, self._text(words, text), _rows(words, present)
+
     def _answer(
         self,
         photos: list[Image.Image],

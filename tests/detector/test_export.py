@@ -1,0 +1,148 @@
+"""Detectors taken elsewhere: graphs with words baked in, and folders with a model card."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cache_builder.errors import UserError
+from detector import export
+from detector.config import changed
+from detector.evaluate import evaluate_run
+from detector.export import export_graph, run_onnx
+from detector.model_card import export_folder
+from detector.network import load_network
+from detector.predict import Detector
+from tests.detector.evaluation_world import add_column, make_data, make_run, small_config, unit_rows
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.manual_seed(0)
+    return make_run(tmp_path_factory.mktemp("export") / "run", small_config())
+
+
+def graph(run, out, **options):
+    detector = Detector.load(run, device="cpu")
+    return export_graph(
+        detector, "cat, kite, tv|television", out, text=unit_rows(3), size=(64, 96), **options
+    )
+
+
+def by_torch(run, photos, present):
+    """Boxes and scores of the run itself, a photo at a time, from the pixels that the graph is given."""
+    network, _ = load_network(run, "cpu")
+    data = network.config.data
+    text = torch.from_numpy(unit_rows(3))
+    from detector.matcher import to_xyxy
+    from detector.scoring import score
+    from detector.structures import PresentText
+
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (data.mean, data.std))
+    boxes, scores = [], []
+    for photo in photos.split(1):
+        with torch.no_grad():
+            guidance = PresentText.gather(text, [torch.tensor(present, dtype=torch.int64)])
+            output = network.model((photo - mean) / std, None, text, guidance).last()
+        boxes.append(to_xyxy(output.boxes[-1]))
+        scores.append(score(output, text, network.config.loss.tau, "similarity"))
+    return torch.cat(boxes), torch.cat(scores)
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (pip install 'cckt[export]')")
+def test_onnx_and_torch_agree_on_twenty_photos(run, tmp_path):
+    report = graph(run, tmp_path / "d.onnx", present=["kite"])
+    assert max(report.boxes_difference, report.scores_difference) < 1e-4
+    photos = torch.rand((20, 3, 64, 96), generator=torch.Generator().manual_seed(1))
+    found = [
+        torch.cat(parts) for parts in zip(*(run_onnx(report.path, p) for p in photos.split(7)), strict=True)
+    ]
+    for mine, expected in zip(found, by_torch(run, photos, [1]), strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-3, rtol=0)
+    card = json.loads((tmp_path / "d.json").read_text())
+    assert [concept["name"] for concept in card["concepts"]] == ["cat", "kite", "tv"]
+    assert [concept["split"] for concept in card["concepts"]] == ["base", "novel", "novel"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.json", "d.onnx"]
+
+
+def test_a_torch_graph_takes_any_batch(run, tmp_path):
+    report = graph(run, tmp_path / "d.pt2", format="torch")
+    assert (report.present, report.concepts) == ((), 3)
+    photos = torch.rand((5, 3, 64, 96), generator=torch.Generator().manual_seed(2))
+    module = torch.export.load(tmp_path / "d.pt2").module()
+    with torch.no_grad():
+        found = module(photos)
+    for mine, expected in zip(found, by_torch(run, photos, []), strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=0)
+
+
+def test_a_graph_that_differs_is_not_handed_out(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        export,
+        "_write",
+        lambda program, path, photos: (path.touch(), torch.zeros(2, 6, 4) + 9, torch.zeros(2, 6, 3))[1:],
+    )
+    with pytest.raises(RuntimeError, match="differs from torch"):
+        graph(run, tmp_path / "d.pt2", format="torch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes(run, tmp_path, monkeypatch):
+    detector = Detector.load(run, device="cpu")
+    with pytest.raises(UserError, match="--format tflite is not known"):
+        graph(run, tmp_path / "d", format="tflite")
+    with pytest.raises(UserError, match="nobody can read the vocabulary"):
+        export_graph(detector, "cat", tmp_path / "d.pt2", format="torch")
+    with pytest.raises(UserError, match="--size 32x96: expected at least 64"):
+        export_graph(detector, "cat", tmp_path / "d.pt2", format="torch", text=unit_rows(1), size=(32, 96))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the package onnx.*pip install 'cckt\[export\]'"):
+        graph(run, tmp_path / "d.onnx")
+
+
+def test_a_closed_head_is_not_exported(tmp_path):
+    config = changed(small_config(class_head="linear"), "inference", classification="head")
+    run = make_run(tmp_path / "linear", config)
+    with pytest.raises(UserError, match="a linear class head names only"):
+        graph(run, tmp_path / "d.pt2", format="torch")
+
+
+def test_a_folder_is_loaded_like_the_run_and_tells_about_itself(run, tmp_path):
+    index = make_data(tmp_path / "world", photos=5)
+    add_column(index, "text", unit_rows(4))
+    metrics = evaluate_run(run, index.folder, priors="none")
+    folder = export_folder(run, tmp_path / "shared", licence="apache-2.0")
+    assert not list(folder.glob("*.pt"))
+    photo = index.photo_path(4)
+    one, other = (
+        Detector.load(place, device="cpu").predict(photo, "cat, kite", text=unit_rows(2), min_score=0.0)[0]
+        for place in (run, folder)
+    )
+    np.testing.assert_array_equal(one.boxes_xyxy, other.boxes_xyxy)
+    assert Detector.load(folder, device="cpu").threshold == metrics.figures["best_f1"]["score"]
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: cckt\n")
+    for part in (
+        "license: apache-2.0",
+        "cat, dog",
+        "sha256:aa",
+        "| AP50 base |",
+        "protocol custom",
+        "regnetx_002",
+    ):
+        assert part in card, part
+    assert json.loads((folder / "config.json").read_text())["model"]["hidden"] == 32
+    with pytest.raises(UserError, match="is not an empty folder"):
+        export_folder(run, folder)
+
+
+def test_a_run_that_was_not_evaluated_says_so(tmp_path):
+    bare = make_run(tmp_path / "bare", small_config())
+    assert "It was not evaluated yet." in (export_folder(bare, tmp_path / "out") / "README.md").read_text()
