@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 import cli_cache
 import cli_columns
 import cli_detector
+import cli_results
 from cache_builder.errors import UserError
 from console import Answer, TerminalProgress, complain
 
@@ -30,7 +31,18 @@ class _Front(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """The order of help."""
-        return ["quickstart", "data", "cache", "train", "eval", "predict", "doctor"]
+        return [
+            "quickstart",
+            "data",
+            "cache",
+            "train",
+            "eval",
+            "predict",
+            "report",
+            "pseudo",
+            "export",
+            "doctor",
+        ]
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
@@ -48,6 +60,9 @@ cli_cache.app.add_typer(cli_columns.app)
 app.command("train")(cli_detector.train)
 app.command("eval")(cli_detector.evaluate)
 app.command("predict")(cli_detector.predict)
+app.command("report")(cli_results.report)
+app.command("pseudo")(cli_results.pseudo)
+app.command("export")(cli_results.export)
 
 Json = cli_cache.Json
 NEXT = """

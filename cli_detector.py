@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
+import time
+from collections.abc import Iterator
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +17,12 @@ from cli_cache import Device, Json
 from console import Answer, TerminalProgress
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from detector.predict import Detector
     from detector.prediction import Prediction
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one option.")]
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 def train(
@@ -148,7 +153,9 @@ def evaluate(
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    photos: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    photos: Annotated[
+        list[str], typer.Argument(help="Photos, videos, folders, patterns; - reads their names from stdin.")
+    ],
     vocabulary: Annotated[str, typer.Option(help='What to find: "forklift, pallet, tv|television".')],
     out: Annotated[Path, typer.Option(help="Folder for predictions.json and the pictures.")],
     teacher: Annotated[str | None, typer.Option(help="Default: the one that the run learnt from.")] = None,
@@ -159,50 +166,82 @@ def predict(
         float | None, typer.Option(help="Leave out less sure finds; default what the run's evaluation found.")
     ] = None,
     classification: Annotated[str | None, typer.Option(help="similarity, head or product.")] = None,
-    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write predictions.json alone.")] = False,
+    format: Annotated[str, typer.Option(help="coco, yolo or csv.")] = "coco",
+    every: Annotated[float, typer.Option(help="Seconds between two frames of a video.")] = 1.0,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Write no pictures.")] = False,
     device: Device = "auto",
     json: Json = None,
 ) -> None:
     """Find what you name in any photos."""
     from cache_builder.vocabulary import Vocabulary
-    from detector.prediction import write_coco
 
     words = Vocabulary.free(vocabulary)
     ways = {None: "config", "clip": "guide", "none": "none"}
     if priors not in ways:
         raise UserError(f"--priors {priors} is not known; expected clip or none.")
+    if format not in ("coco", "yolo", "csv"):
+        raise UserError(f"--format {format} is not known; expected coco, yolo or csv.")
     paths = photos_of(photos)
-    detector = _with_teacher(run, teacher, device)
-    progress, found = TerminalProgress(), []
+    detector = with_teacher(run, teacher, device)
+    progress, found, began = TerminalProgress(), [], time.monotonic()
     progress.start("predict", len(paths), "photos")
     options: dict[str, Any] = {
         "priors": ways[priors],
         "classification": classification,
         "min_score": min_score,
     }
-    stream = detector.stream(paths, words, strict=False, **options)
-    for number, (path, one) in enumerate(zip(paths, stream, strict=True), 1):
+    given, shown = tee(_pictures(paths, every))
+    stream = detector.stream(given, words, strict=False, **options)
+    for number, (photo, one) in enumerate(zip(shown, stream, strict=True), 1):
         if one.fault:
             progress.note(one.fault)
         elif not no_pictures:
-            _draw(path, one, out / f"{number:05d}-{path.stem}.png")
+            _draw(photo, one, out / f"{number:05d}-{Path(one.source).stem}.png")
         found.append(one)
         progress.advance()
     progress.finish()
+    if not found:
+        raise UserError(f"{paths[0]}: no frame could be read; give another --every or other videos.")
     if all(one.fault for one in found):
         raise UserError(f"{found[0].fault}; none of the {len(found)} photos could be read, give others.")
-    write_coco(found, out / "predictions.json")
-    _write_images(found, out / "images.json")
+    written = _write(found, out, format)
     answer = Answer(json)
     for one in found[:20]:
         finds = [f"{'★ ' if new else ''}{name} {score:.2f}" for name, score, new in _finds(one)]
         answer.say(f"{one.source}: {', '.join(finds) or one.fault or 'nothing'}")
-    finds_in_all = sum(len(one) for one in found)
-    answer.say(f"{finds_in_all} finds in {len(found)} photos: {out}/predictions.json, pictures beside it")
-    answer.figures({"photos": len(found), "finds": finds_in_all, "out": out})
+    finds_in_all, rate = sum(len(one) for one in found), len(found) / (time.monotonic() - began)
+    answer.say(
+        f"{finds_in_all} finds in {len(found)} photos, {rate:.1f} images/s: {written}"
+        + ("" if no_pictures else f"; pictures in {out}")
+    )
+    answer.figures({"photos": len(found), "finds": finds_in_all, "images_per_second": rate, "out": out})
 
 
-def _with_teacher(run: Path, teacher: str | None, device: str) -> Detector:
+def _pictures(paths: list[Path], every: float) -> Iterator[Path | Image.Image]:
+    """Photos as they are named, videos as their frames."""
+    from detector.sources import is_video, video_frames
+
+    for path in paths:
+        if is_video(path):
+            yield from video_frames(path, every)
+        else:
+            yield path
+
+
+def _write(found: list[Prediction], out: Path, format: str) -> Path:
+    from detector.prediction import write_coco, write_csv, write_yolo
+
+    if format == "csv":
+        return write_csv(found, out / "predictions.csv")
+    if format == "yolo":
+        write_yolo(found, out / "labels")
+        return out / "labels"
+    write_coco(found, out / "predictions.json")
+    _write_images(found, out / "images.json")
+    return out / "predictions.json"
+
+
+def with_teacher(run: Path, teacher: str | None, device: str) -> Detector:
     """The detector of a run; beside it the teacher it learnt from, to read words and guess priors."""
     from cache_builder.guide import TeacherGuide
     from cache_builder.store import teacher_of
@@ -219,12 +258,13 @@ def _with_teacher(run: Path, teacher: str | None, device: str) -> Detector:
     return Detector.load(run, device, guide=guide)
 
 
-def _draw(photo: Path, prediction: Prediction, picture: Path) -> None:
+def _draw(photo: Path | Image.Image, prediction: Prediction, picture: Path) -> None:
     from cache_builder.photos import load_photo
     from detector.draw import draw_prediction
 
     picture.parent.mkdir(parents=True, exist_ok=True)
-    draw_prediction(load_photo(photo), prediction).save(picture)
+    opened = load_photo(photo) if isinstance(photo, Path) else photo
+    draw_prediction(opened, prediction).save(picture)
 
 
 def _write_images(found: list[Prediction], path: Path) -> None:
@@ -244,16 +284,8 @@ def _finds(prediction: Prediction) -> list[tuple[str, float, bool]]:
     return list(zip(shown.names, shown.scores.tolist(), shown.novel.tolist(), strict=True))
 
 
-def photos_of(places: list[Path]) -> list[Path]:
-    """Photos as named, and those in folders, in the order of their names. UserError for what is not there."""
-    paths: list[Path] = []
-    for place in places:
-        inside = (
-            sorted(path for path in place.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
-            if place.is_dir()
-            else [place]
-        )
-        if not place.exists() or not inside:
-            raise UserError(f"{place}: no such photo, nor a folder that holds some; give photos that exist.")
-        paths += inside
-    return paths
+def photos_of(places: list[str]) -> list[Path]:
+    """Photos and videos by name. UserError for what is not there."""
+    from detector.sources import find_photos
+
+    return find_photos(places, sys.stdin if "-" in places else ())

@@ -150,9 +150,9 @@ def model_card(
         "## Licences",
         "",
         f"These weights: {licence}. They were learnt from photos, annotations, backbone weights and a "
-        "teacher that each have a licence of their own; whoever publishes this folder checks that these allow it "
-        f"(teacher: {teacher.get('name', 'unknown')}; backbone: {model.backbone_weights}). The code of cckt "
-        "is Apache-2.0.",
+        "teacher that each have a licence of their own; whoever publishes this folder checks that these "
+        f"allow it (teacher: {teacher.get('name', 'unknown')}; backbone: {model.backbone_weights}). "
+        "The code of cckt is Apache-2.0.",
         "",
         "## Config",
         "",

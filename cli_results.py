@@ -1,0 +1,138 @@
+"""The verbs `cckt report`, `pseudo` and `export`: what can be made of a run once it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import cli_detector
+from cache_builder.errors import UserError
+from cli_cache import Device, Json
+from console import Answer, TerminalProgress
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One run's folder, or several to be set side by side.")],
+    data: Annotated[
+        Path | None, typer.Option(help="The data set to look at; default the first run's last one.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file; default report.html in the first run's folder.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="ov-coco, ov-lvis, coco, objects365, custom; auto looks at the data.")
+    ] = "auto",
+    priors: Annotated[str | None, typer.Option(help="As for cckt eval.")] = None,
+    classification: Annotated[str | None, typer.Option(help="similarity, head or product.")] = None,
+    no_sweep: Annotated[bool, typer.Option("--no-sweep", help="Leave out what rho and L do.")] = False,
+    photos: Annotated[int, typer.Option(help="Most photos in the gallery.")] = 30,
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Say in one HTML file why a run's figures are what they are."""
+    from detector.report import write_report
+
+    path = write_report(
+        runs,
+        out,
+        data=data,
+        protocol=protocol,
+        priors=priors,
+        classification=classification,
+        sweep=not no_sweep,
+        photos=photos,
+        device=device,
+        progress=TerminalProgress(),
+    )
+    answer = Answer(json)
+    answer.say(f"{path}: open it in a browser; it needs nothing else")
+    answer.figures({"report": path, "bytes": path.stat().st_size})
+
+
+def pseudo(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    data: Annotated[Path, typer.Option(help="The data set whose photos it looks at.")],
+    out: Annotated[Path, typer.Option(help="The new data set's folder.")],
+    min_score: Annotated[float, typer.Option(help="Least score of a find that becomes a box.")] = 0.9,
+    base_only: Annotated[
+        bool, typer.Option("--base-only", help="Take finds of base concepts alone.")
+    ] = False,
+    priors: Annotated[str | None, typer.Option(help="As for cckt eval.")] = None,
+    device: Device = "auto",
+    json: Json = None,
+) -> None:
+    """Make a data set that also holds a run's own sure finds, marked as such, to train on once more."""
+    from detector.pseudo import pseudo_index
+
+    made = pseudo_index(
+        run,
+        data,
+        out,
+        min_score=min_score,
+        splits=("base",) if base_only else ("base", "novel"),
+        priors=priors,
+        device=device,
+        progress=TerminalProgress(),
+    )
+    answer = Answer(json)
+    answer.say(*made.lines())
+    answer.figures(made.as_dict())
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    out: Annotated[Path, typer.Option(help="The file (detector.onnx, detector.pt2) or folder to write.")],
+    format: Annotated[str, typer.Option(help="onnx, torch (torch.export), or hf-folder.")] = "onnx",
+    vocabulary: Annotated[
+        str | None, typer.Option(help='Words baked into a graph: "forklift, pallet, tv|television".')
+    ] = None,
+    present: Annotated[
+        str | None, typer.Option(help="Those of them that guide the queries in every photo; default none.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH of a graph's photos; default the run's, square.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Default: the one that the run learnt from.")] = None,
+    licence: Annotated[str, typer.Option(help="Of the weights, for the model card.")] = "other",
+    json: Json = None,
+) -> None:
+    """Take a detector elsewhere: an ONNX or torch graph, or a folder with a model card."""
+    answer = Answer(json)
+    if format == "hf-folder":
+        from detector.model_card import export_folder
+
+        folder = export_folder(run, out, licence=licence)
+        answer.say(
+            f"{folder}: weights, facts and model card; Detector.load and cckt predict take it like a run"
+        )
+        answer.figures({"folder": folder})
+        return
+    if format not in ("onnx", "torch"):
+        raise UserError(f"--format {format} is not known; expected onnx, torch or hf-folder.")
+    if vocabulary is None:
+        raise UserError('a graph needs words; give --vocabulary "forklift, pallet".')
+    from cache_builder.vocabulary import Vocabulary
+    from detector.export import export_graph
+
+    words = Vocabulary.free(vocabulary)
+    detector = cli_detector.with_teacher(run, teacher, "cpu")
+    named = [name.strip() for name in (present or "").split(",") if name.strip()]
+    options: dict[str, Any] = {"format": format, "size": _size(size), "present": named}
+    made = export_graph(detector, words, out, **options)
+    differs = max(made.boxes_difference, made.scores_difference)
+    answer.say(
+        f"{made.path}: {made.concepts} concepts, photos of {made.size[0]} x {made.size[1]} px, within "
+        f"{differs:.1g} of torch; its words and shapes are in {made.path.with_suffix('.json')}"
+    )
+    answer.figures(made.as_dict())
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise UserError(f"--size {text}: expected HEIGHTxWIDTH in pixels, such as 800x1066.")
+    return int(height), int(width)
