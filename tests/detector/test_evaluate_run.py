@@ -72,6 +72,17 @@ def test_variants_of_one_pass_equal_separate_runs(index, run):
     assert len(together.detections["head low"]) == 5 * 4
 
 
+def test_photos_are_encoded_once_however_many_priors_are_asked_with(index, run):
+    network, facts = load_network(run)
+    seen = []
+    network.model.backbone.register_forward_hook(lambda *_: seen.append("encoded"))
+    priors = [PriorConfig(source="clip", rho=rho, limit=limit) for rho in (0.1, 0.5) for limit in (1, 3)]
+    variants = [Variant(f"{p.rho} {p.limit}", p, InferenceConfig(batch=5)) for p in priors]
+    found = infer(network, open_scene(index.folder, facts), variants).detections
+    assert seen == ["encoded"]
+    assert len({tuple(one.scores) for one in found.values()}) > 1
+
+
 def test_restricted_to_true_concepts_nothing_else_is_named(index, run):
     evaluate_run(run, index.folder, priors="oracle", restrict_to_present=True)
     found = Detections.from_json(run / "eval-data-oracle-similarity-restricted" / "detections.json")
