@@ -14,8 +14,9 @@ from torchvision.transforms.v2 import functional as F
 REDUCTIONS = (8, 4, 2)
 """Scales 1/n at which a JPEG can be decoded directly."""
 
-GAP = 1.5
-"""A reduced photo shows what the teacher sees in at least this many times its pixels a side."""
+GAP = 3.0
+"""A reduced photo shows what the teacher sees in at least this many times its pixels a side. Measured on COCO
+with a trained teacher: at 2.5 the median cosine of whole photos to the exact ones is 0.998."""
 
 FAST = {
     "resize": "torchvision uint8, antialias, cut to the teacher's shape first",
