@@ -15,146 +15,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cache_builder.errors import UserError
+from detector.config_checks import at_least, fraction, require
+from detector.config_model import LossConfig, MatcherConfig, ModelConfig
 from detector.typed import merged, override, to_mapping, toml_text
 
-
-def _require(ok: bool, option: str, found: object, expected: str) -> None:
-    if not ok:
-        raise UserError(
-            f"option {option}: found {found!r}, expected {expected}; change it with --set {option}=..."
-        )
-
-
-def _at_least(section: str, owner: object, low: float, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        _require(value >= low, f"{section}.{name}", value, f"at least {low:g}")
-
-
-def _fraction(section: str, owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        _require(0 <= value <= 1, f"{section}.{name}", value, "a number from 0 to 1")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The student: Deformable DETR with language queries (METHOD.md section 4)."""
-
-    backbone: str = "resnet50"
-    """Any timm model that gives feature maps at `strides` (features_only)."""
-    backbone_weights: str = "imagenet"
-    """"imagenet": timm's default weights of that name; "none": from scratch; "tag:NAME": another timm tag
-    of it; "shapeworld": shipped with the package; else the path of a .safetensors file."""
-    norm: Literal["auto", "frozen", "batch", "group"] = "auto"
-    """What becomes of the backbone's BatchNorm: "frozen" as in DETR, "batch" trains it, "group" replaces it
-    by GroupNorm; "auto" is frozen with pretrained weights and batch without. Other norms are left alone."""
-    freeze_stride: int = 4
-    """Pretrained backbones only: the layers up to this stride keep their weights (DETR's stem and first stage
-    are stride 4). 0 trains all."""
-    strides: tuple[int, ...] = (8, 16, 32)
-    """The backbone's feature maps that enter the pyramid, finest first."""
-    levels: int = 4
-    """Levels of the pyramid: the strides, and for the rest stride-2 convolutions over the last map."""
-    hidden: int = 256
-    """d. Must divide by heads and by 32 (GroupNorm groups), and by 4 (sine positions)."""
-    heads: int = 8
-    """Attention heads."""
-    points: int = 4
-    """Sampling points per head and level."""
-    encoder_layers: int = 6
-    """Encoder layers; 0 hands the pyramid to the decoder as it is."""
-    decoder_layers: int = 6
-    """Decoder layers, each with its own heads and loss."""
-    ffn: int = 1024
-    """Width of the feed-forward layers."""
-    dropout: float = 0.1
-    """Dropout of both transformers. In training without it the graph is also smaller and faster."""
-    queries: int = 300
-    """N. The paper has 300 on COCO and 600 on LVIS."""
-    class_head: Literal["text", "linear"] = "text"
-    """Decision. "text" scores cosines with the text embeddings (learned scale and bias), so that it names
-    novel classes too; "linear" is a closed set of `n_classes`."""
-    class_embedding: Literal["own", "region"] = "own"
-    """Decision. What the text head compares with the text: "own", a projection d -> D of its own, leaves the
-    region embedding to the distillation alone; "region" shares the region embedding, which ties the
-    similarity score to the focal loss too (open-vocabulary heads without distillation do so)."""
-    guidance: bool = True
-    """Language queries: the present concepts' text added to the queries. False ignores what is passed."""
-
-    def __post_init__(self) -> None:
-        _at_least("model", self, 1, "heads", "points", "decoder_layers", "ffn", "queries", "levels", "hidden")
-        _at_least("model", self, 0, "encoder_layers", "freeze_stride")
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a number from 0 to below 1")
-        _require(self.hidden % 32 == 0, "model.hidden", self.hidden, "a multiple of 32 (GroupNorm)")
-        _require(
-            self.hidden % self.heads == 0, "model.heads", self.heads, f"a divisor of hidden {self.hidden}"
-        )
-        rising = (
-            len(self.strides) > 0 and list(self.strides) == sorted(set(self.strides)) and self.strides[0] > 0
-        )
-        _require(rising, "model.strides", self.strides, "rising strides, such as 8,16,32")
-        _require(
-            self.levels >= len(self.strides),
-            "model.levels",
-            self.levels,
-            f"at least the {len(self.strides)} strides",
-        )
-
-
-@dataclass(frozen=True)
-class MatcherConfig:
-    """Weights of the matching cost (METHOD.md section 5)."""
-
-    cost_class: float = 2.0
-    """Focal class cost."""
-    cost_similarity: float = 1.0
-    """Minus the similarity probability of the object's concept (eq. 4)."""
-    cost_l1: float = 5.0
-    """L1 of normalised cxcywh."""
-    cost_giou: float = 2.0
-    """Minus generalised IoU."""
-    alpha: float = 0.25
-    """Focal alpha."""
-    gamma: float = 2.0
-    """Focal gamma."""
-
-    def __post_init__(self) -> None:
-        _at_least("matcher", self, 0, "cost_class", "cost_similarity", "cost_l1", "cost_giou", "gamma")
-        _fraction("matcher", self, "alpha")
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights and kinds of the losses (METHOD.md section 5)."""
-
-    loss_class: float = 2.0
-    """Focal loss over all classes."""
-    loss_l1: float = 5.0
-    """L1 of normalised cxcywh."""
-    loss_giou: float = 2.0
-    """1 - generalised IoU."""
-    loss_contrast: float = 1.0
-    """Regional contrastive distillation (eqs. 5, 6); 0 turns it off."""
-    contrast_from_epoch: int = 31
-    """First epoch (counted from 0) with the contrastive loss."""
-    tau: float = 0.07
-    """Temperature of every cosine."""
-    negatives: Literal["image", "batch"] = "image"
-    """Decision. Where the contrast's other queries and objects come from: the same photo, or the batch."""
-    teacher_bank: Literal["instance", "class"] = "instance"
-    """Decision. "instance": each object's own crop; "class": one valid crop of each class a step, chosen at
-    random from the batch, multi-positive (the authors' code)."""
-    alpha: float = 0.25
-    """Focal alpha."""
-    gamma: float = 2.0
-    """Focal gamma."""
-
-    def __post_init__(self) -> None:
-        _at_least("loss", self, 0, "loss_class", "loss_l1", "loss_giou", "loss_contrast", "gamma")
-        _at_least("loss", self, 0, "contrast_from_epoch")
-        _require(self.tau > 0, "loss.tau", self.tau, "a number above 0")
-        _fraction("loss", self, "alpha")
+__all__ = [
+    "Config",
+    "DataConfig",
+    "InferenceConfig",
+    "LossConfig",
+    "MatcherConfig",
+    "ModelConfig",
+    "PriorConfig",
+    "TrainConfig",
+    "apply_overrides",
+    "changed",
+    "load_config",
+    "save_config",
+]
 
 
 @dataclass(frozen=True)
@@ -187,24 +65,24 @@ class DataConfig:
     """Then divided by."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             len(self.short_sides) > 0 and min(self.short_sides) > 0,
             "data.short_sides",
             self.short_sides,
             "one or more sizes in pixels",
         )
-        _at_least("data", self, 1, "eval_short_side")
-        _require(
+        at_least("data", self, 1, "eval_short_side")
+        require(
             self.max_side >= max(self.short_sides),
             "data.max_side",
             self.max_side,
             "at least the largest short side",
         )
-        _fraction("data", self, "flip")
-        _at_least("data", self, 0, "workers", "cache_photos")
+        fraction("data", self, "flip")
+        at_least("data", self, 0, "workers", "cache_photos")
         for name in ("mean", "std"):
-            _require(len(getattr(self, name)) == 3, f"data.{name}", getattr(self, name), "three numbers")
-        _require(min(self.std) > 0, "data.std", self.std, "numbers above 0")
+            require(len(getattr(self, name)) == 3, f"data.{name}", getattr(self, name), "three numbers")
+        require(min(self.std) > 0, "data.std", self.std, "numbers above 0")
 
 
 @dataclass(frozen=True)
@@ -266,17 +144,17 @@ class TrainConfig:
     """Steps in a row with a loss or gradient that is no number before the run stops; each is skipped."""
 
     def __post_init__(self) -> None:
-        _at_least("train", self, 1, "epochs", "batch", "accumulate", "log_every", "checkpoint_every")
-        _at_least("train", self, 1, "keep_checkpoints", "nonfinite_limit")
-        _at_least("train", self, 0, "evaluate_every")
-        _at_least(
+        at_least("train", self, 1, "epochs", "batch", "accumulate", "log_every", "checkpoint_every")
+        at_least("train", self, 1, "keep_checkpoints", "nonfinite_limit")
+        at_least("train", self, 0, "evaluate_every")
+        at_least(
             "train", self, 0, "weight_decay", "clip_norm", "warmup_steps", "lr_drop_epoch", "guidance_add"
         )
-        _at_least("train", self, 0, "backbone_lr_factor", "sampling_lr_factor", "lr_drop_factor")
-        _require(self.lr > 0, "train.lr", self.lr, "a number above 0")
-        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a number from 0 to below 1")
-        _fraction("train", self, "guidance_drop", "guidance_none")
-        _require(
+        at_least("train", self, 0, "backbone_lr_factor", "sampling_lr_factor", "lr_drop_factor")
+        require(self.lr > 0, "train.lr", self.lr, "a number above 0")
+        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a number from 0 to below 1")
+        fraction("train", self, "guidance_drop", "guidance_none")
+        require(
             self.batch % self.accumulate == 0,
             "train.accumulate",
             self.accumulate,
@@ -299,8 +177,8 @@ class PriorConfig:
     "top" the best below rho."""
 
     def __post_init__(self) -> None:
-        _fraction("prior", self, "rho")
-        _at_least("prior", self, 0, "limit")
+        fraction("prior", self, "rho")
+        at_least("prior", self, 0, "limit")
 
 
 @dataclass(frozen=True)
@@ -317,7 +195,7 @@ class InferenceConfig:
     """Photos at a time."""
 
     def __post_init__(self) -> None:
-        _at_least("inference", self, 1, "top", "batch")
+        at_least("inference", self, 1, "top", "batch")
 
 
 @dataclass(frozen=True)
