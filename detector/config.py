@@ -142,11 +142,16 @@ class TrainConfig:
     """The figure whose best evaluation is kept as best.safetensors."""
     nonfinite_limit: int = 10
     """Steps in a row with a loss or gradient that is no number before the run stops; each is skipped."""
+    spike_factor: float = 10.0
+    """A step is logged as a spike, with its photos, where the loss or the gradient's norm lies so many
+    deviations (1.4826 times the median absolute one) above the median of the steps before; 0 logs none."""
+    wandb_project: str = ""
+    """Also log to this project of Weights & Biases (pip install 'cckt[wandb]'); "" does not."""
 
     def __post_init__(self) -> None:
         at_least("train", self, 1, "epochs", "batch", "accumulate", "log_every", "checkpoint_every")
         at_least("train", self, 1, "keep_checkpoints", "nonfinite_limit")
-        at_least("train", self, 0, "evaluate_every")
+        at_least("train", self, 0, "evaluate_every", "spike_factor")
         at_least(
             "train", self, 0, "weight_decay", "clip_norm", "warmup_steps", "lr_drop_epoch", "guidance_add"
         )
