@@ -127,6 +127,9 @@ class TrainConfig:
     """Guidance noise: expected number of absent concepts added to a photo."""
     guidance_none: float = 0.0
     """Guidance noise: probability that a photo gets no guidance at all."""
+    guidance_priors: float = 0.0
+    """Guidance as at test, beyond the paper: probability that a photo is guided by its cached priors (the
+    column of prior.source, at prior.rho and prior.limit, base concepts only) instead of its annotations."""
     guidance_order: Literal["shuffled", "row"] = "shuffled"
     """Decision. The order in which present concepts are dealt to the queries in training: drawn anew for each
     photo, or by concept row. At test it is by likelihood, which no row order resembles."""
@@ -158,7 +161,7 @@ class TrainConfig:
         at_least("train", self, 0, "backbone_lr_factor", "sampling_lr_factor", "lr_drop_factor")
         require(self.lr > 0, "train.lr", self.lr, "a number above 0")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a number from 0 to below 1")
-        fraction("train", self, "guidance_drop", "guidance_none")
+        fraction("train", self, "guidance_drop", "guidance_none", "guidance_priors")
         require(
             self.batch % self.accumulate == 0,
             "train.accumulate",

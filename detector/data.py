@@ -28,6 +28,7 @@ from detector.crop_views import CropViews
 from detector.guidance import disturb_present
 from detector.matcher import PaddedTargets, pad_targets
 from detector.structures import PresentText, Targets
+from detector.training_priors import TrainingPriors
 from detector.transforms import apply_to_boxes, apply_to_image, draw_view, pad_batch
 
 ORDER, SAMPLE, TEACHER = 1, 2, 3
@@ -127,6 +128,9 @@ class TrainingPhotos(Dataset[Sample]):
         self.base_rows = self.index.concepts.rows("base")
         self.base_of = np.full(len(self.index.concepts), -1, dtype=np.int64)
         self.base_of[self.base_rows] = np.arange(len(self.base_rows))
+        self.priors: TrainingPriors | None = None
+        if config.train.guidance_priors and config.model.guidance:
+            self.priors = TrainingPriors(data, self.index, config.prior)
         self._pixels: dict[int, Tensor] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -178,7 +182,10 @@ class TrainingPhotos(Dataset[Sample]):
             torch.from_numpy(concepts),
             *self._embeddings(objects, view.flip, place),
         )
-        present = draw_guidance(np.unique(concepts), len(self.base_rows), self.config.train, rng)
+        given = np.unique(concepts)
+        if self.priors is not None and rng.random() < self.config.train.guidance_priors:
+            given = self.priors.of(place.image)
+        present = draw_guidance(given, len(self.base_rows), self.config.train, rng)
         pixels = apply_to_image(image, view)
         return Sample(pixels, targets, torch.from_numpy(present), place.image, fault)
 
@@ -200,8 +207,8 @@ def draw_guidance(
 ) -> NDArray[np.int64]:
     """The concepts to guide a training photo with, in the order the queries are dealt.
 
-    concepts: ascending base rows annotated in the view: just these are given (METHOD.md section 4) unless the
-    config asks for noise.
+    concepts: base rows annotated in the view (ascending), or said to be there by the priors: just these are
+    given (METHOD.md section 4) unless the config asks for noise.
     """
     given = disturb_present(
         concepts, n_concepts, config.guidance_drop, config.guidance_add, config.guidance_none, rng

@@ -1,0 +1,95 @@
+"""What a linear student could name: does a teacher's space let base concepts speak for novel ones?
+
+A ridge regression from the student's pretrained backbone features at annotated boxes to the teacher's text
+embeddings, fitted on base boxes alone, then asked to name held-out boxes of all concepts. Beside the teacher's
+own text it is fitted to random unit vectors of the same width, a space without geometry: there 48 directions say
+nothing of the other seventeen. Seconds instead of a training run, so a teacher can be judged before anything is
+trained on it. One JSON line: base_top1, novel_top1, and the same for random vectors (shares of boxes, in [0, 1]).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import roi_align
+
+from cache_builder.index import Index, open_index
+from cache_builder.photos import load_photo
+from cache_builder.store import open_column
+from cache_builder.teacher import load_teacher
+from cache_builder.text import cache_text
+from detector.backbone import Backbone
+from detector.recipes import recipe
+from shapeworld.dataset import make_dataset
+
+RIDGE = 3000.0
+
+
+def features(backbone: Backbone, index: Index, mean: float, std: float) -> tuple[Tensor, Tensor]:
+    """(M, F) float32 features at every box, 3 x 3 cells of each map, and (M,) int64 concept rows."""
+    found = []
+    for row in range(len(index)):
+        photo = load_photo(index.photo_path(row), (int(index.widths[row]), int(index.heights[row])))
+        pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float()
+        boxes = [torch.from_numpy(np.array(index.box_xyxy[index.boxes_of(row)])).float()]
+        with torch.no_grad():
+            maps = backbone((pixels / 255 - mean) / std)
+        cells = [
+            roi_align(one, boxes, (3, 3), one.shape[-1] / pixels.shape[-1], 2, True).flatten(1)
+            for one in maps
+        ]
+        found.append(torch.cat(cells, 1))
+    return torch.cat(found), torch.from_numpy(np.array(index.box_concepts)).long()
+
+
+def named(seen: Tensor, wanted: Tensor, asked: Tensor, text: Tensor) -> Tensor:
+    """(K,) concept rows that ridge regression from `seen` to `wanted` gives to `asked`."""
+    mean, spread, centre = seen.mean(0), seen.std(0) + 1e-6, wanted.mean(0)
+    known = (seen - mean) / spread
+    normal = known.T @ known + RIDGE * torch.eye(known.shape[1])
+    weights = torch.linalg.solve(normal, known.T @ (wanted - centre))
+    told = functional.normalize((asked - mean) / spread @ weights + centre, dim=1)
+    return (told @ text.T).argmax(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--teacher", default="shapeworld")
+    parser.add_argument("--photos", type=int, default=1500)
+    parser.add_argument("--held-out", type=int, default=400)
+    options = parser.parse_args()
+    config = recipe("shapeworld")
+    backbone = Backbone(config.model).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        seen, held_out = Path(folder, "seen"), Path(folder, "held-out")
+        make_dataset(seen, options.photos, 11, keep="base")
+        make_dataset(held_out, options.held_out, 12)
+        teacher = load_teacher(options.teacher)
+        cache_text(held_out, teacher)
+        index = open_index(held_out)
+        column = open_column(held_out, "text", index_digest=index.digest)
+        text = torch.from_numpy(np.array(column.all())).float()
+        mean, std = config.data.mean[0], config.data.std[0]
+        x, x_concepts = features(backbone, open_index(seen), mean, std)
+        z, z_concepts = features(backbone, index, mean, std)
+    novel = torch.from_numpy(index.concepts.in_split("novel"))[z_concepts]
+    draws = torch.Generator().manual_seed(0)
+    random = functional.normalize(torch.randn(text.shape, generator=draws), dim=1)
+    line: dict[str, object] = {"teacher": options.teacher, "width": text.shape[1], "boxes": len(x)}
+    for name, space in (("", text), ("_random", random)):
+        right = named(x, space[x_concepts], z, space) == z_concepts
+        line[f"base_top1{name}"] = round(float(right[~novel].float().mean()), 3)
+        line[f"novel_top1{name}"] = round(float(right[novel].float().mean()), 3)
+    sys.stdout.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Guidance in training by the priors that will guide at test, mistakes and all (beyond the paper)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cache_builder.errors import UserError
+from cache_builder.index import Index
+from cache_builder.store import open_column
+from detector.config import PriorConfig
+from detector.guidance import Rows, choose_present
+
+
+class TrainingPriors:
+    """What the priors say is present in the photos of a training index, of base concepts only.
+
+    A detector that was only ever guided by annotations believes every word; one that was sometimes guided by
+    the cached priors has met their mistakes: look-alikes that are not there, things that were not named. Novel
+    concepts are chosen among, as at test, and then withheld: training never hears their names.
+
+    Raises UserError where the column priors/`prior.source` is missing, unfinished or of another index.
+    """
+
+    def __init__(self, folder: Path, index: Index, prior: PriorConfig) -> None:
+        if prior.source not in ("clip", "mllm"):
+            raise UserError(
+                f"option train.guidance_priors: found prior.source {prior.source!r}, expected clip or mllm, whose "
+                "column holds priors; set train.guidance_priors=0 or another prior.source."
+            )
+        self._prior = prior
+        self._column = open_column(folder, f"priors/{prior.source}", index_digest=index.digest)
+        self._scored = index.concepts.rows("base", "novel")
+        base = index.concepts.rows("base")
+        self._base_of = np.full(len(index.concepts), -1, np.int64)
+        self._base_of[base] = np.arange(len(base))
+        self._image_ids = index.image_ids
+
+    def of(self, row: int) -> Rows:
+        """Base rows (G,) int64 that the priors give to photo `row`, likeliest first."""
+        probabilities = self._column.take(np.array([row]))[:, self._scored]
+        prior = self._prior
+        chosen = choose_present(
+            probabilities, prior.rho, prior.limit, prior.fill, self._image_ids[row : row + 1]
+        )[0]
+        rows = self._base_of[self._scored[chosen]]
+        return rows[rows >= 0]
