@@ -82,4 +82,4 @@ def askers(mllm: Mllm, prompt: str, backend: str, block: int | None, progress: P
 def check_backend(backend: str) -> None:
     """UserError for a backend that there is not."""
     if backend not in BACKENDS:
-        raise UserError(f"--mllm-backend {backend} is not known; choose one of {', '.join(BACKENDS)}.")
+        raise UserError(f"--backend {backend} is not known; choose one of {', '.join(BACKENDS)}.")

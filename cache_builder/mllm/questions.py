@@ -21,8 +21,9 @@ from torch import Tensor
 from cache_builder.errors import UserError
 from cache_builder.mllm.load import Mllm, quiet
 from cache_builder.prompts import spoken
+from cache_builder.store.spec import QUESTION
 
-PROMPT = "Question: Does {concept} exist in the image? Answer:"
+PROMPT = QUESTION
 """METHOD.md section 3."""
 
 BLANK = 224  # px, side of the picture on which the questions are tokenised: cheap, and any model takes it

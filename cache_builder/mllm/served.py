@@ -38,7 +38,7 @@ class Engine:
             vllm = importlib.import_module("vllm")
         except ImportError as fault:
             raise UserError(
-                "--mllm-backend vllm needs the package vllm, which is not installed; install cckt[vllm], or "
+                "--backend vllm needs the package vllm, which is not installed; install cckt[vllm], or "
                 "leave the option out."
             ) from fault
         self.model = model

@@ -121,7 +121,7 @@ def test_a_column_by_vllm(vllm: type[_LLM], tmp_path: Path) -> None:
     answers = find_answers(processor.tokenizer, "m")
     yes, no = (sum(math.exp(-3.0 - 0.001 * t) for t in side) for side in (answers.yes, answers.no))
     np.testing.assert_allclose(values, yes / (yes + no), rtol=1e-4)
-    with pytest.raises(UserError, match="--mllm-backend tgi is not known; choose one of transformers, vllm"):
+    with pytest.raises(UserError, match="--backend tgi is not known; choose one of transformers, vllm"):
         cache_mllm_priors(data, "m", backend="tgi")
 
 

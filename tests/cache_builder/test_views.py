@@ -15,7 +15,7 @@ from cache_builder.index import open_index
 from cache_builder.onepass import cache_all, cache_photos
 from cache_builder.recompute import verify_data
 from cache_builder.store import ColumnName, check_label, list_columns, open_column, parse_name
-from cache_builder.store.spec import mending_command
+from cache_builder.store.spec import QUESTION, mending_command
 from cache_builder.teacher import Teacher, load_teacher
 from cache_builder.teachers import label_teachers
 from cache_builder.views import SCALE, SHIFT, jittered_boxes, view_names
@@ -56,6 +56,20 @@ def test_names_say_kind_teacher_and_view() -> None:
     command = mending_command("set", "crops-vitl14-jitter-3", {"teacher": "big", "fast": {}})
     assert command == "cckt cache crops set --name vitl14 --jitter 3 --fast --teacher big"
     assert mending_command("set", "priors/clip-vitl14") == "cckt cache priors set --name vitl14"
+
+
+def test_the_command_of_mllm_priors_names_the_model_and_what_it_was_asked() -> None:
+    assert mending_command("set", "priors/mllm") == "cckt cache priors set --mllm"
+    model = {"name": "some model", "dtype": "fp32"}
+    plain = {"model": model, "backend": "transformers", "prompt": QUESTION, "prefilter": None}
+    command = mending_command("set", "priors/mllm", plain)
+    assert command == "cckt cache priors set --mllm --mllm-model 'some model'"
+    other = {"model": model | {"dtype": "bf16"}, "backend": "vllm", "prompt": "{concept}?"}
+    other |= {"prefilter": {"keep": 9}, "calibrated_on": "sha256:1"}
+    assert mending_command("set", "priors/mllm", other) == (
+        "cckt cache priors set --mllm --mllm-model 'some model' --mllm-prompt '{concept}?' --backend vllm "
+        "--precision bf16 --prefilter clip:9 --calibrate TRAINING_DATA"
+    )
 
 
 @pytest.mark.parametrize("label", ["ViT", "a-b", "flipped", "jitter", "a/b", "a "])
