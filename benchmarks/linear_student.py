@@ -1,10 +1,11 @@
 """What a linear student could name: does a teacher's space let base concepts speak for novel ones?
 
-A ridge regression from the student's pretrained backbone features at annotated boxes to the teacher's text
-embeddings, fitted on base boxes alone, then asked to name held-out boxes of all concepts. Beside the teacher's
-own text it is fitted to random unit vectors of the same width, a space without geometry: there 48 directions say
-nothing of the other seventeen. Seconds instead of a training run, so a teacher can be judged before anything is
-trained on it. One JSON line: base_top1, novel_top1, and the same for random vectors (shares of boxes, in [0, 1]).
+A ridge regression from the student's pretrained backbone features at annotated boxes to the teacher's
+text embeddings, fitted on base boxes alone, then asked to name held-out boxes of all concepts. Beside the
+teacher's own text it is fitted to random unit vectors of the same width, a space without geometry: there 48
+directions say nothing of the other seventeen. Seconds instead of a training run, so a teacher can be judged
+before anything is trained on it. One JSON line: base_top1, novel_top1, and the same for random vectors
+(shares of boxes, in [0, 1]).
 """
 
 from __future__ import annotations
