@@ -16,9 +16,9 @@ from detector.guidance import Rows, choose_present
 class TrainingPriors:
     """What the priors say is present in the photos of a training index, of base concepts only.
 
-    A detector that was only ever guided by annotations believes every word; one that was sometimes guided by
-    the cached priors has met their mistakes: look-alikes that are not there, things that were not named. Novel
-    concepts are chosen among, as at test, and then withheld: training never hears their names.
+    A detector that was only ever guided by annotations believes every word; one that was sometimes guided
+    by the cached priors has met their mistakes: look-alikes that are not there, things that were not named.
+    Novel concepts are chosen among, as at test, and then withheld: training never hears their names.
 
     Raises UserError where the column priors/`prior.source` is missing, unfinished or of another index.
     """
@@ -26,8 +26,8 @@ class TrainingPriors:
     def __init__(self, folder: Path, index: Index, prior: PriorConfig) -> None:
         if prior.source not in ("clip", "mllm"):
             raise UserError(
-                f"option train.guidance_priors: found prior.source {prior.source!r}, expected clip or mllm, whose "
-                "column holds priors; set train.guidance_priors=0 or another prior.source."
+                f"option train.guidance_priors: found prior.source {prior.source!r}, expected clip or mllm, "
+                "whose column holds priors; set train.guidance_priors=0 or another prior.source."
             )
         self._prior = prior
         self._column = open_column(folder, f"priors/{prior.source}", index_digest=index.digest)

@@ -58,7 +58,7 @@ def test_targets_and_pixels_do_not_depend_on_the_guidance(folder):
 
 
 def test_priors_without_a_column_are_refused(folder, tmp_path):
-    with pytest.raises(UserError, match="prior.source 'oracle', expected clip or mllm"):
+    with pytest.raises(UserError, match=r"prior.source 'oracle', expected clip or mllm"):
         TrainingPriors(folder, open_index(folder), PriorConfig(source="oracle"))
     with pytest.raises(UserError, match="priors/mllm"):
         TrainingPriors(folder, open_index(folder), PriorConfig(source="mllm"))
