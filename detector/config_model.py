@@ -50,6 +50,9 @@ class ModelConfig:
     """Decision. What the text head compares with the text: "own", a projection d -> D of its own, leaves the
     region embedding to the distillation alone; "region" shares the region embedding, which ties the
     similarity score to the focal loss too (open-vocabulary heads without distillation do so)."""
+    reference: Literal["learned", "encoder"] = "learned"
+    """Where queries begin to look. "learned": a point of each query's own (the paper); "encoder": the boxes
+    of the N likeliest cells of the encoder, by an objectness head with losses of its own."""
     guidance: bool = True
     """Language queries: the present concepts' text added to the queries. False ignores what is passed."""
 

@@ -41,12 +41,9 @@ class Baked(nn.Module):
         self.classification = config.inference.classification
         place = detector.network.device
         self.register_buffer("text", torch.from_numpy(np.array(text, np.float32)).to(place))
-        # The same concepts guide every photo, so the queries are the same too.
         guidance = PresentText.gather(self.get_buffer("text"), [torch.from_numpy(present)])
-        with torch.no_grad():
-            content, position = self.model.queries(1, guidance)
-        self.register_buffer("content", content.detach().clone())
-        self.register_buffer("position", position.detach().clone())
+        self.register_buffer("words", guidance.embeddings)
+        self.register_buffer("counts", guidance.counts)
         self.register_buffer("mean", torch.tensor(config.data.mean, device=place).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(config.data.std, device=place).view(1, 3, 1, 1))
 
@@ -54,10 +51,10 @@ class Baked(nn.Module):
         """See the class."""
         text, batch = self.get_buffer("text"), images.shape[0]
         pixels = (images - self.get_buffer("mean")) / self.get_buffer("std")
-        content = self.get_buffer("content").expand(batch, -1, -1)
-        position = self.get_buffer("position").expand(batch, -1, -1)
-        states, boxes = self.model.transformer.decode(self.model.encode(pixels, None), content, position)
-        output = self.model.heads(states, boxes, text).last()
+        guidance = PresentText(
+            self.get_buffer("words").expand(batch, -1, -1), self.get_buffer("counts").expand(batch)
+        )
+        output = self.model.decode(self.model.encode(pixels, None), text, guidance).last()
         scores = score(output, text, self.tau, self.classification)
         return to_xyxy(output.boxes[-1]), scores
 

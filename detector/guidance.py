@@ -21,13 +21,22 @@ def deal(counts: Tensor, queries: int) -> Tensor:
     counts: (B,) int64, present concepts of each photo. Returns (B, queries) int64: the number of each query's
     concept, or -1 where a photo has none. More concepts than queries: the first (likeliest) N have one each.
     """
+    return deal_runs(counts, queries)[0]
+
+
+def deal_runs(counts: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """`deal`, and each query's place in its concept's run (from 0), both (B, queries) int64.
+
+    Without present concepts all queries are one run.
+    """
     groups = counts.clamp(0, queries)[:, None]
     share = groups.clamp(min=1)
     short, extra = queries // share, queries % share
     query = torch.arange(queries, device=counts.device)[None]
     in_long = extra * (short + 1)  # queries that stand in the longer runs
     concept = torch.where(query < in_long, query // (short + 1), extra + (query - in_long) // short)
-    return torch.where(groups > 0, concept, -1)
+    first = concept * short + torch.minimum(concept, extra)
+    return torch.where(groups > 0, concept, -1), query - first
 
 
 class LanguageGuidance(nn.Module):

@@ -13,7 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detector.config import LossConfig
-from detector.matcher import Matches, PaddedTargets, generalised_iou, pad_targets
+from detector.matcher import (
+    Matches,
+    PaddedTargets,
+    class_agnostic,
+    generalised_iou,
+    pad_targets,
+    without_names,
+)
 from detector.structures import DetectorOutput, Targets
 
 __all__ = ["Targets", "compute_losses", "contrastive_loss", "focal_loss"]
@@ -31,6 +38,8 @@ def compute_losses(
 ) -> dict[str, Tensor]:
     """Weighted losses, summed over layers: "class", "l1", "giou", "contrast" and their sum "total".
 
+    With proposals also "proposals": objectness and boxes of the cells, weighted as the decoder's are.
+
     contrast: whether the contrastive loss is on (the schedule's word). world_objects: what every sum is
     divided by, at least 1: the objects of the global batch over the number of ranks, as DDP averages
     gradients; None counts the objects here. bank: (C, D) unit, a teacher crop of each class for
@@ -41,26 +50,38 @@ def compute_losses(
     with torch.autocast(output.boxes.device.type, enabled=False):
         divisor = torch.as_tensor(padded.objects if world_objects is None else world_objects)
         divisor = divisor.to(device=output.boxes.device, dtype=torch.float32).clamp(min=1)
-        classes, boxes = _single(output.logits), _single(output.boxes)
-        layer = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
-        labels = padded.concepts[matches.images, matches.objects]  # (L, K)
-        found = boxes[layer, matches.images, matches.queries]  # (L, K, 4)
-        goal = padded.boxes[matches.images, matches.objects].to(found.dtype)
-        positive = classes[layer, matches.images, matches.queries, labels]
-        parts = {
-            "class": config.loss_class * focal_loss(classes, positive, config.alpha, config.gamma),
-            "l1": config.loss_l1 * (found - goal).abs().sum(),
-            "giou": config.loss_giou * (1 - generalised_iou(found, goal)).sum(),
-        }
+        parts = detection_losses(output, padded, matches, config)
         if contrast and config.loss_contrast:
             parts["contrast"] = config.loss_contrast * contrastive_loss(
                 _single(output.region), padded, matches, config, bank
             )
         else:  # keeps the heads' parameters in the graph of every rank and phase
             parts["contrast"] = output.region.sum() * 0.0
+        if output.proposals is not None:
+            assert matches.proposals is not None, "proposals have matches of their own"
+            proposed = class_agnostic(output.proposals)
+            found = detection_losses(proposed, without_names(padded), matches.proposals, config)
+            parts["proposals"] = torch.stack(list(found.values())).sum()
         parts = {name: value / divisor for name, value in parts.items()}
         total = torch.stack(list(parts.values())).sum()
     return {"total": total} | {name: value.detach() for name, value in parts.items()}
+
+
+def detection_losses(
+    output: DetectorOutput, targets: PaddedTargets, matches: Matches, config: LossConfig
+) -> dict[str, Tensor]:
+    """The weighted "class", "l1" and "giou", summed over layers and pairs and not yet divided."""
+    classes, boxes = _single(output.logits), _single(output.boxes)
+    layer = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
+    labels = targets.concepts[matches.images, matches.objects]  # (L, K)
+    found = boxes[layer, matches.images, matches.queries]  # (L, K, 4)
+    goal = targets.boxes[matches.images, matches.objects].to(found.dtype)
+    positive = classes[layer, matches.images, matches.queries, labels]
+    return {
+        "class": config.loss_class * focal_loss(classes, positive, config.alpha, config.gamma),
+        "l1": config.loss_l1 * (found - goal).abs().sum(),
+        "giou": config.loss_giou * (1 - generalised_iou(found, goal)).sum(),
+    }
 
 
 def focal_loss(logits: Tensor, positive: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from detector.config import MatcherConfig
-from detector.structures import DetectorOutput, Targets
+from detector.structures import DetectorOutput, Proposals, Targets
 
 THREADED_CELLS = 1 << 18
 """Cost cells of a batch from which worker threads are worth their hand-over."""
@@ -51,6 +51,8 @@ class Matches:
     """(L, K) int64."""
     objects: Tensor
     """(L, K) int64, number of the object within its photo."""
+    proposals: Matches | None = None
+    """Cells as queries, of the one layer of proposals, where the output has them."""
 
     def pairs(self, layer: int, image: int) -> tuple[Tensor, Tensor]:
         """Queries and objects of one photo on one layer."""
@@ -134,22 +136,62 @@ def match(
     """
     padded = pad_targets(targets)
     with torch.autocast(output.boxes.device.type, enabled=False):
-        costs = matching_costs(output, padded, text, config, tau)
-    table = torch.nan_to_num(costs, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
-    layers, queries = table.shape[0], table.shape[2]
-    jobs = [table[layer, b, :, :count] for layer in range(layers) for b, count in enumerate(padded.counts)]
-    if table.size >= THREADED_CELLS:
+        costs = [matching_costs(output, padded, text, config, tau)]
+        if output.proposals is not None:
+            nameless = replace(config, cost_similarity=0.0)
+            proposed = class_agnostic(output.proposals)
+            costs.append(matching_costs(proposed, without_names(padded), text, nameless, tau))
+    found = assign(costs, padded.counts)
+    return replace(found[0], proposals=found[1] if output.proposals is not None else None)
+
+
+def assign(costs: Sequence[Tensor], counts: Sequence[int]) -> list[Matches]:
+    """Hungarian assignment of several cost tables at once: one transfer from the device and one back.
+
+    costs: tables of (L, B, N, M), each of its own L and N; counts: (B,) real objects of each photo.
+    """
+    flat = torch.cat([one.flatten() for one in costs])
+    flat = torch.nan_to_num(flat, nan=1e6, posinf=1e6, neginf=-1e6)
+    values = flat.cpu().numpy()
+    tables = np.split(values, np.cumsum([one.numel() for one in costs])[:-1])
+    shaped = [table.reshape(one.shape) for table, one in zip(tables, costs, strict=True)]
+    jobs = [
+        table[layer, b, :, :count]
+        for table in shaped
+        for layer in range(len(table))
+        for b, count in enumerate(counts)
+    ]
+    if values.size >= THREADED_CELLS:
         solved = list(_workers().map(linear_sum_assignment, jobs))
     else:
         solved = [linear_sum_assignment(job) for job in jobs]
-    sizes = [min(queries, count) for count in padded.counts]
-    flat: NDArray[np.int64] = np.zeros((3, layers, sum(sizes)), np.int64)
-    flat[0] = np.repeat(np.arange(len(sizes)), sizes)
-    if solved and flat.size:
-        flat[1] = np.concatenate([rows for rows, _ in solved]).reshape(layers, -1)
-        flat[2] = np.concatenate([columns for _, columns in solved]).reshape(layers, -1)
-    moved = torch.from_numpy(flat).to(output.boxes.device)
-    return Matches(moved[0, 0], moved[1], moved[2])
+    parts, done = [], 0
+    for table in shaped:
+        layers, photos, queries = table.shape[:3]
+        sizes = [min(queries, count) for count in counts]
+        part: NDArray[np.int64] = np.zeros((3, layers, sum(sizes)), np.int64)
+        part[0] = np.repeat(np.arange(photos), sizes)
+        mine = solved[done : done + layers * photos]
+        done += layers * photos
+        if mine and part.size:
+            part[1] = np.concatenate([rows for rows, _ in mine]).reshape(layers, -1)
+            part[2] = np.concatenate([columns for _, columns in mine]).reshape(layers, -1)
+        parts.append(part)
+    moved = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(costs[0].device)
+    pieces = moved.split([part.size for part in parts])
+    found = [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+    return [Matches(one[0, 0], one[1], one[2]) for one in found]
+
+
+def class_agnostic(proposals: Proposals) -> DetectorOutput:
+    """Proposals as an output of one layer with one class, "object", and embeddings of no width."""
+    boxes = proposals.boxes[None]
+    return DetectorOutput(boxes, proposals.objectness[None, ..., None], boxes[..., :0])
+
+
+def without_names(targets: PaddedTargets) -> PaddedTargets:
+    """The same objects, all of class 0."""
+    return replace(targets, concepts=torch.zeros_like(targets.concepts))
 
 
 @cache

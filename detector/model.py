@@ -5,7 +5,7 @@ It knows no data set, no store and no annotations: the present concepts come as 
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -14,46 +14,12 @@ from torch import Tensor, nn
 from detector.backbone import Backbone, Pyramid
 from detector.config import ModelConfig
 from detector.guidance import LanguageGuidance
+from detector.heads import TextHead, UnitLinear, closed_head
+from detector.reference import BoxPosition, ProposalHead, choose_cells
 from detector.structures import DetectorOutput, PresentText
 from detector.transformer import DeformableTransformer, Encoded
 
 __all__ = ["CCKTDetector", "DetectorOutput", "PresentText"]
-
-PRIOR_LOGIT = -math.log(99.0)
-"""Class probability 0.01 at the start, so that the many background queries do not drown the first steps."""
-
-
-class UnitLinear(nn.Module):
-    """A linear layer whose output is a unit vector, in float32 whatever the autocast."""
-
-    def __init__(self, hidden: int, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(hidden, width)
-        nn.init.xavier_uniform_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.linear(x)
-        return F.normalize(
-            out.float() if out.dtype in (torch.float16, torch.bfloat16) else out, dim=-1, eps=1e-6
-        )
-
-
-class TextHead(nn.Module):
-    """Class logits as scale * cosine + bias against the vocabulary's text."""
-
-    def __init__(self, hidden: int, width: int, own: bool) -> None:
-        super().__init__()
-        self.embed = UnitLinear(hidden, width) if own else None
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-        self.bias = nn.Parameter(torch.tensor(PRIOR_LOGIT))
-
-    def forward(self, x: Tensor, region: Tensor, text: Tensor) -> Tensor:
-        """x: (B, N, d), region: (B, N, D) unit, text: (C, D) unit. Returns (B, N, C)."""
-        embedding = self.embed(x) if self.embed is not None else region
-        with torch.autocast(x.device.type, enabled=False):
-            out: Tensor = embedding @ text.t() * self.log_scale.exp() + self.bias
-        return out
 
 
 class CCKTDetector(nn.Module):
@@ -69,6 +35,7 @@ class CCKTDetector(nn.Module):
         super().__init__()
         self.config, self.embedding_dim, self.n_classes = config, embedding_dim, n_classes
         hidden, layers = config.hidden, range(config.decoder_layers)
+        learned = config.reference == "learned"
         self.backbone = Backbone(config, pretrained)
         self.pyramid = Pyramid(self.backbone.channels, config.levels, hidden)
         self.transformer = DeformableTransformer(
@@ -80,9 +47,10 @@ class CCKTDetector(nn.Module):
             config.dropout,
             config.encoder_layers,
             config.decoder_layers,
+            boxes_given=not learned,
         )
         self.query_content = nn.Embedding(config.queries, hidden)
-        self.query_position = nn.Embedding(config.queries, hidden)
+        self.query_position = nn.Embedding(config.queries, hidden) if learned else None
         self.guidance = LanguageGuidance(embedding_dim, hidden) if config.guidance else None
         self.region_heads = nn.ModuleList([UnitLinear(hidden, embedding_dim) for _ in layers])
         if config.class_head == "text":
@@ -90,7 +58,9 @@ class CCKTDetector(nn.Module):
             self.class_heads = nn.ModuleList([TextHead(hidden, embedding_dim, own) for _ in layers])
         else:
             assert n_classes > 0, "class_head='linear' needs n_classes"
-            self.class_heads = nn.ModuleList([_closed_head(hidden, n_classes) for _ in layers])
+            self.class_heads = nn.ModuleList([closed_head(hidden, n_classes) for _ in layers])
+        self.proposals = None if learned else ProposalHead(hidden)
+        self.box_position = None if learned else BoxPosition(hidden)
 
     def forward(
         self, images: Tensor, padding: Tensor | None, text: Tensor | None, guidance: PresentText | None
@@ -106,26 +76,36 @@ class CCKTDetector(nn.Module):
     def encode(self, images: Tensor, padding: Tensor | None) -> Encoded:
         """Look at the photos, knowing nothing of words: most of the work, done once whatever is asked."""
         pyramid = self.pyramid(self.backbone(images))
-        return self.transformer.encode(pyramid, _shrink(padding, pyramid))
+        encoded = self.transformer.encode(pyramid, _shrink(padding, pyramid))
+        if self.proposals is not None:
+            encoded.proposals = self.proposals(encoded)
+        return encoded
 
     def decode(self, encoded: Encoded, text: Tensor | None, guidance: PresentText | None) -> DetectorOutput:
         """Ask about photos that were encoded; as often as there are vocabularies and priors to ask with."""
-        content, position = self.queries(encoded.memory.shape[0], guidance)
-        states, boxes = self.transformer.decode(encoded, content, position)
-        return self.heads(states, boxes, text)
-
-    def queries(self, batch: int, guidance: PresentText | None) -> tuple[Tensor, Tensor]:
-        """Content and position of the queries, (batch, N, d) each."""
+        batch = encoded.memory.shape[0]
+        if guidance is None or self.guidance is None:
+            guidance = self._no_words(batch)
         content = self.query_content.weight.expand(batch, -1, -1)
-        position = self.query_position.weight.expand(batch, -1, -1)
         if self.guidance is not None:
-            if guidance is None:
-                guidance = PresentText(
-                    content.new_zeros((batch, 0, self.embedding_dim)),
-                    torch.zeros(batch, dtype=torch.int64, device=content.device),
-                )
             content = self.guidance(content, guidance)
-        return content, position
+        position, begin = self._places(encoded, guidance)
+        states, boxes = self.transformer.decode(encoded, content, position, begin=begin)
+        return replace(self.heads(states, boxes, text), proposals=encoded.proposals)
+
+    def _places(self, encoded: Encoded, guidance: PresentText) -> tuple[Tensor, Tensor | None]:
+        """Position (B, N, d) of the queries; and where cells propose them, their first boxes (B, N, 4)."""
+        if encoded.proposals is None or self.box_position is None:
+            assert self.query_position is not None
+            return self.query_position.weight.expand(encoded.memory.shape[0], -1, -1), None
+        cells = choose_cells(encoded, guidance.counts, self.config.queries)
+        begin = encoded.proposals.boxes.detach().gather(1, cells[..., None].expand(-1, -1, 4))
+        return self.box_position(begin), begin
+
+    def _no_words(self, batch: int) -> PresentText:
+        weight = self.query_content.weight
+        counts = torch.zeros(batch, dtype=torch.int64, device=weight.device)
+        return PresentText(weight.new_zeros((batch, 0, self.embedding_dim)), counts)
 
     def heads(self, states: Tensor, boxes: Tensor, text: Tensor | None) -> DetectorOutput:
         """states: (L, B, N, d), boxes: (L, B, N, 4), text: (C, D) or None."""
@@ -140,12 +120,6 @@ class CCKTDetector(nn.Module):
             logits = [head(state) for head, state in zip(self.class_heads, states, strict=True)]
             logits = [one.float() if one.dtype in (torch.float16, torch.bfloat16) else one for one in logits]
         return DetectorOutput(boxes, torch.stack(logits), region)
-
-
-def _closed_head(hidden: int, n_classes: int) -> nn.Linear:
-    head = nn.Linear(hidden, n_classes)
-    nn.init.constant_(head.bias, PRIOR_LOGIT)
-    return head
 
 
 def _shrink(padding: Tensor | None, pyramid: list[Tensor]) -> list[Tensor] | None:

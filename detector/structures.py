@@ -87,6 +87,16 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Proposals:
+    """What the cells of the encoder say, S of each photo, when they give the queries their first boxes."""
+
+    objectness: Tensor
+    """(B, S) float32 logits; -1e4 in the padding."""
+    boxes: Tensor
+    """(B, S, 4) float32 cxcywh in [0, 1], relative to the unpadded photo."""
+
+
+@dataclass(frozen=True)
 class DetectorOutput:
     """What every decoder layer says; the last layer (index -1) is the answer."""
 
@@ -96,6 +106,8 @@ class DetectorOutput:
     """(L, B, N, C) class logits (float32)."""
     region: Tensor
     """(L, B, N, D) float32 unit region embeddings, comparable with the teacher's."""
+    proposals: Proposals | None = None
+    """The cells' own boxes, for their losses; None where queries begin at learned points."""
 
     def last(self) -> DetectorOutput:
         """Only the answer, as an output of one layer."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from detector.deformable import DeformableAttention
 from detector.sampling import Shapes
+from detector.structures import Proposals
 
 
 def sine_positions(keep: Tensor, hidden: int) -> Tensor:
@@ -189,18 +190,23 @@ class DeformableTransformer(nn.Module):
         dropout: float,
         encoder_layers: int,
         decoder_layers: int,
+        boxes_given: bool = False,
     ) -> None:
+        """boxes_given: `decode` is told where to begin, instead of having a point learned for each query."""
         super().__init__()
         self.hidden = hidden
         shape = (hidden, heads, levels, points, ffn, dropout)
         self.level_embed = nn.Parameter(torch.empty(levels, hidden))
         self.encoder = nn.ModuleList([EncoderLayer(*shape) for _ in range(encoder_layers)])
         self.decoder = nn.ModuleList([DecoderLayer(*shape) for _ in range(decoder_layers)])
-        self.reference_points = nn.Linear(hidden, 2)
-        self.box_heads = nn.ModuleList([BoxHead(hidden, first=layer == 0) for layer in range(decoder_layers)])
+        self.reference_points = None if boxes_given else nn.Linear(hidden, 2)
+        self.box_heads = nn.ModuleList(
+            [BoxHead(hidden, first=layer == 0 and not boxes_given) for layer in range(decoder_layers)]
+        )
         nn.init.normal_(self.level_embed)
-        nn.init.xavier_uniform_(self.reference_points.weight)
-        nn.init.zeros_(self.reference_points.bias)
+        if self.reference_points is not None:
+            nn.init.xavier_uniform_(self.reference_points.weight)
+            nn.init.zeros_(self.reference_points.bias)
 
     def encode(self, pyramid: list[Tensor], padding: list[Tensor] | None) -> Encoded:
         """pyramid: L maps (B, d, h, w); padding: L masks (B, h, w) bool, True where padded, or None."""
@@ -230,15 +236,25 @@ class DeformableTransformer(nn.Module):
         return Encoded(memory, shapes, keep, ratios)
 
     def decode(
-        self, encoded: Encoded, content: Tensor, position: Tensor, mask: Tensor | None = None
+        self,
+        encoded: Encoded,
+        content: Tensor,
+        position: Tensor,
+        mask: Tensor | None = None,
+        begin: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Refine the queries.
 
         content, position: (B, N, d); mask: (N, N) bool, True where a query may look at another, or None.
+        begin: (B, N, 4) float32 cxcywh, the first boxes, where `boxes_given`; no gradient flows into them.
         Returns states (layers, B, N, d) and boxes (layers, B, N, 4), float32 cxcywh in [0, 1] of the photo.
         """
         x = content
-        reference = self.reference_points(position).float().sigmoid()  # (B, N, 2), then (B, N, 4)
+        if self.reference_points is None:
+            assert begin is not None, "this transformer is told where its queries begin"
+            reference = begin.detach()  # (B, N, 4)
+        else:
+            reference = self.reference_points(position).float().sigmoid()  # (B, N, 2), then (B, N, 4)
         states, boxes = [], []
         for layer, box_head in zip(self.decoder, self.box_heads, strict=True):
             ratios = encoded.ratios.repeat(1, 1, reference.shape[-1] // 2)
@@ -263,7 +279,7 @@ class DeformableTransformer(nn.Module):
 
 
 class Encoded:
-    """The encoder's answer.
+    """The encoder's answer; `proposals` are added by the detector whose queries begin at them.
 
     memory: (B, S, d); shapes: of the levels; keep: (B, S, 1) bool, False where padded, or None;
     ratios: (B or 1, L, 2) share of each level that is photo, as x, y.
@@ -271,3 +287,4 @@ class Encoded:
 
     def __init__(self, memory: Tensor, shapes: Shapes, keep: Tensor | None, ratios: Tensor) -> None:
         self.memory, self.shapes, self.keep, self.ratios = memory, shapes, keep, ratios
+        self.proposals: Proposals | None = None

@@ -83,6 +83,24 @@ def test_a_torch_graph_takes_any_batch(run, tmp_path):
         torch.testing.assert_close(mine, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("format", ["torch", "onnx"])
+@pytest.mark.parametrize("reference", ["encoder"])
+def test_first_boxes_from_the_encoder(reference, format, tmp_path):
+    if format == "onnx" and MISSING:
+        pytest.skip(f"not installed: {', '.join(MISSING)}")
+    torch.manual_seed(1)
+    run = make_run(tmp_path / "run", small_config(reference=reference))
+    path = graph(run, tmp_path / "d.graph", format=format, present=["kite", "cat"]).path
+    photos = torch.rand((5, 3, 64, 96), generator=torch.Generator().manual_seed(2))
+    if format == "onnx":
+        found = run_onnx(path, photos)
+    else:
+        with torch.no_grad():
+            found = torch.export.load(path).module()(photos)
+    for mine, expected in zip(found, by_torch(run, photos, [1, 0]), strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-3, rtol=0)
+
+
 def test_a_graph_that_differs_is_not_handed_out(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         export,

@@ -1,0 +1,121 @@
+"""Where the queries begin to look: boxes that the encoder's cells propose, rather than learned points.
+
+A class-agnostic head says of every cell of the pyramid whether an object is there, and its box; the likeliest
+cells give the queries their first boxes. So two-stage Deformable DETR (Zhu et al., ICLR 2021) and the mixed
+query selection of DINO (Zhang et al., ICLR 2023) do: what a query asks for stays learned, with its word.
+
+Shape legend: B photos, S cells (sum of h*w over levels), N queries, G most present concepts, d hidden.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detector.guidance import deal_runs
+from detector.heads import PRIOR_LOGIT
+from detector.structures import Proposals
+from detector.transformer import BoxHead, Encoded, inverse_sigmoid
+
+CELLS_WIDE = 4.0
+"""Width and height of a cell's first box, in cells of its level: 32 px at stride 8."""
+WIDEST = 0.9
+"""Largest first width and height, as shares of the photo: its logit must stay small enough to move."""
+NEVER = -1e4
+"""Objectness logit of a cell in the padding: no loss, no match, and last in every order."""
+
+
+def first_boxes(encoded: Encoded) -> Tensor:
+    """(B or 1, S, 4) float32 cxcywh in [0, 1] of the photo: a square of CELLS_WIDE cells round every centre.
+
+    A cell that is not padded has its centre inside the photo, so that no border needs to be left out.
+    """
+    levels = []
+    for level, (height, width) in enumerate(encoded.shapes):
+        ratio = encoded.ratios[:, None, level]  # (B or 1, 1, 2)
+        size = ratio.new_tensor([width, height])
+        y, x = torch.meshgrid(
+            torch.arange(height, device=ratio.device), torch.arange(width, device=ratio.device), indexing="ij"
+        )
+        cell = torch.stack([x, y], -1).view(1, -1, 2).to(ratio.dtype)
+        extent = (CELLS_WIDE / (size * ratio)).clamp(max=WIDEST)
+        levels.append(torch.cat([(cell + 0.5) / (size * ratio), extent.expand(-1, height * width, -1)], -1))
+    return torch.cat(levels, 1)
+
+
+class ProposalHead(nn.Module):
+    """Objectness and box of every cell."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.objectness = nn.Linear(hidden, 1)
+        self.box = BoxHead(hidden, first=False)
+        nn.init.xavier_uniform_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        nn.init.constant_(self.objectness.bias, PRIOR_LOGIT)
+
+    def forward(self, encoded: Encoded) -> Proposals:
+        """Propose. Boxes begin as `first_boxes`."""
+        x = self.norm(self.project(encoded.memory))
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would leave many cells tied
+            objectness = self.objectness(x.to(self.objectness.weight.dtype)).squeeze(-1)
+        if encoded.keep is not None:
+            objectness = objectness.masked_fill(~encoded.keep.squeeze(-1), NEVER)
+        delta = self.box(x)
+        if delta.dtype in (torch.float16, torch.bfloat16):
+            delta = delta.float()
+        return Proposals(objectness, (delta + inverse_sigmoid(first_boxes(encoded))).sigmoid())
+
+
+class BoxPosition(nn.Module):
+    """A box as the position of a query: sines of centre and size, then a small MLP (DAB-DETR, ICLR 2022)."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(2 * hidden, hidden)
+        self.fc2 = nn.Linear(hidden, hidden)
+        for linear in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, boxes: Tensor) -> Tensor:
+        """boxes: (..., 4) cxcywh in [0, 1]. Returns (..., d)."""
+        out: Tensor = self.fc2(F.relu(self.fc1(sine_boxes(boxes, self.fc2.out_features))))
+        return out
+
+
+def sine_boxes(boxes: Tensor, hidden: int) -> Tensor:
+    """(..., 4) -> (..., 2 * hidden): for each coordinate c, sin and cos of 2 pi c / 10000^(4 i / hidden)."""
+    step = torch.arange(hidden // 4, device=boxes.device, dtype=boxes.dtype) * (
+        -4 * math.log(10000.0) / hidden
+    )
+    angle = (boxes * (2 * math.pi))[..., None] * step.exp()
+    return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
+
+
+def choose_cells(encoded: Encoded, counts: Tensor, queries: int) -> Tensor:
+    """The cell that each query begins at, (B, N) int64.
+
+    The N likeliest cells, dealt out to the present concepts' runs of queries (`guidance.deal`) in turn, so
+    that every word gets its share of the best ones. Where a photo has fewer cells than there are queries,
+    they are dealt again from the first. Equally likely cells: the lower number first.
+
+    counts: (B,) present concepts of each photo.
+    """
+    assert encoded.proposals is not None
+    order = encoded.proposals.objectness.sort(dim=1, descending=True, stable=True).indices
+    concept, place = deal_runs(counts, queries)
+    groups = counts.clamp(1, queries)[:, None]
+    return order.gather(1, _within(place * groups + concept.clamp(min=0), encoded))
+
+
+def _within(rank: Tensor, encoded: Encoded) -> Tensor:
+    """Ranks taken round among the cells of each photo that are not padding."""
+    if encoded.keep is None:
+        return rank % encoded.memory.shape[1]
+    return rank % encoded.keep.sum(1).clamp(min=1)
