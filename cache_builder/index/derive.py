@@ -1,4 +1,4 @@
-"""An index made from another one: the same photos, and boxes that nobody annotated, marked as such."""
+"""An index made from another one: the same in another folder, or with boxes that nobody annotated, marked."""
 
 from __future__ import annotations
 
@@ -85,6 +85,20 @@ def add_boxes(
     }
     write_index(out, tables, card)
     return digest
+
+
+def copy_index(index: Index, out: Path) -> str:
+    """Write `out`/index, the same index in another folder, so that another teacher's columns have a place;
+    its digest.
+
+    The photos stay where they are. Raises UserError where `out` cannot be written or holds an index of a
+    newer cckt.
+    """
+    check_replaceable(out)
+    tables = Tables(**{name: np.asarray(getattr(index, name)) for name in index.names})
+    root = relative_root(index.image_root.resolve(), out.resolve())
+    write_index(out, tables, {**index.card, "image_root": root, "concepts": index.concepts.to_json()})
+    return index.digest
 
 
 def _offsets(rows: NDArray[Any], n: int) -> NDArray[np.int64]:
