@@ -1,6 +1,6 @@
 """The evaluation engine against pycocotools: the same figures, how much faster.
 
-    python benchmarks/evaluate.py [--photos 5000] [--detections 500000] [--seed 0]
+    python benchmarks/evaluate.py [--photos 5000] [--detections 500000] [--seed 0] [--threads 1]
 
 Made-up boxes and detections (near boxes, nowhere, duplicated, with tied scores; crowds for COCO, checked and
 incomplete pairs for LVIS). Prints one JSON line; seconds are of one run each:
@@ -10,6 +10,8 @@ incomplete pairs for LVIS). Prints one JSON line; seconds are of one run each:
     speedup_lvis             1,203 concepts, federated, against our second implementation over pycocotools
     max_abs_difference       over all stats of both, and AP and AP50 of every concept
     hotcoco_s, pycocotools_s, lvis_s, lvis_pycocotools_s, photos, detections, boxes, lvis_boxes, cores
+    threads                  of our engine; pycocotools has one. --threads 1: one core against one core
+    peak_gib                 largest resident memory of the whole benchmark, mostly pycocotools's dictionaries
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import time
 
 import numpy as np
@@ -33,12 +36,15 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=500_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
+    os.environ["RAYON_NUM_THREADS"] = str(given.threads)  # read by hotcoco when it is first used
     rng = np.random.default_rng(given.seed)
     coco = made_up_truth(rng, given.photos, 80, boxes=7 * given.photos, federated=False)
     lvis = made_up_truth(rng, given.photos, 1203, boxes=12 * given.photos, federated=True)
     answer: dict[str, float | int] = {"photos": given.photos, "detections": given.detections}
     answer |= {"boxes": len(coco.images), "lvis_boxes": len(lvis.images), "cores": os.cpu_count() or 1}
+    answer["threads"] = given.threads
     worst = 0.0
     for truth, word in ((coco, ""), (lvis, "lvis_")):
         found = made_up_found(rng, truth, given.detections)
@@ -56,6 +62,7 @@ def main() -> None:
         figures = [summarise(truth, one, detections=given.detections, engine="") for one in (fast, slow)]
         worst = max(worst, float(np.abs(listed(figures[0]) - listed(figures[1])).max()))
     answer["max_abs_difference"] = worst
+    answer["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         json.dumps(
             {key: round(v, 3) if isinstance(v, float) and v > 1e-3 else v for key, v in answer.items()}
