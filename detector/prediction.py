@@ -96,7 +96,7 @@ class Prediction:
         except ImportError:
             raise UserError(
                 "to_supervision() needs the package supervision, which is not installed; run pip install "
-                "supervision."
+                "'cckt[supervision]'."
             ) from None
         data = {"class_name": np.array(self.names), "novel": self.novel}
         return supervision.Detections(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import importlib
+import importlib.util
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,13 +62,17 @@ def is_video(path: Path) -> bool:
 def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
     """Frames `every` so many seconds as RGB pictures whose filename says file and time: "clip.mp4@12.00s".
 
-    They are decoded as they are asked for. Raises UserError where ffmpeg is missing or cannot read the file.
+    They are decoded as they are asked for, by the ffmpeg on the path or that of the package imageio-ffmpeg.
+    Raises UserError where there is none or it cannot read the file.
     """
     if every <= 0:
         raise UserError(f"--every {every:g}: expected seconds above 0 between two frames.")
-    program = shutil.which("ffmpeg")
+    program = _ffmpeg()
     if program is None:
-        raise UserError(f"{path} is a video, and ffmpeg, which reads it, is not installed; install ffmpeg.")
+        raise UserError(
+            f"{path} is a video, and ffmpeg, which reads it, is not installed; install it, or run pip "
+            "install 'cckt[video]'."
+        )
     if not path.is_file():
         raise UserError(f"{path}: no such video; give one that exists.")
     command = [program, "-nostdin", "-loglevel", "error", "-i", str(path), "-vf", f"fps=1/{every:g}"]
@@ -87,6 +93,17 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
             code = process.wait()
         if code and not number:
             raise UserError(f"{path}: ffmpeg cannot read it ({fault.splitlines()[-1] if fault else code}).")
+
+
+def _ffmpeg() -> str | None:
+    """The program: on the path, else the one that a wheel brings."""
+    on_path = shutil.which("ffmpeg")
+    if on_path is not None or importlib.util.find_spec("imageio_ffmpeg") is None:
+        return on_path
+    try:
+        return str(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())
+    except RuntimeError:  # the wheel of this platform brings none
+        return None
 
 
 def _next_ppm(stream: IO[bytes]) -> Image.Image | None:

@@ -13,7 +13,7 @@ from cache_builder.index.splits import OV_COCO
 from cache_builder.vocabulary import Concept, Vocabulary, normalise_name
 
 COCO_FIGURES = ("ap", "ap50_all", "ap75")
-SPLIT_FIGURES = ("ap50_base", "ap50_novel", "ap50_all")
+SPLIT_FIGURES = ("ap50_base", "ap50_novel", "ap50_all", "ap")
 LVIS_FIGURES = ("ap_r", "ap_c", "ap_f", "ap")
 OBJECTS365_CONCEPTS = 365
 

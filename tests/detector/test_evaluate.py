@@ -225,6 +225,17 @@ def test_intervals_hold_the_figure_and_are_the_same_again():
     assert drawn == intervals(truth, records, resamples=200, seed=1)
 
 
+def test_ap_has_an_interval_too_of_its_own_thresholds():
+    rng = np.random.default_rng(7)
+    truth = random_truth(rng, photos=30, concepts=3, boxes=120)
+    found = random_found(rng, truth, 500)
+    drawn = intervals(truth, match(truth, found, tuple(IOU_THRESHOLDS)), resamples=60)
+    assert set(drawn) == {"ap50_base", "ap50_novel", "ap50_all", "ap"}
+    ap = summarise(truth, curves(truth, found), detections=500, engine="hotcoco").ap
+    assert drawn["ap"].value == pytest.approx(ap, abs=1e-9)
+    assert drawn["ap"].low < ap < drawn["ap"].high < drawn["ap50_all"].high
+
+
 def test_intervals_without_anything_to_find_are_void(tmp_path):
     metrics = evaluate_detections(make_data(tmp_path), Detections.empty(), resamples=20)
     assert math.isnan(metrics.intervals["ap50_novel"].low)

@@ -214,5 +214,5 @@ def test_yolo_refuses_two_photos_of_one_name(tmp_path):
 
 def test_supervision_is_asked_for_when_it_is_needed(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "supervision", None)
-    with pytest.raises(UserError, match="pip install supervision"):
+    with pytest.raises(UserError, match=r"pip install 'cckt\[supervision\]'"):
         prediction().to_supervision()

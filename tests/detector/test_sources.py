@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import stat
+import subprocess
 import sys
 
 import pytest
@@ -88,7 +90,36 @@ def test_what_ffmpeg_cannot_read_is_said(folder, monkeypatch):
         next(video_frames(folder / "nowhere.mp4"))
 
 
+def test_a_real_video_is_read_by_the_ffmpeg_of_a_wheel(tmp_path, monkeypatch):
+    wheel = pytest.importorskip(
+        "imageio_ffmpeg", reason="not installed: imageio-ffmpeg (pip install -e '.[dev]')"
+    )
+    monkeypatch.setenv("PATH", "")
+    frames = b"".join(
+        b"P6\n64 48\n255\n" + bytes([level, 255 - level, 90]) * (64 * 48) for level in (0, 120, 240)
+    )
+    video = tmp_path / "clip.mp4"
+    command = [wheel.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-f", "image2pipe", "-c:v", "ppm"]
+    command += ["-framerate", "1", "-i", "-", "-r", "8", "-c:v", "mpeg4", "-q:v", "2", str(video)]
+    subprocess.run(command, input=frames, check=True, env={})
+    shown = list(video_frames(video, every=1.0))
+    assert len(shown) == 3
+    assert {frame.size for frame in shown} == {(64, 48)}
+    for frame, level in zip(shown, (0, 120, 240), strict=True):
+        red, green, _ = frame.getpixel((32, 24))
+        assert (abs(red - level) < 12, abs(green - (255 - level)) < 12) == (True, True)
+    assert [frame.filename.rpartition("@")[2] for frame in shown] == ["0.00s", "1.00s", "2.00s"]
+    (tmp_path / "torn.mp4").write_bytes(video.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"torn\.mp4: ffmpeg cannot read it"):
+        next(video_frames(tmp_path / "torn.mp4"))
+
+
 def test_without_ffmpeg_videos_are_refused(folder, monkeypatch):
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "imageio_ffmpeg" else find(name)
+    )
     with pytest.raises(UserError, match="ffmpeg, which reads it, is not installed"):
         next(video_frames(folder / "clip.mp4"))
