@@ -53,6 +53,9 @@ class ModelConfig:
     reference: Literal["learned", "encoder"] = "learned"
     """Where queries begin to look. "learned": a point of each query's own (the paper); "encoder": the boxes
     of the N likeliest cells of the encoder, by an objectness head with losses of its own."""
+    attention_kernel: Literal["auto", "torch", "triton"] = "auto"
+    """Who samples the pyramid: "auto" takes Triton's kernel on CUDA where it can be had, else PyTorch;
+    "torch" never takes it; "triton" refuses to do without."""
     guidance: bool = True
     """Language queries: the present concepts' text added to the queries. False ignores what is passed."""
 

@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention (Deformable DETR, Zhu et al., ICLR 2021, eq. 3) in plain PyTorch.
+"""Multi-scale deformable attention (Deformable DETR, Zhu et al., ICLR 2021, eq. 3).
 
 Shape legend: B photos, Q queries, d hidden, L levels, S = sum of h*w over levels.
 """
@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from detector.sampling import Shapes, sample
+from detector.sampling import Kernel, Shapes, sample, sides_of
 
 
 class DeformableAttention(nn.Module):
@@ -18,6 +18,7 @@ class DeformableAttention(nn.Module):
 
     def __init__(self, hidden: int, heads: int, levels: int, points: int) -> None:
         super().__init__()
+        self.kernel: Kernel = "auto"
         assert hidden % heads == 0, f"heads {heads} must divide hidden {hidden}"
         self.heads, self.levels, self.points = heads, levels, points
         self.sampling_offsets = nn.Linear(hidden, heads * levels * points * 2)
@@ -59,16 +60,23 @@ class DeformableAttention(nn.Module):
         offsets = self.sampling_offsets(query)
         weights = self.attention_weights(query)
         if offsets.dtype in (torch.float16, torch.bfloat16):
-            value, offsets, weights = value.float(), offsets.float(), weights.float()
+            offsets, weights = offsets.float(), weights.float()
         offsets = offsets.view(batch, queries, self.heads, self.levels, self.points, 2)
         weights = weights.view(batch, queries, self.heads, self.levels * self.points).softmax(-1)
         weights = weights.view(batch, queries, self.heads, self.levels, self.points)
         if references.shape[-1] == 2:
-            scale = offsets.new_tensor([[1 / width, 1 / height] for height, width in shapes]).view(-1, 1, 2)
+            scale = sides_of(shapes, offsets).reciprocal().view(-1, 1, 2)
             locations = references[:, :, None, :, None] + offsets * scale
         else:
             centre, size = references[:, :, None, :, None, :2], references[:, :, None, :, None, 2:]
             locations = centre + offsets * (size * (0.5 / self.points))
         value = value.view(batch, -1, self.heads, value.shape[-1] // self.heads)
-        out: Tensor = self.output_proj(sample(value, shapes, locations, weights))
+        out: Tensor = self.output_proj(sample(value, shapes, locations, weights, self.kernel))
         return out
+
+
+def choose_kernel(module: nn.Module, kernel: Kernel) -> None:
+    """Tell every attention inside who samples for it."""
+    for one in module.modules():
+        if isinstance(one, DeformableAttention):
+            one.kernel = kernel

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detector.backbone import Backbone, Pyramid
 from detector.config import ModelConfig
+from detector.deformable import choose_kernel
 from detector.guidance import LanguageGuidance
 from detector.heads import TextHead, UnitLinear, closed_head
 from detector.reference import BoxPosition, ProposalHead, choose_cells
@@ -49,6 +50,7 @@ class CCKTDetector(nn.Module):
             config.decoder_layers,
             boxes_given=not learned,
         )
+        choose_kernel(self.transformer, config.attention_kernel)
         self.query_content = nn.Embedding(config.queries, hidden)
         self.query_position = nn.Embedding(config.queries, hidden) if learned else None
         self.guidance = LanguageGuidance(embedding_dim, hidden) if config.guidance else None

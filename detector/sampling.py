@@ -1,7 +1,7 @@
 """The core of deformable attention: bilinear samples of a pyramid, weighted and summed.
 
 `sample` picks the way by itself; all ways compute the same. `sample_grid` is the reference and runs anywhere;
-`sample_bags` is the way of CPUs, two to three times as fast there.
+`sample_bags` is the way of CPUs, two to three times as fast there; `detector.triton_sampling` that of GPUs.
 
 Shape legend: B photos, Q queries, H heads, E width of a head, L levels, P points, S = sum of h*w over levels,
 R = B*Q*H rows of the result, K = L*P samples of a row.
@@ -9,28 +9,81 @@ R = B*Q*H rows of the result, K = L*P samples of a row.
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
-from typing import Any
+from itertools import accumulate
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cache_builder.errors import UserError
+
 Shapes = list[tuple[int, int]]
 """(height, width) of each level."""
 
+Kernel = Literal["auto", "torch", "triton"]
+"""Who samples: "auto" takes Triton's kernel for CUDA tensors where it can be had, "torch" never does,
+"triton" refuses to do without."""
 
-def sample(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+
+def sample(
+    value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, kernel: Kernel = "auto"
+) -> Tensor:
     """Sample, weigh and sum.
 
-    value: (B, S, H, E), levels one after another, cells of a level in reading order.
+    value: (B, S, H, E), levels one after another, cells of a level in reading order; a level may have none.
     locations: (B, Q, H, L, P, 2) as x, y; 0..1 spans a level's outer edges; outside reads zeros.
-    weights: (B, Q, H, L, P). All of one dtype, float32 or float64. Returns (B, Q, H * E).
+    weights: (B, Q, H, L, P). Locations and weights are float32, or float64 with such a value; the value may
+    be half precision, which the kernel sums in float32 and the other ways make float32 of first.
+    Returns (B, Q, H * E). Raises UserError for kernel="triton" where it cannot run.
     """
+    if kernel != "torch" and _fused(value, shapes, locations, demanded=kernel == "triton"):
+        from detector.triton_sampling import sample_triton
+
+        return sample_triton(value, shapes, locations, weights)
+    value = value.to(locations.dtype)
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
         return sample_bags(value, shapes, locations, weights)
     return sample_grid(value, shapes, locations, weights)
+
+
+def _fused(value: Tensor, shapes: Shapes, locations: Tensor, demanded: bool) -> bool:
+    """Whether Triton's kernel takes these; if it is demanded, it must."""
+    fault = ""
+    if value.device.type != "cuda":
+        fault = f"the tensors are on {value.device.type}, expected cuda"
+    elif not has_triton():
+        fault = "triton is not installed; it comes with CUDA builds of torch"
+    elif torch.float64 in (value.dtype, locations.dtype):
+        fault = "the tensors are float64, expected float32, bfloat16 or float16"
+    elif len(shapes) > 8:
+        fault = f"the pyramid has {len(shapes)} levels, expected at most 8"
+    if fault and demanded:
+        raise UserError(
+            f"option model.attention_kernel: found 'triton', but {fault}; "
+            "use --set model.attention_kernel=auto."
+        )
+    return not fault
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_triton() -> bool:
+    """Whether Triton can be imported."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def sides_of(shapes: Shapes, like: Tensor) -> Tensor:
+    """(L, 2) width and height of each level, of the dtype and on the device of `like`."""
+    if not torch.compiler.is_compiling():
+        return like.new_tensor([[width, height] for height, width in shapes])
+    # In a graph for photos of any size they are symbols, which no constant tensor can hold.
+    return torch.stack(
+        [like.new_full((), side) for height, width in shapes for side in (width, height)]
+    ).view(-1, 2)
 
 
 def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -41,11 +94,14 @@ def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
     grids = grids.reshape(len(shapes), batch * heads, queries, points, 2)
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B H, E, S)
     samples = []
-    start = 0
-    for level, (height, breadth) in enumerate(shapes):
-        plane = maps[..., start : start + height * breadth].reshape(batch * heads, width, height, breadth)
+    planes = maps.split([height * breadth for height, breadth in shapes], -1)
+    for level, (plane, (height, breadth)) in enumerate(zip(planes, shapes, strict=True)):
+        # grid_sample refuses what the others take: nothing there, zeros. (In a graph sizes may be symbols.)
+        if not torch.compiler.is_compiling() and not height * breadth:
+            samples.append(maps.new_zeros((batch * heads, width, queries, points)))
+            continue
+        plane = plane.reshape(batch * heads, width, height, breadth)
         samples.append(F.grid_sample(plane, grids[level], padding_mode="zeros", align_corners=False))
-        start += height * breadth
     spread = weights.permute(0, 2, 1, 3, 4).reshape(batch * heads, 1, queries, len(shapes) * points)
     summed = (torch.stack(samples, dim=-2).flatten(-2) * spread).sum(-1)  # (B H, E, Q)
     return summed.view(batch, heads * width, queries).transpose(1, 2)
@@ -68,28 +124,26 @@ class _Bags(torch.autograd.Function):
         batch, _, heads, width = value.shape
         queries, samples = locations.shape[1], weights.shape[3] * weights.shape[4]
         table = _frame(value, shapes)  # (B, S', H, E)
-        rows, below, right, down, inside = _corners(table, shapes, locations)
+        rows, below, right, down, inside = _corners(table.shape[1], shapes, locations)
         shares = _shares(weights.reshape(-1, samples), right, down)
         index = torch.cat([rows, rows + heads, rows + below, rows + (below + heads)], -1)
         flat = table.view(-1, width)
         out = F.embedding_bag(index, flat, mode="sum", per_sample_weights=torch.cat(shares, -1))
-        ctx.save_for_backward(table, weights, rows, below, right, down, inside)
+        ctx.save_for_backward(table, weights, rows, index, right, down, inside)
         ctx.shapes = shapes
         return out.view(batch, queries, heads * width)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        table, weights, rows, below, right, down, inside = ctx.saved_tensors
+        table, weights, rows, index, right, down, inside = ctx.saved_tensors
         batch, framed, heads, width = table.shape
         weigh = weights.reshape(rows.shape)
         grad = grad.reshape(-1, width)
-        shares = _shares(weigh, right, down)
         for_value = None
         if ctx.needs_input_grad[0]:
-            folded = _scatter(grad, rows, shares, batch * framed * heads)
+            folded = _scatter(grad, rows, _shares(weigh, right, down), batch * framed * heads)
             for_value = _unframe([one.view(table.shape) for one in folded], ctx.shapes)
-        index = torch.cat([rows, rows + heads, rows + below, rows + (below + heads)], -1)
         a, b, c, d = _dots(grad, table.view(-1, width), index).chunk(4, -1)  # the four corners' values . grad
         upper, lower = torch.lerp(a, b, right), torch.lerp(c, d, right)
         for_weights = torch.lerp(upper, lower, down).view(weights.shape)
@@ -98,6 +152,20 @@ class _Bags(torch.autograd.Function):
         sizes = torch.tensor([[w, h] for h, w in ctx.shapes], dtype=grad.dtype).view(-1, 1, 2)
         both = torch.stack([across, along], -1).view(*weights.shape, 2)
         return for_value, both.mul_(sizes).mul_(inside), for_weights, None
+
+
+def value_gradient(grad: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    """The gradient of `sample` for its value, on any device, in an order of sums that never changes.
+
+    grad: (B, Q, H * E). Returns (B, S, H, E).
+    """
+    batch, heads, samples = grad.shape[0], locations.shape[2], weights.shape[3] * weights.shape[4]
+    width = grad.shape[2] // heads
+    framed = sum((h + 2) * (w + 2) for h, w in shapes)
+    rows, _, right, down, _ = _corners(framed, shapes, locations)
+    shares = _shares(weights.reshape(-1, samples), right, down)
+    folded = _scatter(grad.reshape(-1, width), rows, shares, batch * framed * heads)
+    return _unframe([one.view(batch, framed, heads, width) for one in folded], shapes)
 
 
 def _frame(value: Tensor, shapes: Shapes) -> Tensor:
@@ -127,31 +195,29 @@ def _unframe(corners: list[Tensor], shapes: Shapes) -> Tensor:
     return torch.cat(levels, 1)
 
 
-def _corners(
-    table: Tensor, shapes: Shapes, locations: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Where each sample lies in the framed table.
+def _corners(framed: int, shapes: Shapes, locations: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Where each sample lies in the table of `framed` cells a photo.
 
     Returns the table row of its upper left cell (R, K) int32, the rows to the cell below (K,) int32, the
     shares towards right and down (R, K), and whether x and y move the result (B, Q, H, L, P, 2) bool.
     """
-    batch, framed, heads, _ = table.shape
-    size = torch.tensor([[w, h] for h, w in shapes], dtype=locations.dtype).view(-1, 1, 2)
-    starts = torch.tensor([0, *((h + 2) * (w + 2) for h, w in shapes)]).cumsum(0)[:-1]
-    wide = torch.tensor([w + 2 for _, w in shapes])
-    place = torch.addcmul(torch.tensor(-0.5, dtype=locations.dtype), locations, size)
+    batch, heads, at = locations.shape[0], locations.shape[2], locations.device
+    size = torch.tensor([[w, h] for h, w in shapes], dtype=locations.dtype, device=at).view(-1, 1, 2)
+    starts = torch.tensor(list(accumulate([0, *((h + 2) * (w + 2) for h, w in shapes)]))[:-1], device=at)
+    wide = torch.tensor([w + 2 for _, w in shapes], device=at)
+    half, least = (torch.tensor(one, dtype=locations.dtype, device=at) for one in (-0.5, -1.0))
+    place = torch.addcmul(half, locations, size)
     inside = (place > -1) & (place < size)
-    place = torch.maximum(
-        torch.minimum(place, size, out=place), torch.tensor(-1.0, dtype=place.dtype), out=place
-    )
+    place = torch.maximum(torch.minimum(place, size, out=place), least, out=place)
     # At the far edge the cell is the last one and the share is 1: all of it on the frame.
     cell = torch.minimum(place.floor(), size - 1)
     share = place.sub_(cell)
     offset = (starts + wide + 1).to(cell.dtype).view(-1, 1)
     number = torch.addcmul(cell[..., 0] + offset, cell[..., 1], wide.to(cell.dtype).view(-1, 1)).int()
     number.clamp_(0, framed - 1)  # NaN has no cell, but must not read outside; its share stays NaN
-    base = torch.arange(batch, dtype=torch.int32).view(-1, 1, 1, 1, 1) * (framed * heads)
-    rows = number.mul_(heads).add_(base + torch.arange(heads, dtype=torch.int32).view(-1, 1, 1))
+    base = torch.arange(batch, dtype=torch.int32, device=at).view(-1, 1, 1, 1, 1) * (framed * heads)
+    base = base + torch.arange(heads, dtype=torch.int32, device=at).view(-1, 1, 1)
+    rows = number.mul_(heads).add_(base)
     samples = rows.shape[3] * rows.shape[4]
     below = (wide * heads).int()[:, None].expand(-1, rows.shape[4]).reshape(samples)
     right, down = share[..., 0].reshape(-1, samples), share[..., 1].reshape(-1, samples)
@@ -178,7 +244,8 @@ def _dots(grad: Tensor, table: Tensor, index: Tensor) -> Tensor:
             (rows, table.shape[0]),
             check_invariants=False,  # they forbid a column twice in a row, which is harmless here
         )
-    dots: Tensor = torch.sparse.sampled_addmm(places, grad, table.t(), beta=0.0).values()
+    torch.sparse.sampled_addmm(places, grad, table.t(), beta=0.0, out=places)
+    dots: Tensor = places.values()
     return dots.view(rows, columns)
 
 
@@ -187,10 +254,33 @@ def _scatter(grad: Tensor, rows: Tensor, shares: list[Tensor], cells: int) -> li
 
     A bag of rows of `grad` for each cell; one sort serves all four corners.
     """
-    keys, order = rows.view(-1).sort()
+    offsets, order = _by_cell(rows.view(-1), cells)
     source = order.div(rows.shape[1], rounding_mode="floor")
-    offsets = torch.searchsorted(keys, torch.arange(cells, dtype=keys.dtype))
+    # The four shares of a sample lie together and move as one: a walk over the samples, not four.
+    four = torch.stack([share.reshape(-1) for share in shares], -1)
+    if four.device.type == "cpu":  # torch would move the numbers one by one
+        four = torch.from_numpy(np.take(four.numpy(), order.numpy(), axis=0))
+    else:
+        four = four[order]
     return [
-        F.embedding_bag(source, grad, offsets, mode="sum", per_sample_weights=share.reshape(-1)[order])
-        for share in shares
+        F.embedding_bag(source, grad, offsets, mode="sum", per_sample_weights=share)
+        for share in four.t().contiguous()
     ]
+
+
+def _by_cell(keys: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Samples in the order of their cells, first come first: where each cell's begin (cells,), and who (n,).
+
+    keys: (n,) int32 cells. On a CPU a key and its place are one 64-bit number: numpy sorts plain numbers with
+    vector instructions, several times as fast as torch sorts with places.
+    """
+    if keys.device.type == "cpu":
+        bits = max(keys.shape[0], 1).bit_length()
+        assert cells < 1 << (63 - bits), f"{cells} cells"
+        packed = keys.long().bitwise_left_shift_(bits).add_(torch.arange(keys.shape[0]))
+        packed.numpy().sort()
+        order = packed.bitwise_and((1 << bits) - 1)
+    else:
+        order = keys.sort(stable=True).indices
+    counts = torch.bincount(keys, minlength=cells)
+    return counts.cumsum(0) - counts, order
