@@ -9,11 +9,21 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.layers import freeze_batch_norm_2d
+from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
+from timm.models import FeatureListNet
+from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from cache_builder.errors import UserError
 from detector.config import ModelConfig
+from detector.frozen import fold_norms
+
+FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
+"""What timm makes of a BatchNorm2d that is frozen."""
+
+IN_ORDER = (FeatureListNet, BasicBlock, Bottleneck)
+"""timm's modules that run a norm bnK right after the convolution convK."""
 
 
 class Backbone(nn.Module):
@@ -38,6 +48,7 @@ class Backbone(nn.Module):
             norm = "batch" if weights == "none" else "frozen"
         if norm == "frozen":
             self.net = freeze_batch_norm_2d(self.net)
+            fold_norms(self.net, FROZEN, IN_ORDER)
         elif norm == "group":
             _replace_by_group_norm(self.net)
         if weights != "none" and config.freeze_stride:
