@@ -59,6 +59,9 @@ class DataConfig:
     """Processes that read photos; 0 reads in the training process."""
     cache_photos: int = 2048
     """MiB. Where all photos, decoded, fit, they stay in memory and no worker is needed; 0 never does."""
+    decode: Literal["cpu", "cuda"] = "cpu"
+    """Who decodes and sizes training JPEGs: the workers, or the GPU (nvJPEG), where the workers are too few
+    to keep it busy. Photos that fit in memory are always decoded on the CPU."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Taken from each channel (RGB in [0, 1])."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)

@@ -25,11 +25,12 @@ from cache_builder.index import Index, open_index
 from cache_builder.photos import BadPhoto, load_photo
 from detector.config import Config, TrainConfig
 from detector.crop_views import CropViews
+from detector.gpu_decode import Decoder, decode_all, gpu_decoder, jpeg_bytes
 from detector.guidance import disturb_present
 from detector.matcher import PaddedTargets, pad_targets
 from detector.structures import PresentText, Targets
 from detector.training_priors import TrainingPriors
-from detector.transforms import apply_to_boxes, apply_to_image, draw_view, pad_batch
+from detector.transforms import View, apply_to_boxes, apply_to_image, draw_view, pad_batch
 
 ORDER, SAMPLE, TEACHER = 1, 2, 3
 """Streams of random numbers under one seed: the order of an epoch, one photo's view and guidance, and which
@@ -58,6 +59,8 @@ class Sample:
     """Image row of the index."""
     fault: str
     """Why the photo could not be read ("" if it could): its pixels are then zero and it has no objects."""
+    view: View | None = None
+    """With data.decode="cuda": what is still to be done to `image`, which is then a JPEG file, (n,) uint8."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +170,10 @@ class TrainingPhotos(Dataset[Sample]):
         return pixels, ""
 
     def __getitem__(self, place: Place) -> Sample:
-        image, fault = self.read(place.image)
+        file = self._file(place.image)
+        image, fault = (file, "") if file is not None else self.read(place.image)
         rng = _generator(self.config.train.seed, SAMPLE, place.epoch, place.position)
-        height, width = image.shape[-2:]
+        height, width = int(self.index.heights[place.image]), int(self.index.widths[place.image])
         view = draw_view(height, width, self.config.data, rng)
         objects = np.arange(0) if fault else self._objects(place.image)
         boxes = torch.from_numpy(self.index.box_xyxy[objects])
@@ -186,8 +190,18 @@ class TrainingPhotos(Dataset[Sample]):
         if self.priors is not None and rng.random() < self.config.train.guidance_priors:
             given = self.priors.of(place.image)
         present = draw_guidance(given, len(self.base_rows), self.config.train, rng)
-        pixels = apply_to_image(image, view)
-        return Sample(pixels, targets, torch.from_numpy(present), place.image, fault)
+        words = torch.from_numpy(present)
+        if file is not None:
+            return Sample(file, targets, words, place.image, fault, view)
+        return Sample(apply_to_image(image, view), targets, words, place.image, fault)
+
+    def _file(self, row: int) -> Tensor | None:
+        """The encoded photo, where a GPU is to decode it and can."""
+        if self.config.data.decode == "cpu" or self.fits_in_memory:
+            return None
+        return jpeg_bytes(
+            self.index.photo_path(row), (int(self.index.widths[row]), int(self.index.heights[row]))
+        )
 
     def _objects(self, row: int) -> NDArray[np.int64]:
         boxes = self.index.boxes_of(row)
@@ -281,6 +295,34 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def decoded(samples: Sequence[Sample], decode: Decoder, width: int) -> list[Sample]:
+    """Samples as workers on a CPU would have made them, those that are still files decoded by `decode`.
+
+    A file that nobody can decode becomes a black photo without objects; width: of the teacher's embeddings.
+    """
+    files = [sample.image for sample in samples if sample.view is not None]
+    planes = iter(decode_all(files, decode))
+    done = []
+    for sample in samples:
+        if sample.view is not None:
+            plane = next(planes)
+            if isinstance(plane, str):
+                black, fault = (
+                    torch.zeros(3, *sample.view.size, dtype=torch.uint8),
+                    f"image row {sample.row} {plane}",
+                )
+                sample = Sample(black, Targets.empty(width), sample.present[:0], sample.row, fault)
+            else:
+                pixels = apply_to_image(plane, sample.view)
+                sample = replace(sample, image=pixels, view=None)
+        done.append(sample)
+    places = {sample.image.device for sample in done}
+    if len(places) > 1:  # some came the usual way: all to the GPU
+        there = max(places, key=lambda place: place.type != "cpu")
+        done = [replace(sample, image=sample.image.to(there)) for sample in done]
+    return done
+
+
 def batches(
     photos: TrainingPhotos, schedule: Schedule, *, pinned: bool = False, start: str | None = None
 ) -> Iterator[Batch]:
@@ -289,14 +331,18 @@ def batches(
     Photos that fit in memory are read in this process instead. start: how workers start ("fork", "spawn";
     None: the platform's way).
     """
+    on_gpu = photos.config.data.decode == "cuda" and not photos.fits_in_memory
+    decode = gpu_decoder() if on_gpu else None
     workers = 0 if photos.fits_in_memory else photos.config.data.workers
     loader = DataLoader(
         photos,
         batch_sampler=schedule,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate if decode is None else list,
         pin_memory=pinned,
         multiprocessing_context=start if workers else None,
         generator=torch.Generator(),
     )
-    return iter(loader)
+    if decode is None:
+        return iter(loader)
+    return (collate(decoded(samples, decode, photos.width)) for samples in loader)

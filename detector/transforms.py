@@ -122,8 +122,9 @@ def pad_batch(images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     if len(sizes) == 1:
         return torch.stack(list(images)), None
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
-    batch = torch.zeros(len(images), 3, height, width, dtype=torch.uint8)
-    padding = torch.ones(len(images), height, width, dtype=torch.bool)
+    place = images[0].device
+    batch = torch.zeros(len(images), 3, height, width, dtype=torch.uint8, device=place)
+    padding = torch.ones(len(images), height, width, dtype=torch.bool, device=place)
     for row, image in enumerate(images):
         _, h, w = image.shape
         batch[row, :, :h, :w] = image
