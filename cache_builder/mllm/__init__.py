@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from cache_builder.mllm.column import cache_mllm_priors
 from cache_builder.mllm.load import DEFAULT_MODEL, Mllm, default_model, load_mllm
-from cache_builder.mllm.pope import pope_lines, pope_report
 from cache_builder.mllm.questions import PROMPT, Questions
 from cache_builder.mllm.scorer import Scorer
+from cache_builder.pope import pope_lines, pope_report
 
 __all__ = [
     "DEFAULT_MODEL",

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_builder.errors import UserError
-from cache_builder.images import check_numbers
 from cache_builder.index import Index, open_index
+from cache_builder.making import check_numbers, place
 from cache_builder.mllm.answers import LEAST_SHARE, LOW_SHARE
 from cache_builder.mllm.asking import Asker, askers, check_backend
 from cache_builder.mllm.calibrate import Calibration, fit_calibration, rounded
@@ -127,7 +127,7 @@ def cache_mllm_priors(
             else:
                 yield Item(row, (row, asker.about(photo)))
 
-    writer = open_writer(data if out is None else out, spec, overwrite=overwrite)
+    writer = open_writer(place(data, out), spec, overwrite=overwrite)
     run = run_chunks(
         writer,
         read,

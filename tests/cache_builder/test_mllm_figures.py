@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache_builder.mllm.calibrate import Calibration, fit
-from cache_builder.mllm.pope import KINDS, figures, pope_lines, pope_report
+from cache_builder.pope import KINDS, figures, pope_lines, pope_report
 
 
 def test_fit_finds_what_made_the_answers() -> None:
