@@ -34,7 +34,9 @@ from torch.nn import functional as F
 
 from cache_builder.errors import UserError
 from cache_builder.fetching import first_line, no_waiting_offline, quiet
+from cache_builder.folding import fold_batch_norms
 from cache_builder.preprocess import Preprocess
+from cache_builder.tiles import Tiles
 from cache_builder.weights import resolve_device, weight_digest
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,6 +72,9 @@ class Teacher:
         model.eval().requires_grad_(False).to(device)
         if device.type != "mps":  # convolutions are a quarter faster so, and nothing else changes
             model.to(memory_format=torch.channels_last)
+        tower = getattr(model, "visual", None)
+        self._folded = tower is not None and fold_batch_norms(tower, PRECISIONS[precision])
+        self._tiles: Tiles | None = None
         self._encode_image: Callable[[Tensor], Tensor] = model.encode_image  # type: ignore[assignment]
         self._encode_text: Callable[[Tensor], Tensor] = model.encode_text  # type: ignore[assignment]
         self._tokenizer: Any = None
@@ -100,18 +105,30 @@ class Teacher:
         return self.launch_images(images)()
 
     def launch_images(self, images: Tensor | NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
-        """Begin `encode_images`; what comes back waits for it. On CUDA the host is free in between."""
+        """Begin `encode_images`; what comes back waits for it. On CUDA and the CPU the host is free in
+        between; the CPU takes a batch in tiles (see `Tiles`).
+        """
         batch = torch.as_tensor(images)
         if batch.shape[0] == 0:
             return lambda: np.zeros((0, self.width), np.float32)
+        if self.device.type == "cpu":
+            if self._tiles is None or self._tiles.threads != torch.get_num_threads():
+                self._tiles = Tiles(torch.get_num_threads())
+            parts = self._tiles.launch(self._features, batch)
+            return lambda: self._finite(np.concatenate([part.numpy() for part in parts()]))
         if self.device.type == "cuda":
             batch = batch.pin_memory()
-        batch = batch.to(self.device, non_blocking=True)
+        features = self._features(batch.to(self.device, non_blocking=True))
+        return lambda: self._finite(features.cpu().numpy())
+
+    def _features(self, batch: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, D) float32 unit, on the device."""
         with torch.inference_mode(), self._autocast():
             if batch.dtype == torch.uint8:
                 batch = self.preprocess.finish(batch)
-            features = F.normalize(self._encode_image(batch).float(), dim=-1)
-        return lambda: self._finite(features.cpu().numpy())
+            if self._folded:
+                batch = batch.to(memory_format=torch.channels_last)
+            return F.normalize(self._encode_image(batch).float(), dim=-1)
 
     def encode_texts(self, texts: Sequence[str], batch: int = 256) -> NDArray[np.float32]:
         """B sentences -> (B, D) float32 unit; beyond the context length they are cut, as open_clip does."""
