@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from cache_builder.errors import UserError
 from cache_builder.faster import agreement_of, as_pixels, fast_pixels
-from cache_builder.images import CHUNK_ROWS, as_teacher, check_numbers, encoder, teacher_recipe
+from cache_builder.images import encoder, teacher_recipe
 from cache_builder.index import Index, open_index
+from cache_builder.making import Making, Options
 from cache_builder.photos import check_folder, load_or_reason
 from cache_builder.preprocess import Preprocess
-from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, run_chunks
 from cache_builder.store import ColumnName, ColumnSpec, check_label, open_writer
@@ -64,17 +65,7 @@ def cache_crops(
     view: str = "",
     name: str = "",
     fast: bool = False,
-    batch: int = 256,
-    workers: int | None = None,
-    processes: bool = False,
-    device: str = "auto",
-    precision: str = "fp32",
-    strict: bool = False,
-    part: tuple[int, int] | None = None,
-    chunk_rows: int = CHUNK_ROWS,
-    overwrite: bool = False,
-    out: Path | str | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> CacheReport:
     """Make the column `crops` of the data set `data`: (M, D) float16 unit, row m the pixels at box m.
 
@@ -83,41 +74,34 @@ def cache_crops(
     boxes under 16 px on either side are invalid (zeros, flag 0). Each photo is decoded once a chunk, crops
     of several photos share a batch. view: "flipped" makes the column `crops-flipped`, every crop mirrored,
     "jitter-K" the column `crops-jitter-K` of boxes moved and scaled a little; several views from one decoding
-    are `cache_photos`. The other options are those of `cache_images`.
-
-    out: where the column goes, if not into the data set's folder: a folder or a URL (s3://, gs://, memory://).
+    are `cache_photos`. name, fast: as in `cache_images`. options: how it is made, see `Making`.
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
-    workers = check_numbers(batch, workers, part)
+    making = Making(**options)
     check_rule(crop)
     index = open_index(data)
     check_folder(index)
-    known = as_teacher(teacher, device, precision)
-    progress = progress or Silent()
-    spec = crops_spec(
-        index, known, crop, batch, chunk_rows, ColumnName("crops", check_label(name), view), fast
-    )
-    writer = open_writer(data if out is None else out, spec, overwrite=overwrite)
-    reader = crop_reader(index, known, crop, view, fast, strict)
+    known = making.teacher(teacher)
+    column = ColumnName("crops", check_label(name), view)
+    spec = crops_spec(index, known, crop, making.batch, making.chunk_rows, column, fast)
+    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
+    reader = crop_reader(index, known, crop, view, fast, making.strict)
     run = run_chunks(
         writer,
         reader,
         encoder(known),
-        batch=batch,
+        batch=making.batch,
         spans=lambda lo, hi: photo_spans(index.box_images[lo:hi], lo),
-        workers=workers,
-        processes=processes,
-        part=part,
-        progress=progress,
         unit="boxes",
+        **making.reading,
     )
-    agreed = (
-        agreement_of(data if out is None else out, run.manifest, replace(reader, fast=False), known)
-        if fast
-        else None
+    agreed = None
+    if fast:
+        agreed = agreement_of(making.place(data), run.manifest, replace(reader, fast=False), known)
+    return report_of(
+        writer, run, making.reporter, strict=making.strict, expected=(CROWD, SMALL), agreement=agreed
     )
-    return report_of(writer, run, progress, strict=strict, expected=(CROWD, SMALL), agreement=agreed)
 
 
 @dataclass(frozen=True)

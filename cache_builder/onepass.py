@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 from PIL import Image
 from torch import Tensor
@@ -22,19 +23,11 @@ from cache_builder.crops import (
     usable_boxes,
 )
 from cache_builder.faster import agreement_of, as_pixels
-from cache_builder.images import (
-    CHUNK_ROWS,
-    ImageReader,
-    cache_images,
-    check_numbers,
-    encoder,
-    image_reader,
-    images_spec,
-)
+from cache_builder.images import ImageReader, cache_images, encoder, image_reader, images_spec
 from cache_builder.index import Index, open_index
+from cache_builder.making import Making, Options
 from cache_builder.photos import check_folder, load_or_reason
 from cache_builder.priors import cache_clip_priors
-from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, Job, Target, run_targets
 from cache_builder.store import ColumnSpec, open_writer
@@ -58,16 +51,7 @@ def cache_all(
     jitter: int = 0,
     fast: bool = False,
     tau: float = 0.07,
-    batch: int = 256,
-    workers: int | None = None,
-    processes: bool = False,
-    device: str = "auto",
-    precision: str = "fp32",
-    strict: bool = False,
-    part: tuple[int, int] | None = None,
-    overwrite: bool = False,
-    out: Path | str | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> list[CacheReport]:
     """Make `text`, then `crops` and `images` from one pass over the photos, then `priors/clip`; their
     reports.
@@ -75,13 +59,13 @@ def cache_all(
     The columns are those of `cache_text`, `cache_crops`, `cache_images` and `cache_clip_priors`, byte for
     byte. The priors are left out while other parts still have photos to encode: the last one to end makes
     them. Several teachers look at the photos in the same pass; see `label_teachers` for `name`. flipped,
-    jitter: views of the crops, as in `cache_photos`.
-
-    out: where the column goes, if not into the data set's folder: a folder or a URL (s3://, gs://, memory://).
+    jitter: views of the crops, as in `cache_photos`. options: how they are made, see `Making`; `chunk_rows`
+    is of the columns of pictures.
 
     The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
     """
-    labelled = load_teachers(teacher, name, device, precision)
+    making = Making(**options)
+    labelled = load_teachers(teacher, name, making.device, making.precision)
     reports = [
         cache_text(
             data,
@@ -89,10 +73,10 @@ def cache_all(
             name=label,
             templates=templates,
             synonyms=synonyms,
-            part=part,
-            overwrite=overwrite,
-            out=out,
-            progress=progress,
+            part=making.part,
+            overwrite=making.overwrite,
+            out=making.out,
+            progress=making.progress,
         )
         for label, known in labelled.items()
     ]
@@ -104,19 +88,18 @@ def cache_all(
         flipped=flipped,
         jitter=jitter,
         fast=fast,
-        batch=batch,
-        workers=workers,
-        processes=processes,
-        strict=strict,
-        part=part,
-        overwrite=overwrite,
-        out=out,
-        progress=progress,
+        **options,
     )
     if all(report.manifest for report in reports):
         reports += [
             cache_clip_priors(
-                data, name=label, tau=tau, part=(0, 1), overwrite=overwrite, out=out, progress=progress
+                data,
+                name=label,
+                tau=tau,
+                part=(0, 1),
+                overwrite=making.overwrite,
+                out=making.out,
+                progress=making.progress,
             )
             for label in labelled
         ]
@@ -133,82 +116,60 @@ def cache_photos(
     flipped: bool = False,
     jitter: int = 0,
     fast: bool = False,
-    batch: int = 256,
-    workers: int | None = None,
-    processes: bool = False,
-    device: str = "auto",
-    precision: str = "fp32",
-    strict: bool = False,
-    part: tuple[int, int] | None = None,
-    chunk_rows: int = CHUNK_ROWS,
-    overwrite: bool = False,
-    out: Path | str | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> list[CacheReport]:
     """Make columns of several `kinds`, views and teachers from one pass over the photos; a report each.
 
     flipped: besides `crops` make `crops-flipped`, every crop mirrored. jitter: and `crops-jitter-1` to
-    `crops-jitter-N`, boxes moved and scaled a little. Other options as in `cache_crops`; every column is what
-    that verb alone would make, byte for byte.
+    `crops-jitter-N`, boxes moved and scaled a little. crop, fast and `options` as in `cache_crops`; every
+    column is what that verb alone would make, byte for byte.
     """
-    workers = check_numbers(batch, workers, part)
+    making = Making(**options)
     check_rule(crop)
     views = view_names("", flipped, jitter)
-    labelled = load_teachers(teacher, name, device, precision)
+    labelled = load_teachers(teacher, name, making.device, making.precision)
     if len(labelled) == len(kinds) == len(views) == 1:  # where ranks of one column can help each other
         ((label, known),) = labelled.items()
         alone = partial(cache_crops, crop=crop) if kinds[0] == "crops" else cache_images
-        return [
-            alone(
-                data,
-                known,
-                name=label,
-                fast=fast,
-                batch=batch,
-                workers=workers,
-                processes=processes,
-                strict=strict,
-                part=part,
-                chunk_rows=chunk_rows,
-                overwrite=overwrite,
-                out=out,
-                progress=progress,
-            )
-        ]
+        return [alone(data, known, name=label, fast=fast, **options)]
     index = open_index(data)
     check_folder(index)
-    progress = progress or Silent()
     columns: list[tuple[ColumnSpec, CropReader | ImageReader, Teacher]] = []
     for label, known in labelled.items():
         if "crops" in kinds:
             for column in view_names(label, flipped, jitter):
-                spec = crops_spec(index, known, crop, batch, chunk_rows, column, fast)
-                columns.append((spec, crop_reader(index, known, crop, column.view, fast, strict), known))
+                spec = crops_spec(index, known, crop, making.batch, making.chunk_rows, column, fast)
+                reader = crop_reader(index, known, crop, column.view, fast, making.strict)
+                columns.append((spec, reader, known))
         if "images" in kinds:
-            spec = images_spec(index, known, batch, chunk_rows, label, fast)
-            columns.append((spec, image_reader(index, known, fast, strict), known))
+            spec = images_spec(index, known, making.batch, making.chunk_rows, label, fast)
+            columns.append((spec, image_reader(index, known, fast, making.strict), known))
     targets = [
-        Target(open_writer(data if out is None else out, spec, overwrite=overwrite), encoder(known), batch)
+        Target(
+            open_writer(making.place(data), spec, overwrite=making.overwrite), encoder(known), making.batch
+        )
         for spec, _, known in columns
     ]
     runs = run_targets(
         targets,
         photo_jobs(index, [isinstance(reader, CropReader) for _, reader, _ in columns]),
-        PhotoReader(index, tuple(reader for _, reader, _ in columns), strict),
-        workers=workers,
-        processes=processes,
-        part=part,
-        progress=progress,
+        PhotoReader(index, tuple(reader for _, reader, _ in columns), making.strict),
+        **making.reading,
     )
     reports = []
-    for target, run, (_, reader, known) in zip(targets, runs, columns, strict=True):
-        agreed = (
-            agreement_of(data if out is None else out, run.manifest, replace(reader, fast=False), known)
-            if fast
-            else None
-        )
+    for target, run, (_, made_by, known) in zip(targets, runs, columns, strict=True):
+        agreed = None
+        if fast:
+            agreed = agreement_of(making.place(data), run.manifest, replace(made_by, fast=False), known)
         reports.append(
-            report_of(target.writer, run, progress, strict=strict, expected=(CROWD, SMALL), agreement=agreed)
+            report_of(
+                target.writer,
+                run,
+                making.reporter,
+                strict=making.strict,
+                expected=(CROWD, SMALL),
+                agreement=agreed,
+            )
         )
     return reports
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_builder.errors import UserError
-from cache_builder.images import check_numbers
 from cache_builder.index import Index, open_index
+from cache_builder.making import check_numbers, place
 from cache_builder.progress import Progress, Silent
 from cache_builder.report import CacheReport, report_of
 from cache_builder.runner import Item, run_chunks
@@ -59,9 +59,7 @@ def cache_clip_priors(
         raise UserError(f"--tau is {tau}; give a temperature above 0, 0.07 unless you know better.")
     index = open_index(data)
     images, text = (
-        open_column(
-            data if out is None else out, str(ColumnName(kind, check_label(name))), index_digest=index.digest
-        )
+        open_column(place(data, out), str(ColumnName(kind, check_label(name))), index_digest=index.digest)
         for kind in ("images", "text")
     )
     step = "make both with one teacher, with --overwrite for the one to replace"
@@ -95,7 +93,7 @@ def cache_clip_priors(
         ]
 
     progress = progress or Silent()
-    writer = open_writer(data if out is None else out, spec, overwrite=overwrite)
+    writer = open_writer(place(data, out), spec, overwrite=overwrite)
     run = run_chunks(
         writer,
         read,

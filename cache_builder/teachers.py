@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from cache_builder.errors import UserError
-from cache_builder.images import as_teacher
+from cache_builder.making import as_teacher
 from cache_builder.store import check_label
 from cache_builder.teacher import Teacher
 

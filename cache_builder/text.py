@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_builder.errors import UserError
-from cache_builder.images import as_teacher, check_numbers
 from cache_builder.index import Index, open_index
+from cache_builder.making import as_teacher, check_numbers, place
 from cache_builder.progress import Progress, Silent
 from cache_builder.prompts import embed_concepts, resolve_templates, unit_rows
 from cache_builder.report import CacheReport, report_of
@@ -105,7 +105,7 @@ def cache_text(
         return [Item(row, row) for row in range(lo, hi)]
 
     progress = progress or Silent()
-    writer = open_writer(data if out is None else out, spec, overwrite=overwrite)
+    writer = open_writer(place(data, out), spec, overwrite=overwrite)
     run = run_chunks(
         writer, read, embed, batch=spec.chunk_rows, workers=0, part=part, progress=progress, unit="concepts"
     )

@@ -15,8 +15,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 from cache_builder.errors import UserError
-from cache_builder.images import cache_images, check_numbers
+from cache_builder.images import cache_images
 from cache_builder.index import build_index, open_index
+from cache_builder.making import check_numbers
 from cache_builder.photos import load_row
 from cache_builder.store import open_column
 from cache_builder.teacher import Teacher, load_teacher
