@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,9 @@ class DataConfig:
     """Half of the photos are resized, cropped at random (384 to 600 px) and resized again, as in DETR."""
     crop_keeps_shape: bool = False
     """True cuts windows of the photo's own shape: photos of one size stay so, and a batch has no padding."""
+    teacher: str = ""
+    """Label of the teacher to learn from, where several teachers' columns lie side by side: "vitl14" reads
+    text-vitl14, crops-vitl14 and priors/clip-vitl14; "" reads the first teacher's, which have no label."""
     workers: int = 4
     """Processes that read photos; 0 reads in the training process."""
     cache_photos: int = 2048
@@ -82,6 +86,12 @@ class DataConfig:
             "at least the largest short side",
         )
         fraction("data", self, "flip")
+        require(
+            re.fullmatch("[a-z0-9_]*", self.teacher) is not None,
+            "data.teacher",
+            self.teacher,
+            "the label of a teacher's columns: lower-case letters, digits and _",
+        )
         at_least("data", self, 0, "workers", "cache_photos")
         for name in ("mean", "std"):
             require(len(getattr(self, name)) == 3, f"data.{name}", getattr(self, name), "three numbers")
