@@ -19,7 +19,7 @@ import numpy as np
 
 from cache_builder.errors import UserError
 from cache_builder.index import Index, novel_boxes, open_index, verify_index
-from cache_builder.store import ColumnInfo, column_info, list_columns
+from cache_builder.store import ColumnInfo, column_info, list_columns, parse_name
 
 LOOKED_FOR = 64
 """Photos of a data set that are looked for, spread over it."""
@@ -165,6 +165,24 @@ def check_teachers(data: Path, device: str = "auto") -> list[Finding]:
     return findings
 
 
+def check_mllm(name: str, device: str = "auto") -> list[Finding]:
+    """Whether a multimodal LLM can be asked for priors here, and which of its tokens count as yes and no.
+
+    Nothing of it runs but the loading; code of its own is not trusted.
+    """
+    from cache_builder.mllm import load_mllm
+
+    subject = f"mllm {name}"
+    try:
+        loaded = load_mllm(name, device=device)
+    except UserError as error:
+        return [Finding("bad", subject, str(error))]
+    millions = sum(value.numel() for value in loaded.model.parameters()) / 1e6
+    kind = type(loaded.model).__name__
+    told = f"{kind}, {millions:.1f}M parameters, on {loaded.device}; tokens for {loaded.answers.line()}"
+    return [Finding("good", subject, told)]
+
+
 def _photos(index: Index) -> Finding:
     rows = np.unique(np.linspace(0, max(len(index) - 1, 0), min(LOOKED_FOR, len(index))).astype(int))
     missing = [index.photo_path(int(row)) for row in rows if not index.photo_path(int(row)).is_file()]
@@ -182,23 +200,36 @@ def _column(index: Index, info: ColumnInfo) -> Finding:
         return Finding("bad", subject, f"{told}; run {info.command} --overwrite")
     if not info.manifest.finished:
         return Finding("bad", subject, f"not finished; run {info.command}")
-    teacher = spec.recipe.get("teacher")
-    maker = f" by {teacher['name']}" if isinstance(teacher, dict) else ""
+    maker = next((spec.recipe[key] for key in ("teacher", "model") if key in spec.recipe), None)
+    maker = f" by {maker['name']}" if isinstance(maker, dict) else ""
     invalid = info.manifest.invalid
     told = f"{spec.rows} x {spec.width}{maker}, {invalid} rows without a value, finished"
     return Finding("warn" if invalid > spec.rows / 2 else "good", subject, told)
 
 
 def _one_teacher(subject: str, infos: Iterable[ColumnInfo]) -> list[Finding]:
-    teachers: dict[str, list[str]] = {}
+    """Under each label, "" first, one teacher; several labels are several teachers side by side."""
+    labels: dict[str, dict[str, list[str]]] = {}
+    named: dict[str, str] = {}
     for info in infos:
-        teacher = info.manifest.spec.recipe.get("teacher")
+        name, teacher = info.manifest.spec.name, info.manifest.spec.recipe.get("teacher")
         if isinstance(teacher, dict) and "weight_digest" in teacher:
-            teachers.setdefault(teacher["weight_digest"], []).append(info.manifest.spec.name)
-    if len(teachers) < 2:
-        return []
-    told = "; ".join(f"{', '.join(names)}: {digest}" for digest, names in teachers.items())
-    return [Finding("bad", subject, f"columns of several teachers ({told}); make all of them with one")]
+            parts = parse_name(name)
+            label = parts.label if parts else ""
+            labels.setdefault(label, {}).setdefault(teacher["weight_digest"], []).append(name)
+            named[label] = teacher["name"]
+    findings = []
+    for teachers in (one for one in labels.values() if len(one) > 1):
+        told = "; ".join(f"{', '.join(names)}: {digest}" for digest, names in teachers.items())
+        findings.append(
+            Finding("bad", subject, f"columns of several teachers ({told}); make all of them with one")
+        )
+    if len(labels) > 1:
+        told = ", ".join(f"{label or 'the first'} ({named[label]})" for label in sorted(labels))
+        findings.append(
+            Finding("good", subject, f"teachers side by side: {told}; --set data.teacher=LABEL takes one")
+        )
+    return findings
 
 
 def _memory() -> str:

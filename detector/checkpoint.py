@@ -54,6 +54,8 @@ class Facts:
     """How the text column was made: teacher and its weight digest, templates."""
     crops_recipe: dict[str, Any]
     """How the crops column was made."""
+    teacher: str = ""
+    """Label of that teacher's columns (data.teacher)."""
 
     def save(self, run: Path) -> None:
         """Write facts.json."""

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cache_builder.store import Column, ColumnName, list_columns, open_column, parse_name
+from cache_builder.store import Column, ColumnName, column_of, list_columns, open_column, parse_name
 from detector.config import DataConfig
 
 
 class CropViews:
-    """The column `crops` of a data set and the views of it that are there and asked for.
+    """The column `crops` of a data set, of the teacher `data.teacher`, and the views of it that are there and
+    asked for.
 
     `flipped`: `crops-flipped`, or None. `upright`: `crops`, then `crops-jitter-1` and on.
 
@@ -22,14 +23,17 @@ class CropViews:
     """
 
     def __init__(self, data: Path, index_digest: str, config: DataConfig) -> None:
-        names = [ColumnName("crops")]
+        label = config.teacher
+        plain = parse_name(column_of(data, "crops", label))
+        assert plain is not None
+        names = [plain]
         known = [found for name in list_columns(data) if (found := parse_name(name)) is not None]
-        own = [name for name in known if name.kind == "crops" and not name.label]
+        own = [name for name in known if name.kind == "crops" and name.label == label]
         if config.jittered_crops != "never":
             names += sorted((name for name in own if name.jitter), key=lambda name: name.jitter)
         if config.jittered_crops == "always" and len(names) == 1:
-            names.append(ColumnName("crops", view="jitter-1"))
-        mirrored = ColumnName("crops", view="flipped")
+            names.append(ColumnName("crops", label, "jitter-1"))
+        mirrored = ColumnName("crops", label, "flipped")
         wanted = config.flipped_crops == "always" or (config.flipped_crops == "auto" and mirrored in own)
         self.upright = [open_column(data, str(name), index_digest=index_digest) for name in names]
         self.flipped: Column | None = None

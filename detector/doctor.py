@@ -11,7 +11,6 @@ from pathlib import Path
 from cache_builder.doctor import Finding
 from cache_builder.errors import UserError
 from cache_builder.index import open_index
-from cache_builder.store import open_column
 from cache_builder.vocabulary import normalise_name
 from detector.checkpoint import Facts, newest_checkpoint
 from detector.config import Config
@@ -70,7 +69,7 @@ def check_evaluation(config: Config, data: Path, facts: Facts | None) -> list[Fi
             check_validation(config, data, facts)
         scene = open_scene(data, facts)
         if config.model.guidance and config.prior.source in ("clip", "mllm"):
-            open_column(data, f"priors/{config.prior.source}", index_digest=scene.index.digest)
+            scene.priors(config.prior.source)
     except UserError as error:
         return [Finding("bad", subject, str(error))]
     boxes = int((~scene.index.iscrowd).sum())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cache_builder.errors import UserError
 from cache_builder.index import Index, novel_boxes, open_index
-from cache_builder.store import Column, Origin, open_column, require_same_teacher, teacher_of
+from cache_builder.store import Column, Origin, column_of, open_column, require_same_teacher, teacher_of
 from detector.checkpoint import Facts
 from detector.config import Config
 from detector.data import TrainingPhotos
@@ -41,7 +41,8 @@ def gather(config: Config, data: Path) -> Ingredients:
     index = open_index(data)
     check_leak(index)
     check_photos(index)
-    text = open_column(data, "text", index_digest=index.digest)
+    label = config.data.teacher
+    text = open_column(data, column_of(data, "text", label), index_digest=index.digest)
     photos = TrainingPhotos(data, config, text.width)
     crops_recipe: dict[str, Any] = {}
     if photos.crops is not None:  # only the contrastive loss reads the teacher's view of the crops
@@ -60,6 +61,7 @@ def gather(config: Config, data: Path) -> Ingredients:
         index_digest=index.digest,
         text_recipe=dict(text.manifest.spec.recipe),
         crops_recipe=crops_recipe,
+        teacher=label,
     )
     return Ingredients(photos, torch.from_numpy(text.take(base).astype(np.float32)), facts)
 
@@ -101,10 +103,10 @@ def check_teachers(data: Path, text: Column, other: Column) -> None:
 
 def check_validation(config: Config, data: Path, facts: Facts) -> None:
     """Whether a run could be evaluated on `data`, asked before hours are spent on it."""
-    index = open_scene(data, facts).index
+    scene = open_scene(data, facts)
     if config.model.guidance and config.prior.source in ("clip", "mllm"):
-        open_column(data, f"priors/{config.prior.source}", index_digest=index.digest)
-    check_photos(index)
+        scene.priors(config.prior.source)
+    check_photos(scene.index)
 
 
 def check_batch(config: Config, ranks: int) -> None:

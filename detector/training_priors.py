@@ -8,7 +8,7 @@ import numpy as np
 
 from cache_builder.errors import UserError
 from cache_builder.index import Index
-from cache_builder.store import open_column
+from cache_builder.store import column_of, open_column
 from detector.config import PriorConfig
 from detector.guidance import Rows, choose_present
 
@@ -23,14 +23,15 @@ class TrainingPriors:
     Raises UserError where the column priors/`prior.source` is missing, unfinished or of another index.
     """
 
-    def __init__(self, folder: Path, index: Index, prior: PriorConfig) -> None:
+    def __init__(self, folder: Path, index: Index, prior: PriorConfig, teacher: str = "") -> None:
         if prior.source not in ("clip", "mllm"):
             raise UserError(
                 f"option train.guidance_priors: found prior.source {prior.source!r}, expected clip or mllm, "
                 "whose column holds priors; set train.guidance_priors=0 or another prior.source."
             )
         self._prior = prior
-        self._column = open_column(folder, f"priors/{prior.source}", index_digest=index.digest)
+        name = priors_column(folder, prior.source, teacher)
+        self._column = open_column(folder, name, index_digest=index.digest)
         self._scored = index.concepts.rows("base", "novel")
         base = index.concepts.rows("base")
         self._base_of = np.full(len(index.concepts), -1, np.int64)
@@ -46,3 +47,10 @@ class TrainingPriors:
         )[0]
         rows = self._base_of[self._scored[chosen]]
         return rows[rows >= 0]
+
+
+def priors_column(data: Path, source: str, teacher: str = "") -> str:
+    """Name of the column that holds the priors of `source`: CLIP's are of the teacher labelled `teacher`, a
+    multimodal LLM's of none. UserError where that teacher made none.
+    """
+    return column_of(data, f"priors/{source}", teacher if source == "clip" else "")

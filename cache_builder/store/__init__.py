@@ -8,6 +8,7 @@ from __future__ import annotations
 from cache_builder.store.agreement import Agreement
 from cache_builder.store.check import Problem
 from cache_builder.store.inspect import ColumnDiff, ColumnInfo, column_info, diff_columns, list_columns
+from cache_builder.store.labels import column_of, label_of, teachers_there
 from cache_builder.store.manifest import Manifest
 from cache_builder.store.naming import ColumnName, check_label, parse_name
 from cache_builder.store.origin import Origin, require_same_teacher, teacher_of
@@ -32,7 +33,9 @@ __all__ = [
     "VerifyReport",
     "check_label",
     "column_info",
+    "column_of",
     "diff_columns",
+    "label_of",
     "list_columns",
     "open_column",
     "open_writer",
@@ -40,5 +43,6 @@ __all__ = [
     "pull",
     "require_same_teacher",
     "teacher_of",
+    "teachers_there",
     "verify_column",
 ]

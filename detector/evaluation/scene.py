@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,21 @@ from torch import Tensor
 
 from cache_builder.errors import UserError
 from cache_builder.index import Index, open_index
-from cache_builder.store import Column, Origin, open_column, require_same_teacher, teacher_of
+from cache_builder.store import (
+    Column,
+    Origin,
+    column_of,
+    label_of,
+    open_column,
+    require_same_teacher,
+    teacher_of,
+)
 from cache_builder.vocabulary import Vocabulary
 from detector.checkpoint import Facts
 from detector.config import PriorConfig
 from detector.evaluation.protocols import Protocol, protocol_for
 from detector.guidance import choose_present
+from detector.training_priors import priors_column
 
 Rows = npt.NDArray[np.int64]
 SOURCES = ("clip", "mllm", "oracle", "none")
@@ -35,6 +45,8 @@ class Scene:
     vocabulary: Vocabulary
     text: Tensor
     protocol: Protocol
+    teacher: str = ""
+    """Label of the teacher whose columns are read; "" is the first's."""
 
     def present(self, prior: PriorConfig) -> list[Rows] | None:
         """For each photo the concepts (numbers 0..C-1) said to be in it, likeliest first; None for no prior
@@ -46,10 +58,13 @@ class Scene:
             return None
         if prior.source == "oracle":
             return self._annotated()
-        name = f"priors/{prior.source}"
-        column = open_column(self.index.folder, name, index_digest=self.index.digest)
-        probabilities = column.all()[:, self.rows]
+        probabilities = self.priors(prior.source).all()[:, self.rows]
         return choose_present(probabilities, prior.rho, prior.limit, prior.fill, self.index.image_ids)
+
+    def priors(self, source: str) -> Column:
+        """The column of a source, "clip" or "mllm". Raises UserError where there is none that fits."""
+        name = priors_column(self.index.folder, source, self.teacher)
+        return open_column(self.index.folder, name, index_digest=self.index.digest)
 
     def _annotated(self) -> list[Rows]:
         number = np.full(len(self.index.concepts), -1, np.int64)
@@ -66,12 +81,14 @@ def open_scene(data: Path | Index, facts: Facts | None = None, protocol: str = "
     """Open an index with its text column.
 
     facts: of the run that will look at it, which may have been trained on another vocabulary: the text column
-    is the data set's own. Raises UserError where there is no index or text column, no concept to find, no
-    photo, the text is of another teacher than the run's, or the protocol does not fit.
+    is the data set's own, of the run's teacher whatever its label there. Raises UserError where there is no
+    index or text column, no concept to find, no photo, the text is of another teacher than the run's, or the
+    protocol does not fit.
     """
     index = data if isinstance(data, Index) else open_index(data)
     rules = protocol_for(protocol, index)
-    text = open_column(index.folder, "text", index_digest=index.digest)
+    label = "" if facts is None else label_of(index.folder, taught_by(facts), facts.teacher)
+    text = open_column(index.folder, column_of(index.folder, "text", label), index_digest=index.digest)
     if facts is not None:
         check_teacher(index.folder, text, facts)
     concepts = rules.concepts(index)
@@ -83,13 +100,20 @@ def open_scene(data: Path | Index, facts: Facts | None = None, protocol: str = "
         )
     vocabulary = Vocabulary(concepts[int(row)] for row in rows)
     values = torch.from_numpy(text.take(rows).astype(np.float32))
-    return Scene(index, rows, vocabulary, values, rules)
+    return Scene(index, rows, vocabulary, values, rules, label)
+
+
+def taught_by(facts: Facts) -> dict[str, Any] | None:
+    """The teacher that a run learnt from; None where its text was an imported table without one."""
+    return teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe)
 
 
 def check_teacher(data: Path, text: Column, facts: Facts) -> None:
     """The text must come from the teacher that taught the run: other teachers' embeddings lie elsewhere."""
-    taught = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe)
+    taught = taught_by(facts)
     run = Origin("the run's embeddings", taught, facts.embedding_dim)
     name = (taught or {}).get("name") or "NAME"
     step = f"make the column again with cckt cache text {data} --teacher {name} --overwrite"
-    require_same_teacher(Origin.of(text, f"{data}: column text"), run, step=step, imported=True)
+    require_same_teacher(
+        Origin.of(text, f"{data}: column {text.manifest.spec.name}"), run, step=step, imported=True
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress
-from cache_builder.store import open_column, teacher_of
+from cache_builder.store import column_of, open_column, teacher_of
 from detector.checkpoint import Facts, judged_weights, read_json, run_config, write_json
 from detector.config import PriorConfig
 from detector.evaluate import chosen_variant, evaluate_run
@@ -202,7 +202,9 @@ def _digests(run: Path, facts: Facts, scene: Scene, folder: Path) -> list[tuple[
 
 def _text_recipe(scene: Scene) -> Mapping[str, Any]:
     """How the data set's text column was made."""
-    recipe: Mapping[str, Any] = open_column(scene.index.folder, "text").manifest.spec.recipe
+    recipe: Mapping[str, Any] = open_column(
+        scene.index.folder, column_of(scene.index.folder, "text", scene.teacher)
+    ).manifest.spec.recipe
     return recipe
 
 

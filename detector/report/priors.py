@@ -11,7 +11,6 @@ import numpy as np
 
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress
-from cache_builder.store import open_column
 from detector.config import PriorConfig
 from detector.evaluation.engines import curves
 from detector.evaluation.inference import Variant, infer
@@ -33,7 +32,7 @@ def prior_quality(scene: Scene, prior: PriorConfig) -> dict[str, Any] | None:
     if prior.source not in ("clip", "mllm"):
         return None
     try:
-        column = open_column(scene.index.folder, f"priors/{prior.source}", index_digest=scene.index.digest)
+        column = scene.priors(prior.source)
     except UserError:
         return None
     probabilities = np.asarray(column.all()[:, scene.rows], np.float64)
