@@ -18,6 +18,7 @@ import cli_cache
 import cli_columns
 import cli_detector
 import cli_results
+import cli_train
 from cache_builder.errors import UserError
 from console import Answer, TerminalProgress, complain
 
@@ -57,7 +58,7 @@ data = typer.Typer(help="Data sets: index your own, or render shapeworld.", no_a
 app.add_typer(data, name="data")
 app.add_typer(cli_cache.app, name="cache")
 cli_cache.app.add_typer(cli_columns.app)
-app.command("train")(cli_detector.train)
+app.command("train", cls=cli_train.TrainCommand)(cli_train.train)
 app.command("eval")(cli_detector.evaluate)
 app.command("predict")(cli_detector.predict)
 app.command("report")(cli_results.report)

@@ -1,8 +1,7 @@
-"""The verbs `cckt train`, `eval` and `predict`: parse, call one function, show what it answers."""
+"""The verbs `cckt eval` and `predict`: parse, call one function, show what it answers."""
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -23,53 +22,6 @@ if TYPE_CHECKING:
     from detector.prediction import Prediction
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one option.")]
-
-
-def train(
-    train_data: Annotated[Path, typer.Option("--train", help="Data set to train on (kept base).")],
-    out: Annotated[Path, typer.Option(help="The run's folder, to be made.")],
-    val_data: Annotated[Path | None, typer.Option("--val", help="Data set to evaluate on.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="shapeworld, coco-48-17-r50, coco-48-17-swinb, lvis-r50, lvis-swinb.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML laid over the recipe.")] = None,
-    overrides: Overrides = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Without the method: no guidance, no contrast, the class head.")
-    ] = False,
-    max_steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
-    json: Json = None,
-) -> None:
-    """Train a detector from columns."""
-    from cache_builder.runner import Interrupted
-    from detector import recipes
-    from detector.checkpoint import run_config
-    from detector.config import apply_overrides, load_config
-    from detector.train import train as train_detector
-
-    if recipe is None and not resume and config is None:
-        raise UserError(f"no recipe is named; give --recipe, one of {', '.join(recipes.RECIPES)}.")
-    chosen = run_config(out) if recipe is None and resume else recipes.recipe(recipe or "coco-48-17-r50")
-    chosen = recipes.plain(chosen) if plain else chosen
-    chosen = load_config(config, chosen) if config is not None else chosen
-    chosen = apply_overrides(chosen, overrides or ())
-    figures = train_detector(
-        chosen, train_data, val_data, out, resume=resume, max_steps=max_steps, progress=TerminalProgress()
-    )
-    answer = Answer(json)
-    answer.say(f"{out}: step {figures['step']}, {figures['images_per_s']:.1f} images/s")
-    evaluation = figures["evaluation"]
-    labels = {"ap50_base": "AP50 base", "ap50_novel": "AP50 novel", "ap50_all": "AP50 all", "ap": "AP"}
-    if evaluation:
-        values = [evaluation.get(name) for name in labels]
-        cells = [None if value is None else f"{100 * value:.1f}" for value in values]
-        answer.table("", ["in percent, on", *labels.values()], [[str(val_data), *cells]])
-    answer.figures(figures)
-    if figures["stopped"]:
-        number = getattr(signal, figures["stopped"], signal.SIGTERM).value
-        told = f"stopped by {figures['stopped']} at step {figures['step']}, with a checkpoint"
-        raise Interrupted(f"{told}; add --resume to go on.", number)
 
 
 def evaluate(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -24,23 +24,41 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 _PLAIN_EVERY_S = 10.0  # between lines of a stage when the output is no terminal
 
 
+class _Bars(Bars):
+    """Bars under a table of figures, once there are any."""
+
+    shown: Mapping[str, Mapping[str, float | str]] = {}
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The table, then the bars."""
+        if any(self.shown.values()):
+            grid = Table.grid(padding=(0, 2))
+            for row, figures in self.shown.items():
+                cells = [Text.assemble((f"{name} ", "dim"), _short(value)) for name, value in figures.items()]
+                if cells:
+                    grid.add_row(Text(f"  {row}", style="bold"), *cells)
+            yield grid
+        yield from super().get_renderables()
+
+
 class TerminalProgress:
     """A `Progress` on stderr: bars with rate and time left, or plain lines when it is no terminal."""
 
     def __init__(self) -> None:
-        self._bars: Bars | None = None
+        self._bars: _Bars | None = None
         self._label, self._unit, self._total, self._done = "", "", 0, 0
         self._since = self._last_line = 0.0
         self._figures = ""
+        self._shown: Mapping[str, Mapping[str, float | str]] = {}
 
     def start(self, label: str, total: int, unit: str) -> None:
         """Begin a stage; one that was running is over."""
         self.finish()
         self._label, self._unit, self._total, self._done = label, unit, total, 0
         self._since = self._last_line = time.monotonic()
-        self._figures = ""
+        self._figures, self._shown = "", {}
         if err.is_terminal:
-            self._bars = Bars(
+            self._bars = _Bars(
                 TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}"), console=err, transient=True,
@@ -52,7 +70,7 @@ class TerminalProgress:
         """`n` more units are done."""
         self._done += n
         if figures:
-            self._figures = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
+            self._figures = _named(figures)
         if self._bars is not None:
             task = self._bars.task_ids[0]
             self._bars.update(task, completed=self._done, rate=self._rate(), figures=self._figures)
@@ -63,6 +81,16 @@ class TerminalProgress:
                 f"  {self._label}: {self._done}/{self._total} {self._unit}, {self._rate()}, {left:.0f} s left"
             )
             err.print(f"{line}  {self._figures}".rstrip(), markup=False)
+            rows = [f"{row}: {_named(figures)}" for row, figures in self._shown.items() if figures]
+            if rows:
+                err.print(f"    {'; '.join(rows)}", markup=False)
+            self._shown = {}
+
+    def show(self, figures: Mapping[str, Mapping[str, float | str]]) -> None:
+        """A table over the bar; without a terminal, a second line under the next one."""
+        self._shown = figures
+        if self._bars is not None:
+            self._bars.shown = figures
 
     def note(self, message: str) -> None:
         """A line worth keeping."""
@@ -159,6 +187,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _named(figures: Mapping[str, float | str]) -> str:
+    return "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
 
 
 def _short(value: object) -> str:

@@ -5,6 +5,7 @@ Rooms report to a `Progress`; only the command line turns reports into bars or p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 
@@ -16,6 +17,9 @@ class Progress(Protocol):
 
     def advance(self, n: int = 1, **figures: float | str) -> None:
         """`n` more units are done; `figures` are shown beside the rate (a loss, a count)."""
+
+    def show(self, figures: Mapping[str, Mapping[str, float | str]]) -> None:
+        """A table beside the stage: of each row its subject and its figures by name. The last one counts."""
 
     def note(self, message: str) -> None:
         """A line worth keeping: a bad photo, a repaired chunk."""
@@ -31,6 +35,9 @@ class Silent:
         """Do nothing."""
 
     def advance(self, n: int = 1, **figures: float | str) -> None:
+        """Do nothing."""
+
+    def show(self, figures: Mapping[str, Mapping[str, float | str]]) -> None:
         """Do nothing."""
 
     def note(self, message: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +31,14 @@ def versions(world: World) -> dict[str, Any]:
         "ranks": world.size,
         "threads": torch.get_num_threads(),
     }
+
+
+def memory_mib(device: torch.device) -> float:
+    """The most memory this process has held so far, in MiB: on the GPU, or else resident in the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class Signals:

@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from cache_builder.index import Index, open_index
 from cache_builder.photos import BadPhoto, load_photo
@@ -28,21 +28,10 @@ from detector.crop_views import CropViews
 from detector.gpu_decode import Decoder, decode_all, gpu_decoder, jpeg_bytes
 from detector.guidance import disturb_present
 from detector.matcher import PaddedTargets, pad_targets
+from detector.schedule import SAMPLE, TEACHER, Place, Schedule, generator
 from detector.structures import PresentText, Targets
 from detector.training_priors import TrainingPriors
 from detector.transforms import View, apply_to_boxes, apply_to_image, draw_view, pad_batch
-
-ORDER, SAMPLE, TEACHER = 1, 2, 3
-"""Streams of random numbers under one seed: the order of an epoch, one photo's view and guidance, and which
-views of its objects the teacher's embeddings are of."""
-
-
-class Place(NamedTuple):
-    """Where a sample stands in the run; `position` counts the epoch's photos over all ranks."""
-
-    epoch: int
-    position: int
-    image: int
 
 
 @dataclass(frozen=True)
@@ -172,7 +161,7 @@ class TrainingPhotos(Dataset[Sample]):
     def __getitem__(self, place: Place) -> Sample:
         file = self._file(place.image)
         image, fault = (file, "") if file is not None else self.read(place.image)
-        rng = _generator(self.config.train.seed, SAMPLE, place.epoch, place.position)
+        rng = generator(self.config.train.seed, SAMPLE, place.epoch, place.position)
         height, width = int(self.index.heights[place.image]), int(self.index.widths[place.image])
         view = draw_view(height, width, self.config.data, rng)
         objects = np.arange(0) if fault else self._objects(place.image)
@@ -212,7 +201,7 @@ class TrainingPhotos(Dataset[Sample]):
         """(M, D) float32 and (M,) bool of box rows."""
         if self.crops is None:
             return torch.zeros(len(objects), self.width), torch.zeros(len(objects), dtype=torch.bool)
-        rng = _generator(self.config.train.seed, TEACHER, place.epoch, place.position)
+        rng = generator(self.config.train.seed, TEACHER, place.epoch, place.position)
         return self.crops.take(objects, flip, rng)
 
 
@@ -228,58 +217,6 @@ def draw_guidance(
         concepts, n_concepts, config.guidance_drop, config.guidance_add, config.guidance_none, rng
     )
     return np.sort(given) if config.guidance_order == "row" else given
-
-
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-
-
-@dataclass(frozen=True)
-class Schedule(Sampler[list[Place]]):
-    """Which photos each micro-batch of a rank holds, from any step of the run to its end.
-
-    Every epoch is a permutation by (seed, epoch), cut into steps of `batch` photos; the photos left over go
-    unseen until the next epoch's other permutation. Fewer photos than `batch`: they repeat within the step.
-    A step's photos are dealt to ranks, then to the `accumulate` parts: their union depends on neither.
-    """
-
-    photos: int
-    seed: int
-    batch: int
-    accumulate: int = 1
-    rank: int = 0
-    world: int = 1
-    first_step: int = 0
-    last_step: int = 0
-
-    def __post_init__(self) -> None:
-        assert self.photos > 0, "no photos"
-        assert self.batch % (self.accumulate * self.world) == 0, "batch does not divide"
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps an epoch."""
-        return max(1, self.photos // self.batch)
-
-    def __len__(self) -> int:
-        return (self.last_step - self.first_step) * self.accumulate
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        order, drawn = np.arange(0), -1
-        for step in range(self.first_step, self.last_step):
-            epoch, within = divmod(step, self.steps_per_epoch)
-            if epoch != drawn:
-                order, drawn = self.order(epoch), epoch
-            mine = range(within * self.batch + self.rank, (within + 1) * self.batch, self.world)
-            places = [Place(epoch, position, int(order[position % self.photos])) for position in mine]
-            size = len(places) // self.accumulate
-            for part in range(self.accumulate):
-                yield places[part * size : (part + 1) * size]
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The epoch's permutation of image rows."""
-        order: NDArray[np.int64] = _generator(self.seed, ORDER, epoch).permutation(self.photos)
-        return order
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

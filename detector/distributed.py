@@ -1,7 +1,7 @@
-"""Ranks: who am I, how many are we, and sums over all.
+"""Ranks: who am I, how many are we, and what we tell each other.
 
 The launcher says so: torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun (SLURM_*). Without one there is a single
-rank and nothing here communicates.
+rank and nothing here communicates. `detector.lifeline` sees to it that a dead rank ends all.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 import datetime
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from cache_builder.errors import UserError
+from detector.lifeline import Lifeline
+
+T = TypeVar("T")
 
 TIMEOUT = datetime.timedelta(minutes=30)
-"""How long a rank waits for the others: longer than an evaluation on rank 0 takes."""
+"""How long a rank waits for the others while they live: longer than rank 0 takes to score detections."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,30 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def gather(self, value: T) -> list[T] | None:
+        """Every rank's `value`, in the order of ranks, on rank 0; None on the others."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] | None = [None] * self.size if self.first else None
+        dist.gather_object(value, found)
+        return found
+
+    def share(self, value: T) -> T:
+        """Rank 0's `value` on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def align(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors of the same shapes on every rank rank 0's values, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                whole = tensor.detach().contiguous()
+                dist.broadcast(whole, 0)
+                tensor.detach().copy_(whole)
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with its gradients averaged over ranks.
 
@@ -71,9 +99,10 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     except RuntimeError:
         raise UserError(f"option train.device: found {name!r}, expected auto, cpu, cuda or mps.") from None
     if device.type == "cuda":
-        index = local_rank if device.index is None else device.index
-        if index >= torch.cuda.device_count():
-            count = torch.cuda.device_count()
+        count = torch.cuda.device_count()
+        # A scheduler may show each rank its own GPU only, which is then number 0 for all of them.
+        index = local_rank % max(count, 1) if device.index is None else device.index
+        if index >= count:
             raise UserError(
                 f"option train.device: found {name!r}, but torch sees {count} CUDA devices here; "
                 "use --set train.device=cpu or install a CUDA build of torch."
@@ -128,9 +157,10 @@ def first_host(nodes: str) -> str:
 
 @contextmanager
 def joined(device: str) -> Iterator[World]:
-    """This process's place among the ranks, for as long as the block runs.
+    """This process's place among the ranks, for as long as the block runs; within another such block, its.
 
-    device: the config's train.device. CUDA ranks talk by NCCL, others by gloo.
+    device: the config's train.device. CUDA ranks talk by NCCL, others by gloo. Raises UserError when another
+    rank dies; a rank that cannot, because it hangs in a collective, is ended (see `detector.lifeline`).
     """
     place = place_of(os.environ)
     if place is None or place.size == 1:
@@ -139,17 +169,22 @@ def joined(device: str) -> Iterator[World]:
     chosen = pick_device(device, place.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    mine = not dist.is_initialized()
-    if mine:
-        dist.init_process_group(
-            "nccl" if chosen.type == "cuda" else "gloo",
-            init_method=f"tcp://{place.address}:{place.port}",
-            rank=place.rank,
-            world_size=place.size,
-            timeout=TIMEOUT,
-        )
-    try:
+    if dist.is_initialized():
         yield World(place.rank, place.size, chosen)
-    finally:
-        if mine:
+        return
+    dist.init_process_group(
+        "nccl" if chosen.type == "cuda" else "gloo",
+        init_method=f"tcp://{place.address}:{place.port}",
+        rank=place.rank,
+        world_size=place.size,
+        timeout=TIMEOUT,
+    )
+    world = World(place.rank, place.size, chosen)
+    with Lifeline(place.rank, place.size, place.address, world.share) as lifeline:
+        try:
+            yield world
+        except RuntimeError as error:  # as collectives raise
+            lifeline.explain(error)
+            raise
+        finally:
             dist.destroy_process_group()

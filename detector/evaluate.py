@@ -8,27 +8,28 @@ COCO and LVIS APIs).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cache_builder.errors import UserError
 from cache_builder.index import Index, open_index
 from cache_builder.progress import Progress
-from cache_builder.vocabulary import normalise_name
 from detector.checkpoint import Facts, write_json
 from detector.config import Config
+from detector.distributed import World, joined
 from detector.evaluation.bootstrap import Comparison, compare, intervals, thresholds_for
 from detector.evaluation.detections import Detections
 from detector.evaluation.engines import curves
-from detector.evaluation.inference import Inferred, Variant, infer
-from detector.evaluation.matches import best_f1, match
+from detector.evaluation.figures import scored
+from detector.evaluation.inference import Inferred, Variant, infer_together
+from detector.evaluation.matches import match
 from detector.evaluation.metrics import Metrics, percent, summarise
 from detector.evaluation.protocols import Protocol
 from detector.evaluation.scene import SOURCES, Scene, open_scene
 from detector.evaluation.truth import locate, truth_of
 from detector.model import CCKTDetector
-from detector.network import load_network, network_of
+from detector.network import Network, load_network, network_of
 
 
 def evaluate_detections(
@@ -123,12 +124,11 @@ def compare_runs(
     runs' figures and detections are written as `evaluate_run` does. Raises UserError as it does.
     """
     index = open_index(data)
-    answers: list[tuple[Metrics, Detections]] = []
-    for one in (run, against):
+
+    def answer(one: Path) -> tuple[Metrics, Detections]:
         if one.suffix == ".json":
             found = Detections.from_json(one)
-            answers.append((evaluate_detections(index, found, engine=engine, protocol=protocol), found))
-            continue
+            return evaluate_detections(index, found, engine=engine, protocol=protocol), found
         metrics = evaluate_run(
             one,
             data,
@@ -139,8 +139,10 @@ def compare_runs(
             device=device,
             progress=progress,
         )
-        answers.append((metrics, Detections.from_json(Path(metrics.figures["folder"]) / "detections.json")))
-    (metrics_a, a), (metrics_b, b) = answers
+        return metrics, Detections.from_json(Path(metrics.figures["folder"]) / "detections.json")
+
+    with joined(device):
+        (metrics_a, a), (metrics_b, b) = answer(run), answer(against)
     compared = compare_detections(index, a, b, protocol=protocol, resamples=resamples, seed=seed)
     return Duel(metrics_a, metrics_b, compared)
 
@@ -153,20 +155,21 @@ def evaluate_model(
     *,
     engine: str = "hotcoco",
     protocol: str = "auto",
+    world: World | None = None,
     progress: Progress | None = None,
 ) -> Metrics:
     """Score a model where it is, with the config's priors and scoring; it is left in eval mode.
 
     data: a data-set folder (or its index) with a text column and the column of config.prior.source. facts: of
-    its run, to check the teacher; None where the caller has done so. Raises UserError for what is missing or
-    does not fit.
+    its run, to check the teacher; None where the caller has done so. world: ranks with the same model, who
+    share the photos and all get the figures. Raises UserError for what is missing or does not fit.
     """
     scene = open_scene(data, facts, protocol)
     base = [concept.name for concept in scene.vocabulary if concept.split == "base"]
     network = network_of(model, config, facts.names if facts else base)
     variant = _under(scene.protocol, Variant("", config.prior, config.inference))
-    inferred = infer(network, scene, [variant], progress=progress)
-    return _scored(scene, inferred, variant, engine, 0, facts)
+    world = world or World(0, 1, network.device)
+    return _evaluated(world, network, scene, variant, engine, 0, facts, progress)[0]
 
 
 def evaluate_run(
@@ -194,20 +197,23 @@ def evaluate_run(
     say the folder, the images per second and the settings.
 
     The data set may have another vocabulary than the one the run was trained on (transfer): its own text
-    column, made by the run's teacher, is what is asked for. Raises UserError for a run, data set or column
-    that is missing or does not fit the others.
+    column, made by the run's teacher, is what is asked for. Under torchrun or srun the ranks share the
+    photos, and the first one writes. Raises UserError for a run, data set or column that is missing or does
+    not fit the others.
     """
-    network, facts = load_network(run, device, weights)
-    scene = open_scene(data, facts, protocol)
-    chosen = chosen_variant(network.config, priors, classification, restrict_to_present)
-    variant = _under(scene.protocol, chosen)
-    inferred = infer(network, scene, [variant], progress=progress)
-    metrics = _scored(scene, inferred, variant, engine, resamples, facts)
-    named = "" if protocol == "auto" else f"-{protocol}"
-    out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
-    metrics = replace(metrics, figures={**metrics.figures, "run": str(run), "folder": str(out)})
-    inferred.detections[variant.name].to_json(out / "detections.json")
-    write_json(out / "metrics.json", metrics.as_dict())
+    with joined(device) as world:
+        network, facts = load_network(run, str(world.device), weights)
+        scene = open_scene(data, facts, protocol)
+        chosen = chosen_variant(network.config, priors, classification, restrict_to_present)
+        variant = _under(scene.protocol, chosen)
+        metrics, inferred = _evaluated(world, network, scene, variant, engine, resamples, facts, progress)
+        named = "" if protocol == "auto" else f"-{protocol}"
+        out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
+        metrics = replace(metrics, figures={**metrics.figures, "run": str(run), "folder": str(out)})
+        if inferred is not None:
+            inferred.detections[variant.name].to_json(out / "detections.json")
+            write_json(out / "metrics.json", metrics.as_dict())
+        world.wait()  # for the files
     return metrics
 
 
@@ -238,46 +244,32 @@ def _under(protocol: Protocol, variant: Variant) -> Variant:
     return replace(variant, inference=replace(variant.inference, top=protocol.top))
 
 
-def _scored(
+def _evaluated(
+    world: World,
+    network: Network,
     scene: Scene,
-    inferred: Inferred,
     variant: Variant,
     engine: str,
     resamples: int,
     facts: Facts | None,
-) -> Metrics:
-    detections = inferred.detections[variant.name]
-    truth = truth_of(scene.index, scene.protocol)
-    found = locate(detections, scene.index, truth)
-    metrics = summarise(truth, curves(truth, found, engine), detections=len(detections), engine=engine)
-    matches = match(truth, found)
-    if resamples:
-        thresholds = thresholds_for(truth)
-        finer = matches if len(thresholds) == 1 else match(truth, found, thresholds)
-        metrics = replace(metrics, intervals=intervals(truth, finer, resamples=resamples))
-    figures: dict[str, Any] = {
-        "data": str(scene.index.folder),
-        "index_digest": scene.index.digest,
-        "prior": asdict(variant.prior),
-        "inference": asdict(variant.inference),
-        "photos_unreadable": len(inferred.faults),
-        "seconds": inferred.seconds,
-        "images_per_second": inferred.images_per_second,
-        "best_f1": best_f1(truth, matches),
-        "transfer": None if facts is None else _transfer(metrics, facts),
-    }
-    return replace(metrics, figures=figures)
-
-
-def _transfer(metrics: Metrics, facts: Facts) -> dict[str, Any]:
-    """AP50 over the concepts that the run was trained on by that name, and over the others."""
-    trained = {normalise_name(name) for name in facts.names}
-    answer: dict[str, Any] = {}
-    for word, wanted in (("trained_on", True), ("unseen", False)):
-        ours = [one for one in metrics.per_concept if (normalise_name(one.name) in trained) == wanted]
-        known = [one.ap50 for one in ours if one.ap50 == one.ap50]
-        answer |= {f"concepts_{word}": len(ours), f"ap50_{word}": sum(known) / len(known) if known else None}
-    return answer
+    progress: Progress | None,
+) -> tuple[Metrics, Inferred | None]:
+    """The figures, on every rank; what was found, on rank 0. A UserError of any rank is raised by all."""
+    outcome: Metrics | str = ""
+    inferred = None
+    try:
+        shown = progress if world.first else None
+        inferred = infer_together(network, scene, [variant], world, progress=shown)
+        if inferred is not None:
+            outcome = scored(scene, inferred, variant, engine, resamples, facts)
+    except UserError as error:
+        if world.size == 1:
+            raise
+        outcome = str(error)
+    outcome = world.share(outcome)
+    if isinstance(outcome, str):
+        raise UserError(outcome)
+    return outcome, inferred
 
 
 def _check(option: str, value: str | None, known: Sequence[str]) -> None:

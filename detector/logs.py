@@ -1,8 +1,11 @@
-"""The log of a run: metrics.jsonl always, TensorBoard where it is installed, and where a step's time goes."""
+"""The log of a run: metrics.jsonl always, TensorBoard where it is installed, Weights & Biases where it is
+asked for; and where a step's time goes."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from detector.checkpoint import write_bytes
+from cache_builder.errors import UserError
+from detector.checkpoint import read_json, write_bytes, write_json
+from detector.config import Config
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -21,29 +26,41 @@ class RunLog:
     """Lines of figures by step.
 
     A resumed run takes up the log at the checkpoint's step: what was written after it is dropped, so that the
-    log reads as if there had been no interruption.
+    log reads as if there had been no interruption. config: of the run; its train.wandb_project is logged to.
+    Raises UserError where that cannot be begun.
     """
 
-    def __init__(self, run: Path, from_step: int) -> None:
+    def __init__(self, run: Path, from_step: int, config: Config | None = None) -> None:
         self._path = run / "metrics.jsonl"
         self._drop_after(from_step)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _board(run / "tensorboard", from_step)
+        self._wandb = _wandb(run, config) if config is not None and config.train.wandb_project else None
 
     def write(self, kind: str, step: int, figures: Mapping[str, float | int | str]) -> None:
         """kind: "train" or "evaluation"; step: optimiser steps done."""
         self._file.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")
         self._file.flush()
+        numbers = {f"{kind}/{name}": value for name, value in figures.items() if not isinstance(value, str)}
         if self._board is not None:
-            for name, value in figures.items():
-                if not isinstance(value, str):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def event(self, kind: str, step: int, facts: Mapping[str, Any]) -> None:
+        """Something that happened ("spike", "skipped"), with JSON values; a line of metrics.jsonl only."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
+        self._file.flush()
 
     def close(self) -> None:
-        """Close both files."""
+        """Close all of it; a second time does nothing."""
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+            self._wandb = None
 
     def _drop_after(self, step: int) -> None:
         if self._path.is_file():
@@ -65,6 +82,40 @@ def _board(folder: Path, from_step: int) -> SummaryWriter | None:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=from_step + 1 if from_step else None)
+
+
+def check_wandb(project: str) -> None:
+    """Raises UserError where a project is named and wandb is not installed."""
+    if project:
+        try:
+            importlib.import_module("wandb")
+        except ImportError:
+            raise UserError(
+                f"option train.wandb_project: found {project!r}, but wandb is not installed; pip install "
+                "'cckt[wandb]', or leave the option empty."
+            ) from None
+
+
+def _wandb(run: Path, config: Config) -> Any:
+    """The run at Weights & Biases: begun, or taken up again by the id in wandb.json."""
+    wandb: Any = importlib.import_module("wandb")
+    known = run / "wandb.json"
+    if not known.is_file():
+        write_json(known, {"id": secrets.token_hex(8)})
+    try:
+        return wandb.init(
+            project=config.train.wandb_project,
+            id=read_json(known, "the id of a run")["id"],
+            name=run.resolve().name,
+            dir=str(run),
+            config=config.to_dict(),
+            resume="allow",
+        )
+    except Exception as error:
+        raise UserError(
+            f"option train.wandb_project: wandb could not begin a run ({error}); log in with wandb login, "
+            "set WANDB_MODE=offline, or leave the option empty."
+        ) from error
 
 
 class StepTimes:

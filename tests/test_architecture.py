@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("cache_builder", "detector", "shapeworld")
-FRONT = ("cli", "cli_cache", "cli_columns", "cli_detector", "cli_results", "console", "quickstart")
+FRONT = ("cli", "cli_cache", "cli_columns", "cli_detector", "cli_results", "cli_train", "console", "quickstart")
 
 
 def is_script(module: str) -> bool:
@@ -119,6 +119,7 @@ def test_the_reader_of_imports_sees_what_there_is() -> None:
         ("cli_cache", {"console", "cache_builder"}),
         ("cli_columns", {"console", "cli_cache", "cache_builder"}),
         ("cli_detector", {"console", "cli_cache", "detector", "cache_builder"}),
+        ("cli_train", {"console", "cli_cache", "cli_detector", "detector", "cache_builder"}),
         ("cli_results", {"console", "cli_cache", "cli_detector", "detector", "cache_builder"}),
         (
             "cli",
@@ -188,7 +189,7 @@ def test_the_model_knows_no_data_and_the_losses_no_model() -> None:
         ("pycocotools", ["detector.evaluation"]),
         ("hotcoco", ["detector.evaluation"]),
         ("rich", ["console"]),
-        ("typer", ["cli", "cli_cache", "cli_columns", "cli_detector", "cli_results"]),
+        ("typer", ["cli", "cli_cache", "cli_columns", "cli_detector", "cli_results", "cli_train"]),
         ("matplotlib", ["shapeworld", "detector.paint", "detector.draw", "detector.labels"]),
     ],
 )

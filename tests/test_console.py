@@ -51,6 +51,40 @@ def test_plain_lines_come_now_and_then_with_rate_and_time_left(capsys: Capture, 
     assert out == "", "progress is no answer"
 
 
+TABLE = {"losses": {"total": 1.5, "class": 0.25}, "step": {"seconds": 0.5, "data": "2%"}, "trouble": {}}
+
+
+def test_a_table_is_a_line_under_the_next_plain_one(capsys: Capture, clock: list[float]) -> None:
+    progress = TerminalProgress()
+    progress.start("training", 40, "steps")
+    progress.show({"losses": {"total": 99.0}})
+    progress.show(TABLE)
+    assert capsys.readouterr().err == ""
+    clock[0] += 11
+    progress.advance(10)
+    _, table = capsys.readouterr().err.splitlines()
+    assert table == "    losses: total 1.500  class 0.250; step: seconds 0.500  data 2%"
+    clock[0] += 11
+    progress.advance(10)
+    assert len(capsys.readouterr().err.splitlines()) == 1, "it was shown"
+
+
+def test_a_terminal_has_the_table_over_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=page, force_terminal=True, width=100, highlight=False))
+    progress = TerminalProgress()
+    progress.start("training", 3, "steps")
+    progress.show(TABLE)
+    progress.advance(1)
+    assert progress._bars is not None
+    progress._bars.refresh()
+    progress.finish()
+    text = page.getvalue()
+    for figure in ("losses", "1.500", "0.250", "2%"):
+        assert figure in text
+    assert "trouble" not in text
+
+
 def test_slow_work_is_told_in_seconds_each(capsys: Capture, clock: list[float]) -> None:
     progress = TerminalProgress()
     progress.start("training", 4, "steps")

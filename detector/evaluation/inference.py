@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from cache_builder.errors import UserError
+from cache_builder.index import Index
 from cache_builder.photos import BadPhoto, load_photo
 from cache_builder.progress import Progress, Silent
 from detector.config import InferenceConfig, PriorConfig
+from detector.distributed import World
 from detector.evaluation.detections import Detections
 from detector.evaluation.scene import Rows, Scene
 from detector.network import Network
@@ -53,12 +55,18 @@ class Inferred:
 
 
 def infer(
-    network: Network, scene: Scene, variants: Sequence[Variant], *, progress: Progress | None = None
+    network: Network,
+    scene: Scene,
+    variants: Sequence[Variant],
+    *,
+    share: tuple[int, int] = (0, 1),
+    progress: Progress | None = None,
 ) -> Inferred:
     """Detect on every photo of a scene. The batch is the first variant's inference.batch.
 
-    Raises UserError where a variant asks for priors that are not there, or to keep to them without having
-    any.
+    share: (r, n) takes every n-th batch from the r-th on; the batches themselves do not depend on n, nor does
+    a photo's answer. Raises UserError where a variant asks for priors that are not there, or to keep to them
+    without having any.
     """
     progress = progress or Silent()
     assert len({variant.name for variant in variants}) == len(variants) > 0, "variants are told apart by name"
@@ -66,9 +74,10 @@ def infer(
     text = scene.text.to(network.device)
     parts: dict[str, list[Detections]] = {variant.name: [] for variant in variants}
     faults: list[str] = []
-    index, begin = scene.index, time.perf_counter()
-    progress.start("detect", len(index), "photos")
-    for read in _batches(network, scene, variants[0].inference.batch):
+    batches = _batches(scene.index, variants[0].inference.batch)[share[0] :: share[1]]
+    photos, begin = sum(map(len, batches)), time.perf_counter()
+    progress.start("detect", photos, "photos")
+    for read in _read(network, scene.index, batches):
         faults += [fault for _, _, fault in read if fault]
         for fault in (fault for _, _, fault in read if fault):
             progress.note(fault)
@@ -85,7 +94,46 @@ def infer(
         progress.advance(len(read))
     progress.finish()
     joined = {name: _in_index_order(Detections.join(found)) for name, found in parts.items()}
-    return Inferred(joined, tuple(faults), len(index) - len(faults), time.perf_counter() - begin)
+    return Inferred(joined, tuple(faults), photos - len(faults), time.perf_counter() - begin)
+
+
+def infer_together(
+    network: Network,
+    scene: Scene,
+    variants: Sequence[Variant],
+    world: World,
+    *,
+    progress: Progress | None = None,
+) -> Inferred | None:
+    """As `infer`, the photos shared by the ranks; all that they found on rank 0, None on the others.
+
+    Raises, on rank 0, UserError for what any of them could not do.
+    """
+    if world.size == 1:
+        return infer(network, scene, variants, progress=progress)
+    own: Inferred | str
+    try:
+        own = infer(network, scene, variants, share=(world.rank, world.size), progress=progress)
+    except UserError as error:
+        own = str(error)  # told to all, who would wait for this rank's share otherwise
+    parts = world.gather(own)
+    if parts is None:
+        return None
+    whole = []
+    for part in parts:
+        if isinstance(part, str):
+            raise UserError(part)
+        whole.append(part)
+    detections = {
+        variant.name: _in_index_order(Detections.join([part.detections[variant.name] for part in whole]))
+        for variant in variants
+    }
+    return Inferred(
+        detections,
+        tuple(fault for part in whole for fault in part.faults),
+        sum(part.photos for part in whole),
+        max(part.seconds for part in whole),
+    )
 
 
 def _by_prior(
@@ -106,14 +154,16 @@ def _by_prior(
     return [(scene.present(prior), group) for prior, group in groups.items()]
 
 
-def _batches(network: Network, scene: Scene, size: int) -> Iterator[list[tuple[int, Tensor | None, str]]]:
-    """(image row, (3, h, w) uint8 view or None, fault) in batches, read ahead by threads.
-
-    Photos of like shape stand together, since a batch is padded to its largest.
-    """
-    index = scene.index
+def _batches(index: Index, size: int) -> list[list[int]]:
+    """Image rows in batches. Photos of like shape stand together, since a batch is padded to its largest."""
     order = np.lexsort((index.widths, np.round(index.widths / index.heights, 2)))
-    batches = [order[at : at + size].tolist() for at in range(0, len(order), size)]
+    return [order[at : at + size].tolist() for at in range(0, len(order), size)]
+
+
+def _read(
+    network: Network, index: Index, batches: Sequence[list[int]]
+) -> Iterator[list[tuple[int, Tensor | None, str]]]:
+    """(image row, (3, h, w) uint8 view or None, fault) of each batch, read ahead by threads."""
 
     def read(row: int) -> tuple[int, Tensor | None, str]:
         try:

@@ -24,7 +24,7 @@ from detector.train import train
 from tests.detector.tiny import CONCEPTS, make_data, tiny_config, write_column
 
 CPU = World(0, 1, torch.device("cpu"))
-TIMES = ("seconds_", "images_per_s")
+TIMES = ("seconds_", "images_per_s", "memory_mib")
 
 
 @pytest.fixture(scope="module")

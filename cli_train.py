@@ -1,0 +1,109 @@
+"""The verb `cckt train`: begin a run, or go on with one."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from cache_builder.errors import UserError
+from cli_cache import Json
+from cli_detector import Overrides
+from console import Answer, TerminalProgress
+
+
+class TrainCommand(TyperCommand):
+    """`--resume RUN` names the run; `--resume` alone means that of `--out`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a bare `--resume` an empty value."""
+        following = [*args[1:], "--"]
+        bare = [
+            one == "--resume" and after.startswith("--") for one, after in zip(args, following, strict=True)
+        ]
+        return super().parse_args(
+            ctx, ["--resume=" if it else one for one, it in zip(args, bare, strict=True)]
+        )
+
+
+def train(
+    train_data: Annotated[
+        Path | None, typer.Option("--train", help="Data set to train on (kept base).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder, to be made.")] = None,
+    val_data: Annotated[Path | None, typer.Option("--val", help="Data set to evaluate on.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="shapeworld, coco-48-17-r50, coco-48-17-swinb, lvis-r50, lvis-swinb.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML laid over the recipe.")] = None,
+    overrides: Overrides = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Without the method: no guidance, no contrast, the class head.")
+    ] = False,
+    max_steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
+    stop_after: Annotated[
+        int | None, typer.Option(help="Leave after so many steps, with a checkpoint to resume from.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Go on with this run from its newest whole checkpoint."),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Train a detector from columns."""
+    from cache_builder.runner import Interrupted
+    from detector import recipes
+    from detector.checkpoint import run_config
+    from detector.config import apply_overrides, load_config
+    from detector.run import Folders
+    from detector.train import STOP_AFTER
+    from detector.train import train as train_detector
+
+    going_on = resume is not None
+    if resume and out is not None and Path(resume).resolve() != out.resolve():
+        raise UserError(f"--resume {resume} and --out {out} name two runs; give one of them.")
+    out = Path(resume) if resume else out
+    if out is None:
+        raise UserError("no run is named; give --out FOLDER for a new one, or --resume RUN.")
+    if recipe is None and not going_on and config is None:
+        raise UserError(f"no recipe is named; give --recipe, one of {', '.join(recipes.RECIPES)}.")
+    chosen = run_config(out) if recipe is None and going_on else recipes.recipe(recipe or "coco-48-17-r50")
+    chosen = recipes.plain(chosen) if plain else chosen
+    chosen = load_config(config, chosen) if config is not None else chosen
+    chosen = apply_overrides(chosen, overrides or ())
+    if going_on and (train_data is None or (val_data is None and (out / "data.json").is_file())):
+        known = Folders.load(out)
+        train_data = train_data or Path(known.train)
+        val_data = val_data or (Path(known.val) if known.val is not None else None)
+    if train_data is None:
+        raise UserError(
+            "no data set is named; give --train FOLDER, one that cckt data index --keep base made."
+        )
+    figures = train_detector(
+        chosen,
+        train_data,
+        val_data,
+        out,
+        resume=going_on,
+        max_steps=max_steps,
+        stop_after=stop_after,
+        progress=TerminalProgress(),
+    )
+    answer = Answer(json)
+    answer.say(f"{out}: step {figures['step']}, {figures['images_per_s']:.1f} images/s")
+    evaluation = figures["evaluation"]
+    labels = {"ap50_base": "AP50 base", "ap50_novel": "AP50 novel", "ap50_all": "AP50 all", "ap": "AP"}
+    if evaluation:
+        values = [evaluation.get(name) for name in labels]
+        cells = [None if value is None else f"{100 * value:.1f}" for value in values]
+        answer.table("", ["in percent, on", *labels.values()], [[str(val_data), *cells]])
+    answer.figures(figures)
+    if figures["stopped"] == STOP_AFTER:
+        answer.say(f"left with a checkpoint; cckt train --resume {out} goes on.")
+    elif figures["stopped"]:
+        number = getattr(signal, figures["stopped"], signal.SIGTERM).value
+        told = f"stopped by {figures['stopped']} at step {figures['step']}, with a checkpoint"
+        raise Interrupted(f"{told}; cckt train --resume {out} goes on.", number)

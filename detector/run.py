@@ -1,0 +1,172 @@
+"""A run: a model in training with everything that is saved and restored, and the folder it lives in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cache_builder.errors import UserError
+from cache_builder.progress import Progress
+from detector import checkpoint as store
+from detector.conduct import versions
+from detector.config import Config, save_config
+from detector.distributed import World
+from detector.model import CCKTDetector
+from detector.optim import MovingAverage, build_optimizer
+from detector.preflight import Ingredients
+from detector.schedule import Schedule
+from detector.step import Stepper
+
+MAY_CHANGE = {
+    "train.epochs",
+    "train.device",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.evaluate_every",
+    "train.best_metric",
+    "train.nonfinite_limit",
+    "train.spike_factor",
+    "train.wandb_project",
+    "train.checkpoint_activations",
+    "data.workers",
+    "data.cache_photos",
+    *(f"prior.{name}" for name in ("source", "rho", "limit", "fill")),
+    *(f"inference.{name}" for name in ("classification", "top", "restrict_to_present", "batch")),
+}
+"""Options that a resumed run may be given anew; all others decide what its steps compute."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The data sets of a run, as absolute paths; remembered, so that resuming need not name them."""
+
+    train: str
+    val: str | None
+
+    @staticmethod
+    def of(train_data: Path, val_data: Path | None) -> Folders:
+        """From paths as they were given."""
+        return Folders(str(train_data.resolve()), str(val_data.resolve()) if val_data is not None else None)
+
+    def save(self, run: Path) -> None:
+        """Write data.json."""
+        store.write_json(run / "data.json", asdict(self))
+
+    @staticmethod
+    def load(run: Path) -> Folders:
+        """Read data.json. Raises UserError where `run` is no run folder, or an old one that has none."""
+        store.run_config(run)
+        if not (run / "data.json").is_file():
+            raise UserError(
+                f"{run}: no data.json says which data the run was begun with; give --train FOLDER."
+            )
+        return Folders(**store.read_json(run / "data.json", "the data folders of a run"))
+
+
+class Run:
+    """The model, its optimiser and its average, at a step; what is not in here need not be saved."""
+
+    def __init__(self, config: Config, ingredients: Ingredients, out: Path, world: World) -> None:
+        self.config, self.ingredients, self.out, self.world = config, ingredients, out, world
+        settings = config.train
+        torch.manual_seed(settings.seed)
+        facts = ingredients.facts
+        self.model = CCKTDetector(config.model, facts.embedding_dim, facts.n_classes).to(world.device)
+        # Convolutions are up to half faster so, on CPUs and GPUs alike.
+        self.model.backbone.to(memory_format=torch.channels_last)
+        self.model.train()
+        self.model.transformer.recompute = settings.checkpoint_activations
+        if settings.compile:
+            self.model.compile()  # in place: weights keep their names
+        self.optimizer = build_optimizer(self.model, settings, world.device)
+        self.average = MovingAverage(self.model, settings.ema_decay) if settings.ema_decay else None
+        photos = len(ingredients.photos)
+        self.steps_per_epoch = Schedule(photos, settings.seed, settings.batch).steps_per_epoch
+        text = ingredients.text.to(world.device)
+        wrapped = world.wrap(self.model)
+        self.stepper = Stepper(
+            wrapped, text, config, world, self.optimizer, self.average, self.steps_per_epoch
+        )
+        self.step = 0
+        self.best = float("-inf")
+        self.watched: dict[str, Any] = {}
+        """What `detector.watch` has counted up to the checkpoint that was restored."""
+        self.saved_step = -1
+
+    def open(self, resume: bool, folders: Folders, progress: Progress) -> None:
+        """Begin the folder, or take up what it holds."""
+        found, torn = store.newest_checkpoint(self.out)
+        if resume:
+            self._check_same()
+            for line in torn:
+                progress.note(line)
+            if found is None:
+                raise UserError(f"{self.out}: found no whole checkpoint to resume; train without --resume.")
+            self._restore(found)
+        elif found is not None or torn or (self.out / "model.safetensors").exists():
+            raise UserError(f"{self.out}: already holds a run; add --resume to go on, or give another --out.")
+        self.world.wait()
+        if self.world.first:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if resume:
+                store.drop_newer(self.out, self.step)
+            save_config(self.config, self.out / "config.toml")
+            store.write_json(self.out / "versions.json", versions(self.world))
+            folders.save(self.out)
+            self.ingredients.facts.save(self.out)
+
+    def _check_same(self) -> None:
+        old = store.run_config(self.out)
+        for section, values in self.config.to_dict().items():
+            before = old.to_dict()[section]
+            for name in values if isinstance(values, dict) else ():
+                if values[name] != before[name] and f"{section}.{name}" not in MAY_CHANGE:
+                    raise UserError(
+                        f"option {section}.{name}: found {values[name]!r}, but the run in {self.out} was "
+                        f"begun with {before[name]!r}; resume with that, or begin another run."
+                    )
+        facts, now = store.Facts.load(self.out), self.ingredients.facts
+        if facts != now:
+            changed = next(key for key, value in vars(facts).items() if value != vars(now)[key])
+            raise UserError(
+                f"{self.out}: the run was begun on other data ({changed} differs); resume it with the "
+                "--train folder and columns it was begun with."
+            )
+
+    def _restore(self, folder: Path) -> None:
+        path = folder / "model.safetensors"
+        store.fit_weights(self.model, store.load_weights(path), path)
+        state = store.load_state(folder)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load(store.load_weights(folder / "average.safetensors"), state["average_updates"])
+        self.step, self.best = state["step"], state["best"]
+        self.watched = {name: value for name, value in state.items() if name not in ("optimizer", "scaler")}
+        self.saved_step = self.step
+
+    def save(self, watched: dict[str, Any]) -> None:
+        """A checkpoint of this step, by rank 0. watched: what `detector.watch` has counted."""
+        if not self.world.first or self.saved_step == self.step:
+            return
+        weights: dict[str, dict[str, Tensor]] = {"model": self.model.state_dict()}
+        if self.average is not None:
+            weights["average"] = self.average.weights
+        state = watched | {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.stepper.scaler.state_dict(),
+            "average_updates": self.average.updates if self.average else 0,
+            "step": self.step,
+            "best": self.best,
+        }
+        store.save_checkpoint(self.out, self.step, weights, state, self.config.train.keep_checkpoints)
+        self.saved_step = self.step
+
+    def judged(self) -> dict[str, Tensor]:
+        """The weights the run is judged by: the moving average where there is one."""
+        return self.average.weights if self.average is not None else self.model.state_dict()
