@@ -122,7 +122,7 @@ class TrainingPhotos(Dataset[Sample]):
         self.base_of[self.base_rows] = np.arange(len(self.base_rows))
         self.priors: TrainingPriors | None = None
         if config.train.guidance_priors and config.model.guidance:
-            self.priors = TrainingPriors(data, self.index, config.prior)
+            self.priors = TrainingPriors(data, self.index, config.prior, config.data.teacher)
         self._pixels: dict[int, Tensor] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
