@@ -15,6 +15,9 @@ from torch import Tensor
 from detector.matcher import to_xyxy
 from detector.structures import DetectorOutput
 
+SURE = 0.01
+"""Priors weigh no more than 99 to 1."""
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -43,11 +46,13 @@ def score(
     tau: float,
     classification: Literal["similarity", "head", "product"],
     present: Tensor | None = None,
+    odds: Tensor | None = None,
 ) -> Tensor:
     """(B, N, C) scores of the last layer.
 
     "similarity": eq. 4; "head": the class head's probability; "product": their geometric mean.
     present: (B, C) bool, concepts that the priors allow; the others score 0. None allows all.
+    odds: (B, C) log-odds added to those of the score, such as `prior_odds`; None adds nothing.
     """
     parts = []
     if classification in ("similarity", "product"):
@@ -55,7 +60,20 @@ def score(
     if classification in ("head", "product"):
         parts.append(output.logits[-1].float().sigmoid())
     result = parts[0] if len(parts) == 1 else (parts[0] * parts[1]).sqrt()
+    if odds is not None:
+        # In double: a confident score is within 1e-6 of 1, where float32 leaves ties.
+        result = (result.double().logit() + odds[:, None].double()).sigmoid().to(result.dtype)
     return result if present is None else result * present[:, None]
+
+
+def prior_odds(probabilities: Tensor, weight: float) -> Tensor:
+    """`weight` times the log-odds of priors: what a photo says of a concept before any box is looked at.
+
+    Added to the log-odds of the score this makes the product of two experts. probabilities: (B, C) in [0, 1],
+    kept SURE away from 0 and 1, so that no prior can rule a find in or out; NaN says nothing.
+    """
+    doubted = torch.nan_to_num(probabilities.float(), nan=0.5).clamp(SURE, 1 - SURE)
+    return weight * doubted.logit()
 
 
 def top_detections(

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from detector.scoring import score, similarity_probability, top_detections
+from detector.scoring import SURE, prior_odds, score, similarity_probability, top_detections
 from detector.structures import DetectorOutput
 
 from .test_matcher import some_boxes, unit
@@ -48,6 +48,31 @@ def test_concepts_that_the_priors_rule_out_score_nothing() -> None:
     found = score(some_output(), unit(5, 6), 0.07, "similarity", present)
     assert not bool(found[..., 1].any())
     assert bool((found[..., [0, 2, 3, 4]] > 0).all())
+
+
+def test_weighed_priors_multiply_the_odds_of_a_score() -> None:
+    torch.manual_seed(0)
+    output, text, priors = some_output(), unit(5, 6), torch.rand(3, 5)
+    alone = score(output, text, 0.07, "similarity").double()
+    found = score(output, text, 0.07, "similarity", odds=prior_odds(priors, 0.5)).double()
+    for b in range(3):
+        for c in range(5):
+            prior = float(priors[b, c])
+            for n in range(4):
+                s = float(alone[b, n, c])
+                odds = s / (1 - s) * math.sqrt(prior / (1 - prior))
+                assert float(found[b, n, c]) == pytest.approx(odds / (1 + odds), rel=1e-4)
+
+
+def test_no_prior_is_too_sure_and_one_that_is_no_number_says_nothing() -> None:
+    odds = prior_odds(torch.tensor([[0.0, 1.0, 0.5, float("nan")]]), 2.0)
+    surest = 2 * math.log((1 - SURE) / SURE)
+    assert odds.tolist() == [pytest.approx([-surest, surest, 0, 0], abs=1e-5)]
+    certain = DetectorOutput(some_boxes(1, 1, 1), torch.tensor([[[[100.0, -100.0]]]]), unit(1, 1, 1, 6))
+    found = score(certain, unit(2, 6), 0.07, "head", odds=prior_odds(torch.tensor([[0.0, 1.0]]), 1.0))
+    assert found.isfinite().all()
+    assert float(found[0, 0, 0]) > 0.99
+    assert float(found[0, 0, 1]) < 0.01
 
 
 def test_similarity_of_a_vector_with_itself() -> None:
