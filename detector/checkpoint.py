@@ -2,6 +2,7 @@
 
 ```
 config.toml  versions.json  facts.json   what was asked, with what software, on which data
+data.json  wandb.json                    where these data lie; the run's id at Weights & Biases, with one
 metrics.jsonl  tensorboard/  metrics.json   the log, and the evaluation at the end
 checkpoints/step-00001000/   model.safetensors, average.safetensors (with EMA), state.pt, files.json
 model.safetensors            the weights a finished run is judged by (the average, with EMA)

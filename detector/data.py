@@ -241,17 +241,15 @@ def decoded(samples: Sequence[Sample], decode: Decoder, width: int) -> list[Samp
     planes = iter(decode_all(files, decode))
     done = []
     for sample in samples:
-        if sample.view is not None:
+        view = sample.view
+        if view is not None:
             plane = next(planes)
             if isinstance(plane, str):
-                black, fault = (
-                    torch.zeros(3, *sample.view.size, dtype=torch.uint8),
-                    f"image row {sample.row} {plane}",
-                )
+                black = torch.zeros(3, *view.size, dtype=torch.uint8)
+                fault = f"image row {sample.row} {plane}"
                 sample = Sample(black, Targets.empty(width), sample.present[:0], sample.row, fault)
             else:
-                pixels = apply_to_image(plane, sample.view)
-                sample = replace(sample, image=pixels, view=None)
+                sample = replace(sample, image=apply_to_image(plane, view), view=None)
         done.append(sample)
     places = {sample.image.device for sample in done}
     if len(places) > 1:  # some came the usual way: all to the GPU

@@ -7,7 +7,10 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ import torch
 
 from cache_builder.errors import UserError
 from detector import checkpoint as store
+from detector.config import save_config
 from detector.evaluate import evaluate_run
 from detector.train import train
 from tests.detector import evaluation_world
@@ -144,5 +148,52 @@ def test_a_killed_rank_ends_the_other_and_the_run_goes_on(folder, unbroken, tmp_
     assert told.startswith(f"rank 1 of 2 (on {socket.gethostname()}) ended before the run did, so every rank")
     assert not (out / "model.safetensors").exists()
     assert codes(start(2, train_rank, folder, True, out)) == [0, 0]
+    assert curve(out) == curve(unbroken)
+    assert equal(weights(out), weights(unbroken))
+
+
+def torchrun(*words):
+    """`torchrun ... -m cli train ...` on two gloo ranks."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = Path(__file__).parents[2]
+    command = [*launch, "-m", "cli", "train", *map(str, words)]
+    return subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True)
+
+
+def rank_of(launcher, rank):
+    """The process id of a rank that torchrun started."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            words = (process / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        if parent == launcher.pid and b"RANK=%d" % rank in words:
+            return int(process.name)
+    raise AssertionError(f"no rank {rank} under {launcher.pid}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="finds ranks through /proc")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_under_torchrun_a_killed_rank_ends_the_command_and_its_name_resumes_it(
+    folder, unbroken, tmp_path, victim
+):
+    out, config = tmp_path / "run", tmp_path / "tiny.toml"
+    save_config(tiny_config(*EVERY_TWO), config)
+    launcher = torchrun("--config", config, "--train", folder, "--val", folder, "--out", out)
+    log = out / "metrics.jsonl"
+    while not log.is_file() or log.read_bytes().count(b"\n") < 4:
+        assert launcher.poll() is None, launcher.stderr.read()
+        time.sleep(0.002)
+    os.kill(rank_of(launcher, victim), signal.SIGKILL)
+    began = time.monotonic()
+    told = launcher.communicate(timeout=60)[1]
+    assert time.monotonic() - began < 30
+    assert launcher.returncode != 0
+    assert told.count(f"cckt: rank {victim} of 2 (on ") == 1
+    launcher = torchrun("--resume", out)
+    assert launcher.communicate(timeout=600)[1] is not None
+    assert launcher.returncode == 0
     assert curve(out) == curve(unbroken)
     assert equal(weights(out), weights(unbroken))

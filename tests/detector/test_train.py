@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -287,6 +288,7 @@ def test_evaluation_keeps_the_best_and_leaves_the_training_alone(folder, tmp_pat
     often = tiny_config("train.epochs=2", "train.evaluate_every=1")
     metrics = train(often, folder, folder, tmp_path / "often")
     assert 0 <= metrics["evaluation"]["ap50_base"] <= 1
+    assert metrics["evaluation"]["figures"]["prior"] == dataclasses.asdict(often.prior)
     lines = curve(tmp_path / "often")
     assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [3, 6]
     assert [line for line in lines if line["kind"] == "train"] == curve(tmp_path / "plain")
