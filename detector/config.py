@@ -132,6 +132,12 @@ class TrainConfig:
     """"auto", "cpu", "cuda", "cuda:1", "mps"."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the network; box and contrastive arithmetic stay fp32."""
+    compile: bool = False
+    """torch.compile the network: minutes at the start, and again for photos of other shapes; then faster on
+    GPUs. On CPUs it wants a C++ compiler."""
+    checkpoint_activations: bool = False
+    """Keep only what enters each transformer layer and compute the rest again in the backward pass: less
+    memory, a third more work, the same gradients."""
     ema_decay: float = 0.0
     """Moving average of the weights, which is then what is evaluated and saved; 0 has none."""
     guidance_drop: float = 0.0

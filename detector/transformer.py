@@ -12,6 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from detector.deformable import DeformableAttention
 from detector.sampling import Shapes
@@ -195,6 +196,8 @@ class DeformableTransformer(nn.Module):
         """boxes_given: `decode` is told where to begin, instead of having a point learned for each query."""
         super().__init__()
         self.hidden = hidden
+        self.recompute = False
+        """In training: keep only what enters a layer and compute the rest again in the backward pass."""
         shape = (hidden, heads, levels, points, ffn, dropout)
         self.level_embed = nn.Parameter(torch.empty(levels, hidden))
         self.encoder = nn.ModuleList([EncoderLayer(*shape) for _ in range(encoder_layers)])
@@ -207,6 +210,13 @@ class DeformableTransformer(nn.Module):
         if self.reference_points is not None:
             nn.init.xavier_uniform_(self.reference_points.weight)
             nn.init.zeros_(self.reference_points.bias)
+
+    def _through(self, layer: nn.Module, *inputs: Tensor | Shapes | None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            out: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
+        else:
+            out = layer(*inputs)
+        return out
 
     def encode(self, pyramid: list[Tensor], padding: list[Tensor] | None) -> Encoded:
         """pyramid: L maps (B, d, h, w); padding: L masks (B, h, w) bool, True where padded, or None."""
@@ -232,7 +242,7 @@ class DeformableTransformer(nn.Module):
         memory = flat
         references = cell_centres(shapes, ratios)
         for layer in self.encoder:
-            memory = layer(memory, position, references, shapes, keep)
+            memory = self._through(layer, memory, position, references, shapes, keep)
         return Encoded(memory, shapes, keep, ratios)
 
     def decode(
@@ -258,7 +268,8 @@ class DeformableTransformer(nn.Module):
         states, boxes = [], []
         for layer, box_head in zip(self.decoder, self.box_heads, strict=True):
             ratios = encoded.ratios.repeat(1, 1, reference.shape[-1] // 2)
-            x = layer(
+            x = self._through(
+                layer,
                 x,
                 position,
                 reference[:, :, None] * ratios[:, None],
