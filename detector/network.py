@@ -17,6 +17,7 @@ from cache_builder.vocabulary import Vocabulary, normalise_name
 from detector.checkpoint import Facts, fit_weights, judged_weights, load_weights, run_config
 from detector.config import Config
 from detector.distributed import pick_device
+from detector.deformable import choose_kernel
 from detector.model import CCKTDetector
 from detector.structures import DetectorOutput, PresentText
 from detector.transformer import Encoded
@@ -120,5 +121,7 @@ def load_network(run: Path, device: str = "auto", weights: Path | None = None) -
     path = weights or judged_weights(run)
     classes = facts.n_classes if config.model.class_head == "linear" else 0
     model = CCKTDetector(config.model, facts.embedding_dim, classes, pretrained=False)
+    if config.model.attention_kernel == "triton":  # a demand of its training; the answers are the same
+        choose_kernel(model, "auto")
     fit_weights(model, load_weights(path), path)
     return network_of(model, config, facts.names, pick_device(device)), facts
