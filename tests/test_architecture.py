@@ -15,7 +15,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("cache_builder", "detector", "shapeworld")
-FRONT = ("cli", "cli_cache", "cli_columns", "cli_detector", "cli_results", "cli_train", "console", "quickstart")
+FRONT = (
+    "cli",
+    "cli_cache",
+    "cli_columns",
+    "cli_detector",
+    "cli_results",
+    "cli_train",
+    "console",
+    "quickstart",
+)
 
 
 def is_script(module: str) -> bool:
@@ -186,6 +195,7 @@ def test_the_model_knows_no_data_and_the_losses_no_model() -> None:
         ("open_clip", ["cache_builder.teacher"]),
         ("transformers", ["cache_builder.mllm"]),
         ("timm", ["detector.backbone"]),
+        ("triton", ["detector.triton_sampling"]),
         ("pycocotools", ["detector.evaluation"]),
         ("hotcoco", ["detector.evaluation"]),
         ("rich", ["console"]),
