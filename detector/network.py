@@ -16,8 +16,8 @@ from torch import Tensor
 from cache_builder.vocabulary import Vocabulary, normalise_name
 from detector.checkpoint import Facts, fit_weights, judged_weights, load_weights, run_config
 from detector.config import Config
-from detector.distributed import pick_device
 from detector.deformable import choose_kernel
+from detector.distributed import pick_device
 from detector.model import CCKTDetector
 from detector.structures import DetectorOutput, PresentText
 from detector.transformer import Encoded
