@@ -61,7 +61,8 @@ class FoldedConv(nn.Conv2d):
         """(B, in, H, W) -> (B, out, h, w), normed."""
         scale, shift = self._norm[0].factors()
         bias = shift if self.bias is None else shift + self.bias * scale
-        return self._conv_forward(input, self.weight * scale[:, None, None, None], bias)
+        out: Tensor = self._conv_forward(input, self.weight * scale[:, None, None, None], bias)
+        return out
 
 
 def fold_norms(module: nn.Module, norms: tuple[type, ...], in_order: tuple[type, ...]) -> int:
