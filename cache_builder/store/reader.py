@@ -17,9 +17,17 @@ from cache_builder.store.spec import chunk_file, mending_command
 
 
 def open_column(
-    data: Path | str, name: str, *, index_digest: str | None = None, recipe_digest: str | None = None
+    data: Path | str,
+    name: str,
+    *,
+    index_digest: str | None = None,
+    recipe_digest: str | None = None,
+    resident: int | None = None,
 ) -> Column:
     """Open a finished column of the data-set folder (or URL) `data`; reads one small file, no rows.
+
+    resident: bytes by which reading a mapped column may enlarge this process, about; None: an eighth of the
+    machine's memory, at least 512 MB. They are the kernel's cached pages, shared with every other reader.
 
     Raises UserError: there is none; it is unfinished (zarr would read its missing chunks as zeros); its
     manifest was edited; it was made for another index, or by another recipe, than the digests given.
@@ -48,7 +56,7 @@ def open_column(
                 "make it again "
                 f"with `{command} --overwrite`."
             )
-    return Column(files, manifest)
+    return Column(files, manifest, resident)
 
 
 class Column:
@@ -56,17 +64,18 @@ class Column:
     read.
     """
 
-    def __init__(self, files: ChunkFiles, manifest: Manifest) -> None:
+    def __init__(self, files: ChunkFiles, manifest: Manifest, resident: int | None = None) -> None:
         self.manifest = manifest
+        self._resident = resident
         self._files = files
         self._arrays: dict[str, MappedRows | FetchedRows] = {}
         self._limit = np.uintp(manifest.spec.rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"manifest": self.manifest, "files": self._files}
+        return {"manifest": self.manifest, "files": self._files, "resident": self._resident}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["files"], state["manifest"])  # type: ignore[misc]
+        self.__init__(state["files"], state["manifest"], state["resident"])  # type: ignore[misc]
 
     def __len__(self) -> int:
         return self.rows
@@ -140,4 +149,4 @@ class Column:
         if not can_map() or len(local) < len(paths):
             return FetchedRows(self._files, spec, array)
         width, dtype = spec.arrays[array]
-        return MappedRows(local, spec.rows, spec.chunk_rows, width, dtype)
+        return MappedRows(local, spec.rows, spec.chunk_rows, width, dtype, self._resident)

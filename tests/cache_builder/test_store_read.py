@@ -155,16 +155,18 @@ def test_resident_memory_does_not_grow_with_the_column(tmp_path, monkeypatch):
         status = Path("/proc/self/status").read_text()
         return int(status.split("RssFile:")[1].split()[0]) * 1024
 
-    def growth() -> int:
-        column = Column(writer._files, writer._manifest)
+    def growth(bound: int | None = None) -> int:
+        column = pickle.loads(pickle.dumps(Column(writer._files, writer._manifest, bound)))  # noqa: S301 -- our own
         before = resident()
         for start in range(0, spec.rows, 256):
             column.take(np.arange(start, start + 256))
         return resident() - before
 
-    monkeypatch.setattr(mapped, "RESIDENT_BYTES", 1 << 30)
+    assert mapped.resident_bound() >= mapped.RESIDENT_BYTES
     assert growth() > 12 << 20  # the whole column, when nothing is given back
+    assert growth(1 << 20) < 4 << 20
     monkeypatch.setattr(mapped, "RESIDENT_BYTES", 1 << 20)
+    monkeypatch.setattr(mapped, "RESIDENT_SHARE", 1 << 40)
     assert growth() < 4 << 20
 
 

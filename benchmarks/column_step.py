@@ -1,0 +1,131 @@
+"""A training step that reads its targets from columns against the same step with random tensors.
+
+    OMP_NUM_THREADS=1 python benchmarks/column_step.py [--pairs 150] [--photos 64] [--folder DIR]
+
+Renders a small shapeworld data set and caches text and crops with shapeworld's teacher, then takes real steps
+of the recipe `shapeworld` (batch 16: read, augment, collate, forward, match, losses, backward, update) with
+two models of equal weights, in turns: one reads its distillation targets from the column, the other takes
+rows of one random tensor that lies in memory, which is as cheap as targets can be. Both see the same photos
+in the same order. Prints one JSON line:
+
+    step_ratio                  median over the pairs of (step with columns) / (step with random tensors);
+                                which goes first alternates; wanted: at most 1.01
+    step_ratio_interval         95% of the bootstrapped medians; quartiles: of the pairs themselves
+    column_step_ms, random_step_ms       medians
+    column_targets_ms, random_targets_ms      medians of a step's share that is spent taking targets
+    targets_share               (column_targets_ms - random_targets_ms) / random_step_ms: the cost itself,
+                                which the noise of a busy machine hides less than the ratio
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache_builder.onepass import cache_photos
+from cache_builder.text import cache_text
+from detector.config import apply_overrides
+from detector.crop_views import CropViews
+from detector.data import collate
+from detector.distributed import World
+from detector.preflight import gather
+from detector.recipes import recipe
+from detector.run import Run
+from detector.schedule import Schedule
+from shapeworld.dataset import make_dataset
+
+
+class Watched:
+    """Targets of a step, and how long taking them took."""
+
+    def __init__(self, source: CropViews | Tensor) -> None:
+        self.source, self.seconds = source, 0.0
+
+    def take(self, rows: np.ndarray, flip: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """As `CropViews.take`."""
+        began = time.perf_counter()
+        if isinstance(self.source, Tensor):
+            taken = self.source[torch.from_numpy(rows)], torch.ones(len(rows), dtype=torch.bool)
+        else:
+            taken = self.source.take(rows, flip, rng)
+        self.seconds += time.perf_counter() - began
+        return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=150)
+    parser.add_argument("--photos", type=int, default=64)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        print(json.dumps(measure(Path(folder), given.photos, given.pairs)))
+
+
+def measure(folder: Path, photos: int, pairs: int) -> dict[str, object]:
+    """Make the data, then step in turns."""
+    data = folder / "data"
+    make_dataset(data, photos, 5, keep="base")
+    cache_text(data, "shapeworld", device="cpu")
+    cache_photos(data, "shapeworld", kinds=("crops",), device="cpu")
+    config = apply_overrides(recipe("shapeworld"), ["train.device=cpu"])
+    world = World(0, 1, torch.device("cpu"))
+    runs, targets = [], []
+    for random in (False, True):
+        ingredients = gather(config, data)
+        crops = ingredients.photos.crops
+        assert crops is not None
+        made = torch.nn.functional.normalize(
+            torch.randn(len(crops.upright[0]), crops.upright[0].width), dim=1
+        )
+        targets.append(Watched(made if random else crops))
+        ingredients.photos.crops = targets[-1]  # type: ignore[assignment]
+        runs.append(Run(config, ingredients, folder / "run", world))
+    warm = 5
+    schedule = Schedule(photos, 0, config.train.batch, last_step=pairs + warm)
+    took: list[list[float]] = [[], []]
+    spent: list[list[float]] = [[], []]
+    for step, places in enumerate(schedule):
+        for side in (0, 1) if step % 2 else (1, 0):
+            targets[side].seconds = 0.0
+            began = time.perf_counter()
+            source = runs[side].ingredients.photos
+            result = runs[side].stepper([collate([source[place] for place in places])], step)
+            assert result.finite
+            if step >= warm:
+                took[side].append((time.perf_counter() - began) * 1000)
+                spent[side].append(targets[side].seconds * 1000)
+    ratios = np.array(took[0]) / np.array(took[1])
+    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
+    step_ms, targets_ms = [[statistics.median(side) for side in both] for both in (took, spent)]
+    return {
+        "step_ratio": round(float(np.median(ratios)), 4),
+        "step_ratio_interval": [round(float(low), 4), round(float(high), 4)],
+        "quartiles": [round(float(q), 4) for q in np.quantile(ratios, (0.25, 0.75))],
+        "column_step_ms": round(step_ms[0], 2),
+        "random_step_ms": round(step_ms[1], 2),
+        "column_targets_ms": round(targets_ms[0], 4),
+        "random_targets_ms": round(targets_ms[1], 4),
+        "targets_share": round((targets_ms[0] - targets_ms[1]) / step_ms[1], 5),
+        "pairs": pairs,
+        "photos": photos,
+        "boxes": len(runs[0].ingredients.photos.index.box_images),
+        "torch_threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+if __name__ == "__main__":
+    main()
