@@ -12,6 +12,9 @@ import numpy as np
 
 from cache_builder.errors import UserError
 from cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
+from cache_builder.locking import alone
+
+LOCK = ".lock"
 
 
 def write_index(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
@@ -20,8 +23,18 @@ def write_index(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
     The card names the folder of its tables and is replaced last, in one step: before it the old index is in
     force, after it the new one, and a build that is killed leaves at most a folder nobody names, which the
     next build sweeps away. Whoever has the old tables mapped keeps them. Raises UserError where `out` cannot
-    be written.
+    be written, or another build is writing there.
     """
+    with alone(out / FOLDER / LOCK, wait=False) as held:
+        if not held:
+            raise UserError(
+                f"{out / FOLDER}: found another build that is writing there, expected none; wait until it is "
+                "done, or choose another --out"
+            )
+        return _write_alone(out, tables, card)
+
+
+def _write_alone(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
     folder = out / FOLDER
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
     target = folder / card["tables"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_builder.errors import UserError
-from cache_builder.store.files import TEMPORARY, ChunkFiles, open_files
+from cache_builder.locking import alone
+from cache_builder.store.files import TEMPORARY, ChunkFiles, LocalFiles, open_files
 from cache_builder.store.layout import array_documents, library_versions
 from cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, Vouched, read_ledgers
 from cache_builder.store.manifest import GROUP, Manifest, read_manifest
@@ -25,12 +27,25 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
     """Begin the column `spec.name` of the data-set folder (or URL) `data`, or go on with the same one.
 
     Any number of processes may hold a writer of one column. A column of another index or recipe in that place
-    is refused; `overwrite` replaces it (do so from one process, before others join). The same column,
-    finished, is then made again; unfinished, it is the one that a killed overwrite began, and goes on.
+    is refused; `overwrite` replaces it: of several makers in a folder the first one does, the others join
+    it. The same column, finished, is then made again; unfinished, it is the one that a killed overwrite
+    began, and goes on.
 
-    Raises UserError: another column is there; the folder is read-only, full or gone.
+    Raises UserError: another column is there; the folder is read-only, full or gone; several ranks would
+    overwrite in an object store, which has no locks.
     """
     files = open_files(data, spec.name)
+    if not overwrite:
+        return _open(files, spec, str(data), overwrite=False)
+    if not isinstance(files, LocalFiles):
+        _require_one_rank(files.place)
+        return _open(files, spec, str(data), overwrite=True)
+    lock = files.folder.parent / f"{TEMPORARY}lock-{files.folder.name}"
+    with alone(lock, wait=True):
+        return _open(files, spec, str(data), overwrite=True)
+
+
+def _open(files: ChunkFiles, spec: ColumnSpec, data: str, overwrite: bool) -> ColumnWriter:
     try:
         there = read_manifest(files)
     except UserError:  # edited, or of another schema
@@ -40,7 +55,7 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
         there = None
     if there is not None and there.spec.identity != spec.identity:
         if not overwrite:
-            raise UserError(_refusal(files.place, there.spec, spec, str(data)))
+            raise UserError(_refusal(files.place, there.spec, spec, data))
         files.clear()
         there = None
     if there is not None and there.finished and overwrite:
@@ -61,8 +76,18 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
         there = read_manifest(files)
         assert there is not None
         if there.spec.identity != spec.identity:
-            raise UserError(_refusal(files.place, there.spec, spec, str(data)))
-    return ColumnWriter(files, there, str(data))
+            raise UserError(_refusal(files.place, there.spec, spec, data))
+    return ColumnWriter(files, there, data)
+
+
+def _require_one_rank(place: str) -> None:
+    """UserError under torchrun with several ranks."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if ranks.isdigit() and int(ranks) > 1:
+        raise UserError(
+            f"--overwrite of {place}: found {ranks} ranks, expected one process, for an object store has no "
+            "locks; begin it with one and --overwrite, stop that, then run all ranks without --overwrite."
+        )
 
 
 class ColumnWriter:

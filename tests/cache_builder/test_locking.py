@@ -1,0 +1,100 @@
+"""Two builds, two overwrites: one at a time, and a killed holder holds nobody up."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache_builder.errors import UserError
+from cache_builder.index import write as index_write
+from cache_builder.index.tables import CARD, FOLDER
+from cache_builder.locking import alone
+from cache_builder.store import open_column, open_writer
+from tests.cache_builder.columns import crops_spec, make
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def hold(path, taken, leave):
+    with alone(path, wait=True):
+        taken.set()
+        leave.wait()
+
+
+def other_holder(path):
+    taken, leave = SPAWN.Event(), SPAWN.Event()
+    process = SPAWN.Process(target=hold, args=(path, taken, leave))
+    process.start()
+    assert taken.wait(60)
+    return process, leave
+
+
+def test_nobody_else(tmp_path):
+    lock = tmp_path / "new" / "lock"
+    for wait in (False, True):
+        with alone(lock, wait=wait) as held:
+            assert held
+            assert lock.exists()
+        assert not lock.exists()
+
+
+def test_a_place_that_cannot_be_written_is_not_the_locks_to_tell(tmp_path):
+    (tmp_path / "file").touch()
+    with alone(tmp_path / "file" / "lock", wait=False) as held:
+        assert held
+
+
+def test_one_at_a_time_and_a_killed_holder_holds_nobody_up(tmp_path):
+    lock = tmp_path / "lock"
+    process, _ = other_holder(lock)
+    with alone(lock, wait=False) as held:
+        assert not held
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with alone(lock, wait=False) as held:
+        assert held
+
+
+def test_a_second_build_of_an_index_is_refused(tmp_path):
+    process, leave = other_holder(tmp_path / FOLDER / index_write.LOCK)
+    with pytest.raises(UserError, match="found another build that is writing there, expected none"):
+        index_write.write_index(tmp_path, None, {"tables": "tables-x"})
+    assert not (tmp_path / FOLDER / CARD).exists()
+    leave.set()
+    process.join()
+
+
+def overwrite(folder, width, go):
+    go.wait()
+    open_writer(folder, crops_spec(width=width), overwrite=True)
+    make(Path(folder), crops_spec(width=width))
+
+
+def test_several_overwrite_at_the_same_instant(tmp_path):
+    """Each would clear away what another has begun; the first clears the old column, the others join."""
+    make(tmp_path, crops_spec(width=8))
+    go = SPAWN.Event()
+    makers = [SPAWN.Process(target=overwrite, args=(str(tmp_path), 24, go)) for _ in range(3)]
+    for maker in makers:
+        maker.start()
+    go.set()
+    for maker in makers:
+        maker.join()
+        assert maker.exitcode == 0
+    column = open_column(tmp_path, "crops")
+    make(tmp_path / "alone", crops_spec(width=24))
+    np.testing.assert_array_equal(column.all(), open_column(tmp_path / "alone", "crops").all())
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_ranks_may_not_overwrite_in_an_object_store(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="found 2 ranks, expected one process, for an object store"):
+        open_writer("memory://locking", crops_spec(), overwrite=True)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert open_writer("memory://locking", crops_spec(), overwrite=True).missing()
