@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from cache_builder.errors import UserError
+from cache_builder.whole import write_bytes as write_bytes  # for all of this room
 from detector.config import Config, load_config
 
 FOLDER = "checkpoints"
@@ -71,16 +72,6 @@ class Facts:
 def write_json(path: Path, value: Any) -> None:
     """A JSON file that appears whole."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """A file that appears whole: written beside, then renamed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def read_json(path: Path, expected: str) -> Any:

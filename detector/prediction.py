@@ -6,7 +6,6 @@ import csv
 import importlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from cache_builder.errors import UserError
 from cache_builder.vocabulary import Vocabulary
+from cache_builder.whole import write_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,5 @@ def write_csv(predictions: Sequence[Prediction], path: Path) -> Path:
 
 def _write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_bytes(path, text.encode())
     return path

@@ -19,6 +19,7 @@ from PIL import Image
 from cache_builder.errors import UserError
 from cache_builder.index import IndexReport, build_index
 from cache_builder.progress import Progress, Silent
+from cache_builder.whole import write_bytes
 from shapeworld.pictographs import BASE, CONCEPTS, NOVEL
 from shapeworld.scene import SIDE, Photo, photo
 
@@ -113,6 +114,4 @@ def _claim(out: Path, seed: int) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value) + "\n")
-    os.replace(partial, path)
+    write_bytes(path, (json.dumps(value) + "\n").encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache_builder.errors import UserError
+from cache_builder.whole import write_bytes
 
 _KEYS = ("image_id", "category_id", "bbox", "score")
 
@@ -158,9 +158,7 @@ class Detections:
         """Write a COCO results file, by rename; reading it back gives the same numbers to the last bit."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(self.to_records(), separators=(",", ":")))
-        os.replace(partial, path)
+        write_bytes(path, json.dumps(self.to_records(), separators=(",", ":")).encode())
         return path
 
 
