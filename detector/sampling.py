@@ -94,7 +94,7 @@ def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
     grids = grids.reshape(len(shapes), batch * heads, queries, points, 2)
     maps = value.permute(0, 2, 3, 1).flatten(0, 1)  # (B H, E, S)
     samples = []
-    planes = maps.split([height * breadth for height, breadth in shapes], -1)
+    planes = torch.split(maps, [height * breadth for height, breadth in shapes], -1)
     for level, (plane, (height, breadth)) in enumerate(zip(planes, shapes, strict=True)):
         # grid_sample refuses what the others take: nothing there, zeros. (In a graph sizes may be symbols.)
         if not torch.compiler.is_compiling() and not height * breadth:

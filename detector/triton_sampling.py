@@ -173,7 +173,7 @@ def _pick(level: tl.constexpr, a, b, c, d, e, f, g, h):  # type: ignore[no-untyp
         return h
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _place(at, size):  # type: ignore[no-untyped-def]
     """A coordinate in [0, 1] and a level's cells along it -> first cell, share of the second, moves.
 

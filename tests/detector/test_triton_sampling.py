@@ -16,8 +16,10 @@ import torch
 from cache_builder.errors import UserError
 from detector.deformable import DeformableAttention
 from detector.model import CCKTDetector
+from detector.network import load_network
 from detector.sampling import has_triton, sample, sample_grid
-from tests.detector.tiny import WIDTH, tiny_config
+from detector.train import train
+from tests.detector.tiny import WIDTH, make_data, tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = (Path(__file__).parent / "triton_cases.py").read_text(encoding="utf-8")
@@ -107,3 +109,13 @@ def test_the_config_reaches_every_attention() -> None:
         model(torch.randn(1, 3, 64, 64), None, torch.eye(3, WIDTH), None)
     with pytest.raises(UserError, match=r"model.attention_kernel"):
         tiny_config("model.attention_kernel=cuda")
+
+
+def test_a_run_that_demanded_the_kernel_still_answers_without_it(tmp_path: Path) -> None:
+    train(tiny_config("train.epochs=1"), make_data(tmp_path / "data"), None, tmp_path / "run", max_steps=1)
+    path = tmp_path / "run" / "config.toml"
+    asked = path.read_text().replace('attention_kernel = "auto"', 'attention_kernel = "triton"')
+    assert "triton" in asked
+    path.write_text(asked)
+    network, _ = load_network(tmp_path / "run", "cpu")
+    network.answer([torch.zeros(3, 64, 64, dtype=torch.uint8)], torch.eye(4, WIDTH), None)
