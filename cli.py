@@ -42,6 +42,7 @@ class _Front(TyperGroup):
             "report",
             "pseudo",
             "export",
+            "ablate",
             "doctor",
         ]
 
@@ -64,6 +65,7 @@ app.command("predict")(cli_detector.predict)
 app.command("report")(cli_results.report)
 app.command("pseudo")(cli_results.pseudo)
 app.command("export")(cli_results.export)
+app.command("ablate")(cli_results.ablate)
 
 Json = cli_cache.Json
 NEXT = """

@@ -1,4 +1,4 @@
-"""The verbs `cckt report`, `pseudo` and `export`: what can be made of a run once it is trained."""
+"""The verbs `cckt report`, `pseudo`, `export` and `ablate`: what can be made of runs, and of their parts."""
 
 from __future__ import annotations
 
@@ -136,3 +136,54 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not (height.isdigit() and width.isdigit()):
         raise UserError(f"--size {text}: expected HEIGHTxWIDTH in pixels, such as 800x1066.")
     return int(height), int(width)
+
+
+def ablate(
+    table: Annotated[str, typer.Argument(help="table4, table5 or table6 of the paper.")],
+    out: Annotated[Path, typer.Option(help="The folder for data, runs and the tables.")],
+    recipe: Annotated[str, typer.Option(help="What is taken apart.")] = "shapeworld",
+    train_data: Annotated[
+        Path | None, typer.Option("--train", help="Data set to train on; default shapeworld, rendered.")
+    ] = None,
+    val_data: Annotated[Path | None, typer.Option("--val", help="Data set to measure on.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 3,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="Of table5: once for each teacher, the weakest first.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Of table6: the run that is asked; default table 4's, seed 0.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="A shorter schedule, its phases in proportion.")] = None,
+    overrides: cli_detector.Overrides = None,
+    photos: Annotated[int, typer.Option(help="Of shapeworld, to train on.")] = 2800,
+    held_out: Annotated[int, typer.Option(help="Of shapeworld, to measure on.")] = 1000,
+    rho: Annotated[list[float] | None, typer.Option(help="Of table6; default 0.7 and 0.9.")] = None,
+    limit: Annotated[list[int] | None, typer.Option(help="Of table6: L; default 6 and 12.")] = None,
+    json: Json = None,
+) -> None:
+    """Make a table of the paper on your data, beside the paper's figures; goes on where it was stopped."""
+    from ablation import Plan
+    from ablation import ablate as make
+    from ablation.page import TITLES, rows, sentences
+
+    plan = Plan(
+        out=out,
+        recipe=recipe,
+        seeds=seeds,
+        train=train_data,
+        val=val_data,
+        overrides=tuple(overrides or ()),
+        epochs=epochs,
+        photos=photos,
+        held_out=held_out,
+        teachers=tuple(teacher or ()),
+        run=run,
+        rhos=tuple(rho or (0.7, 0.9)),
+        limits=tuple(limit or (6, 12)),
+    )
+    answer = Answer(json)
+    made = make(table, plan, say=answer.heading, progress=TerminalProgress())
+    head, *body = rows(made)
+    answer.table(f"{TITLES[table]}, in percent", head, body)
+    answer.say(*sentences(made), f"{out / table}.json, {out / table}.md")
+    answer.figures(made)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("cache_builder", "detector", "shapeworld")
+ROOMS = ("ablation", "cache_builder", "detector", "shapeworld")
 FRONT = (
     "cli",
     "cli_cache",
@@ -124,12 +124,13 @@ def test_the_reader_of_imports_sees_what_there_is() -> None:
         ("shapeworld", {"shapeworld", "cache_builder"}),
         ("detector", {"detector", "cache_builder"}),
         ("quickstart", {"shapeworld", "detector", "cache_builder"}),
+        ("ablation", {"ablation", "shapeworld", "detector", "cache_builder"}),
         ("console", {"cache_builder"}),
         ("cli_cache", {"console", "cache_builder"}),
         ("cli_columns", {"console", "cli_cache", "cache_builder"}),
         ("cli_detector", {"console", "cli_cache", "detector", "cache_builder"}),
         ("cli_train", {"console", "cli_cache", "cli_detector", "detector", "cache_builder"}),
-        ("cli_results", {"console", "cli_cache", "cli_detector", "detector", "cache_builder"}),
+        ("cli_results", {"console", "cli_cache", "cli_detector", "ablation", "detector", "cache_builder"}),
         (
             "cli",
             {*FRONT, *ROOMS},

@@ -1,0 +1,213 @@
+"""The answers of an ablation as JSON and as a page: ours beside the paper's, with what they say."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shlex
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablation.plan import Plan
+from detector.checkpoint import write_bytes, write_json
+
+TITLES = {
+    "table4": "Table 4: what each part is worth",
+    "table5": "Table 5: what a stronger teacher is worth",
+    "table6": "Table 6: what rho and L do when chance fills up to L",
+}
+
+
+def save(plan: Plan, answer: dict[str, Any]) -> None:
+    """Write OUT/TABLE.json and OUT/TABLE.md; adds command, machine, seconds and checks to the answer."""
+    table = answer["table"]
+    checks = {"table4": _parts, "table5": _teachers, "table6": _limits}[table]
+    answer |= {"command": command(table, plan), "machine": machine()}
+    if "seconds" not in answer or table != "table6":
+        answer["seconds"] = sum(row.get("seconds", 0.0) for row in answer["rows"])
+    answer["checks"] = checks(answer["rows"])
+    plain = _no_nan(answer)
+    write_json(plan.out / f"{table}.json", plain)
+    write_bytes(plan.out / f"{table}.md", page(plain).encode())
+
+
+def page(answer: dict[str, Any]) -> str:
+    """Markdown of an answer, as it stands in TABLE.json."""
+    table = answer["table"]
+    lines = [f"## {TITLES[table]}", "", f"`{answer['command']}`", ""]
+    lines += [f"{_minutes(answer['seconds'])} on {answer['machine']}. AP50 in percent.", ""]
+    head, *body = rows(answer)
+    lines += [_line(head), _line(["---"] * len(head)), *map(_line, body), ""]
+    lines += [f"* {sentence}" for sentence in sentences(answer)]
+    if table == "table4":
+        lines += ["", "The rows as options over the recipe:", ""]
+        for row in answer["rows"]:
+            told = ", ".join(f"{name}={_value(value)}" for name, value in row["options"].items())
+            lines.append(f"* {row['label']}: {told or 'the recipe itself'}")
+    return "\n".join(lines) + "\n"
+
+
+def rows(answer: dict[str, Any]) -> list[list[str]]:
+    """The table as words, its head first."""
+    if answer["table"] == "table6":
+        head = [
+            "rho",
+            "L",
+            "filled up with",
+            "passed a photo",
+            "AP50 novel",
+            "base",
+            "all",
+            "the paper's novel",
+        ]
+        return [head, *([*_cell(row), _percent(row["paper"])] for row in answer["rows"])]
+    seeds = max((len(row["runs"]) for row in answer["rows"]), default=0)
+    head = ["", f"AP50 novel, {seeds} seed{'s' * (seeds != 1)}", "base", "all", "the paper's novel"]
+    stronger = answer["table"] == "table5"
+    if stronger:
+        head[1:1] = ["crops named right", "AP of its priors"]
+    body = []
+    for row in answer["rows"]:
+        measured = [_percent(row[key]) for key in ("crops_named", "priors_ap")] if stronger else []
+        figures = [
+            _spread(row.get(key), row.get(f"{key}_spread")) for key in ("ap50_novel", "ap50_base", "ap50_all")
+        ]
+        paper = _percent(row["paper"])
+        paper += f" ({row['paper_teacher']})" if row.get("paper_teacher") else ""
+        body.append([row["label"], *measured, *figures, paper])
+    return [head, *body]
+
+
+def sentences(answer: dict[str, Any]) -> list[str]:
+    """What the figures say, good or bad."""
+    checks = answer["checks"]
+    if answer["table"] == "table4":
+        if checks["over_plain"] is None:
+            return ["not every row is measured yet"]
+        over, best = 100 * checks["over_plain"], 100 * checks["over_next"]
+        return [
+            f"all three together {over:+.1f} points of AP50 novel over plain (the paper: +12.6)",
+            f"and {best:+.1f} over the best other row, {checks['next']!r} (the paper: +4.3)",
+        ]
+    if answer["table"] == "table5":
+        if checks["rising"] is None:
+            return ["not every teacher is measured yet"]
+        return [f"AP50 novel {'rises' if checks['rising'] else 'does not rise'} with every stronger teacher"]
+    return [
+        f"rho {pair['rho']:g}: L {pair['to']} instead of {pair['from']} changes AP50 novel by "
+        f"{_points(pair['difference'])} points ({_points(pair['low'])} to {_points(pair['high'])}): "
+        f"{'it differs' if pair['differs'] else 'no difference shown'}"
+        for pair in answer["higher_limit"]
+    ]
+
+
+def _parts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Table 4: all three against plain, and against the best other row."""
+    known = {row["label"]: row["ap50_novel"] for row in rows if row.get("ap50_novel") is not None}
+    if len(known) < len(rows):
+        return {"over_plain": None, "over_next": None, "next": None, "above_every_row": None}
+    *others, (_, best) = known.items()
+    name, following = max(others, key=lambda pair: pair[1])
+    return {
+        "over_plain": best - others[0][1],
+        "over_next": best - following,
+        "next": name,
+        "above_every_row": best > following,
+    }
+
+
+def _teachers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    values = [row["ap50_novel"] for row in rows if row.get("ap50_novel") is not None]
+    return {"rising": all(a < b for a, b in pairwise(values)) if len(values) == len(rows) else None}
+
+
+def _limits(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Table 6: by rho, whether AP50 novel falls with every higher L that chance fills up."""
+    answer: dict[str, Any] = {}
+    for rho in sorted({row["rho"] for row in rows if row["fill"] == "random"}):
+        values = [row["ap50_novel"] for row in rows if row["fill"] == "random" and row["rho"] == rho]
+        known = None not in values
+        answer[f"falls_at_{rho:g}"] = all(a > b for a, b in pairwise(values)) if known else None
+    return answer
+
+
+def command(table: str, plan: Plan) -> str:
+    """The command that makes the table; of folders outside the working folder only the names."""
+    words = ["cckt", "ablate", table, "--recipe", plan.recipe]
+    for option, folder in (("--train", plan.train), ("--val", plan.val), ("--run", plan.run)):
+        words += [option, _name(folder)] if folder is not None else []
+    if plan.train is None and plan.run is None:
+        words += ["--photos", str(plan.photos), "--held-out", str(plan.held_out)]
+    words += ["--epochs", str(plan.epochs)] if plan.epochs is not None else []
+    words += [word for value in plan.overrides for word in ("--set", value)]
+    if table == "table6":
+        words += [word for rho in plan.rhos for word in ("--rho", f"{rho:g}")]
+        words += [word for limit in plan.limits for word in ("--limit", str(limit))]
+    else:
+        words += ["--seeds", str(plan.seeds)]
+    if table == "table5":
+        for name in plan.teachers:
+            kind, colon, place = name.partition(":")
+            local = kind == "local-dir" and colon
+            words += ["--teacher", f"local-dir:{_name(Path(place))}" if local else name]
+    return shlex.join([*words, "--out", _name(plan.out)])
+
+
+def machine() -> str:
+    """What the figures were made on, without its name."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, {device}, "
+        f"torch {torch.__version__.split('+')[0]}"
+    )
+
+
+def _name(folder: Path) -> str:
+    return folder.name if folder.is_absolute() else str(folder)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(row: dict[str, Any]) -> list[str]:
+    figures = [_percent(row[key]) for key in ("ap50_novel", "ap50_base", "ap50_all")]
+    if row["source"] in ("none", "oracle"):
+        told = "no guidance" if row["source"] == "none" else "the annotations"
+        return ["–", "–", told, f"{row['present_per_photo']:.1f}", *figures]
+    own = " (the run's)" if row["own"] and row["fill"] == "none" else ""
+    filled = {"random": "chance", "none": f"nothing{own}"}[row["fill"]]
+    return [f"{row['rho']:g}", str(row["limit"]), filled, f"{row['present_per_photo']:.1f}", *figures]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _points(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:+.1f}"
+
+
+def _spread(mean: float | None, spread: float | None) -> str:
+    return _percent(mean) + (f" ± {100 * spread:.1f}" if spread is not None else "")
+
+
+def _value(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} minutes"
+
+
+def _no_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _no_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_no_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

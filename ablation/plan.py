@@ -1,0 +1,121 @@
+"""What an ablation compares: the five rows of Table 4, and a plan of recipe, data, seeds and teachers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache_builder.errors import UserError
+from detector.config import Config, apply_overrides, changed
+from detector.recipes import recipe
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of Table 4: its parts, and the paper's AP50 novel."""
+
+    key: str
+    label: str
+    guidance: bool
+    contrast: bool
+    similarity: bool
+    paper: float
+
+    def config(self, full: Config) -> Config:
+        """The full recipe without the parts that this row lacks.
+
+        Without contrast nothing teaches the region embedding the teacher's space, so the matching's
+        similarity cost goes with it.
+        """
+        config = full
+        if not self.guidance:
+            config = changed(config, "model", guidance=False)
+            config = changed(config, "prior", source="none")
+        if not self.contrast:
+            config = changed(config, "matcher", cost_similarity=0.0)
+            config = changed(config, "loss", loss_contrast=0.0)
+        if not self.similarity:
+            config = changed(config, "inference", classification="head")
+        return config
+
+    def options(self, full: Config) -> dict[str, Any]:
+        """The options in which this row's config is not the recipe's: "section.name" -> value."""
+        ours, theirs = full.to_dict(), self.config(full).to_dict()
+        return {
+            f"{section}.{name}": value
+            for section, values in theirs.items()
+            if isinstance(values, dict)
+            for name, value in values.items()
+            if value != ours[section][name]
+        }
+
+
+ROWS = (
+    Row("plain", "plain Deformable DETR", False, False, False, 0.254),
+    Row("guidance", "+ guidance", True, False, False, 0.326),
+    Row("guidance-contrast", "+ guidance + contrast, scored by the class head", True, True, False, 0.317),
+    Row("contrast-similarity", "contrast + similarity without guidance", False, True, True, 0.337),
+    Row("all", "all three", True, True, True, 0.380),
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, on which data.
+
+    train, val: data-set folders; None renders shapeworld under `out`: `photos` to train on, `held_out` to
+    measure on. overrides: options laid over the recipe, for every run. epochs: a shorter (or longer) schedule
+    whose phases keep their proportions; None keeps the recipe's. teachers: of table5, the weakest first.
+    run: of table6; None takes, and where need be trains, seed 0 of table 4's last row. rhos, limits: of
+    table6.
+    """
+
+    out: Path
+    recipe: str = "shapeworld"
+    seeds: int = 3
+    train: Path | None = None
+    val: Path | None = None
+    overrides: tuple[str, ...] = ()
+    epochs: int | None = None
+    photos: int = 2800
+    held_out: int = 1000
+    teachers: tuple[str, ...] = ()
+    run: Path | None = None
+    rhos: tuple[float, ...] = (0.70, 0.90)
+    limits: tuple[int, ...] = (6, 12)
+    resamples: int = 500
+
+    def config(self) -> Config:
+        """The full method's config. Raises UserError where the recipe lacks a part that is taken out."""
+        config = recipe(self.recipe)
+        if self.epochs is not None:
+            config = in_epochs(config, self.epochs)
+        config = apply_overrides(config, self.overrides)
+        parts = {
+            "model.guidance": config.model.guidance,
+            "prior.source": config.prior.source not in ("none", "oracle"),
+            "loss.loss_contrast": config.loss.loss_contrast > 0,
+            "inference.classification": config.inference.classification != "head",
+            "model.class_head": config.model.class_head == "text",
+        }
+        for option, there in parts.items():
+            if not there:
+                raise UserError(
+                    f"option {option}: an ablation begins with all parts of the method, and the recipe "
+                    f"{self.recipe} as it is set lacks this one; leave the option as the recipe has it."
+                )
+        return config
+
+
+def in_epochs(config: Config, epochs: int) -> Config:
+    """The config in so many epochs, lower rate and contrast from the same shares of them on."""
+    if epochs < 1:
+        raise UserError(f"--epochs {epochs}: expected at least 1.")
+    share = epochs / config.train.epochs
+    last = epochs - 1
+    config = changed(
+        config, "train", epochs=epochs, lr_drop_epoch=min(last, round(config.train.lr_drop_epoch * share))
+    )
+    begin = min(last, round(config.loss.contrast_from_epoch * share))
+    return changed(config, "loss", contrast_from_epoch=begin)

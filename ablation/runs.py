@@ -1,0 +1,88 @@
+"""Runs of an ablation: kept when they are finished, gone on with when they are not; figures over seeds."""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cache_builder.errors import UserError
+from cache_builder.index import open_index
+from cache_builder.progress import Progress
+from cache_builder.runner import Interrupted
+from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
+from detector.config import Config, changed
+from detector.train import train
+
+FIGURES = ("ap50_novel", "ap50_base", "ap50_all", "ap")
+
+
+def seeded(config: Config, seed: int) -> Config:
+    return changed(config, "train", seed=config.train.seed + seed)
+
+
+def trained(config: Config, seen: Path, val: Path, run: Path, progress: Progress) -> dict[str, Any]:
+    """The figures of a run that is finished, or of what is left to train of it.
+
+    seconds: of training, over all parts of a run that was stopped by a signal; what a killed one had done
+    since its last checkpoint is not in it.
+    """
+    if (run / "config.toml").is_file() and run_config(run) != config:
+        raise UserError(f"{run}: was begun with other options; name another --out, or delete this run.")
+    if (run / "metrics.json").is_file():
+        known = read_json(run / "metrics.json", "a run folder")
+        if known["evaluation"] and not known["stopped"]:
+            _check_same_data(run, seen, val, known["evaluation"])
+            return _told(run, known["evaluation"])
+    resume = newest_checkpoint(run)[0] is not None
+    before = _seconds(run)
+    began = time.perf_counter()
+    try:
+        metrics = train(config, seen, val, run, resume=resume, progress=progress)
+    finally:
+        if run.is_dir():
+            write_json(run / "ablate.json", {"seconds": before + time.perf_counter() - began})
+    if metrics["stopped"]:
+        number = getattr(signal, metrics["stopped"], signal.SIGTERM).value
+        told = f"stopped by {metrics['stopped']} at step {metrics['step']} of {run.name}"
+        raise Interrupted(f"{told}; the same command goes on from there.", number)
+    return _told(run, metrics["evaluation"])
+
+
+def _check_same_data(run: Path, seen: Path, val: Path, evaluation: dict[str, Any]) -> None:
+    for option, folder, digest in (
+        ("--train", seen, Facts.load(run).index_digest),
+        ("--val", val, evaluation["figures"]["index_digest"]),
+    ):
+        if open_index(folder).digest != digest:
+            raise UserError(
+                f"{run}: its {option} was another data set than {folder}; name that one, or another --out."
+            )
+
+
+def _told(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run": run.name,
+        "seconds": _seconds(run),
+        "photos": evaluation["photos"],
+        **{figure: evaluation[figure] for figure in FIGURES},
+    }
+
+
+def _seconds(run: Path) -> float:
+    if not (run / "ablate.json").is_file():
+        return 0.0
+    return float(read_json(run / "ablate.json", "a run of cckt ablate")["seconds"])
+
+
+def spread(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and sample deviation over the seeds of each figure, None where there is none; seconds in all."""
+    answer: dict[str, Any] = {"seconds": sum(run["seconds"] for run in runs)}
+    for figure in FIGURES:
+        values = [run[figure] for run in runs if run[figure] is not None]
+        answer[figure] = statistics.fmean(values) if values else None
+        answer[f"{figure}_spread"] = statistics.stdev(values) if len(values) > 1 else None
+    return answer

@@ -1,0 +1,292 @@
+"""The paper's tables on a dozen photos, with students of milliseconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablation import Plan, ablate, runs
+from ablation.page import command, page, rows, sentences
+from ablation.plan import ROWS, in_epochs
+from cache_builder.errors import UserError
+from cache_builder.index import copy_index, open_index, verify_index
+from cache_builder.progress import Silent
+from cache_builder.runner import Interrupted
+from detector.checkpoint import run_config
+from detector.config import Config, changed
+from detector.recipes import RECIPES, plain, recipe
+from tests.cache_builder.samples import write_teacher
+from tests.front import SMALL, cckt
+
+MICRO: dict[str, Any] = {"photos": 8, "held_out": 6, "overrides": tuple(SMALL)}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, dict[str, Any]]:
+    plan = Plan(tmp_path_factory.mktemp("ablation") / "out", seeds=2, **MICRO)
+    return plan, ablate("table4", plan)
+
+
+def test_rows_take_parts_out_of_any_recipe() -> None:
+    for name in RECIPES:
+        full = recipe(name)
+        configs = {row.key: row.config(full) for row in ROWS}
+        assert configs["plain"] == plain(full)
+        assert configs["all"] == full
+        assert ROWS[-1].options(full) == {}
+    full = recipe("coco-48-17-r50")
+    assert ROWS[1].options(full) == {
+        "matcher.cost_similarity": 0.0,
+        "loss.loss_contrast": 0.0,
+        "inference.classification": "head",
+    }
+    assert ROWS[2].options(full) == {"inference.classification": "head"}
+    assert ROWS[3].options(full) == {"model.guidance": False, "prior.source": "none"}
+    assert [row.paper for row in ROWS] == [0.254, 0.326, 0.317, 0.337, 0.380]
+
+
+def test_a_shorter_schedule_keeps_its_proportions() -> None:
+    config = in_epochs(recipe("coco-48-17-r50"), 12)
+    assert (config.train.epochs, config.train.lr_drop_epoch, config.loss.contrast_from_epoch) == (12, 10, 10)
+    config = in_epochs(Config(), 1)
+    assert (config.train.lr_drop_epoch, config.loss.contrast_from_epoch) == (0, 0)
+    assert in_epochs(Config(), 36) == Config()
+    with pytest.raises(UserError, match="--epochs 0: expected at least 1"):
+        in_epochs(Config(), 0)
+    plan = Plan(Path("out"), epochs=3, overrides=("train.epochs=5",))
+    assert plan.config().train.epochs == 5, "--set has the last word"
+
+
+def test_table4_has_a_mean_and_a_spread_beside_the_papers_figure(made: tuple[Plan, dict[str, Any]]) -> None:
+    plan, answer = made
+    written = json.loads((plan.out / "table4.json").read_text())
+    assert written == json.loads(json.dumps(answer))
+    assert [row["key"] for row in answer["rows"]] == [row.key for row in ROWS]
+    for row, of in zip(answer["rows"], ROWS, strict=True):
+        values = [run["ap50_base"] for run in row["runs"]]
+        assert len(values) == 2
+        assert row["ap50_base"] == pytest.approx(sum(values) / 2)
+        assert row["ap50_base_spread"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+        assert row["paper"] == of.paper
+        config = run_config(plan.out / "table4" / f"{of.key}-1")
+        assert config.train.seed == 1
+        assert config.model.guidance == of.guidance
+        assert config.inference.classification == ("similarity" if of.similarity else "head")
+    assert answer["seconds"] == pytest.approx(sum(row["seconds"] for row in answer["rows"])) != 0
+    text = (plan.out / "table4.md").read_text()
+    assert text == page(written)
+    for words in (
+        answer["command"],
+        "2 seeds",
+        "| 25.4 |",
+        "| 38.0 |",
+        "model.guidance=false",
+        "the recipe itself",
+    ):
+        assert words in text, words
+    assert str(plan.out) not in text, "folders outside the working folder are named, not located"
+
+
+def test_again_trains_nothing_and_more_seeds_only_the_new_ones(
+    made: tuple[Plan, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, answer = made
+    trained: list[str] = []
+    known = json.loads((plan.out / "table4" / "all-0" / "metrics.json").read_text())
+
+    def counted(config: Config, seen: Path, val: Path, run: Path, **options: Any) -> dict[str, Any]:
+        trained.append(run.name)
+        return {**known, "stopped": ""}
+
+    monkeypatch.setattr(runs, "train", counted)
+    assert ablate("table4", plan)["rows"] == answer["rows"]
+    assert trained == []
+    assert [len(row["runs"]) for row in ablate("table4", replace(plan, seeds=3))["rows"]] == [3] * 5
+    assert trained == [f"{row.key}-2" for row in ROWS]
+    ablate("table4", plan)  # as it was, for the other tests
+
+
+def test_what_the_figures_say_is_said() -> None:
+    def told(*novel: float | None) -> list[str]:
+        from ablation.page import _parts
+
+        known = [{"label": row.label, "ap50_novel": value} for row, value in zip(ROWS, novel, strict=True)]
+        return sentences({"table": "table4", "rows": known, "checks": _parts(known)})
+
+    assert told(0.1, 0.2, 0.3, None, 0.5) == ["not every row is measured yet"]
+    first, second = told(0.1, 0.2, 0.3, 0.25, 0.5)
+    assert "+40.0 points of AP50 novel over plain (the paper: +12.6)" in first
+    assert "+20.0 over the best other row, '+ guidance + contrast" in second
+    assert "-10.0 points" in told(0.2, 0.2, 0.3, 0.25, 0.1)[0]
+
+
+def test_table6_asks_one_run_under_every_prior(made: tuple[Plan, dict[str, Any]]) -> None:
+    plan = replace(made[0], limits=(2, 4), resamples=20)
+    answer = ablate("table6", plan)
+    assert answer["run"] == "all-0"
+    cells = {(row["source"], row["fill"], row["rho"], row["limit"]) for row in answer["rows"]}
+    assert {("clip", fill, rho, limit) for fill in ("random", "none") for rho in (0.1, 0.7, 0.9)
+            for limit in (2, 4, 6)} < cells  # fmt: skip
+    own = next(row for row in answer["rows"] if row["own"] and row["fill"] == "none")
+    known = json.loads((plan.out / "table4" / "all-0" / "metrics.json").read_text())["evaluation"]
+    for figure in ("ap50_novel", "ap50_base", "ap50_all"):
+        assert own[figure] == pytest.approx(known[figure], abs=1e-6), (
+            "the run's own priors give its own figures"
+        )
+    assert [pair["rho"] for pair in answer["higher_limit"]] == [0.1, 0.7, 0.9]
+    by = {row["key"]: row for row in answer["rows"]}
+    assert by["random 0.9 4"]["present_per_photo"] <= by["random 0.1 4"]["present_per_photo"] <= 4
+    assert (by["true priors"]["present_per_photo"], by["no priors"]["present_per_photo"]) > (0.5, 0)
+    text = (plan.out / "table6.md").read_text()
+    assert "L 4 instead of 2 changes AP50 novel by" in text
+    assert "| the annotations |" in text
+
+
+def test_the_papers_table6_stands_beside_its_own_cells() -> None:
+    from ablation.priors import PAPER_PRIORS
+
+    assert [100 * value for value in PAPER_PRIORS.values()] == pytest.approx([38.0, 37.6, 36.8, 36.2])
+    assert list(PAPER_PRIORS) == [(0.7, 6), (0.7, 12), (0.9, 6), (0.9, 12)]
+
+
+def test_table5_gives_each_teacher_columns_of_its_own(
+    made: tuple[Plan, dict[str, Any]], tmp_path: Path
+) -> None:
+    weak = write_teacher(tmp_path / "weak", seed=1)
+    plan = replace(made[0], teachers=(weak, "shapeworld"), seeds=1)
+    answer = ablate("table5", plan)
+    first, second = answer["rows"]
+    assert (first["key"], second["key"]) == ("weak", "shapeworld")
+    assert 0 <= first["crops_named"] <= 1
+    assert second["crops_named"] > first["crops_named"], "one has learnt to see, the other is noise"
+    assert second["crops_named"] > 0.5
+    digests = {open_index(plan.out / "teachers" / name / "train").digest for name in ("weak", "shapeworld")}
+    assert digests == {open_index(plan.out / "train").digest}
+    assert answer["checks"]["rising"] in (True, False)
+    head, *body = rows(answer)
+    assert head[1] == "crops named right"
+    assert len(body) == 2
+    assert "--teacher local-dir:weak --teacher shapeworld" in command("table5", plan)
+    again = ablate("table5", plan)
+    assert again["rows"] == answer["rows"]
+
+
+def test_a_copied_index_is_the_same_index_over_the_same_photos(
+    made: tuple[Plan, dict[str, Any]], tmp_path: Path
+) -> None:
+    source = open_index(made[0].out / "train")
+    assert copy_index(source, tmp_path / "copy") == source.digest
+    copy = open_index(tmp_path / "copy")
+    assert verify_index(copy)
+    assert copy.photo_path(3).read_bytes() == source.photo_path(3).read_bytes()
+    assert copy.card["dropped"] == source.card["dropped"]
+
+
+def test_a_signal_ends_it_and_the_same_call_goes_on(
+    made: tuple[Plan, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = made[0].out / "train", made[0].out / "held-out"
+    config, run = changed(made[0].config(), "train", epochs=2), tmp_path / "run"
+    really = runs.train
+    monkeypatch.setattr(
+        runs,
+        "train",
+        lambda *given, **options: really(*given, **options, max_steps=2) | {"stopped": "SIGTERM"},
+    )
+    with pytest.raises(Interrupted, match="stopped by SIGTERM at step 2 of run; the same command") as ended:
+        runs.trained(config, *folders, run, Silent())
+    assert ended.value.number == signal.SIGTERM
+    before = json.loads((run / "ablate.json").read_text())["seconds"]
+    (run / "metrics.json").unlink()
+    monkeypatch.setattr(runs, "train", really)
+    told = runs.trained(config, *folders, run, Silent())
+    assert told["seconds"] > before > 0
+    assert (run / "checkpoints" / "step-00000008").is_dir()
+
+
+def test_killed_for_good_it_goes_on_to_the_same_figures(
+    made: tuple[Plan, dict[str, Any]], tmp_path: Path
+) -> None:
+    folders = ["--train", made[0].out / "train", "--val", made[0].out / "held-out", "--out", tmp_path / "out"]
+    options = [word for value in (*SMALL, "train.checkpoint_every=1") for word in ("--set", value)]
+    words = [str(word) for word in ("ablate", "table4", "--seeds", "1", *folders, *options)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    second = tmp_path / "out" / "table4" / "guidance-0" / "checkpoints"
+    patience = time.monotonic() + 900  # of a busy machine
+    while not list(second.glob("step-*")) and process.poll() is None and time.monotonic() < patience:
+        time.sleep(0.2)
+    process.kill()
+    _, told = process.communicate()
+    assert list(second.glob("step-*")), told.decode()
+    plan = replace(made[0], out=tmp_path / "out", train=made[0].out / "train", val=made[0].out / "held-out")
+    answer = ablate("table4", replace(plan, seeds=1, overrides=(*SMALL, "train.checkpoint_every=1")))
+    for row, known in zip(answer["rows"], made[1]["rows"], strict=True):
+        for figure in ("ap50_base", "ap50_novel", "ap"):
+            assert row["runs"][0][figure] == known["runs"][0][figure], row["key"]
+
+
+def test_mistakes(made: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
+    plan = made[0]
+    empty = replace(plan, out=tmp_path / "empty")
+    for table, wrong, sentence in (
+        ("table7", empty, "table 'table7' is not known; expected one of table4, table5, table6"),
+        ("table4", replace(empty, seeds=0), "--seeds 0: expected at least 1"),
+        ("table4", replace(empty, train=tmp_path), "give both --train and --val"),
+        (
+            "table4",
+            replace(empty, recipe="lvis-r50", overrides=()),
+            "--recipe lvis-r50 needs photos of yours",
+        ),
+        (
+            "table4",
+            replace(empty, overrides=("model.guidance=false",)),
+            "option model.guidance: an ablation begins",
+        ),
+        (
+            "table4",
+            replace(empty, overrides=("prior.source=none",)),
+            "option prior.source: an ablation begins",
+        ),
+        ("table4", replace(plan, photos=9), "holds tables of 8 photos in train, this one is of 9"),
+        ("table4", replace(plan, overrides=(*SMALL, "train.lr=0.01")), "was begun with other options"),
+        ("table5", replace(empty, teachers=("shapeworld",)), "give --teacher NAME two times or more"),
+        ("table5", replace(empty, teachers=("a/b", "a-b")), "two teachers are both called a-b"),
+        ("table5", replace(empty, teachers=("a", "b"), overrides=("prior.source=mllm",)), "expected clip"),
+        ("table6", replace(empty, run=tmp_path), "say on which data set it is to be asked; give --val"),
+        (
+            "table6",
+            replace(empty, run=plan.out / "table4" / "plain-0", val=plan.out / "held-out"),
+            "is not guided by a column of priors",
+        ),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            ablate(table, wrong)
+    other = replace(plan, train=plan.out / "train", val=plan.out / "train")
+    with pytest.raises(UserError, match="its --val was another data set than"):
+        ablate("table4", other)
+
+
+def test_the_command_shows_the_table(
+    made: tuple[Plan, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = made[0]
+    options = [word for value in SMALL for word in ("--set", value)]
+    words = ["--seeds", "2", "--photos", "8", "--held-out", "6", "--out", plan.out, *options]
+    said = cckt(capsys, "ablate", "table4", *words)
+    assert said.code == 0, said.err
+    for part in ("plain", "all three", "38.0", "table4.md", "over plain (the paper: +12.6)"):
+        assert part in said.out, part
+    sentence = cckt(capsys, "ablate", "table9", "--out", plan.out).sentence()
+    assert "'table9' is not known" in sentence
