@@ -150,7 +150,7 @@ def test_rooms_import_one_way_only(room: str, may_import: set[str]) -> None:
 
 
 def test_the_detector_knows_of_cache_builder_only_what_it_reads() -> None:
-    """Tables, columns, words, photos, errors, findings, whole files: never a teacher or a maker of columns."""
+    """Tables, columns, words, photos, errors, findings, whole files: no teacher, no maker of columns."""
     allowed = {"errors", "progress", "index", "vocabulary", "store", "photos", "doctor", "whole"}
     used = {
         (module, one.name)
