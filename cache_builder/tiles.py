@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 TILE = 16
-"""Pictures a tile. Smaller and the products are too thin, larger and a core's cache is left: measured on a
-ResNet and a ViT of 32 to 197 tokens."""
+"""Pictures a tile: of 8, 16, 32 and 64 the one that took shapeworld's ResNet least time a picture, in fp32 and
+in bf16 (larger ones leave a core's cache)."""
 
 
 class Tiles:
