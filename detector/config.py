@@ -152,6 +152,19 @@ class TrainConfig:
     guidance_order: Literal["shuffled", "row"] = "shuffled"
     """Decision. The order in which present concepts are dealt to the queries in training: drawn anew for each
     photo, or by concept row. At test it is by likelihood, which no row order resembles."""
+    denoise_groups: int = 0
+    """Groups of denoising queries (see detector.denoise), beyond the paper; 0 has none. Where the objects of
+    a batch are many there are fewer groups, so that the denoising queries do not outnumber the others. Needs
+    model.reference encoder or guided."""
+    denoise_box_noise: float = 0.4
+    """How far a side of a fitting denoising query's box moves at most, in halves of the box's width or
+    height; those of a query that does not fit move up to twice that, and never less than this."""
+    denoise_wrong_words: float = 0.2
+    """Of the denoising queries that do not fit, the share with a near box and a wrong word; the others have
+    the right word and a far box."""
+    one_to_many: int = 0
+    """Beyond the paper: how many queries each object gets in a second matching, over copies of the queries
+    that do not see each other (so that nothing keeps them from finding the same object); 0 has none."""
     log_every: int = 20
     """Steps between lines of the log; the figures are means over them."""
     checkpoint_every: int = 1000
@@ -179,6 +192,8 @@ class TrainConfig:
         )
         at_least("train", self, 0, "backbone_lr_factor", "sampling_lr_factor", "lr_drop_factor")
         require(self.lr > 0, "train.lr", self.lr, "a number above 0")
+        at_least("train", self, 0, "denoise_groups", "one_to_many")
+        fraction("train", self, "denoise_box_noise", "denoise_wrong_words")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a number from 0 to below 1")
         fraction("train", self, "guidance_drop", "guidance_none", "guidance_priors")
         require(
@@ -218,11 +233,19 @@ class InferenceConfig:
     """Detections kept of a photo: 100 for COCO, 300 for LVIS."""
     restrict_to_present: bool = False
     """True drops the concepts that the priors rule out."""
+    nms: float = 0.0
+    """Beyond the paper: of one concept's detections that overlap by more than this IoU the best stays. For
+    detectors trained in minutes, which have not learnt to say everything once; 0, the paper's, drops none."""
+    prior_weight: float = 0.0
+    """Beyond the paper: this many times the priors' log-odds are added to those of every score, so that a
+    word the photo speaks for wins over its look-alikes. 0, the paper's, leaves scores alone."""
     batch: int = 8
     """Photos at a time."""
 
     def __post_init__(self) -> None:
         at_least("inference", self, 1, "top", "batch")
+        at_least("inference", self, 0, "prior_weight")
+        fraction("inference", self, "nms")
 
 
 @dataclass(frozen=True)
@@ -238,6 +261,15 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+    def __post_init__(self) -> None:
+        groups = self.train.denoise_groups
+        require(
+            groups == 0 or self.model.reference != "learned",
+            "train.denoise_groups",
+            groups,
+            "0 with model.reference learned, whose queries begin at points and not at boxes",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of plain JSON values."""

@@ -50,9 +50,12 @@ class ModelConfig:
     """Decision. What the text head compares with the text: "own", a projection d -> D of its own, leaves the
     region embedding to the distillation alone; "region" shares the region embedding, which ties the
     similarity score to the focal loss too (open-vocabulary heads without distillation do so)."""
-    reference: Literal["learned", "encoder"] = "learned"
+    reference: Literal["learned", "encoder", "guided"] = "learned"
     """Where queries begin to look. "learned": a point of each query's own (the paper); "encoder": the boxes
-    of the N likeliest cells of the encoder, by an objectness head with losses of its own."""
+    of the N likeliest cells of the encoder, by an objectness head with losses of its own; "guided": for each
+    present concept's run of queries the cells where objectness times that concept's probability is highest,
+    by a region embedding of the cells that is trained on the concepts given (without
+    model.guidance: as "encoder")."""
     attention_kernel: Literal["auto", "torch", "triton"] = "auto"
     """Who samples the pyramid: "auto" takes Triton's kernel on CUDA where it can be had, else PyTorch;
     "torch" never takes it; "triton" refuses to do without."""
@@ -113,6 +116,12 @@ class LossConfig:
     """1 - generalised IoU."""
     loss_contrast: float = 1.0
     """Regional contrastive distillation (eqs. 5, 6); 0 turns it off."""
+    loss_proposals: float = 1.0
+    """All losses of the encoder's cells (model.reference); within, they are weighted as the decoder's."""
+    loss_denoise: float = 1.0
+    """All losses of the denoising queries (train.denoise_groups), likewise."""
+    loss_one_to_many: float = 1.0
+    """All losses of the one-to-many matching (train.one_to_many), likewise."""
     contrast_from_epoch: int = 31
     """First epoch (counted from 0) with the contrastive loss."""
     tau: float = 0.07
@@ -130,5 +139,6 @@ class LossConfig:
     def __post_init__(self) -> None:
         at_least("loss", self, 0, "loss_class", "loss_l1", "loss_giou", "loss_contrast", "gamma")
         at_least("loss", self, 0, "contrast_from_epoch")
+        at_least("loss", self, 0, "loss_proposals", "loss_denoise", "loss_one_to_many")
         require(self.tau > 0, "loss.tau", self.tau, "a number above 0")
         fraction("loss", self, "alpha")

@@ -31,7 +31,9 @@ def deal_runs(counts: Tensor, queries: int) -> tuple[Tensor, Tensor]:
     """
     groups = counts.clamp(0, queries)[:, None]
     share = groups.clamp(min=1)
-    short, extra = queries // share, queries % share
+    # Not `queries // share`: a number over a tensor has no ONNX.
+    short = torch.full_like(share, queries) // share
+    extra = queries - short * share
     query = torch.arange(queries, device=counts.device)[None]
     in_long = extra * (short + 1)  # queries that stand in the longer runs
     concept = torch.where(query < in_long, query // (short + 1), extra + (query - in_long) // short)

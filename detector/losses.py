@@ -21,7 +21,7 @@ from detector.matcher import (
     pad_targets,
     without_names,
 )
-from detector.structures import DetectorOutput, Targets
+from detector.structures import DetectorOutput, NoisedQueries, Proposals, Targets
 
 __all__ = ["Targets", "compute_losses", "contrastive_loss", "focal_loss"]
 
@@ -35,10 +35,14 @@ def compute_losses(
     contrast: bool,
     world_objects: float | Tensor | None = None,
     bank: Tensor | None = None,
+    present: Tensor | None = None,
+    noised: NoisedQueries | None = None,
 ) -> dict[str, Tensor]:
     """Weighted losses, summed over layers: "class", "l1", "giou", "contrast" and their sum "total".
 
-    With proposals also "proposals": objectness and boxes of the cells, weighted as the decoder's are.
+    Where the output has them also "proposals", of the cells; "denoise", of the denoising queries `noised`;
+    and "one_to_many", of the copies of the queries. present: (B, G) concepts the photos were guided by, rows
+    of the text matrix, -1 past the end; needed where words chose among the cells.
 
     contrast: whether the contrastive loss is on (the schedule's word). world_objects: what every sum is
     divided by, at least 1: the objects of the global batch over the number of ranks, as DDP averages
@@ -61,7 +65,22 @@ def compute_losses(
             assert matches.proposals is not None, "proposals have matches of their own"
             proposed = class_agnostic(output.proposals)
             found = detection_losses(proposed, without_names(padded), matches.proposals, config)
-            parts["proposals"] = torch.stack(list(found.values())).sum()
+            loss = torch.stack(list(found.values())).sum()
+            if output.proposals.words is not None:
+                assert present is not None, "words chose among the cells: which?"
+                loss = loss + word_loss(output.proposals, padded, matches.proposals, present, config)
+                if contrast and config.loss_contrast:
+                    cells = _cells_alone(output.proposals, padded, matches.proposals)
+                    loss = loss + config.loss_contrast * contrastive_loss(*cells, config, bank)
+            parts["proposals"] = config.loss_proposals * loss
+        if output.noised is not None:
+            assert noised is not None, "denoising queries: of what?"
+            parts["denoise"] = config.loss_denoise * denoising_loss(output.noised, noised, padded, config)
+        if output.alone is not None:
+            assert matches.alone is not None, "copies of the queries have matches of their own"
+            found = detection_losses(output.alone, padded, matches.alone, config)
+            loss = torch.stack(list(found.values())).sum() / matches.alone.repeats
+            parts["one_to_many"] = config.loss_one_to_many * loss
         parts = {name: value / divisor for name, value in parts.items()}
         total = torch.stack(list(parts.values())).sum()
     return {"total": total} | {name: value.detach() for name, value in parts.items()}
@@ -84,18 +103,83 @@ def detection_losses(
     }
 
 
-def focal_loss(logits: Tensor, positive: Tensor, alpha: float, gamma: float) -> Tensor:
+def word_loss(
+    proposals: Proposals, targets: PaddedTargets, matches: Matches, present: Tensor, config: LossConfig
+) -> Tensor:
+    """Weighted focal loss of the present concepts at every cell, of which a matched cell's own should be 1.
+
+    Only words that were given are judged: an object that no one named is background to none that names it.
+    """
+    assert proposals.words is not None
+    given = present >= 0
+    if present.shape[1] < proposals.words.shape[2]:  # the batch has no word: none is judged
+        given = given.new_zeros((len(given), proposals.words.shape[2]))
+        present = present.new_full(given.shape, -1)
+    kept = given[:, None] & (proposals.objectness > -1e3)[..., None]
+    logits = proposals.words.masked_fill(~kept, -1e4)
+    own = present[matches.images] == targets.concepts[matches.images, matches.objects[0]][:, None]  # (K, G)
+    positive = logits[matches.images, matches.queries[0]]
+    weight = own.to(logits.dtype)
+    return config.loss_class * focal_loss(logits, positive, config.alpha, config.gamma, weight)
+
+
+def _cells_alone(
+    proposals: Proposals, targets: PaddedTargets, matches: Matches
+) -> tuple[Tensor, PaddedTargets, Matches]:
+    """The matched cells and their objects as one photo of their own: no other cell is a candidate."""
+    assert proposals.region is not None
+    region = proposals.region[matches.images, matches.queries[0]][None, None]  # (1, 1, K, D)
+    at = (matches.images, matches.objects[0])
+    objects = PaddedTargets(
+        targets.boxes[at][None],
+        targets.concepts[at][None],
+        targets.embeddings[at][None],
+        targets.valid[at][None],
+        (region.shape[2],),
+    )
+    number = torch.arange(region.shape[2], device=region.device)
+    return region, objects, Matches(torch.zeros_like(number), number[None], number[None])
+
+
+def denoising_loss(
+    output: DetectorOutput, noised: NoisedQueries, targets: PaddedTargets, config: LossConfig
+) -> Tensor:
+    """Weighted class, L1 and GIoU losses of the denoising queries, summed, as a mean over groups.
+
+    output: of the Q queries. The caller divides by the objects.
+    """
+    layers, photos = output.boxes.shape[:2]
+    objects = targets.boxes.shape[1]
+    split = (layers, photos, noised.groups, 2, objects)
+    real = noised.real.view(split[1:])[:, :, 0].to(output.boxes.dtype)  # (B, R, M)
+    boxes = output.boxes.view(*split, 4)[:, :, :, 0]  # (L, B, R, M, 4)
+    goal = targets.boxes.to(boxes.dtype)[None, :, None]
+    # A padded slot must neither be background nor object.
+    logits = output.logits.masked_fill(~noised.real[None, :, :, None], -1e4)
+    column = targets.concepts[None, :, None, :, None].expand(*boxes.shape[:-1], 1)
+    positive = logits.view(*split, logits.shape[-1])[:, :, :, 0].gather(-1, column).squeeze(-1)
+    loss = config.loss_class * focal_loss(logits, positive, config.alpha, config.gamma, weight=real)
+    loss = loss + config.loss_l1 * ((boxes - goal).abs().sum(-1) * real).sum()
+    loss = loss + config.loss_giou * ((1 - generalised_iou(boxes, goal)) * real).sum()
+    return loss / noised.groups
+
+
+def focal_loss(
+    logits: Tensor, positive: Tensor, alpha: float, gamma: float, weight: Tensor | None = None
+) -> Tensor:
     """Sum of the sigmoid focal loss (Lin et al., 2017) over all logits, of which `positive` should be 1.
 
     logits: any shape, all of them taken as background; positive: the entries of it (differentiably gathered)
-    that are not, for which that is put right. No one-hot target is built.
+    that are not, for which that is put right. No one-hot target is built. weight: of `positive`'s shape, 1
+    where it holds and 0 where there is nothing to put right; None for 1 everywhere.
     """
 
     def background(x: Tensor) -> Tensor:
         return (1 - alpha) * x.sigmoid() ** gamma * F.softplus(x)
 
     object_ = alpha * (-positive).sigmoid() ** gamma * F.softplus(-positive)
-    return background(logits).sum() + (object_ - background(positive)).sum()
+    put_right = object_ - background(positive)
+    return background(logits).sum() + (put_right if weight is None else put_right * weight).sum()
 
 
 def contrastive_loss(

@@ -53,6 +53,10 @@ class Matches:
     """(L, K) int64, number of the object within its photo."""
     proposals: Matches | None = None
     """Cells as queries, of the one layer of proposals, where the output has them."""
+    alone: Matches | None = None
+    """The copies of the queries, each object `repeats` times, where the output has them."""
+    repeats: int = 1
+    """How often an object may be matched on a layer."""
 
     def pairs(self, layer: int, image: int) -> tuple[Tensor, Tensor]:
         """Queries and objects of one photo on one layer."""
@@ -128,10 +132,12 @@ def match(
     text: Tensor,
     config: MatcherConfig,
     tau: float = 0.07,
+    repeats: int = 1,
 ) -> Matches:
     """Assign. One batched cost, one transfer from the device and one back, assignment on the CPU.
 
-    text: (C, D) unit, the rows that `concepts` point to. Costs that are not finite count as very high, so a
+    text: (C, D) unit, the rows that `concepts` point to. repeats: how many of the output's copies of queries
+    each object gets. Costs that are not finite count as very high, so a
     diverged model still matches.
     """
     padded = pad_targets(targets)
@@ -141,14 +147,21 @@ def match(
             nameless = replace(config, cost_similarity=0.0)
             proposed = class_agnostic(output.proposals)
             costs.append(matching_costs(proposed, without_names(padded), text, nameless, tau))
-    found = assign(costs, padded.counts)
-    return replace(found[0], proposals=found[1] if output.proposals is not None else None)
+        if output.alone is not None:
+            costs.append(matching_costs(output.alone, padded, text, config, tau))
+    found = assign(
+        costs, padded.counts, [1] * (len(costs) - 1) + [repeats if output.alone is not None else 1]
+    )
+    alone = found.pop() if output.alone is not None else None
+    proposals = found.pop() if output.proposals is not None else None
+    return replace(found[0], proposals=proposals, alone=alone)
 
 
-def assign(costs: Sequence[Tensor], counts: Sequence[int]) -> list[Matches]:
+def assign(costs: Sequence[Tensor], counts: Sequence[int], repeats: Sequence[int]) -> list[Matches]:
     """Hungarian assignment of several cost tables at once: one transfer from the device and one back.
 
-    costs: tables of (L, B, N, M), each of its own L and N; counts: (B,) real objects of each photo.
+    costs: tables of (L, B, N, M), each of its own L and N; counts: (B,) real objects of each photo; repeats:
+    for each table how often an object is there to be matched.
     """
     flat = torch.cat([one.flatten() for one in costs])
     flat = torch.nan_to_num(flat, nan=1e6, posinf=1e6, neginf=-1e6)
@@ -156,8 +169,8 @@ def assign(costs: Sequence[Tensor], counts: Sequence[int]) -> list[Matches]:
     tables = np.split(values, np.cumsum([one.numel() for one in costs])[:-1])
     shaped = [table.reshape(one.shape) for table, one in zip(tables, costs, strict=True)]
     jobs = [
-        table[layer, b, :, :count]
-        for table in shaped
+        np.tile(table[layer, b, :, :count], times) if times > 1 else table[layer, b, :, :count]
+        for table, times in zip(shaped, repeats, strict=True)
         for layer in range(len(table))
         for b, count in enumerate(counts)
     ]
@@ -166,9 +179,9 @@ def assign(costs: Sequence[Tensor], counts: Sequence[int]) -> list[Matches]:
     else:
         solved = [linear_sum_assignment(job) for job in jobs]
     parts, done = [], 0
-    for table in shaped:
+    for table, times in zip(shaped, repeats, strict=True):
         layers, photos, queries = table.shape[:3]
-        sizes = [min(queries, count) for count in counts]
+        sizes = [min(queries, times * count) for count in counts]
         part: NDArray[np.int64] = np.zeros((3, layers, sum(sizes)), np.int64)
         part[0] = np.repeat(np.arange(photos), sizes)
         mine = solved[done : done + layers * photos]
@@ -176,11 +189,14 @@ def assign(costs: Sequence[Tensor], counts: Sequence[int]) -> list[Matches]:
         if mine and part.size:
             part[1] = np.concatenate([rows for rows, _ in mine]).reshape(layers, -1)
             part[2] = np.concatenate([columns for _, columns in mine]).reshape(layers, -1)
+            part[2] %= np.maximum(np.repeat(counts, sizes), 1)  # the number of a repeated object
         parts.append(part)
     moved = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(costs[0].device)
-    pieces = moved.split([part.size for part in parts])
+    pieces = torch.split(moved, [part.size for part in parts])
     found = [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
-    return [Matches(one[0, 0], one[1], one[2]) for one in found]
+    return [
+        Matches(one[0, 0], one[1], one[2], repeats=times) for one, times in zip(found, repeats, strict=True)
+    ]
 
 
 def class_agnostic(proposals: Proposals) -> DetectorOutput:

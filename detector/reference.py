@@ -10,14 +10,16 @@ Shape legend: B photos, S cells (sum of h*w over levels), N queries, G most pres
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.guidance import deal_runs
-from detector.heads import PRIOR_LOGIT
-from detector.structures import Proposals
+from detector.heads import PRIOR_LOGIT, UnitLinear
+from detector.sampling import sides_of
+from detector.structures import PresentText, Proposals
 from detector.transformer import BoxHead, Encoded, inverse_sigmoid
 
 CELLS_WIDE = 4.0
@@ -36,7 +38,7 @@ def first_boxes(encoded: Encoded) -> Tensor:
     levels = []
     for level, (height, width) in enumerate(encoded.shapes):
         ratio = encoded.ratios[:, None, level]  # (B or 1, 1, 2)
-        size = ratio.new_tensor([width, height])
+        size = sides_of([(height, width)], ratio)[0]
         y, x = torch.meshgrid(
             torch.arange(height, device=ratio.device), torch.arange(width, device=ratio.device), indexing="ij"
         )
@@ -47,9 +49,9 @@ def first_boxes(encoded: Encoded) -> Tensor:
 
 
 class ProposalHead(nn.Module):
-    """Objectness and box of every cell."""
+    """Objectness and box of every cell; and its region embedding, if words are to choose among cells."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, embedding_dim: int, words: bool) -> None:
         super().__init__()
         self.project = nn.Linear(hidden, hidden)
         self.norm = nn.LayerNorm(hidden)
@@ -58,6 +60,9 @@ class ProposalHead(nn.Module):
         nn.init.xavier_uniform_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         nn.init.constant_(self.objectness.bias, PRIOR_LOGIT)
+        self.region = UnitLinear(hidden, embedding_dim) if words else None
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0))) if words else None
+        self.bias = nn.Parameter(torch.tensor(PRIOR_LOGIT)) if words else None
 
     def forward(self, encoded: Encoded) -> Proposals:
         """Propose. Boxes begin as `first_boxes`."""
@@ -69,7 +74,24 @@ class ProposalHead(nn.Module):
         delta = self.box(x)
         if delta.dtype in (torch.float16, torch.bfloat16):
             delta = delta.float()
-        return Proposals(objectness, (delta + inverse_sigmoid(first_boxes(encoded))).sigmoid())
+        boxes = (delta + inverse_sigmoid(first_boxes(encoded))).sigmoid()
+        return Proposals(objectness, boxes, self.region(x) if self.region is not None else None)
+
+    def ask(self, proposals: Proposals, present: PresentText) -> Proposals:
+        """The same with a logit for each present concept: scale * cosine + bias, as of the class head.
+
+        A photo without concepts is asked for a word of zeros, so that every parameter is in the graph.
+        """
+        if proposals.region is None:
+            return proposals
+        assert self.log_scale is not None
+        assert self.bias is not None
+        text = present.embeddings
+        if text.shape[1] == 0:
+            text = text.new_zeros((text.shape[0], 1, text.shape[2]))
+        with torch.autocast(text.device.type, enabled=False):
+            cosine = proposals.region @ text.to(proposals.region.dtype).transpose(1, 2)
+            return replace(proposals, words=cosine * self.log_scale.exp() + self.bias)
 
 
 class BoxPosition(nn.Module):
@@ -98,20 +120,41 @@ def sine_boxes(boxes: Tensor, hidden: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
-def choose_cells(encoded: Encoded, counts: Tensor, queries: int) -> Tensor:
+def choose_cells(proposals: Proposals, encoded: Encoded, counts: Tensor, queries: int) -> Tensor:
     """The cell that each query begins at, (B, N) int64.
 
-    The N likeliest cells, dealt out to the present concepts' runs of queries (`guidance.deal`) in turn, so
-    that every word gets its share of the best ones. Where a photo has fewer cells than there are queries,
-    they are dealt again from the first. Equally likely cells: the lower number first.
+    With words: every present concept's run of queries (`guidance.deal`) has the cells where objectness times
+    the probability of that concept is highest; two concepts may choose the same cell. Without a present
+    concept objectness alone decides.
+
+    Without words: the N likeliest cells, dealt out to the present concepts' runs in turn, so that every word
+    gets its share of the best ones.
+
+    Where a photo has fewer cells than there are queries, they are dealt again from the first. Equally likely
+    cells: the lower number first.
 
     counts: (B,) present concepts of each photo.
     """
-    assert encoded.proposals is not None
-    order = encoded.proposals.objectness.sort(dim=1, descending=True, stable=True).indices
     concept, place = deal_runs(counts, queries)
-    groups = counts.clamp(1, queries)[:, None]
-    return order.gather(1, _within(place * groups + concept.clamp(min=0), encoded))
+    concept = concept.clamp(min=0)
+    if proposals.words is None:
+        order = _likeliest_first(proposals.objectness)
+        groups = counts.clamp(1, queries)[:, None]
+        return order.gather(1, _within(place * groups + concept, encoded))
+    cells = proposals.objectness.shape[1]
+    likely = F.logsigmoid(proposals.words).transpose(1, 2)  # (B, G, S)
+    given = torch.arange(likely.shape[1], device=counts.device)[None] < counts[:, None]
+    # The padding keeps its place at the end: its objectness weighs more than any word can.
+    score = F.logsigmoid(proposals.objectness)[:, None] + likely * given[..., None].to(likely.dtype)
+    order = _likeliest_first(score).flatten(1)
+    return order.gather(1, concept * cells + _within(place, encoded))
+
+
+def _likeliest_first(score: Tensor) -> Tensor:
+    """Numbers of the last axis by falling score, the lower one first of equals."""
+    if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK keeps equals in order
+        return score.topk(score.shape[-1], dim=-1).indices
+    return score.sort(dim=-1, descending=True, stable=True).indices
 
 
 def _within(rank: Tensor, encoded: Encoded) -> Tensor:

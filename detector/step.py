@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from detector.checkpoint import write_bytes
 from detector.config import Config
 from detector.data import Batch
+from detector.denoise import noised_queries
 from detector.distributed import World
 from detector.logs import StepTimes
 from detector.losses import compute_losses
 from detector.matcher import match
 from detector.optim import MovingAverage, clip_gradients, rate_at, set_rate
-from detector.structures import DetectorOutput
+from detector.structures import DetectorOutput, TrainingQueries
 from detector.transforms import normalise
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -90,18 +91,42 @@ class Stepper:
 
     def _losses(self, batch: Batch, contrast: bool, share: float) -> dict[str, Tensor]:
         with self.times.part("forward"):
+            beside = self._beside(batch)
             images = normalise(batch.images, batch.padding, self.config.data)
             images = images.contiguous(memory_format=torch.channels_last)
             with self._autocast():
                 output: DetectorOutput = self.model(
-                    images, batch.padding, self.text, batch.guidance(self.text)
+                    images, batch.padding, self.text, batch.guidance(self.text), *beside
                 )
         with self.times.part("matching"), torch.no_grad():
-            matches = match(output, batch.targets, self.text, self.config.matcher, self.config.loss.tau)
+            matches = match(
+                output,
+                batch.targets,
+                self.text,
+                self.config.matcher,
+                self.config.loss.tau,
+                self.config.train.one_to_many,
+            )
         with self.times.part("loss"):
             return compute_losses(
-                output, batch.targets, matches, self.config.loss, contrast=contrast, world_objects=share
+                output,
+                batch.targets,
+                matches,
+                self.config.loss,
+                contrast=contrast,
+                world_objects=share,
+                present=batch.present,
+                noised=beside[0].noised if beside else None,
             )
+
+    def _beside(self, batch: Batch) -> list[TrainingQueries]:
+        """What is asked beside the queries, as further arguments of the model: none of it, by default."""
+        config = self.config.train
+        if not (config.denoise_groups or config.one_to_many):
+            return []
+        queries = self.config.model.queries
+        noised = noised_queries(batch.targets, self.text, config, queries) if config.denoise_groups else None
+        return [TrainingQueries(noised, alone=config.one_to_many > 0)]
 
     def _update(self, losses: dict[str, Tensor], rate: float, stop: bool) -> StepResult:
         self.scaler.unscale_(self.optimizer)

@@ -94,6 +94,36 @@ class Proposals:
     """(B, S) float32 logits; -1e4 in the padding."""
     boxes: Tensor
     """(B, S, 4) float32 cxcywh in [0, 1], relative to the unpadded photo."""
+    region: Tensor | None = None
+    """(B, S, D) float32 unit embeddings of the cells, where words have a say in the choice of cells."""
+    words: Tensor | None = None
+    """(B, S, G) float32 logits that a present concept is at the cell, G at least 1; None like `region`."""
+
+
+@dataclass(frozen=True)
+class NoisedQueries:
+    """Queries of a training step that are told a place and a word; Q of each photo, in equal groups."""
+
+    boxes: Tensor
+    """(B, Q, 4) float32 cxcywh in [0, 1], where they begin."""
+    words: Tensor
+    """(B, Q, D) unit text embeddings of what they ask for; zeros where not `real`."""
+    real: Tensor
+    """(B, Q) bool: the query stands for an object; others fill up the batch."""
+    contents: Tensor
+    """(Q,) int64, the learned query whose content each begins with."""
+    groups: int
+    """Groups; each holds a query that fits and one that does not for every object, in that order."""
+
+
+@dataclass(frozen=True)
+class TrainingQueries:
+    """What a training step asks for beside the queries; none of it can be seen by them."""
+
+    noised: NoisedQueries | None = None
+    """Denoising queries."""
+    alone: bool = False
+    """Copies of the queries, none of which sees another, for the one-to-many matching."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +138,10 @@ class DetectorOutput:
     """(L, B, N, D) float32 unit region embeddings, comparable with the teacher's."""
     proposals: Proposals | None = None
     """The cells' own boxes, for their losses; None where queries begin at learned points."""
+    noised: DetectorOutput | None = None
+    """Of the Q denoising queries, where there are any."""
+    alone: DetectorOutput | None = None
+    """Of the N copies for the one-to-many matching, where there are any."""
 
     def last(self) -> DetectorOutput:
         """Only the answer, as an output of one layer."""

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from detector import losses
 from detector.config import LossConfig, MatcherConfig, ModelConfig
 from detector.guidance import deal_runs
 from detector.losses import compute_losses
-from detector.matcher import match
+from detector.matcher import match, pad_targets
 from detector.model import CCKTDetector
 from detector.reference import (
     NEVER,
@@ -27,12 +28,12 @@ from detector.structures import Proposals
 from detector.transformer import Encoded
 
 from .test_guidance import slow_deal
-from .test_losses import slow_focal, some_targets
+from .test_losses import slow_cross_entropy, slow_focal, some_targets
 from .test_matcher import CONCEPTS, WIDTH, slow_giou, unit
 from .test_model import TINY, present
 
 HIDDEN = 32
-KINDS = ["encoder"]
+KINDS = ["encoder", "guided"]
 
 
 def student(reference: str = "encoder", **changes: object) -> CCKTDetector:
@@ -61,6 +62,11 @@ def encoded(shapes: list[tuple[int, int]], kept: list[list[tuple[int, int]]] | N
     return Encoded(torch.randn(photos, cells, HIDDEN), shapes, flat, ratios)
 
 
+def chosen_from(seen: Encoded) -> Proposals:
+    assert seen.proposals is not None
+    return seen.proposals
+
+
 def with_objectness(seen: Encoded, objectness: Tensor) -> Encoded:
     seen.proposals = Proposals(objectness, torch.rand(*objectness.shape, 4))
     return seen
@@ -87,7 +93,7 @@ def test_first_boxes_are_squares_round_the_centres(kept: list[list[tuple[int, in
 def test_a_new_head_proposes_the_first_boxes_with_low_objectness() -> None:
     torch.manual_seed(0)
     seen = encoded([(4, 6), (2, 3)], [[(4, 6), (2, 3)], [(3, 5), (2, 2)]])
-    found = ProposalHead(HIDDEN)(seen)
+    found = ProposalHead(HIDDEN, WIDTH, words=False)(seen)
     assert seen.keep is not None
     kept = seen.keep[..., 0]
     torch.testing.assert_close(found.boxes[kept], first_boxes(seen)[kept], atol=1e-5, rtol=1e-5)
@@ -99,7 +105,7 @@ def test_a_new_head_proposes_the_first_boxes_with_low_objectness() -> None:
 def test_objectness_and_boxes_stay_float32_under_autocast() -> None:
     seen = encoded([(3, 3)])
     with torch.autocast("cpu", torch.bfloat16):
-        found = ProposalHead(HIDDEN)(seen)
+        found = ProposalHead(HIDDEN, WIDTH, words=False)(seen)
     assert found.objectness.dtype == found.boxes.dtype == torch.float32
 
 
@@ -118,7 +124,7 @@ def test_the_likeliest_cells_are_dealt_to_the_words_in_turn() -> None:
     order = objectness[0].argsort(descending=True).tolist()
     seen = with_objectness(encoded([(3, 4)]), objectness)
     counts = [0, 1, 3, 9]
-    found = choose_cells(seen, torch.tensor(counts), 7)
+    found = choose_cells(chosen_from(seen), seen, torch.tensor(counts), 7)
     for b, count in enumerate(counts):
         assert sorted(found[b].tolist()) == sorted(order[:7])
         # by hand: go round the runs, a cell to each that still has an open query
@@ -133,7 +139,7 @@ def test_the_likeliest_cells_are_dealt_to_the_words_in_turn() -> None:
 
 def test_equally_likely_cells_stand_in_reading_order() -> None:
     seen = with_objectness(encoded([(3, 4)]), torch.zeros(1, 12))
-    assert choose_cells(seen, torch.tensor([0]), 5).tolist() == [[0, 1, 2, 3, 4]]
+    assert choose_cells(chosen_from(seen), seen, torch.tensor([0]), 5).tolist() == [[0, 1, 2, 3, 4]]
 
 
 def test_too_few_cells_are_dealt_again_and_padding_never() -> None:
@@ -141,10 +147,10 @@ def test_too_few_cells_are_dealt_again_and_padding_never() -> None:
     assert seen.keep is not None
     logits = torch.tensor([[5.0, 4, 3, 2, 1, 0], [1.0, 2, 9, 9, 9, 9]])
     with_objectness(seen, logits.masked_fill(~seen.keep[..., 0], NEVER))
-    found = choose_cells(seen, torch.tensor([0, 0]), 8)
+    found = choose_cells(chosen_from(seen), seen, torch.tensor([0, 0]), 8)
     assert found.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1], [1, 0, 1, 0, 1, 0, 1, 0]]
     whole = with_objectness(encoded([(2, 3)]), logits[:1])
-    assert choose_cells(whole, torch.tensor([0]), 8).tolist() == found[:1].tolist()
+    assert choose_cells(chosen_from(whole), whole, torch.tensor([0]), 8).tolist() == found[:1].tolist()
 
 
 def test_positions_of_boxes() -> None:
@@ -166,7 +172,8 @@ def test_queries_begin_at_the_chosen_boxes(kind: str) -> None:
         text = unit(CONCEPTS, WIDTH)
         found = model.decode(seen, text, present(text, [1, 2], []))
     assert seen.proposals is not None
-    assert found.proposals is seen.proposals
+    assert found.proposals is not None
+    assert found.proposals.boxes is seen.proposals.boxes
     # A new box head adds nothing: every query still stands at its cell's box.
     near = torch.cdist(found.boxes[-1], seen.proposals.boxes, p=1).min(-1).values
     assert float(near.max()) < 1e-3
@@ -210,7 +217,9 @@ def test_every_parameter_gets_a_finite_gradient(kind: str, objects: bool) -> Non
         output = model(torch.randn(2, 3, 48, 48), None, text, guidance)
     assert output.proposals.boxes.dtype == output.proposals.objectness.dtype == torch.float32
     matches = match(output, targets, text, MatcherConfig())
-    compute_losses(output, targets, matches, LossConfig(), contrast=objects)["total"].backward()
+    rows = torch.tensor([[0, 3], [-1, -1]]) if objects else torch.full((2, 0), -1)
+    found = compute_losses(output, targets, matches, LossConfig(), contrast=objects, present=rows)
+    found["total"].backward()
     missing = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
     assert missing == []
     assert all(bool(one.grad.isfinite().all()) for one in model.parameters() if one.grad is not None)
@@ -273,9 +282,93 @@ def test_it_learns_one_photo(kind: str) -> None:
     for _ in range(20):
         output = model(images, None, text, present(text, [0, 3]))
         matches = match(output, targets, text, MatcherConfig())
-        found = compute_losses(output, targets, matches, LossConfig(), contrast=True)
+        found = compute_losses(
+            output, targets, matches, LossConfig(), contrast=True, present=torch.tensor([[0, 3]])
+        )
         optimizer.zero_grad()
         found["total"].backward()
         optimizer.step()
         proposals.append(float(found["proposals"]))
     assert proposals[-1] < 0.6 * proposals[0]
+
+
+def test_words_choose_their_own_cells() -> None:
+    torch.manual_seed(3)
+    shapes, queries = [(2, 4)], 6
+    seen = encoded(shapes, [[(2, 4)], [(2, 4)], [(1, 3)]])
+    assert seen.keep is not None
+    proposals = with_objectness(seen, torch.randn(3, 8).masked_fill(~seen.keep[..., 0], NEVER)).proposals
+    assert proposals is not None
+    words = torch.randn(3, 8, 2) * 3
+    counts = [2, 0, 1]
+    found = choose_cells(replace(proposals, words=words), seen, torch.tensor(counts), queries)
+    for b, count in enumerate(counts):
+        cells = [s for s in range(8) if bool(seen.keep[b, s, 0])]
+        runs = slow_deal(count, queries)
+        for word in set(runs):
+            score = {
+                s: float(proposals.objectness[b, s].sigmoid())
+                * (float(words[b, s, word].sigmoid()) if word >= 0 else 1.0)
+                for s in cells
+            }
+            order = sorted(cells, key=lambda s: -score[s])
+            mine = [int(found[b, q]) for q in range(queries) if runs[q] == word]
+            assert mine == [order[place % len(order)] for place in range(len(mine))]
+
+
+def test_words_are_judged_only_where_they_were_given() -> None:
+    model, text = student("guided"), unit(CONCEPTS, WIDTH)
+    targets = [some_targets([0, 3, 3]), some_targets([]), some_targets([1])]
+    given = [[3, 2], [4], []]  # 0 and 1 were withheld; 2 and 4 are not there
+    rows = torch.tensor([[3, 2], [4, -1], [-1, -1]])
+    with torch.no_grad():
+        output = model(torch.randn(3, 3, 48, 48), None, text, present(text, *given))
+    matches = match(output, targets, text, MatcherConfig())
+    words = output.proposals.words
+    assert words.shape == (3, output.proposals.boxes.shape[1], 2)
+    expected = 0.0
+    for b, target in enumerate(targets):
+        cells, objects = matches.proposals.pairs(0, b)
+        chosen = dict(zip(cells.tolist(), objects.tolist(), strict=True))
+        for s, (g, concept) in itertools.product(range(words.shape[1]), enumerate(given[b])):
+            own = s in chosen and int(target.concepts[chosen[s]]) == concept
+            expected += 2 * slow_focal(float(words[b, s, g]), own)
+    found = losses.word_loss(output.proposals, pad_targets(targets), matches.proposals, rows, LossConfig())
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_matched_cells_are_distilled_from_the_teacher() -> None:
+    torch.manual_seed(4)
+    model, text = student("guided"), unit(CONCEPTS, WIDTH)
+    targets = [some_targets([0, 3, 3], [True, False, True]), some_targets([]), some_targets([1])]
+    rows = torch.full((3, 0), -1)
+    with torch.no_grad():
+        output = model(torch.randn(3, 3, 48, 48), None, text, None)
+    matches = match(output, targets, text, MatcherConfig())
+    cells, objects, teachers = [], [], []
+    for b, target in enumerate(targets):
+        for s, m in zip(*(one.tolist() for one in matches.proposals.pairs(0, b)), strict=True):
+            cells.append(output.proposals.region[b, s])
+            objects.append(len(objects))
+            teachers.append(target.embeddings[m] if bool(target.valid[m]) else None)
+    expected = 0.0
+    known = [k for k, one in enumerate(teachers) if one is not None]
+    for k in known:
+        forth = [float(teachers[k] @ one) / 0.07 for one in cells]
+        back = [float(cells[k] @ teachers[j]) / 0.07 for j in known]
+        expected += (slow_cross_entropy(forth, k) + slow_cross_entropy(back, known.index(k))) / 2
+    off, on = (
+        compute_losses(output, targets, matches, LossConfig(), contrast=one, present=rows)["proposals"]
+        for one in (False, True)
+    )
+    assert float(on - off) == pytest.approx(expected / 4, rel=1e-3)
+
+
+def test_guided_without_guidance_is_encoder() -> None:
+    bare = student("guided", guidance=False).eval()
+    other = student("encoder", guidance=False).eval()
+    other.load_state_dict(bare.state_dict())
+    text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
+    with torch.no_grad():
+        one, two = (model(images, None, text, present(text, [1, 2])) for model in (bare, other))
+    assert torch.equal(one.boxes, two.boxes)
