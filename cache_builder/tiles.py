@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 TILE = 16
-"""Pictures a tile: of 8, 16, 32 and 64 the one that took shapeworld's ResNet least time a picture, in fp32 and
-in bf16 (larger ones leave a core's cache)."""
+"""Pictures a tile: of 8, 16, 32 and 64 the number that shapeworld's ResNet was fastest with, in fp32 and in
+bf16; larger ones leave a core's cache."""
 
 
 class Tiles:
