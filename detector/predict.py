@@ -27,7 +27,7 @@ from detector.checkpoint import Facts
 from detector.guidance import choose_present
 from detector.network import Network, load_network
 from detector.prediction import Prediction
-from detector.scoring import score, top_detections
+from detector.scoring import prior_odds, score, top_detections
 
 Photo = str | Path | Image.Image
 Floats = npt.NDArray[np.floating[Any]]
@@ -143,8 +143,9 @@ class Detector:
         while group := list(islice(source, batch or inference.batch)):
             opened = [_open(photo, strict) for photo in group]
             photos = [photo for photo, _, fault in opened if not fault]
-            chosen = self._present(photos, known, fixed, use_guide)
-            found = iter(self._answer(photos, words, on_device, chosen, inference, floor))
+            said = self._said(photos, known) if use_guide and photos else None
+            chosen = [fixed] * len(photos) if fixed is not None else self._chosen(said)
+            found = iter(self._answer(photos, words, on_device, chosen, said, inference, floor))
             for _, name, fault in opened:
                 if fault:
                     yield Prediction.empty(words, (0, 0), name, fault)
@@ -171,6 +172,7 @@ class Detector:
         words: Vocabulary,
         text: Tensor,
         present: list[npt.NDArray[np.int64]] | None,
+        said: npt.NDArray[np.float32] | None,
         inference: Any,
         floor: float,
     ) -> list[Prediction]:
@@ -186,10 +188,15 @@ class Detector:
             for at, rows in enumerate(present):
                 allowed[at, torch.from_numpy(rows)] = True
             allowed = allowed.to(network.device)
-        scores = score(output, text, network.config.loss.tau, inference.classification, allowed)
+        odds = None
+        if said is not None and inference.prior_weight:
+            odds = prior_odds(torch.from_numpy(said), inference.prior_weight).to(network.device)
+        scores = score(output, text, network.config.loss.tau, inference.classification, allowed, odds)
         sizes = [(photo.height, photo.width) for photo in photos]
         answer = []
-        for at, found in enumerate(top_detections(scores, output.boxes[-1], sizes, inference.top)):
+        for at, found in enumerate(
+            top_detections(scores, output.boxes[-1], sizes, inference.top, inference.nms)
+        ):
             one = Prediction(
                 found.boxes_xyxy.float().cpu().numpy(),
                 found.scores.float().cpu().numpy(),
@@ -202,21 +209,16 @@ class Detector:
             answer.append(one.where((one.scores >= floor) & (one.scores > 0)))
         return answer
 
-    def _present(
-        self,
-        photos: list[Image.Image],
-        text: npt.NDArray[np.float32],
-        fixed: npt.NDArray[np.int64] | None,
-        use_guide: bool,
-    ) -> list[npt.NDArray[np.int64]] | None:
-        if fixed is not None:
-            return [fixed] * len(photos)
-        if not use_guide or not photos:
-            return None
+    def _said(self, photos: list[Image.Image], text: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(B, C): what the guide says the photos hold."""
         assert self.guide is not None
+        return np.asarray(self.guide.presence(photos, text), np.float32)
+
+    def _chosen(self, said: npt.NDArray[np.float32] | None) -> list[npt.NDArray[np.int64]] | None:
+        if said is None:
+            return None
         prior = self.network.config.prior
-        probabilities = np.asarray(self.guide.presence(photos, text))
-        return choose_present(probabilities, prior.rho, prior.limit, prior.fill, range(len(photos)))
+        return choose_present(said, prior.rho, prior.limit, prior.fill, range(len(said)))
 
     def _use_guide(self, priors: str, given: bool) -> bool:
         if priors not in ("config", "guide", "none"):

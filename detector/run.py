@@ -33,10 +33,15 @@ MAY_CHANGE = {
     "train.spike_factor",
     "train.wandb_project",
     "train.checkpoint_activations",
+    "train.compile",
+    "model.attention_kernel",
     "data.workers",
     "data.cache_photos",
     *(f"prior.{name}" for name in ("source", "rho", "limit", "fill")),
-    *(f"inference.{name}" for name in ("classification", "top", "restrict_to_present", "batch")),
+    *(
+        f"inference.{name}"
+        for name in ("classification", "top", "restrict_to_present", "prior_weight", "nms", "batch")
+    ),
 }
 """Options that a resumed run may be given anew; all others decide what its steps compute."""
 

@@ -1,4 +1,4 @@
-"""From the answer of the detector to detections (METHOD.md section 5, Inference). No NMS.
+"""From the answer of the detector to detections (METHOD.md section 5, Inference). No NMS unless asked for.
 
 Shape legend: B photos, N queries, C concepts, D teacher width, K detections of a photo.
 """
@@ -11,10 +11,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 from detector.matcher import to_xyxy
 from detector.structures import DetectorOutput
 
+POOL = 10
+"""Times as many candidates as detections enter the search for duplicates."""
 SURE = 0.01
 """Priors weigh no more than 99 to 1."""
 
@@ -77,15 +80,21 @@ def prior_odds(probabilities: Tensor, weight: float) -> Tensor:
 
 
 def top_detections(
-    scores: Tensor, boxes: Tensor, sizes: Sequence[tuple[int, int]] | Tensor, top: int
+    scores: Tensor,
+    boxes: Tensor,
+    sizes: Sequence[tuple[int, int]] | Tensor,
+    top: int,
+    nms: float = 0.0,
 ) -> list[Detections]:
     """The best `top` of queries x concepts for each photo.
 
     scores: (B, N, C); boxes: (B, N, 4) cxcywh normalised; sizes: (B, 2) original height and width in pixels.
-    A query may stand in several detections, with other concepts.
+    A query may stand in several detections, with other concepts. nms: above 0, of detections of one concept
+    whose boxes overlap by more than this IoU only the best stays, among the best POOL times `top`.
     """
     photos, queries, concepts = scores.shape
-    values, places = scores.flatten(1).topk(min(top, queries * concepts), dim=1)
+    pool = top * POOL if nms else top
+    values, places = scores.flatten(1).topk(min(pool, queries * concepts), dim=1)
     limits = (
         torch.as_tensor(sizes, device=boxes.device, dtype=torch.float32)
         .view(photos, 1, 2)
@@ -94,4 +103,11 @@ def top_detections(
     )
     pixels = torch.minimum((to_xyxy(boxes.float()) * limits).clamp(min=0), limits)
     chosen = pixels.gather(1, (places // max(concepts, 1))[..., None].expand(-1, -1, 4))
-    return [Detections(values[b].float(), places[b] % max(concepts, 1), chosen[b]) for b in range(photos)]
+    found = [Detections(values[b].float(), places[b] % max(concepts, 1), chosen[b]) for b in range(photos)]
+    return [without_duplicates(one, nms, top) for one in found] if nms else found
+
+
+def without_duplicates(found: Detections, overlap: float, top: int) -> Detections:
+    """The best `top` after non-maximum suppression within each concept."""
+    kept = batched_nms(found.boxes_xyxy, found.scores, found.concepts, overlap)[:top]
+    return Detections(found.scores[kept], found.concepts[kept], found.boxes_xyxy[kept])

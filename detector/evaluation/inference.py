@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from detector.distributed import World
 from detector.evaluation.detections import Detections
 from detector.evaluation.scene import Rows, Scene
 from detector.network import Network
-from detector.scoring import score, top_detections
+from detector.scoring import prior_odds, score, top_detections
 from detector.structures import DetectorOutput
 
 
@@ -84,13 +85,17 @@ def infer(
         good = [(row, view) for row, view, _ in read if view is not None]
         rows = np.array([row for row, _ in good], np.int64)
         seen = network.look([view for _, view in good]) if good else None
-        for present, group in groups if seen is not None else ():
+        for present, said, group in groups if seen is not None else ():
             assert seen is not None
             chosen = None if present is None else [present[row] for row in rows]
             output = network.ask(seen, text, chosen if network.guided else None)
             output = network.named(output, scene.vocabulary)
             for variant in group:
-                parts[variant.name] += _detections(output, text, network, variant, scene, rows, chosen)
+                weight = variant.inference.prior_weight
+                odds = None
+                if said is not None and weight:
+                    odds = prior_odds(torch.from_numpy(said[rows]), weight).to(network.device)
+                parts[variant.name] += _detections(output, text, network, variant, scene, rows, chosen, odds)
         progress.advance(len(read))
     progress.finish()
     joined = {name: _in_index_order(Detections.join(found)) for name, found in parts.items()}
@@ -138,7 +143,7 @@ def infer_together(
 
 def _by_prior(
     network: Network, scene: Scene, variants: Sequence[Variant]
-) -> list[tuple[list[Rows] | None, list[Variant]]]:
+) -> list[tuple[list[Rows] | None, npt.NDArray[np.float32] | None, list[Variant]]]:
     groups: dict[PriorConfig, list[Variant]] = {}
     for variant in variants:
         restricted = variant.inference.restrict_to_present
@@ -149,9 +154,13 @@ def _by_prior(
             )
         # A network that is not guided gives the same answer under any priors, so their columns need not
         # exist.
-        unused = not network.guided and not restricted
+        unused = not network.guided and not restricted and not variant.inference.prior_weight
         groups.setdefault(PriorConfig(source="none") if unused else variant.prior, []).append(variant)
-    return [(scene.present(prior), group) for prior, group in groups.items()]
+    weighed = {prior for prior, group in groups.items() if any(v.inference.prior_weight for v in group)}
+    return [
+        (scene.present(prior), scene.probabilities(prior) if prior in weighed else None, group)
+        for prior, group in groups.items()
+    ]
 
 
 def _batches(index: Index, size: int) -> list[list[int]]:
@@ -189,6 +198,7 @@ def _detections(
     scene: Scene,
     rows: Rows,
     present: list[Rows] | None,
+    odds: Tensor | None,
 ) -> list[Detections]:
     allowed = None
     if variant.inference.restrict_to_present:
@@ -198,11 +208,13 @@ def _detections(
             allowed[at, torch.from_numpy(concepts)] = True
         allowed = allowed.to(network.device)
     inference, index = variant.inference, scene.index
-    scores = score(output, text, network.config.loss.tau, inference.classification, allowed)
+    scores = score(output, text, network.config.loss.tau, inference.classification, allowed, odds)
     sizes = [(int(index.heights[row]), int(index.widths[row])) for row in rows]
     ids = scene.vocabulary.category_ids
     answer = []
-    for row, found in zip(rows, top_detections(scores, output.boxes[-1], sizes, inference.top), strict=True):
+    for row, found in zip(
+        rows, top_detections(scores, output.boxes[-1], sizes, inference.top, inference.nms), strict=True
+    ):
         # A concept that is ruled out scores 0 and is no find. A score that is no number is kept, to be
         # refused.
         kept = (~(found.scores <= 0)).cpu().numpy()

@@ -58,8 +58,24 @@ class Scene:
             return None
         if prior.source == "oracle":
             return self._annotated()
-        probabilities = self.priors(prior.source).all()[:, self.rows]
+        probabilities = self.probabilities(prior)
+        assert probabilities is not None
         return choose_present(probabilities, prior.rho, prior.limit, prior.fill, self.index.image_ids)
+
+    def probabilities(self, prior: PriorConfig) -> npt.NDArray[np.float32] | None:
+        """(I, C) float32: what the priors say of each photo and concept; None for no prior at all.
+
+        The oracle's are 0 and 1. Raises UserError where there is no column of that source.
+        """
+        if prior.source == "none":
+            return None
+        if prior.source != "oracle":
+            said: npt.NDArray[np.float32] = self.priors(prior.source).all()[:, self.rows]
+            return said
+        table = np.zeros((len(self.index), len(self.rows)), np.float32)
+        for image, concepts in enumerate(self._annotated()):
+            table[image, concepts] = 1
+        return table
 
     def priors(self, source: str) -> Column:
         """The column of a source, "clip" or "mllm". Raises UserError where there is none that fits."""

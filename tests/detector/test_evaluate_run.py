@@ -72,6 +72,25 @@ def test_variants_of_one_pass_equal_separate_runs(index, run):
     assert len(together.detections["head low"]) == 5 * 4
 
 
+def test_priors_weigh_on_scores_and_the_surest_wins(index, run):
+    network, facts = load_network(run)
+    scene = open_scene(index.folder, facts)
+    sure = PriorConfig(source="oracle")
+    variants = [Variant(str(w), sure, InferenceConfig(prior_weight=w, top=1)) for w in (0.0, 5.0)]
+    found = infer(network, scene, variants).detections
+    truly = scene.present(sure)
+    for row, image_id in enumerate(index.image_ids):
+        ids = scene.vocabulary.category_ids[truly[row]].tolist()
+        (best,) = found["5.0"].category_ids[found["5.0"].image_ids == image_id].tolist()
+        assert best in ids or not ids
+    alone = infer(network, scene, [Variant("x", sure, InferenceConfig(top=1))]).detections["x"]
+    np.testing.assert_array_equal(alone.scores, found["0.0"].scores)
+    blind = PriorConfig(source="none")
+    unheard = [Variant(str(w), blind, InferenceConfig(prior_weight=w)) for w in (0.0, 1.0)]
+    found = infer(network, scene, unheard).detections
+    np.testing.assert_array_equal(found["0.0"].scores, found["1.0"].scores)
+
+
 def test_photos_are_encoded_once_however_many_priors_are_asked_with(index, run):
     network, facts = load_network(run)
     seen = []

@@ -80,6 +80,26 @@ def test_similarity_of_a_vector_with_itself() -> None:
     assert float(similarity_probability(one, one, 0.07)) == pytest.approx(1 / (1 + math.exp(-1 / 0.07)))
 
 
+def test_of_overlapping_detections_of_a_concept_the_best_stays() -> None:
+    boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.4, 0.44], [0.2, 0.2, 0.1, 0.1]]])
+    scores = torch.tensor([[[0.9, 0.1], [0.8, 0.7], [0.3, 0.05]]])
+    (every,) = top_detections(scores, boxes, [(100, 100)], 6)
+    assert len(every) == 6
+    (found,) = top_detections(scores, boxes, [(100, 100)], 6, nms=0.5)
+    assert list(zip(found.concepts.tolist(), [round(s, 2) for s in found.scores.tolist()], strict=True)) == [
+        (0, 0.9),
+        (1, 0.7),
+        (0, 0.3),
+        (1, 0.05),
+    ]
+    (best,) = top_detections(scores, boxes, [(100, 100)], 2, nms=0.5)
+    assert best.scores.tolist() == pytest.approx([0.9, 0.7])
+    (loose,) = top_detections(scores, boxes, [(100, 100)], 6, nms=0.95)
+    assert len(loose) == 6
+    (nothing,) = top_detections(torch.zeros(1, 3, 0), boxes, [(10, 10)], 3, nms=0.5)
+    assert len(nothing) == 0
+
+
 def test_top_detections_equal_sorting_everything() -> None:
     torch.manual_seed(1)
     scores, boxes, sizes = torch.rand(2, 4, 5), some_boxes(2, 4), [(100, 200), (50, 30)]
