@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,13 +21,11 @@ class TrainCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give a bare `--resume` an empty value."""
-        following = [*args[1:], "--"]
-        bare = [
-            one == "--resume" and after.startswith("--") for one, after in zip(args, following, strict=True)
+        words = [
+            "--resume=" if word == "--resume" and (after is None or after.startswith("--")) else word
+            for word, after in zip_longest(args, args[1:])
         ]
-        return super().parse_args(
-            ctx, ["--resume=" if it else one for one, it in zip(args, bare, strict=True)]
-        )
+        return super().parse_args(ctx, words)
 
 
 def train(

@@ -43,7 +43,7 @@ def test_help_lists_the_verbs_in_the_order_of_use(say: Say) -> None:
 
 
 def test_what_the_parser_refuses_is_a_mistake_too(say: Say) -> None:
-    for words in (["nothing"], ["train"], ["train", "--max-steps", "many"], ["cache", "crops", "x"]):
+    for words in (["nothing"], ["predict"], ["train", "--max-steps", "many"], ["cache", "crops", "x"]):
         said = say(*words)
         assert said.code == 2
         assert "Traceback" not in said.err

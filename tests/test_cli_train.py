@@ -47,7 +47,8 @@ def test_a_run_is_left_and_gone_on_with_by_its_name(say: Say, tmp_path: Path) ->
 
 def test_what_is_missing_is_asked_for_by_its_option(say: Say, tmp_path: Path) -> None:
     data, run = make_data(tmp_path / "data"), tmp_path / "run"
-    assert "no run is named; give --out FOLDER" in say("train", "--recipe", "shapeworld").sentence()
+    for words in ((), ("--resume",), ("--recipe", "shapeworld")):
+        assert "no run is named; give --out FOLDER" in say("train", *words).sentence()
     said = say("train", "--recipe", "shapeworld", "--out", run)
     assert "no data set is named; give --train FOLDER" in said.sentence()
     assert "a run folder made by cckt train" in say("train", "--resume", run).sentence()
