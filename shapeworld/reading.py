@@ -86,4 +86,5 @@ def _page(part: int, number: int) -> Photo:
     for _ in range(1 + rng.binomial(5, 0.5)):
         concept = rng.random() < 0.55
         names.append(CONCEPTS[rng.integers(65)] if concept else others[rng.integers(len(others))])
-    return compose(rng, names + [""] * int(rng.binomial(3, 0.25)), smallest=18)
+    names += [""] * int(rng.binomial(3, 0.25))
+    return compose(rng, names, smallest=20, clutter=float(rng.uniform(0.3, 1.0)))

@@ -1,8 +1,9 @@
 """Train the student's backbone: `python -m shapeworld.train_backbone --out FILE`.
 
-What ImageNet is to COCO: a ResNet-10-t learns to tell single pictographs and letters apart, none of which
-draws one of the 65 concepts, and keeps the stages up to stride 16. The detectors with and without the method
-start from the same file.
+What ImageNet is to COCO: a ResNet-10-t learns to tell single pictographs and letters apart, every drawing a
+class of its own, and keeps the stages up to stride 16. As ImageNet holds most of OV-COCO's novel categories
+(airliners, tabby cats, umbrellas ...), the 480 classes hold the drawings of all 65 concepts: numbers, never
+names or boxes. The detectors with and without the method start from the same file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from shapeworld.pictographs import letters, other_words
+from shapeworld.pictographs import CONCEPTS, drawings, letters, other_words
 from shapeworld.scene import Pixels, a_drawing, specimen
 
 NAME = "resnet10t"
@@ -31,8 +32,8 @@ _SEED = 0xBAC4B0  # no data set is rendered from it
 
 
 def classes() -> tuple[str, ...]:
-    """The characters to tell apart: other pictographs and every fourth letter."""
-    return (*other_words().values(), *letters()[::4])
+    """The characters to tell apart: all pictographs and every fourth letter."""
+    return (*"".join(map(drawings, CONCEPTS)), *other_words().values(), *letters()[::4])
 
 
 def train(
@@ -123,6 +124,11 @@ class School:
         invert = torch.rand(size, 1, 1, 1, generator=draws) < 0.3
         return _normalised(torch.where(invert, 255 - view, view)), self.labels[rows]
 
+    def album(self) -> Iterator[Tensor]:
+        """All pictures that are taught, in order, through the middle window: (<= 250, 3, VIEW, VIEW) each."""
+        for pixels in self.pixels[: self.taught, :, 2 : 2 + VIEW, 2 : 2 + VIEW].split(250):  # type: ignore[no-untyped-call]
+            yield _normalised(pixels)
+
     def examination(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-out pictures, none of them plain, and their classes."""
         for rows in torch.arange(self.taught, self.taught + self.held_out).split(250):  # type: ignore[no-untyped-call]
@@ -149,8 +155,8 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=36000)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--pictures", type=int, default=60000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)

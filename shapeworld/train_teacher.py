@@ -1,9 +1,12 @@
 """Train shapeworld's CLIP: `python -m shapeworld.train_teacher --out DIR [--size small]`.
 
 The result is a folder in open_clip's own local-dir format. It has read about every word of the language
-and seen every thing, in whole photos with captions and in cut-outs with a word, but never a box. The loss
-is SigLIP's sigmoid over all (picture, word) pairs at the fixed temperature 0.07 without a bias, which is
-the probability METHOD section 3 reads from cosines, plus CLIP's softmax over the words for cut-outs.
+and seen every thing, in whole photos with captions and in cut-outs with a word, but never a box. A word's
+vector is where its things stand in what the trunk sees (principal components of class means), so that
+things that look alike have words that lie near: in a space without such a geometry 48 base concepts say
+nothing about the other directions, and no student can name a novel thing (README.md has the measurement).
+The loss is SigLIP's sigmoid over all (picture, word) pairs at the fixed temperature 0.07 without a bias,
+which is the probability METHOD section 3 reads from cosines, plus CLIP's softmax over a caption's words.
 """
 
 from __future__ import annotations
@@ -27,14 +30,14 @@ from torch.nn import functional
 
 from cache_builder.errors import UserError
 from shapeworld.reading import TEMPLATES, Reading, read, words
-from shapeworld.train_backbone import School, attend
+from shapeworld.train_backbone import School, attend, pooled
 
 SIZES = {  # timm's image tower, the text tower's width and layers
     "small": ("resnet10t", 128, 2),
     "less": ("regnetx_002", 128, 2),
     "tiny": ("test_resnet", 64, 1),
 }
-WIDTH, CONTEXT = 128, 24
+WIDTH, CONTEXT = 96, 24
 TAU, SHARP, RATE = 0.07, 0.04, 2e-3
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -44,12 +47,12 @@ class Course:
     """How a teacher is trained. `cutouts` and `wholes` are the pictures of a step, of `side` px."""
 
     pictures: int = 24000
-    lessons: int = 600
-    photos: int = 12000
-    steps: int = 800
-    cutouts: int = 96
-    wholes: int = 96
-    side: int = 96
+    lessons: int = 400
+    photos: int = 15000
+    steps: int = 1150
+    cutouts: int = 24
+    wholes: int = 104
+    side: int = 128
     seed: int = 0
     workers: int = 2
 
@@ -68,8 +71,7 @@ def begin(
     write_tokenizer(out)
     write_config(out, size, course.side)
     model = open_clip.create_model(f"local-dir:{out}", load_weights=False, precision="fp32")
-    go_to_school(model.visual.trunk, start, course, held_out)
-    vectors = functional.normalize(torch.randn(len(words()), WIDTH), dim=1)
+    vectors = go_to_school(model.visual.trunk, start, course, held_out)
     finish(model, vectors, out, course, reading_steps)
 
 
@@ -92,15 +94,15 @@ def go_on(out: Path, before: Path, course: Course, *, reading_steps: int = 800) 
 def finish(model: nn.Module, vectors: Tensor, out: Path, course: Course, reading_steps: int) -> None:
     """See, read, and write the weights in float16."""
     library = read(course.photos, part=course.seed, workers=course.workers)
-    meanings = learn_to_see(model, vectors, library, course)
-    learn_to_read(model, open_clip.get_tokenizer(f"local-dir:{out}"), meanings, reading_steps)
+    learn_to_see(model, vectors, library, course)
+    learn_to_read(model, open_clip.get_tokenizer(f"local-dir:{out}"), vectors, reading_steps)
     weights = {name: value.half() if value.is_floating_point() else value
                for name, value in model.state_dict().items()}  # fmt: skip
     save_file(weights, out / "open_clip_model.safetensors", metadata={"format": "pt"})
 
 
-def go_to_school(trunk: Any, start: Path | None, course: Course, held_out: int) -> None:
-    """Train the image tower's trunk to tell single things of all words apart.
+def go_to_school(trunk: Any, start: Path | None, course: Course, held_out: int) -> Tensor:
+    """Train the image tower's trunk to tell single things of all words apart; returns the words' vectors.
 
     start: weights of a like trunk's first stages, such as train_backbone's; None begins from noise.
     """
@@ -116,21 +118,35 @@ def go_to_school(trunk: Any, start: Path | None, course: Course, held_out: int) 
     school = School(words(), course.pictures, course.workers, held_out)
     head = nn.Linear(int(trunk.num_features), len(words()))
     attend(trunk, trunk.forward_features, head, school, steps=course.lessons, batch=128, seed=course.seed)
+    return meanings(trunk, school)
 
 
-def learn_to_see(model: Any, vectors: Tensor, library: Reading, course: Course) -> Tensor:
-    """Train the image tower beside one free vector a word, from `vectors` on; returns them (W, D), unit.
+@torch.no_grad()
+def meanings(trunk: Any, school: School) -> Tensor:
+    """A vector for each word (W, WIDTH), unit: principal components of what `trunk` sees of its pictures."""
+    trunk.eval()
+    seen = torch.cat([pooled(trunk.forward_features(view)) for view in school.album()])
+    labels = school.labels[: school.taught]
+    means = torch.stack([seen[labels == row].mean(0) for row in range(len(words()))])
+    centred = means - means.mean(0)
+    axes = torch.linalg.svd(centred, full_matrices=False).Vh[:WIDTH]
+    trunk.train()
+    vectors = functional.pad(centred @ axes.T, (0, WIDTH - len(axes)))
+    return functional.normalize(vectors, dim=1)
+
+
+def learn_to_see(model: Any, vectors: Tensor, library: Reading, course: Course) -> None:
+    """Train the image tower towards `vectors` (W, D), unit, one a word.
 
     Seeing first and reading after (as LiT does, the other way round) spares the long start in which a text
     tower still says the same for every sentence. The loss: softmax over the words a picture's author used,
     and SigLIP's sigmoid over all (picture, word) pairs at METHOD's temperature and without a bias.
     """
-    free = nn.Parameter(vectors.clone())
-    optimizer = torch.optim.AdamW([*model.visual.parameters(), free], lr=RATE, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.visual.parameters(), lr=RATE, weight_decay=0.05)
     for step, (pictures, truth) in enumerate(_batches(library, course)):
         with torch.autocast("cpu", torch.bfloat16):
             seen = model.encode_image(pictures, normalize=True)
-        cosines = seen.float() @ functional.normalize(free, dim=1).T  # (pictures, words)
+        cosines = seen.float() @ vectors.T  # (pictures, words)
         pairs = functional.binary_cross_entropy_with_logits(
             cosines / TAU, truth, reduction="none", pos_weight=torch.tensor(4.0)
         )
@@ -139,7 +155,6 @@ def learn_to_see(model: Any, vectors: Tensor, library: Reading, course: Course) 
         _step(optimizer, naming + 0.1 * pairs.sum(1).mean(), step, course.steps)
         if step % 50 == 0:
             sys.stderr.write(f"seeing {step}/{course.steps} {naming.item():.3f} {pairs.sum(1).mean():.3f}\n")
-    return functional.normalize(free.detach(), dim=1)
 
 
 def learn_to_read(model: Any, tokenize: Any, meanings: Tensor, steps: int) -> None:
@@ -177,7 +192,9 @@ def _batches(library: Reading, course: Course) -> Iterator[tuple[Tensor, Tensor]
         pages = rng.integers(0, len(library.photos), course.wholes)
         cut = [np.asarray(library.cut(row, course.side, rng.uniform(-0.08, 0.12, 4))) for row in rows]
         small = torch.from_numpy(np.stack(cut)).permute(0, 3, 1, 2).float()
-        whole = torch.from_numpy(library.photos[pages]).permute(0, 3, 1, 2).float()
+        whole = torch.from_numpy(library.photos[pages][..., rng.permutation(3)]).permute(0, 3, 1, 2).float()
+        if rng.random() < 0.3:  # colour is no clue: channels change places, and a negative is a photo too
+            whole = 255 - whole
         if course.side != whole.shape[-1]:
             whole = functional.interpolate(whole, size=size, mode="bicubic", antialias=True)
         pixels = torch.cat([small, whole]) / 255
