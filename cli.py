@@ -140,6 +140,9 @@ def quickstart(
     plain: Annotated[
         bool, typer.Option("--plain", help="Train the same detector without the method too.")
     ] = False,
+    mllm: Annotated[
+        bool, typer.Option("--mllm", help="Score it with a multimodal LLM's priors besides CLIP's too.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """From nothing to a detector that finds what it was never shown, in ten minutes of two cores."""
@@ -148,9 +151,19 @@ def quickstart(
 
     answer = Answer(json)
     figures = all_of_it(
-        out, plan=FULL if full else QUICK, plain=plain, say=answer.heading, progress=TerminalProgress()
+        out,
+        plan=FULL if full else QUICK,
+        plain=plain,
+        mllm="shapeworld" if mllm else None,
+        say=answer.heading,
+        progress=TerminalProgress(),
     )
-    rows = [("CCKT-Det", figures), ("without the method", figures["plain"])]
+    own = "CCKT-Det, CLIP priors" if mllm else "CCKT-Det"
+    rows = [
+        (own, figures),
+        ("the same detector, MLLM priors", figures["mllm"]),
+        ("without the method", figures["plain"]),
+    ]
     answer.table(
         "On held-out photos, in percent",
         ["detector", "AP50 base", "AP50 novel", "AP50 all", "AP"],
@@ -175,6 +188,9 @@ def doctor(
     data: Annotated[Path | None, typer.Option(help="Data set to train on.")] = None,
     val: Annotated[Path | None, typer.Option(help="Data set to evaluate on.")] = None,
     run: Annotated[Path | None, typer.Option(help="A run's folder.")] = None,
+    mllm_model: Annotated[
+        str | None, typer.Option(help="A multimodal LLM: can it be asked, and what are its yes and no?")
+    ] = None,
     json: Json = None,
 ) -> None:
     """Say what is installed, what is missing, what fits, and prove that no novel box can reach training."""
@@ -204,6 +220,8 @@ def doctor(
         findings += online.check_evaluation(config, val, facts)
     if val is not None and facts is not None:
         findings += online.check_unseen(facts, val)
+    if mllm_model is not None:
+        findings += offline.check_mllm(mllm_model)
     answer = Answer(json)
     for finding in dict.fromkeys(findings):
         answer.finding(finding.level, finding.subject, finding.message)

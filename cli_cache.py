@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cache_builder.errors import UserError
 from console import Answer, TerminalProgress
 
 if TYPE_CHECKING:
@@ -78,12 +77,12 @@ def text(
         device=device,
         precision=precision,
         import_file=import_file,
-        part=_part(part),
+        part=part_of(part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),
     )
-    _tell(json, report)
+    tell(json, report)
 
 
 @app.command()
@@ -124,12 +123,12 @@ def crops(
         device=device,
         precision=precision,
         strict=strict,
-        part=_part(part),
+        part=part_of(part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),
     )
-    _tell(json, *reports)
+    tell(json, *reports)
 
 
 @app.command()
@@ -163,77 +162,12 @@ def images(
         device=device,
         precision=precision,
         strict=strict,
-        part=_part(part),
+        part=part_of(part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),
     )
-    _tell(json, report)
-
-
-@app.command()
-def priors(
-    data: Data,
-    tau: Tau = 0.07,
-    name: Name = "",
-    mllm: Annotated[bool, typer.Option("--mllm", help="Ask a multimodal LLM instead of CLIP.")] = False,
-    mllm_model: Annotated[
-        str | None, typer.Option(help="Hub id or folder; default shapeworld's own, or a small one.")
-    ] = None,
-    mllm_prompt: Annotated[str | None, typer.Option(help="The question, with {concept}.")] = None,
-    backend: Annotated[str, typer.Option(help="transformers, or vllm.")] = "transformers",
-    block: Annotated[int | None, typer.Option(help="Questions at a time; default as many as pay.")] = None,
-    prefilter: Annotated[
-        str | None, typer.Option(metavar="clip:K", help="Ask about the K that CLIP ranks first.")
-    ] = None,
-    calibrate: Annotated[
-        Path | None, typer.Option(help="Training data on whose base concepts answers are calibrated.")
-    ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run the model's own code.")
-    ] = False,
-    workers: Workers = None,
-    device: Device = "auto",
-    precision: Precision = "fp32",
-    strict: Strict = False,
-    part: Part = None,
-    overwrite: Overwrite = False,
-    out: Out = None,
-    json: Json = None,
-) -> None:
-    """How likely each concept is in each photo: by the columns images and text, or by a multimodal LLM."""
-    from cache_builder.mllm.column import cache_mllm_priors
-    from cache_builder.mllm.questions import PROMPT
-    from cache_builder.priors import cache_clip_priors
-
-    progress = TerminalProgress()
-    if not (mllm or mllm_model):
-        asked = (mllm_prompt, prefilter, calibrate, block, trust_remote_code or None)
-        if any(option is not None for option in asked):
-            raise UserError("the questions of a multimodal LLM are set, but it is not asked; add --mllm.")
-        report = cache_clip_priors(
-            data, name=name, tau=tau, part=_part(part), overwrite=overwrite, out=out, progress=progress
-        )
-    else:
-        report = cache_mllm_priors(
-            data,
-            mllm_model,
-            prompt=PROMPT if mllm_prompt is None else mllm_prompt,
-            device=device,
-            dtype=precision,
-            backend=backend,
-            block=block,
-            prefilter=prefilter,
-            calibrate=calibrate,
-            trust_remote_code=trust_remote_code,
-            workers=workers,
-            strict=strict,
-            part=_part(part),
-            overwrite=overwrite,
-            out=out,
-            progress=progress,
-        )
-    _tell(json, report)
+    tell(json, report)
 
 
 @app.command("all")
@@ -281,22 +215,22 @@ def every(
         device=device,
         precision=precision,
         strict=strict,
-        part=_part(part),
+        part=part_of(part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),
     )
-    _tell(json, *reports)
+    tell(json, *reports)
 
 
-def _part(text: str | None) -> tuple[int, int] | None:
+def part_of(text: str | None) -> tuple[int, int] | None:
     """None leaves it to the runner, which then also helps where other ranks are late."""
-    from cache_builder.runner import part_of
+    from cache_builder.runner import part_of as parsed
 
-    return None if text is None else part_of(text)
+    return None if text is None else parsed(text)
 
 
-def _tell(json: str | None, *reports: CacheReport) -> None:
+def tell(json: str | None, *reports: CacheReport) -> None:
     answer = Answer(json)
     for report in reports:
         answer.say(*(line for line in report.lines() if line not in report.notes))  # these came as they arose

@@ -1,20 +1,165 @@
-"""The verbs that look after columns: `cckt cache info`, `verify`, `diff`, `pull` and `finish`."""
+"""The verbs `cckt cache priors`, and `info`, `verify`, `diff`, `pull`, `finish`, which look after columns."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cache_builder.errors import UserError
-from cli_cache import Data, Device, Json
+from cli_cache import (
+    Data,
+    Device,
+    Json,
+    Name,
+    Out,
+    Overwrite,
+    Part,
+    Precision,
+    Strict,
+    Tau,
+    Workers,
+    part_of,
+    tell,
+)
 from console import Answer, TerminalProgress
+
+if TYPE_CHECKING:
+    from detector.config import PriorConfig
 
 app = typer.Typer()
 
 Place = Annotated[str, typer.Argument(help="The data set's folder, or the folder or URL of its columns.")]
 Columns = Annotated[list[str] | None, typer.Argument(help="Columns; all that are there if none is named.")]
+
+Rho = Annotated[
+    float | None, typer.Option(help="Least probability that counts as present; default the one in use.")
+]
+Limit = Annotated[int | None, typer.Option(help="Most concepts a photo; default the one in use.")]
+
+
+@app.command()
+def priors(
+    data: Data,
+    tau: Tau = 0.07,
+    name: Name = "",
+    mllm: Annotated[bool, typer.Option("--mllm", help="Ask a multimodal LLM instead of CLIP.")] = False,
+    mllm_model: Annotated[
+        str | None, typer.Option(help="Hub id or folder; default shapeworld's own, or a small one.")
+    ] = None,
+    mllm_prompt: Annotated[str | None, typer.Option(help="The question, with {concept}.")] = None,
+    backend: Annotated[str, typer.Option(help="transformers, or vllm.")] = "transformers",
+    block: Annotated[int | None, typer.Option(help="Questions at a time; default as many as pay.")] = None,
+    prefilter: Annotated[
+        str | None, typer.Option(metavar="clip:K", help="Ask about the K that CLIP ranks first.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="Training data on whose base concepts answers are calibrated.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the model's own code.")
+    ] = False,
+    workers: Workers = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    strict: Strict = False,
+    part: Part = None,
+    overwrite: Overwrite = False,
+    out: Out = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Measure all priors of the data set against its annotations.")
+    ] = False,
+    rho: Rho = None,
+    limit: Limit = None,
+    json: Json = None,
+) -> None:
+    """How likely each concept is in each photo: by the columns images and text, or by a multimodal LLM."""
+    from cache_builder.mllm.column import cache_mllm_priors
+    from cache_builder.mllm.questions import PROMPT
+    from cache_builder.priors import cache_clip_priors
+
+    if not report and (rho is not None or limit is not None):
+        raise UserError(
+            "--rho and --limit are thresholds of the report, which is not asked for; add --report."
+        )
+    if report and out is not None:
+        raise UserError(
+            f"--report reads the columns of {data}, but --out puts this one elsewhere; leave one of them out."
+        )
+    progress = TerminalProgress()
+    if not (mllm or mllm_model):
+        asked = (mllm_prompt, prefilter, calibrate, block, trust_remote_code or None)
+        if any(option is not None for option in asked):
+            raise UserError("the questions of a multimodal LLM are set, but it is not asked; add --mllm.")
+        made = cache_clip_priors(
+            data, name=name, tau=tau, part=part_of(part), overwrite=overwrite, out=out, progress=progress
+        )
+    else:
+        made = cache_mllm_priors(
+            data,
+            mllm_model,
+            prompt=PROMPT if mllm_prompt is None else mllm_prompt,
+            device=device,
+            dtype=precision,
+            backend=backend,
+            block=block,
+            prefilter=prefilter,
+            calibrate=calibrate,
+            trust_remote_code=trust_remote_code,
+            workers=workers,
+            strict=strict,
+            part=part_of(part),
+            overwrite=overwrite,
+            out=out,
+            progress=progress,
+        )
+    if not report:
+        tell(json, made)
+        return
+    answer = Answer(json)
+    answer.say(*(line for line in made.lines() if line not in made.notes))  # these came as they arose
+    if made.manifest is None:
+        raise UserError(
+            "--report needs the whole column, but other parts have chunks to make; ask the last one."
+        )
+    answer.figures(made.to_json() | {"report": show_priors(answer, data, rho, limit)})
+
+
+def show_priors(
+    answer: Answer,
+    data: Path,
+    rho: float | None,
+    limit: int | None,
+    usual: PriorConfig | None = None,
+) -> dict[str, Any]:
+    """Measure every source of priors, show the tables, and return the figures.
+
+    Thresholds that are not given are those in use: `usual`, a run's own; else those of shapeworld's recipe
+    for its worlds and METHOD's for other photos.
+    """
+    from cache_builder.pope import KINDS
+    from cache_builder.prior_report import report_priors
+    from detector.recipes import recipe
+
+    usual = usual or recipe("shapeworld" if (data / "world.json").is_file() else "coco-48-17-r50").prior
+    found = report_priors(
+        data,
+        rho=usual.rho if rho is None else rho,
+        limit=usual.limit if limit is None else limit,
+    )
+    answer.table(
+        f"Priors of {data}: present is p >= {found.rho:g}, at most {found.limit} a photo",
+        ["source, concepts", "precision", "recall", "F1", "AP"],
+        found.existence_rows(),
+    )
+    answer.table(
+        f"F1, asked about as much that is absent as is there (POPE); yes is p >= {found.rho:g}",
+        ["source, concepts", *KINDS],
+        found.pope_rows(),
+    )
+    answer.say(*found.notes)
+    return found.to_json()
 
 
 @app.command()

@@ -13,6 +13,7 @@ import typer
 
 from cache_builder.errors import UserError
 from cli_cache import Device, Json
+from cli_columns import Limit, Rho, show_priors
 from console import Answer, TerminalProgress
 
 if TYPE_CHECKING:
@@ -45,21 +46,32 @@ def evaluate(
         Path | None, typer.Option(help="Score this file in COCO results format instead of a run.")
     ] = None,
     concepts: Annotated[bool, typer.Option("--concepts", help="Show every concept too.")] = False,
+    priors_only: Annotated[
+        bool,
+        typer.Option("--priors-only", help="Measure the data set's priors instead; a run lends rho and L."),
+    ] = False,
+    rho: Rho = None,
+    limit: Limit = None,
     out: Annotated[Path | None, typer.Option(help="Where to write; default in the run's folder.")] = None,
     device: Device = "auto",
     json: Json = None,
 ) -> None:
     """Score a run, or any detections, on a data set."""
     from cache_builder.index import open_index
+    from detector.checkpoint import run_config
     from detector.evaluate import compare_runs, evaluate_detections, evaluate_run
     from detector.evaluation.detections import Detections
 
     if data is None:
         raise UserError("no data set is named; give --data FOLDER, one that cckt data index made.")
+    answer, progress = Answer(json), TerminalProgress()
+    if priors_only:
+        answer.figures(show_priors(answer, data, rho, limit, run_config(run).prior if run else None))
+        return
+    if rho is not None or limit is not None:
+        raise UserError("--rho and --limit are thresholds of --priors-only, which is not asked for; add it.")
     if (run is None) == (detections is None):
         raise UserError("expected one thing to score: a run's folder, or --detections RESULTS.json.")
-    progress = TerminalProgress()
-    answer = Answer(json)
     scored = run or detections
     assert scored is not None
     if against is not None:

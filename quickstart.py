@@ -35,6 +35,7 @@ from cache_builder.text import cache_text
 from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
 from detector.config import Config, apply_overrides
 from detector.draw import STAR, Tile, contact_sheet, draw_prediction, marks_of
+from detector.evaluate import evaluate_run
 from detector.predict import Detector
 from detector.prediction import Prediction
 from detector.recipes import plain as without_the_method
@@ -74,18 +75,26 @@ def quickstart(
     *,
     plan: Plan = QUICK,
     plain: bool = False,
+    mllm: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Render, cache, train, measure and draw under `out`; the figures, as `out`/metrics.json holds them.
 
-    plain: also train the same detector without the method on the same data. say: is told what happens, a
-    line at a time. Photos, columns and runs that are finished are kept, a stopped training goes on.
+    plain: also train the same detector without the method on the same data. mllm: a multimodal LLM, with
+    whose priors the same checkpoint is scored too. say: is told what happens, a line at a time. Photos,
+    columns and runs that are finished are kept, a stopped training goes on.
     Figures: ap50_base, ap50_novel, ap50_all, ap on the held-out photos with CLIP priors; the same four under
-    "plain"; "priors", how good the CLIP priors are by split; "seconds" by stage; "versions"; "plan".
+    "plain"; "priors", how good the CLIP priors are by split; both again under "mllm"; "seconds" by stage;
+    "versions"; "plan".
 
-    Raises UserError where `out` holds a quickstart of another plan, and Interrupted when a signal ends it.
+    Raises UserError where `out` holds a quickstart of another plan or the multimodal LLM cannot be had, and
+    Interrupted when a signal ends it.
     """
+    if mllm is not None:
+        from cache_builder.mllm.load import place_of  # brings transformers
+
+        place_of(mllm)  # says now, not in ten minutes, that shapeworld's own is missing
     stages = _Stages(out, plan, progress or Silent())
     config = apply_overrides(recipe("shapeworld"), plan.overrides)
     seen, held_out = out / "train", out / "held-out"
@@ -108,20 +117,27 @@ def quickstart(
         cache_clip_priors(held_out, progress=stages.progress)
     priors = prior_quality(held_out, config)
     say("   How well it guesses what a held-out photo holds:")
-    for split in ("base", "novel"):
-        known = {name: priors[split][name] for name in ("precision", "recall", "f1")}
-        told = ", ".join(f"{name} {value:.2f}" for name, value in known.items() if value is not None)
-        say(f"   {split}: {told}")
-
+    _tell_quality(say, priors)
     say("3  Training a detector on base boxes and cached columns; the teacher is needed no more.")
     method = stages.run("train", "evaluate", config, seen, held_out, out / "run")
     answer: dict[str, Any] = {name: method.get(name) for name in FIGURES}
-    answer |= {"plain": None, "priors": priors}
+    answer |= {"plain": None, "mllm": None, "priors": priors}
     if plain:
         say("   And once more without the method: no guidance, no distillation, the class head's score.")
         other = without_the_method(config)
         figures = stages.run("train plain", "evaluate plain", other, seen, held_out, out / "run-plain")
         answer["plain"] = {name: figures.get(name) for name in FIGURES}
+    if mllm is not None:
+        from cache_builder.mllm import cache_mllm_priors
+
+        say("   And the same detector once more, told by a multimodal LLM what each photo holds:")
+        with stages.timed("ask"):
+            cache_mllm_priors(held_out, mllm, progress=stages.progress)
+        quality = prior_quality(held_out, config, "mllm")
+        _tell_quality(say, quality)
+        with stages.timed("evaluate mllm"):
+            told = evaluate_run(out / "run", held_out, priors="mllm", progress=stages.progress).as_dict()
+        answer["mllm"] = {name: told[name] for name in FIGURES} | {"priors": quality}
 
     say("4  Looking at held-out photos; ★ marks what nobody ever annotated for it.")
     with stages.timed("draw"):
@@ -137,17 +153,13 @@ def quickstart(
     return answer
 
 
-def prior_quality(data: Path, config: Config) -> dict[str, dict[str, float | None]]:
-    """Precision, recall, F1 and AP of the column priors/clip by split, at the config's rho and limit."""
-    index = open_index(data)
-    column = open_column(data, "priors/clip", index_digest=index.digest)
+def prior_quality(data: Path, config: Config, source: str = "clip") -> dict[str, dict[str, float | None]]:
+    """Precision, recall, F1 and AP of a column of priors by split, at the config's rho and limit."""
+    index, prior = open_index(data), config.prior
+    column = open_column(data, f"priors/{source}", index_digest=index.digest)
+    truth, valid = oracle_presence(index), column.valid_all()
     report = existence_report(
-        column.all(),
-        oracle_presence(index),
-        _splits(index),
-        rho=config.prior.rho,
-        limit=config.prior.limit,
-        valid=column.valid_all(),
+        column.all(), truth, _splits(index), rho=prior.rho, limit=prior.limit, valid=valid
     )
     return {split: _no_nan(figures.to_json()) for split, figures in report.items()}
 
@@ -187,6 +199,13 @@ def draw(out: Path, run: Path, data: Path, teacher: Teacher, progress: Progress)
         pictures.append(out / f"{path.stem}.png")
         draw_prediction(load_photo(path), prediction).save(pictures[-1])
     return pictures
+
+
+def _tell_quality(say: Callable[[str], None], priors: dict[str, dict[str, float | None]]) -> None:
+    for split in ("base", "novel"):
+        known = {name: priors[split][name] for name in ("precision", "recall", "f1")}
+        told = ", ".join(f"{name} {value:.2f}" for name, value in known.items() if value is not None)
+        say(f"   {split}: {told}")
 
 
 def _tile(index: Index, row: int, prediction: Prediction) -> Tile:

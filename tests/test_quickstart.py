@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from cache_builder.errors import UserError
 from cache_builder.index import novel_boxes, open_index
 from cache_builder.progress import Silent
 from cache_builder.runner import Interrupted
+from cache_builder.store import open_column
 from cache_builder.teacher import load_teacher
 from detector.config import apply_overrides
+from detector.evaluate import evaluate_run
 from detector.recipes import recipe
 from quickstart import FIGURES, FULL, QUICK, Plan
+from tests.cache_builder.mllm_models import outspoken
 from tests.front import SMALL, cckt, coco, index
 
 MICRO = Plan(train_photos=8, held_out_photos=6, overrides=tuple(SMALL))
@@ -46,6 +50,67 @@ def test_it_measures_both_detectors_and_writes_the_figures_down(
     assert written["seconds_total"] == pytest.approx(sum(written["seconds"].values()))
     assert written["versions"]["torch"]
     assert written["plan"]["train_photos"] == MICRO.train_photos
+
+
+def test_without_a_multimodal_llm_none_is_asked(done: tuple[Path, dict[str, Any], list[str]]) -> None:
+    out, figures, _ = done
+    assert figures["mllm"] is None
+    assert not (out / "held-out" / "priors" / "mllm").exists()
+
+
+def test_a_multimodal_llm_says_what_photos_hold_and_the_same_weights_are_scored(
+    done: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    for part in outspoken():
+        part.save_pretrained(model)
+    out = tmp_path / "out"
+    shutil.copytree(done[0], out)
+    weights = (out / "run" / "model.safetensors").read_bytes()
+    said: list[str] = []
+    figures = quickstart.quickstart(out, plan=MICRO, mllm=str(model), say=said.append)
+    assert (out / "run" / "model.safetensors").read_bytes() == weights
+    index = open_index(out / "held-out")
+    priors = open_column(out / "held-out", "priors/mllm", index_digest=index.digest)
+    assert priors.all().shape == (MICRO.held_out_photos, 65)
+    alone = evaluate_run(out / "run", out / "held-out", priors="mllm", out=tmp_path / "alone").as_dict()
+    assert {name: figures["mllm"][name] for name in FIGURES} == {name: alone[name] for name in FIGURES}
+    assert figures["ap50_all"] == done[1]["ap50_all"], "with CLIP priors as before"
+    assert figures["mllm"]["priors"]["novel"]["pairs"] == figures["priors"]["novel"]["pairs"]
+    assert {"ask", "evaluate mllm"} <= set(figures["seconds"])
+    assert figures["seconds_total"] == pytest.approx(sum(figures["seconds"].values()))
+    assert json.loads((out / "metrics.json").read_text())["mllm"] == json.loads(json.dumps(figures["mllm"]))
+    assert any("multimodal LLM" in line for line in said)
+
+
+def test_shapeworlds_own_must_be_there_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    said = cckt(capsys, "quickstart", "--out", tmp_path / "out", "--mllm")
+    assert "--mllm-model shapeworld: its weights are not installed" in said.sentence()
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_sets_both_priors_side_by_side(
+    done: tuple[Path, dict[str, Any], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, figures, _ = done
+    asked: list[Any] = []
+
+    def answered(out: Path, **options: Any) -> dict[str, Any]:
+        asked.append(options["mllm"])
+        return figures | {"mllm": dict.fromkeys(FIGURES, 0.123), "plain": None}
+
+    monkeypatch.setattr(quickstart, "quickstart", answered)
+    said = cckt(capsys, "quickstart", "--out", "anywhere", "--mllm")
+    assert said.code == 0, said.err
+    assert asked == ["shapeworld"]
+    assert "CCKT-Det, CLIP priors" in said.out
+    assert "the same detector, MLLM priors" in said.out
+    assert "12.3" in said.out
 
 
 def test_training_never_saw_a_novel_box_and_the_held_out_photos_show_some(

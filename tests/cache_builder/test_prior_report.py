@@ -94,7 +94,7 @@ def test_sources_stand_side_by_side_on_the_same_photos(data: Path) -> None:
     assert [row[0] for row in found.existence_rows()][:4] == [
         "clip, base", "mllm, base", "oracle, base", "clip, novel"
     ]  # fmt: skip
-    assert all(len(row) == 1 + 2 * len(KINDS) for row in found.pope_rows())
+    assert all(len(row) == 1 + len(KINDS) for row in found.pope_rows())
     figures = found.to_json()["sources"]["mllm"]
     assert figures["existence"]["novel"]["recall"] == found.sources[1].existence["novel"].recall
     assert figures["pope"]["popular"]["all"]["questions"] > 0
