@@ -159,6 +159,6 @@ def _likeliest_first(score: Tensor) -> Tensor:
 
 def _within(rank: Tensor, encoded: Encoded) -> Tensor:
     """Ranks taken round among the cells of each photo that are not padding."""
-    if encoded.keep is None:
-        return rank % encoded.memory.shape[1]
+    if encoded.keep is None:  # a tensor: ONNX divides by no size that it learns only from the photo
+        return rank % torch.full((), encoded.memory.shape[1], dtype=rank.dtype, device=rank.device)
     return rank % encoded.keep.sum(1).clamp(min=1)
