@@ -91,9 +91,7 @@ def export(
     present: Annotated[
         str | None, typer.Option(help="Those of them that guide the queries in every photo; default none.")
     ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH of a graph's photos; default the run's, square.")
-    ] = None,
+    size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH of a graph's photos; default any.")] = None,
     teacher: Annotated[str | None, typer.Option(help="Default: the one that the run learnt from.")] = None,
     licence: Annotated[str, typer.Option(help="Of the weights, for the model card.")] = "other",
     json: Json = None,
@@ -122,9 +120,10 @@ def export(
     options: dict[str, Any] = {"format": format, "size": _size(size), "present": named}
     made = export_graph(detector, words, out, **options)
     differs = max(made.boxes_difference, made.scores_difference)
+    photos = "any size" if made.size is None else f"{made.size[0]} x {made.size[1]} px"
     answer.say(
-        f"{made.path}: {made.concepts} concepts, photos of {made.size[0]} x {made.size[1]} px, within "
-        f"{differs:.1g} of torch; its words and shapes are in {made.path.with_suffix('.json')}"
+        f"{made.path}: {made.concepts} concepts, photos of {photos}, within {differs:.1g} of torch; its "
+        f"words and shapes are in {made.path.with_suffix('.json')}"
     )
     answer.figures(made.as_dict())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cache_builder.errors import UserError
 from cache_builder.vocabulary import Vocabulary
 from detector.checkpoint import write_json
+from detector.config import Config
 from detector.matcher import to_xyxy
 from detector.predict import Detector
 from detector.scoring import score
@@ -24,6 +25,8 @@ from detector.structures import PresentText
 
 TOLERANCE = 1e-3
 """Largest difference from torch, of boxes (fractions) and scores, with which a graph is handed out."""
+LARGEST = 4096
+"""Longest side in pixels of a graph for photos of any size."""
 
 
 class Baked(nn.Module):
@@ -61,11 +64,15 @@ class Baked(nn.Module):
 
 @dataclass(frozen=True)
 class GraphReport:
-    """What was written, and how far its answers are from torch's on two random photos."""
+    """What was written, and how far its answers are from torch's on random photos.
+
+    size: (height, width) that its photos must have, in pixels; None: any, from `least` px on either side.
+    """
 
     path: Path
     format: str
-    size: tuple[int, int]
+    size: tuple[int, int] | None
+    least: int
     concepts: int
     present: tuple[str, ...]
     boxes_difference: float
@@ -86,15 +93,15 @@ def export_graph(
     text: np.ndarray | Tensor | None = None,
     present: Sequence[str | int] = (),
 ) -> GraphReport:
-    """Write a graph that takes photos of one size in batches of any, and beside it NAME.json with its words.
+    """Write a graph that takes photos in batches of any number, and beside it NAME.json with its words.
 
     out: the file, such as detector.onnx or detector.pt2. size: (height, width) of the photos in pixels; None:
-    the config's evaluation size, square. text: (C, D) embeddings by the run's teacher; None asks the
-    detector's guide. present: concepts the queries are guided by, in every photo; none leaves them as
-    learned. The written file is read back and compared with torch on two random photos.
+    any size, one within a batch. text: (C, D) embeddings by the run's teacher; None asks the detector's
+    guide. present: concepts the queries are guided by, in every photo; none leaves them as learned. The
+    written file is read back and compared with torch on random photos, of several sizes where it takes any.
 
-    Raises UserError for a linear class head, words that cannot be read, a size that the model cannot take,
-    or packages that are missing (pip install 'cckt[export]').
+    Raises UserError for a linear class head, words that cannot be read, a size that the model cannot take, a
+    model that cannot be traced for photos of any size, or missing packages (pip install 'cckt[export]').
     """
     if format not in ("onnx", "torch"):
         raise UserError(f"--format {format} is not known; expected onnx, torch or hf-folder.")
@@ -107,47 +114,75 @@ def export_graph(
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
     words, table, rows = detector.read(vocabulary, text, present)
-    height, width = size or (config.data.eval_short_side,) * 2
     least = 2 * config.model.strides[-1]
-    if min(height, width) < least:
-        raise UserError(f"--size {height}x{width}: expected at least {least} pixels on either side.")
+    if size is not None and min(size) < least:
+        raise UserError(f"--size {size[0]}x{size[1]}: expected at least {least} pixels on either side.")
     baked = Baked(detector, table, rows).eval().cpu()
     generator = torch.Generator().manual_seed(0)
-    photos = torch.rand((2, 3, height, width), generator=generator)
+    photos = [torch.rand((2, 3, *one), generator=generator) for one in _tried(config, size, least)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{os.getpid()}-{out.name}")
+    write = _write_onnx if format == "onnx" else _write
     try:
         with torch.no_grad():
-            expected = baked(photos)
-            program = torch.export.export(
-                baked, (photos,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1, max=1024)}}
-            )
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{os.getpid()}-{out.name}")
-        found = (
-            _write_onnx(program, partial, photos) if format == "onnx" else _write(program, partial, photos)
-        )
+            write(_traced(baked, photos[0], size is None, least), partial, photos[0])
+            answer = _onnx_reader(partial) if format == "onnx" else _reader(partial)
+            pairs = [(answer(one), baked(one)) for one in photos]
+    except (OSError, RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as fault:
+        partial.unlink(missing_ok=True)
+        if size is not None or isinstance(fault, OSError):
+            raise
+        raise UserError(
+            f"a {config.model.backbone} detector cannot be written as a graph for photos of any size "
+            f"({_reason(fault)}); fix one with --size HEIGHTxWIDTH."
+        ) from fault
     finally:
         baked.to(detector.network.device)
-    gaps = [float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)]
-    if max(gaps) > TOLERANCE:
+    gaps = [max(float((a[k] - b[k]).abs().max()) for a, b in pairs) for k in (0, 1)]
+    if not max(gaps) <= TOLERANCE:
         partial.unlink()
         raise RuntimeError(f"the {format} graph differs from torch by {max(gaps):.2g}, more than {TOLERANCE}")
     os.replace(partial, out)
-    report = GraphReport(
-        out, format, (height, width), len(words), tuple(words[int(row)].name for row in rows), *gaps
-    )
-    card = {
-        "input": f"images: float32 (batch, 3, {height}, {width}), RGB in [0, 1]",
+    named = tuple(words[int(row)].name for row in rows)
+    report = GraphReport(out, format, size, least, len(words), named, *gaps)
+    write_json(out.with_suffix(".json"), _card(detector, words, report))
+    return report
+
+
+def _tried(config: Config, size: tuple[int, int] | None, least: int) -> list[tuple[int, int]]:
+    """Sizes that a graph is compared at: the one it takes; else a small one, with which it is traced, the
+    evaluation's own and that one upright."""
+    if size is not None:
+        return [size]
+    short = max(least, config.data.eval_short_side)
+    long = max(least + 1, min(config.data.max_side, short * 4 // 3))
+    return [(least + 8, least + 37), (short, long), (long, short)]
+
+
+def _traced(baked: Baked, photos: Tensor, any_size: bool, least: int) -> torch.export.ExportedProgram:
+    free = {0: torch.export.Dim("batch", min=1, max=1024)}
+    if any_size:
+        sides = ("height", "width")
+        free |= {at: torch.export.Dim(name, min=least, max=LARGEST) for at, name in enumerate(sides, 2)}
+    return torch.export.export(baked, (photos,), dynamic_shapes={"images": free})
+
+
+def _card(detector: Detector, words: Vocabulary, report: GraphReport) -> dict[str, Any]:
+    """What NAME.json says."""
+    data = detector.network.config.data
+    height, width = report.size or ("height", "width")
+    sides = f"at least {report.least} px on either side; " if report.size is None else ""
+    return {
+        "input": f"images: float32 (batch, 3, {height}, {width}), RGB in [0, 1]; {sides}it was trained for "
+        f"photos with a short side of {data.eval_short_side} px and a long one of at most {data.max_side}",
         "outputs": "boxes: (batch, queries, 4) x0 y0 x1 y1 in fractions; scores: (batch, queries, concepts)",
         "threshold": detector.threshold,
         "concepts": words.to_json(),
         "report": report.as_dict(),
     }
-    write_json(out.with_suffix(".json"), card)
-    return report
 
 
-def _write_onnx(program: Any, path: Path, photos: Tensor) -> tuple[Tensor, ...]:
-    """Write, and what onnxruntime answers."""
+def _write_onnx(program: torch.export.ExportedProgram, path: Path, photos: Tensor) -> None:
     graph = torch.onnx.export(
         program,
         (photos,),
@@ -159,26 +194,40 @@ def _write_onnx(program: Any, path: Path, photos: Tensor) -> tuple[Tensor, ...]:
     )
     assert graph is not None
     graph.save(str(path), external_data=False)
-    return run_onnx(path, photos)
 
 
 def run_onnx(path: Path, photos: Tensor) -> tuple[Tensor, ...]:
     """Boxes and scores of an ONNX file on the CPU. Raises UserError where onnxruntime is missing."""
+    return _onnx_reader(path)(photos)
+
+
+def _onnx_reader(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
     _need("onnxruntime")
     runtime = importlib.import_module("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return tuple(torch.from_numpy(one) for one in session.run(None, {"images": photos.numpy()}))
+    return lambda photos: tuple(
+        torch.from_numpy(one) for one in session.run(None, {"images": photos.numpy()})
+    )
 
 
-def _write(program: Any, path: Path, photos: Tensor) -> tuple[Tensor, ...]:
-    """Write a torch.export archive, and what it answers once read back."""
+def _write(program: torch.export.ExportedProgram, path: Path, photos: Tensor) -> None:
     with path.open("wb") as file:
         torch.export.save(program, file)
+
+
+def _reader(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """A torch.export archive, read back."""
     with path.open("rb") as file:
-        module = torch.export.load(file).module()
-    with torch.no_grad():
-        answer: tuple[Tensor, ...] = module(photos)
-    return answer
+        module: Callable[[Tensor], tuple[Tensor, ...]] = torch.export.load(file).module()
+    return module
+
+
+def _reason(fault: BaseException) -> str:
+    """What began it, in a line."""
+    while fault.__cause__ is not None:
+        fault = fault.__cause__
+    first = next((line.strip() for line in str(fault).splitlines() if line.strip()), "")
+    return f"{type(fault).__name__}: {first}"
 
 
 def _need(*packages: str) -> None:

@@ -220,7 +220,7 @@ class DeformableTransformer(nn.Module):
 
     def encode(self, pyramid: list[Tensor], padding: list[Tensor] | None) -> Encoded:
         """pyramid: L maps (B, d, h, w); padding: L masks (B, h, w) bool, True where padded, or None."""
-        shapes: Shapes = [(int(level.shape[2]), int(level.shape[3])) for level in pyramid]
+        shapes: Shapes = [(level.shape[2], level.shape[3]) for level in pyramid]
         flat = torch.cat([level.flatten(2).transpose(1, 2) for level in pyramid], 1)
         # Without padding nothing here depends on the photo, and one row serves the batch.
         if padding is None:

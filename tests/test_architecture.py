@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("ablation", "cache_builder", "detector", "shapeworld")
 FRONT = (
+    "cckt",
     "cli",
     "cli_cache",
     "cli_columns",
@@ -124,6 +125,7 @@ def test_the_reader_of_imports_sees_what_there_is() -> None:
         ("shapeworld", {"shapeworld", "cache_builder"}),
         ("detector", {"detector", "cache_builder"}),
         ("quickstart", {"shapeworld", "detector", "cache_builder"}),
+        ("cckt", {"detector", "cache_builder"}),
         ("ablation", {"ablation", "shapeworld", "detector", "cache_builder"}),
         ("console", {"cache_builder"}),
         ("cli_cache", {"console", "cache_builder"}),

@@ -31,9 +31,7 @@ def run(tmp_path_factory):
 
 def graph(run, out, **options):
     detector = Detector.load(run, device="cpu")
-    return export_graph(
-        detector, "cat, kite, tv|television", out, text=unit_rows(3), size=(64, 96), **options
-    )
+    return export_graph(detector, "cat, kite, tv|television", out, text=unit_rows(3), **options)
 
 
 def by_torch(run, photos, present):
@@ -58,23 +56,30 @@ def by_torch(run, photos, present):
 
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (pip install 'cckt[export]')")
 def test_onnx_and_torch_agree_on_twenty_photos(run, tmp_path):
+    """Of several sizes and shapes, in batches of several numbers, by one graph."""
     report = graph(run, tmp_path / "d.onnx", present=["kite"])
     assert max(report.boxes_difference, report.scores_difference) < 1e-4
-    photos = torch.rand((20, 3, 64, 96), generator=torch.Generator().manual_seed(1))
-    found = [
-        torch.cat(parts) for parts in zip(*(run_onnx(report.path, p) for p in photos.split(7)), strict=True)
-    ]
-    for mine, expected in zip(found, by_torch(run, photos, [1]), strict=True):
-        torch.testing.assert_close(mine, expected, atol=1e-3, rtol=0)
+    generator = torch.Generator().manual_seed(1)
+    sizes = ((7, 64, 96), (6, 80, 72), (4, 101, 67), (2, 200, 133), (1, 64, 64))
+    assert sum(number for number, *_ in sizes) == 20
+    for number, *size in sizes:
+        photos = torch.rand((number, 3, *size), generator=generator)
+        for mine, expected in zip(run_onnx(report.path, photos), by_torch(run, photos, [1]), strict=True):
+            torch.testing.assert_close(mine, expected, atol=1e-3, rtol=0)
     card = json.loads((tmp_path / "d.json").read_text())
+    assert card["input"].startswith(
+        "images: float32 (batch, 3, height, width), RGB in [0, 1]; at least 64 px"
+    )
+    assert card["report"]["size"] is None
     assert [concept["name"] for concept in card["concepts"]] == ["cat", "kite", "tv"]
     assert [concept["split"] for concept in card["concepts"]] == ["base", "novel", "novel"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.json", "d.onnx"]
 
 
-def test_a_torch_graph_takes_any_batch(run, tmp_path):
-    report = graph(run, tmp_path / "d.pt2", format="torch")
-    assert (report.present, report.concepts) == ((), 3)
+def test_a_torch_graph_of_one_size_takes_any_batch(run, tmp_path):
+    report = graph(run, tmp_path / "d.pt2", format="torch", size=(64, 96))
+    assert (report.present, report.concepts, report.size) == ((), 3, (64, 96))
+    assert "(batch, 3, 64, 96)" in json.loads((tmp_path / "d.json").read_text())["input"]
     photos = torch.rand((5, 3, 64, 96), generator=torch.Generator().manual_seed(2))
     module = torch.export.load(tmp_path / "d.pt2").module()
     with torch.no_grad():
@@ -84,7 +89,7 @@ def test_a_torch_graph_takes_any_batch(run, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["torch", "onnx"])
-@pytest.mark.parametrize("reference", ["encoder"])
+@pytest.mark.parametrize("reference", ["encoder", "guided"])
 def test_first_boxes_from_the_encoder(reference, format, tmp_path):
     if format == "onnx" and MISSING:
         pytest.skip(f"not installed: {', '.join(MISSING)}")
@@ -102,14 +107,27 @@ def test_first_boxes_from_the_encoder(reference, format, tmp_path):
 
 
 def test_a_graph_that_differs_is_not_handed_out(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        export,
-        "_write",
-        lambda program, path, photos: (path.touch(), torch.zeros(2, 6, 4) + 9, torch.zeros(2, 6, 3))[1:],
-    )
-    with pytest.raises(RuntimeError, match="differs from torch"):
+    monkeypatch.setattr(export, "_traced", lambda *given: None)
+    monkeypatch.setattr(export, "_write", lambda program, path, photos: path.touch())
+    for boxes in (torch.zeros(2, 6, 4) + 9, torch.full((2, 6, 4), torch.nan)):
+        monkeypatch.setattr(
+            export, "_reader", lambda path, boxes=boxes: lambda one: (boxes, torch.zeros(2, 6, 3))
+        )
+        with pytest.raises(RuntimeError, match="differs from torch"):
+            graph(run, tmp_path / "d.pt2", format="torch")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_traced_for_any_size_wants_one(run, tmp_path, monkeypatch):
+    def windows(*given):
+        raise ValueError("\nConstraints violated (height)! Windows of 12\nmore")
+
+    monkeypatch.setattr(export, "_traced", windows)
+    told = r"a regnetx_002 detector .* \(ValueError: Constraints violated .*12\); fix one with --size HEIGHT"
+    with pytest.raises(UserError, match=told):
         graph(run, tmp_path / "d.pt2", format="torch")
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="Windows"):
+        graph(run, tmp_path / "d.pt2", format="torch", size=(64, 64))
 
 
 def test_mistakes(run, tmp_path, monkeypatch):
