@@ -136,7 +136,7 @@ def data_shapeworld(
 @app.command()
 def quickstart(
     out: Annotated[Path, typer.Option(help="The folder for all of it.")] = Path("quickstart"),
-    full: Annotated[bool, typer.Option("--full", help="More photos and epochs: an hour or two.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="More photos and epochs: half an hour.")] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="Train the same detector without the method too.")
     ] = False,

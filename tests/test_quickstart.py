@@ -215,5 +215,5 @@ def test_without_anything_novel_there_is_nothing_to_draw(
 
 def test_the_plans_are_plans_of_the_recipe() -> None:
     for plan in (QUICK, FULL):
-        assert apply_overrides(recipe("shapeworld"), plan.overrides).recipe == "shapeworld"
+        assert apply_overrides(recipe(plan.recipe), plan.overrides).recipe == plan.recipe
     assert FULL.train_photos > QUICK.train_photos
