@@ -45,7 +45,10 @@ def start(size, act, *given):
     """`size` processes that run act(rank, *given); the last of `given` is a folder."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    make = multiprocessing.get_context("fork").Process
+    # Not plain fork: the evaluation engine's threads, once started in this process, do not survive it.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["detector.train", "detector.evaluate"])
+    make = server.Process
     ranks = [make(target=as_rank, args=(rank, size, port, act, *given)) for rank in range(size)]
     for one in ranks:
         one.start()
