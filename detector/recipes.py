@@ -168,8 +168,8 @@ def recipe(name: str) -> Config:
 def plain(config: Config) -> Config:
     """The same detector without the method: no guidance, no contrast (loss, matching), the head's score."""
     config = changed(config, "model", guidance=False)
-    # Without words a denoising query cannot be told that its word is wrong: that would be noise alone.
-    config = changed(config, "train", denoise_wrong_words=0.0)
+    if config.train.denoise_groups:  # without words none can be wrong: that would be noise alone
+        config = changed(config, "train", denoise_wrong_words=0.0)
     config = changed(config, "matcher", cost_similarity=0.0)
     config = changed(config, "loss", loss_contrast=0.0)
     config = changed(config, "prior", source="none")

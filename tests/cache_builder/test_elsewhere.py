@@ -53,4 +53,4 @@ def test_an_object_store_and_back(data: Path, tmp_path: Path) -> None:
     pull(place, tmp_path / "local")
     same_rows(data, tmp_path / "local")
     taken = open_column(tmp_path / "local", "crops").take(np.array([0, 2]))
-    assert taken.shape == (2, 128)
+    assert taken.shape == (2, 96)
