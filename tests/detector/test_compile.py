@@ -40,8 +40,13 @@ def parts(out: Any) -> tuple[Tensor, Tensor, Tensor]:
     return out.boxes, out.logits, out.region
 
 
+@pytest.mark.slow
 def test_the_model_is_one_graph_for_any_size_of_photo() -> None:
     plain = model("model.dropout=0")
+    with torch.no_grad():  # as they begin, places are cell centres, where two ways of sampling differ in slope
+        for name, parameter in plain.named_parameters():
+            if "sampling_offsets" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
     run = torch.compile(plain, fullgraph=True, backend="aot_eager", dynamic=True)
     for height, width in ((64, 64), (96, 64)):
         given = inputs(height, width)
