@@ -32,6 +32,9 @@ class Row:
         if not self.guidance:
             config = changed(config, "model", guidance=False)
             config = changed(config, "prior", source="none")
+            config = changed(config, "inference", prior_weight=0.0)
+            if config.train.denoise_groups:  # as `plain`: without words none can be wrong
+                config = changed(config, "train", denoise_wrong_words=0.0)
         if not self.contrast:
             config = changed(config, "matcher", cost_similarity=0.0)
             config = changed(config, "loss", loss_contrast=0.0)

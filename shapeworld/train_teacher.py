@@ -128,6 +128,7 @@ def meanings(trunk: Any, school: School) -> Tensor:
     seen = torch.cat([pooled(trunk.forward_features(view)) for view in school.album()])
     labels = school.labels[: school.taught]
     means = torch.stack([seen[labels == row].mean(0) for row in range(len(words()))])
+    means = torch.where(means.isfinite(), means, seen.mean(0))  # a word without pictures means nothing yet
     centred = means - means.mean(0)
     axes = torch.linalg.svd(centred, full_matrices=False).Vh[:WIDTH]
     trunk.train()

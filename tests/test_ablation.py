@@ -27,7 +27,7 @@ from detector.recipes import RECIPES, plain, recipe
 from tests.cache_builder.samples import write_teacher
 from tests.front import SMALL, cckt
 
-MICRO: dict[str, Any] = {"photos": 8, "held_out": 6, "overrides": tuple(SMALL)}
+MICRO: dict[str, Any] = {"photos": 8, "held_out": 6, "overrides": (*SMALL, "prior.rho=0.1")}
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,7 @@ def test_the_command_shows_the_table(
     made: tuple[Plan, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = made[0]
-    options = [word for value in SMALL for word in ("--set", value)]
+    options = [word for value in MICRO["overrides"] for word in ("--set", value)]
     words = ["--seeds", "2", "--photos", "8", "--held-out", "6", "--out", plan.out, *options]
     said = cckt(capsys, "ablate", "table4", *words)
     assert said.code == 0, said.err

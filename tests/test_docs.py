@@ -21,6 +21,7 @@ import typer
 
 import cckt
 import cli
+from cache_builder.teacher import load_teacher
 from tests.front import options
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,7 +169,7 @@ def test_the_ablations_page_can_be_followed(tmp_path: Path) -> None:
 def test_every_block_of_python_runs(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copyfile(desk / "demo" / "photos" / "00000000.png", desk / "photo.png")
     shutil.copytree(desk / "demo" / "photos", desk / "photos", dirs_exist_ok=True)
-    words = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    words = np.random.default_rng(0).normal(size=(2, load_teacher("shapeworld").width)).astype(np.float32)
     np.save(desk / "words.npy", words / np.linalg.norm(words, axis=1, keepdims=True))
     given: dict[str, Any] = {}
     with contextlib.chdir(desk):

@@ -74,7 +74,7 @@ def test_the_teacher_script_makes_a_teacher_and_goes_on(tmp_path: Path) -> None:
     config = json.loads((second / "open_clip_config.json").read_text())
     assert config["preprocess_cfg"]["size"] == 64
     teacher = load_teacher(f"local-dir:{second}")
-    assert teacher.encode_images(torch.zeros(2, 3, 64, 64)).shape == (2, 128)
+    assert teacher.encode_images(torch.zeros(2, 3, 64, 64)).shape == (2, 96)
     assert teacher.weight_digest != load_teacher(f"local-dir:{first}").weight_digest
 
 
