@@ -43,9 +43,7 @@ def parts(out: Any) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.slow
 def test_the_model_is_one_graph_for_any_size_of_photo() -> None:
     plain = model("model.dropout=0")
-    with (
-        torch.no_grad()
-    ):  # as they begin, places are cell centres, where two ways of sampling differ in slope
+    with torch.no_grad():  # they begin at cell centres, where two ways of sampling differ in slope
         for name, parameter in plain.named_parameters():
             if "sampling_offsets" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
