@@ -29,6 +29,7 @@ class Tiles:
 
         def begin() -> None:
             torch.set_num_threads(1)  # of this thread, and of threads yet to come: see below
+            torch.get_num_threads()  # a thread takes up the process's number at its first question: ask now
             begun.wait()
 
         self._pool = ThreadPoolExecutor(threads, "cckt-teacher", initializer=begin)
