@@ -8,7 +8,7 @@ from typing import Any
 
 from cache_builder.errors import UserError
 from detector.config import Config, apply_overrides, changed
-from detector.recipes import recipe
+from detector.recipes import recipe, without_contrast, without_guidance
 
 
 @dataclass(frozen=True)
@@ -23,21 +23,10 @@ class Row:
     paper: float
 
     def config(self, full: Config) -> Config:
-        """The full recipe without the parts that this row lacks.
-
-        Without contrast nothing teaches the region embedding the teacher's space, so the matching's
-        similarity cost goes with it.
-        """
-        config = full
-        if not self.guidance:
-            config = changed(config, "model", guidance=False)
-            config = changed(config, "prior", source="none")
-            config = changed(config, "inference", prior_weight=0.0)
-            if config.train.denoise_groups:  # as `plain`: without words none can be wrong
-                config = changed(config, "train", denoise_wrong_words=0.0)
+        """The full recipe without the parts that this row lacks."""
+        config = full if self.guidance else without_guidance(full)
         if not self.contrast:
-            config = changed(config, "matcher", cost_similarity=0.0)
-            config = changed(config, "loss", loss_contrast=0.0)
+            config = without_contrast(config)
         if not self.similarity:
             config = changed(config, "inference", classification="head")
         return config

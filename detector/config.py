@@ -239,6 +239,10 @@ class InferenceConfig:
     prior_weight: float = 0.0
     """Beyond the paper: this many times the priors' log-odds are added to those of every score, so that a
     word the photo speaks for wins over its look-alikes. 0, the paper's, leaves scores alone."""
+    softmax: bool = False
+    """Beyond the paper: each score is multiplied by its share among the concepts (softmax of the log-odds),
+    so that what looks most like a base word is no find of its novel look-alike. False, the paper's, scores
+    each concept by itself."""
     batch: int = 8
     """Photos at a time."""
 

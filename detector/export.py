@@ -41,7 +41,7 @@ class Baked(nn.Module):
         config = detector.network.config
         self.model = detector.network.model
         self.tau = config.loss.tau
-        self.classification = config.inference.classification
+        self.inference = config.inference
         place = detector.network.device
         self.register_buffer("text", torch.from_numpy(np.array(text, np.float32)).to(place))
         guidance = PresentText.gather(self.get_buffer("text"), [torch.from_numpy(present)])
@@ -58,7 +58,8 @@ class Baked(nn.Module):
             self.get_buffer("words").expand(batch, -1, -1), self.get_buffer("counts").expand(batch)
         )
         output = self.model.decode(self.model.encode(pixels, None), text, guidance).last()
-        scores = score(output, text, self.tau, self.classification)
+        inference = self.inference
+        scores = score(output, text, self.tau, inference.classification, softmax=inference.softmax)
         return to_xyxy(output.boxes[-1]), scores
 
 

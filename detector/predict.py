@@ -24,10 +24,11 @@ from cache_builder.photos import BadPhoto, load_photo, to_rgb
 from cache_builder.store import teacher_of
 from cache_builder.vocabulary import Concept, Vocabulary, normalise_name
 from detector.checkpoint import Facts
+from detector.config import InferenceConfig
 from detector.guidance import choose_present
 from detector.network import Network, load_network
 from detector.prediction import Prediction
-from detector.scoring import prior_odds, score, top_detections
+from detector.scoring import scores_as, top_detections
 
 Photo = str | Path | Image.Image
 Floats = npt.NDArray[np.floating[Any]]
@@ -173,7 +174,7 @@ class Detector:
         text: Tensor,
         present: list[npt.NDArray[np.int64]] | None,
         said: npt.NDArray[np.float32] | None,
-        inference: Any,
+        inference: InferenceConfig,
         floor: float,
     ) -> list[Prediction]:
         if not photos:
@@ -181,17 +182,7 @@ class Detector:
         network = self.network
         output = network.answer([network.view(photo) for photo in photos], text, present)
         output = network.named(output, words)
-        allowed = None
-        if inference.restrict_to_present:
-            assert present is not None
-            allowed = torch.zeros(len(photos), len(words), dtype=torch.bool)
-            for at, rows in enumerate(present):
-                allowed[at, torch.from_numpy(rows)] = True
-            allowed = allowed.to(network.device)
-        odds = None
-        if said is not None and inference.prior_weight:
-            odds = prior_odds(torch.from_numpy(said), inference.prior_weight).to(network.device)
-        scores = score(output, text, network.config.loss.tau, inference.classification, allowed, odds)
+        scores = scores_as(inference, output, text, network.config.loss.tau, present, said)
         sizes = [(photo.height, photo.width) for photo in photos]
         answer = []
         for at, found in enumerate(

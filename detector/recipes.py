@@ -85,12 +85,13 @@ def shapeworld_fast() -> Config:
 
     Words choose the cells at which their queries begin, denoising queries are told right words and wrong
     ones, half the photos are guided by the priors they would be guided by at test (training photos need the
-    columns images and priors too), priors weigh on scores, and NMS drops the duplicates that a run of minutes
-    has not unlearnt. Figures, and what each of these is worth: benchmarks/README.md.
+    columns images and priors too), priors weigh on scores, the concepts share each box among them, and NMS
+    drops the duplicates that a run of minutes has not unlearnt. Figures, and what each of these is worth:
+    benchmarks/README.md.
     """
     config = _quickened(replace(shapeworld(), recipe="shapeworld-fast"), groups=2)
     config = changed(config, "train", guidance_priors=0.5)
-    return changed(config, "inference", nms=0.5, prior_weight=0.5)
+    return changed(config, "inference", nms=0.5, prior_weight=0.5, softmax=True)
 
 
 def coco_48_17_r50_fast() -> Config:
@@ -167,10 +168,23 @@ def recipe(name: str) -> Config:
 
 def plain(config: Config) -> Config:
     """The same detector without the method: no guidance, no contrast (loss, matching), the head's score."""
+    config = without_contrast(without_guidance(config))
+    return changed(config, "inference", classification="head", restrict_to_present=False)
+
+
+def without_guidance(config: Config) -> Config:
+    """The same config with queries that are told nothing, and no priors to weigh on scores."""
     config = changed(config, "model", guidance=False)
     if config.train.denoise_groups:  # without words none can be wrong: that would be noise alone
         config = changed(config, "train", denoise_wrong_words=0.0)
-    config = changed(config, "matcher", cost_similarity=0.0)
-    config = changed(config, "loss", loss_contrast=0.0)
     config = changed(config, "prior", source="none")
-    return changed(config, "inference", classification="head", restrict_to_present=False, prior_weight=0.0)
+    return changed(config, "inference", prior_weight=0.0)
+
+
+def without_contrast(config: Config) -> Config:
+    """The same config without the contrastive loss.
+
+    Nothing then teaches the region embedding the teacher's space, so the matching's similarity cost goes
+    with it.
+    """
+    return changed(changed(config, "matcher", cost_similarity=0.0), "loss", loss_contrast=0.0)

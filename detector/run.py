@@ -40,7 +40,15 @@ MAY_CHANGE = {
     *(f"prior.{name}" for name in ("source", "rho", "limit", "fill")),
     *(
         f"inference.{name}"
-        for name in ("classification", "top", "restrict_to_present", "prior_weight", "nms", "batch")
+        for name in (
+            "classification",
+            "top",
+            "restrict_to_present",
+            "prior_weight",
+            "nms",
+            "softmax",
+            "batch",
+        )
     ),
 }
 """Options that a resumed run may be given anew; all others decide what its steps compute."""

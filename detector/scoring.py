@@ -9,17 +9,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from detector.config import InferenceConfig
 from detector.matcher import to_xyxy
 from detector.structures import DetectorOutput
+
+Rows = npt.NDArray[np.int64]
 
 POOL = 10
 """Times as many candidates as detections enter the search for duplicates."""
 SURE = 0.01
 """Priors weigh no more than 99 to 1."""
+TINY = 1e-12
+"""No score is nearer to 0 or 1 when its odds are taken."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,31 @@ class Detections:
         return int(self.scores.shape[0])
 
 
+def scores_as(
+    inference: InferenceConfig,
+    output: DetectorOutput,
+    text: Tensor,
+    tau: float,
+    present: Sequence[Rows] | None,
+    priors: npt.NDArray[np.float32] | None,
+) -> Tensor:
+    """(B, N, C) scores of the last layer as a config asks for them.
+
+    present: of each photo the rows of the concepts that it was asked for, needed where the config keeps to
+    these; priors: (B, C) probabilities that a photo shows a concept, None where nobody said anything.
+    """
+    device, allowed, odds = text.device, None, None
+    if inference.restrict_to_present:
+        assert present is not None, "nothing says what to keep to"
+        allowed = torch.zeros(len(present), len(text), dtype=torch.bool)
+        for photo, concepts in enumerate(present):
+            allowed[photo, torch.from_numpy(concepts)] = True
+        allowed = allowed.to(device)
+    if priors is not None and inference.prior_weight:
+        odds = prior_odds(torch.from_numpy(priors), inference.prior_weight).to(device)
+    return score(output, text, tau, inference.classification, allowed, odds, inference.softmax)
+
+
 def similarity_probability(region: Tensor, text: Tensor, tau: float) -> Tensor:
     """Eq. 4, sigma(cos / tau). region: (..., D) unit, text: (C, D) unit. Returns (..., C)."""
     with torch.autocast(region.device.type, enabled=False):
@@ -50,12 +82,15 @@ def score(
     classification: Literal["similarity", "head", "product"],
     present: Tensor | None = None,
     odds: Tensor | None = None,
+    softmax: bool = False,
 ) -> Tensor:
     """(B, N, C) scores of the last layer.
 
     "similarity": eq. 4; "head": the class head's probability; "product": their geometric mean.
     present: (B, C) bool, concepts that the priors allow; the others score 0. None allows all.
     odds: (B, C) log-odds added to those of the score, such as `prior_odds`; None adds nothing.
+    softmax: multiply each score by its share among the concepts, the softmax of the log-odds: a box that
+    looks most like one word says little for the words beside it. A single concept's share is 1.
     """
     parts = []
     if classification in ("similarity", "product"):
@@ -63,9 +98,13 @@ def score(
     if classification in ("head", "product"):
         parts.append(output.logits[-1].float().sigmoid())
     result = parts[0] if len(parts) == 1 else (parts[0] * parts[1]).sqrt()
-    if odds is not None:
-        # In double: a confident score is within 1e-6 of 1, where float32 leaves ties.
-        result = (result.double().logit() + odds[:, None].double()).sigmoid().to(result.dtype)
+    if odds is not None or softmax:
+        # In double, and within 1e-12 of 1: a confident score is within 1e-6 of it, where float32 leaves ties.
+        logits = result.double().clamp(TINY, 1 - TINY).logit()
+        if odds is not None:
+            logits = logits + odds[:, None].double()
+        share = logits.softmax(-1) if softmax else 1.0
+        result = (logits.sigmoid() * share).to(result.dtype)
     return result if present is None else result * present[:, None]
 
 

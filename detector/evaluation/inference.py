@@ -10,7 +10,6 @@ from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from cache_builder.errors import UserError
@@ -20,9 +19,9 @@ from cache_builder.progress import Progress, Silent
 from detector.config import InferenceConfig, PriorConfig
 from detector.distributed import World
 from detector.evaluation.detections import Detections
-from detector.evaluation.scene import Rows, Scene
+from detector.evaluation.scene import Scene
 from detector.network import Network
-from detector.scoring import prior_odds, score, top_detections
+from detector.scoring import Rows, scores_as, top_detections
 from detector.structures import DetectorOutput
 
 
@@ -91,11 +90,7 @@ def infer(
             output = network.ask(seen, text, chosen if network.guided else None)
             output = network.named(output, scene.vocabulary)
             for variant in group:
-                weight = variant.inference.prior_weight
-                odds = None
-                if said is not None and weight:
-                    odds = prior_odds(torch.from_numpy(said[rows]), weight).to(network.device)
-                parts[variant.name] += _detections(output, text, network, variant, scene, rows, chosen, odds)
+                parts[variant.name] += _detections(output, text, network, variant, scene, rows, chosen, said)
         progress.advance(len(read))
     progress.finish()
     joined = {name: _in_index_order(Detections.join(found)) for name, found in parts.items()}
@@ -198,17 +193,11 @@ def _detections(
     scene: Scene,
     rows: Rows,
     present: list[Rows] | None,
-    odds: Tensor | None,
+    said: npt.NDArray[np.float32] | None,
 ) -> list[Detections]:
-    allowed = None
-    if variant.inference.restrict_to_present:
-        assert present is not None
-        allowed = torch.zeros(len(rows), len(text), dtype=torch.bool)
-        for at, concepts in enumerate(present):
-            allowed[at, torch.from_numpy(concepts)] = True
-        allowed = allowed.to(network.device)
     inference, index = variant.inference, scene.index
-    scores = score(output, text, network.config.loss.tau, inference.classification, allowed, odds)
+    priors = None if said is None else said[rows]
+    scores = scores_as(inference, output, text, network.config.loss.tau, present, priors)
     sizes = [(int(index.heights[row]), int(index.widths[row])) for row in rows]
     ids = scene.vocabulary.category_ids
     answer = []

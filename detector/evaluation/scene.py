@@ -27,9 +27,9 @@ from detector.checkpoint import Facts
 from detector.config import PriorConfig
 from detector.evaluation.protocols import Protocol, protocol_for
 from detector.guidance import choose_present
+from detector.scoring import Rows
 from detector.training_priors import priors_column
 
-Rows = npt.NDArray[np.int64]
 SOURCES = ("clip", "mllm", "oracle", "none")
 
 

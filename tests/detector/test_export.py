@@ -50,7 +50,8 @@ def by_torch(run, photos, present):
             guidance = PresentText.gather(text, [torch.tensor(present, dtype=torch.int64)])
             output = network.model((photo - mean) / std, None, text, guidance).last()
         boxes.append(to_xyxy(output.boxes[-1]))
-        scores.append(score(output, text, network.config.loss.tau, "similarity"))
+        softmax = network.config.inference.softmax
+        scores.append(score(output, text, network.config.loss.tau, "similarity", softmax=softmax))
     return torch.cat(boxes), torch.cat(scores)
 
 
@@ -94,7 +95,8 @@ def test_first_boxes_from_the_encoder(reference, format, tmp_path):
     if format == "onnx" and MISSING:
         pytest.skip(f"not installed: {', '.join(MISSING)}")
     torch.manual_seed(1)
-    run = make_run(tmp_path / "run", small_config(reference=reference))
+    config = changed(small_config(reference=reference), "inference", softmax=True)
+    run = make_run(tmp_path / "run", config)
     path = graph(run, tmp_path / "d.graph", format=format, present=["kite", "cat"]).path
     photos = torch.rand((5, 3, 64, 96), generator=torch.Generator().manual_seed(2))
     if format == "onnx":

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from detector.scoring import SURE, prior_odds, score, similarity_probability, top_detections
+from detector.config import InferenceConfig
+from detector.scoring import (
+    SURE,
+    prior_odds,
+    score,
+    scores_as,
+    similarity_probability,
+    top_detections,
+)
 from detector.structures import DetectorOutput
 
 from .test_matcher import some_boxes, unit
@@ -62,6 +71,37 @@ def test_weighed_priors_multiply_the_odds_of_a_score() -> None:
                 s = float(alone[b, n, c])
                 odds = s / (1 - s) * math.sqrt(prior / (1 - prior))
                 assert float(found[b, n, c]) == pytest.approx(odds / (1 + odds), rel=1e-4)
+
+
+def test_softmax_gives_each_concept_its_share_of_a_box() -> None:
+    torch.manual_seed(0)
+    output, text, priors = some_output(), unit(5, 6), torch.rand(3, 5)
+    odds = prior_odds(priors, 0.5)
+    alone = score(output, text, 0.07, "product", odds=odds).double()
+    found = score(output, text, 0.07, "product", odds=odds, softmax=True).double()
+    for b in range(3):
+        for n in range(4):
+            scores = alone[b, n].tolist()
+            ratios = [s / (1 - s) for s in scores]
+            for c in range(5):
+                assert float(found[b, n, c]) == pytest.approx(scores[c] * ratios[c] / sum(ratios), rel=1e-3)
+    lonely = score(output, text[:1], 0.07, "similarity", softmax=True)
+    assert torch.allclose(lonely, score(output, text[:1], 0.07, "similarity")), "one word competes with none"
+    certain = DetectorOutput(some_boxes(1, 1, 1), torch.tensor([[[[100.0, -100.0]]]]), unit(1, 1, 1, 6))
+    assert score(certain, unit(2, 6), 0.07, "head", softmax=True)[0, 0].tolist() == pytest.approx([1, 0])
+
+
+def test_scores_as_a_config_asks_for_them() -> None:
+    torch.manual_seed(0)
+    output, text, priors = some_output(), unit(5, 6), torch.rand(3, 5)
+    rows = [np.array([0, 2]), np.array([], np.int64), np.array([4])]
+    present = torch.zeros(3, 5, dtype=torch.bool)
+    present[0, [0, 2]] = present[2, 4] = True
+    asked = InferenceConfig(restrict_to_present=True, prior_weight=0.5, softmax=True, classification="head")
+    expected = score(output, text, 0.07, "head", present, prior_odds(priors, 0.5), softmax=True)
+    assert torch.equal(scores_as(asked, output, text, 0.07, rows, priors.numpy()), expected)
+    silent = scores_as(InferenceConfig(prior_weight=0.5), output, text, 0.07, None, None)
+    assert torch.equal(silent, score(output, text, 0.07, "similarity")), "nobody said anything"
 
 
 def test_no_prior_is_too_sure_and_one_that_is_no_number_says_nothing() -> None:
