@@ -23,7 +23,7 @@ from cache_builder.text import cache_text
 from detector.config import Config
 from shapeworld.dataset import make_dataset
 
-TRAIN_SEED, HELD_OUT_SEED = 1, 3
+TRAIN_SEED, HELD_OUT_SEED = 1, 77
 """The quickstart's photos to train on; held-out ones on which nothing was chosen."""
 Say = Callable[[str], None]
 
@@ -34,7 +34,7 @@ def folders(plan: Plan, say: Say, progress: Progress, *, with_columns: bool = Tr
         return plan.train, plan.val
     if plan.train is not None or plan.val is not None:
         raise UserError("one data set is named and the other is not; give both --train and --val.")
-    if plan.recipe != "shapeworld":
+    if not plan.recipe.startswith("shapeworld"):
         raise UserError(
             f"--recipe {plan.recipe} needs photos of yours; give --train FOLDER and --val FOLDER."
         )
@@ -63,8 +63,9 @@ def columns(seen: Path, val: Path, teacher: str, config: Config, progress: Progr
     cache_text(seen, known, progress=progress)
     cache_crops(seen, known, progress=progress)
     cache_text(val, known, progress=progress)
-    cache_images(val, known, progress=progress)
-    cache_clip_priors(val, progress=progress)
+    for folder in (seen, val) if config.train.guidance_priors else (val,):
+        cache_images(folder, known, progress=progress)
+        cache_clip_priors(folder, progress=progress)
 
 
 def teacher_folders(plan: Plan, teacher: str, seen: Path, val: Path, progress: Progress) -> tuple[Path, Path]:

@@ -23,11 +23,16 @@ class Row:
     paper: float
 
     def config(self, full: Config) -> Config:
-        """The full recipe without the parts that this row lacks."""
+        """The full recipe without the parts that this row lacks.
+
+        What is not scored by similarity has a class head of its own, as METHOD.md's has: a recipe whose head
+        reads the region embedding would rank the same by either.
+        """
         config = full if self.guidance else without_guidance(full)
         if not self.contrast:
             config = without_contrast(config)
         if not self.similarity:
+            config = changed(config, "model", class_embedding="own")
             config = changed(config, "inference", classification="head")
         return config
 
