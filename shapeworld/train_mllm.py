@@ -44,10 +44,10 @@ class Course:
     photos a step; questions: a photo. exam: held-out photos. seed, workers: of everything; for rendering.
     """
 
-    pictures: int = 16000
-    photos: int = 16000
-    looks: int = 1500
-    steps: int = 3000
+    pictures: int = 12000
+    photos: int = 12000
+    looks: int = 1000
+    steps: int = 2000
     batch: int = 32
     questions: int = 24
     exam: int = 600
