@@ -19,7 +19,6 @@ from console import Answer, TerminalProgress
 if TYPE_CHECKING:
     from PIL import Image
 
-    from detector.predict import Detector
     from detector.prediction import Prediction
 
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one option.")]
@@ -137,7 +136,7 @@ def predict(
     json: Json = None,
 ) -> None:
     """Find what you name in any photos."""
-    from cache_builder.vocabulary import Vocabulary
+    from cckt import Detector, Vocabulary
 
     words = Vocabulary.free(vocabulary)
     ways = {None: "config", "clip": "guide", "none": "none"}
@@ -146,7 +145,7 @@ def predict(
     if format not in ("coco", "yolo", "csv"):
         raise UserError(f"--format {format} is not known; expected coco, yolo or csv.")
     paths = photos_of(photos)
-    detector = with_teacher(run, teacher, device)
+    detector = Detector.load(run, device, teacher=teacher)
     progress, found, began = TerminalProgress(), [], time.monotonic()
     progress.start("predict", len(paths), "photos")
     options: dict[str, Any] = {
@@ -203,23 +202,6 @@ def _write(found: list[Prediction], out: Path, format: str) -> Path:
     write_coco(found, out / "predictions.json")
     _write_images(found, out / "images.json")
     return out / "predictions.json"
-
-
-def with_teacher(run: Path, teacher: str | None, device: str) -> Detector:
-    """The detector of a run; beside it the teacher it learnt from, to read words and guess priors."""
-    from cache_builder.guide import TeacherGuide
-    from cache_builder.store import teacher_of
-    from cache_builder.teacher import load_teacher
-    from detector.checkpoint import Facts
-    from detector.predict import Detector
-
-    facts = Facts.load(run)
-    known = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe) or {}
-    name = teacher or known.get("name")
-    if name is None:
-        raise UserError(f"{run} learnt from an imported table that names no teacher; give --teacher NAME.")
-    guide = TeacherGuide(load_teacher(name, device=device), facts.text_recipe)
-    return Detector.load(run, device, guide=guide)
 
 
 def _draw(photo: Path | Image.Image, prediction: Prediction, picture: Path) -> None:

@@ -111,11 +111,11 @@ def export(
         raise UserError(f"--format {format} is not known; expected onnx, torch or hf-folder.")
     if vocabulary is None:
         raise UserError('a graph needs words; give --vocabulary "forklift, pallet".')
-    from cache_builder.vocabulary import Vocabulary
+    from cckt import Detector, Vocabulary
     from detector.export import export_graph
 
     words = Vocabulary.free(vocabulary)
-    detector = cli_detector.with_teacher(run, teacher, "cpu")
+    detector = Detector.load(run, "cpu", teacher=teacher)
     named = [name.strip() for name in (present or "").split(",") if name.strip()]
     options: dict[str, Any] = {"format": format, "size": _size(size), "present": named}
     made = export_graph(detector, words, out, **options)

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cache_builder.errors import UserError
+from cache_builder.whole import write_bytes
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -163,10 +164,8 @@ class Answer:
             sys.stdout.write(text)
             return
         path = Path(self._json)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, path)
+            write_bytes(path, text.encode())
         except OSError as error:
             raise UserError(
                 f"--json {path}: could not be written ({error.strerror}); name another file."

@@ -7,7 +7,6 @@ option to change. Each decision where the paper is silent is a field whose text 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cache_builder.errors import UserError
+from cache_builder.whole import write_bytes
 from detector.config_checks import at_least, fraction, require
 from detector.config_model import LossConfig, MatcherConfig, ModelConfig
 from detector.typed import merged, override, to_mapping, toml_text
@@ -314,10 +314,7 @@ def load_config(path: Path | str, base: Config | None = None) -> Config:
 
 def save_config(config: Config, path: Path | str) -> None:
     """Write TOML; the file appears whole, by rename."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(config.to_toml(), encoding="utf-8")
-    os.replace(partial, path)
+    write_bytes(Path(path), config.to_toml().encode())
 
 
 def changed(config: Config, section: str, **values: Any) -> Config:

@@ -164,6 +164,17 @@ def test_a_course_ends_in_a_model_that_transformers_loads_and_again_in_the_same_
     assert (tmp_path / "b" / file.name).read_bytes() == file.read_bytes()
 
 
+def test_the_one_that_ships_knows_held_out_photos_and_fits_the_box() -> None:
+    (file,) = (ROOM / "mllm").glob("*.safetensors")
+    assert file.stat().st_size <= LARGEST
+    assert not list((ROOM / "mllm").glob("*.py"))
+    assert not list((ROOM / "mllm").glob("*.bin"))
+    figures = train_mllm.examine(ROOM / "mllm", 40)
+    assert figures["share"] > 0.95, "it answers yes or no"
+    for split in ("base", "novel"):
+        assert figures[f"existence_{split}"]["f1"] > 0.7, "the shipped CLIP has .51 and .57"
+
+
 def test_it_begins_from_a_backbone_or_a_teacher(mllm: Mllm, tmp_path: Path) -> None:
     tower = mllm.model.model.vision_tower.timm_model
     backbone = ROOM / "backbone" / "resnet10t.safetensors"
