@@ -16,10 +16,9 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from detector.config import InferenceConfig
+from detector.guidance import Rows
 from detector.matcher import to_xyxy
 from detector.structures import DetectorOutput
-
-Rows = npt.NDArray[np.int64]
 
 POOL = 10
 """Times as many candidates as detections enter the search for duplicates."""

@@ -20,8 +20,9 @@ from detector.config import InferenceConfig, PriorConfig
 from detector.distributed import World
 from detector.evaluation.detections import Detections
 from detector.evaluation.scene import Scene
+from detector.guidance import Rows
 from detector.network import Network
-from detector.scoring import Rows, scores_as, top_detections
+from detector.scoring import scores_as, top_detections
 from detector.structures import DetectorOutput
 
 

@@ -26,8 +26,7 @@ from cache_builder.vocabulary import Vocabulary
 from detector.checkpoint import Facts
 from detector.config import PriorConfig
 from detector.evaluation.protocols import Protocol, protocol_for
-from detector.guidance import choose_present
-from detector.scoring import Rows
+from detector.guidance import Rows, choose_present
 from detector.training_priors import priors_column
 
 SOURCES = ("clip", "mllm", "oracle", "none")
