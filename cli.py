@@ -163,6 +163,7 @@ def quickstart(
         (own, figures),
         ("the same detector, MLLM priors", figures["mllm"]),
         ("without the method", figures["plain"]),
+        ("the same, priors weigh on its scores", figures["plain"] and figures["plain"]["weighed"]),
     ]
     answer.table(
         "On held-out photos, in percent",

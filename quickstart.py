@@ -82,8 +82,8 @@ def quickstart(
     whose priors the same checkpoint is scored too. say: is told what happens, a line at a time. Photos,
     columns and runs that are finished are kept, a stopped training goes on.
     Figures: ap50_base, ap50_novel, ap50_all, ap on the held-out photos with CLIP priors; the same four under
-    "plain"; "priors", how good the CLIP priors are by split; both again under "mllm"; "seconds" by stage;
-    "versions"; "plan".
+    "plain", and under its "weighed" with the priors weighed into its scores too; "priors", how good the CLIP
+    priors are by split; both again under "mllm"; "seconds" by stage; "versions"; "plan".
 
     Raises UserError where `out` holds a quickstart of another plan or the multimodal LLM cannot be had, and
     Interrupted when a signal ends it.
@@ -123,8 +123,16 @@ def quickstart(
     if plain:
         say("   And once more without the method: no guidance, no distillation, the class head's score.")
         other = without_the_method(config)
-        figures = stages.run("train plain", "evaluate plain", other, seen, held_out, out / "run-plain")
+        # Photos' priors may weigh on any detector's scores: how much of the distance that is must be seen.
+        weighed = [f"inference.prior_weight={config.inference.prior_weight}"]
+        run = out / "run-plain"
+        figures = stages.run("train plain", "evaluate plain", other, seen, held_out, run)
         answer["plain"] = {name: figures.get(name) for name in FIGURES}
+        with stages.timed("evaluate plain with priors"):
+            told = evaluate_run(
+                run, held_out, priors=config.prior.source, overrides=weighed, progress=stages.progress
+            ).as_dict()
+        answer["plain"]["weighed"] = {name: told[name] for name in FIGURES}
     if mllm is not None:
         from cache_builder.mllm import cache_mllm_priors
 

@@ -7,6 +7,7 @@ COCO and LVIS APIs).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from cache_builder.errors import UserError
 from cache_builder.index import Index, open_index
 from cache_builder.progress import Progress
 from detector.checkpoint import Facts, write_json
-from detector.config import Config
+from detector.config import Config, apply_overrides
 from detector.distributed import World, joined
 from detector.evaluation.bootstrap import Comparison, compare, intervals, thresholds_for
 from detector.evaluation.detections import Detections
@@ -112,6 +113,7 @@ def compare_runs(
     protocol: str = "auto",
     priors: str | None = None,
     classification: str | None = None,
+    overrides: Sequence[str] = (),
     engine: str = "hotcoco",
     device: str = "auto",
     resamples: int = 1000,
@@ -120,8 +122,9 @@ def compare_runs(
 ) -> Duel:
     """Score two runs on a data set and say whether `against` (B) differs from `run` (A).
 
-    Either may be a file in COCO results format. priors, classification: for both; None: each run's own. Both
-    runs' figures and detections are written as `evaluate_run` does. Raises UserError as it does.
+    Either may be a file in COCO results format. priors, classification, overrides: for both, as
+    `evaluate_run` takes them. Both runs' figures and detections are written as `evaluate_run` does. Raises
+    UserError as it does.
     """
     index = open_index(data)
 
@@ -134,6 +137,7 @@ def compare_runs(
             data,
             priors=priors,
             classification=classification,
+            overrides=overrides,
             engine=engine,
             protocol=protocol,
             device=device,
@@ -179,6 +183,7 @@ def evaluate_run(
     priors: str | None = None,
     classification: str | None = None,
     restrict_to_present: bool | None = None,
+    overrides: Sequence[str] = (),
     engine: str = "hotcoco",
     protocol: str = "auto",
     device: str = "auto",
@@ -190,11 +195,12 @@ def evaluate_run(
     """Score a run folder on a data set, and write detections.json and metrics.json.
 
     priors: "clip", "mllm", "oracle" or "none"; classification: "similarity", "head" or "product";
-    restrict_to_present: drop concepts the priors rule out. None takes each from the run's config. protocol:
+    restrict_to_present: drop concepts the priors rule out. None takes each from the run's config. overrides:
+    "inference.prior_weight=0.5", "prior.rho=0.8": other options of these two sections. protocol:
     as for `evaluate_detections`; one that is named also says how many detections a photo may have. weights:
     other than those the run is judged by. resamples: bootstrap intervals. out: the folder to write; None: in
-    the run, eval-DATA-PRIORS-CLASSIFICATION, with the protocol's name if one was given. The metrics' figures
-    say the folder, the images per second and the settings.
+    the run, eval-DATA-PRIORS-CLASSIFICATION, with the overrides and the protocol's name if there are any. The
+    metrics' figures say the folder, the images per second and the settings.
 
     The data set may have another vocabulary than the one the run was trained on (transfer): its own text
     column, made by the run's teacher, is what is asked for. Under torchrun or srun the ranks share the
@@ -204,10 +210,12 @@ def evaluate_run(
     with joined(device) as world:
         network, facts = load_network(run, str(world.device), weights)
         scene = open_scene(data, facts, protocol)
-        chosen = chosen_variant(network.config, priors, classification, restrict_to_present)
+        config = asked_otherwise(network.config, overrides)
+        chosen = chosen_variant(config, priors, classification, restrict_to_present)
         variant = _under(scene.protocol, chosen)
         metrics, inferred = _evaluated(world, network, scene, variant, engine, resamples, facts, progress)
-        named = "" if protocol == "auto" else f"-{protocol}"
+        named = "".join(f"-{one.partition('.')[2]}" for one in overrides)
+        named = re.sub(r"[^\w.=-]", "_", named) + ("" if protocol == "auto" else f"-{protocol}")
         out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
         metrics = replace(metrics, figures={**metrics.figures, "run": str(run), "folder": str(out)})
         if inferred is not None:
@@ -215,6 +223,17 @@ def evaluate_run(
             write_json(out / "metrics.json", metrics.as_dict())
         world.wait()  # for the files
     return metrics
+
+
+def asked_otherwise(config: Config, overrides: Sequence[str]) -> Config:
+    """The config with other options of priors and scoring. UserError for any other section's."""
+    for one in overrides:
+        if not one.startswith(("inference.", "prior.")):
+            raise UserError(
+                f"--set {one}: an evaluation can change options of inference and prior alone; train a run with"
+                " the others."
+            )
+    return apply_overrides(config, overrides)
 
 
 def chosen_variant(

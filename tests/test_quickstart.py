@@ -42,14 +42,29 @@ def test_it_measures_both_detectors_and_writes_the_figures_down(
     out, figures, _ = done
     written = json.loads((out / "metrics.json").read_text())
     assert written == json.loads(json.dumps(figures))
-    for one in (written, written["plain"]):
+    for one in (written, written["plain"], written["plain"]["weighed"]):
         assert all(0 <= one[name] <= 1 for name in FIGURES)
     assert set(written["seconds"]) == {
-        "render", "cache", "train", "evaluate", "train plain", "evaluate plain", "draw"
+        "render", "cache", "train", "evaluate", "train plain", "evaluate plain",
+        "evaluate plain with priors", "draw"
     }  # fmt: skip
     assert written["seconds_total"] == pytest.approx(sum(written["seconds"].values()))
     assert written["versions"]["torch"]
     assert written["plan"]["train_photos"] == MICRO.train_photos
+
+
+def test_plain_is_measured_with_the_methods_weight_of_priors_too(
+    done: tuple[Path, dict[str, Any], list[str]],
+) -> None:
+    out, figures, _ = done
+    run, weight = out / "run-plain", recipe(MICRO.recipe).inference.prior_weight
+    (folder,) = run.glob("eval-*")
+    assert f"prior_weight={weight}" in folder.name
+    alone = evaluate_run(
+        run, out / "held-out", priors="clip", overrides=[f"inference.prior_weight={weight}"], out=out / "x"
+    ).as_dict()
+    shutil.rmtree(out / "x")
+    assert figures["plain"]["weighed"] == {name: alone[name] for name in FIGURES}
 
 
 def test_without_a_multimodal_llm_none_is_asked(done: tuple[Path, dict[str, Any], list[str]]) -> None:

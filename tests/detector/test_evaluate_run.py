@@ -127,6 +127,20 @@ def test_a_run_without_guidance_needs_no_priors(tmp_path):
         evaluate_run(run, index.folder, restrict_to_present=True)
 
 
+def test_options_of_priors_and_scoring_may_be_others_than_the_runs(index, run):
+    metrics = evaluate_run(run, index.folder, overrides=["inference.top=2", "prior.rho=0.9"])
+    folder = run / "eval-data-clip-similarity-top=2-rho=0.9"
+    assert metrics.figures["folder"] == str(folder)
+    assert metrics.detections == 2 * len(index)
+    assert (folder / "metrics.json").is_file()
+    with pytest.raises(
+        UserError, match=r"--set train.lr=1: an evaluation can change options of inference and"
+    ):
+        evaluate_run(run, index.folder, overrides=["train.lr=1"])
+    with pytest.raises(UserError, match=r"inference\.topp"):
+        evaluate_run(run, index.folder, overrides=["inference.topp=2"])
+
+
 def test_a_linear_head_names_only_what_it_was_trained_on(tmp_path, index):
     run = make_run(tmp_path / "linear", small_config(class_head="linear"))
     evaluate_run(run, index.folder, classification="head")
