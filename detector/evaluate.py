@@ -230,8 +230,8 @@ def asked_otherwise(config: Config, overrides: Sequence[str]) -> Config:
     for one in overrides:
         if not one.startswith(("inference.", "prior.")):
             raise UserError(
-                f"--set {one}: an evaluation can change options of inference and prior alone; train a run with"
-                " the others."
+                f"--set {one}: an evaluation can change options of inference and prior alone; train a run "
+                "with the others."
             )
     return apply_overrides(config, overrides)
 
