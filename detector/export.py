@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cache_builder.errors import UserError
 from cache_builder.vocabulary import Vocabulary
@@ -27,6 +29,35 @@ TOLERANCE = 1e-3
 """Largest difference from torch, of boxes (fractions) and scores, with which a graph is handed out."""
 LARGEST = 4096
 """Longest side in pixels of a graph for photos of any size."""
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Halved(nn.Module):
+    """2 x 2 average pooling of any side, odd ones too: what timm's ResNets do with ceil_mode.
+
+    The sizes that ceil_mode gives cannot be proved for all photos at once when a graph is traced. A last row
+    or column seen twice is averaged to itself, and left out where the side is even.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2))."""
+        return functional.avg_pool2d(functional.pad(x, (0, 1, 0, 1), mode="replicate"), 2)
+
+
+def traceable(model: Model) -> Model:
+    """A copy of a model with the pools that can be traced for any size; its answers are the same."""
+
+    def halves(part: nn.Module) -> bool:
+        if not isinstance(part, nn.AvgPool2d) or not part.ceil_mode or part.count_include_pad:
+            return False
+        return (part.kernel_size, part.stride, part.padding) == (2, 2, 0)
+
+    copied = copy.deepcopy(model)
+    for module in list(copied.modules()):
+        for name, part in module.named_children():
+            if halves(part):
+                setattr(module, name, Halved())
+    return copied
 
 
 class Baked(nn.Module):
@@ -39,7 +70,7 @@ class Baked(nn.Module):
     def __init__(self, detector: Detector, text: np.ndarray, present: np.ndarray) -> None:
         super().__init__()
         config = detector.network.config
-        self.model = detector.network.model
+        self.model = traceable(detector.network.model)
         self.tau = config.loss.tau
         self.inference = config.inference
         place = detector.network.device
@@ -115,7 +146,7 @@ def export_graph(
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
     words, table, rows = detector.read(vocabulary, text, present)
-    least = 2 * config.model.strides[-1]
+    least = _least(config)
     if size is not None and min(size) < least:
         raise UserError(f"--size {size[0]}x{size[1]}: expected at least {least} pixels on either side.")
     baked = Baked(detector, table, rows).eval().cpu()
@@ -137,8 +168,6 @@ def export_graph(
             f"a {config.model.backbone} detector cannot be written as a graph for photos of any size "
             f"({_reason(fault)}); fix one with --size HEIGHTxWIDTH."
         ) from fault
-    finally:
-        baked.to(detector.network.device)
     gaps = [max(float((a[k] - b[k]).abs().max()) for a, b in pairs) for k in (0, 1)]
     if not max(gaps) <= TOLERANCE:
         partial.unlink()
@@ -158,6 +187,13 @@ def _tried(config: Config, size: tuple[int, int] | None, least: int) -> list[tup
     short = max(least, config.data.eval_short_side)
     long = max(least + 1, min(config.data.max_side, short * 4 // 3))
     return [(least + 8, least + 37), (short, long), (long, short)]
+
+
+def _least(config: Config) -> int:
+    """Fewest pixels of a side: no level has one cell only, for a side of one is traced as a constant."""
+    last, levels = config.model.strides[-1], config.model.levels
+    added = levels - len(config.model.strides)
+    return max(2 * last, (last << added) + 1)
 
 
 def _traced(baked: Baked, photos: Tensor, any_size: bool, least: int) -> torch.export.ExportedProgram:

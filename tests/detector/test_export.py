@@ -13,7 +13,7 @@ from cache_builder.errors import UserError
 from detector import export
 from detector.config import changed
 from detector.evaluate import evaluate_run
-from detector.export import export_graph, run_onnx
+from detector.export import Halved, export_graph, run_onnx, traceable
 from detector.model_card import export_folder
 from detector.network import load_network
 from detector.predict import Detector
@@ -106,6 +106,31 @@ def test_first_boxes_from_the_encoder(reference, format, tmp_path):
             found = torch.export.load(path).module()(photos)
     for mine, expected in zip(found, by_torch(run, photos, [1, 0]), strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (pip install 'cckt[export]')")
+def test_a_resnet_that_averages_odd_sides_takes_photos_of_any_size(tmp_path):
+    """Quickstart's detector has such a backbone and a level that the backbone has not."""
+    torch.manual_seed(2)
+    config = changed(small_config(), "model", backbone="test_resnet", strides=(8, 16), levels=3)
+    run = make_run(tmp_path / "run", config)
+    report = graph(run, tmp_path / "d.onnx", present=["kite"])
+    assert report.least == 33
+    generator = torch.Generator().manual_seed(1)
+    for size in ((33, 33), (64, 97), (101, 66), (128, 128)):
+        photos = torch.rand((2, 3, *size), generator=generator)
+        for mine, expected in zip(run_onnx(report.path, photos), by_torch(run, photos, [1]), strict=True):
+            torch.testing.assert_close(mine, expected, atol=1e-3, rtol=0)
+
+
+def test_pools_that_can_be_traced_answer_the_same():
+    pool = torch.nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+    other = traceable(torch.nn.Sequential(pool, torch.nn.AvgPool2d(3, 2, ceil_mode=True)))
+    assert isinstance(other[0], Halved)
+    assert isinstance(other[1], torch.nn.AvgPool2d), "another kind is left alone"
+    for sides in ((1, 1), (2, 5), (7, 4), (9, 9)):
+        x = torch.randn(2, 3, *sides)
+        torch.testing.assert_close(other[0](x), pool(x))
 
 
 def test_a_graph_that_differs_is_not_handed_out(run, tmp_path, monkeypatch):
