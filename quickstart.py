@@ -11,7 +11,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,11 +128,9 @@ def quickstart(
         run = out / "run-plain"
         figures = stages.run("train plain", "evaluate plain", other, seen, held_out, run)
         answer["plain"] = {name: figures.get(name) for name in FIGURES}
-        with stages.timed("evaluate plain with priors"):
-            told = evaluate_run(
-                run, held_out, priors=config.prior.source, overrides=weighed, progress=stages.progress
-            ).as_dict()
-        answer["plain"]["weighed"] = {name: told[name] for name in FIGURES}
+        answer["plain"]["weighed"] = stages.asked(
+            "evaluate plain with priors", run, held_out, config.prior.source, weighed
+        )
     if mllm is not None:
         from cache_builder.mllm import cache_mllm_priors
 
@@ -141,9 +139,8 @@ def quickstart(
             cache_mllm_priors(held_out, mllm, progress=stages.progress)
         quality = prior_quality(held_out, config, "mllm")
         _tell_quality(say, quality)
-        with stages.timed("evaluate mllm"):
-            told = evaluate_run(out / "run", held_out, priors="mllm", progress=stages.progress).as_dict()
-        answer["mllm"] = {name: told[name] for name in FIGURES} | {"priors": quality}
+        told = stages.asked("evaluate mllm", out / "run", held_out, "mllm")
+        answer["mllm"] = told | {"priors": quality}
 
     say("4  Looking at held-out photos; ★ marks what nobody ever annotated for it.")
     with stages.timed("draw"):
@@ -295,6 +292,16 @@ class _Stages:
             told = f"stopped by {figures['stopped']} at training step {figures['step']}"
             raise Interrupted(f"{told}; the same command goes on from there.", number)
         return dict(figures["evaluation"])
+
+    def asked(
+        self, measured: str, run: Path, held_out: Path, priors: str, overrides: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Figures of a finished run, told other priors or scored in another way."""
+        with self.timed(measured):
+            told = evaluate_run(
+                run, held_out, priors=priors, overrides=overrides, progress=self.progress
+            ).as_dict()
+        return {name: told[name] for name in FIGURES}
 
     def _add(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
