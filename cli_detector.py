@@ -28,7 +28,7 @@ def evaluate(
     run: Annotated[Path | None, typer.Argument(help="A run's folder.")] = None,
     data: Annotated[Path | None, typer.Option(help="The data set to score it on.")] = None,
     priors: Annotated[
-        str | None, typer.Option(help="clip, mllm, oracle or none; default the run's own.")
+        str | None, typer.Option(help="clip, mllm, oracle, corrupted or none; default the run's own.")
     ] = None,
     classification: Annotated[str | None, typer.Option(help="similarity, head or product.")] = None,
     protocol: Annotated[

@@ -138,7 +138,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 
 def ablate(
-    table: Annotated[str, typer.Argument(help="table4, table5 or table6 of the paper.")],
+    table: Annotated[str, typer.Argument(help="table4, table5, table6 of the paper, or options.")],
     out: Annotated[Path, typer.Option(help="The folder for data, runs and the tables.")],
     recipe: Annotated[str, typer.Option(help="What is taken apart.")] = "shapeworld",
     train_data: Annotated[
@@ -154,6 +154,10 @@ def ablate(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="A shorter schedule, its phases in proportion.")] = None,
     overrides: cli_detector.Overrides = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(help='Of options: "train.denoise_groups=0", once for each row; several with spaces.'),
+    ] = None,
     photos: Annotated[int, typer.Option(help="Of shapeworld, to train on.")] = 2800,
     held_out: Annotated[int, typer.Option(help="Of shapeworld, to measure on.")] = 1000,
     rho: Annotated[list[float] | None, typer.Option(help="Of table6; default 0.7 and 0.9.")] = None,
@@ -179,6 +183,7 @@ def ablate(
         run=run,
         rhos=tuple(rho or (0.7, 0.9)),
         limits=tuple(limit or (6, 12)),
+        rows=tuple(row or ()),
     )
     answer = Answer(json)
     made = make(table, plan, say=answer.heading, progress=TerminalProgress())

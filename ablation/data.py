@@ -53,17 +53,19 @@ def folders(plan: Plan, say: Say, progress: Progress, *, with_columns: bool = Tr
                 f"{photos}; name another folder, or ask for as many."
             )
     if with_columns:
-        columns(seen, val, "shapeworld", plan.config(), progress)
+        columns(seen, val, "shapeworld", plan, progress)
     return seen, val
 
 
-def columns(seen: Path, val: Path, teacher: str, config: Config, progress: Progress) -> None:
-    """What a run reads, by one teacher; finished columns are kept, and those of another teacher refused."""
-    known = load_teacher(teacher, device=config.train.device)
+def columns(seen: Path, val: Path, teacher: str, plan: Plan, progress: Progress) -> None:
+    """What runs read, by one teacher; finished columns are kept, and those of another teacher refused."""
+    configs = plan.configs()
+    known = load_teacher(teacher, device=configs[""].train.device)
     cache_text(seen, known, progress=progress)
     cache_crops(seen, known, progress=progress)
     cache_text(val, known, progress=progress)
-    for folder in (seen, val) if config.train.guidance_priors else (val,):
+    heeded = any(config.train.guidance_priors for config in configs.values())
+    for folder in (seen, val) if heeded else (val,):
         cache_images(folder, known, progress=progress)
         cache_clip_priors(folder, progress=progress)
 
@@ -74,7 +76,7 @@ def teacher_folders(plan: Plan, teacher: str, seen: Path, val: Path, progress: P
     folders = (place / "train", place / "val")
     for source, folder in zip((seen, val), folders, strict=True):
         copy_index(open_index(source), folder)
-    columns(*folders, teacher, plan.config(), progress)
+    columns(*folders, teacher, plan, progress)
     return folders
 
 

@@ -19,13 +19,14 @@ TITLES = {
     "table4": "Table 4: what each part is worth",
     "table5": "Table 5: what a stronger teacher is worth",
     "table6": "Table 6: what rho and L do when chance fills up to L",
+    "options": "What options are worth, and how far the detector leans on its priors",
 }
 
 
 def save(plan: Plan, answer: dict[str, Any]) -> None:
     """Write OUT/TABLE.json and OUT/TABLE.md; adds command, machine, seconds and checks to the answer."""
     table = answer["table"]
-    checks = {"table4": _parts, "table5": _teachers, "table6": _limits}[table]
+    checks = {"table4": _parts, "table5": _teachers, "table6": _limits, "options": _effects}[table]
     answer |= {"command": command(table, plan), "machine": machine()}
     if "seconds" not in answer or table != "table6":
         answer["seconds"] = sum(row.get("seconds", 0.0) for row in answer["rows"])
@@ -66,7 +67,11 @@ def rows(answer: dict[str, Any]) -> list[list[str]]:
         ]
         return [head, *([*_cell(row), _percent(row["paper"])] for row in answer["rows"])]
     seeds = max((len(row["runs"]) for row in answer["rows"]), default=0)
-    head = ["", f"AP50 novel, {seeds} seed{'s' * (seeds != 1)}", "base", "all", "the paper's novel"]
+    told = f"{seeds} seed{'s' * (seeds != 1)}"
+    if answer["table"] == "options":
+        head = ["", f"AP50 base / novel, {told}", "true priors", "corrupted ones", "none"]
+        return [head, *([row["label"], *_leaning(row)] for row in answer["rows"])]
+    head = ["", f"AP50 novel, {told}", "base", "all", "the paper's novel"]
     stronger = answer["table"] == "table5"
     if stronger:
         head[1:1] = ["crops named right", "AP of its priors"]
@@ -97,6 +102,8 @@ def sentences(answer: dict[str, Any]) -> list[str]:
         if checks["rising"] is None:
             return ["not every teacher is measured yet"]
         return [f"AP50 novel {'rises' if checks['rising'] else 'does not rise'} with every stronger teacher"]
+    if answer["table"] == "options":
+        return [_told(row["label"], check) for row, check in zip(answer["rows"], checks["rows"], strict=True)]
     return [
         f"rho {pair['rho']:g}: L {pair['to']} instead of {pair['from']} changes AP50 novel by "
         f"{_points(pair['difference'])} points ({_points(pair['low'])} to {_points(pair['high'])}): "
@@ -135,6 +142,34 @@ def _limits(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return answer
 
 
+def _effects(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of each row of options: what it adds to the recipe, and what the detector owes to its priors.
+
+    added: AP50 over the recipe's. lost: AP50 from true priors to its own. kept: the share of AP50 with true
+    priors that is left with none.
+    """
+    recipe = rows[0]
+
+    def effects(row: dict[str, Any], split: str) -> dict[str, float | None]:
+        own, true, none = (row.get(f"{source}ap50_{split}") for source in ("", "oracle_", "none_"))
+        before = recipe.get(f"ap50_{split}")
+        return {
+            "added": own - before if own is not None and before is not None else None,
+            "lost": true - own if own is not None and true is not None else None,
+            "kept": none / true if none is not None and true else None,
+        }
+
+    return {"rows": [{split: effects(row, split) for split in ("base", "novel")} for row in rows]}
+
+
+def _told(label: str, check: dict[str, Any]) -> str:
+    pair = check["base"], check["novel"]
+    added, lost = (" / ".join(_points(one[key]) for one in pair) for key in ("added", "lost"))
+    kept = " / ".join(_percent(one["kept"]) for one in pair)
+    over = "" if label == "the recipe" else f"{added} points over the recipe, "
+    return f"{label}: {over}{lost} from its own priors to true ones; without any it keeps {kept}% of these"
+
+
 def command(table: str, plan: Plan) -> str:
     """The command that makes the table; of folders outside the working folder only the names."""
     words = ["cckt", "ablate", table, "--recipe", plan.recipe]
@@ -144,6 +179,7 @@ def command(table: str, plan: Plan) -> str:
         words += ["--photos", str(plan.photos), "--held-out", str(plan.held_out)]
     words += ["--epochs", str(plan.epochs)] if plan.epochs is not None else []
     words += [word for value in plan.overrides for word in ("--set", value)]
+    words += [word for row in plan.rows for word in ("--row", row)] if table == "options" else []
     if table == "table6":
         words += [word for rho in plan.rhos for word in ("--rho", f"{rho:g}")]
         words += [word for limit in plan.limits for word in ("--limit", str(limit))]
@@ -183,6 +219,15 @@ def _cell(row: dict[str, Any]) -> list[str]:
     own = " (the run's)" if row["own"] and row["fill"] == "none" else ""
     filled = {"random": "chance", "none": f"nothing{own}"}[row["fill"]]
     return [f"{row['rho']:g}", str(row["limit"]), filled, f"{row['present_per_photo']:.1f}", *figures]
+
+
+def _leaning(row: dict[str, Any]) -> list[str]:
+    """Base and novel under the run's own priors and under others."""
+    answer = []
+    for source in ("", "oracle_", "corrupted_", "none_"):
+        keys = (f"{source}ap50_{split}" for split in ("base", "novel"))
+        answer.append(" / ".join(_spread(row.get(key), row.get(f"{key}_spread")) for key in keys))
+    return answer
 
 
 def _percent(value: float | None) -> str:

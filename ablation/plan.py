@@ -1,7 +1,8 @@
-"""What an ablation compares: the five rows of Table 4, and a plan of recipe, data, seeds and teachers."""
+"""What an ablation compares: the five rows of Table 4, or rows of options; a plan of data and seeds."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ class Plan:
     measure on. overrides: options laid over the recipe, for every run. epochs: a shorter (or longer) schedule
     whose phases keep their proportions; None keeps the recipe's. teachers: of table5, the weakest first.
     run: of table6; None takes, and where need be trains, seed 0 of table 4's last row. rhos, limits: of
-    table6.
+    table6. rows: of options, each "section.option=value" or several with spaces between them.
     """
 
     out: Path
@@ -81,6 +82,7 @@ class Plan:
     run: Path | None = None
     rhos: tuple[float, ...] = (0.70, 0.90)
     limits: tuple[int, ...] = (6, 12)
+    rows: tuple[str, ...] = ()
     resamples: int = 500
 
     def config(self) -> Config:
@@ -103,6 +105,27 @@ class Plan:
                     f"{self.recipe} as it is set lacks this one; leave the option as the recipe has it."
                 )
         return config
+
+    def configs(self) -> dict[str, Config]:
+        """The full method's config under "", and that of each of `rows`. UserError where two are the same."""
+        configs = {"": self.config()}
+        for row in self.rows:
+            config = apply_overrides(configs[""], _assignments(row))
+            for other, known in configs.items():
+                if known == config:
+                    same = f'row "{other}"' if other else "recipe as it is set"
+                    raise UserError(f'--row "{row}": is the same as the {same}; leave it out.')
+            configs[row] = config
+        return configs
+
+
+def _assignments(row: str) -> list[str]:
+    try:
+        return shlex.split(row)
+    except ValueError as error:
+        raise UserError(
+            f'--row "{row}": {error}; expected SECTION.OPTION=VALUE, several with spaces between them.'
+        ) from None
 
 
 def in_epochs(config: Config, epochs: int) -> Config:

@@ -78,10 +78,10 @@ def _seconds(run: Path) -> float:
     return float(read_json(run / "ablate.json", "a run of cckt ablate")["seconds"])
 
 
-def spread(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def spread(runs: Sequence[dict[str, Any]], figures: Sequence[str] = FIGURES) -> dict[str, Any]:
     """Mean and sample deviation over the seeds of each figure, None where there is none; seconds in all."""
     answer: dict[str, Any] = {"seconds": sum(run["seconds"] for run in runs)}
-    for figure in FIGURES:
+    for figure in figures:
         values = [run[figure] for run in runs if run[figure] is not None]
         answer[figure] = statistics.fmean(values) if values else None
         answer[f"{figure}_spread"] = statistics.stdev(values) if len(values) > 1 else None

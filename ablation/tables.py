@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ablation.data import Say, folders, label, strength, teacher_folders
+from ablation.options import options_table
 from ablation.page import save
 from ablation.plan import ROWS, Plan
 from ablation.priors import table6
@@ -19,15 +20,15 @@ PAPER_TEACHERS = (("ViT-B-16", 0.352), ("ViT-L-14", 0.380), ("ViT-H-14 with Swin
 def ablate(
     table: str, plan: Plan, *, say: Say = lambda line: None, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Make a table of the paper, or what is left to make of it; the answer as OUT/TABLE.json holds it.
+    """Make a table, or what is left to make of it; the answer as OUT/TABLE.json holds it.
 
-    table: "table4", "table5" or "table6". say: is told what happens, a line at a time. The file is written
-    anew after every run, with what is known by then.
+    table: "table4", "table5" or "table6" of the paper, or "options". say: is told what happens, a line at a
+    time. The file is written anew after every run, with what is known by then.
 
     Raises UserError where data, teachers or runs are missing or do not fit, or `out` holds runs of other
     options or data, and Interrupted when a signal ends a training.
     """
-    tables = {"table4": _table4, "table5": _table5, "table6": table6}
+    tables = {"table4": _table4, "table5": _table5, "table6": table6, "options": options_table}
     if table not in tables:
         raise UserError(f"table {table!r} is not known; expected one of {', '.join(tables)}.")
     if plan.seeds < 1:

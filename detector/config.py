@@ -208,8 +208,10 @@ class TrainConfig:
 class PriorConfig:
     """Which concepts count as present in a photo at test (METHOD.md section 3)."""
 
-    source: Literal["clip", "mllm", "oracle", "none"] = "clip"
-    """Which priors column; "oracle" is the annotations, an upper bound; "none" gives no guidance."""
+    source: Literal["clip", "mllm", "oracle", "corrupted", "none"] = "clip"
+    """Which priors column; "oracle" is the annotations, an upper bound; "corrupted" the annotations with a
+    fifth withheld and two wrong concepts added, to see how far a detector leans on them; "none" gives no
+    guidance."""
     rho: float = 0.70
     """Smallest probability that counts as present."""
     limit: int = 6

@@ -194,9 +194,9 @@ def evaluate_run(
 ) -> Metrics:
     """Score a run folder on a data set, and write detections.json and metrics.json.
 
-    priors: "clip", "mllm", "oracle" or "none"; classification: "similarity", "head" or "product";
-    restrict_to_present: drop concepts the priors rule out. None takes each from the run's config. overrides:
-    "inference.prior_weight=0.5", "prior.rho=0.8": other options of these two sections. protocol:
+    priors: "clip", "mllm", "oracle", "corrupted" or "none"; classification: "similarity", "head" or
+    "product"; restrict_to_present: drop concepts the priors rule out. None takes each from the run's config.
+    overrides: "inference.prior_weight=0.5", "prior.rho=0.8": other options of these two sections. protocol:
     as for `evaluate_detections`; one that is named also says how many detections a photo may have. weights:
     other than those the run is judged by. resamples: bootstrap intervals. out: the folder to write; None: in
     the run, eval-DATA-PRIORS-CLASSIFICATION, with the overrides and the protocol's name if there are any. The

@@ -26,10 +26,12 @@ from cache_builder.vocabulary import Vocabulary
 from detector.checkpoint import Facts
 from detector.config import PriorConfig
 from detector.evaluation.protocols import Protocol, protocol_for
-from detector.guidance import Rows, choose_present
+from detector.guidance import Rows, choose_present, disturb_present
 from detector.training_priors import priors_column
 
-SOURCES = ("clip", "mllm", "oracle", "none")
+SOURCES = ("clip", "mllm", "oracle", "corrupted", "none")
+WITHHELD, WRONG = 0.2, 2.0
+"""Of "corrupted": the share of true concepts withheld, and the mean number of wrong ones added."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Scene:
         """
         if prior.source == "none":
             return None
-        if prior.source == "oracle":
-            return self._annotated()
+        if prior.source in ("oracle", "corrupted"):
+            return self._annotated(prior.source == "corrupted")
         probabilities = self.probabilities(prior)
         assert probabilities is not None
         return choose_present(probabilities, prior.rho, prior.limit, prior.fill, self.index.image_ids)
@@ -64,15 +66,15 @@ class Scene:
     def probabilities(self, prior: PriorConfig) -> npt.NDArray[np.float32] | None:
         """(I, C) float32: what the priors say of each photo and concept; None for no prior at all.
 
-        The oracle's are 0 and 1. Raises UserError where there is no column of that source.
+        What comes from annotations is 0 or 1. Raises UserError where there is no column of that source.
         """
         if prior.source == "none":
             return None
-        if prior.source != "oracle":
+        if prior.source not in ("oracle", "corrupted"):
             said: npt.NDArray[np.float32] = self.priors(prior.source).all()[:, self.rows]
             return said
         table = np.zeros((len(self.index), len(self.rows)), np.float32)
-        for image, concepts in enumerate(self._annotated()):
+        for image, concepts in enumerate(self._annotated(prior.source == "corrupted")):
             table[image, concepts] = 1
         return table
 
@@ -81,14 +83,19 @@ class Scene:
         name = priors_column(self.index.folder, source, self.teacher)
         return open_column(self.index.folder, name, index_digest=self.index.digest)
 
-    def _annotated(self) -> list[Rows]:
+    def _annotated(self, corrupted: bool) -> list[Rows]:
+        """The annotated concepts of each photo; corrupted alike whenever it is asked, by the photo's id."""
         number = np.full(len(self.index.concepts), -1, np.int64)
         number[self.rows] = np.arange(len(self.rows))
         answer = []
         for image in range(len(self.index)):
             boxes = self.index.boxes_of(image)
             concepts = number[self.index.box_concepts[boxes][~self.index.iscrowd[boxes]]]
-            answer.append(np.unique(concepts[concepts >= 0]))
+            present = np.unique(concepts[concepts >= 0])
+            if corrupted:
+                random = np.random.default_rng(int(self.index.image_ids[image]) % 2**63)
+                present = disturb_present(present, len(self.rows), WITHHELD, WRONG, 0.0, random)
+            answer.append(present)
         return answer
 
 

@@ -14,7 +14,8 @@ from detector.config import InferenceConfig, PriorConfig, changed
 from detector.evaluate import evaluate_model, evaluate_run
 from detector.evaluation.detections import Detections
 from detector.evaluation.inference import Variant, infer
-from detector.evaluation.scene import open_scene
+from detector.evaluation.scene import WITHHELD, WRONG, open_scene
+from detector.guidance import disturb_present
 from detector.network import load_network
 from tests.detector.evaluation_world import add_column, make_data, make_run, small_config, unit_rows
 
@@ -89,6 +90,23 @@ def test_priors_weigh_on_scores_and_the_surest_wins(index, run):
     unheard = [Variant(str(w), blind, InferenceConfig(prior_weight=w)) for w in (0.0, 1.0)]
     found = infer(network, scene, unheard).detections
     np.testing.assert_array_equal(found["0.0"].scores, found["1.0"].scores)
+
+
+def test_corrupted_priors_are_the_true_ones_with_mistakes_the_same_every_time(index, run):
+    scene = open_scene(index.folder, load_network(run)[1])
+    corrupted, oracle = PriorConfig(source="corrupted"), PriorConfig(source="oracle")
+    first, again, true = (scene.present(prior) for prior in (corrupted, corrupted, oracle))
+    assert all(np.array_equal(one, other) for one, other in zip(first, again, strict=True))
+    assert any(not np.array_equal(np.sort(one), other) for one, other in zip(first, true, strict=True))
+    table = scene.probabilities(corrupted)
+    assert [np.flatnonzero(row).tolist() for row in table] == [sorted(rows.tolist()) for rows in first]
+    withheld = added = there = 0
+    for image_id in range(2000):  # as many photos as it takes: a fifth withheld, two wrong ones of ten
+        random = np.random.default_rng(image_id)
+        rows = disturb_present(np.arange(5), 30, WITHHELD, WRONG, 0.0, random)
+        withheld, added, there = withheld + 5 - (rows < 5).sum(), added + (rows >= 5).sum(), there + 5
+    assert withheld / there == pytest.approx(0.2, abs=0.02)
+    assert added / 2000 == pytest.approx(2, abs=0.1)
 
 
 def test_photos_are_encoded_once_however_many_priors_are_asked_with(index, run):
@@ -195,7 +213,7 @@ def test_what_is_missing_is_named(tmp_path, run):
     with pytest.raises(UserError, match="rules nothing out"):
         evaluate_run(run, index.folder, priors="none", restrict_to_present=True)
     with pytest.raises(
-        UserError, match="--priors guess is not known; expected one of clip, mllm, oracle, none"
+        UserError, match="--priors guess is not known; expected one of clip, mllm, oracle, corrupted, none"
     ):
         evaluate_run(run, index.folder, priors="guess")
     with pytest.raises(UserError, match="--classification best is not known"):
