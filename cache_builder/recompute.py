@@ -28,8 +28,8 @@ from cache_builder.store import (
     parse_name,
     verify_column,
 )
+from cache_builder.store.block import NOT_FINITE
 from cache_builder.store.spec import mending_command
-from cache_builder.store.writer import NOT_FINITE
 from cache_builder.teacher import Teacher, load_teacher
 
 Again = Callable[[NDArray[np.int64]], NDArray[Any]]

@@ -51,7 +51,8 @@ MAY_CHANGE = {
         )
     ),
 }
-"""Options that a resumed run may be given anew; all others decide what its steps compute."""
+"""Options that a resumed run may be given anew; all others decide what its steps compute, and so do those of
+priors where training heeds them (train.guidance_priors)."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,12 @@ class Run:
 
     def _check_same(self) -> None:
         old = store.run_config(self.out)
+        heeded = self.config.train.guidance_priors > 0  # then priors decide what training's queries are told
         for section, values in self.config.to_dict().items():
             before = old.to_dict()[section]
             for name in values if isinstance(values, dict) else ():
-                if values[name] != before[name] and f"{section}.{name}" not in MAY_CHANGE:
+                free = f"{section}.{name}" in MAY_CHANGE and not (heeded and section == "prior")
+                if values[name] != before[name] and not free:
                     raise UserError(
                         f"option {section}.{name}: found {values[name]!r}, but the run in {self.out} was "
                         f"begun with {before[name]!r}; resume with that, or begin another run."

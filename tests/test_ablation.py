@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ablation import Plan, ablate, options, runs
+from ablation import Plan, ablate, runs
 from ablation.page import command, page, rows, sentences
 from ablation.plan import ROWS, in_epochs
 from cache_builder.errors import UserError
@@ -23,7 +23,6 @@ from cache_builder.progress import Silent
 from cache_builder.runner import Interrupted
 from detector.checkpoint import run_config
 from detector.config import Config, changed
-from detector.evaluate import evaluate_run
 from detector.recipes import RECIPES, plain, recipe
 from tests.cache_builder.samples import write_teacher
 from tests.front import SMALL, cckt
@@ -157,62 +156,6 @@ def test_the_papers_table6_stands_beside_its_own_cells() -> None:
 
     assert [100 * value for value in PAPER_PRIORS.values()] == pytest.approx([38.0, 37.6, 36.8, 36.2])
     assert list(PAPER_PRIORS) == [(0.7, 6), (0.7, 12), (0.9, 6), (0.9, 12)]
-
-
-def test_options_stand_beside_the_recipe_and_under_other_priors(made: tuple[Plan, dict[str, Any]]) -> None:
-    rows_asked = ("train.guidance_order=row", "train.guidance_none=0.5 train.guidance_priors=0.5")
-    plan = replace(made[0], rows=rows_asked)
-    answer = ablate("options", plan)
-    assert [row["label"] for row in answer["rows"]] == ["the recipe", *rows_asked]
-    full = plan.config()
-    for row, place in zip(
-        answer["rows"],
-        ("table4/all", "options/train.guidance_order=row", f"options/{rows_asked[1].replace(' ', '+')}"),
-        strict=True,
-    ):
-        run = plan.out / f"{place}-1"
-        config = run_config(run)
-        assert config.train.guidance_order == ("row" if row["key"] == rows_asked[0] else "shuffled")
-        assert config.train.guidance_none == (0.5 if row["key"] == rows_asked[1] else 0)
-        assert changed(config, "train", guidance_order="shuffled", guidance_none=0.0,
-                       guidance_priors=0.0, seed=0) == full  # fmt: skip
-        for source in ("oracle", "corrupted", "none"):
-            alone = evaluate_run(run, plan.out / "held-out", priors=source).as_dict()
-            assert row["runs"][1][f"{source}_ap50_base"] == pytest.approx(alone["ap50_base"], abs=1e-6)
-        assert row["oracle_ap50_novel"] == pytest.approx(
-            sum(one["oracle_ap50_novel"] for one in row["runs"]) / 2
-        )
-    assert (plan.out / "train" / "priors" / "clip").is_dir(), "a row that heeds priors in training gets them"
-    assert answer["checks"]["rows"][0]["base"]["added"] == 0
-    text = (plan.out / "options.md").read_text()
-    assert text == page(json.loads((plan.out / "options.json").read_text()))
-    assert "| true priors | corrupted ones | none |" in text
-    assert "--row train.guidance_order=row" in answer["command"]
-    assert "points over the recipe" in sentences(answer)[1]
-
-
-def test_options_are_asked_once(made: tuple[Plan, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = replace(made[0], rows=("train.guidance_order=row",), seeds=1)
-    first = ablate("options", plan)
-    monkeypatch.setattr(options, "infer", lambda *_, **__: pytest.fail("was asked before"))
-    assert ablate("options", plan)["rows"] == first["rows"]
-
-
-def test_what_options_owe_to_priors_is_said() -> None:
-    from ablation.page import _effects
-
-    figures = {"ap50_base": 0.6, "ap50_novel": 0.4, "oracle_ap50_base": 0.8, "oracle_ap50_novel": 0.5}
-    recipe_row = {"label": "the recipe", **figures, "none_ap50_base": 0.4, "none_ap50_novel": 0.1}
-    other = {**recipe_row, "label": "a=1", "ap50_base": 0.7, "none_ap50_novel": None}
-    answer = {"table": "options", "rows": [recipe_row, other]}
-    answer["checks"] = _effects(answer["rows"])
-    first, second = sentences(answer)
-    assert first == (
-        "the recipe: +20.0 / +10.0 from its own priors to true ones; "
-        "without any it keeps 50.0 / 20.0% of these"
-    )
-    assert second.startswith("a=1: +10.0 / +0.0 points over the recipe, +10.0 / +10.0 from its own")
-    assert second.endswith("without any it keeps 50.0 / –% of these")
 
 
 def test_table5_gives_each_teacher_columns_of_its_own(

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_builder.store.agreement import Agreement, agreement
+from cache_builder.store.block import UNIT_TOLERANCE
 from cache_builder.store.files import TEMPORARY, ChunkFiles
 from cache_builder.store.layout import array_documents
 from cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, read_ledgers
 from cache_builder.store.manifest import GROUP, Manifest
 from cache_builder.store.reader import Column
 from cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, some_runs
-from cache_builder.store.writer import UNIT_TOLERANCE
 
 
 @dataclass(frozen=True)

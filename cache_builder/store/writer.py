@@ -7,20 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cache_builder.errors import UserError
 from cache_builder.locking import alone
+from cache_builder.store.block import chunk_arrays
 from cache_builder.store.files import TEMPORARY, ChunkFiles, LocalFiles, open_files
 from cache_builder.store.layout import array_documents, library_versions
 from cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, Vouched, read_ledgers
 from cache_builder.store.manifest import GROUP, Manifest, read_manifest
 from cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, mending_command, some_runs, to_runs
-
-UNIT_TOLERANCE = {"float16": 2e-3, "float32": 1e-4}
-"""How far a stored row's length may be from 1: the dtype's rounding with room."""
-NOT_FINITE = "the values are not finite"
 
 
 def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) -> ColumnWriter:
@@ -151,33 +147,8 @@ class ColumnWriter:
         where the column has no flags). notes: absolute row -> reason.
         A chunk that another maker vouched for meanwhile stays as it is.
         """
-        lo, hi = self.bounds(chunk)
-        rows, told = hi - lo, dict(notes or {})
-        assert values.shape == (rows, self.spec.width), (
-            f"values {values.shape}, expected {(rows, self.spec.width)}"
-        )
-        assert valid is None or self.spec.has_valid, f"column {self.spec.name} has no valid flags"
-        assert valid is None or valid.shape == (rows,), f"valid {valid.shape}, expected {(rows,)}"
-        assert all(lo <= row < hi for row in told), f"notes of rows outside {lo}..{hi}"
-        flags = np.ones(rows, bool) if valid is None else valid.astype(bool)
-        width, dtype = self.spec.arrays["values"]
-        block = np.zeros(
-            (self.spec.chunk_rows, width), dtype
-        )  # zarr pads the last chunk with its fill value, 0
-        with np.errstate(over="ignore", invalid="ignore"):
-            block[:rows][flags] = values[flags]
-        self._reject_not_finite(block, flags, lo, told)
-        if self.spec.unit:
-            lengths = np.sqrt(np.einsum("ij,ij->i", block[:rows], block[:rows], dtype=np.float64))[flags]
-            worst = float(np.abs(lengths - 1).max(initial=0.0))
-            assert worst <= UNIT_TOLERANCE[self.spec.dtype], (
-                f"rows of length 1 +- {worst} in unit column {self.spec.name}"
-            )
-        blocks: dict[str, NDArray[Any]] = {"values": block}
-        if self.spec.has_valid:
-            blocks["valid"] = np.zeros(self.spec.chunk_rows, np.uint8)
-            blocks["valid"][:rows] = flags
-        invalid = rows - int(flags.sum())
+        told = dict(notes or {})
+        blocks, invalid = chunk_arrays(self.spec, chunk, values, valid, told)
         if not self.finished and not self._made_already(chunk):
             try:
                 for array, content in blocks.items():
@@ -268,27 +239,6 @@ class ColumnWriter:
             chunks={array: tuple(entry.digests[array] for entry in entries) for array in self.spec.arrays},
             finished=True,
         )
-
-    def _reject_not_finite(
-        self, block: NDArray[Any], flags: NDArray[np.bool_], lo: int, told: dict[int, str]
-    ) -> None:
-        """Rows with NaN or infinity (also by overflow of float16) become invalid, or stop a column
-        without flags.
-        """
-        bad = flags & ~np.isfinite(block[: len(flags)]).all(axis=1)
-        if not bad.any():
-            return
-        first = lo + int(np.flatnonzero(bad)[0])
-        if not self.spec.has_valid:
-            raise UserError(
-                f"Row {first} of column {self.spec.name} is not finite in {self.spec.dtype}: expected "
-                "numbers, look at "
-                "the teacher's weights and its --precision (fp32 is the safe one), then run the same "
-                "command again."
-            )
-        flags[bad] = False
-        block[: len(flags)][bad] = 0
-        told.update({lo + int(row): NOT_FINITE for row in np.flatnonzero(bad)})
 
 
 def _refusal(place: str, there: ColumnSpec, wanted: ColumnSpec, data: str) -> str:

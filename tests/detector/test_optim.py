@@ -36,6 +36,11 @@ def test_a_model_without_sampling_layers_is_a_fault_of_ours():
         parameter_groups(nn.Linear(2, 2), TrainConfig())
 
 
+def test_the_optimiser_is_one_fused_operation_where_there_is_one():
+    assert build_optimizer(tiny_model(), TrainConfig(), CPU).param_groups[0]["fused"]
+    assert not build_optimizer(tiny_model(), TrainConfig(), torch.device("meta")).param_groups[0]["fused"]
+
+
 def test_step_schedule_climbs_then_drops_at_its_epoch():
     config = TrainConfig(warmup_steps=3, lr_drop_epoch=2, lr_drop_factor=0.1, epochs=4)
     rates = [rate_at(step, 5, config) for step in range(20)]

@@ -7,6 +7,7 @@ from cache_builder.errors import UserError
 from cache_builder.index import open_index
 from detector.config import PriorConfig
 from detector.data import Place, TrainingPhotos
+from detector.train import train
 from detector.training_priors import TrainingPriors
 from tests.detector.tiny import CONCEPTS, WIDTH, make_data, tiny_config, write_column
 
@@ -62,3 +63,13 @@ def test_priors_without_a_column_are_refused(folder, tmp_path):
         TrainingPriors(folder, open_index(folder), PriorConfig(source="oracle"))
     with pytest.raises(UserError, match="priors/mllm"):
         TrainingPriors(folder, open_index(folder), PriorConfig(source="mllm"))
+
+
+def test_a_resumed_run_keeps_the_priors_that_training_heeds(folder, tmp_path):
+    asked, other = (*ASKED, "train.guidance_priors=0.5"), "prior.rho=0.6"
+    train(tiny_config(*asked), folder, None, tmp_path / "heeds", max_steps=1)
+    with pytest.raises(UserError, match=r"option prior\.rho: found 0\.6, but the run in .* begun with 0\.5"):
+        train(tiny_config(*asked, other), folder, None, tmp_path / "heeds", resume=True, max_steps=1)
+    train(tiny_config(*ASKED), folder, None, tmp_path / "does not", max_steps=1)
+    resumed = train(tiny_config(*ASKED, other), folder, None, tmp_path / "does not", resume=True, max_steps=2)
+    assert resumed["step"] == 2
