@@ -164,7 +164,7 @@ def ablate(
     limit: Annotated[list[int] | None, typer.Option(help="Of table6: L; default 6 and 12.")] = None,
     json: Json = None,
 ) -> None:
-    """Make a table of the paper on your data, beside the paper's figures; goes on where it was stopped."""
+    """Make a table of the paper on your data, or one of options; goes on where it was stopped."""
     from ablation import Plan
     from ablation import ablate as make
     from ablation.page import TITLES, rows, sentences

@@ -1,11 +1,12 @@
-"""A table of our own: what options are worth, and how far each detector leans on its priors."""
+"""A table of our own: what options are worth, and how far each detector leans on what it is told."""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ablation.data import Say, folders
 from ablation.page import save
@@ -14,20 +15,22 @@ from ablation.runs import FIGURES, seeded, spread, trained
 from cache_builder.errors import UserError
 from cache_builder.index import open_index
 from cache_builder.progress import Progress
-from detector.checkpoint import read_json, write_json
-from detector.config import PriorConfig
+from detector.checkpoint import read_json, run_config, write_json
+from detector.config import Config, PriorConfig
 from detector.evaluate import evaluate_detections
 from detector.evaluation.inference import Variant, infer
-from detector.evaluation.scene import open_scene
+from detector.evaluation.scene import WITHHELD, WRONG, open_scene
 from detector.network import load_network
 
-OTHER_PRIORS: tuple[Literal["oracle", "corrupted", "none"], ...] = ("oracle", "corrupted", "none")
-"""What a run is asked with besides its own priors."""
-LEANING = tuple(f"{source}_{figure}" for source in OTHER_PRIORS for figure in FIGURES)
+TOLD = ("own", "oracle", "corrupted", "none")
+"""The priors that a finished run is told, and no more than told: they weigh on no score."""
+LEANING = tuple(f"{source}_{figure}" for source in TOLD for figure in FIGURES)
+LONGEST = 100
+"""Letters of a row's folder."""
 
 
 def options_table(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
-    """The recipe and each of `plan.rows` laid over it, over the seeds.
+    """The recipe and each of `plan.rows` laid over it, over the seeds; answer and errors as `ablate` says.
 
     The recipe's own runs are those of table 4's last row; the others lie in OUT/options/ROW-SEED.
     """
@@ -38,9 +41,7 @@ def options_table(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
         )
     configs = plan.configs()
     seen, val = folders(plan, say, progress)
-    done: list[dict[str, Any]] = [
-        {"key": row, "label": row or "the recipe", "runs": [], **spread([])} for row in configs
-    ]
+    done: list[dict[str, Any]] = [{"key": row, "label": row or "the recipe", "runs": []} for row in configs]
     answer = {"table": "options", "rows": done}
     for seed in range(plan.seeds):
         for known, (row, config) in zip(done, configs.items(), strict=True):
@@ -55,33 +56,47 @@ def options_table(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
 
 
 def folder_name(row: str) -> str:
-    """A row as a folder can bear it."""
-    return re.sub(r"[^\w.=,-]+", "+", row)
+    """A row as a folder can bear it: as it is where that can be, else cut and with a digest of its own."""
+    name = re.sub(r"[^\w.=,-]", "+", row)[:LONGEST]
+    if name == row.replace(" ", "+") and "+" not in row:
+        return name
+    return f"{name}-{hashlib.sha256(row.encode()).hexdigest()[:8]}"
 
 
 def leaning(run: Path, val: Path, progress: Progress) -> dict[str, Any]:
-    """The figures of a finished run under other priors than its own: "oracle_ap50_novel" and so on.
+    """The figures of a finished run that is told these or those priors: "oracle_ap50_novel" and so on.
 
-    Asked once; the answer is kept in the run folder, beside the digest of the index it is about.
+    Nothing is weighed or ruled out by them, so that a detector that hears nothing leans on nothing. Asked
+    once: the answer is kept in the run folder with what it is an answer to. Raises UserError where the run or
+    its columns cannot be read.
     """
-    kept, digest = run / "leaning.json", open_index(val).digest
+    config = run_config(run)
+    asked = _variants(config)
+    about = {
+        "weights": hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(),
+        "index": open_index(val).digest,
+        "asked": [asdict(variant) for variant in asked],
+        "corrupted": [WITHHELD, WRONG],
+    }
+    kept = run / "leaning.json"
     if kept.is_file():
         known = read_json(kept, "a run of cckt ablate")
-        if known["index_digest"] == digest:
+        if known["about"] == about:
             return dict(known["figures"])
-    network, facts = load_network(run, "auto")
+    network, facts = load_network(run, config.train.device)
     scene = open_scene(val, facts)
-    inference = network.config.inference
-    variants = [
-        Variant(source, PriorConfig(source), replace(inference, restrict_to_present=False))
-        for source in OTHER_PRIORS
-    ]
-    found = infer(network, scene, variants, progress=progress).detections
+    found = infer(network, scene, asked, progress=progress).detections
     figures = {
         f"{source}_{figure}": value
-        for source in OTHER_PRIORS
+        for source in TOLD
         for figure, value in evaluate_detections(scene.index, found[source]).as_dict().items()
         if figure in FIGURES
     }
-    write_json(kept, {"index_digest": digest, "figures": figures})
+    write_json(kept, {"about": about, "figures": figures})
     return figures
+
+
+def _variants(config: Config) -> list[Variant]:
+    inference = replace(config.inference, prior_weight=0.0, restrict_to_present=False)
+    told = (config.prior, PriorConfig("oracle"), PriorConfig("corrupted"), PriorConfig("none"))
+    return [Variant(name, prior, inference) for name, prior in zip(TOLD, told, strict=True)]

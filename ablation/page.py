@@ -6,6 +6,8 @@ import math
 import os
 import platform
 import shlex
+import statistics
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ TITLES = {
     "table4": "Table 4: what each part is worth",
     "table5": "Table 5: what a stronger teacher is worth",
     "table6": "Table 6: what rho and L do when chance fills up to L",
-    "options": "What options are worth, and how far the detector leans on its priors",
+    "options": "What options are worth, and how far the detector leans on what it is told",
 }
 
 
@@ -69,7 +71,7 @@ def rows(answer: dict[str, Any]) -> list[list[str]]:
     seeds = max((len(row["runs"]) for row in answer["rows"]), default=0)
     told = f"{seeds} seed{'s' * (seeds != 1)}"
     if answer["table"] == "options":
-        head = ["", f"AP50 base / novel, {told}", "true priors", "corrupted ones", "none"]
+        head = ["", f"AP50 base / novel, {told}", "told its priors", "the truth", "it corrupted", "nothing"]
         return [head, *([row["label"], *_leaning(row)] for row in answer["rows"])]
     head = ["", f"AP50 novel, {told}", "base", "all", "the paper's novel"]
     stronger = answer["table"] == "table5"
@@ -103,7 +105,7 @@ def sentences(answer: dict[str, Any]) -> list[str]:
             return ["not every teacher is measured yet"]
         return [f"AP50 novel {'rises' if checks['rising'] else 'does not rise'} with every stronger teacher"]
     if answer["table"] == "options":
-        return [_told(row["label"], check) for row, check in zip(answer["rows"], checks["rows"], strict=True)]
+        return [_told(check, check is checks["rows"][0]) for check in checks["rows"]]
     return [
         f"rho {pair['rho']:g}: L {pair['to']} instead of {pair['from']} changes AP50 novel by "
         f"{_points(pair['difference'])} points ({_points(pair['low'])} to {_points(pair['high'])}): "
@@ -143,31 +145,42 @@ def _limits(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _effects(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each row of options: what it adds to the recipe, and what the detector owes to its priors.
+    """Of each row of options that has runs: what it adds to the recipe, and what it owes to what it is told.
 
-    added: AP50 over the recipe's. lost: AP50 from true priors to its own. kept: the share of AP50 with true
-    priors that is left with none.
+    added: AP50 over the recipe's run of the same seed, and added_spread. lost: AP50 told the truth over AP50
+    told its own priors. kept: the share of AP50 told the truth that is left with nothing told. Of means.
     """
-    recipe = rows[0]
-
-    def effects(row: dict[str, Any], split: str) -> dict[str, float | None]:
-        own, true, none = (row.get(f"{source}ap50_{split}") for source in ("", "oracle_", "none_"))
-        before = recipe.get(f"ap50_{split}")
-        return {
-            "added": own - before if own is not None and before is not None else None,
-            "lost": true - own if own is not None and true is not None else None,
-            "kept": none / true if none is not None and true else None,
-        }
-
-    return {"rows": [{split: effects(row, split) for split in ("base", "novel")} for row in rows]}
+    return {
+        "rows": [
+            {"label": row["label"], **{split: _effect(rows[0], row, split) for split in ("base", "novel")}}
+            for row in rows
+            if row["runs"]
+        ]
+    }
 
 
-def _told(label: str, check: dict[str, Any]) -> str:
+def _effect(recipe: dict[str, Any], row: dict[str, Any], split: str) -> dict[str, float | None]:
+    key = f"ap50_{split}"
+    pairs = zip(recipe["runs"], row["runs"], strict=False)  # the row's last seed may be still to come
+    added = [run[key] - own[key] for own, run in pairs if None not in (own[key], run[key])]
+    own, true, none = (row[f"{source}_{key}"] for source in ("own", "oracle", "none"))
+    return {
+        "added": statistics.fmean(added) if added else None,
+        "added_spread": statistics.stdev(added) if len(added) > 1 else None,
+        "lost": None if own is None or true is None else true - own,
+        "kept": none / true if none is not None and true else None,
+    }
+
+
+def _told(check: dict[str, Any], first: bool) -> str:
     pair = check["base"], check["novel"]
-    added, lost = (" / ".join(_points(one[key]) for one in pair) for key in ("added", "lost"))
+    added = " / ".join(_spread(one["added"], one["added_spread"], _points) for one in pair)
+    lost = " / ".join(_points(one["lost"]) for one in pair)
     kept = " / ".join(_percent(one["kept"]) for one in pair)
-    over = "" if label == "the recipe" else f"{added} points over the recipe, "
-    return f"{label}: {over}{lost} from its own priors to true ones; without any it keeps {kept}% of these"
+    over = "" if first else f"{added} points over the recipe; "
+    return (
+        f"{check['label']}: {over}told the truth {lost} points, told nothing {kept}% of AP50 told the truth"
+    )
 
 
 def command(table: str, plan: Plan) -> str:
@@ -222,9 +235,9 @@ def _cell(row: dict[str, Any]) -> list[str]:
 
 
 def _leaning(row: dict[str, Any]) -> list[str]:
-    """Base and novel under the run's own priors and under others."""
+    """Base and novel as the run scores, and told only, weighing nothing, its own priors and others."""
     answer = []
-    for source in ("", "oracle_", "corrupted_", "none_"):
+    for source in ("", "own_", "oracle_", "corrupted_", "none_"):
         keys = (f"{source}ap50_{split}" for split in ("base", "novel"))
         answer.append(" / ".join(_spread(row.get(key), row.get(f"{key}_spread")) for key in keys))
     return answer
@@ -238,8 +251,8 @@ def _points(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.1f}"
 
 
-def _spread(mean: float | None, spread: float | None) -> str:
-    return _percent(mean) + (f" ± {100 * spread:.1f}" if spread is not None else "")
+def _spread(mean: float | None, spread: float | None, word: Callable[[float | None], str] = _percent) -> str:
+    return word(mean) + (f" ± {100 * spread:.1f}" if spread is not None else "")
 
 
 def _value(value: Any) -> str:

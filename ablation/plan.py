@@ -1,4 +1,4 @@
-"""What an ablation compares: the five rows of Table 4, or rows of options; a plan of data and seeds."""
+"""What an ablation compares: the rows of Table 4, teachers, priors or options; on which data and seeds."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Plan:
         config = apply_overrides(config, self.overrides)
         parts = {
             "model.guidance": config.model.guidance,
-            "prior.source": config.prior.source not in ("none", "oracle"),
+            "prior.source": config.prior.cached,
             "loss.loss_contrast": config.loss.loss_contrast > 0,
             "inference.classification": config.inference.classification != "head",
             "model.class_head": config.model.class_head == "text",
@@ -107,10 +107,13 @@ class Plan:
         return config
 
     def configs(self) -> dict[str, Config]:
-        """The full method's config under "", and that of each of `rows`. UserError where two are the same."""
+        """The full method's config under "", and that of each of `rows`.
+
+        Raises UserError for a row that cannot be read, an unknown option, and two rows that are the same.
+        """
         configs = {"": self.config()}
         for row in self.rows:
-            config = apply_overrides(configs[""], _assignments(row))
+            config = apply_overrides(configs[""], _assignments(row), f'--row "{row}"')
             for other, known in configs.items():
                 if known == config:
                     same = f'row "{other}"' if other else "recipe as it is set"

@@ -36,7 +36,7 @@ def table6(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     began = time.perf_counter()
     config = run_config(run)
     network, facts = load_network(run, config.train.device)
-    if not network.guided or config.prior.source not in ("clip", "mllm"):
+    if not network.guided or not config.prior.cached:
         raise UserError(
             f"{run}: is not guided by a column of priors, so rho and L change nothing; give "
             "--run one that is."

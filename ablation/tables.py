@@ -33,6 +33,8 @@ def ablate(
         raise UserError(f"table {table!r} is not known; expected one of {', '.join(tables)}.")
     if plan.seeds < 1:
         raise UserError(f"--seeds {plan.seeds}: expected at least 1.")
+    if plan.rows and table != "options":
+        raise UserError(f"--row is of options, and {table} has rows of its own; leave it out.")
     plan.out.mkdir(parents=True, exist_ok=True)
     return tables[table](plan, say, progress or Silent())
 

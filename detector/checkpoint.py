@@ -58,6 +58,8 @@ class Facts:
     """How the crops column was made."""
     teacher: str = ""
     """Label of that teacher's columns (data.teacher)."""
+    priors_recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """How the priors that training heeds were made; empty where it heeds none (train.guidance_priors)."""
 
     def save(self, run: Path) -> None:
         """Write facts.json."""

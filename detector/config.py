@@ -17,6 +17,7 @@ from typing import Any, Literal
 from cache_builder.errors import UserError
 from cache_builder.whole import write_bytes
 from detector.config_checks import at_least, fraction, require
+from detector.config_inference import InferenceConfig, PriorConfig
 from detector.config_model import LossConfig, MatcherConfig, ModelConfig
 from detector.typed import merged, override, to_mapping, toml_text
 
@@ -205,56 +206,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class PriorConfig:
-    """Which concepts count as present in a photo at test (METHOD.md section 3)."""
-
-    source: Literal["clip", "mllm", "oracle", "corrupted", "none"] = "clip"
-    """Which priors column; "oracle" is the annotations, an upper bound; "corrupted" the annotations with a
-    fifth withheld and two wrong concepts added, to see how far a detector leans on them; "none" gives no
-    guidance."""
-    rho: float = 0.70
-    """Smallest probability that counts as present."""
-    limit: int = 6
-    """Most present concepts of a photo: 6 for COCO, 12 for LVIS."""
-    fill: Literal["none", "random", "top"] = "none"
-    """Decision. When fewer than `limit` pass: "none" leaves it so, "random" adds random concepts (the paper),
-    "top" the best below rho."""
-
-    def __post_init__(self) -> None:
-        fraction("prior", self, "rho")
-        at_least("prior", self, 0, "limit")
-
-
-@dataclass(frozen=True)
-class InferenceConfig:
-    """From outputs to detections (METHOD.md section 5, Inference)."""
-
-    classification: Literal["similarity", "head", "product"] = "similarity"
-    """The score of (query, concept): similarity probability, class head's, or geometric mean of both."""
-    top: int = 100
-    """Detections kept of a photo: 100 for COCO, 300 for LVIS."""
-    restrict_to_present: bool = False
-    """True drops the concepts that the priors rule out."""
-    nms: float = 0.0
-    """Beyond the paper: of one concept's detections that overlap by more than this IoU the best stays. For
-    detectors trained in minutes, which have not learnt to say everything once; 0, the paper's, drops none."""
-    prior_weight: float = 0.0
-    """Beyond the paper: this many times the priors' log-odds are added to those of every score, so that a
-    word the photo speaks for wins over its look-alikes. 0, the paper's, leaves scores alone."""
-    softmax: bool = False
-    """Beyond the paper: each score is multiplied by its share among the concepts (softmax of the log-odds),
-    so that what looks most like a base word is no find of its novel look-alike. False, the paper's, scores
-    each concept by itself."""
-    batch: int = 8
-    """Photos at a time."""
-
-    def __post_init__(self) -> None:
-        at_least("inference", self, 1, "top", "batch")
-        at_least("inference", self, 0, "prior_weight")
-        fraction("inference", self, "nms")
-
-
-@dataclass(frozen=True)
 class Config:
     """All of it; a recipe is a function that returns one."""
 
@@ -277,6 +228,11 @@ class Config:
             "0 with model.reference learned, whose queries begin at points and not at boxes",
         )
 
+    @property
+    def heeds_priors(self) -> bool:
+        """Whether training reads a column of priors, of the photos that it trains on."""
+        return self.model.guidance and self.train.guidance_priors > 0
+
     def to_dict(self) -> dict[str, Any]:
         """Nested dicts of plain JSON values."""
         return to_mapping(self)
@@ -291,12 +247,13 @@ class Config:
         return toml_text(self.to_dict())
 
 
-def apply_overrides(config: Config, assignments: Iterable[str]) -> Config:
+def apply_overrides(config: Config, assignments: Iterable[str], where: str = "--set") -> Config:
     """`["train.epochs=12", "model.strides=4,8,16"]` laid over a config, typed.
 
-    Raises UserError for an unknown option (naming the nearest), a value of another type, or one out of range.
+    Raises UserError for an unknown option (naming the nearest), a value of another type, or one out of range;
+    `where` says in it who gave them.
     """
-    return override(config, assignments)
+    return override(config, assignments, where)
 
 
 def load_config(path: Path | str, base: Config | None = None) -> Config:

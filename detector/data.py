@@ -121,7 +121,7 @@ class TrainingPhotos(Dataset[Sample]):
         self.base_of = np.full(len(self.index.concepts), -1, dtype=np.int64)
         self.base_of[self.base_rows] = np.arange(len(self.base_rows))
         self.priors: TrainingPriors | None = None
-        if config.train.guidance_priors and config.model.guidance:
+        if config.heeds_priors:
             self.priors = TrainingPriors(data, self.index, config.prior, config.data.teacher)
         self._pixels: dict[int, Tensor] = {}
 

@@ -68,7 +68,7 @@ def check_evaluation(config: Config, data: Path, facts: Facts | None) -> list[Fi
         if facts is not None:
             check_validation(config, data, facts)
         scene = open_scene(data, facts)
-        if config.model.guidance and config.prior.source in ("clip", "mllm"):
+        if config.model.guidance and config.prior.cached:
             scene.priors(config.prior.source)
     except UserError as error:
         return [Finding("bad", subject, str(error))]

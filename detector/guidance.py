@@ -99,7 +99,8 @@ def choose_present(
 def disturb_present(
     rows: Rows, concepts: int, drop: float, add: float, none: float, random: np.random.Generator
 ) -> Rows:
-    """Guidance noise in training, so that the detector stands on weak priors (beyond the paper).
+    """True concepts with mistakes (beyond the paper): guidance noise in training, so that the detector stands
+    on weak priors, and at test the priors "corrupted".
 
     rows: present concept rows of one photo, out of 0..concepts-1. With probability `none` nothing is left;
     else each row is withheld with probability `drop`, and absent ones join: `add` of them on average

@@ -62,6 +62,7 @@ def gather(config: Config, data: Path) -> Ingredients:
         text_recipe=dict(text.manifest.spec.recipe),
         crops_recipe=crops_recipe,
         teacher=label,
+        priors_recipe={} if photos.priors is None else photos.priors.recipe,
     )
     return Ingredients(photos, torch.from_numpy(text.take(base).astype(np.float32)), facts)
 
@@ -104,7 +105,7 @@ def check_teachers(data: Path, text: Column, other: Column) -> None:
 def check_validation(config: Config, data: Path, facts: Facts) -> None:
     """Whether a run could be evaluated on `data`, asked before hours are spent on it."""
     scene = open_scene(data, facts)
-    if config.model.guidance and config.prior.source in ("clip", "mllm"):
+    if config.model.guidance and config.prior.cached:
         scene.priors(config.prior.source)
     check_photos(scene.index)
 

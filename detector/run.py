@@ -136,11 +136,11 @@ class Run:
 
     def _check_same(self) -> None:
         old = store.run_config(self.out)
-        heeded = self.config.train.guidance_priors > 0  # then priors decide what training's queries are told
+        fixed = {"prior"} if self.config.heeds_priors else set()
         for section, values in self.config.to_dict().items():
             before = old.to_dict()[section]
             for name in values if isinstance(values, dict) else ():
-                free = f"{section}.{name}" in MAY_CHANGE and not (heeded and section == "prior")
+                free = f"{section}.{name}" in MAY_CHANGE and section not in fixed
                 if values[name] != before[name] and not free:
                     raise UserError(
                         f"option {section}.{name}: found {values[name]!r}, but the run in {self.out} was "

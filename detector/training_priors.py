@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class TrainingPriors:
     """
 
     def __init__(self, folder: Path, index: Index, prior: PriorConfig, teacher: str = "") -> None:
-        if prior.source not in ("clip", "mllm"):
+        if not prior.cached:
             raise UserError(
                 f"option train.guidance_priors: found prior.source {prior.source!r}, expected clip or mllm, "
                 "whose column holds priors; set train.guidance_priors=0 or another prior.source."
@@ -37,6 +38,11 @@ class TrainingPriors:
         self._base_of = np.full(len(index.concepts), -1, np.int64)
         self._base_of[base] = np.arange(len(base))
         self._image_ids = index.image_ids
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How the column was made."""
+        return dict(self._column.manifest.spec.recipe)
 
     def of(self, row: int) -> Rows:
         """Base rows (G,) int64 that the priors give to photo `row`, likeliest first."""

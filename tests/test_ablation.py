@@ -43,6 +43,12 @@ def test_rows_take_parts_out_of_any_recipe() -> None:
         assert configs["plain"] == changed(plain(full), "model", class_embedding="own")
         assert configs["all"] == full
         assert ROWS[-1].options(full) == {}
+    noisy = changed(recipe("coco-48-17-r50-fast"), "train", guidance_priors=0.5)
+    assert noisy.train.guidance_drop * noisy.train.guidance_add * noisy.train.guidance_none > 0
+    deaf = ROWS[0].config(noisy)
+    told = ("guidance_drop", "guidance_add", "guidance_none", "guidance_priors")
+    assert all(getattr(deaf.train, name) == 0 for name in told), "nothing is told, so nothing is told amiss"
+    assert not deaf.heeds_priors
     full = recipe("coco-48-17-r50")
     assert ROWS[1].options(full) == {
         "matcher.cost_similarity": 0.0,
@@ -254,10 +260,18 @@ def test_mistakes(made: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
             replace(empty, overrides=("model.guidance=false",)),
             "option model.guidance: an ablation begins",
         ),
+        *(
+            (
+                "table4",
+                replace(empty, overrides=(f"prior.source={source}",)),
+                "option prior.source: an ablation begins",
+            )
+            for source in ("none", "oracle", "corrupted")
+        ),
         (
             "table4",
-            replace(empty, overrides=("prior.source=none",)),
-            "option prior.source: an ablation begins",
+            replace(empty, rows=("train.lr=0.1",)),
+            "--row is of options, and table4 has rows",
         ),
         ("table4", replace(plan, photos=9), "holds tables of 8 photos in train, this one is of 9"),
         ("table4", replace(plan, overrides=(*SMALL, "train.lr=0.01")), "was begun with other options"),
@@ -276,7 +290,11 @@ def test_mistakes(made: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
             '--row "train.lr=1e-1": is the same as the row "train.lr=0.1"; leave it out',
         ),
         ("options", replace(empty, rows=("train.lr='1",)), "No closing quotation; expected SECTION"),
-        ("options", replace(empty, rows=("train.tempo=1",)), "train.tempo"),
+        (
+            "options",
+            replace(empty, rows=("train.tempo=1",)),
+            '--row "train.tempo=1": unknown option',
+        ),
         ("table6", replace(empty, run=tmp_path), "say on which data set it is to be asked; give --val"),
         (
             "table6",

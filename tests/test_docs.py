@@ -164,6 +164,7 @@ def test_the_ablations_page_can_be_followed(tmp_path: Path) -> None:
         follow("ablating")
     assert (tmp_path / "ablation" / "table4.md").is_file()
     assert (tmp_path / "ablation" / "table6.json").is_file()
+    assert (tmp_path / "ablation" / "options.md").is_file()
 
 
 def test_every_block_of_python_runs(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,17 @@ def test_it_measures_both_detectors_and_writes_the_figures_down(
     assert written["plan"]["train_photos"] == MICRO.train_photos
 
 
+def test_training_photos_have_priors_only_where_training_heeds_them(
+    done: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
+) -> None:
+    assert (done[0] / "held-out" / "priors" / "clip").is_dir()
+    assert not (done[0] / "train" / "images").exists()
+    assert not (done[0] / "train" / "priors").exists()
+    heeding = replace(MICRO, overrides=(*SMALL, "train.guidance_priors=0.5"))
+    quickstart.quickstart(tmp_path / "out", plan=heeding)
+    assert (tmp_path / "out" / "train" / "priors" / "clip").is_dir()
+
+
 def test_plain_is_measured_with_the_methods_weight_of_priors_too(
     done: tuple[Path, dict[str, Any], list[str]],
 ) -> None:

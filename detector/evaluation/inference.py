@@ -146,7 +146,7 @@ def _by_prior(
         if restricted and variant.prior.source == "none":
             raise UserError(
                 "option inference.restrict_to_present: found true with prior.source none, which rules "
-                "nothing out; give --priors clip, mllm or oracle."
+                "nothing out; give --priors clip, mllm, oracle or corrupted."
             )
         # A network that is not guided gives the same answer under any priors, so their columns need not
         # exist.

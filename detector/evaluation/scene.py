@@ -50,14 +50,14 @@ class Scene:
     """Label of the teacher whose columns are read; "" is the first's."""
 
     def present(self, prior: PriorConfig) -> list[Rows] | None:
-        """For each photo the concepts (numbers 0..C-1) said to be in it, likeliest first; None for no prior
-        at all.
+        """For each photo the concepts (numbers 0..C-1) said to be in it, of a column the likeliest first;
+        None for no prior at all.
 
         Raises UserError where there is no column of that source. Source: METHOD.md section 3.
         """
         if prior.source == "none":
             return None
-        if prior.source in ("oracle", "corrupted"):
+        if not prior.cached:
             return self._annotated(prior.source == "corrupted")
         probabilities = self.probabilities(prior)
         assert probabilities is not None
@@ -70,7 +70,7 @@ class Scene:
         """
         if prior.source == "none":
             return None
-        if prior.source not in ("oracle", "corrupted"):
+        if prior.cached:
             said: npt.NDArray[np.float32] = self.priors(prior.source).all()[:, self.rows]
             return said
         table = np.zeros((len(self.index), len(self.rows)), np.float32)

@@ -29,7 +29,7 @@ def prior_quality(scene: Scene, prior: PriorConfig) -> dict[str, Any] | None:
 
     Photos whose annotations say nothing about a concept (LVIS) count as photos without it.
     """
-    if prior.source not in ("clip", "mllm"):
+    if not prior.cached:
         return None
     try:
         column = scene.priors(prior.source)
@@ -76,7 +76,7 @@ def sweep(
     None for a run that is not guided or was asked without a priors column.
     """
     network, _ = load_network(run, device)
-    if not network.guided or prior.source not in ("clip", "mllm"):
+    if not network.guided or not prior.cached:
         return None
     grid = {
         f"{rho} {limit}": replace(prior, rho=rho, limit=limit)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,22 @@ def test_a_resumed_run_keeps_the_priors_that_training_heeds(folder, tmp_path):
     train(tiny_config(*asked), folder, None, tmp_path / "heeds", max_steps=1)
     with pytest.raises(UserError, match=r"option prior\.rho: found 0\.6, but the run in .* begun with 0\.5"):
         train(tiny_config(*asked, other), folder, None, tmp_path / "heeds", resume=True, max_steps=1)
+    deaf = ("model.guidance=false", "train.guidance_priors=0.5")
+    train(tiny_config(*ASKED, *deaf), folder, None, tmp_path / "deaf", max_steps=1)
+    train(tiny_config(*ASKED, *deaf, other), folder, None, tmp_path / "deaf", resume=True, max_steps=2)
     train(tiny_config(*ASKED), folder, None, tmp_path / "does not", max_steps=1)
     resumed = train(tiny_config(*ASKED, other), folder, None, tmp_path / "does not", resume=True, max_steps=2)
     assert resumed["step"] == 2
+
+
+def test_a_resumed_run_refuses_priors_that_were_made_anew(tmp_path):
+    data = make_data(tmp_path / "data", photos=3)
+    index = open_index(data)
+    config = tiny_config(*ASKED, "train.guidance_priors=0.5")
+    said = np.full((3, CONCEPTS), 0.6, np.float32)
+    write_column(data, index, "priors/clip", said)
+    train(config, data, None, tmp_path / "run", max_steps=1)
+    shutil.rmtree(data / "priors" / "clip")
+    write_column(data, index, "priors/clip", said, teacher="another/random:1")
+    with pytest.raises(UserError, match=r"begun on other data \(priors_recipe differs\)"):
+        train(config, data, None, tmp_path / "run", resume=True, max_steps=2)
