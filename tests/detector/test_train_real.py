@@ -1,7 +1,8 @@
-"""The full-size recipe on real photos. Columns of 92 photos by an untrained ViT-B-32."""
+"""The full-size recipe on real photos, with the columns of an untrained ViT-B-32."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,36 +15,79 @@ from detector.recipes import recipe
 from detector.train import train
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "coco_photos"
+TEACHER = "ViT-B-32/random:0"
+COMMON = ("model.backbone_weights=none", "train.device=cpu", "train.batch=2")
 SMALL = (
     "model.encoder_layers=1",
     "model.decoder_layers=1",
     "data.short_sides=128",
     "data.max_side=256",
-    "train.batch=2",
     "loss.contrast_from_epoch=0",
+)
+BY_HEART = (
+    # ImageNet's weights are not at hand here: the backbone learns from scratch, at the rate of the rest.
+    "model.norm=group",
+    "train.backbone_lr_factor=1",
+    # What would keep a detector from learning photos by heart.
+    "model.dropout=0",
+    "data.flip=0",
+    "data.random_crop=false",
+    # What makes it forty minutes and not a night: smaller photos, two at a time, a higher rate.
+    "data.short_sides=320",
+    "data.eval_short_side=320",
+    "data.max_side=640",
+    "data.workers=0",
+    "train.lr=2e-4",
+    "train.precision=bf16",
+    # 600 steps, with the lower rate and the contrast from the same share of them on as in the recipe's 36.
+    "train.epochs=150",
+    "train.lr_drop_epoch=129",
+    "loss.contrast_from_epoch=129",
+    "train.evaluate_every=25",
+    # An untrained teacher's crops say nothing about words: the head scores, and the annotations guide.
+    "prior.source=oracle",
+    "inference.classification=head",
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def make_folder(folder: Path, most: int | None = None) -> Path:
+    """COCO's photos with base boxes, `most` of them in the order of their ids, and their columns."""
     if not PHOTOS.is_dir():
         pytest.skip("../shared/data/coco_photos is absent")
-    folder = tmp_path_factory.mktemp("coco")
-    annotations = next(PHOTOS.glob("annotations/*train*.json"))
-    images = next(path for path in PHOTOS.glob("*train*") if path.is_dir())
-    build_index(annotations, images, folder, split="coco-48-17", keep="base")
-    cache_text(folder, "ViT-B-32/random:0", templates="single", device="cpu")
-    cache_crops(folder, "ViT-B-32/random:0", device="cpu")
+    records = json.loads((PHOTOS / "annotations" / "instances_train2017.json").read_text())
+    records["images"] = sorted(records["images"], key=lambda image: image["id"])[:most]
+    kept = {image["id"] for image in records["images"]}
+    records["annotations"] = [box for box in records["annotations"] if box["image_id"] in kept]
+    annotations = folder / "annotations.json"
+    annotations.write_text(json.dumps(records))
+    build_index(annotations, PHOTOS / "train2017", folder, split="coco-48-17", keep="base")
+    cache_text(folder, TEACHER, templates="single", device="cpu")
+    cache_crops(folder, TEACHER, device="cpu")
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [SMALL, ("train.batch=2", "train.accumulate=2")], ids=["small", "full"])
-def test_the_full_recipe_takes_two_steps_on_real_photos(folder, tmp_path, changes):
+@pytest.mark.parametrize("changes", [SMALL, ("train.accumulate=2",)], ids=["small", "full"])
+def test_the_full_recipe_takes_two_steps(tmp_path, changes):
     """Minutes of one core: "full" is the recipe as it is, but for the untrained backbone and the batch."""
-    common = ("model.backbone_weights=none", "train.device=cpu", "data.workers=1", "data.cache_photos=0")
-    config = apply_overrides(recipe("coco-48-17-r50"), [*common, *changes])
+    folder = make_folder(tmp_path)
+    unhurried = ("data.workers=1", "data.cache_photos=0")
+    config = apply_overrides(recipe("coco-48-17-r50"), [*COMMON, *unhurried, *changes])
     metrics = train(config, folder, None, tmp_path / "run", max_steps=2)
     assert metrics["step"] == 2
     assert metrics["skipped"] == metrics["photos_unreadable"] == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_full_recipe_learns_eight_photos_by_heart(tmp_path):
+    """Forty minutes of one core. An untrained teacher's words lie so close together (cosines of .94) that
+    which of them a box is stays in doubt; so the best of the six evaluations counts."""
+    folder = make_folder(tmp_path, most=8)
+    config = apply_overrides(recipe("coco-48-17-r50"), [*COMMON, *BY_HEART])
+    train(config, folder, folder, tmp_path / "run")
+    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    evaluations = [line for line in log if line["kind"] == "evaluation"]
+    assert [line["step"] for line in evaluations] == [100, 200, 300, 400, 500, 600]
+    assert max(line["ap50_base"] for line in evaluations) > 0.9
+    assert evaluations[-1]["ap"] > 0.8
