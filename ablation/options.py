@@ -81,7 +81,7 @@ def leaning(run: Path, val: Path, progress: Progress) -> dict[str, Any]:
     kept = run / "leaning.json"
     if kept.is_file():
         known = read_json(kept, "a run of cckt ablate")
-        if known["about"] == about:
+        if known.get("about") == about:  # else of other weights, data or questions: asked anew
             return dict(known["figures"])
     network, facts = load_network(run, config.train.device)
     scene = open_scene(val, facts)
