@@ -91,9 +91,14 @@ def choose_present(
     for rows, image_id in zip(chosen, image_ids, strict=True):
         others = np.setdiff1d(np.arange(concepts, dtype=np.int64), rows)
         short = min(limit - len(rows), len(others))
-        draw = np.random.default_rng(int(image_id) % 2**63).choice(others, size=short, replace=False)
+        draw = random_of(image_id).choice(others, size=short, replace=False)
         filled.append(np.concatenate([rows, draw]))
     return filled
+
+
+def random_of(image_id: int | np.integer) -> np.random.Generator:
+    """A photo's own random numbers, the same whenever it is asked; ids below 0 have theirs too."""
+    return np.random.default_rng(int(image_id) % 2**63)
 
 
 def disturb_present(

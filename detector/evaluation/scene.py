@@ -26,7 +26,7 @@ from cache_builder.vocabulary import Vocabulary
 from detector.checkpoint import Facts
 from detector.config import PriorConfig
 from detector.evaluation.protocols import Protocol, protocol_for
-from detector.guidance import Rows, choose_present, disturb_present
+from detector.guidance import Rows, choose_present, disturb_present, random_of
 from detector.training_priors import priors_column
 
 SOURCES = ("clip", "mllm", "oracle", "corrupted", "none")
@@ -93,7 +93,7 @@ class Scene:
             concepts = number[self.index.box_concepts[boxes][~self.index.iscrowd[boxes]]]
             present = np.unique(concepts[concepts >= 0])
             if corrupted:
-                random = np.random.default_rng(int(self.index.image_ids[image]) % 2**63)
+                random = random_of(self.index.image_ids[image])
                 present = disturb_present(present, len(self.rows), WITHHELD, WRONG, 0.0, random)
             answer.append(present)
         return answer
