@@ -14,7 +14,6 @@ from cache_builder.index import open_index
 from cache_builder.vocabulary import normalise_name
 from detector.checkpoint import Facts, newest_checkpoint
 from detector.config import Config
-from detector.evaluation.scene import open_scene
 from detector.model import CCKTDetector
 from detector.network import load_network
 from detector.preflight import check_batch, check_validation, gather
@@ -65,11 +64,7 @@ def check_evaluation(config: Config, data: Path, facts: Facts | None) -> list[Fi
     """A data set can be evaluated on by the run of `facts`; None: of a run that cannot be made yet."""
     subject = f"evaluation on {data}"
     try:
-        if facts is not None:
-            check_validation(config, data, facts)
-        scene = open_scene(data, facts)
-        if config.model.guidance and config.prior.cached:
-            scene.priors(config.prior.source)
+        scene = check_validation(config, data, facts)
     except UserError as error:
         return [Finding("bad", subject, str(error))]
     boxes = int((~scene.index.iscrowd).sum())

@@ -17,7 +17,7 @@ from cache_builder.errors import UserError
 from cache_builder.index import Index, open_index
 from cache_builder.progress import Progress
 from detector.checkpoint import Facts, write_json
-from detector.config import Config, apply_overrides
+from detector.config import Config, InferenceConfig, PriorConfig, apply_overrides
 from detector.distributed import World, joined
 from detector.evaluation.bootstrap import Comparison, compare, intervals, thresholds_for
 from detector.evaluation.detections import Detections
@@ -27,10 +27,11 @@ from detector.evaluation.inference import Inferred, Variant, infer_together
 from detector.evaluation.matches import match
 from detector.evaluation.metrics import Metrics, percent, summarise
 from detector.evaluation.protocols import Protocol
-from detector.evaluation.scene import SOURCES, Scene, open_scene
+from detector.evaluation.scene import Scene, open_scene
 from detector.evaluation.truth import locate, truth_of
 from detector.model import CCKTDetector
 from detector.network import Network, load_network, network_of
+from detector.typed import choices
 
 
 def evaluate_detections(
@@ -244,8 +245,8 @@ def chosen_variant(
 ) -> Variant:
     """The config's way to detections but for what was chosen. Raises UserError for an unknown choice."""
     prior, inference = config.prior, config.inference
-    _check("--priors", priors, SOURCES)
-    _check("--classification", classification, ("similarity", "head", "product"))
+    _check("--priors", priors, choices(PriorConfig, "source"))
+    _check("--classification", classification, choices(InferenceConfig, "classification"))
     if priors is not None:
         prior = replace(prior, source=priors)  # type: ignore[arg-type]
     if classification is not None:

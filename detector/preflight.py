@@ -16,7 +16,7 @@ from cache_builder.store import Column, Origin, column_of, open_column, require_
 from detector.checkpoint import Facts
 from detector.config import Config
 from detector.data import TrainingPhotos
-from detector.evaluation.scene import open_scene
+from detector.evaluation.scene import Scene, open_scene
 
 PHOTOS_LOOKED_FOR = 8
 
@@ -102,12 +102,16 @@ def check_teachers(data: Path, text: Column, other: Column) -> None:
     require_same_teacher(first, second, step=step, imported=True)
 
 
-def check_validation(config: Config, data: Path, facts: Facts) -> None:
-    """Whether a run could be evaluated on `data`, asked before hours are spent on it."""
+def check_validation(config: Config, data: Path, facts: Facts | None) -> Scene:
+    """Whether a run could be evaluated on `data`, asked before hours are spent on it; what it would see.
+
+    facts: of the run; None where it cannot be made yet. Raises UserError where text, priors or photos lack.
+    """
     scene = open_scene(data, facts)
     if config.model.guidance and config.prior.cached:
         scene.priors(config.prior.source)
     check_photos(scene.index)
+    return scene
 
 
 def check_batch(config: Config, ranks: int) -> None:

@@ -42,6 +42,11 @@ def option_names(cls: type, prefix: str = "") -> list[str]:
     return names
 
 
+def choices(cls: type, name: str) -> tuple[str, ...]:
+    """What the field `name` of a dataclass may be, a Literal."""
+    return get_args(_hints(cls)[name])
+
+
 def unknown_option(name: str, known: Iterable[str], where: str) -> UserError:
     """The error for a key no one knows, with the nearest one that is known."""
     known = sorted(known)

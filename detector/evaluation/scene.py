@@ -29,7 +29,6 @@ from detector.evaluation.protocols import Protocol, protocol_for
 from detector.guidance import Rows, choose_present, disturb_present, random_of
 from detector.training_priors import priors_column
 
-SOURCES = ("clip", "mllm", "oracle", "corrupted", "none")
 WITHHELD, WRONG = 0.2, 2.0
 """Of "corrupted": the share of true concepts withheld, and the mean number of wrong ones added."""
 
