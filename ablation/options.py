@@ -11,7 +11,7 @@ from typing import Any
 from ablation.data import Say, folders
 from ablation.page import save
 from ablation.plan import ROWS, Plan
-from ablation.runs import FIGURES, seeded, spread, trained
+from ablation.runs import FIGURES, check_rows, seeded, spread, trained
 from cache_builder.errors import UserError
 from cache_builder.index import open_index
 from cache_builder.progress import Progress
@@ -41,6 +41,7 @@ def options_table(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
         )
     configs = plan.configs()
     seen, val = folders(plan, say, progress)
+    check_rows({row or "the recipe": config for row, config in configs.items()}, seen, val)
     done: list[dict[str, Any]] = [{"key": row, "label": row or "the recipe", "runs": []} for row in configs]
     answer = {"table": "options", "rows": done}
     for seed in range(plan.seeds):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from cache_builder.progress import Progress
 from cache_builder.runner import Interrupted
 from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
 from detector.config import Config, changed
+from detector.preflight import check_batch, check_validation, gather
 from detector.train import train
 
 FIGURES = ("ap50_novel", "ap50_base", "ap50_all", "ap")
@@ -22,6 +23,19 @@ FIGURES = ("ap50_novel", "ap50_base", "ap50_all", "ap")
 
 def seeded(config: Config, seed: int) -> Config:
     return changed(config, "train", seed=config.train.seed + seed)
+
+
+def check_rows(rows: Mapping[str, Config], seen: Path, val: Path) -> None:
+    """Whether each row, by its name, can be trained and measured, asked before the first of them takes hours.
+
+    Raises UserError of the first that cannot.
+    """
+    for name, config in rows.items():
+        try:
+            check_batch(config, 1)
+            check_validation(config, val, gather(config, seen).facts)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
 
 
 def trained(config: Config, seen: Path, val: Path, run: Path, progress: Progress) -> dict[str, Any]:

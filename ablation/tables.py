@@ -9,7 +9,7 @@ from ablation.options import options_table
 from ablation.page import save
 from ablation.plan import ROWS, Plan
 from ablation.priors import table6
-from ablation.runs import seeded, spread, trained
+from ablation.runs import check_rows, seeded, spread, trained
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress, Silent
 
@@ -42,6 +42,7 @@ def ablate(
 def _table4(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     full = plan.config()
     seen, val = folders(plan, say, progress)
+    check_rows({row.label: row.config(full) for row in ROWS}, seen, val)
     done: list[dict[str, Any]] = [
         {"key": row.key, "label": row.label, "paper": row.paper, "options": row.options(full), "runs": []}
         for row in ROWS

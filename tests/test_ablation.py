@@ -18,7 +18,9 @@ from ablation import Plan, ablate, runs
 from ablation.page import command, page, rows, sentences
 from ablation.plan import ROWS, in_epochs
 from cache_builder.errors import UserError
+from cache_builder.images import cache_images
 from cache_builder.index import copy_index, open_index, verify_index
+from cache_builder.priors import cache_clip_priors
 from cache_builder.progress import Silent
 from cache_builder.runner import Interrupted
 from detector.checkpoint import run_config
@@ -304,6 +306,15 @@ def test_mistakes(made: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=sentence):
             ablate(table, wrong)
+    lacking = replace(plan, train=plan.out / "train", val=plan.out / "train")
+    with pytest.raises(UserError, match=r"guidance: There is no column priors/clip under .*train"):
+        ablate("table4", lacking)
+
+
+def test_runs_of_other_data_are_not_taken_for_these(made: tuple[Plan, dict[str, Any]]) -> None:
+    plan = made[0]
+    cache_images(plan.out / "train", "shapeworld")
+    cache_clip_priors(plan.out / "train")
     other = replace(plan, train=plan.out / "train", val=plan.out / "train")
     with pytest.raises(UserError, match="its --val was another data set than"):
         ablate("table4", other)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ablation import Plan, ablate, options
 from ablation.page import page, sentences
+from cache_builder.errors import UserError
 from cache_builder.progress import Silent
 from detector.checkpoint import run_config
 from detector.config import changed
@@ -62,6 +64,15 @@ def test_options_are_asked_once(made: tuple[Plan, dict[str, Any]], monkeypatch: 
     plan, first = made
     monkeypatch.setattr(options, "infer", lambda *_, **__: pytest.fail("was asked before"))
     assert ablate("options", plan)["rows"] == first["rows"]
+
+
+def test_a_row_that_cannot_be_measured_is_known_before_the_first_training(
+    made: tuple[Plan, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(made[0], rows=("train.lr=1e-4", "prior.source=mllm"))
+    monkeypatch.setattr(options, "trained", lambda *_: pytest.fail("was trained"))
+    with pytest.raises(UserError, match=r"^prior.source=mllm: .*priors/mllm"):
+        ablate("options", plan)
 
 
 def test_another_answer_is_asked_for_anew(made: tuple[Plan, dict[str, Any]]) -> None:
