@@ -204,8 +204,10 @@ def doctor(
     config = apply_overrides(named(recipe), overrides or ()) if recipe else None
     findings = [*offline.check_installation(), *offline.check_machine()]
     facts = None
-    for folder in dict.fromkeys(folder for folder in (data, val) if folder):
-        findings += [*offline.check_data(folder), *offline.check_teachers(folder)]
+    folders = dict.fromkeys(folder for folder in (data, val) if folder)
+    for folder in folders:
+        findings += offline.check_data(folder)
+    findings += offline.check_teachers(folders)
     if data is not None:
         findings += offline.check_leak(data)
     if run is not None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from cache_builder.errors import UserError
 from cache_builder.index import Index, novel_boxes, open_index, verify_index
-from cache_builder.store import ColumnInfo, column_info, list_columns, parse_name
+from cache_builder.store import ColumnInfo, column_info, list_columns, parse_name, teacher_of
 
 LOOKED_FOR = 64
 """Photos of a data set that are looked for, spread over it."""
@@ -134,34 +134,40 @@ def check_leak(data: Path) -> list[Finding]:
     return findings
 
 
-def check_teachers(data: Path, device: str = "auto") -> list[Finding]:
-    """Whether the teachers named by the columns can be asked here; training and evaluation need none."""
+def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Finding]:
+    """Whether the teachers named by the folders' columns can be asked here, each loaded once; training and
+    evaluation need none.
+    """
     from cache_builder.teacher import load_teacher
 
-    known: dict[str, str] = {}
-    for name in list_columns(data):
-        try:
-            teacher = column_info(data, name).manifest.spec.recipe.get("teacher")
-        except UserError:
-            continue
-        if isinstance(teacher, dict) and "weight_digest" in teacher:
-            known[teacher["name"]] = teacher["weight_digest"]
+    named: dict[str, set[str]] = {}  # name -> weight digests of the columns
+    for data in folders:
+        for column in list_columns(data):
+            try:
+                teacher = teacher_of(column_info(data, column).manifest.spec.recipe)
+            except UserError:
+                continue
+            if teacher is not None:
+                named.setdefault(teacher["name"], set()).add(teacher["weight_digest"])
     findings = []
-    for name, digest in known.items():
+    for name, digests in named.items():
         try:
             loaded = load_teacher(name, device=device)
         except UserError as error:
             findings.append(Finding("warn", "teacher", f"{error} New columns and new words cannot be made."))
             continue
-        same = loaded.weight_digest == digest
-        told = "the weights that made the columns" if same else f"other weights than the columns' {digest}"
-        findings.append(
-            Finding(
-                "good" if same else "bad",
-                "teacher",
-                f"{name}: {loaded.width} wide, on {loaded.device}, {told}",
+        for digest in sorted(digests):
+            same = loaded.weight_digest == digest
+            told = (
+                "the weights that made the columns" if same else f"other weights than the columns' {digest}"
             )
-        )
+            findings.append(
+                Finding(
+                    "good" if same else "bad",
+                    "teacher",
+                    f"{name}: {loaded.width} wide, on {loaded.device}, {told}",
+                )
+            )
     return findings
 
 
@@ -212,8 +218,8 @@ def _one_teacher(subject: str, infos: Iterable[ColumnInfo]) -> list[Finding]:
     labels: dict[str, dict[str, list[str]]] = {}
     named: dict[str, str] = {}
     for info in infos:
-        name, teacher = info.manifest.spec.name, info.manifest.spec.recipe.get("teacher")
-        if isinstance(teacher, dict) and "weight_digest" in teacher:
+        name, teacher = info.manifest.spec.name, teacher_of(info.manifest.spec.recipe)
+        if teacher is not None:
             parts = parse_name(name)
             label = parts.label if parts else ""
             labels.setdefault(label, {}).setdefault(teacher["weight_digest"], []).append(name)

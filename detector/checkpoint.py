@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from cache_builder.errors import UserError
+from cache_builder.store import teacher_of
 from cache_builder.whole import write_bytes as write_bytes  # for all of this room
 from detector.config import Config, load_config
 
@@ -60,6 +61,11 @@ class Facts:
     """Label of that teacher's columns (data.teacher)."""
     priors_recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     """How the priors that training heeds were made; empty where it heeds none (train.guidance_priors)."""
+
+    @property
+    def taught_by(self) -> dict[str, Any] | None:
+        """The teacher that the run learnt from; None where its text was an imported table without one."""
+        return teacher_of(self.text_recipe) or teacher_of(self.crops_recipe)
 
     def save(self, run: Path) -> None:
         """Write facts.json."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class TrainingPhotos(Dataset[Sample]):
         """Bytes of all photos as RGB."""
         return int((self.index.widths.astype(np.int64) * self.index.heights).sum()) * 3
 
-    @property
+    @cached_property
     def fits_in_memory(self) -> bool:
         """Whether `data.cache_photos` MiB hold all photos."""
         return self.decoded_bytes <= self.config.data.cache_photos * 2**20

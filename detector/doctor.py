@@ -17,6 +17,7 @@ from detector.config import Config
 from detector.model import CCKTDetector
 from detector.network import load_network
 from detector.preflight import check_batch, check_validation, gather
+from detector.schedule import Schedule
 
 
 def check_recipe(config: Config) -> list[Finding]:
@@ -53,7 +54,7 @@ def check_training(config: Config, data: Path) -> tuple[list[Finding], Facts | N
     except UserError as error:
         return [Finding("bad", subject, str(error))], None
     facts, photos = ingredients.facts, len(ingredients.photos)
-    steps = -(-photos // config.train.batch) * config.train.epochs
+    steps = Schedule(photos, config.train.seed, config.train.batch).steps_per_epoch * config.train.epochs
     told = (
         f"fits: {photos} photos, {facts.n_classes} base concepts, {facts.embedding_dim} wide, {steps} steps"
     )
@@ -106,8 +107,7 @@ def check_run(run: Path) -> tuple[list[Finding], Facts | None]:
     except UserError as error:
         return [Finding("bad", subject, str(error))], None
     newest, torn = newest_checkpoint(run)
-    teacher = facts.text_recipe.get("teacher")
-    learnt = teacher["name"] if isinstance(teacher, dict) else "an imported table"
+    learnt = (facts.taught_by or {}).get("name", "an imported table")
     told = (
         f"recipe {network.config.recipe}, {facts.n_classes} base concepts, learnt from {learnt}; weights fit"
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cache_builder.errors import UserError
-from cache_builder.store.origin import teacher_of
 from detector.checkpoint import (
     Facts,
     judged_weights,
@@ -77,7 +76,7 @@ def model_card(
     name: str, config: Config, facts: Facts, figures: dict[str, Any], licence: str, parameters: int
 ) -> str:
     """Markdown with the front matter that model hubs read."""
-    teacher = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe) or {}
+    teacher = facts.taught_by or {}
     known = {label: figures[key] for key, label in FIGURES.items() if isinstance(figures.get(key), float)}
     about = figures.get("figures") or {}
     model, names = config.model, facts.names
@@ -97,9 +96,9 @@ def model_card(
         "## Use",
         "",
         "```python",
-        "from detector.predict import Detector",
+        "from cckt import Detector",
         "",
-        'detector = Detector.load("this/folder", guide=guide)  # guide: the teacher below, to read the words',
+        'detector = Detector.load("this/folder")  # with the teacher below, to read the words',
         'found = detector.predict(["photo.jpg"], "forklift, pallet, tv|television")',
         "```",
         "",

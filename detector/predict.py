@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from cache_builder.errors import UserError
 from cache_builder.photos import BadPhoto, load_photo, to_rgb
-from cache_builder.store import teacher_of
 from cache_builder.vocabulary import Concept, Vocabulary, normalise_name
 from detector.checkpoint import Facts
 from detector.config import InferenceConfig
@@ -59,7 +58,7 @@ class Detector:
     ) -> None:
         """Raises UserError where the guide's teacher is not the run's."""
         self.network, self.facts, self.guide, self.threshold = network, facts, guide, threshold
-        expected = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe)
+        expected = facts.taught_by
         if guide is not None and expected and guide.weight_digest != expected["weight_digest"]:
             raise UserError(
                 f"--teacher {guide.name} has the weights {guide.weight_digest}, but the run learnt from "
@@ -67,10 +66,10 @@ class Detector:
             )
         self._base = {normalise_name(name) for name in facts.names}
 
-    @staticmethod
+    @classmethod
     def load(
-        run: Path | str, device: str = "auto", *, guide: Guide | None = None, weights: Path | None = None
-    ) -> Detector:
+        cls, run: Path | str, device: str = "auto", *, guide: Guide | None = None, weights: Path | None = None
+    ) -> Self:
         """Open a run folder. device: "auto", "cpu", "cuda", "cuda:1", "mps". weights: other than the judged
         ones.
 
@@ -78,7 +77,7 @@ class Detector:
         UserError where `run` is no run folder or the guide is of another teacher.
         """
         network, facts = load_network(Path(run), device, weights)
-        return Detector(network, facts, guide, _threshold(Path(run)))
+        return cls(network, facts, guide, _threshold(Path(run)))
 
     def predict(
         self, images: Photo | Iterable[Photo], vocabulary: Vocabulary | str | Sequence[str], **options: Any
@@ -95,7 +94,7 @@ class Detector:
         priors: Literal["config", "guide", "none"] = "config",
         present: Sequence[str | int] | None = None,
         classification: Literal["similarity", "head", "product"] | None = None,
-        restrict_to_present: bool = False,
+        restrict_to_present: bool | None = None,
         min_score: float | None = None,
         top: int | None = None,
         batch: int | None = None,
@@ -111,10 +110,10 @@ class Detector:
         priors: what the guide says of each photo ("guide"), nothing ("none"), or as the run was set up and a
         guide is at hand ("config"). present: concepts (names or rows) known to be there, likeliest first,
         instead of priors.
-        restrict_to_present: name only concepts that the priors or `present` allow. min_score: leave out lower
-        ones;
-        None: `threshold`. top: most finds a photo. strict: False turns a photo that cannot be read into a
-        prediction with a fault.
+        restrict_to_present: name only concepts that the priors or `present` allow; None: as the run was set
+        up, where either is at hand. classification, top: None: as the run was set up. min_score: leave out
+        lower ones; None: `threshold`. strict: False turns a photo that cannot be read into a prediction with
+        a fault.
 
         Photos of different shapes in one batch are padded, which moves scores a little; batch=1 pads nothing.
 
@@ -126,7 +125,8 @@ class Detector:
         config = self.network.config
         known = self._text(words, text)
         use_guide = self._use_guide(priors, present is not None)
-        if restrict_to_present and present is None and not use_guide:
+        informed = present is not None or use_guide
+        if restrict_to_present and not informed:
             raise UserError(
                 "restrict_to_present needs to know what is present; give a teacher for priors, or a present "
                 "list."
@@ -138,14 +138,19 @@ class Detector:
             config.inference,
             top=top or config.inference.top,
             classification=classification or config.inference.classification,
-            restrict_to_present=restrict_to_present,
+            restrict_to_present=informed and config.inference.restrict_to_present
+            if restrict_to_present is None
+            else restrict_to_present,
         )
         source = iter([images] if isinstance(images, str | Path | Image.Image) else images)
+        first = 0
         while group := list(islice(source, batch or inference.batch)):
             opened = [_open(photo, strict) for photo in group]
             photos = [photo for photo, _, fault in opened if not fault]
+            numbers = [first + at for at, (_, _, fault) in enumerate(opened) if not fault]
+            first += len(opened)
             said = self._said(photos, known) if use_guide and photos else None
-            chosen = [fixed] * len(photos) if fixed is not None else self._chosen(said)
+            chosen = [fixed] * len(photos) if fixed is not None else self._chosen(said, numbers)
             found = iter(self._answer(photos, words, on_device, chosen, said, inference, floor))
             for _, name, fault in opened:
                 if fault:
@@ -205,11 +210,14 @@ class Detector:
         assert self.guide is not None
         return np.asarray(self.guide.presence(photos, text), np.float32)
 
-    def _chosen(self, said: npt.NDArray[np.float32] | None) -> list[npt.NDArray[np.int64]] | None:
+    def _chosen(
+        self, said: npt.NDArray[np.float32] | None, numbers: Sequence[int]
+    ) -> list[npt.NDArray[np.int64]] | None:
+        """What counts as present; chance is drawn by a photo's number in the stream, whatever its batch."""
         if said is None:
             return None
         prior = self.network.config.prior
-        return choose_present(said, prior.rho, prior.limit, prior.fill, range(len(said)))
+        return choose_present(said, prior.rho, prior.limit, prior.fill, numbers)
 
     def _use_guide(self, priors: str, given: bool) -> bool:
         if priors not in ("config", "guide", "none"):
@@ -228,7 +236,7 @@ class Detector:
             )
         if text is None:
             if self.guide is None:
-                teacher = teacher_of(self.facts.text_recipe) or {}
+                teacher = self.facts.taught_by or {}
                 raise UserError(
                     "nobody can read the vocabulary: give --teacher "
                     f"{teacher.get('name') or 'NAME'} (the run's), or text embeddings."

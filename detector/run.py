@@ -13,13 +13,14 @@ from cache_builder.errors import UserError
 from cache_builder.progress import Progress
 from detector import checkpoint as store
 from detector.conduct import versions
-from detector.config import Config, save_config
+from detector.config import Config, InferenceConfig, PriorConfig, save_config
 from detector.distributed import World
 from detector.model import CCKTDetector
 from detector.optim import MovingAverage, build_optimizer
 from detector.preflight import Ingredients
 from detector.schedule import Schedule
 from detector.step import Stepper
+from detector.typed import option_names
 
 MAY_CHANGE = {
     "train.epochs",
@@ -37,19 +38,9 @@ MAY_CHANGE = {
     "model.attention_kernel",
     "data.workers",
     "data.cache_photos",
-    *(f"prior.{name}" for name in ("source", "rho", "limit", "fill")),
-    *(
-        f"inference.{name}"
-        for name in (
-            "classification",
-            "top",
-            "restrict_to_present",
-            "prior_weight",
-            "nms",
-            "softmax",
-            "batch",
-        )
-    ),
+    "data.eval_short_side",
+    *option_names(PriorConfig, "prior."),
+    *option_names(InferenceConfig, "inference."),
 }
 """Options that a resumed run may be given anew; all others decide what its steps compute, and so do those of
 priors where training heeds them (train.guidance_priors)."""

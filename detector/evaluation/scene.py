@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,6 @@ from cache_builder.store import (
     label_of,
     open_column,
     require_same_teacher,
-    teacher_of,
 )
 from cache_builder.vocabulary import Vocabulary
 from detector.checkpoint import Facts
@@ -108,7 +106,7 @@ def open_scene(data: Path | Index, facts: Facts | None = None, protocol: str = "
     """
     index = data if isinstance(data, Index) else open_index(data)
     rules = protocol_for(protocol, index)
-    label = "" if facts is None else label_of(index.folder, taught_by(facts), facts.teacher)
+    label = "" if facts is None else label_of(index.folder, facts.taught_by, facts.teacher)
     text = open_column(index.folder, column_of(index.folder, "text", label), index_digest=index.digest)
     if facts is not None:
         check_teacher(index.folder, text, facts)
@@ -124,14 +122,9 @@ def open_scene(data: Path | Index, facts: Facts | None = None, protocol: str = "
     return Scene(index, rows, vocabulary, values, rules, label)
 
 
-def taught_by(facts: Facts) -> dict[str, Any] | None:
-    """The teacher that a run learnt from; None where its text was an imported table without one."""
-    return teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe)
-
-
 def check_teacher(data: Path, text: Column, facts: Facts) -> None:
     """The text must come from the teacher that taught the run: other teachers' embeddings lie elsewhere."""
-    taught = taught_by(facts)
+    taught = facts.taught_by
     run = Origin("the run's embeddings", taught, facts.embedding_dim)
     name = (taught or {}).get("name") or "NAME"
     step = f"make the column again with cckt cache text {data} --teacher {name} --overwrite"

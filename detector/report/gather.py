@@ -179,7 +179,7 @@ def _sizes(truth: Truth, table: Curves) -> list[dict[str, Any]]:
 
 
 def _digests(run: Path, facts: Facts, scene: Scene, folder: Path) -> list[tuple[str, str]]:
-    teacher = teacher_of(facts.text_recipe) or teacher_of(facts.crops_recipe) or {}
+    teacher = facts.taught_by or {}
     text = teacher_of(_text_recipe(scene)) or {}
     rows = [
         ("run", str(run)),

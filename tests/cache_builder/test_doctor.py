@@ -37,7 +37,7 @@ def bad(findings: list[Finding]) -> str:
 def test_an_empty_folder_holds_no_index(tmp_path: Path) -> None:
     assert "holds no index" in bad(check_data(tmp_path))
     assert "holds no index" in bad(check_leak(tmp_path))
-    assert check_teachers(tmp_path) == []
+    assert check_teachers([tmp_path]) == []
 
 
 def test_this_installation_is_whole_and_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,12 +84,13 @@ def test_columns_of_two_teachers_and_of_another_index_are_found(data: Path, tmp_
     assert not bad(check_data(data))
     cache_images(data, second, overwrite=True)
     assert "columns of several teachers" in bad(check_data(data))
-    told = {one.message.split(": ")[0]: one.level for one in check_teachers(data)}
+    told = {one.message.split(": ")[0]: one.level for one in check_teachers([data])}
     assert told == {first: "good", second: "good"}
+    assert len(check_teachers([data, data])) == 2
     write_teacher(tmp_path / "second", 7)
-    assert "other weights than the columns'" in bad(check_teachers(data))
+    assert "other weights than the columns'" in bad(check_teachers([data]))
     shutil.rmtree(tmp_path / "second")
-    assert {one.level for one in check_teachers(data)} == {"good", "warn"}, "gone is worth a warning"
+    assert {one.level for one in check_teachers([data])} == {"good", "warn"}, "gone is worth a warning"
 
 
 def test_a_column_of_another_index_leads_to_the_command_that_mends_it(data: Path, tmp_path: Path) -> None:

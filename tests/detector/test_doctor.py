@@ -70,6 +70,9 @@ def test_data_that_fit_and_data_that_do_not(data: Path, tmp_path: Path) -> None:
     assert not bad(findings)
     assert facts is not None
     assert "4 base concepts" in findings[0].message
+    photos = len(open_index(data))
+    ((finding,), _) = check_training(tiny_config(f"train.batch={photos - 1}", "train.epochs=3"), data)
+    assert ", 3 steps" in finding.message, "as the trainer counts: what is left over is not a step"
     told = bad(check_training(tiny_config("train.batch=3", "train.accumulate=3"), data)[0])
     assert not told
     bare = render(tmp_path / "bare")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cache_builder.errors import UserError
 from cache_builder.vocabulary import Vocabulary
+from detector.config import changed, save_config
 from detector.predict import Detector
 from detector.prediction import Prediction, write_coco, write_csv, write_yolo
 from tests.detector.evaluation_world import make_run, small_config, unit_rows
@@ -115,6 +116,28 @@ def test_restricted_predictions_name_only_what_is_present(detector, photo):
         photo, "a, b, c", min_score=0.0, top=18, present=["b"], restrict_to_present=True
     )
     assert found.names == ["b"] * 6
+
+
+def test_a_run_that_is_set_up_restricted_predicts_so_where_it_knows_what_is_there(run, photo):
+    config = changed(small_config(), "inference", restrict_to_present=True)
+    save_config(changed(config, "prior", rho=0.7), run / "config.toml")
+    for guide, narrow in ((SmallGuide(), True), (None, False)):
+        detector = Detector.load(run, device="cpu", guide=guide)
+        (found,) = detector.predict(photo, "a, b, c", min_score=0.0, top=18, text=unit_rows(3))
+        assert (set(found.concepts.tolist()) == {0}) == narrow
+    (found,) = detector.predict(
+        photo, "a, b, c", min_score=0.0, top=18, text=unit_rows(3), present=["b"], restrict_to_present=False
+    )
+    assert len(set(found.concepts.tolist())) > 1
+
+
+def test_chance_fills_up_a_photos_priors_whatever_its_batch(run, photo):
+    save_config(changed(small_config(), "prior", fill="random", limit=4), run / "config.toml")
+    detector = Detector.load(run, device="cpu", guide=SmallGuide())
+    words = ", ".join("abcdefghij")
+    one, all_ = (detector.predict([photo] * 5, words, min_score=0.0, batch=batch) for batch in (1, 5))
+    assert [found.present for found in one] == [found.present for found in all_]
+    assert len({found.present for found in one}) > 1
 
 
 def test_without_a_guide_text_must_be_given_and_fit(run, photo):
