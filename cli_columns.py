@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -88,10 +89,24 @@ def priors(
             f"--report reads the columns of {data}, but --out puts this one elsewhere; leave one of them out."
         )
     progress = TerminalProgress()
-    if not (mllm or mllm_model):
-        asked = (mllm_prompt, prefilter, calibrate, block, trust_remote_code or None)
-        if any(option is not None for option in asked):
-            raise UserError("the questions of a multimodal LLM are set, but it is not asked; add --mllm.")
+    asked = mllm or mllm_model is not None
+    _refuse_idle(
+        {"--name": (name, ""), "--tau": (tau, 0.07)}
+        if asked
+        else {
+            "--mllm-prompt": (mllm_prompt, None),
+            "--backend": (backend, "transformers"),
+            "--block": (block, None),
+            "--prefilter": (prefilter, None),
+            "--calibrate": (calibrate, None),
+            "--precision": (precision, "fp32"),
+            "--trust-remote-code": (trust_remote_code, False),
+        },
+        "is of CLIP's priors, and a multimodal LLM is asked instead; leave it out"
+        if asked
+        else "is of questions to a multimodal LLM, and none is asked; add --mllm, or leave it out",
+    )
+    if not asked:
         made = cache_clip_priors(
             data, name=name, tau=tau, part=part_of(part), overwrite=overwrite, out=out, progress=progress
         )
@@ -124,6 +139,13 @@ def priors(
             "--report needs the whole column, but other parts have chunks to make; ask the last one."
         )
     answer.figures(made.to_json() | {"report": show_priors(answer, data, rho, limit)})
+
+
+def _refuse_idle(settings: Mapping[str, tuple[Any, Any]], why: str) -> None:
+    """Refuse an option that would decide nothing: option -> what was given, what it is otherwise."""
+    for option, (given, usual) in settings.items():
+        if given != usual:
+            raise UserError(f"{option} {why}.")
 
 
 def show_priors(

@@ -29,7 +29,7 @@ from cache_builder.store import (
     verify_column,
 )
 from cache_builder.store.block import NOT_FINITE
-from cache_builder.store.spec import mending_command
+from cache_builder.store.command import mending_command
 from cache_builder.teacher import Teacher, load_teacher
 
 Again = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -163,7 +163,7 @@ def _priors_again(index: Index, spec: ColumnSpec, label: str) -> Again:
             raise UserError(
                 f"column {spec.name} of {index.folder} was made from another column {column} "
                 f"({made_from[name]}, now {found}); make it again with "
-                f"{mending_command(str(index.folder), spec.name)} --overwrite."
+                f"{mending_command(str(index.folder), spec.name, spec.recipe)} --overwrite."
             )
     text, tau = columns["text"].all(), float(spec.recipe["tau"])
     return lambda rows: clip_probability(columns["images"].take(rows), text, tau)

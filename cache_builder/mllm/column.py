@@ -72,7 +72,8 @@ def cache_mllm_priors(
     progress = progress or Silent()
     index = open_index(data)
     check_folder(index)
-    chosen = open_prefilter(data, prefilter, index) if prefilter else None
+    columns = place(data, out)
+    chosen = open_prefilter(columns, prefilter, index) if prefilter else None
     mllm = model
     if not isinstance(mllm, Mllm):
         name = mllm or default_model(data)
@@ -94,14 +95,14 @@ def cache_mllm_priors(
     notes = [mllm.answers.line()]
     if chosen:
         notes.append(chosen.line(index))
-    measured = None if overwrite else measured_before(data, index, recipe)
+    measured = None if overwrite else measured_before(columns, index, recipe)
     if measured is None:
         measured = {"share": probe(index, asker)}
         if calibrate:
             fitted = fit_calibration(calibrate, ask, mllm.name, progress=progress)
             notes.append(fitted.line())
             measured["calibration"] = fitted.recipe()
-        measured = (None if overwrite else measured_before(data, index, recipe)) or measured
+        measured = (None if overwrite else measured_before(columns, index, recipe)) or measured
     low = check_share(measured["share"], mllm)
     if low:
         notes.append(low)
@@ -127,7 +128,7 @@ def cache_mllm_priors(
             else:
                 yield Item(row, (row, asker.about(photo)))
 
-    writer = open_writer(place(data, out), spec, overwrite=overwrite)
+    writer = open_writer(columns, spec, overwrite=overwrite)
     run = run_chunks(
         writer,
         read,
@@ -208,13 +209,13 @@ def check_share(share: float, mllm: Mllm) -> str | None:
     return None
 
 
-def measured_before(data: Path, index: Index, recipe: dict[str, Any]) -> dict[str, Any] | None:
+def measured_before(columns: Path | str, index: Index, recipe: dict[str, Any]) -> dict[str, Any] | None:
     """What an earlier maker of the same column measured: share and calibration are measured once, or the
     rounding of another machine would make another column of it.
     """
-    if NAME not in list_columns(data):
+    if NAME not in list_columns(columns):
         return None
-    spec = column_info(data, NAME).manifest.spec
+    spec = column_info(columns, NAME).manifest.spec
     found = dict(spec.recipe)
     measured = found.pop("measured", None)
     same = found == recipe and spec.index_digest == index.digest

@@ -61,8 +61,8 @@ def first(priors: NDArray[np.floating], keep: int) -> NDArray[np.int64]:
     return np.argsort(-priors, axis=1, kind="stable")[:, :keep]
 
 
-def open_prefilter(data: Path, text: str, index: Index) -> Prefilter:
-    """The prefilter called `text`: "clip:K".
+def open_prefilter(columns: Path | str, text: str, index: Index) -> Prefilter:
+    """The prefilter called `text`, "clip:K", by the CLIP priors among `columns`, a folder or a URL.
 
     Raises UserError for anything else, and where the column is missing or of another index.
     """
@@ -71,4 +71,4 @@ def open_prefilter(data: Path, text: str, index: Index) -> Prefilter:
         raise UserError(
             f"--prefilter {text} is not known; give clip:K, K concepts a photo, for example clip:20."
         )
-    return Prefilter(open_column(data, "priors/clip", index_digest=index.digest), int(number))
+    return Prefilter(open_column(columns, "priors/clip", index_digest=index.digest), int(number))

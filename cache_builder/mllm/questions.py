@@ -21,7 +21,7 @@ from torch import Tensor
 from cache_builder.errors import UserError
 from cache_builder.mllm.load import Mllm, quiet
 from cache_builder.prompts import spoken
-from cache_builder.store.spec import QUESTION
+from cache_builder.store.command import QUESTION
 
 PROMPT = QUESTION
 """METHOD.md section 3."""

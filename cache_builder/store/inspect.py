@@ -13,10 +13,11 @@ import numpy as np
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress, Silent
 from cache_builder.store.agreement import Agreement, cosines, summary
+from cache_builder.store.command import mending_command
 from cache_builder.store.files import LocalFiles, open_files
 from cache_builder.store.manifest import GROUP, Manifest, read_manifest
 from cache_builder.store.reader import Column, open_column
-from cache_builder.store.spec import from_runs, mending_command, some_runs
+from cache_builder.store.spec import from_runs, some_runs
 from cache_builder.store.writer import ColumnWriter
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cache_builder.errors import UserError
+from cache_builder.store.command import mending_command
 from cache_builder.store.fetched import FetchedRows
 from cache_builder.store.files import ChunkFiles, open_files
 from cache_builder.store.manifest import Manifest, read_manifest
 from cache_builder.store.mapped import MappedRows, can_map
-from cache_builder.store.spec import chunk_file, mending_command
+from cache_builder.store.spec import chunk_file
 
 
 def open_column(

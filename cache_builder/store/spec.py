@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,13 +12,10 @@ from typing import Any
 import numpy as np
 
 from cache_builder.errors import UserError
-from cache_builder.store.naming import parse_name
 
 SCHEMA = "cckt.column/1"
 TABLES = ("concepts", "boxes", "images", "images x concepts")
 DTYPES = ("float16", "float32")
-QUESTION = "Question: Does {concept} exist in the image? Answer:"
-"""What a multimodal LLM is asked unless it is told otherwise (METHOD.md section 3)."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)*")
 
@@ -154,41 +150,6 @@ class ColumnSpec:
 def chunk_file(array: str, chunk: int) -> str:
     """Name of a chunk file inside the column (zarr v3 "default" chunk keys with separator ".")."""
     return f"values/c.{chunk}.0" if array == "values" else f"{array}/c.{chunk}"
-
-
-def mending_command(data: str, name: str, recipe: Mapping[str, Any] | None = None) -> str:
-    """The command that makes (or finishes) a column, for error messages."""
-    named = parse_name(name)
-    kind, options = (named.kind, named.options) if named else (name, "")
-    verb, _, source = kind.partition("/")
-    command = f"cckt cache {verb} {data}{options}"
-    if verb == "priors":
-        return command + (_mllm_options(recipe or {}) if source == "mllm" else "")
-    teacher = (recipe or {}).get("teacher")
-    if isinstance(teacher, Mapping):
-        teacher = teacher.get("name")
-    fast = " --fast" if recipe and "fast" in recipe else ""
-    return command + fast + (f" --teacher {teacher}" if isinstance(teacher, str) else "")
-
-
-def _mllm_options(recipe: Mapping[str, Any]) -> str:
-    """How `priors/mllm` was asked for, as far as its recipe knows: not where the data of --calibrate lie."""
-    model, prefilter = recipe.get("model"), recipe.get("prefilter")
-    model = model if isinstance(model, Mapping) else {}
-    settings = {  # option -> what was chosen, what is so by default
-        "--mllm-model": (model.get("name"), None),
-        "--mllm-prompt": (recipe.get("prompt"), QUESTION),
-        "--backend": (recipe.get("backend"), "transformers"),
-        "--precision": (model.get("dtype"), "fp32"),
-        "--prefilter": (f"clip:{prefilter['keep']}" if prefilter else None, None),
-        "--calibrate": ("TRAINING_DATA" if recipe.get("calibrated_on") else None, None),
-    }
-    chosen = [
-        f" {name} {shlex.quote(value)}"
-        for name, (value, usual) in settings.items()
-        if value and value != usual
-    ]
-    return "".join((" --mllm", *chosen))
 
 
 def to_runs(numbers: Iterable[int]) -> str:

@@ -14,9 +14,10 @@ from cache_builder.errors import UserError
 from cache_builder.progress import Progress, Silent
 from cache_builder.store.agreement import Agreement
 from cache_builder.store.check import Check, Problem
+from cache_builder.store.command import mending_command
 from cache_builder.store.files import open_files
 from cache_builder.store.manifest import GROUP, Manifest, read_manifest
-from cache_builder.store.spec import mending_command, some_runs
+from cache_builder.store.spec import some_runs
 
 
 @dataclass(frozen=True)

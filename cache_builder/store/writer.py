@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from cache_builder.errors import UserError
 from cache_builder.locking import alone
 from cache_builder.store.block import chunk_arrays
+from cache_builder.store.command import mending_command
 from cache_builder.store.files import TEMPORARY, ChunkFiles, LocalFiles, open_files
 from cache_builder.store.layout import array_documents, library_versions
 from cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, Vouched, read_ledgers
 from cache_builder.store.manifest import GROUP, Manifest, read_manifest
-from cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, mending_command, some_runs, to_runs
+from cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, some_runs, to_runs
 
 
 def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) -> ColumnWriter:

@@ -14,6 +14,7 @@ import transformers
 from cache_builder.errors import UserError
 from cache_builder.index import build_index, open_index
 from cache_builder.mllm import Mllm, Questions, Scorer, cache_mllm_priors, default_model, load_mllm
+from cache_builder.mllm import column as column_module
 from cache_builder.mllm.column import check_share
 from cache_builder.mllm.prefilter import first
 from cache_builder.photos import load_photo
@@ -108,6 +109,19 @@ def write_clip(data: Path, priors: np.ndarray) -> None:
     writer = open_writer(data, spec)
     writer.write(0, priors, np.array([True] * 4 + [False]))
     writer.finish()
+
+
+def test_elsewhere_it_is_measured_once_too(
+    data: Path, mllm: Mllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "elsewhere"
+    cache_mllm_priors(data, mllm, chunk_rows=2, part=(0, 2), out=out)
+    monkeypatch.setattr(column_module, "probe", lambda *_: pytest.fail("was measured before"))
+    cache_mllm_priors(data, mllm, chunk_rows=2, part=(1, 2), out=out)
+    column = open_column(out, "priors/mllm", index_digest=open_index(data).digest)
+    for row, values in expected_rows(data, mllm).items():
+        np.testing.assert_allclose(column.all()[row], values, atol=1e-4)
+    assert not (data / "priors").exists()
 
 
 def test_prefilter(data: Path, mllm: Mllm) -> None:

@@ -15,7 +15,7 @@ from cache_builder.index import open_index
 from cache_builder.onepass import cache_all, cache_photos
 from cache_builder.recompute import verify_data
 from cache_builder.store import ColumnName, check_label, list_columns, open_column, parse_name
-from cache_builder.store.spec import QUESTION, mending_command
+from cache_builder.store.command import QUESTION, mending_command
 from cache_builder.teacher import Teacher, load_teacher
 from cache_builder.teachers import label_teachers
 from cache_builder.views import SCALE, SHIFT, jittered_boxes, view_names
@@ -53,8 +53,8 @@ def test_names_say_kind_teacher_and_view() -> None:
         assert str(found) == name
     assert parse_name("notes") is None
     assert parse_name("crops-two-words") is None
-    command = mending_command("set", "crops-vitl14-jitter-3", {"teacher": "big", "fast": {}})
-    assert command == "cckt cache crops set --name vitl14 --jitter 3 --fast --teacher big"
+    command = mending_command("set", "crops-vitl14-jitter-3", {"teacher": {"name": "big"}, "fast": {}})
+    assert command == "cckt cache crops set --name vitl14 --jitter 3 --teacher big --fast"
     assert mending_command("set", "priors/clip-vitl14") == "cckt cache priors set --name vitl14"
 
 
