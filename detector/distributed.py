@@ -87,31 +87,34 @@ class World:
         return nn.parallel.DistributedDataParallel(model, devices, find_unused_parameters=True)
 
 
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """ "auto" or a device's name -> a device. Raises UserError for one that is not there."""
+def pick_device(name: str, local_rank: int = 0, option: str = "--device") -> torch.device:
+    """ "auto" or a device's name -> a device. Raises UserError, which names `option`, for one that is not
+    there.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             name = f"cuda:{local_rank % torch.cuda.device_count()}"
         else:
             name = "mps" if torch.backends.mps.is_available() else "cpu"
+    unknown = UserError(f"{option}: found {name!r}, expected auto, cpu, cuda or mps.")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"option train.device: found {name!r}, expected auto, cpu, cuda or mps.") from None
+        raise unknown from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
         # A scheduler may show each rank its own GPU only, which is then number 0 for all of them.
         index = local_rank % max(count, 1) if device.index is None else device.index
         if index >= count:
             raise UserError(
-                f"option train.device: found {name!r}, but torch sees {count} CUDA devices here; "
-                "use --set train.device=cpu or install a CUDA build of torch."
+                f"{option}: found {name!r}, but torch sees {count} CUDA devices here; use auto or cpu, or "
+                "install a CUDA build of torch."
             )
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("option train.device: found 'mps', which torch cannot use here; use auto or cpu.")
+        raise UserError(f"{option}: found 'mps', which torch cannot use here; use auto or cpu.")
     if device.type not in ("cpu", "mps"):
-        raise UserError(f"option train.device: found {name!r}, expected auto, cpu, cuda or mps.")
+        raise unknown
     return device
 
 
@@ -156,17 +159,18 @@ def first_host(nodes: str) -> str:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
+def joined(device: str, option: str = "--device") -> Iterator[World]:
     """This process's place among the ranks, for as long as the block runs; within another such block, its.
 
-    device: the config's train.device. CUDA ranks talk by NCCL, others by gloo. Raises UserError when another
-    rank dies; a rank that cannot, because it hangs in a collective, is ended (see `detector.lifeline`).
+    device: as the user's `option` says, "auto" where nobody did. CUDA ranks talk by NCCL, others by gloo.
+    Raises UserError when another rank dies; a rank that cannot, because it hangs in a collective, is ended
+    (see `detector.lifeline`).
     """
     place = place_of(os.environ)
     if place is None or place.size == 1:
-        yield World(0, 1, pick_device(device))
+        yield World(0, 1, pick_device(device, option=option))
         return
-    chosen = pick_device(device, place.local_rank)
+    chosen = pick_device(device, place.local_rank, option)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if dist.is_initialized():

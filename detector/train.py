@@ -53,7 +53,11 @@ def train(
     `detector.preflight` looks for, for an `out` that holds another run, after `train.nonfinite_limit` steps
     in a row without a finite loss and gradient, and when another rank dies.
     """
-    with joined(config.train.device) as world, deterministic(world.device), Signals() as signals:
+    with (
+        joined(config.train.device, "option train.device") as world,
+        deterministic(world.device),
+        Signals() as signals,
+    ):
         progress = progress if world.first and progress else Silent()
         check_batch(config, world.size)
         check_wandb(config.train.wandb_project)

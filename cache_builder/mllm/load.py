@@ -137,7 +137,7 @@ def load_words(name: str, *, dtype: str = "bf16", trust_remote_code: bool = Fals
 def check_dtype(dtype: str) -> None:
     """UserError for a dtype that there is not."""
     if dtype not in DTYPES:
-        raise UserError(f"--dtype {dtype} is not known; choose one of {', '.join(DTYPES)}.")
+        raise UserError(f"--precision {dtype} is not known; choose one of {', '.join(DTYPES)}.")
 
 
 def default_model(data: Path) -> str:

@@ -122,7 +122,7 @@ class Scorer:
     def _too_small(self) -> str:
         return (
             f"--mllm-model {self.mllm.name} does not fit the memory of {self.mllm.device} even with one "
-            "question at a time; use --dtype bf16, a smaller model or another --device."
+            "question at a time; use --precision bf16, a smaller model or another --device."
         )
 
     def _tell(self, line: str) -> None:
@@ -160,7 +160,7 @@ class Scorer:
             self._tell(f"{self.mllm.name} cannot be asked by {way.name}: {why}")
         raise UserError(
             f"--mllm-model {self.mllm.name} answers otherwise in company than alone, in every way that is "
-            "known; use --dtype fp32, or choose another model."
+            "known; use --precision fp32, or choose another model."
         )
 
 

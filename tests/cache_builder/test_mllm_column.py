@@ -247,7 +247,7 @@ def test_models_that_cannot_be_had(data: Path, tmp_path: Path, monkeypatch: pyte
 
 def test_mistakes_about_the_model() -> None:
     model, processor = build("llava").model, build("llava").processor
-    with pytest.raises(UserError, match="--dtype int8 is not known; choose one of fp32, bf16, fp16"):
+    with pytest.raises(UserError, match="--precision int8 is not known; choose one of fp32, bf16, fp16"):
         Mllm.of("m", model, processor, device="cpu", dtype="int8")
     with pytest.raises(UserError, match=r"its processor is a PreTrainedTokenizerFast|TokenizersBackend"):
         Mllm.of("m", model, processor.tokenizer, device="cpu")

@@ -45,13 +45,20 @@ def test_the_first_host_of_a_node_list(nodes, first):
 
 @pytest.mark.parametrize("name", ["warp", "meta", "cpu:x"])
 def test_a_device_that_is_none_is_refused(name):
-    with pytest.raises(UserError, match=r"train\.device: found .*expected auto, cpu, cuda or mps"):
+    with pytest.raises(UserError, match=r"--device: found .*expected auto, cpu, cuda or mps"):
         pick_device(name)
+    with (
+        pytest.raises(UserError, match=r"option train\.device: found .*expected auto, cpu"),
+        joined(name, "option train.device"),
+    ):
+        pass
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match=r"torch sees 0 CUDA devices here; use --set train\.device=cpu"):
+    with pytest.raises(
+        UserError, match=r"torch sees 0 CUDA devices here; use auto or cpu, or install a CUDA build"
+    ):
         pick_device("cuda")
     if not torch.backends.mps.is_available():
         assert pick_device("auto") == torch.device("cpu")
