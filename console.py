@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cache_builder.errors import UserError
-from cache_builder.whole import write_bytes
+from cache_builder.whole import plain, write_bytes
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -159,7 +159,7 @@ class Answer:
         """The figures as JSON. Raises UserError where the file cannot be written."""
         if self._json is None or self._mute:
             return
-        text = json.dumps(_plain(figures), indent=1) + "\n"
+        text = json.dumps(plain(figures), indent=1, allow_nan=False, default=str) + "\n"
         if self._json == "-":
             sys.stdout.write(text)
             return
@@ -175,17 +175,6 @@ class Answer:
 def complain(sentence: str) -> None:
     """Say on stderr why nothing came of it."""
     err.print(Text.assemble(("cckt: ", "bold red"), sentence))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: no NaN, no paths."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def _named(figures: Mapping[str, float | str]) -> str:

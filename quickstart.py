@@ -8,7 +8,6 @@ where it was stopped: the same command with the same folder does what is left.
 from __future__ import annotations
 
 import json
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +31,7 @@ from cache_builder.runner import Interrupted
 from cache_builder.store import open_column
 from cache_builder.teacher import Teacher, load_teacher
 from cache_builder.text import cache_text
+from cache_builder.whole import plain
 from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
 from detector.config import Config, apply_overrides
 from detector.draw import STAR, Tile, contact_sheet, draw_prediction, marks_of
@@ -164,7 +164,7 @@ def prior_quality(data: Path, config: Config, source: str = "clip") -> dict[str,
     report = existence_report(
         column.all(), truth, _splits(index), rho=prior.rho, limit=prior.limit, valid=valid
     )
-    return {split: _no_nan(figures.to_json()) for split, figures in report.items()}
+    return {split: plain(figures.to_json()) for split, figures in report.items()}
 
 
 def draw(out: Path, run: Path, data: Path, teacher: Teacher, progress: Progress) -> list[Path]:
@@ -229,13 +229,6 @@ def _photos(folder: Path, photos: int, seed: int, keep: str, progress: Progress)
 
 def _splits(index: Index) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
     return {split: index.rows(split) for split in ("base", "novel")}
-
-
-def _no_nan(figures: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in figures.items()
-    }
 
 
 class _Stages:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ablation.plan import Plan
+from cache_builder.whole import plain
 from detector.checkpoint import write_bytes, write_json
 
 TITLES = {
@@ -33,9 +34,8 @@ def save(plan: Plan, answer: dict[str, Any]) -> None:
     if "seconds" not in answer or table != "table6":
         answer["seconds"] = sum(row.get("seconds", 0.0) for row in answer["rows"])
     answer["checks"] = checks(answer["rows"])
-    plain = _no_nan(answer)
-    write_json(plan.out / f"{table}.json", plain)
-    write_bytes(plan.out / f"{table}.md", page(plain).encode())
+    write_json(plan.out / f"{table}.json", answer)
+    write_bytes(plan.out / f"{table}.md", page(plain(answer)).encode())
 
 
 def page(answer: dict[str, Any]) -> str:
@@ -261,11 +261,3 @@ def _value(value: Any) -> str:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} minutes"
-
-
-def _no_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _no_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_no_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,9 +1,13 @@
-"""Files that appear whole."""
+"""Files that appear whole, and what a JSON one can hold."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -14,3 +18,19 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file that appears whole, of `plain(value)`."""
+    write_bytes(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+
+
+def plain(value: Any) -> Any:
+    """What JSON can hold of a value: None for NaN and the infinities, lists for tuples, texts for paths."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float):  # numpy's float64 too
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, PurePath) else value

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from cache_builder.errors import UserError
 from cache_builder.store import teacher_of
 from cache_builder.whole import write_bytes as write_bytes  # for all of this room
+from cache_builder.whole import write_json as write_json
 from detector.config import Config, load_config
 
 FOLDER = "checkpoints"
@@ -75,11 +76,6 @@ class Facts:
     def load(run: Path) -> Facts:
         """Read facts.json. Raises UserError where `run` is no run folder."""
         return Facts(**read_json(run / "facts.json", "a run folder made by cckt train"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file that appears whole."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: Path, expected: str) -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from cache_builder.whole import plain
 from detector.evaluation.engines import IOU_THRESHOLDS, RECALLS
 from detector.evaluation.matches import Matches
 from detector.evaluation.truth import Truth
@@ -33,7 +34,8 @@ class Interval:
 
     def as_dict(self) -> dict[str, float | None]:
         """For JSON."""
-        return _json(asdict(self))
+        known: dict[str, float | None] = plain(asdict(self))
+        return known
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**_json(asdict(self)), "differs": self.differs}
+        return {**plain(asdict(self)), "differs": self.differs}
 
 
 def intervals(
@@ -217,7 +219,3 @@ def _percentiles(values: Floats, low: float, high: float) -> tuple[float, float]
         return float("nan"), float("nan")
     ends = np.percentile(values, [low, high])
     return float(ends[0]), float(ends[1])
-
-
-def _json(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: value if np.isfinite(value) else None for name, value in values.items()}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cache_builder.whole import plain
 from detector.evaluation.bootstrap import Interval
 from detector.evaluation.engines import AREAS, Curves
 from detector.evaluation.truth import Truth
@@ -76,14 +77,7 @@ class Metrics:
 
     def as_dict(self) -> dict[str, Any]:
         """For metrics.json: plain types, None in place of nan, `per_concept` as a list of dicts."""
-        answer: dict[str, Any] = {}
-        for spec in fields(self):
-            value = getattr(self, spec.name)
-            if spec.name == "per_concept":
-                value = [{f.name: _plain(getattr(c, f.name)) for f in fields(c)} for c in self.per_concept]
-            if spec.name == "intervals":
-                value = {name: interval.as_dict() for name, interval in self.intervals.items()}
-            answer[spec.name] = _plain(value)
+        answer: dict[str, Any] = plain(asdict(self))
         return answer
 
     def rows(self) -> list[tuple[str, str]]:
@@ -118,12 +112,6 @@ class Metrics:
 def percent(value: float) -> str:
     """0.4567 -> "45.7"; nan -> a dash."""
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return None if math.isnan(value) else float(value)
-    return value
 
 
 def summarise(truth: Truth, result: Curves, *, detections: int, engine: str) -> Metrics:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress
 from cache_builder.store import column_of, open_column, teacher_of
+from cache_builder.whole import plain
 from detector.checkpoint import Facts, judged_weights, read_json, run_config, write_json
 from detector.config import PriorConfig
 from detector.evaluate import chosen_variant, evaluate_run
@@ -88,7 +88,7 @@ def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> A
         "log": read_log(run),
         "curves": _pr(truth, table),
         "sizes": _sizes(truth, table),
-        "concepts": [_plain(asdict(one)) for one in metrics.per_concept],
+        "concepts": [plain(asdict(one)) for one in metrics.per_concept],
         "errors": costs(truth, matches, classify(truth, matches)),
         "confusion": [asdict(one) for one in confusion(truth, found, scene.text.numpy())],
         "priors": prior_quality(scene, prior),
@@ -153,7 +153,7 @@ def _headline(metrics: Metrics, drawn: Any) -> list[dict[str, Any]]:
         interval = drawn.get(name)
         ends = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
         label = "AP50" if name == "ap50_all" and names[0] == "ap" else LABELS[name]
-        answer.append(_plain({"key": name, "label": label, "value": getattr(metrics, name), **ends}))
+        answer.append(plain({"key": name, "label": label, "value": getattr(metrics, name), **ends}))
     return answer
 
 
@@ -217,8 +217,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
             shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             answer[prefix + name] = shown
     return answer
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """None for what is no number."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -12,6 +11,7 @@ from typing import Any
 
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress, Silent
+from cache_builder.whole import plain
 from detector.checkpoint import read_json, write_bytes
 from detector.evaluation.bootstrap import compare
 from detector.evaluation.matches import match
@@ -78,7 +78,7 @@ def render(page: dict[str, Any]) -> str:
     room = files("detector.report")
     title = "cckt report: " + ", ".join(run["name"] for run in page["runs"])
     # Only "<" could end the script element early; JSON may write it as an escape.
-    values = json.dumps(_finite(page), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    values = json.dumps(plain(page), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {
         "{{title}}": title.replace("&", "&amp;").replace("<", "&lt;"),
         "{{style}}": room.joinpath("page.css").read_text(encoding="utf-8"),
@@ -139,11 +139,3 @@ def _tell_names_apart(runs: list[dict[str, Any]]) -> None:
     for number, run in enumerate(runs):
         if names.count(run["name"]) > 1:
             run["name"] = f"{run['name']} ({number + 1})"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
