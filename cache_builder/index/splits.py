@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,21 +65,30 @@ def read_split(split: str | Path) -> Split:
     return Split(path.name, lambda source: split_by_lists(source, lists, path))
 
 
-def _coco_48_17(source: Source) -> list[Concept]:
-    known: dict[int, tuple[str, str]] = {}
-    for split, text in OV_COCO.items():
-        for entry in text.split(", "):
-            number, name = entry.split(" ", 1)
-            known[int(number)] = (name, split)
-    for concept in source.concepts:
-        name, _ = known.get(concept.category_id, ("", ""))
+def ov_coco(concepts: Iterable[Concept], where: str, step: str) -> list[Concept]:
+    """The concepts under OV-COCO's split. UserError where an id or a name is not COCO's: `where` says whose
+    they are, `step` what to do about it.
+    """
+    known = {
+        int(number): (name, split)
+        for split, text in OV_COCO.items()
+        for number, name in (entry.split(" ", 1) for entry in text.split(", "))
+    }
+    placed = []
+    for concept in concepts:
+        name, split = known.get(concept.category_id, ("", ""))
         if normalise_name(concept.name) != name:
             expected = f"COCO's is {name!r}" if name else "COCO has no category of that id"
             raise UserError(
-                f"split coco-48-17 does not fit {source.path}: category {concept.category_id} is "
-                f"{concept.name!r} there and {expected}; use --split all-base or a split file of your own"
+                f"{where}: category {concept.category_id} is {concept.name!r} there and {expected}; {step}"
             )
-    return [replace(concept, split=known[concept.category_id][1]) for concept in source.concepts]
+        placed.append(replace(concept, split=split))
+    return placed
+
+
+def _coco_48_17(source: Source) -> list[Concept]:
+    where = f"split coco-48-17 does not fit {source.path}"
+    return ov_coco(source.concepts, where, "use --split all-base or a split file of your own")
 
 
 def _lvis(source: Source) -> list[Concept]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from cache_builder.errors import UserError
 from cache_builder.index import Index
-from cache_builder.index.splits import OV_COCO
-from cache_builder.vocabulary import Concept, Vocabulary, normalise_name
+from cache_builder.index.splits import ov_coco
+from cache_builder.vocabulary import Vocabulary
 
 COCO_FIGURES = ("ap", "ap50_all", "ap75")
 SPLIT_FIGURES = ("ap50_base", "ap50_novel", "ap50_all", "ap")
@@ -107,20 +107,6 @@ def protocol_for(name: str, index: Index) -> Protocol:
 
 def _ov_coco(index: Index) -> Vocabulary:
     """The index's concepts under OV-COCO's split, whatever split it was built with."""
-    table: dict[int, tuple[str, str]] = {}
-    for split, text in OV_COCO.items():
-        for entry in text.split(", "):
-            number, name = entry.split(" ", 1)
-            table[int(number)] = (name, split)
-
-    def placed(concept: Concept) -> Concept:
-        name, split = table.get(concept.category_id, ("", ""))
-        if normalise_name(concept.name) != name:
-            expected = f"COCO's is {name!r}" if name else "COCO has no category of that id"
-            raise UserError(
-                f"--protocol ov-coco: category {concept.category_id} of {index.folder} is {concept.name!r}, "
-                f"{expected}; take --protocol custom, which scores the index's own split."
-            )
-        return replace(concept, split=split)
-
-    return Vocabulary(placed(concept) for concept in index.concepts)
+    where = f"--protocol ov-coco does not fit {index.folder}"
+    step = "take --protocol custom, which scores the index's own split."
+    return Vocabulary(ov_coco(index.concepts, where, step))
