@@ -98,15 +98,5 @@ def figures(truth: NDArray[np.bool_], said: NDArray[np.bool_]) -> PopeFigures:
     )
 
 
-def pope_lines(report: Mapping[str, Mapping[str, PopeFigures]]) -> list[str]:
-    """The report for a person, a line a kind and split."""
-    return [
-        f"{kind} negatives, {split}: accuracy {found.accuracy:.3f}, F1 {found.f1:.3f}, yes {found.yes:.2f} "
-        f"of {found.questions} questions"
-        for kind, splits in report.items()
-        for split, found in splits.items()
-    ]
-
-
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")

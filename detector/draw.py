@@ -8,7 +8,7 @@ white.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -44,9 +44,9 @@ class Mark:
         return f"{STAR} {self.name}" if self.novel else self.name
 
 
-def marks_of(prediction: Prediction, *, distinct: bool = True) -> list[Mark]:
-    """A prediction's finds as marks. distinct: one for each thing, not every name of every box."""
-    shown = prediction.distinct() if distinct else prediction
+def marks_of(prediction: Prediction) -> list[Mark]:
+    """A prediction's finds as marks: one for each thing, not every name of every box."""
+    shown = prediction.distinct()
     columns = zip(shown.boxes_xyxy.tolist(), shown.names, shown.scores.tolist(), shown.novel, strict=True)
     return [Mark(tuple(box), name, score, bool(novel)) for box, name, score, novel in columns]
 
@@ -141,7 +141,7 @@ def _with_legend(canvas: Image.Image, base_too: bool) -> Image.Image:
     return page
 
 
-def legend_strip(width: int, size: int, base_too: bool = True, truth_too: bool = False) -> Image.Image:
+def legend_strip(width: int, size: int, base_too: bool = True) -> Image.Image:
     """What the outlines mean, `width` px wide; lines are broken where it is narrow."""
     items = [(True, f"{STAR} novel: never annotated in training")]
     if base_too:
@@ -167,12 +167,11 @@ def legend_strip(width: int, size: int, base_too: bool = True, truth_too: bool =
 
 @dataclass(frozen=True)
 class Tile:
-    """One photo of a contact sheet. truth: shown beside the marks if not None."""
+    """One photo of a contact sheet."""
 
     photo: Image.Image
     marks: Sequence[Mark]
     caption: str = ""
-    truth: Sequence[Mark] | None = field(default=None)
 
 
 def contact_sheet(
@@ -180,19 +179,17 @@ def contact_sheet(
 ) -> Image.Image:
     """A page of photos, each fitted into a cell of `cell` px, with captions and one legend.
 
-    Tiles with truth take two cells' width: what was found on the left, what was annotated on the right. No
-    tile gives a page that says so.
+    No tile gives a page that says so.
     """
     gap, size = round(cell / 18), max(13, round(cell / 26))
-    pair = any(tile.truth is not None for tile in tiles)
-    cells = [_tile(tile, cell, gap // 2, size, pair) for tile in tiles]
+    cells = [_tile(tile, cell, size) for tile in tiles]
     columns = max(1, min(columns, len(cells)))
     rows = [cells[at : at + columns] for at in range(0, len(cells), columns)]
     tile_width = cells[0].width if cells else cell
     width = columns * tile_width + (columns + 1) * gap
     head = _heading(width, gap, size, title, subtitle if cells else (subtitle or "No photo to show."))
-    novel = any(mark.novel for tile in tiles for mark in [*tile.marks, *(tile.truth or ())])
-    base = any(not mark.novel for tile in tiles for mark in [*tile.marks, *(tile.truth or ())])
+    novel = any(mark.novel for tile in tiles for mark in tile.marks)
+    base = any(not mark.novel for tile in tiles for mark in tile.marks)
     foot = legend_strip(width, size, base) if novel else Image.new("RGB", (width, gap // 2), PAPER)
     height = head.height + sum(max(c.height for c in row) + gap for row in rows) + foot.height
     page = Image.new("RGB", (width, height), PAPER)
@@ -206,28 +203,20 @@ def contact_sheet(
     return page
 
 
-def _tile(tile: Tile, cell: int, gap: int, size: int, pair: bool) -> Image.Image:
+def _tile(tile: Tile, cell: int, size: int) -> Image.Image:
     scale = min(cell / tile.photo.width, cell / tile.photo.height)
     # Labels are as large as their picture allows, so a picture is drawn at the size at which it is shown.
-    pictures = [draw_marks(tile.photo, tile.marks, legend=False, scale=scale)]
-    heads = [tile.caption or "found"] if pair else [tile.caption]
-    if pair:
-        pictures.append(draw_marks(tile.photo, tile.truth or (), legend=False, scale=scale))
-        heads.append("annotated")
-    band = round(size * 1.9) if any(heads) else 0
-    width = len(pictures) * cell + (len(pictures) - 1) * gap
-    page = Image.new("RGB", (width, max(p.height for p in pictures) + band), PAPER)
-    draw = ImageDraw.Draw(page)
-    for number, (picture, text) in enumerate(zip(pictures, heads, strict=True)):
-        x = number * (cell + gap)
-        page.paste(picture, (x + (cell - picture.width) // 2, 0))
-        draw.text(
-            (x + cell / 2, picture.height + band / 2),
-            _fit(text, font(size), cell),
-            font=font(size),
-            fill=DIM,
-            anchor="mm",
-        )
+    picture = draw_marks(tile.photo, tile.marks, legend=False, scale=scale)
+    band = round(size * 1.9) if tile.caption else 0
+    page = Image.new("RGB", (cell, picture.height + band), PAPER)
+    page.paste(picture, ((cell - picture.width) // 2, 0))
+    ImageDraw.Draw(page).text(
+        (cell / 2, picture.height + band / 2),
+        _fit(tile.caption, font(size), cell),
+        font=font(size),
+        fill=DIM,
+        anchor="mm",
+    )
     return page
 
 

@@ -6,7 +6,7 @@ G most present concepts of a photo in the batch, M objects of one photo.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,13 +20,6 @@ class PresentText:
     """(B, G, D) unit text embeddings; rows at and past `counts[b]` are padding (zeros). G may be 0."""
     counts: Tensor
     """(B,) int64, present concepts of each photo, 0..G."""
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> PresentText:
-        """The same on another device."""
-        return PresentText(
-            self.embeddings.to(device, non_blocking=non_blocking),
-            self.counts.to(device, non_blocking=non_blocking),
-        )
 
     @staticmethod
     def gather(text: Tensor, rows: list[Tensor]) -> PresentText:
@@ -57,23 +50,6 @@ class Targets:
 
     def __len__(self) -> int:
         return int(self.boxes.shape[0])
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
-        """The same on another device."""
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("boxes", "concepts", "embeddings", "valid")
-        }
-        return replace(self, **moved)
-
-    def pin_memory(self) -> Targets:
-        """The same in page-locked memory (called by the data loader)."""
-        return Targets(
-            self.boxes.pin_memory(),
-            self.concepts.pin_memory(),
-            self.embeddings.pin_memory(),
-            self.valid.pin_memory(),
-        )
 
     @staticmethod
     def empty(width: int) -> Targets:

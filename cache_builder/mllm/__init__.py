@@ -10,7 +10,7 @@ from cache_builder.mllm.column import cache_mllm_priors
 from cache_builder.mllm.load import DEFAULT_MODEL, Mllm, default_model, load_mllm
 from cache_builder.mllm.questions import PROMPT, Questions
 from cache_builder.mllm.scorer import Scorer
-from cache_builder.pope import pope_lines, pope_report
+from cache_builder.pope import pope_report
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -21,6 +21,5 @@ __all__ = [
     "cache_mllm_priors",
     "default_model",
     "load_mllm",
-    "pope_lines",
     "pope_report",
 ]

@@ -94,10 +94,6 @@ class Questions:
         """As a column's recipe holds it."""
         return {"prompt": self.prompt, "chat_template": self.template}
 
-    def longest(self) -> int:
-        """Tokens of the longest suffix."""
-        return max(self.suffix_lengths())
-
     def suffix_lengths(self) -> list[int]:
         """Tokens of each suffix."""
         return [int(suffix["input_ids"].shape[1]) for suffix in self._suffixes]

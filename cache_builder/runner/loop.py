@@ -47,8 +47,6 @@ class RunReport:
     """Seconds the mapper waited for readers: large where reading is the slower part."""
     map_seconds: float = 0.0
     """Seconds in the mapper: near `seconds` where the device is never idle."""
-    write_wait: float = 0.0
-    """Seconds the mapper waited for the writer."""
     write_seconds: float = 0.0
     """Seconds in the writer's own thread."""
     manifest: Manifest | None = None
@@ -155,9 +153,7 @@ class Assembly:
         if chunk is None or chunk.unread or chunk.pending or chunk.flying:
             return
         del self._open[number]
-        mark = time.perf_counter()
         self._sink.put(self._writer, self._report, number, chunk.values, chunk.valid, chunk.notes)
-        self._report.write_wait += time.perf_counter() - mark
 
 
 class WriterThread:

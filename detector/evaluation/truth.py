@@ -61,10 +61,6 @@ class Truth:
         """(C,) bool: the concepts of these splits."""
         return np.array([split in splits for split in self.splits], bool)
 
-    def with_truth(self) -> npt.NDArray[np.bool_]:
-        """(C,) bool: the concepts with at least one box that is no crowd."""
-        return np.bincount(self.concepts[~self.crowd], minlength=len(self.names)) > 0
-
 
 def truth_of(index: Index, protocol: Protocol | str = "auto") -> Truth:
     """The ground truth of an index under a protocol; concepts that it leaves out are not scored at all.

@@ -148,5 +148,3 @@ def test_a_sheet_sets_photos_side_by_side():
     narrow = contact_sheet(tiles, columns=1, cell=200, title="Found")
     assert wide.width > 400 > narrow.width
     assert narrow.height > 1.7 * wide.height
-    paired = contact_sheet([Tile(photo(), marks, "found", truth=marks)], columns=1, cell=200)
-    assert paired.width > 400
