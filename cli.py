@@ -246,8 +246,7 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             raise
         complain(str(error))
-        # A stage that was stopped by a signal says so itself (cache_builder.runner.Interrupted).
-        return 128 + error.number if hasattr(error, "number") else 2
+        return error.exit_code
     except _Stopped:
         complain("stopped; what is finished is kept, the same command goes on.")
         return 130

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -103,6 +102,5 @@ def train(
     if figures["stopped"] == STOP_AFTER:
         answer.say(f"left with a checkpoint; cckt train --resume {out} goes on.")
     elif figures["stopped"]:
-        number = getattr(signal, figures["stopped"], signal.SIGTERM).value
-        told = f"stopped by {figures['stopped']} at step {figures['step']}, with a checkpoint"
-        raise Interrupted(f"{told}; cckt train --resume {out} goes on.", number)
+        when = f"step {figures['step']}, with a checkpoint"
+        raise Interrupted.by(figures["stopped"], when, f"cckt train --resume {out} goes on")

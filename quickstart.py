@@ -8,7 +8,6 @@ where it was stopped: the same command with the same folder does what is left.
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,7 +39,7 @@ from detector.predict import Detector
 from detector.prediction import Prediction
 from detector.recipes import plain as without_the_method
 from detector.recipes import recipe
-from detector.train import train
+from detector.train import finished, train
 from shapeworld.dataset import make_dataset
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 2
@@ -267,10 +266,9 @@ class _Stages:
         self, stage: str, measured: str, config: Config, seen: Path, held_out: Path, run: Path
     ) -> dict[str, Any]:
         """Train and evaluate a run, or what is left of it; its figures on the held-out photos."""
-        if (run / "metrics.json").is_file() and run_config(run) == config:
-            figures = read_json(run / "metrics.json", "a run folder")
-            if figures["evaluation"] and not figures["stopped"]:
-                return dict(figures["evaluation"])
+        known = finished(run)
+        if known and run_config(run) == config:
+            return known
         begin = time.monotonic()
         resume = newest_checkpoint(run)[0] is not None
         try:
@@ -281,9 +279,8 @@ class _Stages:
         self._add(stage, figures["seconds"])
         self._add(measured, time.monotonic() - begin - figures["seconds"])
         if figures["stopped"]:
-            number = getattr(signal, figures["stopped"], signal.SIGTERM).value
-            told = f"stopped by {figures['stopped']} at training step {figures['step']}"
-            raise Interrupted(f"{told}; the same command goes on from there.", number)
+            when = f"training step {figures['step']}"
+            raise Interrupted.by(figures["stopped"], when, "the same command goes on from there")
         return dict(figures["evaluation"])
 
     def asked(

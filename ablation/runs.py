@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from cache_builder.runner import Interrupted
 from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
 from detector.config import Config, changed
 from detector.preflight import check_batch, check_validation, gather
-from detector.train import train
+from detector.train import finished, train
 
 FIGURES = ("ap50_novel", "ap50_base", "ap50_all", "ap")
 
@@ -46,11 +45,10 @@ def trained(config: Config, seen: Path, val: Path, run: Path, progress: Progress
     """
     if (run / "config.toml").is_file() and run_config(run) != config:
         raise UserError(f"{run}: was begun with other options; name another --out, or delete this run.")
-    if (run / "metrics.json").is_file():
-        known = read_json(run / "metrics.json", "a run folder")
-        if known["evaluation"] and not known["stopped"]:
-            _check_same_data(run, seen, val, known["evaluation"])
-            return _told(run, known["evaluation"])
+    known = finished(run)
+    if known:
+        _check_same_data(run, seen, val, known)
+        return _told(run, known)
     resume = newest_checkpoint(run)[0] is not None
     before = _seconds(run)
     began = time.perf_counter()
@@ -60,9 +58,8 @@ def trained(config: Config, seen: Path, val: Path, run: Path, progress: Progress
         if run.is_dir():
             write_json(run / "ablate.json", {"seconds": before + time.perf_counter() - began})
     if metrics["stopped"]:
-        number = getattr(signal, metrics["stopped"], signal.SIGTERM).value
-        told = f"stopped by {metrics['stopped']} at step {metrics['step']} of {run.name}"
-        raise Interrupted(f"{told}; the same command goes on from there.", number)
+        when = f"step {metrics['step']} of {run.name}"
+        raise Interrupted.by(metrics["stopped"], when, "the same command goes on from there")
     return _told(run, metrics["evaluation"])
 
 

@@ -76,6 +76,16 @@ def train(
                 log.close()
 
 
+def finished(run: Path) -> dict[str, Any]:
+    """The evaluation of a run that was trained to its end; {} of one that was not, or that had no data to be
+    evaluated on.
+    """
+    if not (run / "metrics.json").is_file():
+        return {}
+    known = store.read_json(run / "metrics.json", "a run folder")
+    return {} if known["stopped"] else dict(known["evaluation"])
+
+
 class _Loop:
     """The steps of a run from where it stands, with its log, checkpoints and evaluations."""
 

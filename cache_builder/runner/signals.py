@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Self
 
 from cache_builder.errors import UserError
 
@@ -16,7 +17,12 @@ class Interrupted(UserError):
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
-        self.number = number
+        self.number, self.exit_code = number, 128 + number
+
+    @classmethod
+    def by(cls, name: str, when: str, step: str) -> Self:
+        """By the signal called `name` ("SIGTERM", or "another rank's signal"), which stopped a training."""
+        return cls(f"stopped by {name} at {when}; {step}.", getattr(signal, name, signal.SIGTERM).value)
 
 
 class Stop(BaseException):
