@@ -34,7 +34,10 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run's folder, to be made.")] = None,
     val_data: Annotated[Path | None, typer.Option("--val", help="Data set to evaluate on.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="shapeworld, coco-48-17-r50, coco-48-17-swinb, lvis-r50, lvis-swinb.")
+        str | None,
+        typer.Option(
+            help="A named config: shapeworld, coco-48-17-r50, lvis-r50 and more; a wrong name lists them."
+        ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML laid over the recipe.")] = None,
     overrides: Overrides = None,

@@ -197,6 +197,6 @@ def check_folder(index: Index) -> None:
     if not index.image_root.is_dir():
         raise UserError(
             f"{index.image_root}, the folder of the photos of {index.folder}, is not there; bring it back "
-            "and run the "
-            "same command again, or index the annotations anew with --images where the photos are now."
+            "and run the same command again, or index the annotations anew with --images where the photos "
+            "are now."
         )

@@ -34,7 +34,7 @@ class Preprocess:
     open_clip's transform bit for bit on the CPU. Small and picklable: worker processes hold it without the
     model.
 
-    `prepared` and `resized` are the fast way to the same shape, near in value and not equal (`--fast`).
+    `cut` and `resized` are the fast way to the same shape, near in value and not equal (`--fast`).
     """
 
     def __init__(self, transform: Any, recipe: dict[str, Any]) -> None:

@@ -71,8 +71,7 @@ def cache_text(
         if known is not None and table.shape[1] != known.width:
             raise UserError(
                 f"{import_file} holds rows of {table.shape[1]} values, but embeddings of teacher "
-                f"{known.name} have {known.width}; "
-                "name the teacher that the table was made with."
+                f"{known.name} have {known.width}; name the teacher that the table was made with."
             )
         recipe["import"] = {"file": Path(import_file).name, "digest": _file_digest(Path(import_file))}
         width = table.shape[1]
@@ -207,8 +206,8 @@ def _by_row(path: Path, held: Any, concepts: Vocabulary) -> NDArray[Any]:
         if vector is None or vector.ndim != 1:
             raise UserError(
                 f"{path} holds {len(held)} tensors, but no vector for {concept.name!r} (category "
-                f"{concept.category_id}); "
-                "give one (C, D) tensor, or a vector under each concept's name or category id."
+                f"{concept.category_id}); give one (C, D) tensor, or a vector under each concept's name or "
+                "category id."
             )
         rows.append(vector)
     if len({len(row) for row in rows}) > 1:

@@ -162,8 +162,8 @@ class Vocabulary(Sequence[Concept]):
             for name in names:
                 if normalise_name(name) in seen:
                     raise UserError(
-                        f"the vocabulary names {name!r} twice "
-                        f"(entries {seen[normalise_name(name)]} and {number}): keep one of them"
+                        f"the vocabulary names {name!r} twice (entries {seen[normalise_name(name)]} and "
+                        f"{number}): keep one of them"
                     )
                 seen[normalise_name(name)] = number
             concepts.append(Concept(number, names[0], tuple(names[1:])))

@@ -133,9 +133,8 @@ def model_card(
     ]
     if known:
         lines += [
-            f"On {Path(str(about.get('data', 'the held-out photos'))).name}, "
-            f"{figures.get('photos', '–')} photos, "
-            f"{figures.get('boxes', '–')} boxes, protocol {figures.get('protocol', '–')}, priors: "
+            f"On {Path(str(about.get('data', 'the held-out photos'))).name}, {figures.get('photos', '–')} "
+            f"photos, {figures.get('boxes', '–')} boxes, protocol {figures.get('protocol', '–')}, priors: "
             f"{(about.get('prior') or {}).get('source', config.prior.source)}. In percent.",
             "",
             "| figure | value |",

@@ -180,8 +180,8 @@ def open_index(data: Path | str) -> Index:
     card = read_card(data)
     if card is None:
         raise UserError(
-            f"{data} holds no index: make one with "
-            f"cckt data index --annotations FILE.json --images FOLDER --out {data}"
+            f"{data} holds no index: make one with cckt data index --annotations FILE.json --images FOLDER "
+            f"--out {data}"
         )
     if not {"tables", "digest", "image_root", "keep", "concepts", "counts"} <= card.keys():
         raise _damaged(data, f"{CARD} lacks entries")

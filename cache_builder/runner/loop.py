@@ -211,8 +211,7 @@ def _write(
         reason = notes.get(row, "it could not be read")
         raise UserError(
             f"Row {row} of column {writer.spec.name} has no value ({reason}): expected one, mend its source "
-            "and run "
-            "the same command again."
+            "and run the same command again."
         )
     told = writer.write(chunk, values, valid if writer.spec.has_valid else None, notes)
     report.made += 1

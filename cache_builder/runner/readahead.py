@@ -61,8 +61,7 @@ def read_ahead(
     except BrokenProcessPool as error:
         raise UserError(
             "A reading process died, most likely because memory ran out: run the same command again with "
-            "fewer "
-            "--workers; what is finished is kept."
+            "fewer --workers; what is finished is kept."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

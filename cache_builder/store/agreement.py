@@ -25,8 +25,7 @@ class Agreement:
     def __str__(self) -> str:
         return (
             f"{self.rows} rows: cosine median {self.median:.6f}, mean {self.mean:.6f}, 1% below "
-            f"{self.p01:.6f}, "
-            f"least {self.minimum:.6f}; largest difference {self.largest_difference:.2g}"
+            f"{self.p01:.6f}, least {self.minimum:.6f}; largest difference {self.largest_difference:.2g}"
         )
 
 

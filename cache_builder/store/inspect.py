@@ -45,8 +45,7 @@ class ColumnInfo:
         lines = [
             f"{self.place}: {state}",
             f"  {spec.rows} x {spec.width} {spec.dtype} over {spec.table}, {spec.n_chunks} chunks of "
-            f"{spec.chunk_rows}, "
-            f"{self.bytes / 1e6:.1f} MB, {self.manifest.invalid} rows invalid",
+            f"{spec.chunk_rows}, {self.bytes / 1e6:.1f} MB, {self.manifest.invalid} rows invalid",
             f"  index {spec.index_digest}",
             f"  recipe {spec.recipe_digest}",
         ]

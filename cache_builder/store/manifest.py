@@ -75,8 +75,8 @@ class Manifest:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{place}/{GROUP} is no manifest of a column ({type(error).__name__}): expected a zarr "
-                "group that cckt "
-                "made, remove the folder or name another data set, and make the column again."
+                "group that cckt made, remove the folder or name another data set, and make the column "
+                "again."
             ) from error
         if schema != SCHEMA:
             raise UserError(
@@ -87,8 +87,7 @@ class Manifest:
         if found != expected:
             raise UserError(
                 f"{place}/{GROUP} was edited: its fields have digest {expected}, its own line says {found}; "
-                "bring the "
-                "file back, or remove the folder and make the column again."
+                "bring the file back, or remove the folder and make the column again."
             )
         return cls(
             spec=ColumnSpec.from_json(fields),

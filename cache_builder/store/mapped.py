@@ -146,8 +146,7 @@ class _Reservation:
             if found != size:  # touching a page behind a file's end kills the process
                 raise UserError(
                     f"Chunk file {path} has {found} bytes: expected {size}, run `cckt cache verify "
-                    "--repair` on the "
-                    "data set."
+                    "--repair` on the data set."
                 )
             target = self._address + index * self._stride
             kind = mmap.MAP_SHARED | _MAP_FIXED

@@ -64,8 +64,7 @@ def _pull_one(
     if there is not None and there.digest != manifest.digest:
         raise UserError(
             f"{place.place} holds another column: found digest {there.digest}, expected {manifest.digest}; "
-            "remove it or "
-            "pull into another folder."
+            "remove it or pull into another folder."
         )
     if there is not None:
         counts[1] += spec.n_chunks * len(spec.arrays)
@@ -108,7 +107,6 @@ def _proven(files: ChunkFiles, name: str, digest: str) -> bytes:
     if data is None or found != digest:
         raise UserError(
             f"{files.place}/{name} is damaged: found {found}, expected {digest}; run `cckt cache verify "
-            "--repair` on its "
-            "data set first."
+            "--repair` on its data set first."
         )
     return data

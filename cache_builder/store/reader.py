@@ -54,8 +54,7 @@ def open_column(
         if expected is not None and found != expected:
             raise UserError(
                 f"Column {files.place} was made for another {what}: found {found}, expected {expected}; "
-                "make it again "
-                f"with `{command} --overwrite`."
+                f"make it again with `{command} --overwrite`."
             )
     return Column(files, manifest, resident)
 

@@ -124,6 +124,6 @@ class RemoteFiles:
     def _mendable(self, error: Exception, name: str) -> UserError:
         return UserError(
             f"{self.place}/{name} could not be used ({type(error).__name__}: {error}): look at the address, "
-            "the "
-            "credentials and the network; what is finished is kept, run the same command again to go on."
+            "the credentials and the network; what is finished is kept, run the same command again to go "
+            "on."
         )

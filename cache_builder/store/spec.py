@@ -69,8 +69,7 @@ class ColumnSpec:
         if not _NAME.fullmatch(self.name) or self.name.split("/")[0] == "index":
             raise UserError(
                 f"Column name {self.name!r} cannot be used: expected lower-case words, digits, - and _ "
-                "joined "
-                "by /, and not index; choose another name."
+                "joined by /, and not index; choose another name."
             )
         assert self.table in TABLES, f"table {self.table!r}, expected one of {TABLES}"
         assert self.dtype in DTYPES, f"dtype {self.dtype!r}, expected one of {DTYPES}"

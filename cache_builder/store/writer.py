@@ -110,8 +110,7 @@ class ColumnWriter:
             if there is None:
                 raise UserError(
                     f"{self._files.place} vanished while it was written: expected the folder that the "
-                    "command began "
-                    "with, bring it back or run the same command again to make it anew."
+                    "command began with, bring it back or run the same command again to make it anew."
                 )
             if there.spec.identity != self.spec.identity:
                 raise UserError(_refusal(self._files.place, there.spec, self.spec, self._data))
@@ -170,8 +169,8 @@ class ColumnWriter:
         if manifest is None:
             missing = self.missing()
             raise UserError(
-                f"{self._files.place} lacks {len(missing)} of {self.n_chunks} chunks ({some_runs(missing)}): "
-                "run "
+                f"{self._files.place} lacks {len(missing)} of {self.n_chunks} chunks "
+                f"({some_runs(missing)}): run "
                 f"`{mending_command(self._data, self.spec.name, self.spec.recipe)}` to make them."
             )
         return manifest
@@ -253,8 +252,7 @@ def _refusal(place: str, there: ColumnSpec, wanted: ColumnSpec, data: str) -> st
     command = mending_command(data, wanted.name, wanted.recipe)
     return (
         f"{place} holds a column of another {what}: found {found}, expected {expected}; keep it and write "
-        "elsewhere, "
-        f"or replace it with `{command} --overwrite`."
+        f"elsewhere, or replace it with `{command} --overwrite`."
     )
 
 
