@@ -47,10 +47,10 @@ from cache_builder.store import ColumnSpec, open_writer
 from detector.backbone import Backbone
 from detector.config import Config, ModelConfig, apply_overrides
 from detector.losses import compute_losses
-from detector.matcher import match, pad_targets
+from detector.matcher import match
 from detector.model import CCKTDetector
 from detector.recipes import recipe
-from detector.structures import PresentText, Targets
+from detector.structures import PresentText, Targets, pad_targets
 
 CLASSES, WIDTH, OBJECTS = 48, 768, 7
 Step = Callable[[], None]

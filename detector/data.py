@@ -28,9 +28,8 @@ from detector.config import Config, TrainConfig
 from detector.crop_views import CropViews
 from detector.gpu_decode import Decoder, decode_all, gpu_decoder, jpeg_bytes
 from detector.guidance import disturb_present
-from detector.matcher import PaddedTargets, pad_targets
 from detector.schedule import SAMPLE, TEACHER, Place, Schedule, generator
-from detector.structures import PresentText, Targets
+from detector.structures import PaddedTargets, PresentText, Targets, pad_targets
 from detector.training_priors import TrainingPriors
 from detector.transforms import View, apply_to_boxes, apply_to_image, draw_view, pad_batch
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from detector.boxes import to_xyxy
 from detector.config import TrainConfig
-from detector.matcher import PaddedTargets, to_xyxy
-from detector.structures import NoisedQueries
+from detector.structures import NoisedQueries, PaddedTargets
 
 SMALLEST = 1e-3
 """Least width and height of a noised box, as shares of the photo."""

@@ -18,9 +18,9 @@ from torch.nn import functional
 
 from cache_builder.errors import UserError
 from cache_builder.vocabulary import Vocabulary
+from detector.boxes import to_xyxy
 from detector.checkpoint import write_json
 from detector.config import Config
-from detector.matcher import to_xyxy
 from detector.predict import Detector
 from detector.scoring import score
 from detector.structures import PresentText

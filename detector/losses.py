@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detector.boxes import generalised_iou
 from detector.config import LossConfig
-from detector.matcher import (
-    Matches,
+from detector.matcher import Matches, class_agnostic, without_names
+from detector.structures import (
+    DetectorOutput,
+    NoisedQueries,
     PaddedTargets,
-    class_agnostic,
-    generalised_iou,
+    Proposals,
+    Targets,
     pad_targets,
-    without_names,
 )
-from detector.structures import DetectorOutput, NoisedQueries, Proposals, Targets
 
 __all__ = ["Targets", "compute_losses", "contrastive_loss", "focal_loss"]
 

@@ -16,29 +16,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from detector.boxes import generalised_iou
 from detector.config import MatcherConfig
-from detector.structures import DetectorOutput, Proposals, Targets
+from detector.structures import DetectorOutput, PaddedTargets, Proposals, Targets, pad_targets
 
 THREADED_CELLS = 1 << 18
 """Cost cells of a batch from which worker threads are worth their hand-over."""
-
-
-@dataclass(frozen=True)
-class PaddedTargets:
-    """The objects of a batch side by side; fields as in Targets, (B, M, ...); `counts` of them are real."""
-
-    boxes: Tensor
-    concepts: Tensor
-    embeddings: Tensor
-    valid: Tensor
-    counts: tuple[int, ...]
-
-    @property
-    def objects(self) -> int:
-        """Objects of the batch."""
-        return sum(self.counts)
 
 
 @dataclass(frozen=True)
@@ -62,39 +46,6 @@ class Matches:
         """Queries and objects of one photo on one layer."""
         here = self.images == image
         return self.queries[layer, here], self.objects[layer, here]
-
-
-def pad_targets(targets: Sequence[Targets] | PaddedTargets) -> PaddedTargets:
-    """Pad once, for matcher and losses both. Padding boxes are (.5, .5, 1, 1), other padding is 0."""
-    if isinstance(targets, PaddedTargets):
-        return targets
-    return PaddedTargets(
-        pad_sequence([one.boxes for one in targets], batch_first=True, padding_value=0.5),
-        pad_sequence([one.concepts for one in targets], batch_first=True),
-        pad_sequence([one.embeddings for one in targets], batch_first=True),
-        pad_sequence([one.valid for one in targets], batch_first=True),
-        tuple(len(one) for one in targets),
-    )
-
-
-def to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) cxcywh -> (..., 4) xyxy."""
-    centre, size = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([centre - size / 2, centre + size / 2], -1)
-
-
-def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU of cxcywh boxes (Rezatofighi et al., 2019), broadcasting (..., 4) with (..., 4) to (...).
-
-    Boxes without area give finite values.
-    """
-    tiny = 1e-9
-    a, b = to_xyxy(a), to_xyxy(b)
-    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    shared, hull = inner.prod(-1), outer.prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
-    return shared / (union + tiny) - (hull - union) / (hull + tiny)
 
 
 def focal_class_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from detector.boxes import to_xyxy
 from detector.config import InferenceConfig
 from detector.guidance import Rows
-from detector.matcher import to_xyxy
 from detector.structures import DetectorOutput
 
 POOL = 10

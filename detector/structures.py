@@ -6,10 +6,12 @@ G most present concepts of a photo in the batch, M objects of one photo.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,35 @@ class Targets:
             torch.zeros((0, width)),
             torch.zeros((0,), dtype=torch.bool),
         )
+
+
+@dataclass(frozen=True)
+class PaddedTargets:
+    """The objects of a batch side by side; fields as in Targets, (B, M, ...); `counts` of them are real."""
+
+    boxes: Tensor
+    concepts: Tensor
+    embeddings: Tensor
+    valid: Tensor
+    counts: tuple[int, ...]
+
+    @property
+    def objects(self) -> int:
+        """Objects of the batch."""
+        return sum(self.counts)
+
+
+def pad_targets(targets: Sequence[Targets] | PaddedTargets) -> PaddedTargets:
+    """Pad once, for matcher and losses both. Padding boxes are (.5, .5, 1, 1), other padding is 0."""
+    if isinstance(targets, PaddedTargets):
+        return targets
+    return PaddedTargets(
+        pad_sequence([one.boxes for one in targets], batch_first=True, padding_value=0.5),
+        pad_sequence([one.concepts for one in targets], batch_first=True),
+        pad_sequence([one.embeddings for one in targets], batch_first=True),
+        pad_sequence([one.valid for one in targets], batch_first=True),
+        tuple(len(one) for one in targets),
+    )
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from cache_builder.errors import UserError
 from detector.config import LossConfig, MatcherConfig, TrainConfig
 from detector.denoise import groups_of, noised_queries, real_objects, shaken
 from detector.losses import compute_losses, denoising_loss, detection_losses
-from detector.matcher import match, matching_costs, pad_targets
+from detector.matcher import match, matching_costs
 from detector.model import CCKTDetector, attention_mask
-from detector.structures import NoisedQueries, TrainingQueries
+from detector.structures import NoisedQueries, TrainingQueries, pad_targets
 from detector.train import train
 
 from .test_losses import slow_focal, some_output, some_targets

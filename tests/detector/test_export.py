@@ -39,7 +39,7 @@ def by_torch(run, photos, present):
     network, _ = load_network(run, "cpu")
     data = network.config.data
     text = torch.from_numpy(unit_rows(3))
-    from detector.matcher import to_xyxy
+    from detector.boxes import to_xyxy
     from detector.scoring import score
     from detector.structures import PresentText
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from detector import losses
 from detector.config import LossConfig, MatcherConfig
 from detector.losses import compute_losses, contrastive_loss
-from detector.matcher import Matches, match, pad_targets
-from detector.structures import DetectorOutput, Targets
+from detector.matcher import Matches, match
+from detector.structures import DetectorOutput, Targets, pad_targets
 
 from .test_matcher import CONCEPTS, LAYERS, QUERIES, WIDTH, slow_giou, some_boxes, unit
 

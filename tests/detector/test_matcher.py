@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from detector import matcher
+from detector.boxes import generalised_iou
 from detector.config import MatcherConfig
-from detector.matcher import Matches, generalised_iou, match, matching_costs, pad_targets
-from detector.structures import DetectorOutput, Targets
+from detector.matcher import Matches, match, matching_costs
+from detector.structures import DetectorOutput, Targets, pad_targets
 
 LAYERS, QUERIES, CONCEPTS, WIDTH, TAU = 2, 4, 5, 6, 0.07
 

@@ -14,7 +14,7 @@ from detector import losses
 from detector.config import LossConfig, MatcherConfig, ModelConfig
 from detector.guidance import deal_runs
 from detector.losses import compute_losses
-from detector.matcher import match, pad_targets
+from detector.matcher import match
 from detector.model import CCKTDetector
 from detector.reference import (
     NEVER,
@@ -24,7 +24,7 @@ from detector.reference import (
     first_boxes,
     sine_boxes,
 )
-from detector.structures import Proposals
+from detector.structures import Proposals, pad_targets
 from detector.transformer import Encoded
 
 from .test_guidance import slow_deal

@@ -1,0 +1,26 @@
+"""Boxes as the losses and the matcher compare them: cxcywh, in [0, 1] of the unpadded photo."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) cxcywh -> (..., 4) xyxy."""
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([centre - size / 2, centre + size / 2], -1)
+
+
+def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
+    """GIoU of cxcywh boxes (Rezatofighi et al., 2019), broadcasting (..., 4) with (..., 4) to (...).
+
+    Boxes without area give finite values.
+    """
+    tiny = 1e-9
+    a, b = to_xyxy(a), to_xyxy(b)
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    outer = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+    shared, hull = inner.prod(-1), outer.prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
+    return shared / (union + tiny) - (hull - union) / (hull + tiny)
