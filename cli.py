@@ -146,7 +146,9 @@ def quickstart(
     json: Json = None,
 ) -> None:
     """From nothing to a detector that finds what it was never shown, in ten minutes of two cores."""
-    from quickstart import FIGURES, FULL, QUICK
+    from detector.evaluation.metrics import LABELS, percent
+    from detector.evaluation.protocols import SPLIT_FIGURES
+    from quickstart import FULL, QUICK
     from quickstart import quickstart as all_of_it
 
     answer = Answer(json)
@@ -167,12 +169,8 @@ def quickstart(
     ]
     answer.table(
         "On held-out photos, in percent",
-        ["detector", "AP50 base", "AP50 novel", "AP50 all", "AP"],
-        [
-            [name, *(None if row[key] is None else f"{100 * row[key]:.1f}" for key in FIGURES)]
-            for name, row in rows
-            if row
-        ],
+        ["detector", *(LABELS[key] for key in SPLIT_FIGURES)],
+        [[name, *(percent(row[key]) for key in SPLIT_FIGURES)] for name, row in rows if row],
     )
     seconds = figures["seconds"].items()
     answer.table(

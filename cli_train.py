@@ -59,6 +59,8 @@ def train(
     from detector import recipes
     from detector.checkpoint import run_config
     from detector.config import apply_overrides, load_config
+    from detector.evaluation.metrics import LABELS, percent
+    from detector.evaluation.protocols import SPLIT_FIGURES
     from detector.run import Folders
     from detector.train import STOP_AFTER
     from detector.train import train as train_detector
@@ -96,11 +98,10 @@ def train(
     answer = Answer(json)
     answer.say(f"{out}: step {figures['step']}, {figures['images_per_s']:.1f} images/s")
     evaluation = figures["evaluation"]
-    labels = {"ap50_base": "AP50 base", "ap50_novel": "AP50 novel", "ap50_all": "AP50 all", "ap": "AP"}
     if evaluation:
-        values = [evaluation.get(name) for name in labels]
-        cells = [None if value is None else f"{100 * value:.1f}" for value in values]
-        answer.table("", ["in percent, on", *labels.values()], [[str(val_data), *cells]])
+        head = ["in percent, on", *(LABELS[name] for name in SPLIT_FIGURES)]
+        cells = [percent(evaluation.get(name)) for name in SPLIT_FIGURES]
+        answer.table("", head, [[str(val_data), *cells]])
     answer.figures(figures)
     if figures["stopped"] == STOP_AFTER:
         answer.say(f"left with a checkpoint; cckt train --resume {out} goes on.")

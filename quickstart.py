@@ -35,6 +35,7 @@ from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config,
 from detector.config import Config, apply_overrides
 from detector.draw import STAR, Tile, contact_sheet, draw_prediction, marks_of
 from detector.evaluate import evaluate_run
+from detector.evaluation.protocols import SPLIT_FIGURES
 from detector.predict import Detector
 from detector.prediction import Prediction
 from detector.recipes import plain as without_the_method
@@ -43,7 +44,6 @@ from detector.train import finished, train
 from shapeworld.dataset import make_dataset
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 2
-FIGURES = ("ap50_base", "ap50_novel", "ap50_all", "ap")
 LOOKED_AT, SHOWN, SINGLES = 96, 12, 6
 """Held-out photos predicted for the pictures, photos on the contact sheet, and pictures of one photo."""
 
@@ -117,7 +117,7 @@ def quickstart(
     _tell_quality(say, priors)
     say("3  Training a detector on base boxes and cached columns; the teacher is needed no more.")
     method = stages.run("train", "evaluate", config, seen, held_out, out / "run")
-    answer: dict[str, Any] = {name: method.get(name) for name in FIGURES}
+    answer: dict[str, Any] = {name: method.get(name) for name in SPLIT_FIGURES}
     answer |= {"plain": None, "mllm": None, "priors": priors}
     if plain:
         say("   And once more without the method: no guidance, no distillation, the class head's score.")
@@ -126,7 +126,7 @@ def quickstart(
         weighed = [f"inference.prior_weight={config.inference.prior_weight}"]
         run = out / "run-plain"
         figures = stages.run("train plain", "evaluate plain", other, seen, held_out, run)
-        answer["plain"] = {name: figures.get(name) for name in FIGURES}
+        answer["plain"] = {name: figures.get(name) for name in SPLIT_FIGURES}
         answer["plain"]["weighed"] = stages.asked(
             "evaluate plain with priors", run, held_out, config.prior.source, weighed
         )
@@ -291,7 +291,7 @@ class _Stages:
             told = evaluate_run(
                 run, held_out, priors=priors, overrides=overrides, progress=self.progress
             ).as_dict()
-        return {name: told[name] for name in FIGURES}
+        return {name: told[name] for name in SPLIT_FIGURES}
 
     def _add(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import shlex
@@ -17,6 +16,7 @@ import torch
 from ablation.plan import Plan
 from cache_builder.whole import plain
 from detector.checkpoint import write_bytes, write_json
+from detector.evaluation.metrics import percent
 
 TITLES = {
     "table4": "Table 4: what each part is worth",
@@ -67,7 +67,7 @@ def rows(answer: dict[str, Any]) -> list[list[str]]:
             "all",
             "the paper's novel",
         ]
-        return [head, *([*_cell(row), _percent(row["paper"])] for row in answer["rows"])]
+        return [head, *([*_cell(row), percent(row["paper"])] for row in answer["rows"])]
     seeds = max((len(row["runs"]) for row in answer["rows"]), default=0)
     told = f"{seeds} seed{'s' * (seeds != 1)}"
     if answer["table"] == "options":
@@ -79,11 +79,11 @@ def rows(answer: dict[str, Any]) -> list[list[str]]:
         head[1:1] = ["crops named right", "AP of its priors"]
     body = []
     for row in answer["rows"]:
-        measured = [_percent(row[key]) for key in ("crops_named", "priors_ap")] if stronger else []
+        measured = [percent(row[key]) for key in ("crops_named", "priors_ap")] if stronger else []
         figures = [
             _spread(row.get(key), row.get(f"{key}_spread")) for key in ("ap50_novel", "ap50_base", "ap50_all")
         ]
-        paper = _percent(row["paper"])
+        paper = percent(row["paper"])
         paper += f" ({row['paper_teacher']})" if row.get("paper_teacher") else ""
         body.append([row["label"], *measured, *figures, paper])
     return [head, *body]
@@ -176,7 +176,7 @@ def _told(check: dict[str, Any], first: bool) -> str:
     pair = check["base"], check["novel"]
     added = " / ".join(_spread(one["added"], one["added_spread"], _points) for one in pair)
     lost = " / ".join(_points(one["lost"]) for one in pair)
-    kept = " / ".join(_percent(one["kept"]) for one in pair)
+    kept = " / ".join(percent(one["kept"]) for one in pair)
     over = "" if first else f"{added} points over the recipe; "
     return (
         f"{check['label']}: {over}told the truth {lost} points, told nothing {kept}% of AP50 told the truth"
@@ -225,7 +225,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _cell(row: dict[str, Any]) -> list[str]:
-    figures = [_percent(row[key]) for key in ("ap50_novel", "ap50_base", "ap50_all")]
+    figures = [percent(row[key]) for key in ("ap50_novel", "ap50_base", "ap50_all")]
     if row["source"] in ("none", "oracle"):
         told = "no guidance" if row["source"] == "none" else "the annotations"
         return ["–", "–", told, f"{row['present_per_photo']:.1f}", *figures]
@@ -243,15 +243,11 @@ def _leaning(row: dict[str, Any]) -> list[str]:
     return answer
 
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
 def _points(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:+.1f}"
 
 
-def _spread(mean: float | None, spread: float | None, word: Callable[[float | None], str] = _percent) -> str:
+def _spread(mean: float | None, spread: float | None, word: Callable[[float | None], str] = percent) -> str:
     return word(mean) + (f" ± {100 * spread:.1f}" if spread is not None else "")
 
 

@@ -19,13 +19,12 @@ from cache_builder.progress import Progress
 from detector.checkpoint import Facts, write_json
 from detector.config import Config, InferenceConfig, PriorConfig, apply_overrides
 from detector.distributed import World, joined
-from detector.evaluation.bootstrap import Comparison, compare, intervals, thresholds_for
+from detector.evaluation.bootstrap import Comparison, compare, thresholds_for
 from detector.evaluation.detections import Detections
-from detector.evaluation.engines import curves
-from detector.evaluation.figures import scored
+from detector.evaluation.figures import measure, scored
 from detector.evaluation.inference import Inferred, Variant, infer_together
 from detector.evaluation.matches import match
-from detector.evaluation.metrics import Metrics, percent, summarise
+from detector.evaluation.metrics import Metrics, percent
 from detector.evaluation.protocols import Protocol
 from detector.evaluation.scene import Scene, open_scene
 from detector.evaluation.truth import locate, truth_of
@@ -51,13 +50,7 @@ def evaluate_detections(
     Detections of concepts that the protocol ignores are dropped. Raises UserError for ids that the index does
     not have. Source: METHOD.md section 1.
     """
-    truth = truth_of(index, protocol)
-    found = locate(detections, index, truth)
-    metrics = summarise(truth, curves(truth, found, engine), detections=len(detections), engine=engine)
-    if resamples:
-        matches = match(truth, found, thresholds_for(truth))
-        metrics = replace(metrics, intervals=intervals(truth, matches, resamples=resamples, seed=seed))
-    return metrics
+    return measure(index, detections, protocol, engine).with_intervals(resamples, seed)
 
 
 def compare_detections(

@@ -20,17 +20,7 @@ from detector.checkpoint import (
     write_json,
 )
 from detector.config import Config, save_config
-
-FIGURES = {
-    "ap50_novel": "AP50 novel",
-    "ap50_base": "AP50 base",
-    "ap50_all": "AP50 all",
-    "ap": "AP",
-    "ap75": "AP75",
-    "ap_r": "AP rare",
-    "ap_c": "AP common",
-    "ap_f": "AP frequent",
-}
+from detector.evaluation.metrics import LABELS, percent
 
 
 def export_folder(run: Path, out: Path, *, licence: str = "other", overwrite: bool = False) -> Path:
@@ -77,7 +67,7 @@ def model_card(
 ) -> str:
     """Markdown with the front matter that model hubs read."""
     teacher = facts.taught_by or {}
-    known = {label: figures[key] for key, label in FIGURES.items() if isinstance(figures.get(key), float)}
+    known = {label: figures[key] for key, label in LABELS.items() if isinstance(figures.get(key), float)}
     about = figures.get("figures") or {}
     model, names = config.model, facts.names
     lines = [
@@ -139,7 +129,7 @@ def model_card(
             "",
             "| figure | value |",
             "|---|---|",
-            *(f"| {label} | {100 * value:.1f} |" for label, value in known.items()),
+            *(f"| {label} | {percent(value)} |" for label, value in known.items()),
         ]
     else:
         lines.append("It was not evaluated yet.")

@@ -20,8 +20,9 @@ from cache_builder.store import open_column
 from cache_builder.teacher import load_teacher
 from detector.config import apply_overrides
 from detector.evaluate import evaluate_run
+from detector.evaluation.protocols import SPLIT_FIGURES
 from detector.recipes import recipe
-from quickstart import FIGURES, FULL, QUICK, Plan
+from quickstart import FULL, QUICK, Plan
 from tests.cache_builder.mllm_models import outspoken
 from tests.front import SMALL, cckt, coco, index
 
@@ -43,7 +44,7 @@ def test_it_measures_both_detectors_and_writes_the_figures_down(
     written = json.loads((out / "metrics.json").read_text())
     assert written == json.loads(json.dumps(figures))
     for one in (written, written["plain"], written["plain"]["weighed"]):
-        assert all(0 <= one[name] <= 1 for name in FIGURES)
+        assert all(0 <= one[name] <= 1 for name in SPLIT_FIGURES)
     assert set(written["seconds"]) == {
         "render", "cache", "train", "evaluate", "train plain", "evaluate plain",
         "evaluate plain with priors", "draw"
@@ -75,7 +76,7 @@ def test_plain_is_measured_with_the_methods_weight_of_priors_too(
         run, out / "held-out", priors="clip", overrides=[f"inference.prior_weight={weight}"], out=out / "x"
     ).as_dict()
     shutil.rmtree(out / "x")
-    assert figures["plain"]["weighed"] == {name: alone[name] for name in FIGURES}
+    assert figures["plain"]["weighed"] == {name: alone[name] for name in SPLIT_FIGURES}
 
 
 def test_without_a_multimodal_llm_none_is_asked(done: tuple[Path, dict[str, Any], list[str]]) -> None:
@@ -100,7 +101,9 @@ def test_a_multimodal_llm_says_what_photos_hold_and_the_same_weights_are_scored(
     priors = open_column(out / "held-out", "priors/mllm", index_digest=index.digest)
     assert priors.all().shape == (MICRO.held_out_photos, 65)
     alone = evaluate_run(out / "run", out / "held-out", priors="mllm", out=tmp_path / "alone").as_dict()
-    assert {name: figures["mllm"][name] for name in FIGURES} == {name: alone[name] for name in FIGURES}
+    assert {name: figures["mllm"][name] for name in SPLIT_FIGURES} == {
+        name: alone[name] for name in SPLIT_FIGURES
+    }
     assert figures["ap50_all"] == done[1]["ap50_all"], "with CLIP priors as before"
     assert figures["mllm"]["priors"]["novel"]["pairs"] == figures["priors"]["novel"]["pairs"]
     assert {"ask", "evaluate mllm"} <= set(figures["seconds"])
@@ -128,7 +131,7 @@ def test_the_command_sets_both_priors_side_by_side(
 
     def answered(out: Path, **options: Any) -> dict[str, Any]:
         asked.append(options["mllm"])
-        return figures | {"mllm": dict.fromkeys(FIGURES, 0.123), "plain": None}
+        return figures | {"mllm": dict.fromkeys(SPLIT_FIGURES, 0.123), "plain": None}
 
     monkeypatch.setattr(quickstart, "quickstart", answered)
     said = cckt(capsys, "quickstart", "--out", "anywhere", "--mllm")
@@ -176,7 +179,7 @@ def test_again_keeps_what_is_finished(done: tuple[Path, dict[str, Any], list[str
     before = [path.stat().st_mtime_ns for path in kept]
     again = quickstart.quickstart(out, plan=MICRO, plain=True)
     assert [path.stat().st_mtime_ns for path in kept] == before
-    assert {name: again[name] for name in FIGURES} == {name: figures[name] for name in FIGURES}
+    assert {name: again[name] for name in SPLIT_FIGURES} == {name: figures[name] for name in SPLIT_FIGURES}
     assert again["seconds"]["train"] == figures["seconds"]["train"], "nothing was trained again"
 
 

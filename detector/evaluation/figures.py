@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
+from cache_builder.index import Index
 from cache_builder.vocabulary import normalise_name
 from detector.checkpoint import Facts
 from detector.evaluation.bootstrap import intervals, thresholds_for
-from detector.evaluation.engines import curves
+from detector.evaluation.detections import Detections
+from detector.evaluation.engines import Curves, curves
 from detector.evaluation.inference import Inferred, Variant
-from detector.evaluation.matches import best_f1, match
+from detector.evaluation.matches import Matches, best_f1, match
 from detector.evaluation.metrics import Metrics, summarise
+from detector.evaluation.protocols import Protocol
 from detector.evaluation.scene import Scene
-from detector.evaluation.truth import locate, truth_of
+from detector.evaluation.truth import Found, Truth, locate, truth_of
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Detections against the truth under a protocol, and what is drawn from both."""
+
+    truth: Truth
+    found: Found
+    curves: Curves
+    metrics: Metrics
+
+    @cached_property
+    def matches(self) -> Matches:
+        """The matching at IoU 0.5."""
+        return match(self.truth, self.found)
+
+    def with_intervals(self, resamples: int, seed: int = 0) -> Metrics:
+        """The metrics with bootstrap intervals of the protocol's headline figures, none for 0."""
+        if not resamples:
+            return self.metrics
+        thresholds = thresholds_for(self.truth)
+        matches = self.matches if thresholds == (0.5,) else match(self.truth, self.found, thresholds)
+        drawn = intervals(self.truth, matches, resamples=resamples, seed=seed)
+        return replace(self.metrics, intervals=drawn)
+
+
+def measure(
+    index: Index, detections: Detections, protocol: Protocol | str = "auto", engine: str = "hotcoco"
+) -> Measured:
+    """Score detections on an index.
+
+    Detections of concepts that the protocol ignores are dropped. Raises UserError for ids that the index does
+    not have, an unknown engine or protocol, and one that does not fit.
+    """
+    truth = truth_of(index, protocol)
+    found = locate(detections, index, truth)
+    table = curves(truth, found, engine)
+    metrics = summarise(truth, table, detections=len(detections), engine=engine)
+    return Measured(truth, found, table, metrics)
 
 
 def scored(
@@ -29,15 +72,8 @@ def scored(
     resamples: above 0, with bootstrap intervals. facts: of the run, to tell concepts it was trained on from
     the others; None leaves that out.
     """
-    detections = inferred.detections[variant.name]
-    truth = truth_of(scene.index, scene.protocol)
-    found = locate(detections, scene.index, truth)
-    metrics = summarise(truth, curves(truth, found, engine), detections=len(detections), engine=engine)
-    matches = match(truth, found)
-    if resamples:
-        thresholds = thresholds_for(truth)
-        finer = matches if len(thresholds) == 1 else match(truth, found, thresholds)
-        metrics = replace(metrics, intervals=intervals(truth, finer, resamples=resamples))
+    known = measure(scene.index, inferred.detections[variant.name], scene.protocol, engine)
+    metrics = known.with_intervals(resamples)
     figures: dict[str, Any] = {
         "data": str(scene.index.folder),
         "index_digest": scene.index.digest,
@@ -46,7 +82,7 @@ def scored(
         "photos_unreadable": len(inferred.faults),
         "seconds": inferred.seconds,
         "images_per_second": inferred.images_per_second,
-        "best_f1": best_f1(truth, matches),
+        "best_f1": best_f1(known.truth, known.matches),
         "transfer": None if facts is None else _transfer(metrics, facts),
     }
     return replace(metrics, figures=figures)

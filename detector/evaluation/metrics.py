@@ -12,9 +12,24 @@ import numpy.typing as npt
 from cache_builder.whole import plain
 from detector.evaluation.bootstrap import Interval
 from detector.evaluation.engines import AREAS, Curves
+from detector.evaluation.protocols import PROTOCOLS, SPLIT_FIGURES, Protocol
 from detector.evaluation.truth import Truth
 
 NAN = float("nan")
+LABELS = {
+    "ap50_base": "AP50 base",
+    "ap50_novel": "AP50 novel",
+    "ap50_all": "AP50 all",
+    "ap": "AP",
+    "ap75": "AP75",
+    "ap_small": "AP small",
+    "ap_medium": "AP medium",
+    "ap_large": "AP large",
+    "ap_r": "APr",
+    "ap_c": "APc",
+    "ap_f": "APf",
+}
+"""Figures as people call them."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +97,11 @@ class Metrics:
 
     def rows(self) -> list[tuple[str, str]]:
         """The headline figures as (label, percent with its interval if there is one); a dash for none."""
-        labels = {"ap50_base": "AP50 base", "ap50_novel": "AP50 novel", "ap50_all": "AP50 all", "ap": "AP"}
-        if self.protocol in ("coco", "objects365"):
-            labels = {"ap": "AP", "ap50_all": "AP50"}
-        if self.protocol == "ov-lvis":
-            labels = {"ap_r": "APr", "ap_c": "APc", "ap_f": "APf", "ap": "AP"} | labels
-        labels |= {"ap75": "AP75", "ap_small": "AP small", "ap_medium": "AP medium", "ap_large": "AP large"}
-        return [(label, self._cell(name)) for name, label in labels.items()]
+        protocol = PROTOCOLS[self.protocol]
+        split = () if protocol.everything else SPLIT_FIGURES
+        sizes = ("ap75", "ap_small", "ap_medium", "ap_large")
+        names = dict.fromkeys((*protocol.headline, *split, *sizes))
+        return [(label_of(name, protocol), self._cell(name)) for name in names]
 
     def _cell(self, name: str) -> str:
         interval = self.intervals.get(name)
@@ -109,9 +122,14 @@ class Metrics:
         ]
 
 
-def percent(value: float) -> str:
-    """0.4567 -> "45.7"; nan -> a dash."""
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+def label_of(name: str, protocol: Protocol) -> str:
+    """A figure's label; where there is no split, AP50 is of all concepts without saying so."""
+    return "AP50" if name == "ap50_all" and protocol.everything else LABELS[name]
+
+
+def percent(value: float | None) -> str:
+    """0.4567 -> "45.7"; None and nan -> a dash."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 def summarise(truth: Truth, result: Curves, *, detections: int, engine: str) -> Metrics:

@@ -15,28 +15,18 @@ from cache_builder.whole import plain
 from detector.checkpoint import Facts, judged_weights, read_json, run_config, write_json
 from detector.config import PriorConfig
 from detector.evaluate import chosen_variant, evaluate_run
-from detector.evaluation.bootstrap import intervals, thresholds_for
 from detector.evaluation.detections import Detections
-from detector.evaluation.engines import AREAS, Curves, curves
-from detector.evaluation.matches import Matches, best_f1, match
-from detector.evaluation.metrics import Metrics, summarise
+from detector.evaluation.engines import AREAS, Curves
+from detector.evaluation.figures import measure
+from detector.evaluation.matches import Matches, best_f1
+from detector.evaluation.metrics import Metrics, label_of
+from detector.evaluation.protocols import Protocol
 from detector.evaluation.scene import Scene, open_scene
-from detector.evaluation.truth import Found, Truth, locate, truth_of
+from detector.evaluation.truth import Found, Truth
 from detector.report.confusion import confusion
 from detector.report.errors import classify, costs
 from detector.report.log import read_log
 from detector.report.priors import prior_quality, sweep
-
-LABELS = {
-    "ap50_novel": "AP50 novel",
-    "ap50_base": "AP50 base",
-    "ap50_all": "AP50 all",
-    "ap": "AP",
-    "ap75": "AP75",
-    "ap_r": "APr",
-    "ap_c": "APc",
-    "ap_f": "APf",
-}
 
 
 @dataclass(frozen=True)
@@ -73,22 +63,18 @@ def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> A
     scene = open_scene(data, facts, choices.protocol)
     prior = chosen_variant(config, choices.priors, choices.classification).prior
     folder = _evaluation(run, data, scene, choices, progress)
-    truth = truth_of(scene.index, scene.protocol)
-    found = locate(Detections.from_json(folder / "detections.json"), scene.index, truth)
-    table = curves(truth, found)
-    metrics = summarise(truth, table, detections=len(found.scores), engine="hotcoco")
-    matches = match(truth, found)
-    drawn = intervals(truth, match(truth, found, thresholds_for(truth)), resamples=choices.resamples)
+    known = measure(scene.index, Detections.from_json(folder / "detections.json"), scene.protocol)
+    truth, found, matches = known.truth, known.found, known.matches
     threshold = best_f1(truth, matches)["score"]
     swept = _swept(run, folder, scene, prior, choices, progress) if choices.with_sweep else None
     page = {
         "name": run.resolve().name,
         "folder": str(run),
-        "headline": _headline(metrics, drawn),
+        "headline": _headline(known.with_intervals(choices.resamples), scene.protocol),
         "log": read_log(run),
-        "curves": _pr(truth, table),
-        "sizes": _sizes(truth, table),
-        "concepts": [plain(asdict(one)) for one in metrics.per_concept],
+        "curves": _pr(truth, known.curves),
+        "sizes": _sizes(truth, known.curves),
+        "concepts": [plain(asdict(one)) for one in known.metrics.per_concept],
         "errors": costs(truth, matches, classify(truth, matches)),
         "confusion": [asdict(one) for one in confusion(truth, found, scene.text.numpy())],
         "priors": prior_quality(scene, prior),
@@ -142,18 +128,13 @@ def _swept(
     return swept
 
 
-def _headline(metrics: Metrics, drawn: Any) -> list[dict[str, Any]]:
-    names = {
-        "ov-lvis": ("ap_r", "ap_c", "ap_f", "ap"),
-        "coco": ("ap", "ap50_all", "ap75"),
-        "objects365": ("ap", "ap50_all", "ap75"),
-    }.get(metrics.protocol, ("ap50_novel", "ap50_base", "ap50_all", "ap"))
+def _headline(metrics: Metrics, protocol: Protocol) -> list[dict[str, Any]]:
     answer = []
-    for name in names:
-        interval = drawn.get(name)
+    for name in protocol.headline:
+        interval = metrics.intervals.get(name)
         ends = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
-        label = "AP50" if name == "ap50_all" and names[0] == "ap" else LABELS[name]
-        answer.append(plain({"key": name, "label": label, "value": getattr(metrics, name), **ends}))
+        value = {"key": name, "label": label_of(name, protocol), "value": getattr(metrics, name), **ends}
+        answer.append(plain(value))
     return answer
 
 

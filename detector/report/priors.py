@@ -11,12 +11,11 @@ import numpy as np
 
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress
+from cache_builder.whole import plain
 from detector.config import PriorConfig
-from detector.evaluation.engines import curves
+from detector.evaluation.figures import measure
 from detector.evaluation.inference import Variant, infer
-from detector.evaluation.metrics import summarise
 from detector.evaluation.scene import Scene
-from detector.evaluation.truth import locate, truth_of
 from detector.network import load_network
 
 RHOS, LIMITS = (0.5, 0.7, 0.9), (3, 6, 12)
@@ -86,14 +85,9 @@ def sweep(
     inference = replace(network.config.inference, restrict_to_present=False)
     variants = [Variant(name, one, inference) for name, one in grid.items()]
     found = infer(network, scene, variants, progress=progress).detections
-    truth = truth_of(scene.index, scene.protocol)
     cells = []
     for name, one in grid.items():
-        located = locate(found[name], scene.index, truth)
-        figures = summarise(truth, curves(truth, located), detections=len(located.scores), engine="hotcoco")
-        known = {
-            key: None if value != value else value
-            for key, value in (("base", figures.ap50_base), ("novel", figures.ap50_novel))
-        }
+        figures = measure(scene.index, found[name], scene.protocol).metrics
+        known = plain({"base": figures.ap50_base, "novel": figures.ap50_novel})
         cells.append({"source": one.source, "rho": one.rho, "limit": one.limit, **known})
     return {"fill": prior.fill, "cells": cells, "own": {"rho": prior.rho, "limit": prior.limit}}

@@ -14,7 +14,6 @@ from cache_builder.progress import Progress, Silent
 from cache_builder.whole import plain
 from detector.checkpoint import read_json, write_bytes
 from detector.evaluation.bootstrap import compare
-from detector.evaluation.matches import match
 from detector.report.gallery import tiles
 from detector.report.gather import Answers, Choices, answers_of
 
@@ -125,11 +124,10 @@ def _data_card(place: Path, first: Answers) -> dict[str, Any]:
 
 def _comparisons(answers: list[Answers], resamples: int) -> list[dict[str, Any]]:
     """Every further run against the first: paired bootstrap of AP50."""
-    truth = answers[0].truth
-    first = match(truth, answers[0].found)
+    first = answers[0]
     rows = []
     for number, other in enumerate(answers[1:], 1):
-        drawn = compare(truth, first, match(truth, other.found), resamples=resamples)
+        drawn = compare(first.truth, first.matches, other.matches, resamples=resamples)
         rows.append({"run": number, "figures": {name: one.as_dict() for name, one in drawn.items()}})
     return rows
 

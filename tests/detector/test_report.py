@@ -57,7 +57,7 @@ def test_one_run_on_the_data_it_was_last_scored_on(world):
     first.pop("made"), second.pop("made")
     assert first == second
     (one,) = first["runs"]
-    assert [h["key"] for h in one["headline"]] == ["ap50_novel", "ap50_base", "ap50_all", "ap"]
+    assert [h["key"] for h in one["headline"]] == ["ap50_base", "ap50_novel", "ap50_all", "ap"]
     assert len(one["curves"]["novel50"]) == 101
     assert {(c["rho"], c["limit"]) for c in one["sweep"]["cells"] if c["source"] == "clip"} >= {
         (0.9, 3),
