@@ -77,10 +77,11 @@ def train(
     chosen = recipes.plain(chosen) if plain else chosen
     chosen = load_config(config, chosen) if config is not None else chosen
     chosen = apply_overrides(chosen, overrides or ())
-    if going_on and (train_data is None or (val_data is None and (out / "data.json").is_file())):
+    if going_on and (train_data is None or (out / "data.json").is_file()):
         known = Folders.load(out)
         train_data = train_data or Path(known.train)
         val_data = val_data or (Path(known.val) if known.val is not None else None)
+        max_steps = known.max_steps if max_steps is None else max_steps
     if train_data is None:
         raise UserError(
             "no data set is named; give --train FOLDER, one that cckt data index --keep base made."

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -37,7 +38,7 @@ from cache_builder.whole import write_bytes as write_bytes  # for all of this ro
 from cache_builder.whole import write_json as write_json
 from detector.config import Config, load_config
 
-FOLDER = "checkpoints"
+FOLDER, PARTIAL = "checkpoints", ".partial"
 
 
 @dataclass(frozen=True)
@@ -134,19 +135,29 @@ def save_checkpoint(
     """Write checkpoints/step-XXXXXXXX, whole by rename, and drop all but the newest `keep`.
 
     weights: name ("model", "average") -> state dict; state: what torch.load(weights_only=True) can read.
+    Raises UserError, and leaves nothing behind, where it cannot be written: a full disk, above all.
     """
     folder = run / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    final, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for name, tensors in weights.items():
-        save_weights(partial / f"{name}.safetensors", tensors)
-    torch.save(dict(state), partial / "state.pt")
-    digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
-    write_json(partial / "files.json", {"step": step, "files": digests})
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
+    final, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}.{os.getpid()}{PARTIAL}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for name, tensors in weights.items():
+            save_weights(partial / f"{name}.safetensors", tensors)
+        buffer = io.BytesIO()  # torch.save into a file tells of a full disk as of a fault of ours
+        torch.save(dict(state), buffer)
+        write_bytes(partial / "state.pt", buffer.getvalue())
+        digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        write_json(partial / "files.json", {"step": step, "files": digests})
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"{final}: the checkpoint could not be written ({error.strerror}); make room there and go on "
+            f"with cckt train --resume {run}, from the checkpoint before it if there is one."
+        ) from error
     for old in _all_checkpoints(run)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return final
@@ -163,11 +174,13 @@ def newest_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
     return None, torn
 
 
-def drop_newer(run: Path, step: int) -> None:
-    """Remove the checkpoints past `step`: torn ones, when a run is resumed from before them."""
+def sweep(run: Path, step: int) -> None:
+    """Remove what a killed run left: checkpoints half written, and torn ones past `step`."""
     for folder in _all_checkpoints(run):
         if int(folder.name.removeprefix("step-")) > step:
             shutil.rmtree(folder)
+    for partial in (run / FOLDER).glob(f".step-*{PARTIAL}"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
@@ -194,7 +207,7 @@ def judged_weights(run: Path) -> Path:
 
 def _all_checkpoints(run: Path) -> list[Path]:
     """Newest first."""
-    return sorted((run / FOLDER).glob("step-*"), reverse=True)
+    return sorted((run / FOLDER).glob(f"step-{'[0-9]' * 8}"), reverse=True)
 
 
 def _digest(path: Path) -> str:

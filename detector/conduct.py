@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import resource
 import signal
@@ -70,19 +71,23 @@ class Signals:
 
 
 @contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Deterministic kernels on the CPU, where they cost nothing; elsewhere torch is left as it is."""
+def deterministic(device: torch.device, demanded: bool) -> Iterator[None]:
+    """Deterministic kernels: on the CPU always, where they cost nothing; elsewhere where they are `demanded`.
+
+    torch warns of an operation that has none.
+    """
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
     memory: Any = torch.utils.deterministic
-    filled = memory.fill_uninitialized_memory
-    if device.type == "cpu":
+    filled, tuned = memory.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    if demanded or device.type == "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
         torch.use_deterministic_algorithms(True, warn_only=True)
-        memory.fill_uninitialized_memory = False
+        torch.backends.cudnn.benchmark = memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        memory.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory, torch.backends.cudnn.benchmark = filled, tuned

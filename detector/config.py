@@ -166,6 +166,8 @@ class TrainConfig:
     one_to_many: int = 0
     """Beyond the paper: how many queries each object gets in a second matching, over copies of the queries
     that do not see each other (so that nothing keeps them from finding the same object); 0 has none."""
+    deterministic: bool = False
+    """On a GPU too, kernels whose results do not vary from run to run (slower); on a CPU they never do."""
     log_every: int = 20
     """Steps between lines of the log; the figures are means over them."""
     checkpoint_every: int = 1000

@@ -9,7 +9,9 @@ The dataset crosses process borders as paths: a worker maps the same column file
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +95,7 @@ class Batch:
                 act(targets.concepts),
                 act(targets.embeddings),
                 act(targets.valid),
+                act(targets.real),
                 targets.counts,
             ),
             present=act(self.present),
@@ -259,11 +262,17 @@ def decoded(samples: Sequence[Sample], decode: Decoder, width: int) -> list[Samp
 
 
 def batches(
-    photos: TrainingPhotos, schedule: Schedule, *, pinned: bool = False, start: str | None = None
+    photos: TrainingPhotos,
+    schedule: Schedule,
+    *,
+    pinned: bool = False,
+    ahead: bool = False,
+    start: str | None = None,
 ) -> Iterator[Batch]:
     """The micro-batches of a schedule, read ahead by `data.workers` processes that live through the run.
 
-    Photos that fit in memory are read in this process instead. start: how workers start ("fork", "spawn";
+    Photos that fit in memory are read in this process instead. ahead: it then makes a batch in a thread while
+    the one before is used, which pays where that is on a GPU. start: how workers start ("fork", "spawn";
     None: the platform's way).
     """
     on_gpu = photos.config.data.decode == "cuda" and not photos.fits_in_memory
@@ -276,8 +285,25 @@ def batches(
         collate_fn=collate if decode is None else list,
         pin_memory=pinned,
         multiprocessing_context=start if workers else None,
+        worker_init_fn=_outlive_the_first_sigterm,
         generator=torch.Generator(),
     )
-    if decode is None:
-        return iter(loader)
-    return (collate(decoded(samples, decode, photos.width)) for samples in loader)
+    if decode is not None:
+        return (collate(decoded(samples, decode, photos.width)) for samples in loader)
+    return _one_ahead(iter(loader)) if ahead and not workers else iter(loader)
+
+
+def _one_ahead(source: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, each begun in a thread before the one before it is used up."""
+    with ThreadPoolExecutor(1, "batches") as thread:
+        coming = thread.submit(next, source, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, source, None)
+            yield batch
+
+
+def _outlive_the_first_sigterm(worker: int) -> None:
+    """A launcher or scheduler signals all processes of a run; the trainer then still needs its workers, for
+    the step in hand. The second one, such as the loader's own when it ends them, is heeded.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -22,12 +22,6 @@ SMALLEST = 1e-3
 """Least width and height of a noised box, as shares of the photo."""
 
 
-def real_objects(targets: PaddedTargets) -> Tensor:
-    """(B, M) bool: which objects are not padding."""
-    counts = torch.tensor(targets.counts, device=targets.boxes.device)
-    return torch.arange(targets.boxes.shape[1], device=counts.device)[None] < counts[:, None]
-
-
 def groups_of(wanted: int, objects: int, queries: int) -> int:
     """As many groups as are wanted, but no more than let the denoising queries be as many as the others.
 
@@ -44,10 +38,10 @@ def noised_queries(targets: PaddedTargets, text: Tensor, config: TrainConfig, qu
     photos, objects = targets.concepts.shape
     groups = groups_of(config.denoise_groups, objects, queries)
     shape = (photos, groups, 2, objects)
-    real = real_objects(targets)[:, None, None].expand(shape)
+    real = targets.real[:, None, None].expand(shape)
     concepts = targets.concepts[:, None, None].expand(shape)
     device = concepts.device
-    fits = torch.tensor([True, False], device=device).view(1, 1, 2, 1)
+    fits = torch.arange(2, device=device).view(1, 1, 2, 1) == 0
     wrong = ~fits & (torch.rand(shape, device=device) < config.denoise_wrong_words) & (len(text) > 1)
     other = (concepts + torch.randint(1, max(2, len(text)), shape, device=device)) % len(text)
     words = text[torch.where(wrong, other, concepts)] * real[..., None]

@@ -17,11 +17,15 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from cache_builder.errors import UserError
 from detector.lifeline import Lifeline
 
 T = TypeVar("T")
+
+MEETING = datetime.timedelta(minutes=5)
+"""How long ranks wait for each other to begin: another node may still be loading its software."""
 
 TIMEOUT = datetime.timedelta(minutes=30)
 """How long a rank waits for the others while they live: longer than rank 0 takes to score detections."""
@@ -132,23 +136,40 @@ class Place:
 def place_of(environment: Mapping[str, str]) -> Place | None:
     """Read torchrun's or srun's variables; None where neither started more than this process."""
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        return Place(
-            int(environment["RANK"]),
-            int(environment["WORLD_SIZE"]),
-            int(environment.get("LOCAL_RANK", "0")),
+        place = Place(
+            _number(environment, "RANK"),
+            _number(environment, "WORLD_SIZE"),
+            _number(environment, "LOCAL_RANK", 0),
             environment.get("MASTER_ADDR", "127.0.0.1"),
-            int(environment.get("MASTER_PORT", "29500")),
+            _number(environment, "MASTER_PORT", 29500),
         )
-    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        job = int(environment.get("SLURM_JOB_ID", "0"))
-        return Place(
-            int(environment["SLURM_PROCID"]),
-            int(environment["SLURM_STEP_NUM_TASKS"]),
-            int(environment.get("SLURM_LOCALID", "0")),
+    elif _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:
+        job = _number(environment, "SLURM_JOB_ID", 0)
+        place = Place(
+            _number(environment, "SLURM_PROCID"),
+            _number(environment, "SLURM_STEP_NUM_TASKS"),
+            _number(environment, "SLURM_LOCALID", 0),
             environment.get("MASTER_ADDR", first_host(environment.get("SLURM_STEP_NODELIST", "127.0.0.1"))),
-            int(environment.get("MASTER_PORT", str(20000 + job % 20000))),
+            _number(environment, "MASTER_PORT", 20000 + job % 20000),
         )
-    return None
+    else:
+        return None
+    if not 0 <= place.rank < place.size:
+        raise UserError(
+            f"the launcher calls this rank {place.rank} of {place.size}, expected 0 to {place.size - 1}; "
+            "start it with torchrun or srun."
+        )
+    return place
+
+
+def _number(environment: Mapping[str, str], name: str, usual: int | None = None) -> int:
+    text = environment.get(name, "" if usual is None else str(usual))
+    if not text.isdecimal():
+        raise UserError(
+            f"{name}: found {text!r} in the environment, expected the whole number that torchrun or srun "
+            "puts there; unset it, or start with one of them."
+        )
+    return int(text)
 
 
 def first_host(nodes: str) -> str:
@@ -156,6 +177,21 @@ def first_host(nodes: str) -> str:
     first = re.match(r"[^,\[]+(\[[^\]]+\])?[^,]*", nodes)
     host = first.group(0) if first else nodes
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", host)
+
+
+def _meeting(place: Place) -> Any:
+    """The store that the ranks meet at. Raises UserError where not all of them come within `MEETING`."""
+    try:
+        where = f"tcp://{place.address}:{place.port}"
+        store, _, _ = next(rendezvous(where, place.rank, place.size, timeout=MEETING))
+    except (RuntimeError, ValueError) as error:  # time-outs and sockets are of torch's own kinds
+        raise UserError(
+            f"rank {place.rank} of {place.size} did not meet all others at {place.address}:{place.port} in "
+            f"{MEETING.seconds} s; look at what they say, and whether MASTER_ADDR and MASTER_PORT name a "
+            "place that all of them can reach."
+        ) from error
+    store.set_timeout(TIMEOUT)
+    return store
 
 
 @contextmanager
@@ -167,18 +203,19 @@ def joined(device: str, option: str = "--device") -> Iterator[World]:
     (see `detector.lifeline`).
     """
     place = place_of(os.environ)
-    if place is None or place.size == 1:
-        yield World(0, 1, pick_device(device, option=option))
-        return
-    chosen = pick_device(device, place.local_rank, option)
-    if chosen.type == "cuda":
+    alone = place is None or place.size == 1
+    chosen = pick_device(device, 0 if place is None else place.local_rank, option)
+    if chosen.type == "cuda":  # kernels, events and pinned memory go to the current one
         torch.cuda.set_device(chosen)
+    if place is None or alone:
+        yield World(0, 1, chosen)
+        return
     if dist.is_initialized():
         yield World(place.rank, place.size, chosen)
         return
     dist.init_process_group(
         "nccl" if chosen.type == "cuda" else "gloo",
-        init_method=f"tcp://{place.address}:{place.port}",
+        store=_meeting(place),
         rank=place.rank,
         world_size=place.size,
         timeout=TIMEOUT,

@@ -8,7 +8,7 @@ COCO and LVIS APIs).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from detector.distributed import World, joined
 from detector.evaluation.bootstrap import Comparison, compare, thresholds_for
 from detector.evaluation.detections import Detections
 from detector.evaluation.figures import measure, scored
-from detector.evaluation.inference import Inferred, Variant, infer_together
+from detector.evaluation.inference import Abandoned, Inferred, Variant, infer_together
 from detector.evaluation.matches import match
 from detector.evaluation.metrics import Metrics, percent
 from detector.evaluation.protocols import Protocol
@@ -154,20 +154,22 @@ def evaluate_model(
     engine: str = "hotcoco",
     protocol: str = "auto",
     world: World | None = None,
+    stop: Callable[[], bool] = bool,
     progress: Progress | None = None,
 ) -> Metrics:
     """Score a model where it is, with the config's priors and scoring; it is left in eval mode.
 
     data: a data-set folder (or its index) with a text column and the column of config.prior.source. facts: of
     its run, to check the teacher; None where the caller has done so. world: ranks with the same model, who
-    share the photos and all get the figures. Raises UserError for what is missing or does not fit.
+    share the photos and all get the figures. stop: is asked now and then whether to leave; every rank then
+    raises `Abandoned`. Raises UserError for what is missing or does not fit.
     """
     scene = open_scene(data, facts, protocol)
     base = [concept.name for concept in scene.vocabulary if concept.split == "base"]
     network = network_of(model, config, facts.names if facts else base)
     variant = _under(scene.protocol, Variant("", config.prior, config.inference))
     world = world or World(0, 1, network.device)
-    return _evaluated(world, network, scene, variant, engine, 0, facts, progress)[0]
+    return _evaluated(world, network, scene, variant, engine, 0, facts, progress, stop)[0]
 
 
 def evaluate_run(
@@ -266,22 +268,23 @@ def _evaluated(
     resamples: int,
     facts: Facts | None,
     progress: Progress | None,
+    stop: Callable[[], bool] = bool,
 ) -> tuple[Metrics, Inferred | None]:
-    """The figures, on every rank; what was found, on rank 0. A UserError of any rank is raised by all."""
-    outcome: Metrics | str = ""
+    """The figures, on every rank; what was found, on rank 0. What any rank raises is raised by all."""
+    outcome: Metrics | UserError | Abandoned = Abandoned()
     inferred = None
     try:
         shown = progress if world.first else None
-        inferred = infer_together(network, scene, [variant], world, progress=shown)
+        inferred = infer_together(network, scene, [variant], world, stop=stop, progress=shown)
         if inferred is not None:
             outcome = scored(scene, inferred, variant, engine, resamples, facts)
-    except UserError as error:
+    except (UserError, Abandoned) as error:
         if world.size == 1:
             raise
-        outcome = str(error)
+        outcome = error
     outcome = world.share(outcome)
-    if isinstance(outcome, str):
-        raise UserError(outcome)
+    if not isinstance(outcome, Metrics):
+        raise outcome
     return outcome, inferred
 
 

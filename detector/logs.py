@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cache_builder.errors import UserError
+from cache_builder.whole import plain
 from detector.checkpoint import read_json, write_bytes, write_json
 from detector.config import Config
 
@@ -39,7 +40,7 @@ class RunLog:
 
     def write(self, kind: str, step: int, figures: Mapping[str, float | int | str]) -> None:
         """kind: "train" or "evaluation"; step: optimiser steps done."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **figures}) + "\n")
+        self._file.write(json.dumps(plain({"kind": kind, "step": step, **figures})) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{name}": value for name, value in figures.items() if not isinstance(value, str)}
         if self._board is not None:
@@ -50,7 +51,7 @@ class RunLog:
 
     def event(self, kind: str, step: int, facts: Mapping[str, Any]) -> None:
         """Something that happened ("spike", "skipped"), with JSON values; a line of metrics.jsonl only."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
+        self._file.write(json.dumps(plain({"kind": kind, "step": step, **facts})) + "\n")
         self._file.flush()
 
     def close(self) -> None:

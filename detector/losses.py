@@ -53,8 +53,8 @@ def compute_losses(
     """
     padded = pad_targets(targets)
     with torch.autocast(output.boxes.device.type, enabled=False):
-        divisor = torch.as_tensor(padded.objects if world_objects is None else world_objects)
-        divisor = divisor.to(device=output.boxes.device, dtype=torch.float32).clamp(min=1)
+        divisor = padded.objects if world_objects is None else world_objects
+        divisor = divisor.clamp(min=1) if isinstance(divisor, Tensor) else max(1.0, float(divisor))
         parts = detection_losses(output, padded, matches, config)
         if contrast and config.loss_contrast:
             parts["contrast"] = config.loss_contrast * contrastive_loss(
@@ -136,6 +136,7 @@ def _cells_alone(
         targets.concepts[at][None],
         targets.embeddings[at][None],
         targets.valid[at][None],
+        targets.real[at][None],
         (region.shape[2],),
     )
     number = torch.arange(region.shape[2], device=region.device)
@@ -227,8 +228,7 @@ def _teacher(
     targets: PaddedTargets, config: LossConfig, bank: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Each object's teacher embedding (B, M, D), and whether it has one, and is a candidate (B, M)."""
-    real = torch.arange(targets.valid.shape[1])[None] < torch.tensor(targets.counts)[:, None]
-    known = targets.valid & real.to(targets.valid.device)
+    known = targets.valid & targets.real
     teacher = targets.embeddings.to(dtype)
     if config.teacher_bank == "instance":
         return _masked(teacher, known), known, known
@@ -236,10 +236,10 @@ def _teacher(
     if bank is None:
         drawn = _draw(concepts, known)  # (B, M): a flat object number of the same class
         teacher = teacher.flatten(0, 1)[drawn]
-        known = known.flatten()[drawn] & real.to(known.device)
+        known = known.flatten()[drawn] & targets.real
     else:
         teacher = bank.to(dtype)[concepts]
-        known = teacher.isfinite().all(-1) & real.to(known.device)
+        known = teacher.isfinite().all(-1) & targets.real
     return (
         _masked(teacher, known),
         known,

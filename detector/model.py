@@ -211,8 +211,7 @@ def attention_mask(queries: int, alone: bool, groups: int, slots: int, device: t
     total = queries + copies + slots
     mask = torch.zeros((total, total), dtype=torch.bool, device=device)
     mask[:queries, :queries] = True
-    own = torch.arange(queries, queries + copies, device=device)
-    mask[own, own] = True
+    mask.diagonal()[queries : queries + copies] = True
     if slots:
         group = torch.arange(slots, device=device) // (slots // groups)
         mask[queries + copies :, :queries] = True

@@ -124,4 +124,7 @@ def load_network(run: Path, device: str = "auto", weights: Path | None = None) -
     if config.model.attention_kernel == "triton":  # a demand of its training; the answers are the same
         choose_kernel(model, "auto")
     fit_weights(model, load_weights(path), path)
-    return network_of(model, config, facts.names, pick_device(device)), facts
+    place = pick_device(device)
+    if place.type == "cuda":  # Triton launches on the current one
+        torch.cuda.set_device(place)
+    return network_of(model, config, facts.names, place), facts

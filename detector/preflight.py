@@ -15,8 +15,12 @@ from cache_builder.index import Index, novel_boxes, open_index
 from cache_builder.store import Column, Origin, column_of, open_column, require_same_teacher, teacher_of
 from detector.checkpoint import Facts
 from detector.config import Config
+from detector.config_checks import require
 from detector.data import TrainingPhotos
+from detector.evaluation.metrics import FIGURES
 from detector.evaluation.scene import Scene, open_scene
+from detector.gpu_decode import gpu_decoder
+from detector.sampling import demand_triton
 
 PHOTOS_LOOKED_FOR = 8
 
@@ -112,6 +116,20 @@ def check_validation(config: Config, data: Path, facts: Facts | None) -> Scene:
         scene.priors(config.prior.source)
     check_photos(scene.index)
     return scene
+
+
+def check_machine(config: Config, device: torch.device) -> None:
+    """Whether the device has what the options demand of it: a GPU for nvJPEG and for Triton's kernel."""
+    if config.data.decode == "cuda":
+        gpu_decoder()
+    if config.model.attention_kernel == "triton":
+        demand_triton(device)
+
+
+def check_metric(config: Config) -> None:
+    """`train.best_metric` must be a figure that an evaluation gives."""
+    found, known = config.train.best_metric, sorted(FIGURES)
+    require(found in known, "train.best_metric", found, f"one of {', '.join(known)}")
 
 
 def check_batch(config: Config, ranks: int) -> None:

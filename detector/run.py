@@ -34,7 +34,9 @@ MAY_CHANGE = {
     "train.spike_factor",
     "train.wandb_project",
     "train.checkpoint_activations",
+    "train.accumulate",
     "train.compile",
+    "train.deterministic",
     "model.attention_kernel",
     "data.workers",
     "data.cache_photos",
@@ -48,15 +50,19 @@ priors where training heeds them (train.guidance_priors)."""
 
 @dataclass(frozen=True)
 class Folders:
-    """The data sets of a run, as absolute paths; remembered, so that resuming need not name them."""
+    """The data sets of a run, as absolute paths, and its `max_steps`; remembered, so that resuming need not
+    name them.
+    """
 
     train: str
     val: str | None
+    max_steps: int | None = None
 
     @staticmethod
-    def of(train_data: Path, val_data: Path | None) -> Folders:
+    def of(train_data: Path, val_data: Path | None, max_steps: int | None) -> Folders:
         """From paths as they were given."""
-        return Folders(str(train_data.resolve()), str(val_data.resolve()) if val_data is not None else None)
+        val = str(val_data.resolve()) if val_data is not None else None
+        return Folders(str(train_data.resolve()), val, max_steps)
 
     def save(self, run: Path) -> None:
         """Write data.json."""
@@ -99,9 +105,12 @@ class Run:
         )
         self.step = 0
         self.best = float("-inf")
+        self.evaluated = 0
+        """The step of the last evaluation."""
         self.watched: dict[str, Any] = {}
         """What `detector.watch` has counted up to the checkpoint that was restored."""
-        self.saved_step = -1
+        self.saved = (-1, -1)
+        """Step and last evaluation of the newest checkpoint."""
 
     def open(self, resume: bool, folders: Folders, progress: Progress) -> None:
         """Begin the folder, or take up what it holds."""
@@ -111,15 +120,24 @@ class Run:
             for line in torn:
                 progress.note(line)
             if found is None:
-                raise UserError(f"{self.out}: found no whole checkpoint to resume; train without --resume.")
+                raise UserError(
+                    f"{self.out}: found no whole checkpoint to resume, of {len(torn)}; delete the folder and "
+                    "train anew without --resume, or give another --out."
+                )
             self._restore(found)
         elif found is not None or torn or (self.out / "model.safetensors").exists():
-            raise UserError(f"{self.out}: already holds a run; add --resume to go on, or give another --out.")
+            step = "add --resume to go on" if found else "delete it"
+            raise UserError(f"{self.out}: already holds a run; {step}, or give another --out.")
         self.world.wait()
         if self.world.first:
-            self.out.mkdir(parents=True, exist_ok=True)
+            try:
+                self.out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"--out {self.out}: cannot be made ({error.strerror}); name a folder that can be."
+                ) from None
             if resume:
-                store.drop_newer(self.out, self.step)
+                store.sweep(self.out, self.step)
             save_config(self.config, self.out / "config.toml")
             store.write_json(self.out / "versions.json", versions(self.world))
             folders.save(self.out)
@@ -154,12 +172,13 @@ class Run:
         if self.average is not None:
             self.average.load(store.load_weights(folder / "average.safetensors"), state["average_updates"])
         self.step, self.best = state["step"], state["best"]
+        self.evaluated = state.get("evaluated", self.step)
         self.watched = {name: value for name, value in state.items() if name not in ("optimizer", "scaler")}
-        self.saved_step = self.step
+        self.saved = (self.step, self.evaluated)
 
     def save(self, watched: dict[str, Any]) -> None:
         """A checkpoint of this step, by rank 0. watched: what `detector.watch` has counted."""
-        if not self.world.first or self.saved_step == self.step:
+        if not self.world.first or self.saved == (self.step, self.evaluated):
             return
         weights: dict[str, dict[str, Tensor]] = {"model": self.model.state_dict()}
         if self.average is not None:
@@ -170,9 +189,10 @@ class Run:
             "average_updates": self.average.updates if self.average else 0,
             "step": self.step,
             "best": self.best,
+            "evaluated": self.evaluated,
         }
         store.save_checkpoint(self.out, self.step, weights, state, self.config.train.keep_checkpoints)
-        self.saved_step = self.step
+        self.saved = (self.step, self.evaluated)
 
     def judged(self) -> dict[str, Tensor]:
         """The weights the run is judged by: the moving average where there is one."""

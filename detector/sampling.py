@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -53,21 +54,35 @@ def sample(
 
 def _fused(value: Tensor, shapes: Shapes, locations: Tensor, demanded: bool) -> bool:
     """Whether Triton's kernel takes these; if it is demanded, it must."""
-    fault = ""
-    if value.device.type != "cuda":
-        fault = f"the tensors are on {value.device.type}, expected cuda"
-    elif not has_triton():
-        fault = "triton is not installed; it comes with CUDA builds of torch"
+    if value.device.type != "cuda" or not has_triton():
+        fault = _lacks(value.device)
     elif torch.float64 in (value.dtype, locations.dtype):
         fault = "the tensors are float64, expected float32, bfloat16 or float16"
     elif len(shapes) > 8:
         fault = f"the pyramid has {len(shapes)} levels, expected at most 8"
-    if fault and demanded:
-        raise UserError(
-            f"option model.attention_kernel: found 'triton', but {fault}; "
-            "use --set model.attention_kernel=auto."
-        )
-    return not fault
+    else:
+        return True
+    if demanded:
+        raise _refusal(fault)
+    return False
+
+
+def demand_triton(device: torch.device) -> None:
+    """Raises UserError where Triton's kernel cannot run on the device."""
+    if device.type != "cuda" or not has_triton():
+        raise _refusal(_lacks(device))
+
+
+def _lacks(device: torch.device) -> str:
+    if device.type != "cuda":
+        return f"the tensors are on {device.type}, expected cuda"
+    return "triton is not installed; it comes with CUDA builds of torch"
+
+
+def _refusal(fault: str) -> UserError:
+    return UserError(
+        f"option model.attention_kernel: found 'triton', but {fault}; use --set model.attention_kernel=auto."
+    )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -79,11 +94,18 @@ def has_triton() -> bool:
 def sides_of(shapes: Shapes, like: Tensor) -> Tensor:
     """(L, 2) width and height of each level, of the dtype and on the device of `like`."""
     if not torch.compiler.is_compiling():
-        return like.new_tensor([[width, height] for height, width in shapes])
+        return _sides(tuple(shapes), like.dtype, like.device)
     # In a graph for photos of any size they are symbols, which no constant tensor can hold.
     return torch.stack(
         [like.new_full((), side) for height, width in shapes for side in (width, height)]
     ).view(-1, 2)
+
+
+@lru_cache(maxsize=64)
+def _sides(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept, because a copy to a GPU waits for all that was asked of it before: once a layer, it was."""
+    with torch.inference_mode(False):
+        return torch.tensor([[width, height] for height, width in shapes], dtype=dtype, device=device)
 
 
 def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ class StepResult:
     """Learning rate of the main group."""
     finite: bool
     """False: some number was none, and the weights were left as they were."""
+    overflow: bool
+    """Not finite, and it is fp16's gradient alone: its scale is still being found."""
     stop: bool
     """Some rank was asked to stop."""
 
@@ -75,8 +77,9 @@ class Stepper:
         config = self.config.train
         torch.manual_seed(_mixed(config.seed, step, self.world.rank))
         contrast = step // self.steps_per_epoch >= self.config.loss.contrast_from_epoch
-        objects = torch.tensor(float(sum(part.objects for part in parts)), device=self.world.device)
-        share = max(float(self.world.total(objects)), 1.0) / self.world.size
+        # Filled on the device: a copy to a GPU, like a look at one, waits for all it has still to do.
+        objects = torch.full((), float(sum(part.objects for part in parts)), device=self.world.device)
+        share = self.world.total(objects).clamp(min=1) / self.world.size
         rate = set_rate(self.optimizer, config, rate_at(step, self.steps_per_epoch, config))
         summed: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
@@ -89,7 +92,7 @@ class Stepper:
         with self.times.part("update"):
             return self._update(summed, rate, stop)
 
-    def _losses(self, batch: Batch, contrast: bool, share: float) -> dict[str, Tensor]:
+    def _losses(self, batch: Batch, contrast: bool, share: Tensor) -> dict[str, Tensor]:
         with self.times.part("forward"):
             beside = self._beside(batch)
             images = normalise(batch.images, batch.padding, self.config.data)
@@ -132,20 +135,19 @@ class Stepper:
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.optimizer, self.config.train.clip_norm)
         # One transfer a step. The sums over ranks make every rank decide alike.
-        figures = torch.stack([*losses.values(), norm.detach(), norm.new_tensor(float(stop))]).float()
+        figures = torch.stack([*losses.values(), norm.detach(), norm.new_full((), float(stop))]).float()
         values = self.world.total(figures).tolist()
         named = {name: value / self.world.size for name, value in zip(losses, values, strict=False)}
         named["gradient"] = values[-2] / self.world.size
-        # fp16 overflows now and then, while its scale is found: that is no fault of the data.
-        overflow = self.scaler.is_enabled() and all(map(math.isfinite, list(named.values())[:-1]))
         finite = all(map(math.isfinite, named.values()))
+        overflow = self.scaler.is_enabled() and not finite and all(map(math.isfinite, values[:-2]))
         if finite:
             self.scaler.step(self.optimizer)
             if self.average is not None:
                 self.average.update(_bare(self.model))
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(named, rate, finite or overflow, values[-1] > 0)
+        return StepResult(named, rate, finite, overflow, values[-1] > 0)
 
     def _autocast(self) -> contextlib.AbstractContextManager[object]:
         dtype = PRECISIONS.get(self.config.train.precision)

@@ -66,13 +66,16 @@ class Targets:
 
 @dataclass(frozen=True)
 class PaddedTargets:
-    """The objects of a batch side by side; fields as in Targets, (B, M, ...); `counts` of them are real."""
+    """The objects of a batch side by side; fields as in Targets, (B, M, ...)."""
 
     boxes: Tensor
     concepts: Tensor
     embeddings: Tensor
     valid: Tensor
+    real: Tensor
+    """(B, M) bool: it is an object and no padding."""
     counts: tuple[int, ...]
+    """Objects of each photo, for those who must not wait for a GPU to tell."""
 
     @property
     def objects(self) -> int:
@@ -84,11 +87,13 @@ def pad_targets(targets: Sequence[Targets] | PaddedTargets) -> PaddedTargets:
     """Pad once, for matcher and losses both. Padding boxes are (.5, .5, 1, 1), other padding is 0."""
     if isinstance(targets, PaddedTargets):
         return targets
+    real = [torch.ones_like(one.valid) for one in targets]
     return PaddedTargets(
         pad_sequence([one.boxes for one in targets], batch_first=True, padding_value=0.5),
         pad_sequence([one.concepts for one in targets], batch_first=True),
         pad_sequence([one.embeddings for one in targets], batch_first=True),
         pad_sequence([one.valid for one in targets], batch_first=True),
+        pad_sequence(real, batch_first=True),
         tuple(len(one) for one in targets),
     )
 

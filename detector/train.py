@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cache_builder.errors import UserError
 from cache_builder.progress import Progress, Silent
 from detector import checkpoint as store
 from detector.conduct import Signals, deterministic
@@ -17,8 +18,9 @@ from detector.config import Config
 from detector.data import batches
 from detector.distributed import joined
 from detector.evaluate import evaluate_model
+from detector.evaluation.inference import Abandoned
 from detector.logs import RunLog, check_wandb
-from detector.preflight import check_batch, check_validation, gather
+from detector.preflight import check_batch, check_machine, check_metric, check_validation, gather
 from detector.run import Folders, Run
 from detector.schedule import Schedule
 from detector.watch import Watch
@@ -53,19 +55,24 @@ def train(
     `detector.preflight` looks for, for an `out` that holds another run, after `train.nonfinite_limit` steps
     in a row without a finite loss and gradient, and when another rank dies.
     """
+    for option, steps in (("--max-steps", max_steps), ("--stop-after", stop_after)):
+        if steps is not None and steps < 1:
+            raise UserError(f"{option} {steps}: expected at least 1.")
     with (
         joined(config.train.device, "option train.device") as world,
-        deterministic(world.device),
+        deterministic(world.device, config.train.deterministic),
         Signals() as signals,
     ):
         progress = progress if world.first and progress else Silent()
         check_batch(config, world.size)
+        check_metric(config)
+        check_machine(config, world.device)
         check_wandb(config.train.wandb_project)
         ingredients = gather(config, train_data)
         if val_data is not None:
             check_validation(config, val_data, ingredients.facts)
         run = Run(config, ingredients, out, world)
-        run.open(resume, Folders.of(train_data, val_data), progress)
+        run.open(resume, Folders.of(train_data, val_data, max_steps), progress)
         last = config.train.epochs * run.steps_per_epoch
         last = last if max_steps is None else min(last, max_steps)
         log = RunLog(out, run.step, config) if world.first else None
@@ -99,6 +106,9 @@ class _Loop:
         """Up to step `last`, unless something stops the run; what `train` returns."""
         run, settings = self.run, self.settings
         began, first, evaluation = time.perf_counter(), run.step, {}
+        if self.world.first and run.step < last:  # a finished run goes on: what it was judged by is old
+            for name in ("model.safetensors", "metrics.json"):
+                (run.out / name).unlink(missing_ok=True)
         stopped = self._steps(last, first + stop_after if stop_after is not None else last + 1)
         self.progress.finish()
         run.save(self.watch.state())
@@ -106,7 +116,10 @@ class _Loop:
         if not stopped:
             if self.world.first:
                 store.save_weights(run.out / "model.safetensors", run.judged())
-            evaluation = self._evaluate()
+            try:
+                evaluation = self._evaluate()
+            except Abandoned:
+                stopped = self._signal
         metrics = {
             "step": run.step,
             "epochs": run.step / run.steps_per_epoch,
@@ -138,45 +151,63 @@ class _Loop:
         )
         self.watch = Watch(run, schedule, self.log, self.progress)
         self.progress.start("training", last - run.step, "steps")
-        reading = batches(photos, schedule, pinned=self.world.device.type == "cuda")
-        self.watch.restart_clock()
-        while run.step < last:
-            with run.stepper.times.part("data"):
-                parts = [next(reading).to(self.world.device) for _ in range(settings.accumulate)]
-            result = run.stepper(parts, run.step, stop=bool(self.signals.name))
-            run.step += 1
-            self.watch.look(run.step - 1, parts, result)
-            if result.stop:
-                return self.signals.name or "another rank's signal"
-            if run.step == leave_at:
-                return STOP_AFTER
-            epoch, within = divmod(run.step, run.steps_per_epoch)
-            every = settings.evaluate_every
-            if every and not within and run.step < last and epoch % every == 0:
-                self._evaluate()
-                run.save(self.watch.state())
-            elif run.step % settings.checkpoint_every == 0:
-                run.save(self.watch.state())
+        on_gpu = self.world.device.type == "cuda"
+        reading = batches(photos, schedule, pinned=on_gpu, ahead=on_gpu)
+        try:
+            self._evaluate_if_due(last)  # of a step at which the session before was stopped
+            while run.step < last:
+                with run.stepper.times.part("data"):
+                    parts = [next(reading).to(self.world.device) for _ in range(settings.accumulate)]
+                result = run.stepper(parts, run.step, stop=bool(self.signals.name))
+                run.step += 1
+                self.watch.look(run.step - 1, parts, result)
+                if result.stop:
+                    return self._signal
+                if run.step == leave_at:
+                    return STOP_AFTER
+                if run.step % settings.checkpoint_every == 0:
+                    run.save(self.watch.state())
+                self._evaluate_if_due(last)
+        except Abandoned:
+            return self._signal
         return ""
 
+    @property
+    def _signal(self) -> str:
+        return self.signals.name or "another rank's signal"
+
+    def _evaluate_if_due(self, last: int) -> None:
+        """At the ends of the epochs that `train.evaluate_every` names, but for the last step's, once."""
+        run, every = self.run, self.settings.evaluate_every
+        epoch, within = divmod(run.step, run.steps_per_epoch)
+        if not every or within or epoch % every or run.step >= last or run.evaluated == run.step:
+            return
+        run.save(self.watch.state())  # an evaluation may outlast a scheduler's patience
+        self._evaluate()
+
     def _evaluate(self) -> dict[str, Any]:
-        """Figures on the validation data, the photos shared by the ranks; keeps the best weights."""
+        """Figures on the validation data, the photos shared by the ranks; keeps the best weights, and that it
+        was done. Raises `Abandoned` where a signal came in between: it is then owed.
+        """
         run = self.run
         if self.val_data is None:
             return {}
         own = {name: value.clone() for name, value in run.model.state_dict().items()}
         run.model.load_state_dict(run.judged())
         self.world.align(run.model.state_dict().values())  # ranks count their own running statistics
-        metrics = evaluate_model(
-            run.model,
-            run.config,
-            self.val_data,
-            run.ingredients.facts,
-            world=self.world,
-            progress=self.progress,
-        )
-        run.model.load_state_dict(own)
-        run.model.train()
+        try:
+            metrics = evaluate_model(
+                run.model,
+                run.config,
+                self.val_data,
+                run.ingredients.facts,
+                world=self.world,
+                stop=lambda: bool(self.signals.name),
+                progress=self.progress,
+            )
+        finally:
+            run.model.load_state_dict(own)
+            run.model.train()
         figures = metrics.as_dict()
         plain = {key: value for key, value in figures.items() if isinstance(value, int | float)}
         if self.log is not None:
@@ -186,5 +217,7 @@ class _Loop:
             run.best = value
             if self.world.first:
                 store.save_weights(run.out / "best.safetensors", run.judged())
+        run.evaluated = run.step
+        run.save(self.watch.state())
         self.watch.restart_clock()
         return figures

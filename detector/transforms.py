@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -132,9 +133,18 @@ def pad_batch(images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     return batch, padding
 
 
+@lru_cache(maxsize=8)
+def _mean_and_scale(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """For uint8 channels, (3, 1, 1) each; kept, so that no step waits for a copy to its GPU."""
+    with torch.inference_mode(False):
+        centre = torch.tensor(mean, device=device).view(3, 1, 1) * 255
+        return centre, 1 / (torch.tensor(std, device=device).view(3, 1, 1) * 255)
+
+
 def normalise(images: Tensor, padding: Tensor | None, config: DataConfig) -> Tensor:
     """(B, 3, H, W) uint8 -> float32, (x / 255 - mean) / std by channel; zero, the mean colour, on padding."""
-    mean = torch.tensor(config.mean, device=images.device).view(3, 1, 1) * 255
-    scale = 1 / (torch.tensor(config.std, device=images.device).view(3, 1, 1) * 255)
+    mean, scale = _mean_and_scale(config.mean, config.std, images.device)
     normal = images.float().sub_(mean).mul_(scale)
     return normal if padding is None else normal.masked_fill_(padding[:, None], 0.0)

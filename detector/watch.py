@@ -24,6 +24,8 @@ from detector.step import StepResult, save_batch
 
 WINDOW, ENOUGH = 100, 20
 """Steps that a spike is compared with, and how many there must be before anything is called one."""
+OVERFLOWS = 32
+"""Steps in a row that fp16 may overflow in: its scale begins at 2^16 and is halved each time."""
 SPIKY = ("total", "gradient")
 """The figures that are watched for spikes: what is minimised, and the norm before clipping."""
 SHOWN_TIMES = ("data", "forward", "matching", "backward")
@@ -79,6 +81,7 @@ class Watch:
         self.contrast_from = run.config.loss.contrast_from_epoch * run.steps_per_epoch
         self.skipped: int = before.get("skipped", 0)
         self.skipped_in_a_row: int = before.get("skipped_in_a_row", 0)
+        self.overflows_in_a_row: int = before.get("overflows_in_a_row", 0)
         self.window: list[dict[str, float]] = list(before.get("window", []))
         self.spikes = Spikes(self.settings.spike_factor, before.get("spikes"))
         self.unreadable: set[int] = set()
@@ -91,6 +94,7 @@ class Watch:
         return {
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
+            "overflows_in_a_row": self.overflows_in_a_row,
             "window": self.window,
             "spikes": self.spikes.history,
         }
@@ -107,9 +111,11 @@ class Watch:
                     self.unreadable.add(row)
                     self.progress.note(f"{fault}; it is trained on as a black photo without objects")
         if result.finite:
-            self.skipped_in_a_row = 0
+            self.skipped_in_a_row = self.overflows_in_a_row = 0
             self.window.append(result.losses)
             self._look_for_spikes(step, result)
+        elif result.overflow and self.overflows_in_a_row < OVERFLOWS:
+            self.overflows_in_a_row += 1  # no fault of the data, until halving the scale no longer helps
         else:
             self._skip(step, parts)
         self.progress.advance(1, loss=result.losses["total"], lr=result.rate)

@@ -42,7 +42,11 @@ def test_a_run_is_left_and_gone_on_with_by_its_name(say: Say, tmp_path: Path) ->
     figures = json.loads(said.out)
     assert (figures["step"], figures["stopped"]) == (9, "")
     assert figures["evaluation"]["figures"]["data"] == str(moved)
-    assert json.loads((run / "data.json").read_text()) == {"train": str(moved), "val": str(moved)}
+    assert json.loads((run / "data.json").read_text()) == {
+        "train": str(moved),
+        "val": str(moved),
+        "max_steps": None,
+    }
 
 
 def test_what_is_missing_is_asked_for_by_its_option(say: Say, tmp_path: Path) -> None:

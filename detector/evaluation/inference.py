@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +24,10 @@ from detector.guidance import Rows
 from detector.network import Network
 from detector.scoring import scores_as, top_detections
 from detector.structures import DetectorOutput
+
+
+class Abandoned(Exception):
+    """Inference was left before its end, because it was asked to."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,14 @@ def infer(
     variants: Sequence[Variant],
     *,
     share: tuple[int, int] = (0, 1),
+    stop: Callable[[], bool] = bool,
     progress: Progress | None = None,
 ) -> Inferred:
     """Detect on every photo of a scene. The batch is the first variant's inference.batch.
 
     share: (r, n) takes every n-th batch from the r-th on; the batches themselves do not depend on n, nor does
-    a photo's answer. Raises UserError where a variant asks for priors that are not there, or to keep to them
+    a photo's answer. stop: is asked after every batch whether to leave; `Abandoned` is then raised. Raises
+    UserError where a variant asks for priors that are not there, or to keep to them
     without having any.
     """
     progress = progress or Silent()
@@ -93,6 +99,8 @@ def infer(
             for variant in group:
                 parts[variant.name] += _detections(output, text, network, variant, scene, rows, chosen, said)
         progress.advance(len(read))
+        if stop():
+            raise Abandoned
     progress.finish()
     joined = {name: _in_index_order(Detections.join(found)) for name, found in parts.items()}
     return Inferred(joined, tuple(faults), photos - len(faults), time.perf_counter() - begin)
@@ -104,26 +112,28 @@ def infer_together(
     variants: Sequence[Variant],
     world: World,
     *,
+    stop: Callable[[], bool] = bool,
     progress: Progress | None = None,
 ) -> Inferred | None:
     """As `infer`, the photos shared by the ranks; all that they found on rank 0, None on the others.
 
-    Raises, on rank 0, UserError for what any of them could not do.
+    Raises, on rank 0, UserError for what any of them could not do, and `Abandoned` where any was stopped.
     """
     if world.size == 1:
-        return infer(network, scene, variants, progress=progress)
-    own: Inferred | str
+        return infer(network, scene, variants, stop=stop, progress=progress)
+    own: Inferred | UserError | Abandoned
+    share = (world.rank, world.size)
     try:
-        own = infer(network, scene, variants, share=(world.rank, world.size), progress=progress)
-    except UserError as error:
-        own = str(error)  # told to all, who would wait for this rank's share otherwise
+        own = infer(network, scene, variants, share=share, stop=stop, progress=progress)
+    except (UserError, Abandoned) as error:
+        own = error  # told to all, who would wait for this rank's share otherwise
     parts = world.gather(own)
     if parts is None:
         return None
     whole = []
     for part in parts:
-        if isinstance(part, str):
-            raise UserError(part)
+        if not isinstance(part, Inferred):
+            raise part
         whole.append(part)
     detections = {
         variant.name: _in_index_order(Detections.join([part.detections[variant.name] for part in whole]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,10 @@ class Metrics:
             (c.name, c.split, str(c.boxes), percent(c.ap50), percent(c.ap))
             for c in sorted(self.per_concept, key=order)
         ]
+
+
+FIGURES = frozenset(one.name for one in fields(Metrics) if one.type == "float")
+"""Names of the figures that are one number."""
 
 
 def label_of(name: str, protocol: Protocol) -> str:

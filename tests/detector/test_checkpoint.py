@@ -53,7 +53,7 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(tmp_path, fault):
     assert len(notes) == 1
     assert str(torn) in notes[0]
     assert file.name in notes[0]
-    store.drop_newer(tmp_path, 1)
+    store.sweep(tmp_path, 1)
     assert not torn.exists()
     assert good.exists()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cache_builder.errors import UserError
 from detector.config import LossConfig, MatcherConfig, TrainConfig
-from detector.denoise import groups_of, noised_queries, real_objects, shaken
+from detector.denoise import groups_of, noised_queries, shaken
 from detector.losses import compute_losses, denoising_loss, detection_losses
 from detector.matcher import match, matching_costs
 from detector.model import CCKTDetector, attention_mask
@@ -40,7 +40,7 @@ def test_no_objects_no_queries() -> None:
     found = noised_queries(pad_targets([some_targets([])] * 2), text, ON, 40)
     assert found.boxes.shape == (2, 0, 4)
     assert found.words.shape == (2, 0, WIDTH)
-    assert real_objects(pad_targets([some_targets([]), some_targets([1, 2])])).tolist() == [
+    assert pad_targets([some_targets([]), some_targets([1, 2])]).real.tolist() == [
         [False, False],
         [True, True],
     ]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import datetime
+import socket
+
 import pytest
 import torch
 
@@ -33,6 +36,31 @@ def test_srun_is_heard_but_not_a_shell_within_a_job():
     }
     assert place_of(said) == Place(5, 8, 1, "gpu03", 20000 + 70123 % 20000)
     assert place_of({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK: found 'x' in the environment, expected the whole number"),
+        ({"RANK": "5", "WORLD_SIZE": "2"}, "calls this rank 5 of 2, expected 0 to 1"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID: found '' in the environment"),
+    ],
+)
+def test_a_launcher_that_makes_no_sense_is_refused(said, sentence):
+    with pytest.raises(UserError, match=sentence):
+        place_of(said)
+
+
+def test_a_rank_that_nobody_joins_says_where_it_waited(monkeypatch):
+    monkeypatch.setattr("detector.distributed.MEETING", datetime.timedelta(seconds=1))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    sentence = f"rank 0 of 2 did not meet all others at 127.0.0.1:{port} in 1 s"
+    with pytest.raises(UserError, match=sentence), joined("cpu"):
+        pass
 
 
 @pytest.mark.parametrize(

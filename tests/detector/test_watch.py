@@ -127,6 +127,24 @@ def test_a_spike_is_logged_with_its_photos_and_the_screen_shows_the_run(folder, 
     assert lines(tmp_path / "run", "train")[0]["memory_mib"] > 50
 
 
+def test_fp16_may_overflow_while_its_scale_is_found_but_not_for_ever(folder, tmp_path, monkeypatch):
+    take = Stepper.__call__
+
+    def overflowing(self, parts, step, stop=False):
+        result = take(self, parts, step, stop)
+        losses = result.losses | {"gradient": float("inf")}
+        return dataclasses.replace(result, losses=losses, finite=False, overflow=True)
+
+    monkeypatch.setattr(Stepper, "__call__", overflowing)
+    monkeypatch.setattr("detector.watch.OVERFLOWS", 4)
+    config, run = tiny_config("train.nonfinite_limit=3", "train.spike_factor=1"), tmp_path / "run"
+    with pytest.raises(UserError, match="3 steps in a row, up to step 6, had a loss or gradient"):
+        train(config, folder, None, run)
+    assert [line["step"] for line in lines(run, "skipped")] == [5, 6, 7]
+    assert lines(run, "spike") == []
+    assert "Infinity" not in (run / "metrics.jsonl").read_text()
+
+
 def test_the_rows_of_a_step_are_those_that_its_ranks_read():
     for photos, batch in ((7, 2), (3, 4)):
         ranks = [Schedule(photos, 5, batch, 1, rank, 2, 0, 5) for rank in (0, 1)]
