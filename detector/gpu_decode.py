@@ -27,13 +27,8 @@ Decoder = Callable[[list[Tensor]], list[Tensor]]
 
 def gpu_decoder() -> Decoder:
     """torchvision's decoder for the current GPU. Raises UserError where there is none of either."""
-    lacks = ""
     if not torch.cuda.is_available():
-        lacks = "torch sees no CUDA device here"
-    elif not hasattr(torchvision.io, "decode_jpeg"):
-        lacks = f"torchvision {torchvision.__version__} has no decode_jpeg"
-    if lacks:
-        raise UserError(f"option data.decode: found 'cuda', but {lacks}; use --set data.decode=cpu.")
+        raise _refusal("torch sees no CUDA device here")
     device = torch.device("cuda", torch.cuda.current_device())
 
     def decode(files: list[Tensor]) -> list[Tensor]:
@@ -41,7 +36,23 @@ def gpu_decoder() -> Decoder:
         planes: list[Tensor] = torchvision.io.decode_jpeg(files, mode=kind, device=device)
         return planes
 
+    try:  # a torchvision without nvJPEG has the function, and refuses every file
+        decode([_probe()])
+    except (RuntimeError, AttributeError) as fault:
+        told = " ".join(str(fault).split())
+        raise _refusal(f"torchvision {torchvision.__version__} decodes none on it ({told})") from fault
     return decode
+
+
+def _refusal(lacks: str) -> UserError:
+    return UserError(f"option data.decode: found 'cuda', but {lacks}; use --set data.decode=cpu.")
+
+
+def _probe() -> Tensor:
+    """The bytes of a small JPEG."""
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    return torch.from_numpy(np.frombuffer(file.getvalue(), np.uint8).copy())
 
 
 def jpeg_bytes(path: Path, size: tuple[int, int]) -> Tensor | None:
@@ -64,6 +75,8 @@ def decode_all(files: Sequence[Tensor], decode: Decoder) -> list[Tensor | str]:
         return []
     try:
         return list(decode(list(files)))
+    except torch.OutOfMemoryError:  # a RuntimeError too, and no fault of the files
+        raise
     except RuntimeError:
         return [_decode_one(file, decode) for file in files]
 

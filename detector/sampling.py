@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -61,7 +61,7 @@ def _fused(value: Tensor, shapes: Shapes, locations: Tensor, demanded: bool) -> 
     elif len(shapes) > 8:
         fault = f"the pyramid has {len(shapes)} levels, expected at most 8"
     else:
-        return True
+        return demanded or kernel_runs(value.device)
     if demanded:
         raise _refusal(fault)
     return False
@@ -89,6 +89,26 @@ def _refusal(fault: str) -> UserError:
 def has_triton() -> bool:
     """Whether Triton can be imported."""
     return importlib.util.find_spec("triton") is not None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@cache
+def kernel_runs(device: torch.device) -> bool:
+    """Whether Triton's kernel runs on a GPU, found out by a launch: Triton needs a C compiler and Python's
+    headers for its first one, and a GPU that it knows. If it does not, a warning says why.
+    """
+    from detector.triton_sampling import sample_triton
+
+    with torch.inference_mode(False), torch.no_grad():
+        value = torch.zeros((1, 1, 1, 1), device=device)
+        weights = torch.zeros((1, 1, 1, 1, 1), device=device)
+        try:
+            sample_triton(value, [(1, 1)], torch.zeros((*weights.shape, 2), device=device), weights)
+        except Exception as fault:  # Triton and the compiler that it calls have kinds of their own
+            told = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+            warnings.warn(f"Triton's kernel does not run here ({told}); grid_sample does", stacklevel=2)
+            return False
+    return True
 
 
 def sides_of(shapes: Shapes, like: Tensor) -> Tensor:

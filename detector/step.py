@@ -1,7 +1,8 @@
 """One optimiser step: forward, matching, losses, backward, guard, update.
 
 Losses are divided by the number of objects of the whole step, over ranks and accumulated parts, so that how
-a batch is cut up does not change its gradient. Random numbers (dropout, the class bank) follow from (seed,
+a batch is cut up does not change its gradient (but for sums over a batch: loss.negatives=batch and
+loss.teacher_bank=class see one part of one rank). Random numbers (dropout, the class bank) follow from (seed,
 step, rank) alone: a resumed run needs no generator's state.
 """
 

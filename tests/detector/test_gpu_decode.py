@@ -58,11 +58,30 @@ def test_without_a_gpu_the_option_says_so(monkeypatch: pytest.MonkeyPatch) -> No
         gpu_decoder()
 
 
-def test_a_torchvision_without_the_decoder_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torchvision_without_nvjpeg_says_so_before_the_first_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(files: list[Tensor], **options: object) -> list[Tensor]:
+        raise RuntimeError("decode_jpegs_cuda: torchvision not compiled with nvJPEG support")
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.delattr("torchvision.io.decode_jpeg")
-    with pytest.raises(UserError, match=r"torchvision \S+ has no decode_jpeg"):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr("torchvision.io.decode_jpeg", refuses)
+    with pytest.raises(UserError, match=r"torchvision \S+ decodes none on it \(.*not compiled with nvJPEG"):
         gpu_decoder()
+    seen: list[int] = []
+    monkeypatch.setattr("torchvision.io.decode_jpeg", lambda files, **_: seen.append(len(files)) or files)
+    gpu_decoder()
+    assert seen == [1]
+    monkeypatch.delattr("torchvision.io.decode_jpeg")
+    with pytest.raises(UserError, match=r"decodes none on it \(.*decode_jpeg"):
+        gpu_decoder()
+
+
+def test_a_full_gpu_is_no_fault_of_the_files() -> None:
+    def full(files: list[Tensor]) -> list[Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        decode_all([torch.zeros(3, dtype=torch.uint8)], full)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -99,6 +99,20 @@ def test_without_triton_a_gpu_samples_as_before(monkeypatch: pytest.MonkeyPatch)
         sampling._fused(there, [(2, 2)], there, demanded=True)
 
 
+def test_a_gpu_that_triton_does_not_know_samples_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    from detector import sampling, triton_sampling
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("failed to find a C compiler\nand more")
+
+    monkeypatch.setattr(triton_sampling, "sample_triton", fails)
+    sampling.kernel_runs.cache_clear()
+    with pytest.warns(UserWarning, match=r"kernel does not run here \(failed to find a C compiler\)"):
+        assert not sampling.kernel_runs(torch.device("cpu"))
+    assert not sampling.kernel_runs(torch.device("cpu")), "found out once"
+    sampling.kernel_runs.cache_clear()
+
+
 def test_the_config_reaches_every_attention() -> None:
     config = tiny_config("model.attention_kernel=triton", "model.backbone_weights=none").model
     model = CCKTDetector(config, WIDTH)
