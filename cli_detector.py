@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -156,12 +157,12 @@ def predict(
         "classification": classification,
         "min_score": min_score,
     }
-    given, shown = tee(_pictures(paths, every))
+    given, shown = tee(_pictures(paths, every, opened=not no_pictures))
     stream = detector.stream(given, words, strict=False, **options)
     for number, (photo, one) in enumerate(zip(shown, stream, strict=True), 1):
         if one.fault:
             progress.note(one.fault)
-        elif not no_pictures:
+        elif not no_pictures and not isinstance(photo, Path):
             _draw(photo, one, out / f"{number:05d}-{Path(one.source).stem}.png")
         found.append(one)
         progress.advance()
@@ -183,15 +184,23 @@ def predict(
     answer.figures({"photos": len(found), "finds": finds_in_all, "images_per_second": rate, "out": out})
 
 
-def _pictures(paths: list[Path], every: float) -> Iterator[Path | Image.Image]:
-    """Photos as they are named, videos as their frames."""
+def _pictures(paths: list[Path], every: float, opened: bool) -> Iterator[Path | Image.Image]:
+    """Videos as their frames, photos as they are named or, to be decoded once for finding and drawing both,
+    opened; one that cannot be is left to the detector, who says why.
+    """
+    from cache_builder.photos import BadPhoto, load_photo
     from detector.sources import is_video, video_frames
 
     for path in paths:
         if is_video(path):
             yield from video_frames(path, every)
-        else:
-            yield path
+            continue
+        photo: Path | Image.Image = path
+        if opened:
+            with contextlib.suppress(BadPhoto, ValueError, OSError):
+                photo = load_photo(path)
+                vars(photo)["filename"] = str(path)
+        yield photo
 
 
 def _write(found: list[Prediction], out: Path, format: str) -> Path:
@@ -207,13 +216,11 @@ def _write(found: list[Prediction], out: Path, format: str) -> Path:
     return out / "predictions.json"
 
 
-def _draw(photo: Path | Image.Image, prediction: Prediction, picture: Path) -> None:
-    from cache_builder.photos import load_photo
+def _draw(photo: Image.Image, prediction: Prediction, picture: Path) -> None:
     from detector.draw import draw_prediction
 
     picture.parent.mkdir(parents=True, exist_ok=True)
-    opened = load_photo(photo) if isinstance(photo, Path) else photo
-    draw_prediction(opened, prediction).save(picture)
+    draw_prediction(photo, prediction).save(picture)
 
 
 def _write_images(found: list[Prediction], path: Path) -> None:

@@ -61,7 +61,7 @@ def _fused(value: Tensor, shapes: Shapes, locations: Tensor, demanded: bool) -> 
     elif len(shapes) > 8:
         fault = f"the pyramid has {len(shapes)} levels, expected at most 8"
     else:
-        return demanded or kernel_runs(value.device)
+        return demanded or not kernel_fault(value.device)
     if demanded:
         raise _refusal(fault)
     return False
@@ -93,9 +93,10 @@ def has_triton() -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
-def kernel_runs(device: torch.device) -> bool:
-    """Whether Triton's kernel runs on a GPU, found out by a launch: Triton needs a C compiler and Python's
-    headers for its first one, and a GPU that it knows. If it does not, a warning says why.
+def kernel_fault(device: torch.device) -> str:
+    """Why Triton's kernel does not run on a GPU, "" where it does; found out by a launch.
+
+    For its first one Triton needs a C compiler and Python's headers, and it must know the GPU.
     """
     from detector.triton_sampling import sample_triton
 
@@ -105,10 +106,8 @@ def kernel_runs(device: torch.device) -> bool:
         try:
             sample_triton(value, [(1, 1)], torch.zeros((*weights.shape, 2), device=device), weights)
         except Exception as fault:  # Triton and the compiler that it calls have kinds of their own
-            told = (str(fault).strip() or type(fault).__name__).splitlines()[0]
-            warnings.warn(f"Triton's kernel does not run here ({told}); grid_sample does", stacklevel=2)
-            return False
-    return True
+            return (str(fault).strip() or type(fault).__name__).splitlines()[0]
+    return ""
 
 
 def sides_of(shapes: Shapes, like: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from detector.evaluation.inference import Abandoned
 from detector.logs import RunLog, check_wandb
 from detector.preflight import check_batch, check_machine, check_metric, check_validation, gather
 from detector.run import Folders, Run
+from detector.sampling import has_triton, kernel_fault
 from detector.schedule import Schedule
 from detector.watch import Watch
 
@@ -71,6 +72,10 @@ def train(
         ingredients = gather(config, train_data)
         if val_data is not None:
             check_validation(config, val_data, ingredients.facts)
+        if config.model.attention_kernel == "auto" and world.device.type == "cuda" and has_triton():
+            fault = kernel_fault(world.device)
+            if fault:
+                progress.note(f"Triton's kernel does not run here ({fault}); torch's grid_sample does")
         run = Run(config, ingredients, out, world)
         run.open(resume, Folders.of(train_data, val_data, max_steps), progress)
         last = config.train.epochs * run.steps_per_epoch

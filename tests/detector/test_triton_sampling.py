@@ -106,11 +106,13 @@ def test_a_gpu_that_triton_does_not_know_samples_as_before(monkeypatch: pytest.M
         raise RuntimeError("failed to find a C compiler\nand more")
 
     monkeypatch.setattr(triton_sampling, "sample_triton", fails)
-    sampling.kernel_runs.cache_clear()
-    with pytest.warns(UserWarning, match=r"kernel does not run here \(failed to find a C compiler\)"):
-        assert not sampling.kernel_runs(torch.device("cpu"))
-    assert not sampling.kernel_runs(torch.device("cpu")), "found out once"
-    sampling.kernel_runs.cache_clear()
+    sampling.kernel_fault.cache_clear()
+    assert sampling.kernel_fault(torch.device("cpu")) == "failed to find a C compiler"
+    monkeypatch.setattr(triton_sampling, "sample_triton", lambda *_: None)
+    assert sampling.kernel_fault(torch.device("cpu")), "found out once"
+    sampling.kernel_fault.cache_clear()
+    assert sampling.kernel_fault(torch.device("cpu")) == ""
+    sampling.kernel_fault.cache_clear()
 
 
 def test_the_config_reaches_every_attention() -> None:
