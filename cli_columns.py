@@ -90,22 +90,21 @@ def priors(
         )
     progress = TerminalProgress()
     asked = mllm or mllm_model is not None
-    _refuse_idle(
-        {"--name": (name, ""), "--tau": (tau, 0.07)}
-        if asked
-        else {
-            "--mllm-prompt": (mllm_prompt, None),
-            "--backend": (backend, "transformers"),
-            "--block": (block, None),
-            "--prefilter": (prefilter, None),
-            "--calibrate": (calibrate, None),
-            "--precision": (precision, "fp32"),
-            "--trust-remote-code": (trust_remote_code, False),
-        },
-        "is of CLIP's priors, and a multimodal LLM is asked instead; leave it out"
-        if asked
-        else "is of questions to a multimodal LLM, and none is asked; add --mllm, or leave it out",
-    )
+    if asked:
+        given: dict[str, object] = {"--name": name or None, "--tau": None if tau == 0.07 else tau}
+        refuse_idle(given, "is of CLIP's priors, and a multimodal LLM is asked instead; leave it out")
+    else:
+        given = {
+            "--mllm-prompt": mllm_prompt,
+            "--backend": None if backend == "transformers" else backend,
+            "--block": block,
+            "--prefilter": prefilter,
+            "--calibrate": calibrate,
+            "--precision": None if precision == "fp32" else precision,
+            "--trust-remote-code": trust_remote_code or None,
+        }
+        step = "none is asked; add --mllm, or leave it out"
+        refuse_idle(given, f"is of questions to a multimodal LLM, and {step}")
     if not asked:
         made = cache_clip_priors(
             data, name=name, tau=tau, part=part_of(part), overwrite=overwrite, out=out, progress=progress
@@ -141,10 +140,10 @@ def priors(
     answer.figures(made.to_json() | {"report": show_priors(answer, data, rho, limit)})
 
 
-def _refuse_idle(settings: Mapping[str, tuple[Any, Any]], why: str) -> None:
-    """Refuse an option that would decide nothing: option -> what was given, what it is otherwise."""
-    for option, (given, usual) in settings.items():
-        if given != usual:
+def refuse_idle(settings: Mapping[str, object], why: str) -> None:
+    """Refuse an option that would decide nothing: option -> what was given, None where nothing was."""
+    for option, given in settings.items():
+        if given is not None:
             raise UserError(f"{option} {why}.")
 
 

@@ -14,7 +14,7 @@ import typer
 
 from cache_builder.errors import UserError
 from cli_cache import Device, Json
-from cli_columns import Limit, Rho, show_priors
+from cli_columns import Limit, Rho, refuse_idle, show_priors
 from console import Answer, TerminalProgress
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def evaluate(
     ] = "auto",
     engine: Annotated[str, typer.Option(help="hotcoco, or pycocotools, the oracle.")] = "hotcoco",
     resamples: Annotated[
-        int, typer.Option(help="Bootstrap intervals from so many resamples; 1000 with --against.")
+        int, typer.Option(min=0, help="Bootstrap intervals from so many resamples; 1000 with --against.")
     ] = 0,
     against: Annotated[
         Path | None, typer.Option(help="Another run, or results file: does it differ from this one?")
@@ -60,7 +60,7 @@ def evaluate(
     """Score a run, or any detections, on a data set."""
     from cache_builder.index import open_index
     from detector.checkpoint import run_config
-    from detector.evaluate import compare_runs, evaluate_detections, evaluate_run
+    from detector.evaluate import compare_runs, evaluate_detections, evaluate_run, tell_other_index
     from detector.evaluation.detections import Detections
 
     if data is None:
@@ -75,6 +75,16 @@ def evaluate(
         raise UserError("expected one thing to score: a run's folder, or --detections RESULTS.json.")
     scored = run or detections
     assert scored is not None
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a folder.")
+    if run is None:
+        asked = {"--priors": priors, "--classification": classification, "--set": overrides, "--out": out}
+        refuse_idle(asked, "is of a run, and a file of detections is scored; leave it out")
+    if against is not None:
+        idle = {"--out": out, "--concepts": concepts or None}
+        refuse_idle(idle, "is of one run's figures, and two are compared; leave it out")
+        if not against.exists():
+            raise UserError(f"--against {against}: no such run's folder or results file; check the name.")
     if against is not None:
         duel = compare_runs(
             scored,
@@ -95,6 +105,7 @@ def evaluate(
         return
     if detections is not None:
         found = Detections.from_json(detections)
+        tell_other_index(detections, open_index(data), progress)
         metrics = evaluate_detections(
             open_index(data), found, engine=engine, protocol=protocol, resamples=resamples
         )
@@ -141,6 +152,8 @@ def predict(
 ) -> None:
     """Find what you name in any photos."""
     from cckt import Detector, Vocabulary
+    from detector.prediction import label_names
+    from detector.sources import check_video, is_video, name_of
 
     words = Vocabulary.free(vocabulary)
     ways = {None: "config", "clip": "guide", "none": "none"}
@@ -148,7 +161,13 @@ def predict(
         raise UserError(f"--priors {priors} is not known; expected clip or none.")
     if format not in ("coco", "yolo", "csv"):
         raise UserError(f"--format {format} is not known; expected coco, yolo or csv.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: is a file; name a folder.")
     paths = photos_of(photos)
+    if format == "yolo":
+        label_names([str(path) for path in paths])
+    for path in filter(is_video, paths):
+        check_video(path, every)
     detector = Detector.load(run, device, teacher=teacher)
     progress, found, began = TerminalProgress(), [], time.monotonic()
     progress.start("predict", len(paths), "photos")
@@ -157,13 +176,13 @@ def predict(
         "classification": classification,
         "min_score": min_score,
     }
-    given, shown = tee(_pictures(paths, every, opened=not no_pictures))
+    given, shown = tee(_pictures(paths, every, not no_pictures, progress))
     stream = detector.stream(given, words, strict=False, **options)
     for number, (photo, one) in enumerate(zip(shown, stream, strict=True), 1):
         if one.fault:
             progress.note(one.fault)
         elif not no_pictures and not isinstance(photo, Path):
-            _draw(photo, one, out / f"{number:05d}-{Path(one.source).stem}.png")
+            _draw(photo, one, out / f"{number:05d}-{name_of(one.source)}.png")
         found.append(one)
         progress.advance()
     progress.finish()
@@ -184,7 +203,9 @@ def predict(
     answer.figures({"photos": len(found), "finds": finds_in_all, "images_per_second": rate, "out": out})
 
 
-def _pictures(paths: list[Path], every: float, opened: bool) -> Iterator[Path | Image.Image]:
+def _pictures(
+    paths: list[Path], every: float, opened: bool, progress: TerminalProgress
+) -> Iterator[Path | Image.Image]:
     """Videos as their frames, photos as they are named or, to be decoded once for finding and drawing both,
     opened; one that cannot be is left to the detector, who says why.
     """
@@ -193,7 +214,10 @@ def _pictures(paths: list[Path], every: float, opened: bool) -> Iterator[Path | 
 
     for path in paths:
         if is_video(path):
-            yield from video_frames(path, every)
+            try:
+                yield from video_frames(path, every)
+            except UserError as fault:  # of this video: that any can be read was looked at before
+                progress.note(str(fault))
             continue
         photo: Path | Image.Image = path
         if opened:

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from cache_builder.errors import UserError
-from cache_builder.index import Index, novel_boxes, open_index, verify_index
+from cache_builder.index import Index, novel_boxes, open_index, pseudo_note, verify_index
 from cache_builder.store import ColumnInfo, column_info, list_columns, parse_name, teacher_of
 
 LOOKED_FOR = 64
@@ -91,6 +91,9 @@ def check_data(data: Path) -> list[Finding]:
         boxes = f"{len(index)} photos, {len(index.box_images)} boxes"
         told = f"{boxes}, {counts} concepts, keep {index.keep}; tables as built"
     findings = [Finding("good" if whole else "bad", subject, told), _photos(index)]
+    found = pseudo_note(index)
+    if found:
+        findings.append(Finding("warn", subject, f"{found}: to be trained on, not to be scored on"))
     names = list_columns(data)
     if not names:
         findings.append(Finding("warn", subject, f"no column yet; make them with cckt cache all {data}"))

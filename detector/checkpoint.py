@@ -34,6 +34,8 @@ from torch import Tensor, nn
 
 from cache_builder.errors import UserError
 from cache_builder.store import teacher_of
+from cache_builder.vocabulary import normalise_name
+from cache_builder.whole import plain
 from cache_builder.whole import write_bytes as write_bytes  # for all of this room
 from cache_builder.whole import write_json as write_json
 from detector.config import Config, load_config
@@ -63,6 +65,15 @@ class Facts:
     """Label of that teacher's columns (data.teacher)."""
     priors_recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     """How the priors that training heeds were made; empty where it heeds none (train.guidance_priors)."""
+    pseudo: str = ""
+    """What of the training index is another run's finds and no annotation; "" for nothing."""
+    made_base: list[str] = dataclasses.field(default_factory=list)
+    """Of `names`, those that are base by such finds alone."""
+
+    @property
+    def annotated(self) -> set[str]:
+        """The base concepts that somebody annotated, as `normalise_name` writes them."""
+        return {normalise_name(name) for name in self.names} - set(map(normalise_name, self.made_base))
 
     @property
     def taught_by(self) -> dict[str, Any] | None:
@@ -94,6 +105,25 @@ def run_config(run: Path) -> Config:
     if not (run / "config.toml").is_file():
         raise UserError(f"{run}: no config.toml, expected a run folder made by cckt train; check the name.")
     return load_config(run / "config.toml", base=Config())
+
+
+def own_figures(run: Path) -> dict[str, Any]:
+    """The figures of the run's own evaluation, at its end; of one that had none, those of its newest by cckt
+    eval that was asked just as the run is set up. {} without either.
+    """
+    if (run / "metrics.json").is_file():
+        own = dict(read_json(run / "metrics.json", "figures written by cckt train").get("evaluation") or {})
+        if own:
+            return own
+    config = run_config(run)
+    asked = plain(
+        {"prior": dataclasses.asdict(config.prior), "inference": dataclasses.asdict(config.inference)}
+    )
+    for card in sorted(run.glob("eval-*/metrics.json"), key=lambda card: card.stat().st_mtime, reverse=True):
+        known = dict(read_json(card, "figures written by cckt eval"))
+        if asked.items() <= (known.get("figures") or {}).items():
+            return known
+    return {}
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -83,7 +83,7 @@ def check_unseen(facts: Facts, data: Path) -> list[Finding]:
         index = open_index(data)
     except UserError as error:
         return [Finding("bad", "leak", str(error))]
-    trained = {normalise_name(name) for name in facts.names}
+    trained = facts.annotated
     novel = [index.concepts[int(row)] for row in index.rows("novel")]
     seen = [
         concept.name

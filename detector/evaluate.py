@@ -16,7 +16,7 @@ from typing import Any
 from cache_builder.errors import UserError
 from cache_builder.index import Index, open_index
 from cache_builder.progress import Progress
-from detector.checkpoint import Facts, write_json
+from detector.checkpoint import Facts, read_json, write_json
 from detector.config import Config, InferenceConfig, PriorConfig, apply_overrides
 from detector.distributed import World, joined
 from detector.evaluation.bootstrap import Comparison, compare, thresholds_for
@@ -67,6 +67,20 @@ def compare_detections(
     thresholds = thresholds_for(truth)
     matches = [match(truth, locate(detections, index, truth), thresholds) for detections in (a, b)]
     return compare(truth, *matches, resamples=resamples, seed=seed)
+
+
+def tell_other_index(detections: Path, index: Index, progress: Progress) -> None:
+    """A note where the figures beside a file of detections, ours, say that it is of another index."""
+    card = detections.with_name("metrics.json")
+    if not card.is_file():
+        return
+    figures = read_json(card, "figures").get("figures") or {}
+    known = figures.get("index_digest", index.digest)
+    if known != index.digest:
+        progress.note(
+            f"{card} says that these were found on {figures.get('data')} ({known}), not on {index.folder} "
+            f"({index.digest})"
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,7 @@ def compare_runs(
 
     def answer(one: Path) -> tuple[Metrics, Detections]:
         if one.suffix == ".json":
-            found = Detections.from_json(one)
+            found = Detections.from_json(one, "--detections" if one == run else "--against")
             return evaluate_detections(index, found, engine=engine, protocol=protocol), found
         metrics = evaluate_run(
             one,

@@ -13,7 +13,7 @@ from detector.checkpoint import (
     Facts,
     judged_weights,
     load_weights,
-    read_json,
+    own_figures,
     run_config,
     save_weights,
     write_bytes,
@@ -27,7 +27,7 @@ def export_folder(run: Path, out: Path, *, licence: str = "other", overwrite: bo
     """Write a folder that `Detector.load(out)` opens, with a model card; returns it.
 
     It holds model.safetensors, config.toml, config.json (the same, for hubs that read it), facts.json,
-    metrics.json (of the last evaluation, whose best threshold is then the detector's) and README.md. No
+    metrics.json (of its own evaluation, whose best threshold is the detector's) and README.md. No
     optimiser, log or photo. licence: of the weights, an identifier such as apache-2.0. Raises UserError
     where `run` is no run or has no weights, or `out` holds something.
     """
@@ -35,7 +35,7 @@ def export_folder(run: Path, out: Path, *, licence: str = "other", overwrite: bo
         raise UserError(f"--out {out}: is not an empty folder; name another one.")
     config, facts = run_config(run), Facts.load(run)
     weights = judged_weights(run)
-    figures = best_known(run)
+    figures = own_figures(run)
     out.mkdir(parents=True, exist_ok=True)
     tensors = load_weights(weights)
     save_weights(out / "model.safetensors", tensors)
@@ -50,16 +50,6 @@ def export_folder(run: Path, out: Path, *, licence: str = "other", overwrite: bo
     card = model_card(run.resolve().name, config, facts, figures, licence, count)
     write_bytes(out / "README.md", card.encode())
     return out
-
-
-def best_known(run: Path) -> dict[str, Any]:
-    """The figures of the run's newest evaluation, by cckt eval or at its end; {} without one."""
-    cards = sorted(run.glob("eval-*/metrics.json"), key=lambda card: card.stat().st_mtime)
-    if cards:
-        return dict(read_json(cards[-1], "figures written by cckt eval"))
-    if (run / "metrics.json").is_file():
-        return dict(read_json(run / "metrics.json", "figures written by cckt train").get("evaluation") or {})
-    return {}
 
 
 def model_card(
@@ -117,6 +107,7 @@ def model_card(
         "## Data",
         "",
         f"Trained on {facts.n_classes} base concepts of the index {facts.index_digest}: {', '.join(names)}.",
+        *([f"Not all of it was annotated: {facts.pseudo}."] if facts.pseudo else []),
         "",
         "## Figures",
         "",

@@ -6,7 +6,6 @@ command line makes it from a teacher), or arrays.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -22,12 +21,13 @@ from torch import Tensor
 from cache_builder.errors import UserError
 from cache_builder.photos import BadPhoto, load_photo, to_rgb
 from cache_builder.vocabulary import Concept, Vocabulary, normalise_name
-from detector.checkpoint import Facts
+from detector.checkpoint import Facts, own_figures
 from detector.config import InferenceConfig
 from detector.guidance import choose_present
 from detector.network import Network, load_network
 from detector.prediction import Prediction
 from detector.scoring import scores_as, top_detections
+from detector.typed import choices
 
 Photo = str | Path | Image.Image
 Floats = npt.NDArray[np.floating[Any]]
@@ -64,7 +64,7 @@ class Detector:
                 f"--teacher {guide.name} has the weights {guide.weight_digest}, but the run learnt from "
                 f"{expected['name']} ({expected['weight_digest']}); give that teacher."
             )
-        self._base = {normalise_name(name) for name in facts.names}
+        self._base = facts.annotated
 
     @classmethod
     def load(
@@ -117,9 +117,17 @@ class Detector:
 
         Photos of different shapes in one batch are padded, which moves scores a little; batch=1 pads nothing.
 
-        Raises UserError for an empty vocabulary, text that is missing or does not fit, a photo that cannot be
-        read.
+        Raises UserError for an empty vocabulary, text that is missing or does not fit, an option out of its
+        range, a photo that cannot be read.
         """
+        known_ways = choices(InferenceConfig, "classification")
+        if classification is not None and classification not in known_ways:
+            raise UserError(f"classification {classification!r}: expected one of {', '.join(known_ways)}.")
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise UserError(f"min_score {min_score:g}: expected a number from 0 to 1.")
+        for option, number in (("top", top), ("batch", batch)):
+            if number is not None and number < 1:
+                raise UserError(f"{option} {number}: expected at least 1.")
         words = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.free(vocabulary)
         words = self._sorted_out(words)
         config = self.network.config
@@ -277,6 +285,11 @@ def _rows(words: Vocabulary, present: Sequence[str | int]) -> npt.NDArray[np.int
 
 def _open(photo: Photo, strict: bool) -> tuple[Image.Image, str, str]:
     """An RGB photo, its name and why it could not be read."""
+    if not isinstance(photo, str | Path | Image.Image):
+        raise UserError(
+            f"a photo is a path or a Pillow image, found {type(photo).__name__}; of an array of uint8 pixels "
+            "make one with PIL.Image.fromarray."
+        )
     name = str(getattr(photo, "filename", "")) if isinstance(photo, Image.Image) else str(photo)
     try:
         if isinstance(photo, Image.Image):
@@ -290,8 +303,5 @@ def _open(photo: Photo, strict: bool) -> tuple[Image.Image, str, str]:
 
 def _threshold(run: Path) -> float:
     """The score below which the run's evaluation found more wrong than right; 0.5 without one."""
-    try:
-        figures = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["evaluation"]
-        return float(figures["figures"]["best_f1"]["score"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.5
+    known = (own_figures(run).get("figures") or {}).get("best_f1") or {}
+    return float(known.get("score", 0.5))

@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from cache_builder.errors import UserError
 from cache_builder.vocabulary import Vocabulary
 from cache_builder.whole import write_bytes
+from detector.sources import name_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,21 +127,32 @@ def write_coco(predictions: Sequence[Prediction], path: Path, image_ids: Sequenc
     return _write(path, json.dumps(records, separators=(",", ":")))
 
 
-def write_yolo(predictions: Sequence[Prediction], folder: Path) -> list[Path]:
-    """A text file for each photo, `row cx cy w h score` in fractions of its sides, and classes.txt with the
-    names.
+def label_names(sources: Sequence[str]) -> list[str]:
+    """What the label files of photos and video frames are called, without their ending.
 
-    Files are named after their photos. Raises UserError where two photos have one name, or one has none.
+    Raises UserError where two have one name, or one has none.
     """
-    stems = [Path(one.source).stem for one in predictions]
-    twice = next((stem for at, stem in enumerate(stems) if not stem or stem in stems[:at]), None)
+    names = [name_of(source) for source in sources]
+    counts = Counter(names)
+    twice = next((name for name in names if not name or counts[name] > 1), None)
     if twice is not None:
         raise UserError(
             f"--format yolo names a file after each photo, but found {twice or 'a photo without a name'!r} "
             "more than once; predict such photos into different folders, or take --format csv."
         )
+    return names
+
+
+def write_yolo(predictions: Sequence[Prediction], folder: Path) -> list[Path]:
+    """A text file for each photo that could be read, `row cx cy w h score` in fractions of its sides; and,
+    beside the folder, classes.txt with the names.
+
+    Files are named after their photos. Raises UserError as `label_names` does.
+    """
+    readable = [one for one in predictions if not one.fault]  # an empty file would say: nothing is there
+    stems = label_names([one.source for one in readable])
     paths = []
-    for stem, one in zip(stems, predictions, strict=True):
+    for stem, one in zip(stems, readable, strict=True):
         sides = np.maximum(np.array([*one.size, *one.size], np.float64), 1)
         boxes = one.boxes_xyxy / sides
         centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
@@ -149,7 +162,7 @@ def write_yolo(predictions: Sequence[Prediction], folder: Path) -> list[Path]:
         ]
         paths.append(_write(folder / f"{stem}.txt", "".join(lines)))
     names = predictions[0].vocabulary.names if predictions else []
-    return [*paths, _write(folder / "classes.txt", "".join(f"{name}\n" for name in names))]
+    return [*paths, _write(folder.with_name("classes.txt"), "".join(f"{name}\n" for name in names))]
 
 
 def write_csv(predictions: Sequence[Prediction], path: Path) -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cache_builder.errors import UserError
-from cache_builder.index import Index, novel_boxes, open_index
+from cache_builder.index import Index, novel_boxes, open_index, pseudo_note
 from cache_builder.store import Column, Origin, column_of, open_column, require_same_teacher, teacher_of
 from detector.checkpoint import Facts
 from detector.config import Config
@@ -67,6 +67,8 @@ def gather(config: Config, data: Path) -> Ingredients:
         crops_recipe=crops_recipe,
         teacher=label,
         priors_recipe={} if photos.priors is None else photos.priors.recipe,
+        pseudo=pseudo_note(index),
+        made_base=list((index.card.get("pseudo") or {}).get("made_base", [])),
     )
     return Ingredients(photos, torch.from_numpy(text.take(base).astype(np.float32)), facts)
 

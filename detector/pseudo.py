@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from cache_builder.errors import UserError
 from cache_builder.index import Index, add_boxes, open_index
+from cache_builder.index.tables import DamagedIndex
 from cache_builder.progress import Progress, Silent
 from detector.checkpoint import judged_weights, run_config
 from detector.evaluate import chosen_variant
@@ -74,7 +76,7 @@ def pseudo_index(
     verified to be absent.
 
     Raises UserError for a run, data set or column that is missing or does not fit, and for an `out` that
-    is `data`.
+    is `data` or holds an index that was not made from it.
     """
     if not 0 < min_score <= 1:
         raise UserError(f"--min-score {min_score:g}: expected a number above 0 and at most 1.")
@@ -83,9 +85,10 @@ def pseudo_index(
             f"--out {out}: is the data set itself; name another folder, boxes are never mixed in."
         )
     index = open_index(data)
+    _check_place(out, index)
     config = run_config(run)
     network, facts = load_network(run, device)
-    scene = open_scene(index, facts)
+    scene = open_scene(index, facts, scored=False)
     variant = chosen_variant(config, priors)
     found = infer(network, scene, [variant], progress=progress or Silent()).detections[variant.name]
     wanted = {c.category_id for c in scene.vocabulary if c.split in splits}
@@ -114,6 +117,18 @@ def pseudo_index(
         photos=len(np.unique(rows)),
         concepts={index.concepts[int(row)].name: int(counts[row]) for row in np.flatnonzero(counts)},
     )
+
+
+def _check_place(out: Path, index: Index) -> None:
+    """An index that is there may be replaced only where it was made from the same one."""
+    if not (out / "index").exists():
+        return
+    with suppress(DamagedIndex):
+        there = open_index(out)
+        if (there.card.get("pseudo") or {}).get("index_digest") != index.digest:
+            raise UserError(
+                f"--out {out}: holds an index that was not made from {index.folder}; name another folder."
+            )
 
 
 def _news(index: Index, sure: Detections) -> Detections:

@@ -54,6 +54,12 @@ def _is_shown(path: Path) -> bool:
     return path.suffix.lower() in PHOTO_SUFFIXES | VIDEO_SUFFIXES and not path.name.startswith(".")
 
 
+def name_of(source: str | Path) -> str:
+    """What files about a photo are called: its name without the ending; of a video's frame, all of it."""
+    path = Path(source)
+    return path.stem if path.suffix.lower() in PHOTO_SUFFIXES else path.name
+
+
 def is_video(path: Path) -> bool:
     """Whether a name is a video's."""
     return path.suffix.lower() in VIDEO_SUFFIXES
@@ -65,14 +71,9 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
     They are decoded as they are asked for, by the ffmpeg on the path or that of the package imageio-ffmpeg.
     Raises UserError where there is none or it cannot read the file.
     """
-    if every <= 0:
-        raise UserError(f"--every {every:g}: expected seconds above 0 between two frames.")
+    check_video(path, every)
     program = _ffmpeg()
-    if program is None:
-        raise UserError(
-            f"{path} is a video, and ffmpeg, which reads it, is not installed; install it, or run pip "
-            "install 'cckt[video]'."
-        )
+    assert program is not None
     if not path.is_file():
         raise UserError(f"{path}: no such video; give one that exists.")
     command = [program, "-nostdin", "-loglevel", "error", "-i", str(path), "-vf", f"fps=1/{every:g}"]
@@ -93,6 +94,17 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
             code = process.wait()
         if code and not number:
             raise UserError(f"{path}: ffmpeg cannot read it ({fault.splitlines()[-1] if fault else code}).")
+
+
+def check_video(path: Path, every: float) -> None:
+    """Whether videos can be read at all. Raises UserError without ffmpeg, and where `every` is no time."""
+    if not every > 0:
+        raise UserError(f"--every {every:g}: expected seconds above 0 between two frames.")
+    if _ffmpeg() is None:
+        raise UserError(
+            f"{path} is a video, and ffmpeg, which reads it, is not installed; install it, or run pip "
+            "install 'cckt[video]'."
+        )
 
 
 def _ffmpeg() -> str | None:

@@ -76,6 +76,8 @@ def train(
             fault = kernel_fault(world.device)
             if fault:
                 progress.note(f"Triton's kernel does not run here ({fault}); torch's grid_sample does")
+        if ingredients.facts.pseudo:
+            progress.note(f"{train_data}: {ingredients.facts.pseudo}")
         run = Run(config, ingredients, out, world)
         run.open(resume, Folders.of(train_data, val_data, max_steps), progress)
         last = config.train.epochs * run.steps_per_epoch

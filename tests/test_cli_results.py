@@ -100,6 +100,6 @@ def test_predict_reads_patterns_and_lists_and_writes_what_is_asked(
     assert {Path(row["photo"]).name for row in rows} == {"0.png", "1.png"}
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos}/3.png\n{photos}/4.png\n"))
     assert say("predict", world.run, "-", *common, "--out", tmp_path, "--format", "yolo").code == 0
-    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["3.txt", "4.txt", "classes.txt"]
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["3.txt", "4.txt"]
     said = say("predict", world.run, photos, *common, "--out", tmp_path, "--format", "voc")
     assert "--format voc is not known; expected coco, yolo or csv" in said.sentence()

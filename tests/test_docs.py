@@ -151,7 +151,7 @@ def test_the_tutorial_leads_to_what_it_says(desk: Path) -> None:
         "why.html",
         "finds/predictions.json",
         "finds/predictions.csv",
-        "finds/labels/classes.txt",
+        "finds/classes.txt",
         "shared/mine/README.md",
         "detector.pt2",
         "caches/more/index/index.json",

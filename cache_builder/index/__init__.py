@@ -1,7 +1,7 @@
 """The index: three tables of a data set, made once from its annotations, and what may be seen of them."""
 
 from cache_builder.index.build import build_index
-from cache_builder.index.derive import add_boxes, copy_index
+from cache_builder.index.derive import add_boxes, copy_index, pseudo_note, require_annotated
 from cache_builder.index.report import IndexReport
 from cache_builder.index.tables import Index, novel_boxes, open_index, verify_index
 
@@ -13,5 +13,7 @@ __all__ = [
     "copy_index",
     "novel_boxes",
     "open_index",
+    "pseudo_note",
+    "require_annotated",
     "verify_index",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache_builder.errors import UserError
 from cache_builder.index.build import relative_root
 from cache_builder.index.tables import (
     SCHEMA,
@@ -34,8 +35,9 @@ def add_boxes(
 
     images, concepts: (K,) rows of the index; boxes_xyxy: (K, 4) px, clipped to their photos. Concepts of
     these boxes become base. origin: where the boxes come from, plain values; it stands in the card under
-    "pseudo", with the number of boxes and the names that were not base before. Boxes that were pseudo before
-    stay so. Raises UserError where `out` cannot be written or holds an index of a newer cckt.
+    "pseudo", with the number of boxes and the names that nobody's annotations made base. Boxes that were
+    pseudo before stay so, and what the card said of them stands under "before". Raises UserError where `out`
+    cannot be written or holds an index of a newer cckt.
     """
     assert len(images) == len(concepts) == len(boxes_xyxy), "columns of different lengths"
     check_replaceable(out)
@@ -71,7 +73,14 @@ def add_boxes(
     )
     digest = tables_digest(tables, vocabulary)
     counts = {"images": len(index), "boxes": len(order), "crowd": int(joined["iscrowd"].sum())}
-    told = {**origin, "boxes": int(joined["box_origins"].sum()), "made_base": [c.name for c in promoted]}
+    before = index.card.get("pseudo")
+    named_before = before["made_base"] if before else []
+    told = {
+        **origin,
+        "boxes": int(joined["box_origins"].sum()),
+        "made_base": [*named_before, *(concept.name for concept in promoted)],
+        **({"before": before} if before else {}),
+    }
     card = {
         **index.card,
         "schema": SCHEMA,
@@ -85,6 +94,31 @@ def add_boxes(
     }
     write_index(out, tables, card)
     return digest
+
+
+def pseudo_note(index: Index) -> str:
+    """How many boxes of an index nobody annotated, and what is base by them alone; "" for none."""
+    found = int(index.pseudo.sum())
+    if not found:
+        return ""
+    card = index.card["pseudo"]
+    told = f"{found} of {len(index.box_images)} boxes are finds of the run {card.get('run')}"
+    if card["made_base"]:
+        names = ", ".join(card["made_base"])
+        told += f", and {len(card['made_base'])} concepts are base by them alone ({names})"
+    return told
+
+
+def require_annotated(index: Index) -> None:
+    """Raises UserError for an index with boxes that nobody annotated: what is scored on them is scored on a
+    run's own opinion.
+    """
+    told = pseudo_note(index)
+    if told:
+        raise UserError(
+            f"{index.folder}: {told}; they are there to be trained on, so score on the data set that it was "
+            "made from."
+        )
 
 
 def copy_index(index: Index, out: Path) -> str:

@@ -93,26 +93,26 @@ class Detections:
         )
 
     @staticmethod
-    def from_json(path: Path | str) -> Detections:
+    def from_json(path: Path | str, option: str = "--detections") -> Detections:
         """Read a COCO results file: a list of {image_id, category_id, bbox [x, y, w, h], score}.
 
-        Further keys (segmentation, id, ...) are ignored. Raises UserError for a file that is missing, is no
-        JSON or is no such list.
+        Further keys (segmentation, id, ...) are ignored. option: what named the file, for messages. Raises
+        UserError for a file that is missing, is no JSON or is no such list.
         """
         path = Path(path)
         try:
             records = json.loads(path.read_bytes())
         except OSError as error:
             raise UserError(
-                f"--detections {path} cannot be read ({error.strerror}); give a file in COCO results format."
+                f"{option} {path} cannot be read ({error.strerror}); give a file in COCO results format."
             ) from None
         except ValueError as error:
             raise UserError(
-                f"--detections {path} is not JSON ({error}); give a file in COCO results format."
+                f"{option} {path} is not JSON ({error}); give a file in COCO results format."
             ) from None
         if not isinstance(records, list):
             raise UserError(
-                f"--detections {path} holds a {type(records).__name__}, expected a list of detections with "
+                f"{option} {path} holds a {type(records).__name__}, expected a list of detections with "
                 f"{', '.join(_KEYS)}; give a file in COCO results format, not an annotation file."
             )
         return Detections._from_records(records, str(path))
@@ -128,10 +128,10 @@ class Detections:
                 )
         try:
             # Through object arrays, so that 1.5 or "7" as an id is refused and not rounded.
-            image_ids = [_as_id(record["image_id"]) for record in records]
-            category_ids = [_as_id(record["category_id"]) for record in records]
-            scores = np.array([float(record["score"]) for record in records], np.float64)
-            boxes = np.array([record["bbox"] for record in records], np.float64).reshape(-1, 4)
+            image_ids = np.array([_as_id(record["image_id"]) for record in records], np.int64)
+            category_ids = np.array([_as_id(record["category_id"]) for record in records], np.int64)
+            scores = _numbers([record["score"] for record in records])
+            boxes = _numbers([record["bbox"] for record in records]).reshape(-1, 4)
             if len(boxes) != len(records):
                 raise ValueError("a bbox has not 4 numbers")
         except (TypeError, ValueError, OverflowError) as error:
@@ -139,9 +139,7 @@ class Detections:
                 f"{source}: a detection is malformed ({error}); expected whole-number ids, a score and a "
                 "bbox of 4 numbers in every entry."
             ) from None
-        return Detections(
-            np.array(image_ids, np.int64), np.array(category_ids, np.int64), scores, boxes, source
-        )
+        return Detections(image_ids, category_ids, scores, boxes, source)
 
     def to_records(self) -> list[dict[str, Any]]:
         """The COCO results format: one dict a detection, plain Python numbers."""
@@ -166,3 +164,10 @@ def _as_id(value: Any) -> int:
     if isinstance(value, bool) or int(value) != value:
         raise ValueError(f"{value!r} is no id")
     return int(value)
+
+
+def _numbers(values: list[Any]) -> npt.NDArray[np.float64]:
+    found = np.array(values)  # without a dtype, in which "0.5" and true would become numbers
+    if values and found.dtype.kind not in "iuf":
+        raise ValueError("a score or a bbox is no number, or a bbox has not 4 numbers")
+    return found.astype(np.float64)

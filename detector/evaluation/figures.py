@@ -34,13 +34,17 @@ class Measured:
         """The matching at IoU 0.5."""
         return match(self.truth, self.found)
 
+    @cached_property
+    def finer(self) -> Matches:
+        """The matching at every IoU that a headline figure of the protocol needs."""
+        thresholds = thresholds_for(self.truth)
+        return self.matches if thresholds == (0.5,) else match(self.truth, self.found, thresholds)
+
     def with_intervals(self, resamples: int, seed: int = 0) -> Metrics:
         """The metrics with bootstrap intervals of the protocol's headline figures, none for 0."""
         if not resamples:
             return self.metrics
-        thresholds = thresholds_for(self.truth)
-        matches = self.matches if thresholds == (0.5,) else match(self.truth, self.found, thresholds)
-        drawn = intervals(self.truth, matches, resamples=resamples, seed=seed)
+        drawn = intervals(self.truth, self.finer, resamples=resamples, seed=seed)
         return replace(self.metrics, intervals=drawn)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cache_builder.errors import UserError
-from cache_builder.index import Index, open_index
+from cache_builder.index import Index, open_index, require_annotated
 from cache_builder.store import (
     Column,
     Origin,
@@ -96,15 +96,19 @@ class Scene:
         return answer
 
 
-def open_scene(data: Path | Index, facts: Facts | None = None, protocol: str = "auto") -> Scene:
+def open_scene(
+    data: Path | Index, facts: Facts | None = None, protocol: str = "auto", *, scored: bool = True
+) -> Scene:
     """Open an index with its text column.
 
     facts: of the run that will look at it, which may have been trained on another vocabulary: the text column
-    is the data set's own, of the run's teacher whatever its label there. Raises UserError where there is no
-    index or text column, no concept to find, no photo, the text is of another teacher than the run's, or the
-    protocol does not fit.
+    is the data set's own, of the run's teacher whatever its label there. scored: whether it is to be scored
+    on; boxes that a run found are then refused. Raises UserError where there is no index or text column, no
+    concept to find, no photo, the text is of another teacher than the run's, or the protocol does not fit.
     """
     index = data if isinstance(data, Index) else open_index(data)
+    if scored:
+        require_annotated(index)
     rules = protocol_for(protocol, index)
     label = "" if facts is None else label_of(index.folder, facts.taught_by, facts.teacher)
     text = open_column(index.folder, column_of(index.folder, "text", label), index_digest=index.digest)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache_builder.errors import UserError
-from cache_builder.index import Index
+from cache_builder.index import Index, require_annotated
 from detector.evaluation.detections import Detections
 from detector.evaluation.protocols import SPLIT_FIGURES, Protocol, protocol_for
 
@@ -65,9 +65,10 @@ class Truth:
 def truth_of(index: Index, protocol: Protocol | str = "auto") -> Truth:
     """The ground truth of an index under a protocol; concepts that it leaves out are not scored at all.
 
-    Raises UserError where the protocol is unknown or does not fit, or leaves no concept.
-    Source: METHOD.md section 1.
+    Raises UserError where the protocol is unknown or does not fit, or leaves no concept, and where not all
+    boxes are annotated. Source: METHOD.md section 1.
     """
+    require_annotated(index)
     protocol = protocol_for(protocol, index) if isinstance(protocol, str) else protocol
     vocabulary = protocol.concepts(index)
     rows = np.array(protocol.rows(vocabulary), np.int64)

@@ -17,12 +17,12 @@ from detector.config import PriorConfig
 from detector.evaluate import chosen_variant, evaluate_run
 from detector.evaluation.detections import Detections
 from detector.evaluation.engines import AREAS, Curves
-from detector.evaluation.figures import measure
-from detector.evaluation.matches import Matches, best_f1
+from detector.evaluation.figures import Measured, measure
+from detector.evaluation.matches import best_f1
 from detector.evaluation.metrics import Metrics, label_of
 from detector.evaluation.protocols import Protocol
 from detector.evaluation.scene import Scene, open_scene
-from detector.evaluation.truth import Found, Truth
+from detector.evaluation.truth import Truth
 from detector.report.confusion import confusion
 from detector.report.errors import classify, costs
 from detector.report.log import read_log
@@ -34,9 +34,7 @@ class Answers:
     """What a run said on a data set: everything a report is made of but its photos."""
 
     scene: Scene
-    truth: Truth
-    found: Found
-    matches: Matches
+    measured: Measured
     threshold: float
     page: dict[str, Any]
     """The run's part of the page, plain values."""
@@ -83,7 +81,7 @@ def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> A
         "config": _flat(config.to_dict()),
         "digests": _digests(run, facts, scene, folder),
     }
-    return Answers(scene, truth, found, matches, threshold, page)
+    return Answers(scene, known, threshold, page)
 
 
 def _evaluation(run: Path, data: Path, scene: Scene, choices: Choices, progress: Progress) -> Path:

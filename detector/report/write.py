@@ -45,6 +45,10 @@ def write_report(
     progress = progress or Silent()
     if not runs:
         raise UserError("no run is named; give at least one run's folder.")
+    if out is not None and out.is_dir():
+        raise UserError(f"--out {out}: is a folder; name a file, such as {out / 'report.html'}.")
+    if photos < 0:
+        raise UserError(f"--photos {photos}: expected 0 or more.")
     known = [run.resolve() for run in runs]
     if len(set(known)) != len(known):
         raise UserError("a run is named twice; name each once.")
@@ -61,8 +65,8 @@ def write_report(
         "comparisons": _comparisons(answers, resamples),
         "gallery": tiles(
             first.scene.index,
-            first.truth,
-            [(one.found, one.threshold) for one in answers],
+            first.measured.truth,
+            [(one.measured.found, one.threshold) for one in answers],
             most=photos,
         ),
     }
@@ -108,7 +112,7 @@ def _last_data(run: Path) -> Path:
 
 
 def _data_card(place: Path, first: Answers) -> dict[str, Any]:
-    truth, index = first.truth, first.scene.index
+    truth, index = first.measured.truth, first.scene.index
     return {
         "name": place.resolve().name,
         "folder": str(place),
@@ -124,10 +128,10 @@ def _data_card(place: Path, first: Answers) -> dict[str, Any]:
 
 def _comparisons(answers: list[Answers], resamples: int) -> list[dict[str, Any]]:
     """Every further run against the first: paired bootstrap of AP50."""
-    first = answers[0]
+    first = answers[0].measured
     rows = []
     for number, other in enumerate(answers[1:], 1):
-        drawn = compare(first.truth, first.matches, other.matches, resamples=resamples)
+        drawn = compare(first.truth, first.finer, other.measured.finer, resamples=resamples)
         rows.append({"run": number, "figures": {name: one.as_dict() for name, one in drawn.items()}})
     return rows
 

@@ -213,7 +213,7 @@ def test_distinct_keeps_the_best_name_of_a_box():
 def test_files_of_no_prediction(tmp_path):
     assert write_coco([], tmp_path / "c.json").read_text() == "[]"
     assert len(write_csv([], tmp_path / "c.csv").read_text().splitlines()) == 1
-    assert [path.name for path in write_yolo([], tmp_path)] == ["classes.txt"]
+    assert [path.name for path in write_yolo([], tmp_path / "labels")] == ["classes.txt"]
 
 
 def test_files_say_where_what_was_found(tmp_path):

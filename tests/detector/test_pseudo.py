@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from cache_builder.doctor import check_data
 from cache_builder.errors import UserError
-from cache_builder.index import add_boxes, open_index, verify_index
+from cache_builder.index import add_boxes, open_index, pseudo_note, verify_index
+from detector.evaluate import evaluate_detections, evaluate_run
+from detector.evaluation.detections import Detections
 from detector.pseudo import pseudo_index
 from tests.detector.evaluation_world import add_column, make_data, make_run, small_config, unit_rows
 
@@ -55,8 +58,14 @@ def test_added_boxes_are_marked_sorted_clipped_and_their_concepts_base(index, tm
     assert derived.card["pseudo"] == {"run": "r", "boxes": 2, "made_base": ["kite"]}
     np.testing.assert_array_equal(derived.box_xyxy[~derived.pseudo], index.box_xyxy)
     # And once more on top: what was pseudo stays so.
-    add_boxes(derived, tmp_path / "again", images[1:2], concepts[1:2], boxes[1:2] + 5, {})
-    assert open_index(tmp_path / "again").pseudo.sum() == 3
+    add_boxes(derived, tmp_path / "again", images[1:2], concepts[1:2], boxes[1:2] + 5, {"run": "s"})
+    again = open_index(tmp_path / "again")
+    assert again.pseudo.sum() == 3
+    before = derived.card["pseudo"]
+    assert again.card["pseudo"] == {"run": "s", "boxes": 3, "made_base": ["kite"], "before": before}
+    told = "3 of 13 boxes are finds of the run s, and 1 concepts are base by them alone (kite)"
+    assert pseudo_note(again) == told
+    assert pseudo_note(index) == ""
 
 
 def test_an_index_whose_marks_are_lost_is_damaged_not_annotated(index, tmp_path):
@@ -97,6 +106,16 @@ def test_a_runs_sure_finds_become_boxes_where_nothing_lies(index, run, tmp_path)
     assert "none" in high.lines()[2]
 
 
+def test_a_runs_finds_are_trained_on_and_never_scored_on(index, run, tmp_path):
+    pseudo_index(run, index.folder, tmp_path / "low", min_score=0.3, priors="none")
+    with pytest.raises(UserError, match=r"are finds of the run run.* score on the data set that it was"):
+        evaluate_run(run, tmp_path / "low", priors="none")
+    with pytest.raises(UserError, match="boxes are finds of the run run"):
+        evaluate_detections(open_index(tmp_path / "low"), Detections.empty())
+    (warned,) = (one for one in check_data(tmp_path / "low") if "finds of the run" in one.message)
+    assert warned.level == "warn"
+
+
 def test_only_wanted_splits_are_taken(index, run, tmp_path):
     report = pseudo_index(run, index.folder, tmp_path / "b", min_score=0.1, splits=["base"], priors="none")
     assert set(report.concepts) <= {"cat", "dog"}
@@ -107,3 +126,9 @@ def test_mistakes(index, run, tmp_path):
         pseudo_index(run, index.folder, index.folder)
     with pytest.raises(UserError, match="--min-score 0: expected a number above 0"):
         pseudo_index(run, index.folder, tmp_path / "x", min_score=0)
+    other = make_data(tmp_path / "other", photos=3)
+    with pytest.raises(UserError, match=r"other.*: holds an index that was not made from .*; name another"):
+        pseudo_index(run, index.folder, other.folder)
+    assert open_index(other.folder).digest == other.digest
+    for score in (1.0, 0.9):  # its own work may be done again
+        pseudo_index(run, index.folder, tmp_path / "mine", min_score=score, priors="none")
