@@ -98,8 +98,11 @@ def front(
 @data.command("index")
 def data_index(
     annotations: Annotated[Path, typer.Option(help="JSON in COCO format: COCO, LVIS, Objects365, your own.")],
-    images: Annotated[Path, typer.Option(help="The folder that its file names start from.")],
     out: Annotated[Path, typer.Option(help="The data set's folder, to be made.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="The folder that its file names start from; none to score detections alone."),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="coco-48-17, lvis, all-base, or a file that says which concepts are base.")
     ] = "all-base",
@@ -112,6 +115,8 @@ def data_index(
     report = build_index(annotations, images, out, split, keep, TerminalProgress())
     answer = Answer(json)
     answer.say(*report.lines())
+    if images is None:
+        answer.say("boxes alone: enough for cckt eval --detections; all else needs --images")
     answer.figures(report.to_json())
 
 

@@ -190,6 +190,20 @@ def test_eval_scores_a_run_and_its_own_detections_alike(say: Say, world: World, 
         assert first[name] == pytest.approx(second[name])
 
 
+def test_a_results_file_is_scored_without_a_photo(say: Say, world: World, tmp_path: Path) -> None:
+    evaluated = say("eval", world.run, "--data", world.held, "--out", tmp_path / "own", "--json", "-")
+    found = tmp_path / "own" / "detections.json"
+    split = ["--split", world.folder / "split.json"]
+    made = say("data", "index", "--annotations", world.folder / "coco.json", *split, "--out", tmp_path / "d")
+    assert "boxes alone" in made.out
+    found = found.rename(tmp_path / "results.json")
+    again = say("eval", "--detections", found, "--data", tmp_path / "d", "--json", "-")
+    for name in ("ap", "ap50_base", "ap50_novel"):
+        assert json.loads(again.out)[name] == json.loads(evaluated.out)[name]
+    images = say("cache", "images", tmp_path / "d", "--teacher", world.teacher)
+    assert "6 rows, 6 without a value" in images.out
+
+
 def test_eval_with_every_source_of_priors_and_of_scores(say: Say, world: World, tmp_path: Path) -> None:
     for priors in ("clip", "oracle", "none"):
         for way in ("similarity", "head", "product"):

@@ -271,6 +271,37 @@ def test_novel_boxes_in_training_data(say: Say, world: World, tmp_path: Path) ->
         (["cache", "priors", "HELD", "--mllm", "--mllm-prompt", "Is it?"], "{concept}"),
         (["cache", "priors", "HELD", "--mllm-model", "OUT"], "--mllm-model"),
         (["eval", "RUN", "--data", "HELD", "--protocol", "x"], "--protocol x"),
+        (
+            ["eval", "RUN", "--data", "HELD", "--out", "RUN/config.toml"],
+            "is a file; name a folder",
+        ),
+        (["eval", "RUN", "--data", "HELD", "--against", "OUT/none"], "none: no such run's folder or results"),
+        (
+            ["eval", "RUN", "--data", "HELD", "--against", "RUN", "--out", "OUT"],
+            "--out is of one run",
+        ),
+        (
+            ["eval", "--detections", "F", "--data", "HELD", "--priors", "clip"],
+            "--priors is of a run",
+        ),
+        (["report", "RUN", "--data", "HELD", "--out", "OUT"], "is a folder; name a file, such as"),
+        (["report", "RUN", "--data", "HELD", "--photos", "-1"], "--photos -1: expected 0 or more"),
+        (
+            ["export", "RUN", "--vocabulary", "cup", "--format", "torch", "--out", "OUT"],
+            "expected a file",
+        ),
+        (
+            ["predict", "RUN", "PHOTOS", "--vocabulary", "cup", "--out", "RUN/config.toml"],
+            "is a file; name a folder",
+        ),
+        (
+            ["predict", "RUN", "PHOTOS", "--vocabulary", "cup", "--out", "OUT", "--classification", "x"],
+            "classification 'x': expected one of similarity, head, product",
+        ),
+        (
+            ["predict", "RUN", "PHOTOS", "--vocabulary", "cup", "--out", "OUT", "--min-score", "7"],
+            "min_score 7: expected a number from 0 to 1",
+        ),
         (["cache", "info", "SEEN", "images"], "no column images"),
         (["cache", "diff", "SEEN", "HELD", "crops"], "There is no column crops"),
         (["data", "shapeworld", "--photos", "0", "--out", "OUT"], "at least 1 photo"),
@@ -284,5 +315,8 @@ def test_options_out_of_place(
 ) -> None:
     places = {"RUN": world.run, "HELD": world.held, "SEEN": world.seen, "TEACHER": world.teacher}
     places |= {"PHOTOS": world.folder / "photos", "OUT": tmp_path}
-    filled = [str(places.get(word, word)).replace("OUT/", f"{tmp_path}/") for word in words]
+    within = {"OUT/": f"{tmp_path}/", "RUN/": f"{world.run}/"}
+    filled = [
+        str(places.get(word, within[word[:4]] + word[4:] if word[:4] in within else word)) for word in words
+    ]
     assert sentence in say(*filled).sentence()

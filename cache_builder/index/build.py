@@ -21,7 +21,7 @@ from cache_builder.vocabulary import SPLITS, Vocabulary
 
 def build_index(
     annotations: Path,
-    images: Path,
+    images: Path | None,
     out: Path,
     split: str | Path,
     keep: str = "all",
@@ -30,20 +30,20 @@ def build_index(
     """Make the tables of a data set from its COCO-format JSON.
 
     annotations: COCO, LVIS, Objects365 or any custom file of the format. images: the folder its file names
-    start from. out: the data-set folder; the index becomes `out/index/`, whole or not at all: an index that
-    was there stays in force until the new one is complete. split: "coco-48-17", "lvis", "all-base" or a file,
-    see `read_split`. keep: "all", or "base" to leave out every box, and every LVIS mark, of a concept that is
-    not base (the leak guard: nothing made from the index can see them); concept rows stay, so training and
-    validation share them.
+    start from; None for boxes alone, which is enough to score detections on. out: the data-set folder; the
+    index becomes `out/index/`, whole or not at all: an index that was there stays in force until the new one
+    is complete. split: "coco-48-17", "lvis", "all-base" or a file, see `read_split`. keep: "all", or "base"
+    to leave out every box, and every LVIS mark, of a concept that is not base (the leak guard: nothing made
+    from the index can see them); concept rows stay, so training and validation share them.
 
     The same annotations give the same digest whatever the order of the file's lists. Raises UserError for
     every mistake in the file, the folder, the split or the options.
     """
-    annotations, images, out, progress = Path(annotations), Path(images), Path(out), progress or Silent()
+    annotations, out, progress = Path(annotations), Path(out), progress or Silent()
     if keep not in ("all", "base"):
         raise UserError(f"keep is {keep!r}: expected 'all' or 'base'")
     require_file(annotations)
-    if not images.is_dir():
+    if images is not None and not images.is_dir():
         raise UserError(f"{images} is not a folder: give the folder that the photos of {annotations} lie in")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder for the data set")
@@ -51,10 +51,10 @@ def build_index(
     rule = read_split(split)
     source = read_source(annotations, progress)
     concepts = Vocabulary(rule.apply(source))
-    names, missing = _resolve_names(source, images)
+    names, missing = _resolve_names(source, images) if images is not None else (source.file_names, [])
     tables, dropped, clipped = assemble(source, names, concepts, keep)
     digest = tables_digest(tables, concepts)
-    root = images.resolve()
+    root = (out if images is None else images).resolve()
     card = {
         "schema": 1,  # all boxes are annotated
         "digest": digest,

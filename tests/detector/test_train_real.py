@@ -32,17 +32,17 @@ BY_HEART = (
     "model.dropout=0",
     "data.flip=0",
     "data.random_crop=false",
-    # What makes it forty minutes and not a night: smaller photos, two at a time, a higher rate.
+    # What makes it an hour and not a night: smaller photos, two at a time, a higher rate.
     "data.short_sides=320",
     "data.eval_short_side=320",
     "data.max_side=640",
     "data.workers=0",
     "train.lr=2e-4",
     "train.precision=bf16",
-    # 600 steps, with the lower rate and the contrast from the same share of them on as in the recipe's 36.
-    "train.epochs=150",
-    "train.lr_drop_epoch=129",
-    "loss.contrast_from_epoch=129",
+    # 1,000 steps, with the lower rate and the contrast from the same share of them on as in the recipe's 36.
+    "train.epochs=250",
+    "train.lr_drop_epoch=215",
+    "loss.contrast_from_epoch=215",
     "train.evaluate_every=25",
     # An untrained teacher's crops say nothing about words: the head scores, and the annotations guide.
     "prior.source=oracle",
@@ -81,13 +81,12 @@ def test_the_full_recipe_takes_two_steps(tmp_path, changes):
 
 @pytest.mark.slow
 def test_the_full_recipe_learns_eight_photos_by_heart(tmp_path):
-    """Forty minutes of one core. An untrained teacher's words lie so close together (cosines of .94) that
-    which of them a box is stays in doubt; so the best of the six evaluations counts."""
+    """An hour and more of one core; recorded in benchmarks/README.md."""
     folder = make_folder(tmp_path, most=8)
     config = apply_overrides(recipe("coco-48-17-r50"), [*COMMON, *BY_HEART])
     train(config, folder, folder, tmp_path / "run")
     log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     evaluations = [line for line in log if line["kind"] == "evaluation"]
-    assert [line["step"] for line in evaluations] == [100, 200, 300, 400, 500, 600]
-    assert max(line["ap50_base"] for line in evaluations) > 0.9
+    assert [line["step"] for line in evaluations] == list(range(100, 1001, 100))
+    assert evaluations[-1]["ap50_base"] > 0.9
     assert evaluations[-1]["ap"] > 0.8
