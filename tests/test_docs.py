@@ -94,7 +94,16 @@ def test_links_between_the_documents_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-SITE = ("README", "tutorial", "reproducing", "api", "ablating", "troubleshooting")
+SITE = (
+    "README",
+    "tutorial",
+    "reproducing",
+    "api",
+    "ablating",
+    "training",
+    "scaling",
+    "troubleshooting",
+)
 """Pages of docs/ whose blocks are run."""
 PATIENT = {"train": options(), "ablate": options()}
 """What is laid over the commands of a page so that they take seconds: a student of milliseconds."""
@@ -157,6 +166,12 @@ def test_the_tutorial_leads_to_what_it_says(desk: Path) -> None:
         "caches/more/index/index.json",
     ):
         assert (desk / made).is_file(), made
+
+
+@pytest.mark.parametrize("page", ["training", "scaling"])
+def test_what_the_other_pages_do_with_the_tutorials_folders_works(desk: Path, page: str) -> None:
+    with contextlib.chdir(desk):
+        follow(page)
 
 
 def test_the_ablations_page_can_be_followed(tmp_path: Path) -> None:
