@@ -11,16 +11,15 @@ from typing import Any
 from ablation.data import Say, folders
 from ablation.page import save
 from ablation.plan import ROWS, Plan
-from ablation.runs import FIGURES, check_rows, seeded, spread, trained
+from ablation.runs import FIGURES, asked, check_rows, seeded, spread, trained
 from cache_builder.errors import UserError
 from cache_builder.index import open_index
 from cache_builder.progress import Progress
 from detector.checkpoint import read_json, run_config, write_json
 from detector.config import Config, PriorConfig
 from detector.evaluate import evaluate_detections
-from detector.evaluation.inference import Variant, infer
-from detector.evaluation.scene import WITHHELD, WRONG, open_scene
-from detector.network import load_network
+from detector.evaluation.inference import Variant
+from detector.evaluation.scene import WITHHELD, WRONG
 
 TOLD = ("own", "oracle", "corrupted", "none")
 """The priors that a finished run is told, and no more than told: they weigh on no score."""
@@ -72,11 +71,11 @@ def leaning(run: Path, val: Path, progress: Progress) -> dict[str, Any]:
     its columns cannot be read.
     """
     config = run_config(run)
-    asked = _variants(config)
+    ways = _variants(config)
     about = {
         "weights": hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(),
         "index": open_index(val).digest,
-        "asked": [asdict(variant) for variant in asked],
+        "asked": [asdict(way) for way in ways],
         "corrupted": [WITHHELD, WRONG],
     }
     kept = run / "leaning.json"
@@ -84,9 +83,7 @@ def leaning(run: Path, val: Path, progress: Progress) -> dict[str, Any]:
         known = read_json(kept, "a run of cckt ablate")
         if known.get("about") == about:  # else of other weights, data or questions: asked anew
             return dict(known["figures"])
-    network, facts = load_network(run, config.train.device)
-    scene = open_scene(val, facts)
-    found = infer(network, scene, asked, progress=progress).detections
+    scene, found = asked(run, val, ways, progress)
     figures = {
         f"{source}_{figure}": value
         for source in TOLD

@@ -9,15 +9,13 @@ from typing import Any
 from ablation.data import Say, folders
 from ablation.page import save
 from ablation.plan import ROWS, Plan
-from ablation.runs import FIGURES, seeded, trained
+from ablation.runs import FIGURES, asked, seeded, trained
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress
 from detector.checkpoint import run_config
 from detector.config import PriorConfig
 from detector.evaluate import compare_detections, evaluate_detections
-from detector.evaluation.inference import Variant, infer
-from detector.evaluation.scene import open_scene
-from detector.network import load_network
+from detector.evaluation.inference import Variant
 
 PAPER_PRIORS = {(0.7, 6): 0.380, (0.7, 12): 0.376, (0.9, 6): 0.368, (0.9, 12): 0.362}
 """AP50 novel of the paper by (rho, L), filled up with random concepts."""
@@ -35,13 +33,11 @@ def table6(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     assert val is not None
     began = time.perf_counter()
     config = run_config(run)
-    network, facts = load_network(run, config.train.device)
-    if not network.guided or not config.prior.cached:
+    if not config.model.guidance or not config.prior.cached:
         raise UserError(
             f"{run}: is not guided by a column of priors, so rho and L change nothing; give "
             "--run one that is."
         )
-    scene = open_scene(val, facts)
     own = config.prior
     cells = {
         f"{fill} {rho:g} {limit}": PriorConfig(own.source, rho, limit, fill)
@@ -51,9 +47,9 @@ def table6(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     }
     cells |= {"no priors": PriorConfig("none"), "true priors": PriorConfig("oracle")}
     inference = replace(config.inference, restrict_to_present=False)
-    say(f"{run.name}: {len(cells)} sets of priors from one pass over {len(scene.index)} photos")
+    say(f"{run.name}: {len(cells)} sets of priors from one pass over the photos")
     variants = [Variant(name, prior, inference) for name, prior in cells.items()]
-    found = infer(network, scene, variants, progress=progress).detections
+    scene, found = asked(run, val, variants, progress)
     rows = []
     for name, prior in cells.items():
         figures = evaluate_detections(scene.index, found[name]).as_dict()

@@ -14,6 +14,10 @@ from cache_builder.progress import Progress
 from cache_builder.runner import Interrupted
 from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
 from detector.config import Config, changed
+from detector.evaluation.detections import Detections
+from detector.evaluation.inference import Variant, infer
+from detector.evaluation.scene import Scene, open_scene
+from detector.network import load_network
 from detector.preflight import check_batch, check_validation, gather
 from detector.train import finished, train
 
@@ -97,3 +101,15 @@ def spread(runs: Sequence[dict[str, Any]], figures: Sequence[str] = FIGURES) -> 
         answer[figure] = statistics.fmean(values) if values else None
         answer[f"{figure}_spread"] = statistics.stdev(values) if len(values) > 1 else None
     return answer
+
+
+def asked(
+    run: Path, val: Path, variants: Sequence[Variant], progress: Progress
+) -> tuple[Scene, dict[str, Detections]]:
+    """What a finished run finds on `val`, asked in several ways in one pass of its encoder, by their names.
+
+    Raises UserError where the run or its columns cannot be read.
+    """
+    network, facts = load_network(run, run_config(run).train.device)
+    scene = open_scene(val, facts)
+    return scene, infer(network, scene, variants, progress=progress).detections

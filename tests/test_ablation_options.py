@@ -62,7 +62,7 @@ def test_options_stand_beside_the_recipe_and_under_other_priors(made: tuple[Plan
 
 def test_options_are_asked_once(made: tuple[Plan, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     plan, first = made
-    monkeypatch.setattr(options, "infer", lambda *_, **__: pytest.fail("was asked before"))
+    monkeypatch.setattr(options, "asked", lambda *_: pytest.fail("was asked before"))
     assert ablate("options", plan)["rows"] == first["rows"]
 
 
