@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detector.sampling import Shapes, sample_bags, sample_grid
+from detector.bag_sampling import sample_bags
+from detector.sampling import Shapes, sample_grid
 
 Way = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 

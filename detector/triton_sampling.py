@@ -21,7 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from detector.sampling import Shapes, value_gradient
+from detector.bag_sampling import value_gradient
+from detector.sampling import Shapes
 
 MOST_LEVELS = 8
 """The kernel takes the levels' sizes as numbers, so that photos of new sizes compile nothing."""

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from detector.bag_sampling import sample_bags
 from detector.deformable import DeformableAttention
-from detector.sampling import Shapes, sample_bags, sample_grid
+from detector.sampling import Shapes, sample_grid
 
 WAYS = [sample_grid, sample_bags]
 
