@@ -27,13 +27,16 @@ class RunLog:
     """Lines of figures by step.
 
     A resumed run takes up the log at the checkpoint's step: what was written after it is dropped, so that the
-    log reads as if there had been no interruption. config: of the run; its train.wandb_project is logged to.
+    log reads as if there had been no interruption; so is an evaluation past step `evaluated`, which a kill
+    kept from any checkpoint. config: of the run; its train.wandb_project is logged to.
     Raises UserError where that cannot be begun.
     """
 
-    def __init__(self, run: Path, from_step: int, config: Config | None = None) -> None:
+    def __init__(
+        self, run: Path, from_step: int, config: Config | None = None, evaluated: int | None = None
+    ) -> None:
         self._path = run / "metrics.jsonl"
-        self._drop_after(from_step)
+        self._drop_after(from_step, from_step if evaluated is None else evaluated)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _board(run / "tensorboard", from_step)
         self._wandb = _wandb(run, config) if config is not None and config.train.wandb_project else None
@@ -63,18 +66,19 @@ class RunLog:
             self._wandb.finish()
             self._wandb = None
 
-    def _drop_after(self, step: int) -> None:
+    def _drop_after(self, step: int, evaluated: int) -> None:
         if self._path.is_file():
-            kept = [line for line in self._path.read_bytes().splitlines(True) if _step_of(line) <= step]
-            write_bytes(self._path, b"".join(kept))
+            lines = self._path.read_bytes().splitlines(True)
+            write_bytes(self._path, b"".join(line for line in lines if _stands(line, step, evaluated)))
 
 
-def _step_of(line: bytes) -> float:
-    """The line's step; beyond any step for a torn line."""
+def _stands(line: bytes, step: int, evaluated: int) -> bool:
+    """Whether a line is of the steps and evaluations that a run has behind it; a torn one is of none."""
     try:
-        return float(json.loads(line)["step"])
+        known = json.loads(line)
+        return float(known["step"]) <= (evaluated if known["kind"] == "evaluation" else step)
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return False
 
 
 def _board(folder: Path, from_step: int) -> SummaryWriter | None:

@@ -82,7 +82,7 @@ def train(
         run.open(resume, Folders.of(train_data, val_data, max_steps), progress)
         last = config.train.epochs * run.steps_per_epoch
         last = last if max_steps is None else min(last, max_steps)
-        log = RunLog(out, run.step, config) if world.first else None
+        log = RunLog(out, run.step, config, run.evaluated) if world.first else None
         try:
             return _Loop(run, val_data, log, progress, signals).go(last, stop_after)
         finally:

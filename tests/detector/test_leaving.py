@@ -60,6 +60,17 @@ def test_an_evaluation_that_a_stop_put_off_is_made_up_for(
     assert equal(weights(run), weights(unbroken))
 
 
+def test_an_evaluation_that_no_checkpoint_knows_of_is_logged_once(
+    folder: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(tiny_config(*OFTEN), folder, folder, run, stop_after=3)
+    with (run / "metrics.jsonl").open("a") as log:  # as a kill right after the evaluation leaves it
+        log.write(json.dumps({"kind": "evaluation", "step": 3, "ap": 0.5}) + "\n")
+    train(tiny_config(*OFTEN), folder, folder, run, resume=True)
+    assert curve(run) == curve(unbroken)
+
+
 class KillInEvaluation(Silent):
     """Sends this process SIGTERM as the n-th evaluation has its first photos."""
 
