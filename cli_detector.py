@@ -104,11 +104,9 @@ def evaluate(
         answer.figures(duel.as_dict())
         return
     if detections is not None:
-        found = Detections.from_json(detections)
-        tell_other_index(detections, open_index(data), progress)
-        metrics = evaluate_detections(
-            open_index(data), found, engine=engine, protocol=protocol, resamples=resamples
-        )
+        found, index = Detections.from_json(detections), open_index(data)
+        tell_other_index(detections, index, progress)
+        metrics = evaluate_detections(index, found, engine=engine, protocol=protocol, resamples=resamples)
     else:
         metrics = evaluate_run(
             scored,

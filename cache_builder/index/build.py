@@ -40,6 +40,7 @@ def build_index(
     every mistake in the file, the folder, the split or the options.
     """
     annotations, out, progress = Path(annotations), Path(out), progress or Silent()
+    images = None if images is None else Path(images)
     if keep not in ("all", "base"):
         raise UserError(f"keep is {keep!r}: expected 'all' or 'base'")
     require_file(annotations)

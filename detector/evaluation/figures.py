@@ -49,14 +49,19 @@ class Measured:
 
 
 def measure(
-    index: Index, detections: Detections, protocol: Protocol | str = "auto", engine: str = "hotcoco"
+    index: Index,
+    detections: Detections,
+    protocol: Protocol | str = "auto",
+    engine: str = "hotcoco",
+    truth: Truth | None = None,
 ) -> Measured:
     """Score detections on an index.
 
+    truth: of this index and protocol, where many detections are measured against one; None makes it.
     Detections of concepts that the protocol ignores are dropped. Raises UserError for ids that the index does
     not have, an unknown engine or protocol, and one that does not fit.
     """
-    truth = truth_of(index, protocol)
+    truth = truth or truth_of(index, protocol)
     found = locate(detections, index, truth)
     table = curves(truth, found, engine)
     metrics = summarise(truth, table, detections=len(detections), engine=engine)

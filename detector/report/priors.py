@@ -16,6 +16,7 @@ from detector.config import PriorConfig
 from detector.evaluation.figures import measure
 from detector.evaluation.inference import Variant, infer
 from detector.evaluation.scene import Scene
+from detector.evaluation.truth import truth_of
 from detector.network import load_network
 
 RHOS, LIMITS = (0.5, 0.7, 0.9), (3, 6, 12)
@@ -85,9 +86,10 @@ def sweep(
     inference = replace(network.config.inference, restrict_to_present=False)
     variants = [Variant(name, one, inference) for name, one in grid.items()]
     found = infer(network, scene, variants, progress=progress).detections
+    truth = truth_of(scene.index, scene.protocol)
     cells = []
     for name, one in grid.items():
-        figures = measure(scene.index, found[name], scene.protocol).metrics
+        figures = measure(scene.index, found[name], truth=truth).metrics
         known = plain({"base": figures.ap50_base, "novel": figures.ap50_novel})
         cells.append({"source": one.source, "rho": one.rho, "limit": one.limit, **known})
     return {"fill": prior.fill, "cells": cells, "own": {"rho": prior.rho, "limit": prior.limit}}
