@@ -203,11 +203,10 @@ def joined(device: str, option: str = "--device") -> Iterator[World]:
     (see `detector.lifeline`).
     """
     place = place_of(os.environ)
-    alone = place is None or place.size == 1
     chosen = pick_device(device, 0 if place is None else place.local_rank, option)
     if chosen.type == "cuda":  # kernels, events and pinned memory go to the current one
         torch.cuda.set_device(chosen)
-    if place is None or alone:
+    if place is None or place.size == 1:
         yield World(0, 1, chosen)
         return
     if dist.is_initialized():
