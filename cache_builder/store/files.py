@@ -11,10 +11,12 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
 from cache_builder.errors import UserError
+from cache_builder.locking import alone
 
 Bytes = bytes | memoryview
 
@@ -48,6 +50,9 @@ class ChunkFiles(Protocol):
 
     def clear(self) -> None:
         """Take the whole place away."""
+
+    def alone(self) -> AbstractContextManager[object]:
+        """Hold the place against other processes that ask so too; where there are no locks nobody waits."""
 
     def path(self, name: str) -> Path | None:
         """Where a name can be memory-mapped; None where it cannot."""
@@ -153,6 +158,10 @@ class LocalFiles:
         except OSError as error:
             raise self._mendable(error, "") from error
         shutil.rmtree(aside, ignore_errors=True)
+
+    def alone(self) -> AbstractContextManager[object]:
+        """See `ChunkFiles.alone`. The lock lies beside the folder, which may come and go while it is held."""
+        return alone(self.folder.parent / f"{TEMPORARY}lock-{self.folder.name}", wait=True)
 
     def path(self, name: str) -> Path:
         """See `ChunkFiles.path`."""

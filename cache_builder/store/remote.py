@@ -7,6 +7,7 @@ environment variables, files and roles. An object appears whole when its upload 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,10 @@ class RemoteFiles:
         """See `ChunkFiles.clear`: the manifest first, so that what is left cannot be read."""
         names = sorted(self.sizes(), key=lambda name: name != "zarr.json")
         self.remove(names)
+
+    def alone(self) -> AbstractContextManager[object]:
+        """See `ChunkFiles.alone`: object stores have no locks."""
+        return nullcontext()
 
     def path(self, name: str) -> Path | None:
         """See `ChunkFiles.path`: there is none."""

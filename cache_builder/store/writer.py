@@ -10,7 +10,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cache_builder.errors import UserError
-from cache_builder.locking import alone
 from cache_builder.store.block import chunk_arrays
 from cache_builder.store.command import mending_command
 from cache_builder.store.files import TEMPORARY, ChunkFiles, LocalFiles, open_files
@@ -36,9 +35,7 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
         return _open(files, spec, str(data), overwrite=False)
     if not isinstance(files, LocalFiles):
         _require_one_rank(files.place)
-        return _open(files, spec, str(data), overwrite=True)
-    lock = files.folder.parent / f"{TEMPORARY}lock-{files.folder.name}"
-    with alone(lock, wait=True):
+    with files.alone():
         return _open(files, spec, str(data), overwrite=True)
 
 
@@ -177,16 +174,20 @@ class ColumnWriter:
 
     def try_finish(self) -> Manifest | None:
         """`finish` where nothing is missing, else None: what every maker calls when its own share is done."""
-        if not self.finished:
-            vouched, missing, sizes = self._look()
-            if missing:
-                # Between our two looks another maker may have finished and swept the ledgers away.
-                return self._manifest if self.finished else None
-            self._manifest = self._closed(vouched)
-            self._files.put(GROUP, self._manifest.to_bytes())
-        else:
-            sizes = self._files.sizes()
-        self._files.remove(n for n in sizes if n.startswith(FOLDER) or TEMPORARY in n)
+        with self._files.alone():  # else a sweep takes away what another maker, or an overwrite, just begins
+            if not self.finished:
+                vouched, missing, sizes = self._look()
+                if missing:
+                    # Without a lock another maker may have finished, and swept, between our two looks.
+                    return self._manifest if self.finished else None
+                self._manifest = self._closed(vouched)
+                self._files.put(GROUP, self._manifest.to_bytes())
+            else:
+                there = read_manifest(self._files)
+                if there is None or not there.finished:  # begun anew meanwhile: not ours to sweep
+                    return self._manifest
+                sizes = self._files.sizes()
+            self._files.remove(n for n in sizes if n.startswith(FOLDER) or TEMPORARY in n)
         return self._manifest
 
     def _look(self) -> tuple[Vouched, list[int], dict[str, int]]:

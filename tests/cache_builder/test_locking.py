@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from cache_builder.index import write as index_write
 from cache_builder.index.tables import CARD, FOLDER
 from cache_builder.locking import alone
 from cache_builder.store import open_column, open_writer
-from tests.cache_builder.columns import crops_spec, make
+from tests.cache_builder.columns import crops_spec, make, row_of
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -90,6 +91,43 @@ def test_several_overwrite_at_the_same_instant(tmp_path):
     make(tmp_path / "alone", crops_spec(width=24))
     np.testing.assert_array_equal(column.all(), open_column(tmp_path / "alone", "crops").all())
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def written(folder):
+    """Two writers of a column that lacks nothing but its manifest."""
+    spec = crops_spec()
+    writers = [open_writer(folder, spec) for _ in range(2)]
+    for chunk in range(spec.n_chunks):
+        writers[0].write(chunk, np.stack([row_of(spec, row) for row in range(*spec.bounds(chunk))]))
+    return writers
+
+
+def test_two_finish_at_the_same_instant(tmp_path, monkeypatch):
+    """The sweep of the one does not take the manifest that the other is about to rename."""
+    first, second = written(tmp_path)
+    replace, others = os.replace, []
+
+    def slow_replace(source, target):
+        if not others:
+            others.append(threading.Thread(target=second.finish))
+            others[0].start()
+            others[0].join(0.5)  # a sweep that does not wait is over by then
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", slow_replace)
+    first.finish()
+    others[0].join()
+    assert second.finished
+    assert {path.name for path in tmp_path.rglob("*")} & {"ledger", ".tmp-lock-crops"} == set()
+
+
+def test_a_late_sweep_spares_what_was_begun_anew(tmp_path):
+    first, _ = written(tmp_path)
+    first.finish()
+    again = open_writer(tmp_path, crops_spec(), overwrite=True)
+    again.write(0, np.stack([row_of(crops_spec(), row) for row in range(16)]))
+    first.finish()
+    assert again.missing() == list(range(1, crops_spec().n_chunks))
 
 
 def test_ranks_may_not_overwrite_in_an_object_store(monkeypatch):
