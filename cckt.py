@@ -16,6 +16,7 @@ from cache_builder.vocabulary import Vocabulary
 from detector import predict
 from detector.checkpoint import Facts
 from detector.prediction import Prediction, write_coco, write_csv, write_yolo
+from detector.wording import Guide
 
 __all__ = ["Detector", "Prediction", "UserError", "Vocabulary", "write_coco", "write_csv", "write_yolo"]
 
@@ -29,7 +30,7 @@ class Detector(predict.Detector):
         run: Path | str,
         device: str = "auto",
         *,
-        guide: predict.Guide | None = None,
+        guide: Guide | None = None,
         weights: Path | None = None,
         teacher: str | Teacher | None = None,
     ) -> Self:

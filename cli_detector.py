@@ -60,7 +60,8 @@ def evaluate(
     """Score a run, or any detections, on a data set."""
     from cache_builder.index import open_index
     from detector.checkpoint import run_config
-    from detector.evaluate import compare_runs, evaluate_detections, evaluate_run, tell_other_index
+    from detector.duel import compare_runs
+    from detector.evaluate import evaluate_detections, evaluate_run, tell_other_index
     from detector.evaluation.detections import Detections
 
     if data is None:

@@ -23,29 +23,25 @@ from cache_builder.existence import existence_report
 from cache_builder.guide import TeacherGuide
 from cache_builder.images import cache_images
 from cache_builder.index import Index, open_index
-from cache_builder.photos import load_photo
 from cache_builder.priors import cache_clip_priors, oracle_presence
 from cache_builder.progress import Progress, Silent
 from cache_builder.runner import Interrupted
 from cache_builder.store import open_column
-from cache_builder.teacher import Teacher, load_teacher
+from cache_builder.teacher import load_teacher
 from cache_builder.text import cache_text
 from cache_builder.whole import plain
 from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
 from detector.config import Config, apply_overrides
-from detector.draw import STAR, Tile, contact_sheet, draw_prediction, marks_of
 from detector.evaluate import evaluate_run
 from detector.evaluation.protocols import SPLIT_FIGURES
+from detector.gallery import draw_finds
 from detector.predict import Detector
-from detector.prediction import Prediction
 from detector.recipes import plain as without_the_method
 from detector.recipes import recipe
 from detector.train import finished, train
 from shapeworld.dataset import make_dataset
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 2
-LOOKED_AT, SHOWN, SINGLES = 96, 12, 6
-"""Held-out photos predicted for the pictures, photos on the contact sheet, and pictures of one photo."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,9 @@ def quickstart(
 
     say("4  Looking at held-out photos; ★ marks what nobody ever annotated for it.")
     with stages.timed("draw"):
-        pictures = draw(out / "predictions", out / "run", held_out, teacher, stages.progress)
+        run = out / "run"
+        asked = Detector.load(run, guide=TeacherGuide(teacher, Facts.load(run).text_recipe))
+        pictures = draw_finds(out / "predictions", asked, open_index(held_out), stages.progress)
     answer |= {
         "pictures": [str(picture.relative_to(out)) for picture in pictures],
         "seconds": stages.seconds,
@@ -166,56 +164,11 @@ def prior_quality(data: Path, config: Config, source: str = "clip") -> dict[str,
     return {split: plain(figures.to_json()) for split, figures in report.items()}
 
 
-def draw(out: Path, run: Path, data: Path, teacher: Teacher, progress: Progress) -> list[Path]:
-    """Pictures of what a run finds in photos that hold something novel; the contact sheet is the first.
-
-    Of the first LOOKED_AT such photos those with the most confident novel find are shown.
-    """
-    index = open_index(data)
-    novel = index.concepts.in_split("novel")[index.box_concepts]  # (M,) bool
-    rows = [row for row in range(len(index)) if novel[index.boxes_of(row)].any()]
-    rows = rows[:LOOKED_AT]
-    if not rows:
-        return []
-    detector = Detector.load(run, guide=TeacherGuide(teacher, Facts.load(run).text_recipe))
-    found: list[tuple[int, Prediction]] = []
-    progress.start("detect", len(rows), "photos")
-    stream = detector.stream([index.photo_path(row) for row in rows], index.concepts)
-    for row, prediction in zip(rows, stream, strict=True):
-        found.append((row, prediction.distinct()))
-        progress.advance()
-    progress.finish()
-    found.sort(key=lambda pair: -float(pair[1].scores[pair[1].novel].max(initial=0)))
-    out.mkdir(parents=True, exist_ok=True)
-    sheet = contact_sheet(
-        [_tile(index, row, prediction) for row, prediction in found[:SHOWN]],
-        columns=4,
-        cell=300,
-        title="Found without ever having been annotated",
-        subtitle=f"the most confident novel finds in {len(rows)} held-out photos",
-    )
-    pictures = [out / "sheet.png"]
-    sheet.save(pictures[0])
-    for row, prediction in found[:SINGLES]:
-        path = index.photo_path(row)
-        pictures.append(out / f"{path.stem}.png")
-        draw_prediction(load_photo(path), prediction).save(pictures[-1])
-    return pictures
-
-
 def _tell_quality(say: Callable[[str], None], priors: dict[str, dict[str, float | None]]) -> None:
     for split in ("base", "novel"):
         known = {name: priors[split][name] for name in ("precision", "recall", "f1")}
         told = ", ".join(f"{name} {value:.2f}" for name, value in known.items() if value is not None)
         say(f"   {split}: {told}")
-
-
-def _tile(index: Index, row: int, prediction: Prediction) -> Tile:
-    shown = np.unique(index.box_concepts[index.boxes_of(row)])
-    there = [index.concepts[int(concept)] for concept in shown]
-    there.sort(key=lambda concept: concept.split != "novel")
-    names = ", ".join(f"{STAR} {one.name}" if one.split == "novel" else one.name for one in there)
-    return Tile(load_photo(index.photo_path(row)), marks_of(prediction), f"shows {names}")
 
 
 def _photos(folder: Path, photos: int, seed: int, keep: str, progress: Progress) -> None:

@@ -14,7 +14,8 @@ from cache_builder.errors import UserError
 from cache_builder.progress import Progress
 from detector.checkpoint import run_config
 from detector.config import PriorConfig
-from detector.evaluate import compare_detections, evaluate_detections
+from detector.duel import compare_detections
+from detector.evaluate import evaluate_detections
 from detector.evaluation.inference import Variant
 
 PAPER_PRIORS = {(0.7, 6): 0.380, (0.7, 12): 0.376, (0.9, 6): 0.368, (0.9, 12): 0.362}

@@ -33,9 +33,9 @@ from torch import Tensor
 
 from cache_builder.onepass import cache_photos
 from cache_builder.text import cache_text
+from detector.batch import collate
 from detector.config import apply_overrides
 from detector.crop_views import CropViews
-from detector.data import collate
 from detector.distributed import World
 from detector.preflight import gather
 from detector.recipes import recipe

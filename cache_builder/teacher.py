@@ -10,8 +10,7 @@ A teacher is named the way open_clip names it:
 * ``shapeworld``: the tiny teacher that ships with the embedded data set.
 
 Preprocessing, context length and tokenizer are open_clip's own for that model. Weights are read as
-safetensors or by
-``torch.load(weights_only=True)``, never by plain pickle.
+safetensors or by ``torch.load(weights_only=True)``, never by plain pickle.
 """
 
 from __future__ import annotations
@@ -173,11 +172,10 @@ class Teacher:
 
 
 def load_teacher(name: str, *, device: str = "auto", precision: str = "fp32") -> Teacher:
-    """Load the teacher called `name` (see the top of this file), frozen, on `device` ("auto": cuda, then
-    mps, then cpu).
+    """Load the teacher called `name` (see the top of this file), frozen.
 
-    `precision` is what the matrix products run in, by autocast; weights stay float32 and embeddings are
-    float32.
+    device: "auto" is cuda, then mps, then cpu. precision: what matrix products run in, by autocast; weights
+    and embeddings stay float32.
 
     Raises UserError for an unknown name (with the nearest ones), weights that cannot be had, an unusable
     folder, a device that is not there, or an unknown precision.

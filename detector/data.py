@@ -10,9 +10,9 @@ The dataset crosses process borders as paths: a worker maps the same column file
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,90 +21,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from cache_builder.index import Index, open_index
 from cache_builder.photos import BadPhoto, load_photo
+from detector.batch import Batch, Sample, collate
 from detector.config import Config, TrainConfig
 from detector.crop_views import CropViews
 from detector.gpu_decode import Decoder, decode_all, gpu_decoder, jpeg_bytes
 from detector.guidance import disturb_present
 from detector.schedule import SAMPLE, TEACHER, Place, Schedule, generator
-from detector.structures import PaddedTargets, PresentText, Targets, pad_targets
+from detector.structures import Targets
 from detector.training_priors import TrainingPriors
-from detector.transforms import View, apply_to_boxes, apply_to_image, draw_view, pad_batch
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One photo as training sees it."""
-
-    image: Tensor
-    """(3, h, w) uint8."""
-    targets: Targets
-    """Objects of base concepts that the view shows; concepts are rows of the base text matrix."""
-    present: Tensor
-    """(G,) int64, base text rows to guide with, in dealing order."""
-    row: int
-    """Image row of the index."""
-    fault: str
-    """Why the photo could not be read ("" if it could): its pixels are then zero and it has no objects."""
-    view: View | None = None
-    """With data.decode="cuda": what is still to be done to `image`, which is then a JPEG file, (n,) uint8."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Photos for one forward pass."""
-
-    images: Tensor
-    """(B, 3, H, W) uint8."""
-    padding: Tensor | None
-    """(B, H, W) bool, True outside the photo; None where nothing is padded."""
-    targets: PaddedTargets
-    """Of the B photos, padded once, here, where it costs the training process nothing."""
-    present: Tensor
-    """(B, G) int64, base text rows to guide with, in dealing order; -1 past the end of a photo's."""
-    rows: list[int]
-    """B image rows of the index."""
-    faults: list[str]
-    """B: why the photo could not be read, "" if it could."""
-
-    @property
-    def objects(self) -> int:
-        """Targets in the batch."""
-        return self.targets.objects
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on a device; copies from pinned memory do not wait."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Batch:
-        """The same in page-locked memory; the data loader calls it where a GPU is used."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
-    def _each(self, act: Callable[[Tensor], Tensor]) -> Batch:
-        targets = self.targets
-        return replace(
-            self,
-            images=act(self.images),
-            padding=None if self.padding is None else act(self.padding),
-            targets=PaddedTargets(
-                act(targets.boxes),
-                act(targets.concepts),
-                act(targets.embeddings),
-                act(targets.valid),
-                act(targets.real),
-                targets.counts,
-            ),
-            present=act(self.present),
-        )
-
-    def guidance(self, text: Tensor) -> PresentText:
-        """The present concepts' rows of `text` (C, D), all on one device."""
-        given = self.present >= 0
-        return PresentText(text[self.present.clamp(min=0)] * given[..., None], given.sum(1))
+from detector.transforms import apply_to_boxes, apply_to_image, draw_view
 
 
 class TrainingPhotos(Dataset[Sample]):
@@ -220,19 +149,6 @@ def draw_guidance(
         concepts, n_concepts, config.guidance_drop, config.guidance_add, config.guidance_none, rng
     )
     return np.sort(given) if config.guidance_order == "row" else given
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """One batch of samples, padded to the largest."""
-    images, padding = pad_batch([sample.image for sample in samples])
-    return Batch(
-        images,
-        padding,
-        pad_targets([sample.targets for sample in samples]),
-        pad_sequence([sample.present for sample in samples], batch_first=True, padding_value=-1),
-        [sample.row for sample in samples],
-        [sample.fault for sample in samples],
-    )
 
 
 def decoded(samples: Sequence[Sample], decode: Decoder, width: int) -> list[Sample]:

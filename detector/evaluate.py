@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cache_builder.errors import UserError
-from cache_builder.index import Index, open_index
+from cache_builder.index import Index
 from cache_builder.progress import Progress
 from detector.checkpoint import Facts, read_json, write_json
 from detector.config import Config, InferenceConfig, PriorConfig, apply_overrides
 from detector.distributed import World, joined
-from detector.evaluation.bootstrap import Comparison, compare, thresholds_for
 from detector.evaluation.detections import Detections
 from detector.evaluation.figures import measure, scored
 from detector.evaluation.inference import Abandoned, Inferred, Variant, infer_together
-from detector.evaluation.matches import match
-from detector.evaluation.metrics import Metrics, percent
+from detector.evaluation.metrics import Metrics
 from detector.evaluation.protocols import Protocol
 from detector.evaluation.scene import Scene, open_scene
-from detector.evaluation.truth import locate, truth_of
 from detector.model import CCKTDetector
 from detector.network import Network, load_network, network_of
 from detector.typed import choices
@@ -53,22 +49,6 @@ def evaluate_detections(
     return measure(index, detections, protocol, engine).with_intervals(resamples, seed)
 
 
-def compare_detections(
-    index: Index,
-    a: Detections,
-    b: Detections,
-    *,
-    protocol: str = "auto",
-    resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Comparison]:
-    """Whether the protocol's headline figures of B differ from A's: paired bootstrap over the photos."""
-    truth = truth_of(index, protocol)
-    thresholds = thresholds_for(truth)
-    matches = [match(truth, locate(detections, index, truth), thresholds) for detections in (a, b)]
-    return compare(truth, *matches, resamples=resamples, seed=seed)
-
-
 def tell_other_index(detections: Path, index: Index, progress: Progress) -> None:
     """A note where the figures beside a file of detections, ours, say that it is of another index."""
     card = detections.with_name("metrics.json")
@@ -81,82 +61,6 @@ def tell_other_index(detections: Path, index: Index, progress: Progress) -> None
             f"{card} says that these were found on {figures.get('data')} ({known}), not on {index.folder} "
             f"({index.digest})"
         )
-
-
-@dataclass(frozen=True)
-class Duel:
-    """Run A against run B on one data set: the figures of both, and of their differences, B minus A."""
-
-    a: Metrics
-    b: Metrics
-    comparisons: dict[str, Comparison]
-
-    def rows(self) -> list[tuple[str, str, str, str, str, str]]:
-        """(figure, A, B, B - A with its interval, p, verdict), in percent."""
-        return [
-            (
-                name,
-                percent(one.a),
-                percent(one.b),
-                f"{100 * one.difference:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})",
-                f"{one.p:.3f}",
-                "differs" if one.differs else "no difference shown",
-            )
-            if one.known
-            else (name, percent(one.a), percent(one.b), "–", "–", "nothing to compare")
-            for name, one in self.comparisons.items()
-        ]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        compared = {name: one.as_dict() for name, one in self.comparisons.items()}
-        return {"a": self.a.as_dict(), "b": self.b.as_dict(), "comparisons": compared}
-
-
-def compare_runs(
-    run: Path,
-    against: Path,
-    data: Path,
-    *,
-    protocol: str = "auto",
-    priors: str | None = None,
-    classification: str | None = None,
-    overrides: Sequence[str] = (),
-    engine: str = "hotcoco",
-    device: str = "auto",
-    resamples: int = 1000,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Duel:
-    """Score two runs on a data set and say whether `against` (B) differs from `run` (A).
-
-    Either may be a file in COCO results format. priors, classification, overrides: for both, as
-    `evaluate_run` takes them. Both runs' figures and detections are written as `evaluate_run` does. Raises
-    UserError as it does.
-    """
-    index = open_index(data)
-
-    def answer(one: Path) -> tuple[Metrics, Detections]:
-        if one.suffix == ".json":
-            found = Detections.from_json(one, "--detections" if one == run else "--against")
-            return evaluate_detections(index, found, engine=engine, protocol=protocol), found
-        metrics = evaluate_run(
-            one,
-            data,
-            priors=priors,
-            classification=classification,
-            overrides=overrides,
-            engine=engine,
-            protocol=protocol,
-            device=device,
-            progress=progress,
-        )
-        return metrics, Detections.from_json(Path(metrics.figures["folder"]) / "detections.json")
-
-    with joined(device):
-        (metrics_a, a), (metrics_b, b) = answer(run), answer(against)
-    compared = compare_detections(index, a, b, protocol=protocol, resamples=resamples, seed=seed)
-    return Duel(metrics_a, metrics_b, compared)
 
 
 def evaluate_model(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cache_builder.errors import UserError
 from cache_builder.photos import BadPhoto, load_photo, to_rgb
-from cache_builder.vocabulary import Concept, Vocabulary, normalise_name
+from cache_builder.vocabulary import Vocabulary
 from detector.checkpoint import Facts, own_figures
 from detector.config import InferenceConfig
 from detector.guidance import choose_present
@@ -28,23 +28,9 @@ from detector.network import Network, load_network
 from detector.prediction import Prediction
 from detector.scoring import scores_as, top_detections
 from detector.typed import choices
+from detector.wording import Floats, Guide, rows_of, unit_text, with_splits
 
 Photo = str | Path | Image.Image
-Floats = npt.NDArray[np.floating[Any]]
-
-
-class Guide(Protocol):
-    """Who knows the teacher: it reads words and looks at photos."""
-
-    name: str
-    weight_digest: str
-    """ "sha256:..." of the teacher's weights; must be that of the run's teacher."""
-
-    def text(self, vocabulary: Vocabulary) -> Floats:
-        """(C, D) float32 unit: the prompt ensemble of each concept."""
-
-    def presence(self, photos: Sequence[Image.Image], text: Floats) -> Floats:
-        """(B, C) probability that the concept is in the photo (METHOD.md section 3)."""
 
 
 class Detector:
@@ -64,7 +50,6 @@ class Detector:
                 f"--teacher {guide.name} has the weights {guide.weight_digest}, but the run learnt from "
                 f"{expected['name']} ({expected['weight_digest']}); give that teacher."
             )
-        self._base = facts.annotated
 
     @classmethod
     def load(
@@ -128,10 +113,8 @@ class Detector:
         for option, number in (("top", top), ("batch", batch)):
             if number is not None and number < 1:
                 raise UserError(f"{option} {number}: expected at least 1.")
-        words = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.free(vocabulary)
-        words = self._sorted_out(words)
+        words, known = self._understood(vocabulary, text)
         config = self.network.config
-        known = self._text(words, text)
         use_guide = self._use_guide(priors, present is not None)
         informed = present is not None or use_guide
         if restrict_to_present and not informed:
@@ -139,7 +122,7 @@ class Detector:
                 "restrict_to_present needs to know what is present; give a teacher for priors, or a present "
                 "list."
             )
-        fixed = None if present is None else _rows(words, present)
+        fixed = None if present is None else rows_of(words, present)
         on_device = torch.from_numpy(known).to(self.network.device)
         floor = self.threshold if min_score is None else min_score
         inference = replace(
@@ -176,9 +159,15 @@ class Detector:
 
         Raises UserError as `stream` does.
         """
+        words, table = self._understood(vocabulary, text)
+        return words, table, rows_of(words, present)
+
+    def _understood(
+        self, vocabulary: Vocabulary | str | Sequence[str], text: Floats | Tensor | None
+    ) -> tuple[Vocabulary, npt.NDArray[np.float32]]:
         words = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.free(vocabulary)
-        words = self._sorted_out(words)
-        return words, self._text(words, text), _rows(words, present)
+        words = with_splits(words, self.facts.annotated)
+        return words, unit_text(words, text, self.guide, self.facts)
 
     def _answer(
         self,
@@ -236,51 +225,6 @@ class Detector:
             )
         wanted = self.network.guided and self.network.config.prior.source != "none"
         return not given and self.guide is not None and (priors == "guide" or (priors == "config" and wanted))
-
-    def _text(self, words: Vocabulary, text: Floats | Tensor | None) -> npt.NDArray[np.float32]:
-        if not len(words):
-            raise UserError(
-                'the vocabulary is empty; name at least one concept, such as --vocabulary "forklift, pallet".'
-            )
-        if text is None:
-            if self.guide is None:
-                teacher = self.facts.taught_by or {}
-                raise UserError(
-                    "nobody can read the vocabulary: give --teacher "
-                    f"{teacher.get('name') or 'NAME'} (the run's), or text embeddings."
-                )
-            text = self.guide.text(words)
-        table = np.asarray(text.cpu() if isinstance(text, Tensor) else text, np.float32)
-        expected = (len(words), self.facts.embedding_dim)
-        if table.shape != expected:
-            raise UserError(
-                f"the text embeddings have shape {table.shape}, expected {expected}: a row for each concept, "
-                "as wide as the embeddings of the run's teacher."
-            )
-        length = np.linalg.norm(table, axis=1, keepdims=True)
-        if not np.isfinite(length).all() or not (length > 0).all():
-            raise UserError(
-                "the text embeddings hold a row that is no direction (zeros, NaN); make them again."
-            )
-        unit: npt.NDArray[np.float32] = table / length
-        return unit
-
-    def _sorted_out(self, words: Vocabulary) -> Vocabulary:
-        """The vocabulary with splits as this run has it: base if trained on by that name, else novel."""
-
-        def split(concept: Concept) -> str:
-            names = {normalise_name(name) for name in (concept.name, *concept.synonyms)}
-            return "base" if names & self._base else "novel"
-
-        return Vocabulary(replace(concept, split=split(concept)) for concept in words)
-
-
-def _rows(words: Vocabulary, present: Sequence[str | int]) -> npt.NDArray[np.int64]:
-    rows = [words.row_named(one) if isinstance(one, str) else int(one) for one in present]
-    bad = next((row for row in rows if not 0 <= row < len(words)), None)
-    if bad is not None:
-        raise UserError(f"present names row {bad}, but the vocabulary has rows 0 to {len(words) - 1}.")
-    return np.array(rows, np.int64)
 
 
 def _open(photo: Photo, strict: bool) -> tuple[Image.Image, str, str]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torchvision.ops import nms
 
 from cache_builder.errors import UserError
 from cache_builder.vocabulary import Vocabulary
@@ -79,17 +81,8 @@ class Prediction:
 
         A query may name its box several times over, and the protocol wants all of it; a person does not.
         """
-        boxes = self.boxes_xyxy.astype(np.float64)
-        area = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), 1)
-        kept: list[int] = []
-        for at in np.argsort(-self.scores, kind="stable"):
-            low = np.maximum(boxes[at, :2], boxes[kept, :2])
-            high = np.minimum(boxes[at, 2:], boxes[kept, 2:])
-            shared = np.prod(np.clip(high - low, 0, None), 1)
-            whole = np.maximum(area[at] + area[kept] - shared, 1e-9)
-            if not len(kept) or (shared / whole).max() <= overlap:
-                kept.append(int(at))
-        return self.where(np.array(kept, np.int64))
+        boxes, scores = torch.from_numpy(self.boxes_xyxy), torch.from_numpy(self.scores)
+        return self.where(nms(boxes, scores, overlap).numpy())
 
     def to_supervision(self) -> Any:
         """As `supervision.Detections`. Raises UserError where that package is not installed."""

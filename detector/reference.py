@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from detector.guidance import deal_runs
 from detector.heads import PRIOR_LOGIT, UnitLinear
+from detector.positions import inverse_sigmoid
 from detector.sampling import sides_of
 from detector.structures import PresentText, Proposals
-from detector.transformer import BoxHead, Encoded, inverse_sigmoid
+from detector.transformer import BoxHead, Encoded
 
 CELLS_WIDE = 4.0
 """Width and height of a cell's first box, in cells of its level: 32 px at stride 8."""

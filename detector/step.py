@@ -20,9 +20,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from detector.batch import Batch
 from detector.checkpoint import write_bytes
 from detector.config import Config
-from detector.data import Batch
 from detector.denoise import noised_queries
 from detector.distributed import World
 from detector.logs import StepTimes

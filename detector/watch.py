@@ -15,8 +15,8 @@ from typing import Any
 
 from cache_builder.errors import UserError
 from cache_builder.progress import Progress
+from detector.batch import Batch
 from detector.conduct import memory_mib
-from detector.data import Batch
 from detector.logs import RunLog
 from detector.run import Run
 from detector.schedule import Schedule

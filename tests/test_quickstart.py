@@ -17,14 +17,13 @@ from cache_builder.index import novel_boxes, open_index
 from cache_builder.progress import Silent
 from cache_builder.runner import Interrupted
 from cache_builder.store import open_column
-from cache_builder.teacher import load_teacher
 from detector.config import apply_overrides
 from detector.evaluate import evaluate_run
 from detector.evaluation.protocols import SPLIT_FIGURES
 from detector.recipes import recipe
 from quickstart import FULL, QUICK, Plan
 from tests.cache_builder.mllm_models import outspoken
-from tests.front import SMALL, cckt, coco, index
+from tests.front import SMALL, cckt
 
 MICRO = Plan(train_photos=8, held_out_photos=6, overrides=tuple(SMALL))
 
@@ -229,17 +228,6 @@ def test_a_stopped_training_says_so_and_counts_its_seconds(
         stages.run("train", "evaluate", recipe("shapeworld"), tmp_path, tmp_path, tmp_path / "run")
     assert caught.value.number == number
     assert quickstart._Stages(tmp_path / "out", MICRO, Silent()).seconds["train"] == 3.0
-
-
-def test_without_anything_novel_there_is_nothing_to_draw(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    coco(tmp_path)
-    assert cckt(capsys, *index(tmp_path, "seen", "base")).code == 0
-    pictures = quickstart.draw(
-        tmp_path / "p", tmp_path / "run", tmp_path / "seen", load_teacher("shapeworld"), Silent()
-    )
-    assert pictures == []
 
 
 def test_the_plans_are_plans_of_the_recipe() -> None:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from cache_builder.errors import UserError
 from cache_builder.index import open_index
 from cache_builder.store import open_column
+from detector.batch import collate
 from detector.config import TrainConfig
-from detector.data import Place, Schedule, TrainingPhotos, batches, collate, draw_guidance
+from detector.data import Place, Schedule, TrainingPhotos, batches, draw_guidance
 from detector.transforms import View
 from tests.detector.tiny import WIDTH, make_data, tiny_config, unit_rows, write_column
 

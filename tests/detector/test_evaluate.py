@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cache_builder.errors import UserError
 from cache_builder.index import build_index, open_index
-from detector.evaluate import compare_detections, evaluate_detections
+from detector.duel import compare_detections
+from detector.evaluate import evaluate_detections
 from detector.evaluation.bootstrap import intervals, weighted_ap
 from detector.evaluation.detections import Detections
 from detector.evaluation.engines import IOU_THRESHOLDS, curves

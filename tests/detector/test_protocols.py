@@ -15,7 +15,8 @@ from cache_builder.errors import UserError
 from cache_builder.index import Index, build_index, open_index
 from cache_builder.index.splits import OV_COCO
 from detector.config import changed
-from detector.evaluate import compare_runs, evaluate_detections, evaluate_run
+from detector.duel import compare_runs
+from detector.evaluate import evaluate_detections, evaluate_run
 from detector.evaluation.bootstrap import intervals, thresholds_for
 from detector.evaluation.detections import Detections
 from detector.evaluation.engines import curves

@@ -15,7 +15,8 @@ from cache_builder.errors import UserError
 from cache_builder.index import open_index
 from cache_builder.progress import Silent
 from detector import checkpoint as store
-from detector.data import Place, TrainingPhotos, collate
+from detector.batch import collate
+from detector.data import Place, TrainingPhotos
 from detector.distributed import World, joined
 from detector.model import CCKTDetector
 from detector.optim import parameter_groups
