@@ -128,7 +128,7 @@ class LossConfig:
     """Temperature of every cosine."""
     negatives: Literal["image", "batch"] = "image"
     """Decision. Where the contrast's other queries and objects come from: the same photo, or the batch (of
-    one rank and one accumulated part: cut into more of them, a step has fewer negatives)."""
+    all ranks, but of one accumulated part: cut into more of them, a step has fewer negatives)."""
     teacher_bank: Literal["instance", "class"] = "instance"
     """Decision. "instance": each object's own crop; "class": one valid crop of each class a step, chosen at
     random from the batch, multi-positive (the authors' code)."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import datetime
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -50,6 +50,21 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def most(self, numbers: Sequence[int]) -> list[int]:
+        """The largest of each number over all ranks, on each of them."""
+        if self.size == 1:
+            return list(numbers)
+        values = torch.tensor(numbers, dtype=torch.int64, device=self.device)
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return list(map(int, values.tolist()))
+
+    def beside(self, rows: Tensor) -> Tensor:
+        """(n, ...) -> (size n, ...): every rank's rows, of the same shape on each, in the order of ranks.
+
+        Gradients of what any rank makes of them go back to the rank whose rows they are.
+        """
+        return rows if self.size == 1 else cast(Tensor, _Beside.apply(rows, self.rank, self.size))
+
     def wait(self) -> None:
         """Until every rank is here."""
         if self.size > 1:
@@ -82,13 +97,31 @@ class World:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model with its gradients averaged over ranks.
 
-        Parameters may go without a gradient for a step or a phase (no present concept in the batch, no
-        contrastive loss yet), so the unused ones are looked for.
+        Every step must give every parameter a gradient, be it zero: nobody looks for those without one.
         """
         if self.size == 1:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, devices, find_unused_parameters=True)
+        return nn.parallel.DistributedDataParallel(model, devices, gradient_as_bucket_view=True)
+
+
+class _Beside(torch.autograd.Function):
+    """Gather forward; backward every rank's slice of the sum of all gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rank: int, size: int) -> Tensor:
+        ctx.rank, ctx.size = rank, size
+        sent = rows.contiguous()
+        sent = sent.to(torch.uint8) if sent.dtype == torch.bool else sent
+        every = [torch.empty_like(sent) for _ in range(size)]
+        dist.all_gather(every, sent)
+        return torch.cat(every).to(rows.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        whole = slopes[0].contiguous()
+        dist.all_reduce(whole)
+        return whole.chunk(ctx.size)[ctx.rank], None, None
 
 
 def pick_device(name: str, local_rank: int = 0, option: str = "--device") -> torch.device:

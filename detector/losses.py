@@ -14,6 +14,7 @@ from torch import Tensor
 
 from detector.boxes import generalised_iou
 from detector.config import LossConfig
+from detector.contrast import Ranks, contrast_of_cells, contrastive_loss
 from detector.matcher import Matches, class_agnostic, without_names
 from detector.structures import (
     DetectorOutput,
@@ -24,7 +25,7 @@ from detector.structures import (
     pad_targets,
 )
 
-__all__ = ["Targets", "compute_losses", "contrastive_loss", "focal_loss"]
+__all__ = ["Targets", "compute_losses", "focal_loss"]
 
 
 def compute_losses(
@@ -38,6 +39,7 @@ def compute_losses(
     bank: Tensor | None = None,
     present: Tensor | None = None,
     noised: NoisedQueries | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Tensor]:
     """Weighted losses, summed over layers: "class", "l1", "giou", "contrast" and their sum "total".
 
@@ -48,8 +50,9 @@ def compute_losses(
     contrast: whether the contrastive loss is on (the schedule's word). world_objects: what every sum is
     divided by, at least 1: the objects of the global batch over the number of ranks, as DDP averages
     gradients; None counts the objects here. bank: (C, D) unit, a teacher crop of each class for
-    teacher_bank="class"; NaN rows have none; None draws one from the batch. Only "total" carries
-    gradients; it does so, all zero where they must be, for a batch without objects too.
+    teacher_bank="class"; NaN rows have none; None draws one from the batch. ranks: those who contrast
+    together, with targets padded alike; None: this batch is alone. Only "total" carries gradients; it does
+    so, all zero where they must be, for a batch without objects too.
     """
     padded = pad_targets(targets)
     with torch.autocast(output.boxes.device.type, enabled=False):
@@ -58,7 +61,7 @@ def compute_losses(
         parts = detection_losses(output, padded, matches, config)
         if contrast and config.loss_contrast:
             parts["contrast"] = config.loss_contrast * contrastive_loss(
-                _single(output.region), padded, matches, config, bank
+                _single(output.region), padded, matches, config, bank, ranks=ranks
             )
         else:  # keeps the heads' parameters in the graph of every rank and phase
             parts["contrast"] = output.region.sum() * 0.0
@@ -71,8 +74,10 @@ def compute_losses(
                 assert present is not None, "words chose among the cells: which?"
                 loss = loss + word_loss(output.proposals, padded, matches.proposals, present, config)
                 if contrast and config.loss_contrast:
-                    cells = _cells_alone(output.proposals, padded, matches.proposals)
-                    loss = loss + config.loss_contrast * contrastive_loss(*cells, config, bank)
+                    cells = contrast_of_cells(
+                        output.proposals, padded, matches.proposals, config, bank, ranks=ranks
+                    )
+                    loss = loss + config.loss_contrast * cells
             parts["proposals"] = config.loss_proposals * loss
         if output.noised is not None:
             assert noised is not None, "denoising queries: of what?"
@@ -124,25 +129,6 @@ def word_loss(
     return config.loss_class * focal_loss(logits, positive, config.alpha, config.gamma, weight)
 
 
-def _cells_alone(
-    proposals: Proposals, targets: PaddedTargets, matches: Matches
-) -> tuple[Tensor, PaddedTargets, Matches]:
-    """The matched cells and their objects as one photo of their own: no other cell is a candidate."""
-    assert proposals.region is not None
-    region = proposals.region[matches.images, matches.queries[0]][None, None]  # (1, 1, K, D)
-    at = (matches.images, matches.objects[0])
-    objects = PaddedTargets(
-        targets.boxes[at][None],
-        targets.concepts[at][None],
-        targets.embeddings[at][None],
-        targets.valid[at][None],
-        targets.real[at][None],
-        (region.shape[2],),
-    )
-    number = torch.arange(region.shape[2], device=region.device)
-    return region, objects, Matches(torch.zeros_like(number), number[None], number[None])
-
-
 def denoising_loss(
     output: DetectorOutput, noised: NoisedQueries, targets: PaddedTargets, config: LossConfig
 ) -> Tensor:
@@ -182,91 +168,6 @@ def focal_loss(
     object_ = alpha * (-positive).sigmoid() ** gamma * F.softplus(-positive)
     put_right = object_ - background(positive)
     return background(logits).sum() + (put_right if weight is None else put_right * weight).sum()
-
-
-def contrastive_loss(
-    region: Tensor, targets: PaddedTargets, matches: Matches, config: LossConfig, bank: Tensor | None = None
-) -> Tensor:
-    """Regional contrastive distillation (eqs. 5, 6): half of both ways, summed over layers and objects.
-
-    region: (L, B, N, D) unit. Objects without a teacher embedding are neither rows nor candidates. An object
-    that got no query (more objects than queries) is a candidate only. The caller divides by the objects.
-
-    With teacher_bank="class" an object's teacher is its class's crop. Several matched queries of a class are
-    then all positives of it, each with its share: the mean over them of -log softmax, once for each object.
-    Towards the teacher every class is one candidate.
-    """
-    teacher, known, candidate = _teacher(targets, config, bank, region.dtype)
-    layers, _, queries, _ = region.shape
-    images, chosen = matches.images, matches.queries
-    if config.negatives == "image":
-        # scores[l, b, i, j] = r_i . e_j / tau within photo b
-        scores = torch.einsum("bmd,lbnd->lbmn", teacher, region) / config.tau
-        per_pair = scores[:, images]  # (L, K, M, N)
-        layer = torch.arange(layers, device=region.device)[:, None]
-        pair = torch.arange(len(images), device=region.device)[None]
-        own = per_pair[layer, pair, matches.objects, chosen]
-        to_student = scores.logsumexp(-1)[layer, images, matches.objects]
-        columns = per_pair[layer, pair, :, chosen]  # (L, K, M)
-        away = ~candidate[images]
-    else:
-        flat = region.flatten(1, 2)  # (L, B N, D)
-        scores = torch.einsum("md,lnd->lmn", teacher.flatten(0, 1), flat) / config.tau  # (L, B M, B N)
-        layer = torch.arange(layers, device=region.device)[:, None]
-        row, column = images * teacher.shape[1] + matches.objects, images * queries + chosen
-        own = scores[layer, row, column]
-        to_student = scores.logsumexp(-1)[layer, row]
-        columns = scores[layer, :, column]  # (L, K, B M)
-        away = ~candidate.flatten().expand(len(images), -1)
-    # An invalid pair has weight 0; its logsumexp must be finite all the same, or the gradient is NaN.
-    used = known[images, matches.objects]
-    to_teacher = columns.masked_fill(away, -1e4).logsumexp(-1)
-    return ((to_student - own + to_teacher - own) * used).sum() / 2
-
-
-def _teacher(
-    targets: PaddedTargets, config: LossConfig, bank: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Each object's teacher embedding (B, M, D), and whether it has one, and is a candidate (B, M)."""
-    known = targets.valid & targets.real
-    teacher = targets.embeddings.to(dtype)
-    if config.teacher_bank == "instance":
-        return _masked(teacher, known), known, known
-    concepts = targets.concepts
-    if bank is None:
-        drawn = _draw(concepts, known)  # (B, M): a flat object number of the same class
-        teacher = teacher.flatten(0, 1)[drawn]
-        known = known.flatten()[drawn] & targets.real
-    else:
-        teacher = bank.to(dtype)[concepts]
-        known = teacher.isfinite().all(-1) & targets.real
-    return (
-        _masked(teacher, known),
-        known,
-        known & _first(concepts, known, within_photo=config.negatives == "image"),
-    )
-
-
-def _draw(concepts: Tensor, known: Tensor) -> Tensor:
-    """For each object a random one of the batch with its class and a known embedding, if there is one."""
-    flat, have = concepts.flatten(), known.flatten()
-    chance = torch.rand(flat.shape, device=flat.device).masked_fill(~have, -1.0)
-    same = flat[:, None] == flat[None]
-    picked = chance.expand_as(same).masked_fill(~same, -2.0).max(1).indices if len(flat) else flat
-    return picked.view_as(concepts)
-
-
-def _first(concepts: Tensor, known: Tensor, within_photo: bool) -> Tensor:
-    """Whether no known object of the same class stands before this one, in the photo or in the batch."""
-    if not within_photo:
-        return _first(concepts.view(1, -1), known.view(1, -1), True).view_as(known)
-    same = (concepts[:, :, None] == concepts[:, None]) & known[:, None]
-    return ~same.tril(-1).any(-1)
-
-
-def _masked(teacher: Tensor, known: Tensor) -> Tensor:
-    """Zeros where there is no embedding: what stands there may be NaN, and 0 * NaN is NaN."""
-    return teacher.masked_fill(~known[..., None], 0.0)
 
 
 def _single(x: Tensor) -> Tensor:

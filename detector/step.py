@@ -1,9 +1,9 @@
 """One optimiser step: forward, matching, losses, backward, guard, update.
 
 Losses are divided by the number of objects of the whole step, over ranks and accumulated parts, so that how
-a batch is cut up does not change its gradient (but for sums over a batch: loss.negatives=batch and
-loss.teacher_bank=class see one part of one rank). Random numbers (dropout, the class bank) follow from (seed,
-step, rank) alone: a resumed run needs no generator's state.
+a batch is cut up does not change its gradient; where photos are contrasted with one another, ranks do so
+together, parts each by itself. Random numbers (dropout, the class bank) follow from (seed, step, rank) alone:
+a resumed run needs no generator's state.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from detector.batch import Batch
 from detector.checkpoint import write_bytes
 from detector.config import Config
+from detector.contrast import spans_the_batch
 from detector.denoise import noised_queries
 from detector.distributed import World
 from detector.logs import StepTimes
 from detector.losses import compute_losses
 from detector.matcher import match
 from detector.optim import MovingAverage, clip_gradients, rate_at, set_rate
-from detector.structures import DetectorOutput, TrainingQueries
+from detector.structures import DetectorOutput, TrainingQueries, widened
 from detector.transforms import normalise
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,6 +71,7 @@ class Stepper:
         self.model, self.text, self.config, self.world = model, text, config, world
         self.optimizer, self.average, self.steps_per_epoch = optimizer, average, steps_per_epoch
         self.times = StepTimes(world.device)
+        self.together = world if world.size > 1 and spans_the_batch(config) else None
         scaled = config.train.precision == "fp16" and world.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)
 
@@ -81,6 +83,8 @@ class Stepper:
         # Filled on the device: a copy to a GPU, like a look at one, waits for all it has still to do.
         objects = torch.full((), float(sum(part.objects for part in parts)), device=self.world.device)
         share = self.world.total(objects).clamp(min=1) / self.world.size
+        if contrast:
+            parts = self._alike(parts)
         rate = set_rate(self.optimizer, config, rate_at(step, self.steps_per_epoch, config))
         summed: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
@@ -121,7 +125,18 @@ class Stepper:
                 world_objects=share,
                 present=batch.present,
                 noised=beside[0].noised if beside else None,
+                ranks=self.together,
             )
+
+    def _alike(self, parts: Sequence[Batch]) -> Sequence[Batch]:
+        """The parts with targets padded as on the rank that has most, where ranks contrast together."""
+        if self.together is None:
+            return parts
+        most = self.together.most([part.targets.boxes.shape[1] for part in parts])
+        return [
+            replace(part, targets=widened(part.targets, objects))
+            for part, objects in zip(parts, most, strict=True)
+        ]
 
     def _beside(self, batch: Batch) -> list[TrainingQueries]:
         """What is asked beside the queries, as further arguments of the model: none of it, by default."""

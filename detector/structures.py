@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -95,6 +96,19 @@ def pad_targets(targets: Sequence[Targets] | PaddedTargets) -> PaddedTargets:
         pad_sequence([one.valid for one in targets], batch_first=True),
         pad_sequence(real, batch_first=True),
         tuple(len(one) for one in targets),
+    )
+
+
+def widened(targets: PaddedTargets, objects: int) -> PaddedTargets:
+    """The same padded to at least so many objects a photo, for ranks whose tensors must have one shape."""
+    more = max(0, objects - targets.boxes.shape[1])
+    return PaddedTargets(
+        F.pad(targets.boxes, (0, 0, 0, more), value=0.5),
+        F.pad(targets.concepts, (0, more)),
+        F.pad(targets.embeddings, (0, 0, 0, more)),
+        F.pad(targets.valid, (0, more)),
+        F.pad(targets.real, (0, more)),
+        targets.counts,
     )
 
 

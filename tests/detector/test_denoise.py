@@ -210,7 +210,7 @@ def test_the_loss_of_the_noised_queries() -> None:
             box, goal = output.boxes[layer, b, slot].tolist(), targets[b].boxes[m].tolist()
             expected += 5 * sum(abs(x - y) for x, y in zip(box, goal, strict=True))
             expected += 2 * (1 - slow_giou(box, goal))
-    assert float(found) == pytest.approx(expected / 2, rel=1e-4)
+    assert float(found.detach()) == pytest.approx(expected / 2, rel=1e-4)
     found.backward()
     padded = ~noised.real[1]
     assert not bool(output.logits.grad[:, 1, padded].any())

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from detector import losses
+from detector import contrast
 from detector.config import LossConfig, MatcherConfig
-from detector.losses import compute_losses, contrastive_loss
+from detector.contrast import contrastive_loss
+from detector.losses import compute_losses
 from detector.matcher import Matches, match
 from detector.structures import DetectorOutput, Targets, pad_targets
 
@@ -85,7 +86,7 @@ def slow_contrast(output: DetectorOutput, targets: list[Targets], matches: Match
         objects = [(p, m) for p in photos for m in range(len(targets[p])) if bool(targets[p].valid[m])]
         for q, m in pairs(matches, layer, b):
             if bool(target.valid[m]):
-                r, e = target.embeddings[m], output.region[layer, b, q]
+                r, e = target.embeddings[m], output.region[layer, b, q].detach()
                 forth = [float(r @ output.region[layer, p, j].detach()) / TAU for p, j in queries]
                 back = [float(e @ targets[p].embeddings[j]) / TAU for p, j in objects]
                 total += slow_cross_entropy(forth, queries.index((b, q))) / 2
@@ -206,14 +207,14 @@ def slow_class_contrast(
         everyone = [(p, q) for p in photos for q in range(output.region.shape[2])]
         own = [(q, int(target.concepts[m])) for q, m in pairs(matches, layer, b)]
         for c in classes:
-            forth = [float(bank[c] @ output.region[layer, p, q]) / TAU for p, q in everyone]
+            forth = [float(bank[c] @ output.region[layer, p, q].detach()) / TAU for p, q in everyone]
             positives = [everyone.index((b, q)) for q, concept in own if concept == c]
             if positives:
                 shares = [slow_cross_entropy(forth, index) / len(positives) for index in positives]
                 total += len(positives) * sum(shares) / 2
         for q, concept in own:
             if known[concept]:
-                back = [float(output.region[layer, b, q] @ bank[c]) / TAU for c in classes]
+                back = [float(output.region[layer, b, q].detach() @ bank[c]) / TAU for c in classes]
                 total += slow_cross_entropy(back, classes.index(concept)) / 2
     return total
 
@@ -241,9 +242,10 @@ def test_class_bank_drawn_from_the_batch_is_one_valid_crop_of_each_class() -> No
     config = replace(LossConfig(), teacher_bank="class")
     seen = set()
     for _ in range(40):
-        teacher, known, candidate = losses._teacher(padded, config, None, torch.float32)
-        assert known.tolist() == [[True, True, False], [True, True, False]]
-        assert candidate.tolist() == [[True, False, False], [True, True, False]]
+        crops = contrast._teacher(padded, config, None, torch.float32, None)
+        teacher = crops.embeddings
+        assert crops.known.tolist() == [[True, True, False], [True, True, False]]
+        assert crops.candidate.tolist() == [[True, False, False], [True, True, False]]
         assert torch.equal(teacher[0, 0], teacher[0, 1])
         assert torch.equal(teacher[0, 0], teacher[1, 0])
         assert torch.equal(teacher[1, 1], targets[1].embeddings[1])

@@ -15,6 +15,7 @@ from cache_builder.errors import UserError
 from cache_builder.index import open_index
 from cache_builder.progress import Silent
 from detector import checkpoint as store
+from detector import contrast
 from detector.batch import collate
 from detector.data import Place, TrainingPhotos
 from detector.distributed import World, joined
@@ -240,31 +241,82 @@ def test_accumulated_parts_have_the_gradient_of_the_whole(square):
     assert_same_step(parted.model.state_dict(), whole.model.state_dict(), make_stepper(square)[0])
 
 
-def one_rank(rank, square, port, out):
+EVERYTHING = ("model.reference=guided", "train.denoise_groups=2", "train.one_to_many=3")
+WITHOUT = ("model.guidance=false", "matcher.cost_similarity=0", "loss.loss_contrast=0")
+
+
+@pytest.mark.parametrize("rows", [(1, 2, 3, 5), (0, 4)], ids=["objects", "none"])
+@pytest.mark.parametrize("contrast_from", [0, 5], ids=["contrast", "no contrast yet"])
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        (),
+        WITHOUT,
+        (*WITHOUT, "model.class_embedding=own", "inference.classification=head"),
+        ("model.class_head=linear",),
+        ("model.reference=encoder",),
+        EVERYTHING,
+        (*EVERYTHING, "loss.loss_contrast=0"),
+        ("train.guidance_none=1",),
+    ],
+    ids=str,
+)
+def test_every_step_gives_every_parameter_a_gradient(square, assignments, contrast_from, rows):
+    """Which ranks rely on: what stays without one on a single rank would hang or end the others."""
+    options = (*assignments, f"loss.contrast_from_epoch={contrast_from}")
+    stepper, batch = make_stepper(square, *options, rows=rows)
+    stepper.optimizer.zero_grad = lambda set_to_none: None
+    stepper([batch], 0)
+    learnt = {name: one for name, one in stepper.model.named_parameters() if one.requires_grad}
+    assert [name for name, one in learnt.items() if one.grad is None] == []
+
+
+TOGETHER = {
+    "photos alone": (),
+    "the batch": ("loss.negatives=batch",),
+    "a crop of each class": ("loss.teacher_bank=class",),
+    "a crop of each class of the batch": ("loss.teacher_bank=class", "loss.negatives=batch"),
+    "cells that words chose": ("model.reference=guided",),
+}
+
+
+def first_of_the_class(concepts, known, chance):
+    """Chance differs between ranks and one process; what is drawn by it must not matter."""
+    flat, have = concepts.flatten(), known.flatten()
+    same = (flat[:, None] == flat[None]) & have[None]
+    return same.int().argmax(1).view_as(concepts) if len(flat) else concepts
+
+
+def one_rank(rank, square, port, out, rows, assignments):
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with joined("cpu") as world:
-        # Rank 0 has the photos without boxes.
-        stepper, batch = make_stepper(
-            square, world=world, rows=(0, 4, 1, 3), part=slice(rank * 2, rank * 2 + 2)
-        )
-        assert (batch.objects == 0) == (rank == 0)
+        part = slice(rank * 2, rank * 2 + 2)
+        stepper, batch = make_stepper(square, *assignments, world=world, rows=rows, part=part)
+        assert (batch.objects == 0) == (rows[part.start] % 4 == 0)
         stepper([batch], 0)
         torch.save(stepper.model.module.state_dict(), f"{out}/rank{rank}.pt")
 
 
-def test_two_ranks_have_the_gradient_of_one_with_the_whole_batch(square, tmp_path):
+@pytest.mark.parametrize("rows", [(0, 4, 1, 3), (7, 2, 0, 4), (1, 3, 2, 6)], ids=str)
+@pytest.mark.parametrize("assignments", TOGETHER.values(), ids=TOGETHER)
+def test_two_ranks_have_the_gradient_of_one_with_the_whole_batch(
+    square, tmp_path, monkeypatch, rows, assignments
+):
+    """Photos 0 and 4 have no boxes."""
+    monkeypatch.setattr(contrast, "_draw", first_of_the_class)
     port = 20000 + os.getpid() % 20000
-    torch.multiprocessing.start_processes(one_rank, (square, port, str(tmp_path)), 2, start_method="fork")
-    whole, batch = make_stepper(square, rows=(0, 4, 1, 3))
+    given = (square, port, str(tmp_path), rows, assignments)
+    torch.multiprocessing.start_processes(one_rank, given, 2, start_method="fork")
+    whole, batch = make_stepper(square, *assignments, rows=rows)
     whole([batch], 0)
-    start = make_stepper(square)[0].model.state_dict()
+    start = make_stepper(square, *assignments)[0].model.state_dict()
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(ranks[0][name], ranks[1][name], atol=0, rtol=0)
         assert ranks[0][name].shape == value.shape
-    assert_same_step(ranks[0], whole.model.state_dict(), make_stepper(square)[0])
+    assert_same_step(ranks[0], whole.model.state_dict(), make_stepper(square, *assignments)[0])
     assert any(not torch.equal(start[name], value) for name, value in ranks[0].items())
 
 
