@@ -37,8 +37,8 @@ def evaluate(
     ] = "auto",
     engine: Annotated[str, typer.Option(help="hotcoco, or pycocotools, the oracle.")] = "hotcoco",
     resamples: Annotated[
-        int, typer.Option(min=0, help="Bootstrap intervals from so many resamples; 1000 with --against.")
-    ] = 0,
+        int, typer.Option(min=0, help="Bootstrap resamples of the photos for the intervals; 0 for none.")
+    ] = 1000,
     against: Annotated[
         Path | None, typer.Option(help="Another run, or results file: does it differ from this one?")
     ] = None,
@@ -86,6 +86,8 @@ def evaluate(
         refuse_idle(idle, "is of one run's figures, and two are compared; leave it out")
         if not against.exists():
             raise UserError(f"--against {against}: no such run's folder or results file; check the name.")
+        if not resamples:
+            raise UserError("--resamples 0: expected at least 1 with --against, whose answer they are.")
     if against is not None:
         duel = compare_runs(
             scored,
@@ -97,7 +99,7 @@ def evaluate(
             overrides=overrides or (),
             engine=engine,
             device=device,
-            resamples=resamples or 1000,
+            resamples=resamples,
             progress=progress,
         )
         title = f"{scored} (A) against {against} (B) on {data}, in percent"

@@ -281,6 +281,10 @@ def test_novel_boxes_in_training_data(say: Say, world: World, tmp_path: Path) ->
             "--out is of one run",
         ),
         (
+            ["eval", "RUN", "--data", "HELD", "--against", "RUN", "--resamples", "0"],
+            "--resamples 0: expected at least 1 with --against",
+        ),
+        (
             ["eval", "--detections", "F", "--data", "HELD", "--priors", "clip"],
             "--priors is of a run",
         ),

@@ -168,17 +168,27 @@ def weighted_table(truth: Truth, matches: Matches, weights: Floats) -> Floats:
     """
     table = np.full((len(matches.thresholds), len(weights), len(truth.names)), np.nan)
     bounds = np.searchsorted(matches.concepts, np.arange(len(truth.names) + 1))
-    real, hit, miss = ~truth.crowd, matches.right, matches.wrong
-    for concept in range(len(truth.names)):
-        boxes = truth.images[real & (truth.concepts == concept)]
-        if not len(boxes):
-            continue
-        positives = weights[:, boxes].sum(1)
-        part = slice(bounds[concept], bounds[concept + 1])
-        for t in range(len(matches.thresholds)):
-            values = _ap(matches.images[part], hit[t, part], miss[t, part], weights, positives)
-            table[t, :, concept] = np.where(positives > 0, values, np.nan)
+    order = np.argsort(truth.concepts, kind="stable")
+    order = order[~truth.crowd[order]]
+    boxes = np.split(
+        truth.images[order], np.searchsorted(truth.concepts[order], np.arange(1, len(bounds) - 1))
+    )
+    right, wrong = matches.right, matches.wrong
+    # A few resamples at a time, a photo's weights side by side: what is cumulated stays in the cache.
+    for low in range(0, len(weights), TOGETHER):
+        some = slice(low, low + TOGETHER)
+        by_photo = np.ascontiguousarray(weights[some].T)
+        for concept in np.flatnonzero([len(photos) > 0 for photos in boxes]):
+            positives = by_photo[boxes[concept]].sum(0)
+            part = slice(bounds[concept], bounds[concept + 1])
+            for t in range(len(matches.thresholds)):
+                values = _ap(matches.images[part], right[t, part], wrong[t, part], by_photo, positives)
+                table[t, some, concept] = np.where(positives > 0, values, np.nan)
     return table
+
+
+TOGETHER = 256
+"""Resamples whose AP is computed at once."""
 
 
 def _ap(
@@ -188,23 +198,26 @@ def _ap(
     weights: Floats,
     positives: Floats,
 ) -> Floats:
-    """(B,) 101-point AP. Precision peaks at true positives, so the curve is only needed there."""
+    """(B,) 101-point AP. Precision peaks at true positives, so the curve is only needed there.
+
+    weights: (I, B); positives: (B,), boxes under these weights.
+    """
     hits = images[right]
     if not len(hits):
-        return np.zeros(len(weights))
-    right_sum = np.cumsum(weights[:, hits], 1)
+        return np.zeros(weights.shape[1])
+    right_sum = np.cumsum(weights[hits], 0)
     # False positives before each hit: counted by photo once, then weighted.
     before = np.cumsum(right)[wrong]
-    shape = (len(hits) + 1, weights.shape[1])
-    counts = sparse.coo_matrix((np.ones(int(wrong.sum())), (before, images[wrong])), shape=shape).tocsr()
-    wrong_sum = np.cumsum((counts @ weights.T).T, 1)[:, :-1]
+    shape = (len(hits) + 1, len(weights))
+    counts = sparse.csr_matrix((np.ones(int(wrong.sum())), (before, images[wrong])), shape=shape)
+    wrong_sum = np.cumsum(counts @ weights, 0)[:-1]
     precision = right_sum / (right_sum + wrong_sum + np.spacing(1))
-    precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
-    precision = np.concatenate([precision, np.zeros((len(weights), 1))], 1)
-    recall = right_sum / np.maximum(positives, 1e-300)[:, None]
-    return np.array(
-        [curve[np.searchsorted(r, RECALLS)].mean() for curve, r in zip(precision, recall, strict=True)]
-    )
+    precision = np.maximum.accumulate(precision[::-1], 0)[::-1]
+    # A hit's precision counts for every recall level that it is the first to reach.
+    reached = np.searchsorted(RECALLS, right_sum / np.maximum(positives, 1e-300), side="right")
+    levels = np.diff(reached, axis=0, prepend=0)
+    value: Floats = (levels * precision).sum(0) / len(RECALLS)
+    return value
 
 
 def _row_means(table: Floats) -> Floats:

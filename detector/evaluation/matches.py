@@ -7,6 +7,7 @@ figures, the records give the intervals, the curves and the kinds of errors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -60,20 +61,10 @@ def match(truth: Truth, found: Found, thresholds: tuple[float, ...] = (0.5,)) ->
     pair = found.concepts * len(truth.image_ids) + found.images
     rank = np.arange(len(pair)) - np.searchsorted(pair, pair)
     keep = rank < (LVIS_MAX_DETS if truth.federated else COCO_MAX_DETS[-1])
-    found, pair = found.where(keep), pair[keep]
+    found, pair, rank = found.where(keep), pair[keep], rank[keep]
 
-    box = np.full((len(thresholds), len(pair)), -1, np.int64)
-    truth_pair = truth.concepts * len(truth.image_ids) + truth.images
-    # Crowds last: a box of its own is preferred.
-    truth_order = np.lexsort((truth.crowd, truth_pair))
-    truth_pair = truth_pair[truth_order]
-    for one in np.intersect1d(pair, truth_pair):
-        low, high = np.searchsorted(pair, one), np.searchsorted(pair, one, side="right")
-        rows = truth_order[np.searchsorted(truth_pair, one) : np.searchsorted(truth_pair, one, side="right")]
-        overlap = iou(found.boxes_xywh[low:high], truth.boxes_xywh[rows], truth.crowd[rows])
-        for number, threshold in enumerate(thresholds):
-            chosen = _greedy(overlap, truth.crowd[rows], threshold)
-            box[number, low:high] = np.where(chosen >= 0, rows[chosen], -1)
+    near = _candidates(truth, found, pair, min(thresholds))
+    box = np.stack([_greedy(near, rank, truth.crowd, threshold) for threshold in thresholds])
     ignored = (box >= 0) & truth.crowd[box] if len(truth.crowd) else np.zeros(box.shape, bool)
     if truth.not_exhaustive is not None:
         ignored |= (box < 0) & truth.not_exhaustive[found.images, found.concepts]
@@ -110,31 +101,81 @@ def best_f1(truth: Truth, matches: Matches) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()}
 
 
-def _greedy(overlap: npt.NDArray[np.float64], crowd: Bools, threshold: float) -> Rows:
-    """overlap: (K, M), crowds in the last columns. (K,) the column each row takes, -1 for none."""
-    chosen = np.full(len(overlap), -1, np.int64)
-    free = np.ones(len(crowd), bool)
-    least = min(threshold, 1 - 1e-10)
-    for row, values in enumerate(overlap):
-        for candidates in (free & ~crowd, crowd):
-            good = candidates & (values >= least)
-            if good.any():
-                # Of equal overlaps the last box wins, as in the COCO API.
-                best = np.flatnonzero(good & (values == values[good].max()))[-1]
-                chosen[row], free[best] = best, crowd[best]
-                break
-    return chosen
+@dataclass(frozen=True)
+class _Candidates:
+    """P pairs of a detection and a box of its photo and concept that it overlaps, by detection.
+
+    Within one the better stands later: crowds before boxes of their own, then by rising IoU, and of equal
+    ones the later box, as the COCO API has it.
+    """
+
+    detection: Rows
+    box: Rows
+    overlap: npt.NDArray[np.float64]
+
+
+def _candidates(truth: Truth, found: Found, pair: Rows, least: float) -> _Candidates:
+    """Those of at least the IoU `least`. pair: (K,) the number of each detection's photo and concept."""
+    truth_pair = truth.concepts * len(truth.image_ids) + truth.images
+    order = np.argsort(truth_pair, kind="stable")
+    first = np.searchsorted(truth_pair[order], pair)
+    count = np.searchsorted(truth_pair[order], pair, side="right") - first
+    kept: list[tuple[Rows, Rows, npt.NDArray[np.float64]]] = []
+    for low in range(0, len(pair), CHUNK):
+        part = slice(low, low + CHUNK)
+        detection = np.repeat(np.arange(len(pair))[part], count[part])
+        nth = np.arange(len(detection)) - np.repeat(np.cumsum(count[part]) - count[part], count[part])
+        box = order[first[detection] + nth]
+        overlap = _overlap(found.boxes_xywh[detection], truth.boxes_xywh[box], truth.crowd[box])
+        near = overlap >= min(least, 1 - 1e-10)
+        kept.append((detection[near], box[near], overlap[near]))
+    if not kept:
+        return _Candidates(pair, pair, np.zeros(0))
+    detection, box, overlap = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    order = np.lexsort((box, overlap, ~truth.crowd[box], detection))
+    return _Candidates(detection[order], box[order], overlap[order])
+
+
+CHUNK = 1 << 18
+"""Detections whose IoUs are computed at once."""
+
+
+def _greedy(near: _Candidates, rank: Rows, crowd: Bools, threshold: float) -> Rows:
+    """(K,) row of the box that each detection takes, -1 for none.
+
+    rank: (K,) place among the detections of the same photo and concept; those of one rank have no box in
+    common, so all of them choose at once.
+    """
+    taken, free = np.full(len(rank), -1, np.int64), np.ones(len(crowd), bool)
+    good = np.flatnonzero(near.overlap >= min(threshold, 1 - 1e-10))
+    good = good[np.argsort(rank[near.detection[good]], kind="stable")]
+    ends = np.searchsorted(rank[near.detection[good]], np.arange(rank.max(initial=-1) + 2))
+    for low, high in pairwise(ends.tolist()):
+        rows = good[low:high]
+        rows = rows[free[near.box[rows]]]
+        detection = near.detection[rows]
+        best = rows[np.append(detection[1:] != detection[:-1], True)] if len(rows) else rows
+        taken[near.detection[best]] = near.box[best]
+        free[near.box[best]] = crowd[near.box[best]]
+    return taken
 
 
 def iou(
     boxes: npt.NDArray[np.float64], others: npt.NDArray[np.float64], crowd: Bools
 ) -> npt.NDArray[np.float64]:
     """(K, M) float64 IoU of xywh boxes; over the first one's own area where the second is a crowd."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, :2] + boxes[:, None, 2:], others[None, :, :2] + others[None, :, 2:])
+    return _overlap(boxes[:, None], others[None], crowd[None])
+
+
+def _overlap(
+    boxes: npt.NDArray[np.float64], others: npt.NDArray[np.float64], crowd: Bools
+) -> npt.NDArray[np.float64]:
+    """The same of shapes (..., 4), (..., 4) and (...) that go together."""
+    low = np.maximum(boxes[..., :2], others[..., :2])
+    high = np.minimum(boxes[..., :2] + boxes[..., 2:], others[..., :2] + others[..., 2:])
     side = np.clip(high - low, 0, None)
     shared = side[..., 0] * side[..., 1]
-    area = (boxes[:, 2] * boxes[:, 3])[:, None]
-    whole = np.where(crowd[None], area, area + (others[:, 2] * others[:, 3])[None] - shared)
+    area = boxes[..., 2] * boxes[..., 3]
+    whole = np.where(crowd, area, area + others[..., 2] * others[..., 3] - shared)
     overlap: npt.NDArray[np.float64] = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
     return overlap

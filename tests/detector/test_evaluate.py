@@ -15,7 +15,7 @@ from cache_builder.errors import UserError
 from cache_builder.index import build_index, open_index
 from detector.duel import compare_detections
 from detector.evaluate import evaluate_detections
-from detector.evaluation.bootstrap import intervals, weighted_ap
+from detector.evaluation.bootstrap import intervals, weighted_ap, weighted_table
 from detector.evaluation.detections import Detections
 from detector.evaluation.engines import IOU_THRESHOLDS, curves
 from detector.evaluation.matches import best_f1, match
@@ -224,6 +224,20 @@ def test_intervals_hold_the_figure_and_are_the_same_again():
         assert interval.low <= interval.value <= interval.high
         assert 0.01 < interval.high - interval.low < 0.4
     assert drawn == intervals(truth, records, resamples=200, seed=1)
+
+
+def test_many_detections_and_resamples_are_taken_in_parts(monkeypatch):
+    rng = np.random.default_rng(4)
+    truth = random_truth(rng, photos=9, concepts=4, boxes=70)
+    found = random_found(rng, truth, 400)
+    weights = rng.integers(0, 3, (40, 9)).astype(float)
+    whole = match(truth, found, (0.5, 0.75))
+    table = weighted_table(truth, whole, weights)
+    monkeypatch.setattr("detector.evaluation.matches.CHUNK", 33)
+    monkeypatch.setattr("detector.evaluation.bootstrap.TOGETHER", 7)
+    parted = match(truth, found, (0.5, 0.75))
+    np.testing.assert_array_equal(parted.box, whole.box)
+    np.testing.assert_array_equal(weighted_table(truth, parted, weights), table)
 
 
 def test_ap_has_an_interval_too_of_its_own_thresholds():
