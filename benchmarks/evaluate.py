@@ -10,6 +10,8 @@ incomplete pairs for LVIS). Prints one JSON line; seconds are of one run each:
     speedup_lvis             1,203 concepts, federated, against our second implementation over pycocotools
     max_abs_difference       over all stats of both, and AP and AP50 of every concept
     hotcoco_s, pycocotools_s, lvis_s, lvis_pycocotools_s, photos, detections, boxes, lvis_boxes, cores
+    records_s, lvis_records_s, intervals_s, lvis_intervals_s
+                             what else `cckt eval` computes: matching at ten IoU thresholds, 1,000 resamples
     threads                  of our engine; pycocotools has one. --threads 1: one core against one core
     peak_gib                 largest resident memory of the whole benchmark, mostly pycocotools's dictionaries
 """

@@ -178,7 +178,7 @@ def save_checkpoint(
         buffer = io.BytesIO()  # torch.save into a file tells of a full disk as of a fault of ours
         torch.save(dict(state), buffer)
         write_bytes(partial / "state.pt", buffer.getvalue())
-        digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        digests = {file.name: file_digest(file) for file in sorted(partial.iterdir())}
         write_json(partial / "files.json", {"step": step, "files": digests})
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
@@ -240,7 +240,8 @@ def _all_checkpoints(run: Path) -> list[Path]:
     return sorted((run / FOLDER).glob(f"step-{'[0-9]' * 8}"), reverse=True)
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """ "sha256:..." of a file's bytes."""
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -251,6 +252,6 @@ def _fault(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return "files.json is missing or torn"
     for name, digest in digests.items():
-        if not (folder / name).is_file() or _digest(folder / name) != digest:
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
             return f"{name} is missing or torn"
     return None

@@ -15,7 +15,7 @@ from pathlib import Path
 from cache_builder.errors import UserError
 from cache_builder.index import Index
 from cache_builder.progress import Progress
-from detector.checkpoint import Facts, read_json, write_json
+from detector.checkpoint import Facts, file_digest, judged_weights, read_json, write_json
 from detector.config import Config, InferenceConfig, PriorConfig, apply_overrides
 from detector.distributed import World, joined
 from detector.evaluation.detections import Detections
@@ -85,7 +85,7 @@ def evaluate_model(
     scene = open_scene(data, facts, protocol)
     base = [concept.name for concept in scene.vocabulary if concept.split == "base"]
     network = network_of(model, config, facts.names if facts else base)
-    variant = _under(scene.protocol, Variant("", config.prior, config.inference))
+    variant = under(scene.protocol, Variant("", config.prior, config.inference))
     world = world or World(0, 1, network.device)
     return _evaluated(world, network, scene, variant, engine, 0, facts, progress, stop)[0]
 
@@ -126,17 +126,25 @@ def evaluate_run(
         scene = open_scene(data, facts, protocol)
         config = asked_otherwise(network.config, overrides)
         chosen = chosen_variant(config, priors, classification, restrict_to_present)
-        variant = _under(scene.protocol, chosen)
+        variant = under(scene.protocol, chosen)
         metrics, inferred = _evaluated(world, network, scene, variant, engine, resamples, facts, progress)
         named = "".join(f"-{one.partition('.')[2]}" for one in overrides)
         named = re.sub(r"[^\w.=-]", "_", named) + ("" if protocol == "auto" else f"-{protocol}")
         out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
-        metrics = replace(metrics, figures={**metrics.figures, "run": str(run), "folder": str(out)})
+        made = made_of(run, scene, variant.prior, weights)
+        metrics = replace(
+            metrics, figures=metrics.figures | {"run": str(run), "folder": str(out), "made_of": made}
+        )
         if inferred is not None:
             inferred.detections[variant.name].to_json(out / "detections.json")
             write_json(out / "metrics.json", metrics.as_dict())
         world.wait()  # for the files
     return metrics
+
+
+def made_of(run: Path, scene: Scene, prior: PriorConfig, weights: Path | None = None) -> dict[str, str]:
+    """Digests of all that a run's figures on a scene follow from, but for the settings."""
+    return {"weights": file_digest(weights or judged_weights(run)), **scene.made_of(prior)}
 
 
 def asked_otherwise(config: Config, overrides: Sequence[str]) -> Config:
@@ -170,7 +178,7 @@ def chosen_variant(
     return Variant(f"{prior.source}-{inference.classification}{restricted}", prior, inference)
 
 
-def _under(protocol: Protocol, variant: Variant) -> Variant:
+def under(protocol: Protocol, variant: Variant) -> Variant:
     """The variant with as many detections a photo as the protocol wants."""
     if protocol.top is None:
         return variant

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,16 @@ class Scene:
     protocol: Protocol
     teacher: str = ""
     """Label of the teacher whose columns are read; "" is the first's."""
+    text_digest: str = ""
+    """Of the text column's manifest."""
+
+    def made_of(self, prior: PriorConfig) -> dict[str, str]:
+        """Digests of all that detections here follow from, besides the weights and the settings."""
+        made = {"index": self.index.digest, "text": self.text_digest}
+        if prior.cached:
+            with suppress(UserError):  # a run that does not heed priors needs no column of them
+                made["priors"] = self.priors(prior.source).manifest.digest
+        return made
 
     def present(self, prior: PriorConfig) -> list[Rows] | None:
         """For each photo the concepts (numbers 0..C-1) said to be in it, of a column the likeliest first;
@@ -123,7 +134,7 @@ def open_scene(
         )
     vocabulary = Vocabulary(concepts[int(row)] for row in rows)
     values = torch.from_numpy(text.take(rows).astype(np.float32))
-    return Scene(index, rows, vocabulary, values, rules, label)
+    return Scene(index, rows, vocabulary, values, rules, label, text.manifest.digest)
 
 
 def check_teacher(data: Path, text: Column, facts: Facts) -> None:

@@ -67,6 +67,7 @@ def choose(truth: Truth, found: Found, threshold: float, *, most: int) -> list[t
     share of its photo first. "false": a sure find of a novel concept where nothing of it is. Concepts take
     turns, so that a frequent one does not fill the page.
     """
+    found = found.where(found.scores >= threshold)
     novel = truth.in_split("novel")
     scored: dict[str, list[tuple[float, int, int]]] = {"find": [], "miss": [], "false": []}
     photos = np.unique(

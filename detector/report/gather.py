@@ -14,7 +14,7 @@ from cache_builder.store import column_of, open_column, teacher_of
 from cache_builder.whole import plain
 from detector.checkpoint import Facts, judged_weights, read_json, run_config, write_json
 from detector.config import PriorConfig
-from detector.evaluate import chosen_variant, evaluate_run
+from detector.evaluate import chosen_variant, evaluate_run, made_of, under
 from detector.evaluation.detections import Detections
 from detector.evaluation.engines import AREAS, Curves
 from detector.evaluation.figures import Measured, measure
@@ -85,16 +85,21 @@ def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> A
 
 
 def _evaluation(run: Path, data: Path, scene: Scene, choices: Choices, progress: Progress) -> Path:
-    """The folder of a finished evaluation of just this kind that is newer than the weights, or a new one."""
+    """The folder of a finished evaluation of just these weights, columns and settings, or a new one."""
     config = run_config(run)
-    name = chosen_variant(config, choices.priors, choices.classification).name
+    variant = under(scene.protocol, chosen_variant(config, choices.priors, choices.classification))
+    name = variant.name
+    wanted = {
+        "made_of": made_of(run, scene, variant.prior),
+        "prior": asdict(variant.prior),
+        "inference": asdict(variant.inference),
+    }
     named = "" if choices.protocol == "auto" else f"-{choices.protocol}"
     folder = run / f"eval-{Path(data).resolve().name}-{name}{named}"
     card = folder / "metrics.json"
     if card.is_file() and (folder / "detections.json").is_file():
         known = read_json(card, "figures written by cckt eval").get("figures", {})
-        newer = card.stat().st_mtime >= judged_weights(run).stat().st_mtime
-        if newer and known.get("index_digest") == scene.index.digest:
+        if plain(wanted).items() <= known.items():
             return folder
     evaluate_run(
         run,
@@ -113,16 +118,20 @@ def _swept(
     run: Path, folder: Path, scene: Scene, prior: PriorConfig, choices: Choices, progress: Progress
 ) -> dict[str, Any] | None:
     """rho x L, kept beside the evaluation it belongs to."""
-    card, path = folder / "metrics.json", folder / "sweep.json"
-    if path.is_file() and path.stat().st_mtime >= card.stat().st_mtime:
-        kept: dict[str, Any] | None = read_json(path, "a sweep written by cckt report")
-        return kept
+    path = folder / "sweep.json"
+    settings = {"prior": asdict(prior), "inference": asdict(run_config(run).inference)}
+    made = {"made_of": made_of(run, scene, prior), **settings}
+    if path.is_file():
+        kept: dict[str, Any] = read_json(path, "a sweep written by cckt report")
+        if made.items() <= kept.items():
+            return {name: one for name, one in kept.items() if name not in made}
     try:
         swept = sweep(run, scene, prior, choices.device, progress)
     except UserError as fault:
         progress.note(f"no sweep of rho and L: {fault}")
         return None
-    write_json(path, swept)
+    if swept is not None:
+        write_json(path, swept | made)
     return swept
 
 

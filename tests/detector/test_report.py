@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from cache_builder.errors import UserError
+from detector.checkpoint import load_weights, save_weights
 from detector.config import changed
 from detector.evaluation.detections import Detections
 from detector.evaluation.truth import truth_of
@@ -76,7 +77,11 @@ def test_new_weights_are_scored_anew(world, tmp_path):
     write_report([copy], data=index.folder, resamples=5, sweep=False)
     card = next(copy.glob("eval-*/metrics.json"))
     old = card.stat().st_mtime_ns
-    (copy / "model.safetensors").touch()
+    (copy / "model.safetensors").touch()  # the same weights under a new date
+    write_report([copy], data=index.folder, resamples=5, sweep=False)
+    assert card.stat().st_mtime_ns == old
+    weights = load_weights(copy / "model.safetensors")
+    save_weights(copy / "model.safetensors", {name: one + 0.01 for name, one in weights.items()})
     write_report([copy], data=index.folder, resamples=5, sweep=False)
     assert card.stat().st_mtime_ns > old
     assert data_of(copy / "report.html")["runs"][0]["sweep"] is None
