@@ -198,41 +198,17 @@ def doctor(
     json: Json = None,
 ) -> None:
     """Say what is installed, what is missing, what fits, and prove that no novel box can reach training."""
-    from cache_builder import doctor as offline
-    from detector import doctor as online
-    from detector.checkpoint import run_config
     from detector.config import apply_overrides
+    from detector.doctor import examine
     from detector.recipes import recipe as named
 
     config = apply_overrides(named(recipe), overrides or ()) if recipe else None
-    findings = [*offline.check_installation(), *offline.check_machine()]
-    facts = None
-    folders = dict.fromkeys(folder for folder in (data, val) if folder)
-    for folder in folders:
-        findings += offline.check_data(folder)
-    findings += offline.check_teachers(folders)
-    if data is not None:
-        findings += offline.check_leak(data)
-    if run is not None:
-        found, facts = online.check_run(run)
-        findings += found
-        config = config or (run_config(run) if facts else None)
-    if recipe is not None and config is not None:
-        findings += online.check_recipe(config)
-    if data is not None and config is not None:
-        found, of_data = online.check_training(config, data)
-        findings, facts = findings + found, facts or of_data
-    if val is not None and config is not None:
-        findings += online.check_evaluation(config, val, facts)
-    if val is not None and facts is not None:
-        findings += online.check_unseen(facts, val)
-    if mllm_model is not None:
-        findings += offline.check_mllm(mllm_model)
+    findings = examine(config, data=data, val=val, run=run, mllm_model=mllm_model)
     answer = Answer(json)
-    for finding in dict.fromkeys(findings):
+    for finding in findings:
         answer.finding(finding.level, finding.subject, finding.message)
-    answer.figures({"findings": [vars(finding) for finding in dict.fromkeys(findings)]})
-    bad = sum(finding.level == "bad" for finding in dict.fromkeys(findings))
+    answer.figures({"findings": [vars(finding) for finding in findings]})
+    bad = sum(finding.level == "bad" for finding in findings)
     if bad:
         raise UserError(f"{bad} of these must be mended first; each line marked with a cross says how.")
 

@@ -8,16 +8,54 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cache_builder import doctor as offline
 from cache_builder.doctor import Finding
 from cache_builder.errors import UserError
 from cache_builder.index import open_index
 from cache_builder.vocabulary import normalise_name
-from detector.checkpoint import Facts, newest_checkpoint
+from detector.checkpoint import Facts, newest_checkpoint, run_config
 from detector.config import Config
 from detector.model import CCKTDetector
 from detector.network import load_network
 from detector.preflight import check_batch, check_validation, gather
 from detector.schedule import Schedule
+
+
+def examine(
+    asked: Config | None = None,
+    *,
+    data: Path | None = None,
+    val: Path | None = None,
+    run: Path | None = None,
+    mllm_model: str | None = None,
+) -> list[Finding]:
+    """All that can be said before hours are spent, each finding once: of the installation, the data sets,
+    their teachers, the leak, and whether the recipe `asked` for, or else the run's, fits them.
+    """
+    findings = [*offline.check_installation(), *offline.check_machine()]
+    folders = dict.fromkeys(folder for folder in (data, val) if folder)
+    for folder in folders:
+        findings += offline.check_data(folder)
+    findings += offline.check_teachers(folders)
+    if data is not None:
+        findings += offline.check_leak(data)
+    config, facts = asked, None
+    if run is not None:
+        found, facts = check_run(run)
+        findings += found
+        config = config or (run_config(run) if facts else None)
+    if asked is not None:
+        findings += check_recipe(asked)
+    if data is not None and config is not None:
+        found, of_data = check_training(config, data)
+        findings, facts = findings + found, facts or of_data
+    if val is not None and config is not None:
+        findings += check_evaluation(config, val, facts)
+    if val is not None and facts is not None:
+        findings += check_unseen(facts, val)
+    if mllm_model is not None:
+        findings += offline.check_mllm(mllm_model)
+    return list(dict.fromkeys(findings))
 
 
 def check_recipe(config: Config) -> list[Finding]:

@@ -11,7 +11,8 @@ import difflib
 import json
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cache_builder.errors import UserError
@@ -74,51 +75,66 @@ def describe(hint: Any) -> str:
 
 def convert(value: Any, hint: Any, name: str) -> Any:
     """`value` (from TOML, JSON or a command line) as the type `hint`; else UserError naming the option."""
-    refused = UserError(f"option {name}: found {value!r}, expected {describe(hint)}.")
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        args = get_args(hint)
-        if type(None) in args and (value is None or (isinstance(value, str) and value.lower() == "none")):
-            return None
-        for arg in args:
-            if arg is not type(None):
-                try:
-                    return convert(value, arg, name)
-                except UserError:
-                    continue
-        raise refused
-    if origin is Literal:
-        if value in get_args(hint):
-            return value
-        raise refused
+    origin, args = get_origin(hint), get_args(hint)
     if origin is tuple:
-        if isinstance(value, str):
-            value = [part.strip() for part in value.strip().strip("()[]").split(",") if part.strip()]
-        if not isinstance(value, (list, tuple)):
-            value = [value]
-        return tuple(convert(item, get_args(hint)[0], name) for item in value)
-    if hint is bool:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in _TRUE + _FALSE:
-            return value.lower() in _TRUE
-        raise refused
-    if hint is str:
-        if isinstance(value, str):
-            return value
-        raise refused
-    assert hint in (int, float), f"{name}: type {hint} is not handled"
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise refused
-    if hint is int and isinstance(value, str) and value.lstrip("+-").isdecimal():
-        return int(value)  # by way of a float it would lose digits
+        return tuple(convert(item, args[0], name) for item in _items(value))
     try:
-        number = float(value)
+        if origin in (Union, types.UnionType):
+            return _one_of(value, args, name)
+        if origin is Literal:
+            return args[args.index(value)]
+        return _PLAIN[hint](value)
     except (ValueError, OverflowError):
-        raise refused from None
-    if not math.isfinite(number) or (hint is int and number != int(number)):
-        raise refused
-    return (value if isinstance(value, int) else int(number)) if hint is int else number
+        raise UserError(f"option {name}: found {value!r}, expected {describe(hint)}.") from None
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """A list, a text such as "(1, 2)", or one thing."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.strip().strip("()[]").split(",") if part.strip()]
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _one_of(value: Any, hints: Sequence[Any], name: str) -> Any:
+    if type(None) in hints and (value is None or (isinstance(value, str) and value.lower() == "none")):
+        return None
+    for hint in hints:
+        with suppress(UserError):
+            if hint is not type(None):
+                return convert(value, hint, name)
+    raise ValueError
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in _TRUE + _FALSE:
+        return value.lower() in _TRUE
+    raise ValueError
+
+
+def _str(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not math.isfinite(float(value)):
+        raise ValueError
+    return float(value)
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, str) and value.lstrip("+-").isdecimal():
+        return int(value)  # by way of a float it would lose digits
+    number = _float(value)
+    if number != int(number):
+        raise ValueError
+    return value if isinstance(value, int) else int(number)
+
+
+_PLAIN: Mapping[type, Callable[[Any], Any]] = {bool: _bool, str: _str, float: _float, int: _int}
 
 
 def to_mapping(instance: Any) -> dict[str, Any]:
