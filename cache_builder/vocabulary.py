@@ -99,6 +99,12 @@ class Vocabulary(Sequence[Concept]):
         wanted = splits or SPLITS
         return np.array([row for row, c in enumerate(self._concepts) if c.split in wanted], dtype=np.int64)
 
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(C,) where each concept stands among `rows`, -1 for those that are not."""
+        places = np.full(len(self), -1, np.int64)
+        places[rows] = np.arange(len(rows))
+        return places
+
     def in_split(self, *splits: str) -> NDArray[np.bool_]:
         """(C,) bool: whether the concept of that row is in any of `splits`."""
         return np.array([concept.split in splits for concept in self._concepts], dtype=np.bool_)

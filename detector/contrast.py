@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detector.config import Config, LossConfig
 from detector.matcher import Matches
-from detector.structures import PaddedTargets, Proposals
+from detector.structures import NEVER, PaddedTargets, Proposals
 
 
 class Ranks(Protocol):
@@ -81,7 +81,7 @@ def contrastive_loss(
         scores = torch.einsum("md,lnd->lmn", teacher.flatten(0, 1), every) / config.tau  # (L, B M, R B N)
         if asked is not None:
             there = asked if ranks is None else ranks.beside(asked)
-            scores = scores.masked_fill(~there.flatten(), -1e4)
+            scores = scores.masked_fill(~there.flatten(), NEVER)
         row, column = images * objects + matches.objects, images * queries + chosen
         own = scores[layer, row, first * queries + column]
         to_student = scores.logsumexp(-1)[layer, row]
@@ -93,7 +93,7 @@ def contrastive_loss(
         away = ~crops.candidate.flatten().expand(len(images), -1)
     # An invalid pair has weight 0; its logsumexp must be finite all the same, or the gradient is NaN.
     used = crops.known[first:][images, matches.objects]
-    to_teacher = columns.masked_fill(away, -1e4).logsumexp(-1)
+    to_teacher = columns.masked_fill(away, NEVER).logsumexp(-1)
     return ((to_student - own + to_teacher - own) * used).sum() / 2
 
 

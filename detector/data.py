@@ -50,8 +50,7 @@ class TrainingPhotos(Dataset[Sample]):
         if config.loss.loss_contrast > 0:
             self.crops = CropViews(data, self.index.digest, config.data)
         self.base_rows = self.index.concepts.rows("base")
-        self.base_of = np.full(len(self.index.concepts), -1, dtype=np.int64)
-        self.base_of[self.base_rows] = np.arange(len(self.base_rows))
+        self.base_of = self.index.concepts.places(self.base_rows)
         self.priors: TrainingPriors | None = None
         if config.heeds_priors:
             self.priors = TrainingPriors(data, self.index, config.prior, config.data.teacher)

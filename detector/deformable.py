@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detector.precision import single
 from detector.sampling import Kernel, Shapes, sample, sides_of
 
 
@@ -57,10 +58,8 @@ class DeformableAttention(nn.Module):
         if keep is not None:
             value = value * keep.to(value.dtype)
         # Places and weights in float32 whatever the autocast: half a pixel of a wide level is below bfloat16.
-        offsets = self.sampling_offsets(query)
-        weights = self.attention_weights(query)
-        if offsets.dtype in (torch.float16, torch.bfloat16):
-            offsets, weights = offsets.float(), weights.float()
+        offsets = single(self.sampling_offsets(query))
+        weights = single(self.attention_weights(query))
         offsets = offsets.view(batch, queries, self.heads, self.levels, self.points, 2)
         weights = weights.view(batch, queries, self.heads, self.levels * self.points).softmax(-1)
         weights = weights.view(batch, queries, self.heads, self.levels, self.points)

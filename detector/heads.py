@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.precision import single
+
 PRIOR_LOGIT = -math.log(99.0)
 """Class probability 0.01 at the start, so that the many background queries do not drown the first steps."""
 
@@ -22,10 +24,7 @@ class UnitLinear(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.linear(x)
-        return F.normalize(
-            out.float() if out.dtype in (torch.float16, torch.bfloat16) else out, dim=-1, eps=1e-6
-        )
+        return F.normalize(single(self.linear(x)), dim=-1, eps=1e-6)
 
 
 class TextHead(nn.Module):

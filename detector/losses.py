@@ -16,7 +16,9 @@ from detector.boxes import generalised_iou
 from detector.config import LossConfig
 from detector.contrast import Ranks, contrast_of_cells, contrastive_loss
 from detector.matcher import Matches, class_agnostic, without_names
+from detector.precision import single
 from detector.structures import (
+    NEVER,
     DetectorOutput,
     NoisedQueries,
     PaddedTargets,
@@ -61,7 +63,7 @@ def compute_losses(
         parts = detection_losses(output, padded, matches, config)
         if contrast and config.loss_contrast:
             parts["contrast"] = config.loss_contrast * contrastive_loss(
-                _single(output.region), padded, matches, config, bank, ranks=ranks
+                single(output.region), padded, matches, config, bank, ranks=ranks
             )
         else:  # keeps the heads' parameters in the graph of every rank and phase
             parts["contrast"] = output.region.sum() * 0.0
@@ -96,7 +98,7 @@ def detection_losses(
     output: DetectorOutput, targets: PaddedTargets, matches: Matches, config: LossConfig
 ) -> dict[str, Tensor]:
     """The weighted "class", "l1" and "giou", summed over layers and pairs and not yet divided."""
-    classes, boxes = _single(output.logits), _single(output.boxes)
+    classes, boxes = single(output.logits), single(output.boxes)
     layer = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
     labels = targets.concepts[matches.images, matches.objects]  # (L, K)
     found = boxes[layer, matches.images, matches.queries]  # (L, K, 4)
@@ -121,8 +123,8 @@ def word_loss(
     if present.shape[1] < proposals.words.shape[2]:  # the batch has no word: none is judged
         given = given.new_zeros((len(given), proposals.words.shape[2]))
         present = present.new_full(given.shape, -1)
-    kept = given[:, None] & (proposals.objectness > -1e3)[..., None]
-    logits = proposals.words.masked_fill(~kept, -1e4)
+    kept = given[:, None] & (proposals.objectness > NEVER / 2)[..., None]
+    logits = proposals.words.masked_fill(~kept, NEVER)
     own = present[matches.images] == targets.concepts[matches.images, matches.objects[0]][:, None]  # (K, G)
     positive = logits[matches.images, matches.queries[0]]
     weight = own.to(logits.dtype)
@@ -143,7 +145,7 @@ def denoising_loss(
     boxes = output.boxes.view(*split, 4)[:, :, :, 0]  # (L, B, R, M, 4)
     goal = targets.boxes.to(boxes.dtype)[None, :, None]
     # A padded slot must neither be background nor object.
-    logits = output.logits.masked_fill(~noised.real[None, :, :, None], -1e4)
+    logits = output.logits.masked_fill(~noised.real[None, :, :, None], NEVER)
     column = targets.concepts[None, :, None, :, None].expand(*boxes.shape[:-1], 1)
     positive = logits.view(*split, logits.shape[-1])[:, :, :, 0].gather(-1, column).squeeze(-1)
     loss = config.loss_class * focal_loss(logits, positive, config.alpha, config.gamma, weight=real)
@@ -168,8 +170,3 @@ def focal_loss(
     object_ = alpha * (-positive).sigmoid() ** gamma * F.softplus(-positive)
     put_right = object_ - background(positive)
     return background(logits).sum() + (put_right if weight is None else put_right * weight).sum()
-
-
-def _single(x: Tensor) -> Tensor:
-    """At least float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -16,6 +16,7 @@ from detector.config import ModelConfig
 from detector.deformable import choose_kernel
 from detector.guidance import LanguageGuidance
 from detector.heads import TextHead, UnitLinear, closed_head
+from detector.precision import single
 from detector.reference import BoxPosition, ProposalHead, choose_cells
 from detector.structures import DetectorOutput, PresentText, Proposals, TrainingQueries
 from detector.transformer import DeformableTransformer, Encoded
@@ -165,8 +166,7 @@ class CCKTDetector(nn.Module):
                 for head, state, one in zip(self.class_heads, states, region, strict=True)
             ]
         else:
-            logits = [head(state) for head, state in zip(self.class_heads, states, strict=True)]
-            logits = [one.float() if one.dtype in (torch.float16, torch.bfloat16) else one for one in logits]
+            logits = [single(head(state)) for head, state in zip(self.class_heads, states, strict=True)]
         return DetectorOutput(boxes, torch.stack(logits), region)
 
 

@@ -19,12 +19,12 @@ from detector.config import Config
 from detector.deformable import choose_kernel
 from detector.distributed import pick_device
 from detector.model import CCKTDetector
+from detector.precision import autocast
 from detector.structures import DetectorOutput, PresentText
 from detector.transformer import Encoded
 from detector.transforms import apply_to_image, eval_view, normalise, pad_batch
 
 Rows = npt.NDArray[np.int64]
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,7 @@ class Network:
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        dtype = PRECISIONS.get(self.config.train.precision)
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, dtype or torch.bfloat16, enabled=dtype is not None),
-        ):
+        with torch.inference_mode(), autocast(self.config.train.precision, self.device):
             yield
 
     def named(self, output: DetectorOutput, concepts: Vocabulary) -> DetectorOutput:

@@ -19,16 +19,15 @@ from torch import Tensor, nn
 from detector.guidance import deal_runs
 from detector.heads import PRIOR_LOGIT, UnitLinear
 from detector.positions import inverse_sigmoid
+from detector.precision import single
 from detector.sampling import sides_of
-from detector.structures import PresentText, Proposals
+from detector.structures import NEVER, PresentText, Proposals
 from detector.transformer import BoxHead, Encoded
 
 CELLS_WIDE = 4.0
 """Width and height of a cell's first box, in cells of its level: 32 px at stride 8."""
 WIDEST = 0.9
 """Largest first width and height, as shares of the photo: its logit must stay small enough to move."""
-NEVER = -1e4
-"""Objectness logit of a cell in the padding: no loss, no match, and last in every order."""
 
 
 def first_boxes(encoded: Encoded) -> Tensor:
@@ -72,9 +71,7 @@ class ProposalHead(nn.Module):
             objectness = self.objectness(x.to(self.objectness.weight.dtype)).squeeze(-1)
         if encoded.keep is not None:
             objectness = objectness.masked_fill(~encoded.keep.squeeze(-1), NEVER)
-        delta = self.box(x)
-        if delta.dtype in (torch.float16, torch.bfloat16):
-            delta = delta.float()
+        delta = single(self.box(x))
         boxes = (delta + inverse_sigmoid(first_boxes(encoded))).sigmoid()
         return Proposals(objectness, boxes, self.region(x) if self.region is not None else None)
 

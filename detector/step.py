@@ -30,10 +30,9 @@ from detector.logs import StepTimes
 from detector.losses import compute_losses
 from detector.matcher import match
 from detector.optim import MovingAverage, clip_gradients, rate_at, set_rate
+from detector.precision import autocast
 from detector.structures import DetectorOutput, TrainingQueries, widened
 from detector.transforms import normalise
-
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Stepper:
             beside = self._beside(batch)
             images = normalise(batch.images, batch.padding, self.config.data)
             images = images.contiguous(memory_format=torch.channels_last)
-            with self._autocast():
+            with autocast(self.config.train.precision, self.world.device):
                 output: DetectorOutput = self.model(
                     images, batch.padding, self.text, batch.guidance(self.text), *beside
                 )
@@ -164,10 +163,6 @@ class Stepper:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(named, rate, finite, overflow, values[-1] > 0)
-
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        dtype = PRECISIONS.get(self.config.train.precision)
-        return torch.autocast(self.world.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
     def _local(self, more: bool) -> contextlib.AbstractContextManager[object]:
         """Ranks exchange gradients only with the last part of a step."""

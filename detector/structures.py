@@ -14,6 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+NEVER = -1e4
+"""A logit or score of what is not there: no loss, no match, last in every order. Finite, for the sake of
+gradients, and within what float16 holds."""
+
 
 @dataclass(frozen=True)
 class PresentText:
@@ -117,7 +121,7 @@ class Proposals:
     """What the cells of the encoder say, S of each photo, when they give the queries their first boxes."""
 
     objectness: Tensor
-    """(B, S) float32 logits; -1e4 in the padding."""
+    """(B, S) float32 logits; NEVER in the padding."""
     boxes: Tensor
     """(B, S, 4) float32 cxcywh in [0, 1], relative to the unpadded photo."""
     region: Tensor | None = None

@@ -34,9 +34,7 @@ class TrainingPriors:
         name = priors_column(folder, prior.source, teacher)
         self._column = open_column(folder, name, index_digest=index.digest)
         self._scored = index.concepts.rows("base", "novel")
-        base = index.concepts.rows("base")
-        self._base_of = np.full(len(index.concepts), -1, np.int64)
-        self._base_of[base] = np.arange(len(base))
+        self._base_of = index.concepts.places(index.concepts.rows("base"))
         self._image_ids = index.image_ids
 
     @property

@@ -93,8 +93,7 @@ class Scene:
 
     def _annotated(self, corrupted: bool) -> list[Rows]:
         """The annotated concepts of each photo; corrupted alike whenever it is asked, by the photo's id."""
-        number = np.full(len(self.index.concepts), -1, np.int64)
-        number[self.rows] = np.arange(len(self.rows))
+        number = self.index.concepts.places(self.rows)
         answer = []
         for image in range(len(self.index)):
             boxes = self.index.boxes_of(image)

@@ -78,8 +78,7 @@ def truth_of(index: Index, protocol: Protocol | str = "auto") -> Truth:
             "index with a --split that names them, or take --protocol coco."
         )
     concepts = [vocabulary[int(row)] for row in rows]
-    number = np.full(len(index.concepts), -1, np.int64)
-    number[rows] = np.arange(len(rows))
+    number = index.concepts.places(rows)
     numbers = number[np.asarray(index.box_concepts)]
     keep = numbers >= 0
     xyxy = np.asarray(index.box_xyxy, np.float64)[keep]

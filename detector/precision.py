@@ -1,0 +1,19 @@
+"""What is computed in half precision and what is not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Matrix products in `precision` ("fp32", "bf16", "fp16") on a device."""
+    dtype = HALF.get(precision)
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def single(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
