@@ -174,11 +174,12 @@ def weighted_table(truth: Truth, matches: Matches, weights: Floats) -> Floats:
         truth.images[order], np.searchsorted(truth.concepts[order], np.arange(1, len(bounds) - 1))
     )
     right, wrong = matches.right, matches.wrong
+    with_boxes = np.flatnonzero([len(photos) > 0 for photos in boxes])
     # A few resamples at a time, a photo's weights side by side: what is cumulated stays in the cache.
     for low in range(0, len(weights), TOGETHER):
         some = slice(low, low + TOGETHER)
         by_photo = np.ascontiguousarray(weights[some].T)
-        for concept in np.flatnonzero([len(photos) > 0 for photos in boxes]):
+        for concept in with_boxes:
             positives = by_photo[boxes[concept]].sum(0)
             part = slice(bounds[concept], bounds[concept + 1])
             for t in range(len(matches.thresholds)):
@@ -206,11 +207,13 @@ def _ap(
     if not len(hits):
         return np.zeros(weights.shape[1])
     right_sum = np.cumsum(weights[hits], 0)
-    # False positives before each hit: counted by photo once, then weighted.
-    before = np.cumsum(right)[wrong]
-    shape = (len(hits) + 1, len(weights))
-    counts = sparse.csr_matrix((np.ones(int(wrong.sum())), (before, images[wrong])), shape=shape)
-    wrong_sum = np.cumsum(counts @ weights, 0)[:-1]
+    # False positives before each hit: counted by photo once, then weighted. Those after the last count for
+    # nothing.
+    before, photos = np.cumsum(right)[wrong], images[wrong]
+    some = np.searchsorted(before, len(hits))
+    shape = (len(hits), len(weights))
+    counts = sparse.csr_matrix((np.ones(some), (before[:some], photos[:some])), shape=shape)
+    wrong_sum = np.cumsum(counts @ weights, 0)
     precision = right_sum / (right_sum + wrong_sum + np.spacing(1))
     precision = np.maximum.accumulate(precision[::-1], 0)[::-1]
     # A hit's precision counts for every recall level that it is the first to reach.
