@@ -59,6 +59,8 @@ def contrastive_loss(
     its share: the mean over them of -log softmax, once for each object. Towards the teacher every class is
     one candidate.
     """
+    if config.negatives == "image" and config.teacher_bank == "instance":
+        ranks = None  # a photo hears of no other
     layers, photos, queries, _ = region.shape
     objects = targets.boxes.shape[1]
     first = 0 if ranks is None else ranks.rank * photos

@@ -119,7 +119,7 @@ class _Beside(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        whole = slopes[0].contiguous()
+        whole = slopes[0].clone(memory_format=torch.contiguous_format)  # others may hold the same tensor
         dist.all_reduce(whole)
         return whole.chunk(ctx.size)[ctx.rank], None, None
 
