@@ -126,15 +126,18 @@ def first_of_the_class(concepts, known, chance):
     return same.int().argmax(1).view_as(concepts) if len(flat) else concepts
 
 
-def one_rank(rank, square, port, out, rows, assignments):
+def batches_of(square, assignments, parts):
+    return [make_stepper(square, *assignments, rows=rows)[1] for rows in parts]
+
+
+def one_rank(rank, square, port, out, assignments, parts):
+    """parts: the rows of each rank's micro-batches."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with joined("cpu") as world:
-        part = slice(rank * 2, rank * 2 + 2)
-        stepper, batch = make_stepper(square, *assignments, world=world, rows=rows, part=part)
-        assert (batch.objects == 0) == (rows[part.start] % 4 == 0)
-        stepper([batch], 0)
+        stepper, _ = make_stepper(square, *assignments, world=world)
+        stepper(batches_of(square, assignments, parts[rank]), 0)
         torch.save(stepper.model.module.state_dict(), f"{out}/rank{rank}.pt")
 
 
@@ -145,11 +148,22 @@ def test_two_ranks_have_the_gradient_of_one_with_the_whole_batch(
 ):
     """Photos 0 and 4 have no boxes."""
     monkeypatch.setattr(contrast, "_draw", first_of_the_class)
+    assert_ranks_are_one(square, tmp_path, assignments, [[rows[:2]], [rows[2:]]], [rows])
+
+
+@pytest.mark.parametrize("assignments", TOGETHER.values(), ids=TOGETHER)
+def test_two_ranks_with_two_parts_each_are_one_with_two(square, tmp_path, monkeypatch, assignments):
+    """A part's photos are contrasted with those of the same part on the other rank."""
+    monkeypatch.setattr(contrast, "_draw", first_of_the_class)
+    assert_ranks_are_one(square, tmp_path, assignments, [[(1,), (4,)], [(3,), (2,)]], [(1, 3), (4, 2)])
+
+
+def assert_ranks_are_one(square, tmp_path, assignments, parts, together):
     port = 20000 + os.getpid() % 20000
-    given = (square, port, str(tmp_path), rows, assignments)
+    given = (square, port, str(tmp_path), assignments, parts)
     torch.multiprocessing.start_processes(one_rank, given, 2, start_method="fork")
-    whole, batch = make_stepper(square, *assignments, rows=rows)
-    whole([batch], 0)
+    whole, _ = make_stepper(square, *assignments)
+    whole(batches_of(square, assignments, together), 0)
     start = make_stepper(square, *assignments)[0].model.state_dict()
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     for name, value in whole.model.state_dict().items():
