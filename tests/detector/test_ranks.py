@@ -23,7 +23,7 @@ from detector.evaluate import evaluate_run
 from detector.train import train
 from tests.detector import evaluation_world
 from tests.detector.test_train import curve, equal, weights
-from tests.detector.tiny import make_data, tiny_config
+from tests.detector.tiny import free_port, make_data, tiny_config
 
 OUR_OWN_FIGURES = ("seconds", "images_per_second", "folder")
 
@@ -43,8 +43,7 @@ def as_rank(rank, size, port, act, *given):
 
 def start(size, act, *given):
     """`size` processes that run act(rank, *given); the last of `given` is a folder."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     # Not plain fork: the evaluation engine's threads, once started in this process, do not survive it.
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["detector.train", "detector.evaluate"])

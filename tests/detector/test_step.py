@@ -16,7 +16,7 @@ from detector.model import CCKTDetector
 from detector.optim import parameter_groups
 from detector.preflight import gather
 from detector.step import Stepper
-from tests.detector.tiny import make_data, tiny_config
+from tests.detector.tiny import free_port, make_data, tiny_config
 
 CPU = World(0, 1, torch.device("cpu"))
 
@@ -159,8 +159,7 @@ def test_two_ranks_with_two_parts_each_are_one_with_two(square, tmp_path, monkey
 
 
 def assert_ranks_are_one(square, tmp_path, assignments, parts, together):
-    port = 20000 + os.getpid() % 20000
-    given = (square, port, str(tmp_path), assignments, parts)
+    given = (square, free_port(), str(tmp_path), assignments, parts)
     torch.multiprocessing.start_processes(one_rank, given, 2, start_method="fork")
     whole, _ = make_stepper(square, *assignments)
     whole(batches_of(square, assignments, together), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,6 +106,12 @@ def write_column(
         writer.write(chunk, values[lo:hi].astype(dtype), None if valid is None else valid[lo:hi])
     if finish:
         writer.finish()
+
+
+def free_port() -> int:
+    """One of this machine that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def tiny_config(*assignments: str) -> Config:
