@@ -147,15 +147,22 @@ class ColumnWriter:
         told = dict(notes or {})
         blocks, invalid = chunk_arrays(self.spec, chunk, values, valid, told)
         if not self.finished and not self._made_already(chunk):
+            digests = {array: digest_of(content.data) for array, content in blocks.items()}
+            entry = Entry(chunk, digests, invalid, told)
             try:
-                for array, content in blocks.items():
-                    self._files.put(chunk_file(array, chunk), content.data)
-                digests = {array: digest_of(content.data) for array, content in blocks.items()}
-                self._ledger.append(Entry(chunk, digests, invalid, told))
-            except UserError:
+                self._store(blocks, entry)
+            except UserError as error:
                 if not self.finished:  # else another maker finished the column and swept our temporary file
-                    raise
+                    if not isinstance(error.__cause__, FileNotFoundError):
+                        raise
+                    self._store(blocks, entry)  # and a third one has begun it anew since
         return invalid
+
+    def _store(self, blocks: Mapping[str, NDArray[Any]], entry: Entry) -> None:
+        """A chunk's files, then the ledger's word on them."""
+        for array, content in blocks.items():
+            self._files.put(chunk_file(array, entry.chunk), content.data)
+        self._ledger.append(entry)
 
     def finish(self) -> Manifest:
         """Close the manifest; safe to repeat and when two do it at once (both write the same bytes).

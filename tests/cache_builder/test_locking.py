@@ -130,6 +130,25 @@ def test_a_late_sweep_spares_what_was_begun_anew(tmp_path):
     assert again.missing() == list(range(1, crops_spec().n_chunks))
 
 
+def test_a_chunk_that_was_swept_is_written_where_a_third_has_begun_anew(tmp_path, monkeypatch):
+    spec = crops_spec()
+    first, second = written(tmp_path)
+    rows = np.stack([row_of(spec, row) for row in range(*spec.bounds(0))])
+    replace, done = os.replace, []
+
+    def slow_replace(source, target):
+        if not done:
+            done.append(True)
+            first.finish()  # sweeps the temporary file that we are about to rename
+            open_writer(tmp_path, spec, overwrite=True)
+        replace(source, target)
+
+    monkeypatch.setattr(second, "_made_already", lambda chunk: False)
+    monkeypatch.setattr(os, "replace", slow_replace)
+    second.write(0, rows)
+    assert open_writer(tmp_path, spec).missing() == list(range(1, spec.n_chunks))
+
+
 def test_ranks_may_not_overwrite_in_an_object_store(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="found 2 ranks, expected one process, for an object store"):
