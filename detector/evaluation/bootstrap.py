@@ -22,6 +22,9 @@ from detector.evaluation.truth import Truth
 
 Floats = npt.NDArray[np.float64]
 
+TOGETHER = 256
+"""Resamples whose AP is computed at once."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -186,10 +189,6 @@ def weighted_table(truth: Truth, matches: Matches, weights: Floats) -> Floats:
                 values = _ap(matches.images[part], right[t, part], wrong[t, part], by_photo, positives)
                 table[t, some, concept] = np.where(positives > 0, values, np.nan)
     return table
-
-
-TOGETHER = 256
-"""Resamples whose AP is computed at once."""
 
 
 def _ap(

@@ -1,7 +1,7 @@
 """Which detection found which box: one record a detection.
 
-The same rules as the engines', written once more over arrays; the engines give the
-figures, the records give the intervals, the curves and the kinds of errors.
+The same rules as the engines', written once more over arrays; the engines give the figures, the records give
+the intervals, the curves and the kinds of errors.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from detector.evaluation.engines import COCO_MAX_DETS, LVIS_MAX_DETS
 from detector.evaluation.truth import Found, Rows, Truth, cap_per_photo
 
 Bools = npt.NDArray[np.bool_]
+
+CHUNK = 1 << 18
+"""Detections whose IoUs are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +137,6 @@ def _candidates(truth: Truth, found: Found, pair: Rows, least: float) -> _Candid
     detection, box, overlap = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     order = np.lexsort((box, overlap, ~truth.crowd[box], detection))
     return _Candidates(detection[order], box[order], overlap[order])
-
-
-CHUNK = 1 << 18
-"""Detections whose IoUs are computed at once."""
 
 
 def _greedy(near: _Candidates, rank: Rows, crowd: Bools, threshold: float) -> Rows:
