@@ -88,7 +88,6 @@ def evaluate(
             raise UserError(f"--against {against}: no such run's folder or results file; check the name.")
         if not resamples:
             raise UserError("--resamples 0: expected at least 1 with --against, whose answer they are.")
-    if against is not None:
         duel = compare_runs(
             scored,
             against,

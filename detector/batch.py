@@ -62,19 +62,11 @@ class Batch:
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, act: Callable[[Tensor], Tensor]) -> Batch:
-        targets = self.targets
         return replace(
             self,
             images=act(self.images),
             padding=None if self.padding is None else act(self.padding),
-            targets=PaddedTargets(
-                act(targets.boxes),
-                act(targets.concepts),
-                act(targets.embeddings),
-                act(targets.valid),
-                act(targets.real),
-                targets.counts,
-            ),
+            targets=self.targets.each(act),
             present=act(self.present),
         )
 

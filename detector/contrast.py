@@ -122,14 +122,7 @@ def contrast_of_cells(
     def placed(rows: Tensor) -> Tensor:
         return F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, fill))[None]
 
-    cells = PaddedTargets(
-        placed(targets.boxes[at]),
-        placed(targets.concepts[at]),
-        placed(targets.embeddings[at]),
-        placed(targets.valid[at]),
-        placed(targets.real[at]),
-        (count,),
-    )
+    cells = replace(targets.each(lambda rows: placed(rows[at])), counts=(count,))
     number = torch.arange(count, device=region.device)
     pairs = Matches(torch.zeros_like(number), number[None], number[None])
     asked = None if ranks is None else (torch.arange(places, device=region.device) < count)[None]

@@ -6,8 +6,8 @@ G most present concepts of a photo in the batch, M objects of one photo.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -87,9 +87,20 @@ class PaddedTargets:
         """Objects of the batch."""
         return sum(self.counts)
 
+    def each(self, act: Callable[[Tensor], Tensor]) -> PaddedTargets:
+        """The same with every tensor as `act` makes it."""
+        return PaddedTargets(
+            act(self.boxes),
+            act(self.concepts),
+            act(self.embeddings),
+            act(self.valid),
+            act(self.real),
+            self.counts,
+        )
+
 
 def pad_targets(targets: Sequence[Targets] | PaddedTargets) -> PaddedTargets:
-    """Pad once, for matcher and losses both. Padding boxes are (.5, .5, 1, 1), other padding is 0."""
+    """Pad once, for matcher and losses both. Padding boxes are .5 throughout, other padding is 0."""
     if isinstance(targets, PaddedTargets):
         return targets
     real = [torch.ones_like(one.valid) for one in targets]
@@ -106,14 +117,8 @@ def pad_targets(targets: Sequence[Targets] | PaddedTargets) -> PaddedTargets:
 def widened(targets: PaddedTargets, objects: int) -> PaddedTargets:
     """The same padded to at least so many objects a photo, for ranks whose tensors must have one shape."""
     more = max(0, objects - targets.boxes.shape[1])
-    return PaddedTargets(
-        F.pad(targets.boxes, (0, 0, 0, more), value=0.5),
-        F.pad(targets.concepts, (0, more)),
-        F.pad(targets.embeddings, (0, 0, 0, more)),
-        F.pad(targets.valid, (0, more)),
-        F.pad(targets.real, (0, more)),
-        targets.counts,
-    )
+    wide = targets.each(lambda rows: F.pad(rows, (0, 0) * (rows.dim() - 2) + (0, more)))
+    return replace(wide, boxes=F.pad(targets.boxes, (0, 0, 0, more), value=0.5))
 
 
 @dataclass(frozen=True)

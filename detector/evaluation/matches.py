@@ -121,8 +121,9 @@ def _candidates(truth: Truth, found: Found, pair: Rows, least: float) -> _Candid
     """Those of at least the IoU `least`. pair: (K,) the number of each detection's photo and concept."""
     truth_pair = truth.concepts * len(truth.image_ids) + truth.images
     order = np.argsort(truth_pair, kind="stable")
-    first = np.searchsorted(truth_pair[order], pair)
-    count = np.searchsorted(truth_pair[order], pair, side="right") - first
+    truth_pair = truth_pair[order]
+    first = np.searchsorted(truth_pair, pair)
+    count = np.searchsorted(truth_pair, pair, side="right") - first
     kept: list[tuple[Rows, Rows, npt.NDArray[np.float64]]] = []
     for low in range(0, len(pair), CHUNK):
         part = slice(low, low + CHUNK)

@@ -60,11 +60,12 @@ def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> A
     config, facts = run_config(run), Facts.load(run)
     scene = open_scene(data, facts, choices.protocol)
     prior = chosen_variant(config, choices.priors, choices.classification).prior
-    folder = _evaluation(run, data, scene, choices, progress)
+    made = made_of(run, scene, prior)
+    folder = _evaluation(run, data, scene, choices, made, progress)
     known = measure(scene.index, Detections.from_json(folder / "detections.json"), scene.protocol)
     truth, found, matches = known.truth, known.found, known.matches
     threshold = best_f1(truth, matches)["score"]
-    swept = _swept(run, folder, scene, prior, choices, progress) if choices.with_sweep else None
+    swept = _swept(run, folder, scene, prior, choices, made, progress) if choices.with_sweep else None
     page = {
         "name": run.resolve().name,
         "folder": str(run),
@@ -84,13 +85,15 @@ def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> A
     return Answers(scene, known, threshold, page)
 
 
-def _evaluation(run: Path, data: Path, scene: Scene, choices: Choices, progress: Progress) -> Path:
+def _evaluation(
+    run: Path, data: Path, scene: Scene, choices: Choices, made: dict[str, str], progress: Progress
+) -> Path:
     """The folder of a finished evaluation of just these weights, columns and settings, or a new one."""
     config = run_config(run)
     variant = under(scene.protocol, chosen_variant(config, choices.priors, choices.classification))
     name = variant.name
     wanted = {
-        "made_of": made_of(run, scene, variant.prior),
+        "made_of": made,
         "prior": asdict(variant.prior),
         "inference": asdict(variant.inference),
     }
@@ -115,23 +118,28 @@ def _evaluation(run: Path, data: Path, scene: Scene, choices: Choices, progress:
 
 
 def _swept(
-    run: Path, folder: Path, scene: Scene, prior: PriorConfig, choices: Choices, progress: Progress
+    run: Path,
+    folder: Path,
+    scene: Scene,
+    prior: PriorConfig,
+    choices: Choices,
+    made: dict[str, str],
+    progress: Progress,
 ) -> dict[str, Any] | None:
     """rho x L, kept beside the evaluation it belongs to."""
     path = folder / "sweep.json"
-    settings = {"prior": asdict(prior), "inference": asdict(run_config(run).inference)}
-    made = {"made_of": made_of(run, scene, prior), **settings}
+    asked = {"prior": asdict(prior), "inference": asdict(run_config(run).inference), "made_of": made}
     if path.is_file():
         kept: dict[str, Any] = read_json(path, "a sweep written by cckt report")
-        if made.items() <= kept.items():
-            return {name: one for name, one in kept.items() if name not in made}
+        if asked.items() <= kept.items():
+            return {name: one for name, one in kept.items() if name not in asked}
     try:
         swept = sweep(run, scene, prior, choices.device, progress)
     except UserError as fault:
         progress.note(f"no sweep of rho and L: {fault}")
         return None
     if swept is not None:
-        write_json(path, swept | made)
+        write_json(path, swept | asked)
     return swept
 
 
