@@ -29,6 +29,17 @@ class Ranks(Protocol):
         """(n, ...) -> (R n, ...): every rank's rows; what is asked of them has gradients on their ranks."""
 
 
+class _Alone:
+    rank = 0
+
+    def beside(self, rows: Tensor) -> Tensor:
+        return rows
+
+
+ALONE: Ranks = _Alone()
+"""A batch that no other rank has a part of."""
+
+
 def spans_the_batch(config: Config) -> bool:
     """Whether the contrast of a photo hears of the batch's others, so that ranks must contrast together."""
     widened = config.loss.negatives == "batch" or config.loss.teacher_bank == "class"
@@ -43,7 +54,7 @@ def contrastive_loss(
     bank: Tensor | None = None,
     *,
     asked: Tensor | None = None,
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Half of both ways, summed over layers and this rank's objects.
 
@@ -60,10 +71,10 @@ def contrastive_loss(
     one candidate.
     """
     if config.negatives == "image" and config.teacher_bank == "instance":
-        ranks = None  # a photo hears of no other
+        ranks = ALONE  # a photo hears of no other
     layers, photos, queries, _ = region.shape
     objects = targets.boxes.shape[1]
-    first = 0 if ranks is None else ranks.rank * photos
+    first = ranks.rank * photos
     crops = _teacher(targets, config, bank, region.dtype, ranks)  # of R B photos
     teacher = crops.embeddings[first : first + photos]
     images, chosen = matches.images, matches.queries
@@ -79,15 +90,14 @@ def contrastive_loss(
         away = ~crops.candidate[first:][images]
     else:
         flat = region.flatten(1, 2)  # (L, B N, D)
-        every = flat if ranks is None else ranks.beside(flat.transpose(0, 1)).transpose(0, 1)
+        every = ranks.beside(flat.transpose(0, 1)).transpose(0, 1)
         scores = torch.einsum("md,lnd->lmn", teacher.flatten(0, 1), every) / config.tau  # (L, B M, R B N)
         if asked is not None:
-            there = asked if ranks is None else ranks.beside(asked)
-            scores = scores.masked_fill(~there.flatten(), NEVER)
+            scores = scores.masked_fill(~ranks.beside(asked).flatten(), NEVER)
         row, column = images * objects + matches.objects, images * queries + chosen
         own = scores[layer, row, first * queries + column]
         to_student = scores.logsumexp(-1)[layer, row]
-        if ranks is None:
+        if ranks is ALONE:
             columns = scores[layer, :, column]  # (L, K, B M)
         else:
             mine = flat[layer, column]  # (L, K, D)
@@ -106,7 +116,7 @@ def contrast_of_cells(
     config: LossConfig,
     bank: Tensor | None = None,
     *,
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """The same of the cells that words chose among: those matched are contrasted with one another, whichever
     photo they are of, and no other cell is a candidate.
@@ -116,7 +126,7 @@ def contrast_of_cells(
     at = (matches.images, matches.objects[0])
     count = len(region)
     # Ranks have as many places, of which they fill as many as they have matched.
-    places = count if ranks is None else targets.boxes.shape[0] * targets.boxes.shape[1]
+    places = count if ranks is ALONE else targets.boxes.shape[0] * targets.boxes.shape[1]
     fill = places - count
 
     def placed(rows: Tensor) -> Tensor:
@@ -125,7 +135,7 @@ def contrast_of_cells(
     cells = replace(targets.each(lambda rows: placed(rows[at])), counts=(count,))
     number = torch.arange(count, device=region.device)
     pairs = Matches(torch.zeros_like(number), number[None], number[None])
-    asked = None if ranks is None else (torch.arange(places, device=region.device) < count)[None]
+    asked = None if ranks is ALONE else (torch.arange(places, device=region.device) < count)[None]
     together = replace(config, negatives="batch")
     return contrastive_loss(placed(region)[None], cells, pairs, together, bank, asked=asked, ranks=ranks)
 
@@ -143,17 +153,14 @@ class _Crops:
 
 
 def _teacher(
-    targets: PaddedTargets, config: LossConfig, bank: Tensor | None, dtype: torch.dtype, ranks: Ranks | None
+    targets: PaddedTargets, config: LossConfig, bank: Tensor | None, dtype: torch.dtype, ranks: Ranks
 ) -> _Crops:
-    def every(rows: Tensor) -> Tensor:
-        return rows if ranks is None else ranks.beside(rows)
-
-    teacher, known = every(targets.embeddings.to(dtype)), every(targets.valid & targets.real)
+    teacher, known = ranks.beside(targets.embeddings.to(dtype)), ranks.beside(targets.valid & targets.real)
     if config.teacher_bank == "instance":
         return _Crops(_masked(teacher, known), known, known)
-    concepts, real = every(targets.concepts), every(targets.real)
+    concepts, real = ranks.beside(targets.concepts), ranks.beside(targets.real)
     if bank is None:
-        chance = every(torch.rand(targets.concepts.numel(), device=known.device).view(targets.concepts.shape))
+        chance = ranks.beside(torch.rand(targets.concepts.shape, device=known.device))
         drawn = _draw(concepts, known, chance)  # (R B, M): a flat object number of the same class
         teacher = teacher.flatten(0, 1)[drawn]
         known = known.flatten()[drawn] & real

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detector.boxes import generalised_iou
 from detector.config import LossConfig
-from detector.contrast import Ranks, contrast_of_cells, contrastive_loss
+from detector.contrast import ALONE, Ranks, contrast_of_cells, contrastive_loss
 from detector.matcher import Matches, class_agnostic, without_names
 from detector.precision import single
 from detector.structures import (
@@ -41,7 +41,7 @@ def compute_losses(
     bank: Tensor | None = None,
     present: Tensor | None = None,
     noised: NoisedQueries | None = None,
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
     """Weighted losses, summed over layers: "class", "l1", "giou", "contrast" and their sum "total".
 
@@ -53,7 +53,7 @@ def compute_losses(
     divided by, at least 1: the objects of the global batch over the number of ranks, as DDP averages
     gradients; None counts the objects here. bank: (C, D) unit, a teacher crop of each class for
     teacher_bank="class"; NaN rows have none; None draws one from the batch. ranks: those who contrast
-    together, with targets padded alike; None: this batch is alone. Only "total" carries gradients; it does
+    together, with targets padded alike. Only "total" carries gradients; it does
     so, all zero where they must be, for a batch without objects too.
     """
     padded = pad_targets(targets)

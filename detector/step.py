@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from detector.batch import Batch
 from detector.checkpoint import write_bytes
 from detector.config import Config
-from detector.contrast import spans_the_batch
+from detector.contrast import ALONE, Ranks, spans_the_batch
 from detector.denoise import noised_queries
 from detector.distributed import World
 from detector.logs import StepTimes
@@ -70,7 +70,7 @@ class Stepper:
         self.model, self.text, self.config, self.world = model, text, config, world
         self.optimizer, self.average, self.steps_per_epoch = optimizer, average, steps_per_epoch
         self.times = StepTimes(world.device)
-        self.together = world if world.size > 1 and spans_the_batch(config) else None
+        self.together: Ranks = world if world.size > 1 and spans_the_batch(config) else ALONE
         scaled = config.train.precision == "fp16" and world.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=scaled)
 
@@ -129,9 +129,9 @@ class Stepper:
 
     def _alike(self, parts: Sequence[Batch]) -> Sequence[Batch]:
         """The parts with targets padded as on the rank that has most, where ranks contrast together."""
-        if self.together is None:
+        if self.together is ALONE:
             return parts
-        most = self.together.most([part.targets.boxes.shape[1] for part in parts])
+        most = self.world.most([part.targets.boxes.shape[1] for part in parts])
         return [
             replace(part, targets=widened(part.targets, objects))
             for part, objects in zip(parts, most, strict=True)

@@ -242,7 +242,7 @@ def test_class_bank_drawn_from_the_batch_is_one_valid_crop_of_each_class() -> No
     config = replace(LossConfig(), teacher_bank="class")
     seen = set()
     for _ in range(40):
-        crops = contrast._teacher(padded, config, None, torch.float32, None)
+        crops = contrast._teacher(padded, config, None, torch.float32, contrast.ALONE)
         teacher = crops.embeddings
         assert crops.known.tolist() == [[True, True, False], [True, True, False]]
         assert crops.candidate.tolist() == [[True, False, False], [True, True, False]]
