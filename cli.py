@@ -14,13 +14,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-import cli_cache
-import cli_columns
-import cli_detector
-import cli_results
-import cli_train
-from cache_builder.errors import UserError
-from console import Answer, TerminalProgress, complain
+from cckt.cache_builder.base.errors import UserError
+from cckt.commands import cache as cli_cache
+from cckt.commands import columns as cli_columns
+from cckt.commands import detector as cli_detector
+from cckt.commands import results as cli_results
+from cckt.commands import train as cli_train
+from cckt.commands.console import Answer, TerminalProgress, complain
 
 
 class _Stopped(Exception):
@@ -110,7 +110,7 @@ def data_index(
     json: Json = None,
 ) -> None:
     """Make the tables of a data set from its annotations."""
-    from cache_builder.index import build_index
+    from cckt.cache_builder.index import build_index
 
     report = build_index(annotations, images, out, split, keep, TerminalProgress())
     answer = Answer(json)
@@ -130,7 +130,7 @@ def data_shapeworld(
     json: Json = None,
 ) -> None:
     """Render photos of the embedded world, with COCO JSON, split and index."""
-    from shapeworld.dataset import make_dataset
+    from cckt.shapeworld.dataset import make_dataset
 
     report = make_dataset(out, photos, seed, keep=keep, workers=workers, progress=TerminalProgress())
     answer = Answer(json)
@@ -151,10 +151,10 @@ def quickstart(
     json: Json = None,
 ) -> None:
     """From nothing to a detector that finds what it was never shown, in ten minutes of two cores."""
-    from detector.evaluation.metrics import LABELS, percent
-    from detector.evaluation.protocols import SPLIT_FIGURES
-    from quickstart import FULL, QUICK
-    from quickstart import quickstart as all_of_it
+    from cckt.detector.evaluation.metrics import LABELS, percent
+    from cckt.detector.evaluation.protocols import SPLIT_FIGURES
+    from cckt.quickstart import FULL, QUICK
+    from cckt.quickstart import quickstart as all_of_it
 
     answer = Answer(json)
     figures = all_of_it(
@@ -198,9 +198,9 @@ def doctor(
     json: Json = None,
 ) -> None:
     """Say what is installed, what is missing, what fits, and prove that no novel box can reach training."""
-    from detector.config import apply_overrides
-    from detector.doctor import examine
-    from detector.recipes import recipe as named
+    from cckt.detector.config.config import apply_overrides
+    from cckt.detector.config.recipes import recipe as named
+    from cckt.detector.doctor import examine
 
     config = apply_overrides(named(recipe), overrides or ()) if recipe else None
     findings = examine(config, data=data, val=val, run=run, mllm_model=mllm_model)

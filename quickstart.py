@@ -17,29 +17,30 @@ from typing import Any
 
 import numpy as np
 
-from cache_builder.crops import cache_crops
-from cache_builder.errors import UserError
-from cache_builder.existence import existence_report
-from cache_builder.guide import TeacherGuide
-from cache_builder.images import cache_images
-from cache_builder.index import Index, open_index
-from cache_builder.priors import cache_clip_priors, oracle_presence
-from cache_builder.progress import Progress, Silent
-from cache_builder.runner import Interrupted
-from cache_builder.store import open_column
-from cache_builder.teacher import load_teacher
-from cache_builder.text import cache_text
-from cache_builder.whole import plain
-from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
-from detector.config import Config, apply_overrides
-from detector.evaluate import evaluate_run
-from detector.evaluation.protocols import SPLIT_FIGURES
-from detector.gallery import draw_finds
-from detector.predict import Detector
-from detector.recipes import plain as without_the_method
-from detector.recipes import recipe
-from detector.train import finished, train
-from shapeworld.dataset import make_dataset
+from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.columns.clip_priors import cache_clip_priors
+from cckt.cache_builder.columns.crops import cache_crops
+from cckt.cache_builder.columns.images import cache_images
+from cckt.cache_builder.columns.text import cache_text
+from cckt.cache_builder.index import Index, open_index
+from cckt.cache_builder.presence import oracle_presence
+from cckt.cache_builder.quality.existence import existence_report
+from cckt.cache_builder.runner import Interrupted
+from cckt.cache_builder.store import open_column
+from cckt.cache_builder.teacher.clip import load_teacher
+from cckt.cache_builder.teacher.guide import TeacherGuide
+from cckt.detector.config.config import Config, apply_overrides
+from cckt.detector.config.recipes import plain as without_the_method
+from cckt.detector.config.recipes import recipe
+from cckt.detector.drawing.gallery import draw_finds
+from cckt.detector.evaluation.evaluate import evaluate_run
+from cckt.detector.evaluation.protocols import SPLIT_FIGURES
+from cckt.detector.inference.predict import Detector
+from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config, write_json
+from cckt.detector.training.train import finished, train
+from cckt.shapeworld.dataset import make_dataset
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 2
 
@@ -84,7 +85,7 @@ def quickstart(
     Interrupted when a signal ends it.
     """
     if mllm is not None:
-        from cache_builder.mllm.load import place_of  # brings transformers
+        from cckt.cache_builder.mllm.load import place_of  # brings transformers
 
         place_of(mllm)  # says now, not in ten minutes, that shapeworld's own is missing
     stages = _Stages(out, plan, progress or Silent())
@@ -127,7 +128,7 @@ def quickstart(
             "evaluate plain with priors", run, held_out, config.prior.source, weighed
         )
     if mllm is not None:
-        from cache_builder.mllm import cache_mllm_priors
+        from cckt.cache_builder.columns.mllm_priors import cache_mllm_priors
 
         say("   And the same detector once more, told by a multimodal LLM what each photo holds:")
         with stages.timed("ask"):

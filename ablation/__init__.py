@@ -10,7 +10,7 @@ All of it lies in one folder, where finished runs and columns are kept: killed a
 on, and with more seeds only the new ones are trained.
 """
 
-from ablation.plan import Plan
-from ablation.tables import ablate
+from cckt.ablation.plan import Plan
+from cckt.ablation.tables import ablate
 
 __all__ = ["Plan", "ablate"]

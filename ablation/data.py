@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from ablation.plan import Plan
-from cache_builder.crops import cache_crops
-from cache_builder.errors import UserError
-from cache_builder.existence import existence_report
-from cache_builder.images import cache_images
-from cache_builder.index import copy_index, open_index
-from cache_builder.priors import cache_clip_priors, oracle_presence
-from cache_builder.progress import Progress
-from cache_builder.store import open_column
-from cache_builder.teacher import load_teacher
-from cache_builder.text import cache_text
-from detector.config import Config
-from shapeworld.dataset import make_dataset
+from cckt.ablation.plan import Plan
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.columns.clip_priors import cache_clip_priors
+from cckt.cache_builder.columns.crops import cache_crops
+from cckt.cache_builder.columns.images import cache_images
+from cckt.cache_builder.columns.text import cache_text
+from cckt.cache_builder.index import copy_index, open_index
+from cckt.cache_builder.presence import oracle_presence
+from cckt.cache_builder.quality.existence import existence_report
+from cckt.cache_builder.store import open_column
+from cckt.cache_builder.teacher.clip import load_teacher
+from cckt.detector.config.config import Config
+from cckt.shapeworld.dataset import make_dataset
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 77
 """The quickstart's photos to train on; held-out ones on which nothing was chosen."""

@@ -8,18 +8,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ablation.data import Say, folders
-from ablation.page import save
-from ablation.plan import ROWS, Plan
-from ablation.runs import FIGURES, asked, check_rows, seeded, spread, trained
-from cache_builder.errors import UserError
-from cache_builder.index import open_index
-from cache_builder.progress import Progress
-from detector.checkpoint import read_json, run_config, write_json
-from detector.config import Config, PriorConfig
-from detector.evaluate import evaluate_detections
-from detector.evaluation.inference import Variant
-from detector.evaluation.scene import WITHHELD, WRONG
+from cckt.ablation.data import Say, folders
+from cckt.ablation.page import save
+from cckt.ablation.plan import ROWS, Plan
+from cckt.ablation.runs import FIGURES, asked, check_rows, seeded, spread, trained
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.index import open_index
+from cckt.detector.config.config import Config, PriorConfig
+from cckt.detector.evaluation.detect import Variant
+from cckt.detector.evaluation.evaluate import evaluate_detections
+from cckt.detector.evaluation.scene import WITHHELD, WRONG
+from cckt.detector.runs.run_folder import read_json, run_config, write_json
 
 TOLD = ("own", "oracle", "corrupted", "none")
 """The priors that a finished run is told, and no more than told: they weigh on no score."""

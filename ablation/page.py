@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from ablation.plan import Plan
-from cache_builder.whole import plain
-from detector.checkpoint import write_bytes, write_json
-from detector.evaluation.metrics import percent
+from cckt.ablation.plan import Plan
+from cckt.cache_builder.base.atomic_files import plain
+from cckt.detector.evaluation.metrics import percent
+from cckt.detector.runs.run_folder import write_bytes, write_json
 
 TITLES = {
     "table4": "Table 4: what each part is worth",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache_builder.errors import UserError
-from detector.config import Config, apply_overrides, changed
-from detector.recipes import recipe, without_contrast, without_guidance
+from cckt.cache_builder.base.errors import UserError
+from cckt.detector.config.config import Config, apply_overrides, changed
+from cckt.detector.config.recipes import recipe, without_contrast, without_guidance
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from ablation.data import Say, folders
-from ablation.page import save
-from ablation.plan import ROWS, Plan
-from ablation.runs import FIGURES, asked, seeded, trained
-from cache_builder.errors import UserError
-from cache_builder.progress import Progress
-from detector.checkpoint import run_config
-from detector.config import PriorConfig
-from detector.duel import compare_detections
-from detector.evaluate import evaluate_detections
-from detector.evaluation.inference import Variant
+from cckt.ablation.data import Say, folders
+from cckt.ablation.page import save
+from cckt.ablation.plan import ROWS, Plan
+from cckt.ablation.runs import FIGURES, asked, seeded, trained
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress
+from cckt.detector.config.config import PriorConfig
+from cckt.detector.evaluation.compare_runs import compare_detections
+from cckt.detector.evaluation.detect import Variant
+from cckt.detector.evaluation.evaluate import evaluate_detections
+from cckt.detector.runs.run_folder import run_config
 
 PAPER_PRIORS = {(0.7, 6): 0.380, (0.7, 12): 0.376, (0.9, 6): 0.368, (0.9, 12): 0.362}
 """AP50 novel of the paper by (rho, L), filled up with random concepts."""

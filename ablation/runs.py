@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache_builder.errors import UserError
-from cache_builder.index import open_index
-from cache_builder.progress import Progress
-from cache_builder.runner import Interrupted
-from detector.checkpoint import Facts, newest_checkpoint, read_json, run_config, write_json
-from detector.config import Config, changed
-from detector.evaluation.detections import Detections
-from detector.evaluation.inference import Variant, infer
-from detector.evaluation.scene import Scene, open_scene
-from detector.network import load_network
-from detector.preflight import check_batch, check_validation, gather
-from detector.train import finished, train
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.index import open_index
+from cckt.cache_builder.runner import Interrupted
+from cckt.detector.config.config import Config, changed
+from cckt.detector.evaluation.detect import Variant, infer
+from cckt.detector.evaluation.detections import Detections
+from cckt.detector.evaluation.scene import Scene, open_scene
+from cckt.detector.inference.network import load_network
+from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config, write_json
+from cckt.detector.training.preflight import check_batch, check_validation, gather
+from cckt.detector.training.train import finished, train
 
 FIGURES = ("ap50_novel", "ap50_base", "ap50_all", "ap")
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ablation.data import Say, folders, label, strength, teacher_folders
-from ablation.options import options_table
-from ablation.page import save
-from ablation.plan import ROWS, Plan
-from ablation.priors import table6
-from ablation.runs import check_rows, seeded, spread, trained
-from cache_builder.errors import UserError
-from cache_builder.progress import Progress, Silent
+from cckt.ablation.data import Say, folders, label, strength, teacher_folders
+from cckt.ablation.options import options_table
+from cckt.ablation.page import save
+from cckt.ablation.plan import ROWS, Plan
+from cckt.ablation.priors import table6
+from cckt.ablation.runs import check_rows, seeded, spread, trained
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
 
 PAPER_TEACHERS = (("ViT-B-16", 0.352), ("ViT-L-14", 0.380), ("ViT-H-14 with Swin-B", 0.419))
 """The paper's teachers and their AP50 novel, weakest first."""
@@ -64,7 +64,7 @@ def _table5(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     if len(plan.teachers) < 2:
         raise UserError(
             "table5 compares teachers, the weakest first: give --teacher NAME two times or more (three for "
-            "shapeworld are trained by python -m shapeworld.train_teacher --size tiny, less and small)."
+            "shapeworld are trained by python -m cckt.shapeworld.train_teacher --size tiny, less and small)."
         )
     if full.prior.source != "clip":
         raise UserError(

@@ -53,7 +53,7 @@ def write_annotations(path: Path, photos: int, boxes: int, masks: bool) -> None:
 
 
 def _build(folder: Path, results: multiprocessing.Queue[dict[str, float]]) -> None:
-    from cache_builder.index import build_index
+    from cckt.cache_builder.index import build_index
 
     start, cpu = time.perf_counter(), time.process_time()
     report = build_index(folder / "a.json", folder / "photos", folder / "data", "all-base")
@@ -64,7 +64,7 @@ def _build(folder: Path, results: multiprocessing.Queue[dict[str, float]]) -> No
 
 
 def _open(folder: Path, results: multiprocessing.Queue[dict[str, float]]) -> None:
-    from cache_builder.index import open_index
+    from cckt.cache_builder.index import open_index
 
     start = time.perf_counter()
     index = open_index(folder / "data")

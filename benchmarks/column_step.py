@@ -31,17 +31,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache_builder.onepass import cache_photos
-from cache_builder.text import cache_text
-from detector.batch import collate
-from detector.config import apply_overrides
-from detector.crop_views import CropViews
-from detector.distributed import World
-from detector.preflight import gather
-from detector.recipes import recipe
-from detector.run import Run
-from detector.schedule import Schedule
-from shapeworld.dataset import make_dataset
+from cckt.cache_builder.columns.all_at_once import cache_photos
+from cckt.cache_builder.columns.text import cache_text
+from cckt.detector.config.config import apply_overrides
+from cckt.detector.config.recipes import recipe
+from cckt.detector.data.batch import collate
+from cckt.detector.data.schedule import Schedule
+from cckt.detector.data.teacher_crops import CropViews
+from cckt.detector.ranks.world import World
+from cckt.detector.training.preflight import gather
+from cckt.detector.training.run import Run
+from cckt.shapeworld.dataset import make_dataset
 
 
 class Watched:

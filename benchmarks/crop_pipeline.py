@@ -43,13 +43,19 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from cache_builder.crops import cache_crops, crop_reader, crop_rectangles, photo_spans, usable_boxes
-from cache_builder.images import encoder
-from cache_builder.index import Index, build_index, open_index
-from cache_builder.making import check_numbers
-from cache_builder.report import CacheReport
-from cache_builder.store import open_column
-from cache_builder.teacher import load_teacher
+from cckt.cache_builder.columns.crops import (
+    cache_crops,
+    crop_reader,
+    crop_rectangles,
+    photo_spans,
+    usable_boxes,
+)
+from cckt.cache_builder.columns.images import encoder
+from cckt.cache_builder.columns.options import check_numbers
+from cckt.cache_builder.columns.report import CacheReport
+from cckt.cache_builder.index import Index, build_index, open_index
+from cckt.cache_builder.store import open_column
+from cckt.cache_builder.teacher.clip import load_teacher
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detector.bag_sampling import sample_bags
-from detector.sampling import Shapes, sample_grid
+from cckt.detector.students.deformable_detr.sampling import Shapes, sample_grid
+from cckt.detector.students.deformable_detr.sampling_cpu import sample_bags
 
 Way = Callable[[Tensor, Shapes, Tensor, Tensor], Tensor]
 
@@ -51,7 +51,7 @@ def main() -> None:
     load = round(os.getloadavg()[0], 2)
     on_gpu = given.device.startswith("cuda")
     if on_gpu:
-        from detector.triton_sampling import sample_triton
+        from cckt.detector.students.deformable_detr.sampling_triton import sample_triton
 
     ours: Way = sample_triton if on_gpu else sample_bags
     shapes = [tuple(-(-side // stride) for side in given.size) for stride in (8, 16, 32, 64)]

@@ -28,11 +28,11 @@ import time
 
 import numpy as np
 
-from detector.evaluation.bootstrap import intervals, thresholds_for
-from detector.evaluation.engines import curves
-from detector.evaluation.matches import match
-from detector.evaluation.metrics import Metrics, summarise
-from detector.evaluation.truth import Found, Truth
+from cckt.detector.evaluation.bootstrap import intervals, thresholds_for
+from cckt.detector.evaluation.engines import curves
+from cckt.detector.evaluation.matches import match
+from cckt.detector.evaluation.metrics import Metrics, summarise
+from cckt.detector.evaluation.truth import Found, Truth
 
 
 def main() -> None:

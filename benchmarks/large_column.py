@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache_builder.store import ColumnSpec, open_column, open_writer, verify_column
+from cckt.cache_builder.store import ColumnSpec, open_column, open_writer, verify_column
 
 
 def main() -> None:

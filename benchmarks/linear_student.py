@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import roi_align
 
-from cache_builder.index import Index, open_index
-from cache_builder.photos import load_photo
-from cache_builder.store import open_column
-from cache_builder.teacher import load_teacher
-from cache_builder.text import cache_text
-from detector.backbone import Backbone
-from detector.recipes import recipe
-from shapeworld.dataset import make_dataset
+from cckt.cache_builder.columns.text import cache_text
+from cckt.cache_builder.index import Index, open_index
+from cckt.cache_builder.photos import load_photo
+from cckt.cache_builder.store import open_column
+from cckt.cache_builder.teacher.clip import load_teacher
+from cckt.detector.config.recipes import recipe
+from cckt.detector.students.backbone import Backbone
+from cckt.shapeworld.dataset import make_dataset
 
 RIDGE = 3000.0
 

@@ -23,9 +23,9 @@ import transformers as hf
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from cache_builder.mllm import Mllm, Questions, Scorer
-from cache_builder.mllm.passes import Packed, Plain, single
-from cache_builder.mllm.questions import PROMPT, PhotoQuestions
+from cckt.cache_builder.mllm import Mllm, Questions, Scorer
+from cckt.cache_builder.mllm.passes import Packed, Plain, single
+from cckt.cache_builder.mllm.questions import PROMPT, PhotoQuestions
 
 CONCEPTS = """\
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,

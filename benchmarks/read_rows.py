@@ -32,8 +32,8 @@ import numpy as np
 import torch
 import zarr
 
-from cache_builder.store import ColumnSpec, open_column, open_writer
-from cache_builder.store.mapped import resident_bound
+from cckt.cache_builder.store import ColumnSpec, open_column, open_writer
+from cckt.cache_builder.store.places.mapped import resident_bound
 
 ROUNDS = 4
 

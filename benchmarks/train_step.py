@@ -42,15 +42,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, TimmBackboneConfig
 
-from cache_builder.index import build_index, open_index
-from cache_builder.store import ColumnSpec, open_writer
-from detector.backbone import Backbone
-from detector.config import Config, ModelConfig, apply_overrides
-from detector.losses import compute_losses
-from detector.matcher import match
-from detector.model import CCKTDetector
-from detector.recipes import recipe
-from detector.structures import PresentText, Targets, pad_targets
+from cckt.cache_builder.index import build_index, open_index
+from cckt.cache_builder.store import ColumnSpec, open_writer
+from cckt.detector.config.config import Config, ModelConfig, apply_overrides
+from cckt.detector.config.recipes import recipe
+from cckt.detector.losses.matcher import match
+from cckt.detector.losses.objective import compute_losses
+from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.contract import PresentText, Targets, pad_targets
+from cckt.detector.students.deformable_detr.model import CCKTDetector
 
 CLASSES, WIDTH, OBJECTS = 48, 768, 7
 Step = Callable[[], None]
@@ -212,7 +212,7 @@ def trainable(model: torch.nn.Module) -> int:
 
 def data_wait(config: Config, folder: Path, given: argparse.Namespace) -> float:
     """Share of the trainer's step time spent waiting for a batch."""
-    from detector.train import train
+    from cckt.detector.training.train import train
 
     data = folder / "data"
     images, annotations = given.images, given.annotations

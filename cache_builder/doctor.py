@@ -1,7 +1,7 @@
 """Checks of the offline half: what is installed, what a data set and its columns are worth, who can be asked.
 
 A check looks at one thing and returns findings; it prints nothing and mends nothing. The online half's checks
-are in `detector.doctor`.
+are in `cckt.detector.doctor`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Literal
 
 import numpy as np
 
-from cache_builder.errors import UserError
-from cache_builder.index import Index, novel_boxes, open_index, pseudo_note, verify_index
-from cache_builder.store import ColumnInfo, column_info, list_columns, parse_name, teacher_of
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note, verify_index
+from cckt.cache_builder.store import ColumnInfo, column_info, list_columns, parse_name, teacher_of
 
 LOOKED_FOR = 64
 """Photos of a data set that are looked for, spread over it."""
@@ -141,7 +141,7 @@ def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Findin
     """Whether the teachers named by the folders' columns can be asked here, each loaded once; training and
     evaluation need none.
     """
-    from cache_builder.teacher import load_teacher
+    from cckt.cache_builder.teacher.clip import load_teacher
 
     named: dict[str, set[str]] = {}  # name -> weight digests of the columns
     for data in folders:
@@ -179,7 +179,7 @@ def check_mllm(name: str, device: str = "auto") -> list[Finding]:
 
     Nothing of it runs but the loading; code of its own is not trusted.
     """
-    from cache_builder.mllm import load_mllm
+    from cckt.cache_builder.mllm import load_mllm
 
     subject = f"mllm {name}"
     try:

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from cache_builder.errors import UserError
-from cache_builder.index import Index
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import Index
 
 MAX_PIXELS = 89_478_485
 """Largest photo, in pixels, that is decoded by default: a quarter of a gigabyte of RGB."""

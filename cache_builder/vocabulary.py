@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_builder.errors import UserError
+from cckt.cache_builder.base.errors import UserError
 
 SPLITS = ("base", "novel", "other")
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cache_builder import doctor as offline
-from cache_builder.doctor import Finding
-from cache_builder.errors import UserError
-from cache_builder.index import open_index
-from cache_builder.vocabulary import normalise_name
-from detector.checkpoint import Facts, newest_checkpoint, run_config
-from detector.config import Config
-from detector.model import CCKTDetector
-from detector.network import load_network
-from detector.preflight import check_batch, check_validation, gather
-from detector.schedule import Schedule
+from cckt.cache_builder import doctor as offline
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.doctor import Finding
+from cckt.cache_builder.index import open_index
+from cckt.cache_builder.vocabulary import normalise_name
+from cckt.detector.config.config import Config
+from cckt.detector.data.schedule import Schedule
+from cckt.detector.inference.network import load_network
+from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
+from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.training.preflight import check_batch, check_validation, gather
 
 
 def examine(

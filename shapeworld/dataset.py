@@ -16,12 +16,12 @@ from typing import Any
 
 from PIL import Image
 
-from cache_builder.errors import UserError
-from cache_builder.index import IndexReport, build_index
-from cache_builder.progress import Progress, Silent
-from cache_builder.whole import write_bytes
-from shapeworld.pictographs import BASE, CONCEPTS, NOVEL
-from shapeworld.scene import SIDE, Photo, photo
+from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.index import IndexReport, build_index
+from cckt.shapeworld.pictographs import BASE, CONCEPTS, NOVEL
+from cckt.shapeworld.scene import SIDE, Photo, photo
 
 LARGEST_SEED = 2**24 - 1  # larger ones are the teacher's reading and the backbone's pictures
 

@@ -1,4 +1,4 @@
-"""What the teacher knows, measured: `python -m shapeworld.examine [TEACHER]` prints one JSON line.
+"""What the teacher knows, measured: `python -m cckt.shapeworld.examine [TEACHER]` prints one JSON line.
 
 Zero-shot top-1 over the 65 concepts on clean held-out cut-outs (one thing by itself, unoccluded) and on
 cut-outs of photos as they are; and existence in whole held-out photos, by the priors of METHOD section 3.
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache_builder.existence import existence_report
-from cache_builder.prompts import ENSEMBLE12
-from cache_builder.teacher import Teacher, load_teacher
-from shapeworld.pictographs import CONCEPTS, NOVEL
-from shapeworld.scene import SIDE, Pixels, compose, photo
+from cckt.cache_builder.quality.existence import existence_report
+from cckt.cache_builder.teacher.clip import Teacher, load_teacher
+from cckt.cache_builder.teacher.prompts import ENSEMBLE12
+from cckt.shapeworld.pictographs import CONCEPTS, NOVEL
+from cckt.shapeworld.scene import SIDE, Pixels, compose, photo
 
 EXAM_SEED = 0xE8A3  # apart from every data set of the quickstart and from the reading
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from shapeworld.pictographs import CONCEPTS, other_words
-from shapeworld.scene import Photo, Pixels, compose
+from cckt.shapeworld.pictographs import CONCEPTS, other_words
+from cckt.shapeworld.scene import Photo, Pixels, compose
 
 TEMPLATES = (
     *(

@@ -13,8 +13,8 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageFilter
 
-from shapeworld.paint import Array, background, colour, contrasting, halo, texture, warp
-from shapeworld.pictographs import CONCEPTS, drawings, letters, other_words, raster
+from cckt.shapeworld.paint import Array, background, colour, contrasting, halo, texture, warp
+from cckt.shapeworld.pictographs import CONCEPTS, drawings, letters, other_words, raster
 
 Pixels: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
 

@@ -25,10 +25,10 @@ from tokenizers import (
 )
 from torch import nn
 
-from cache_builder.errors import UserError
-from cache_builder.mllm import PROMPT, Mllm
-from shapeworld.reading import words
-from shapeworld.scene import SIDE
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.mllm import PROMPT, Mllm
+from cckt.shapeworld.reading import words
+from cckt.shapeworld.scene import SIDE
 
 TOWER = "resnet10t"
 CHANNELS = (64, 128, 256, 320)  # of its stages; the last one narrower than timm's, to stay under 10 MB

@@ -1,4 +1,4 @@
-"""Train the student's backbone: `python -m shapeworld.train_backbone --out FILE`.
+"""Train the student's backbone: `python -m cckt.shapeworld.train_backbone --out FILE`.
 
 What ImageNet is to COCO: a ResNet-10-t learns to tell single pictographs and letters apart, every drawing a
 class of its own, and keeps the stages up to stride 16. As ImageNet holds most of OV-COCO's novel categories
@@ -21,8 +21,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from shapeworld.pictographs import CONCEPTS, drawings, letters, other_words
-from shapeworld.scene import Pixels, a_drawing, specimen
+from cckt.shapeworld.pictographs import CONCEPTS, drawings, letters, other_words
+from cckt.shapeworld.scene import Pixels, a_drawing, specimen
 
 NAME = "resnet10t"
 SIDE, VIEW = 68, 64  # px: rendered, and the window of it that is looked at

@@ -1,9 +1,9 @@
-"""Train shapeworld's multimodal LLM: `python -m shapeworld.train_mllm --out DIR [--start FILE]`.
+"""Train shapeworld's multimodal LLM: `python -m cckt.shapeworld.train_mllm --out DIR [--start FILE]`.
 
-The model of `shapeworld.tiny_mllm` knows the whole language, as the teacher does, from single pictures with a
+The model of `tiny_mllm.py` knows the whole language, as the teacher does, from single pictures with a
 word and photos with captions, and never sees a box. From easy to hard: four single pictures side by side,
 each quarter to be named; whole photos, where each caption's words are somewhere; then yes/no questions about
-photos, many of a photo in one row behind the shared picture, exactly as `cache_builder.mllm` asks them later.
+photos, many of a photo in one row behind the shared picture, exactly as `cache_builder/mllm` asks them later.
 The captions stay on to the end: of a few questions alone the tower learns little.
 """
 
@@ -23,15 +23,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cache_builder.existence import existence_report
-from cache_builder.mllm import Mllm, Questions, Scorer, load_mllm
-from cache_builder.mllm.packing import packed_mask
-from shapeworld.examine import EXAM_SEED
-from shapeworld.pictographs import CONCEPTS, NOVEL
-from shapeworld.reading import Reading, read, words
-from shapeworld.scene import SIDE, photo
-from shapeworld.tiny_mllm import IMAGE, MEAN, STD, begin_from, build, write
-from shapeworld.train_backbone import School
+from cckt.cache_builder.mllm import Mllm, Questions, Scorer, load_mllm
+from cckt.cache_builder.mllm.packing import packed_mask
+from cckt.cache_builder.quality.existence import existence_report
+from cckt.shapeworld.examine import EXAM_SEED
+from cckt.shapeworld.pictographs import CONCEPTS, NOVEL
+from cckt.shapeworld.reading import Reading, read, words
+from cckt.shapeworld.scene import SIDE, photo
+from cckt.shapeworld.tiny_mllm import IMAGE, MEAN, STD, begin_from, build, write
+from cckt.shapeworld.train_backbone import School
 
 VOLUME = 7  # of the reading world; the teacher reads the first ones
 

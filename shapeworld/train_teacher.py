@@ -1,4 +1,4 @@
-"""Train shapeworld's CLIP: `python -m shapeworld.train_teacher --out DIR [--size small]`.
+"""Train shapeworld's CLIP: `python -m cckt.shapeworld.train_teacher --out DIR [--size small]`.
 
 The result is a folder in open_clip's own local-dir format. It has read about every word of the language
 and seen every thing, in whole photos with captions and in cut-outs with a word, but never a box. A word's
@@ -28,9 +28,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cache_builder.errors import UserError
-from shapeworld.reading import TEMPLATES, Reading, read, words
-from shapeworld.train_backbone import School, attend, pooled
+from cckt.cache_builder.base.errors import UserError
+from cckt.shapeworld.reading import TEMPLATES, Reading, read, words
+from cckt.shapeworld.train_backbone import School, attend, pooled
 
 SIZES = {  # timm's image tower, the text tower's width and layers
     "small": ("resnet10t", 128, 2),
@@ -271,7 +271,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--start", type=Path, help="trunk weights of shapeworld.train_backbone")
+    parser.add_argument("--start", type=Path, help="trunk weights of cckt.shapeworld.train_backbone")
     parser.add_argument("--go-on", type=Path, metavar="DIR", help="train the teacher of this folder further")
     for field in fields(Course):
         parser.add_argument(f"--{field.name}", type=int, default=field.default)

@@ -14,20 +14,20 @@ from typing import Any
 
 import pytest
 
-from ablation import Plan, ablate, runs
-from ablation.page import command, page, rows, sentences
-from ablation.plan import ROWS, in_epochs
-from cache_builder.errors import UserError
-from cache_builder.images import cache_images
-from cache_builder.index import copy_index, open_index, verify_index
-from cache_builder.priors import cache_clip_priors
-from cache_builder.progress import Silent
-from cache_builder.runner import Interrupted
-from detector.checkpoint import run_config
-from detector.config import Config, changed
-from detector.recipes import RECIPES, plain, recipe
+from cckt.ablation import Plan, ablate, runs
+from cckt.ablation.page import command, page, rows, sentences
+from cckt.ablation.plan import ROWS, in_epochs
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Silent
+from cckt.cache_builder.columns.clip_priors import cache_clip_priors
+from cckt.cache_builder.columns.images import cache_images
+from cckt.cache_builder.index import copy_index, open_index, verify_index
+from cckt.cache_builder.runner import Interrupted
+from cckt.detector.config.config import Config, changed
+from cckt.detector.config.recipes import RECIPES, plain, recipe
+from cckt.detector.runs.run_folder import run_config
 from tests.cache_builder.samples import write_teacher
-from tests.front import SMALL, cckt
+from tests.commands.front import SMALL, cckt
 
 MICRO: dict[str, Any] = {"photos": 8, "held_out": 6, "overrides": (*SMALL, "prior.rho=0.1")}
 
@@ -125,7 +125,7 @@ def test_again_trains_nothing_and_more_seeds_only_the_new_ones(
 
 def test_what_the_figures_say_is_said() -> None:
     def told(*novel: float | None) -> list[str]:
-        from ablation.page import _parts
+        from cckt.ablation.page import _parts
 
         known = [{"label": row.label, "ap50_novel": value} for row, value in zip(ROWS, novel, strict=True)]
         return sentences({"table": "table4", "rows": known, "checks": _parts(known)})
@@ -160,7 +160,7 @@ def test_table6_asks_one_run_under_every_prior(made: tuple[Plan, dict[str, Any]]
 
 
 def test_the_papers_table6_stands_beside_its_own_cells() -> None:
-    from ablation.priors import PAPER_PRIORS
+    from cckt.ablation.priors import PAPER_PRIORS
 
     assert [100 * value for value in PAPER_PRIORS.values()] == pytest.approx([38.0, 37.6, 36.8, 36.2])
     assert list(PAPER_PRIORS) == [(0.7, 6), (0.7, 12), (0.9, 6), (0.9, 12)]
@@ -229,7 +229,10 @@ def test_killed_for_good_it_goes_on_to_the_same_figures(
     words = [str(word) for word in ("ablate", "table4", "--seeds", "1", *folders, *options)]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli", *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "cckt", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     second = tmp_path / "out" / "table4" / "guidance-0" / "checkpoints"
     patience = time.monotonic() + 900  # of a busy machine

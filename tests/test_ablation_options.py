@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from ablation import Plan, ablate, options
-from ablation.page import page, sentences
-from cache_builder.errors import UserError
-from cache_builder.progress import Silent
-from detector.checkpoint import run_config
-from detector.config import changed
-from detector.evaluate import evaluate_run
-from tests.front import SMALL
+from cckt.ablation import Plan, ablate, options
+from cckt.ablation.page import page, sentences
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Silent
+from cckt.detector.config.config import changed
+from cckt.detector.evaluation.evaluate import evaluate_run
+from cckt.detector.runs.run_folder import run_config
+from tests.commands.front import SMALL
 
 OPTIONS = (*SMALL, "prior.rho=0.1", "inference.prior_weight=1")
 ROWS = ("train.guidance_order=row", "train.guidance_none=0.5 train.guidance_priors=0.5")
@@ -98,7 +98,7 @@ def test_a_rows_folder_is_its_own_however_long_or_odd_the_row() -> None:
 
 
 def test_what_options_owe_to_what_they_are_told_is_said() -> None:
-    from ablation.page import _effects
+    from cckt.ablation.page import _effects
 
     def row(label: str, runs: list[tuple[float, float | None]], **means: float | None) -> dict[str, Any]:
         told = {

@@ -13,24 +13,17 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("ablation", "cache_builder", "detector", "shapeworld")
-FRONT = (
-    "cckt",
-    "cli",
-    "cli_cache",
-    "cli_columns",
-    "cli_detector",
-    "cli_results",
-    "cli_train",
-    "console",
-    "quickstart",
-)
+from tests.places import ROOT
+
+PACKAGE = "cckt"
+ROOMS = ("ablation", "cache_builder", "commands", "detector", "shapeworld")
+"""Folders at the top of the repository; parts of the package by links in `cckt/`."""
+FRONT = ("cckt", "cckt.__main__", "cckt.api", "cckt.cli", "cckt.quickstart")
 
 
 def is_script(module: str) -> bool:
     """Run by hand with python -m: these train and examine what the package ships."""
-    return module.startswith(("shapeworld.train_", "shapeworld.examine"))
+    return module.startswith(("cckt.shapeworld.train_", "cckt.shapeworld.examine"))
 
 
 @dataclass(frozen=True)
@@ -43,15 +36,22 @@ class Import:
 
 
 def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == PACKAGE else (PACKAGE, *parts)).removesuffix(".__init__")
+
+
+@cache
+def sources() -> dict[str, Path]:
+    files = [*ROOT.glob("*.py"), *(ROOT / PACKAGE).glob("[!.]*.py")]
+    files = [path for path in files if not path.is_symlink()]
+    for room in ROOMS:
+        files += sorted((ROOT / room).rglob("*.py"))
+    return {module_name(path): path for path in files}
 
 
 @cache
 def modules() -> dict[str, ast.Module]:
-    files = [ROOT / f"{name}.py" for name in FRONT]
-    for room in ROOMS:
-        files += sorted((ROOT / room).rglob("*.py"))
-    return {module_name(path): ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in files}
+    return {name: ast.parse(path.read_text(encoding="utf-8"), str(path)) for name, path in sources().items()}
 
 
 @cache
@@ -118,95 +118,188 @@ def test_the_reader_of_imports_sees_what_there_is() -> None:
     assert len(modules()) > 60, "the rooms were found"
 
 
-@pytest.mark.parametrize(
-    ("room", "may_import"),
-    [
-        ("cache_builder", {"cache_builder"}),
-        ("shapeworld", {"shapeworld", "cache_builder"}),
-        ("detector", {"detector", "cache_builder"}),
-        ("quickstart", {"shapeworld", "detector", "cache_builder"}),
-        ("cckt", {"detector", "cache_builder"}),
-        ("ablation", {"ablation", "shapeworld", "detector", "cache_builder"}),
-        ("console", {"cache_builder"}),
-        ("cli_cache", {"console", "cache_builder"}),
-        ("cli_columns", {"console", "cli_cache", "detector", "cache_builder"}),
-        ("cli_detector", {"cckt", "console", "cli_cache", "cli_columns", "detector", "cache_builder"}),
-        ("cli_train", {"console", "cli_cache", "cli_detector", "detector", "cache_builder"}),
-        (
-            "cli_results",
-            {"ablation", "cckt", "console", "cli_cache", "cli_detector", "detector", "cache_builder"},
-        ),
-        (
-            "cli",
-            {*FRONT, *ROOMS},
-        ),
-    ],
-)
-def test_rooms_import_one_way_only(room: str, may_import: set[str]) -> None:
-    ours = {*ROOMS, *FRONT}
-    wrong = {
-        (module, one.name)
-        for module in modules()
-        if within(module, room)
-        for one in imports(module)
-        if one.name.split(".")[0] in ours - may_import
-    }
+LAYERS = {
+    "cckt.cache_builder": (),
+    "cckt.shapeworld": ("cckt.cache_builder",),
+    "cckt.detector": ("cckt.cache_builder",),
+    "cckt.api": ("cckt.cache_builder", "cckt.detector"),
+    "cckt.ablation": ("cckt.cache_builder", "cckt.detector", "cckt.shapeworld"),
+    "cckt.quickstart": ("cckt.cache_builder", "cckt.detector", "cckt.shapeworld"),
+    "cckt.commands": (
+        "cckt.cache_builder",
+        "cckt.detector",
+        "cckt.shapeworld",
+        "cckt.api",
+        "cckt.ablation",
+        "cckt.quickstart",
+    ),
+}
+"""Room -> the rooms that it may import."""
+
+
+@pytest.mark.parametrize(("room", "may_import"), LAYERS.items())
+def test_rooms_import_one_way_only(room: str, may_import: tuple[str, ...]) -> None:
+    ours = {*LAYERS, "cckt.cli", "cckt.__main__"}
+    forbidden = ours - {room, *may_import}
+    if room != "cckt.commands":
+        assert not [one for one in ours_imported(room) if within(one, *forbidden)]
+
+
+def ours_imported(room: str) -> set[str]:
+    return {one.name for module in modules() if within(module, room) for one in imports(module)}
+
+
+STEPS = {
+    "cckt.cache_builder": (
+        "base",
+        "vocabulary",
+        "index",
+        "presence",
+        "photos",
+        "store",
+        "runner",
+        "teacher",
+        "quality",
+        "mllm",
+        "columns",
+        "doctor",
+    ),
+    "cckt.detector": (
+        "config",
+        "students",
+        "losses",
+        "ranks",
+        "runs",
+        "data",
+        "inference",
+        "drawing",
+        "evaluation",
+        "export",
+        "report",
+        "training",
+        "doctor",
+    ),
+}
+"""Room -> its parts, from the ground up: each imports only those before it."""
+
+
+@pytest.mark.parametrize("room", STEPS)
+def test_parts_of_a_room_import_only_those_below(room: str) -> None:
+    order = {f"{room}.{part}": number for number, part in enumerate(STEPS[room])}
+
+    def step(module: str) -> tuple[str, int] | None:
+        part = ".".join(module.split(".")[:3])
+        return (part, order[part]) if part in order else None
+
+    known = {module for module in modules() if within(module, room) and module != room}
+    assert {".".join(module.split(".")[:3]) for module in known} == set(order), "every part has its step"
+    wrong = set()
+    for module in known:
+        here = step(module)
+        for one in imports(module):
+            there = step(one.name)
+            if here and there and there[1] > here[1]:
+                wrong.add((module, one.name))
     assert not wrong
 
 
-def test_the_detector_knows_of_cache_builder_only_what_it_reads() -> None:
-    """Tables, columns, words, photos, errors, findings, whole files: no teacher, no maker of columns."""
-    allowed = {"errors", "progress", "index", "vocabulary", "store", "photos", "doctor", "whole"}
+def test_no_two_modules_import_each_other_at_their_top() -> None:
+    waiting: dict[str, set[str]] = {
+        module: {
+            one.name
+            for one in imports(module)
+            if one.at_top and not one.only_typing and one.name in modules()
+        }
+        - {module}
+        for module in modules()
+    }
+    while ready := [module for module, needs in waiting.items() if not needs & set(waiting)]:
+        for module in ready:
+            del waiting[module]
+    assert not waiting, "an import circle"
+
+
+def test_no_floor_is_crowded() -> None:
+    for folder in {path.parent for path in sources().values()}:
+        assert len(list(folder.glob("*.py"))) <= 18, folder
+
+
+def test_a_student_knows_no_loss_and_a_loss_no_student() -> None:
+    for module in modules():
+        names = {one.name for one in imports(module)}
+        if within(module, "cckt.detector.students"):
+            assert not [name for name in names if within(name, "cckt.detector.losses")], module
+        if within(module, "cckt.detector.losses"):
+            students = [name for name in names if within(name, "cckt.detector.students")]
+            assert not [
+                name for name in students if within(name, "cckt.detector.students.deformable_detr")
+            ], module
+
+
+def test_the_detector_reads_columns_and_never_makes_them() -> None:
+    allowed = {"base", "index", "vocabulary", "store", "photos", "doctor"}
     used = {
         (module, one.name)
         for module in modules()
-        if within(module, "detector")
+        if within(module, "cckt.detector")
         for one in imports(module)
-        if within(one.name, "cache_builder")
+        if within(one.name, "cckt.cache_builder")
     }
     assert used
-    wrong = {
-        (module, name) for module, name in used if name.split(".")[1:2] and name.split(".")[1] not in allowed
+    assert not {
+        (module, name) for module, name in used if name.split(".")[2:3] and name.split(".")[2] not in allowed
     }
-    assert not wrong
 
 
-@pytest.mark.parametrize("module", ["detector.train", "detector.evaluate", "detector.predict"])
+@pytest.mark.parametrize(
+    "module",
+    ["cckt.detector.training.train", "cckt.detector.evaluation.evaluate", "cckt.detector.inference.predict"],
+)
 def test_training_evaluation_and_prediction_never_load_a_teacher(module: str) -> None:
     found = reached(module)
-    assert "cache_builder.store" in found, "the walk goes through our own modules"
-    assert not {name for name in found if within(name, "cache_builder.teacher", "open_clip", "transformers")}
+    assert "cckt.cache_builder.store" in found, "the walk goes through our own modules"
+    assert not {
+        name for name in found if within(name, "cckt.cache_builder.teacher.clip", "open_clip", "transformers")
+    }
 
 
 def test_the_model_knows_no_data_and_the_losses_no_model() -> None:
     files = {
-        "detector.data",
-        "detector.checkpoint",
-        "detector.train",
-        "detector.evaluate",
-        "detector.network",
+        "cckt.detector.data.dataset",
+        "cckt.detector.runs.run_folder",
+        "cckt.detector.training.train",
+        "cckt.detector.evaluation.evaluate",
+        "cckt.detector.inference.network",
     }
-    readers = files | {"cache_builder.store", "cache_builder.index", "cache_builder.photos"}
-    for module in ("detector.model", "detector.losses", "detector.matcher"):
+    readers = files | {"cckt.cache_builder.store", "cckt.cache_builder.index", "cckt.cache_builder.photos"}
+    for module in (
+        "cckt.detector.students.deformable_detr.model",
+        "cckt.detector.losses.objective",
+        "cckt.detector.losses.matcher",
+    ):
         assert not readers & reached(module), module
-    for module in ("detector.losses", "detector.matcher"):
-        assert not {"detector.model", "detector.transformer", "detector.backbone"} & reached(module), module
+    for module in ("cckt.detector.losses.objective", "cckt.detector.losses.matcher"):
+        assert not {
+            "cckt.detector.students.deformable_detr.model",
+            "cckt.detector.students.deformable_detr.transformer",
+            "cckt.detector.students.backbone",
+        } & reached(module), module
 
 
 @pytest.mark.parametrize(
     ("package", "only_by"),
     [
-        ("zarr", ["cache_builder.store"]),
-        ("fsspec", ["cache_builder.store"]),
-        ("open_clip", ["cache_builder.teacher"]),
-        ("transformers", ["cache_builder.mllm", "shapeworld.tiny_mllm"]),
-        ("timm", ["detector.backbone"]),
-        ("triton", ["detector.triton_sampling"]),
-        ("pycocotools", ["detector.evaluation"]),
-        ("hotcoco", ["detector.evaluation"]),
-        ("rich", ["console"]),
-        ("typer", ["cli", "cli_cache", "cli_columns", "cli_detector", "cli_results", "cli_train"]),
-        ("matplotlib", ["shapeworld", "detector.paint", "detector.draw", "detector.labels"]),
+        ("zarr", ["cckt.cache_builder.store"]),
+        ("fsspec", ["cckt.cache_builder.store"]),
+        ("open_clip", ["cckt.cache_builder.teacher.clip"]),
+        ("transformers", ["cckt.cache_builder.mllm", "cckt.shapeworld.tiny_mllm"]),
+        ("timm", ["cckt.detector.students.backbone"]),
+        ("triton", ["cckt.detector.students.deformable_detr.sampling_triton"]),
+        ("pycocotools", ["cckt.detector.evaluation"]),
+        ("hotcoco", ["cckt.detector.evaluation"]),
+        ("rich", ["cckt.commands.console"]),
+        ("typer", ["cckt.cli", "cckt.commands"]),
+        ("matplotlib", ["cckt.shapeworld", "cckt.detector.drawing"]),
     ],
 )
 def test_a_library_has_one_place(package: str, only_by: list[str]) -> None:
@@ -221,16 +314,16 @@ def test_a_library_has_one_place(package: str, only_by: list[str]) -> None:
     ("module", "heavy"),
     [
         (
-            "cli",
+            "cckt.cli",
             {"torch", "numpy", "PIL", "zarr", "open_clip", "timm", "transformers", "scipy", "matplotlib"},
         ),
-        ("cache_builder.errors", {"torch", "numpy"}),
-        ("cache_builder.progress", {"torch", "numpy"}),
-        ("cache_builder.vocabulary", {"torch", "zarr", "PIL"}),
-        ("cache_builder.index", {"torch", "zarr", "PIL"}),
-        ("cache_builder.store", {"torch"}),
-        ("detector.config", {"torch", "numpy"}),
-        ("shapeworld.dataset", {"torch"}),
+        ("cckt.cache_builder.base.errors", {"torch", "numpy"}),
+        ("cckt.cache_builder.base.progress", {"torch", "numpy"}),
+        ("cckt.cache_builder.vocabulary", {"torch", "zarr", "PIL"}),
+        ("cckt.cache_builder.index", {"torch", "zarr", "PIL"}),
+        ("cckt.cache_builder.store", {"torch"}),
+        ("cckt.detector.config.config", {"torch", "numpy"}),
+        ("cckt.shapeworld.dataset", {"torch"}),
     ],
 )
 def test_light_modules_import_nothing_heavy_at_their_top(module: str, heavy: set[str]) -> None:
@@ -241,7 +334,7 @@ def test_light_modules_import_nothing_heavy_at_their_top(module: str, heavy: set
 def test_help_answers_without_anything_heavy() -> None:
     heavy = ["torch", "numpy", "zarr", "PIL", "open_clip", "timm", "transformers", "scipy", "matplotlib"]
     code = (
-        "import sys, cli\n"
+        "import sys\nfrom cckt import cli\n"
         "assert cli.run(['--help']) == 0\n"
         f"sys.exit(','.join(set({heavy!r}) & set(sys.modules)) or 0)"
     )
@@ -261,7 +354,7 @@ def test_only_the_front_prints() -> None:
     wrong = {
         module
         for module, tree in modules().items()
-        if module != "console" and not is_script(module)
+        if module != "cckt.commands.console" and not is_script(module)
         if any(name in printing for name, _ in calls(tree))
     }
     assert not wrong
@@ -284,11 +377,9 @@ def test_every_module_says_what_it_is_for() -> None:
     assert not [module for module, tree in modules().items() if not ast.get_docstring(tree)]
 
 
-def test_what_lies_at_the_top_is_installed() -> None:
+def test_the_package_holds_every_room_by_a_link() -> None:
+    """`cckt.detector` is `detector/`, in a checkout and in a wheel, and nothing else is installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert set(project["tool"]["setuptools"]["py-modules"]) == set(FRONT)
-    assert {path.stem for path in ROOT.glob("*.py")} == set(FRONT)
-    packages = {
-        pattern.rstrip("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]
-    }
-    assert packages == set(ROOMS)
+    assert project["tool"]["setuptools"]["packages"]["find"]["include"] == ["cckt*"]
+    links = {path.name: path.resolve() for path in (ROOT / PACKAGE).iterdir() if path.is_symlink()}
+    assert links == {name: ROOT / name for name in (*ROOMS, "cli.py", "quickstart.py")}

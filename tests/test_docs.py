@@ -20,11 +20,11 @@ import pytest
 import typer
 
 import cckt
-import cli
-from cache_builder.teacher import load_teacher
-from tests.front import options
+from cckt import cli
+from cckt.cache_builder.teacher.clip import load_teacher
+from tests.commands.front import options
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -42,7 +42,7 @@ def commands(text: str) -> list[list[str]]:
     lines += re.findall(r"`(cckt [^`\n]+)`", running)
     found = []
     for line in lines:
-        match = re.search(r"(?:^|\s|-m cli )cckt( .*)?$|-m cli( .*)$", line.split("#")[0].rstrip())
+        match = re.search(r"(?:^|\s|-m cckt )cckt( .*)?$|-m cli( .*)$", line.split("#")[0].rstrip())
         if match:
             found.append(shlex.split((match[1] or match[2] or "").split(" && ")[0]))
     return found

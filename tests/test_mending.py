@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cli
-from cache_builder.store import column_info
-from cache_builder.store.command import mending_command
+from cckt import cli
+from cckt.cache_builder.store import column_info
+from cckt.cache_builder.store.command import mending_command
 from tests.cache_builder.samples import write_teacher
-from tests.front import Said, cckt, coco, index
+from tests.commands.front import Said, cckt, coco, index
 
 Say = Callable[..., Said]
 

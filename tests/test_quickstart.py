@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import quickstart
-from cache_builder.errors import UserError
-from cache_builder.index import novel_boxes, open_index
-from cache_builder.progress import Silent
-from cache_builder.runner import Interrupted
-from cache_builder.store import open_column
-from detector.config import apply_overrides
-from detector.evaluate import evaluate_run
-from detector.evaluation.protocols import SPLIT_FIGURES
-from detector.recipes import recipe
-from quickstart import FULL, QUICK, Plan
-from tests.cache_builder.mllm_models import outspoken
-from tests.front import SMALL, cckt
+from cckt import quickstart
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Silent
+from cckt.cache_builder.index import novel_boxes, open_index
+from cckt.cache_builder.runner import Interrupted
+from cckt.cache_builder.store import open_column
+from cckt.detector.config.config import apply_overrides
+from cckt.detector.config.recipes import recipe
+from cckt.detector.evaluation.evaluate import evaluate_run
+from cckt.detector.evaluation.protocols import SPLIT_FIGURES
+from cckt.quickstart import FULL, QUICK, Plan
+from tests.cache_builder.mllm.mllm_models import outspoken
+from tests.commands.front import SMALL, cckt
 
 MICRO = Plan(train_photos=8, held_out_photos=6, overrides=tuple(SMALL))
 

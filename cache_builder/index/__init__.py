@@ -1,9 +1,9 @@
 """The index: three tables of a data set, made once from its annotations, and what may be seen of them."""
 
-from cache_builder.index.build import build_index
-from cache_builder.index.derive import add_boxes, copy_index, pseudo_note, require_annotated
-from cache_builder.index.report import IndexReport
-from cache_builder.index.tables import Index, novel_boxes, open_index, verify_index
+from cckt.cache_builder.index.build import build_index
+from cckt.cache_builder.index.derive import add_boxes, copy_index, pseudo_note, require_annotated
+from cckt.cache_builder.index.report import IndexReport
+from cckt.cache_builder.index.tables import Index, novel_boxes, open_index, verify_index
 
 __all__ = [
     "Index",

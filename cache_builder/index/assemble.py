@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_builder.index.source import Source
-from cache_builder.index.tables import Tables
-from cache_builder.vocabulary import Vocabulary
+from cckt.cache_builder.index.formats.coco import Source
+from cckt.cache_builder.index.tables import Tables
+from cckt.cache_builder.vocabulary import Vocabulary
 
 # A box may stick out of its photo by the rounding of the file's decimals without being worth a count.
 CLIP_TOLERANCE_PX = 0.01

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cache_builder.errors import UserError
-from cache_builder.index.assemble import assemble
-from cache_builder.index.names import PhotoFolder
-from cache_builder.index.report import IndexReport
-from cache_builder.index.source import Source, read_source
-from cache_builder.index.splits import read_split
-from cache_builder.index.stream import require_file
-from cache_builder.index.tables import check_replaceable, layout_digest, tables_digest
-from cache_builder.index.write import write_index
-from cache_builder.progress import Progress, Silent
-from cache_builder.vocabulary import SPLITS, Vocabulary
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.index.assemble import assemble
+from cckt.cache_builder.index.formats.coco import Source, read_source
+from cckt.cache_builder.index.formats.json_stream import require_file
+from cckt.cache_builder.index.names import PhotoFolder
+from cckt.cache_builder.index.report import IndexReport
+from cckt.cache_builder.index.splits import read_split
+from cckt.cache_builder.index.tables import check_replaceable, layout_digest, tables_digest
+from cckt.cache_builder.index.write import write_index
+from cckt.cache_builder.vocabulary import SPLITS, Vocabulary
 
 
 def build_index(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_builder.errors import UserError
-from cache_builder.index.build import relative_root
-from cache_builder.index.tables import (
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index.build import relative_root
+from cckt.cache_builder.index.tables import (
     SCHEMA,
     Index,
     Tables,
@@ -19,8 +19,8 @@ from cache_builder.index.tables import (
     layout_digest,
     tables_digest,
 )
-from cache_builder.index.write import write_index
-from cache_builder.vocabulary import Vocabulary
+from cckt.cache_builder.index.write import write_index
+from cckt.cache_builder.vocabulary import Vocabulary
 
 
 def add_boxes(

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from cache_builder.errors import UserError
+from cckt.cache_builder.base.errors import UserError
 
 _COCO_2014 = re.compile(r"COCO_(?:train|val|test)2014_(\d{12}\.jpg)")
 # These data sets number their photos across all their folders, so the last part alone says which photo it is.

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache_builder.index.tables import FOLDER
+from cckt.cache_builder.index.tables import FOLDER
 
 _REASONS = {
     "not_finite": "coordinates that are no finite numbers",

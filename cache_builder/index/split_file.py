@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cache_builder.errors import UserError
-from cache_builder.index.source import Source
-from cache_builder.vocabulary import SPLITS, Concept, nearest_name, normalise_name
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index.formats.coco import Source
+from cckt.cache_builder.vocabulary import SPLITS, Concept, nearest_name, normalise_name
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cache_builder.errors import UserError
-from cache_builder.index.source import Source
-from cache_builder.index.split_file import read_lists, split_by_lists
-from cache_builder.vocabulary import Concept, nearest_name, normalise_name
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index.formats.coco import Source
+from cckt.cache_builder.index.split_file import read_lists, split_by_lists
+from cckt.cache_builder.vocabulary import Concept, nearest_name, normalise_name
 
 # OV-COCO (Bansal et al. 2018; the lists of ovr-cnn and Detic): COCO's category id and name.
 OV_COCO = {

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_builder.errors import UserError
-from cache_builder.vocabulary import Vocabulary
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.vocabulary import Vocabulary
 
 SCHEMA = 2
 """The newest that is read. 1: all boxes are annotated. 2: box_origins says which are not; written only where

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cache_builder.errors import UserError
-from cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
-from cache_builder.locking import alone
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.locks import alone
+from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
 
 LOCK = ".lock"
 

@@ -6,11 +6,10 @@ questions about a photo; it is computed once. The only room of cache_builder tha
 
 from __future__ import annotations
 
-from cache_builder.mllm.column import cache_mllm_priors
-from cache_builder.mllm.load import DEFAULT_MODEL, Mllm, default_model, load_mllm
-from cache_builder.mllm.questions import PROMPT, Questions
-from cache_builder.mllm.scorer import Scorer
-from cache_builder.pope import pope_report
+from cckt.cache_builder.mllm.load import DEFAULT_MODEL, Mllm, default_model, load_mllm
+from cckt.cache_builder.mllm.questions import PROMPT, Questions
+from cckt.cache_builder.mllm.scorer import Scorer
+from cckt.cache_builder.quality.pope import pope_report
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -18,7 +17,6 @@ __all__ = [
     "Mllm",
     "Questions",
     "Scorer",
-    "cache_mllm_priors",
     "default_model",
     "load_mllm",
     "pope_report",

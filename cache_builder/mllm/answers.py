@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cache_builder.errors import UserError
+from cckt.cache_builder.base.errors import UserError
 
 LOW_SHARE = 0.5
 """Median share of probability on yes and no under which a model is warned about."""

@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from cache_builder.errors import UserError
-from cache_builder.mllm.load import DTYPES, Mllm, place_of
-from cache_builder.mllm.questions import PhotoQuestions, Questions
-from cache_builder.mllm.scorer import Scorer, Scores
-from cache_builder.mllm.served import Engine
-from cache_builder.progress import Progress
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.mllm.load import DTYPES, Mllm, place_of
+from cckt.cache_builder.mllm.questions import PhotoQuestions, Questions
+from cckt.cache_builder.mllm.scorer import Scorer, Scores
+from cckt.cache_builder.mllm.served import Engine
 
 BACKENDS = ("transformers", "vllm")
 

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_builder.errors import UserError
-from cache_builder.existence import known_pairs
-from cache_builder.index import Index, open_index
-from cache_builder.mllm.asking import Ask
-from cache_builder.mllm.scorer import sigmoid
-from cache_builder.photos import check_folder, load_or_reason
-from cache_builder.priors import oracle_presence
-from cache_builder.progress import Progress
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.index import Index, open_index
+from cckt.cache_builder.mllm.asking import Ask
+from cckt.cache_builder.mllm.scorer import sigmoid
+from cckt.cache_builder.photos import check_folder, load_or_reason
+from cckt.cache_builder.presence import oracle_presence
+from cckt.cache_builder.quality.existence import known_pairs
 
 PHOTOS = 256
 """Photos of the training index that are asked about; tens of thousands of answers for two numbers."""

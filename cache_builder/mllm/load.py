@@ -25,9 +25,9 @@ import torch
 import transformers
 from huggingface_hub import constants as hub
 
-from cache_builder.errors import UserError
-from cache_builder.mllm.answers import Answers, find_answers
-from cache_builder.weights import resolve_device, weight_digest
+from cckt.cache_builder.base.device import resolve_device, weight_digest
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.mllm.answers import Answers, find_answers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULT_MODEL = "HuggingFaceTB/SmolVLM-500M-Instruct"
@@ -153,14 +153,14 @@ def place_of(name: str) -> str:
 def shapeworld_folder() -> Path:
     """Where shapeworld's own model lies; UserError where it was not installed."""
     # The one-way rule: cache_builder finds shapeworld's files but never imports its code.
-    spec = importlib.util.find_spec("shapeworld")
+    spec = importlib.util.find_spec("cckt.shapeworld")
     for place in (spec.submodule_search_locations or ()) if spec else ():
         folder = Path(place) / "mllm"
         if (folder / "config.json").is_file():
             return folder
     raise UserError(
         "--mllm-model shapeworld: its weights are not installed with this package; reinstall cckt, train "
-        "them with python -m shapeworld.train_mllm, or name another model."
+        "them with python -m cckt.shapeworld.train_mllm, or name another model."
     )
 
 

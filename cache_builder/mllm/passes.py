@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cache_builder.mllm.load import Mllm, quiet
-from cache_builder.mllm.packing import NotShareable, branch, following, packed_masks, positions_seen
-from cache_builder.mllm.questions import Inputs, PhotoQuestions
-from cache_builder.mllm.vision import seen_once
+from cckt.cache_builder.mllm.load import Mllm, quiet
+from cckt.cache_builder.mllm.packing import NotShareable, branch, following, packed_masks, positions_seen
+from cckt.cache_builder.mllm.questions import Inputs, PhotoQuestions
+from cckt.cache_builder.mllm.vision import seen_once
 
 
 class Packed:

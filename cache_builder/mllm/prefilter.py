@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_builder.errors import UserError
-from cache_builder.existence import known_pairs
-from cache_builder.index import Index
-from cache_builder.priors import oracle_presence
-from cache_builder.store import Column, open_column
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import Index
+from cckt.cache_builder.presence import oracle_presence
+from cckt.cache_builder.quality.existence import known_pairs
+from cckt.cache_builder.store import Column, open_column
 
 
 @dataclass(frozen=True)

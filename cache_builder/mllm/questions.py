@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cache_builder.errors import UserError
-from cache_builder.mllm.load import Mllm, quiet
-from cache_builder.prompts import spoken
-from cache_builder.store.command import QUESTION
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.mllm.load import Mllm, quiet
+from cckt.cache_builder.store.command import QUESTION
+from cckt.cache_builder.teacher.prompts import spoken
 
 PROMPT = QUESTION
 """METHOD.md section 3."""

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cache_builder.errors import UserError
-from cache_builder.mllm.load import Mllm
-from cache_builder.mllm.packing import NotShareable
-from cache_builder.mllm.passes import WAYS, Packed, Plain, Stacked, Way, single
-from cache_builder.mllm.questions import PhotoQuestions
-from cache_builder.progress import Progress, Silent
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.mllm.load import Mllm
+from cckt.cache_builder.mllm.packing import NotShareable
+from cckt.cache_builder.mllm.passes import WAYS, Packed, Plain, Stacked, Way, single
+from cckt.cache_builder.mllm.questions import PhotoQuestions
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.08}
 """How far a probability may be from that of one question at a time: what the dtype's rounding does alone."""

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache_builder.errors import UserError
-from cache_builder.mllm.answers import Answers
-from cache_builder.mllm.scorer import Scores
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.mllm.answers import Answers
+from cckt.cache_builder.mllm.scorer import Scores
 
 LIKELIEST = 64
 """Tokens whose log-probabilities come back; yes and no are among them unless a model is very sure."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cache_builder.mllm.packing import NotShareable
+from cckt.cache_builder.mllm.packing import NotShareable
 
 TOWERS = ("vision_tower", "vision_model", "visual", "vision_encoder")
 

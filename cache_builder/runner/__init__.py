@@ -6,9 +6,9 @@ not depend on kills, on ranks or parts, or on how many workers read.
 
 from __future__ import annotations
 
-from cache_builder.runner.loop import Item, RunReport
-from cache_builder.runner.parts import part_of
-from cache_builder.runner.run import Job, Target, run_chunks, run_targets
-from cache_builder.runner.signals import Interrupted
+from cckt.cache_builder.runner.batch_loop import Item, RunReport
+from cckt.cache_builder.runner.parts import part_of
+from cckt.cache_builder.runner.run import Job, Target, run_chunks, run_targets
+from cckt.cache_builder.runner.signals import Interrupted
 
 __all__ = ["Interrupted", "Item", "Job", "RunReport", "Target", "part_of", "run_chunks", "run_targets"]

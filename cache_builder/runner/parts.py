@@ -7,8 +7,8 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 
-from cache_builder.errors import UserError
-from cache_builder.store import ColumnWriter
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store import ColumnWriter
 
 _LOOK_SECONDS = 5.0
 

@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from cache_builder.errors import UserError
+from cckt.cache_builder.base.errors import UserError
 
 J = TypeVar("J")
 R = TypeVar("R")

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cache_builder.progress import Progress, Silent
-from cache_builder.runner.loop import Assembly, Item, RunReport, WriterThread
-from cache_builder.runner.parts import chunks_to_make, part_of, share
-from cache_builder.runner.readahead import read_ahead
-from cache_builder.runner.signals import Interrupted, Stop, stoppable
-from cache_builder.store import ColumnWriter
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.runner.batch_loop import Assembly, Item, RunReport, WriterThread
+from cckt.cache_builder.runner.parts import chunks_to_make, part_of, share
+from cckt.cache_builder.runner.readahead import read_ahead
+from cckt.cache_builder.runner.signals import Interrupted, Stop, stoppable
+from cckt.cache_builder.store import ColumnWriter
 
 Range = tuple[int, int]
 Job = tuple[Range, ...]

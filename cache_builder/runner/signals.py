@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Self
 
-from cache_builder.errors import UserError
+from cckt.cache_builder.base.errors import UserError
 
 
 class Interrupted(UserError):

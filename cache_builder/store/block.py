@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_builder.errors import UserError
-from cache_builder.store.spec import ColumnSpec
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store.spec import ColumnSpec
 
 UNIT_TOLERANCE = {"float16": 2e-3, "float32": 1e-4}
 """How far a stored row's length may be from 1: the dtype's rounding with room."""

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_builder.store.agreement import Agreement, agreement
-from cache_builder.store.block import UNIT_TOLERANCE
-from cache_builder.store.files import TEMPORARY, ChunkFiles
-from cache_builder.store.layout import array_documents
-from cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, read_ledgers
-from cache_builder.store.manifest import GROUP, Manifest
-from cache_builder.store.reader import Column
-from cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, some_runs
+from cckt.cache_builder.store.agreement import Agreement, agreement
+from cckt.cache_builder.store.block import UNIT_TOLERANCE
+from cckt.cache_builder.store.layout import array_documents
+from cckt.cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, read_ledgers
+from cckt.cache_builder.store.manifest import GROUP, Manifest
+from cckt.cache_builder.store.places.files import TEMPORARY, ChunkFiles
+from cckt.cache_builder.store.reader import Column
+from cckt.cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, some_runs
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cache_builder.store.naming import parse_name
+from cckt.cache_builder.store.naming import parse_name
 
 QUESTION = "Question: Does {concept} exist in the image? Answer:"
 """What a multimodal LLM is asked unless it is told otherwise (METHOD.md section 3)."""

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from cache_builder.errors import UserError
-from cache_builder.progress import Progress, Silent
-from cache_builder.store.agreement import Agreement, cosines, summary
-from cache_builder.store.command import mending_command
-from cache_builder.store.files import LocalFiles, open_files
-from cache_builder.store.manifest import GROUP, Manifest, read_manifest
-from cache_builder.store.reader import Column, open_column
-from cache_builder.store.spec import from_runs, some_runs
-from cache_builder.store.writer import ColumnWriter
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.store.agreement import Agreement, cosines, summary
+from cckt.cache_builder.store.command import mending_command
+from cckt.cache_builder.store.manifest import GROUP, Manifest, read_manifest
+from cckt.cache_builder.store.places.files import LocalFiles, open_files
+from cckt.cache_builder.store.reader import Column, open_column
+from cckt.cache_builder.store.spec import from_runs, some_runs
+from cckt.cache_builder.store.writer import ColumnWriter
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import platform
 from functools import lru_cache
 from typing import Any
 
-from cache_builder.store.spec import ColumnSpec
+from cckt.cache_builder.store.spec import ColumnSpec
 
 _LIBRARIES = ("numpy", "zarr", "torch", "torchvision", "open_clip_torch", "transformers", "pillow")
 

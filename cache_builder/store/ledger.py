@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cache_builder.store.files import ChunkFiles
-from cache_builder.store.spec import ColumnSpec, canonical
+from cckt.cache_builder.store.places.files import ChunkFiles
+from cckt.cache_builder.store.spec import ColumnSpec, canonical
 
 FOLDER = "ledger/"
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cache_builder.errors import UserError
-from cache_builder.store.files import ChunkFiles
-from cache_builder.store.spec import SCHEMA, ColumnSpec, canonical, digest_of, from_runs
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store.places.files import ChunkFiles
+from cckt.cache_builder.store.spec import SCHEMA, ColumnSpec, canonical, digest_of, from_runs
 
 GROUP = "zarr.json"
 

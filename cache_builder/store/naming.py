@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cache_builder.errors import UserError
+from cckt.cache_builder.base.errors import UserError
 
 FLIPPED = "flipped"
 JITTER = "jitter"

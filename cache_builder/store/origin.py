@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cache_builder.errors import UserError
-from cache_builder.store.reader import Column
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store.reader import Column
 
 
 def teacher_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache_builder.errors import UserError
-from cache_builder.progress import Progress, Silent
-from cache_builder.store.files import ChunkFiles, open_files
-from cache_builder.store.inspect import list_columns
-from cache_builder.store.manifest import GROUP, read_manifest
-from cache_builder.store.reader import open_column
-from cache_builder.store.spec import chunk_file, digest_of
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.store.inspect import list_columns
+from cckt.cache_builder.store.manifest import GROUP, read_manifest
+from cckt.cache_builder.store.places.files import ChunkFiles, open_files
+from cckt.cache_builder.store.reader import open_column
+from cckt.cache_builder.store.spec import chunk_file, digest_of
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cache_builder.errors import UserError
-from cache_builder.store.command import mending_command
-from cache_builder.store.fetched import FetchedRows
-from cache_builder.store.files import ChunkFiles, open_files
-from cache_builder.store.manifest import Manifest, read_manifest
-from cache_builder.store.mapped import MappedRows, can_map
-from cache_builder.store.spec import chunk_file
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store.command import mending_command
+from cckt.cache_builder.store.manifest import Manifest, read_manifest
+from cckt.cache_builder.store.places.fetched import FetchedRows
+from cckt.cache_builder.store.places.files import ChunkFiles, open_files
+from cckt.cache_builder.store.places.mapped import MappedRows, can_map
+from cckt.cache_builder.store.spec import chunk_file
 
 
 def open_column(

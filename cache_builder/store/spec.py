@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_builder.errors import UserError
+from cckt.cache_builder.base.errors import UserError
 
 SCHEMA = "cckt.column/1"
 TABLES = ("concepts", "boxes", "images", "images x concepts")

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_builder.errors import UserError
-from cache_builder.progress import Progress, Silent
-from cache_builder.store.agreement import Agreement
-from cache_builder.store.check import Check, Problem
-from cache_builder.store.command import mending_command
-from cache_builder.store.files import open_files
-from cache_builder.store.manifest import GROUP, Manifest, read_manifest
-from cache_builder.store.spec import some_runs
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.store.agreement import Agreement
+from cckt.cache_builder.store.check import Check, Problem
+from cckt.cache_builder.store.command import mending_command
+from cckt.cache_builder.store.manifest import GROUP, Manifest, read_manifest
+from cckt.cache_builder.store.places.files import open_files
+from cckt.cache_builder.store.spec import some_runs
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from cache_builder.errors import UserError
-from cache_builder.store.block import chunk_arrays
-from cache_builder.store.command import mending_command
-from cache_builder.store.files import TEMPORARY, ChunkFiles, LocalFiles, open_files
-from cache_builder.store.layout import array_documents, library_versions
-from cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, Vouched, read_ledgers
-from cache_builder.store.manifest import GROUP, Manifest, read_manifest
-from cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, some_runs, to_runs
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store.block import chunk_arrays
+from cckt.cache_builder.store.command import mending_command
+from cckt.cache_builder.store.layout import array_documents, library_versions
+from cckt.cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, Vouched, read_ledgers
+from cckt.cache_builder.store.manifest import GROUP, Manifest, read_manifest
+from cckt.cache_builder.store.places.files import TEMPORARY, ChunkFiles, LocalFiles, open_files
+from cckt.cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, some_runs, to_runs
 
 
 def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) -> ColumnWriter:

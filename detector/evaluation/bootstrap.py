@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from cache_builder.whole import plain
-from detector.evaluation.engines import IOU_THRESHOLDS, RECALLS
-from detector.evaluation.matches import Matches
-from detector.evaluation.truth import Truth
+from cckt.cache_builder.base.atomic_files import plain
+from cckt.detector.evaluation.engines import IOU_THRESHOLDS, RECALLS
+from cckt.detector.evaluation.matches import Matches
+from cckt.detector.evaluation.truth import Truth
 
 Floats = npt.NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache_builder.errors import UserError
-from cache_builder.whole import write_bytes
+from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.errors import UserError
 
 _KEYS = ("image_id", "category_id", "bbox", "score")
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache_builder.errors import UserError
-from detector.evaluation.truth import Found, Truth, cap_per_photo
+from cckt.cache_builder.base.errors import UserError
+from cckt.detector.evaluation.truth import Found, Truth, cap_per_photo
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)

@@ -6,18 +6,18 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from cache_builder.index import Index
-from cache_builder.vocabulary import normalise_name
-from detector.checkpoint import Facts
-from detector.evaluation.bootstrap import intervals, thresholds_for
-from detector.evaluation.detections import Detections
-from detector.evaluation.engines import Curves, curves
-from detector.evaluation.inference import Inferred, Variant
-from detector.evaluation.matches import Matches, best_f1, match
-from detector.evaluation.metrics import Metrics, summarise
-from detector.evaluation.protocols import Protocol
-from detector.evaluation.scene import Scene
-from detector.evaluation.truth import Found, Truth, locate, truth_of
+from cckt.cache_builder.index import Index
+from cckt.cache_builder.vocabulary import normalise_name
+from cckt.detector.evaluation.bootstrap import intervals, thresholds_for
+from cckt.detector.evaluation.detect import Inferred, Variant
+from cckt.detector.evaluation.detections import Detections
+from cckt.detector.evaluation.engines import Curves, curves
+from cckt.detector.evaluation.matches import Matches, best_f1, match
+from cckt.detector.evaluation.metrics import Metrics, summarise
+from cckt.detector.evaluation.protocols import Protocol
+from cckt.detector.evaluation.scene import Scene
+from cckt.detector.evaluation.truth import Found, Truth, locate, truth_of
+from cckt.detector.runs.run_folder import Facts
 
 
 @dataclass(frozen=True)

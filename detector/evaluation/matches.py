@@ -12,8 +12,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from detector.evaluation.engines import COCO_MAX_DETS, LVIS_MAX_DETS
-from detector.evaluation.truth import Found, Rows, Truth, cap_per_photo
+from cckt.detector.evaluation.engines import COCO_MAX_DETS, LVIS_MAX_DETS
+from cckt.detector.evaluation.truth import Found, Rows, Truth, cap_per_photo
 
 Bools = npt.NDArray[np.bool_]
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache_builder.whole import plain
-from detector.evaluation.bootstrap import Interval
-from detector.evaluation.engines import AREAS, Curves
-from detector.evaluation.protocols import PROTOCOLS, SPLIT_FIGURES, Protocol
-from detector.evaluation.truth import Truth
+from cckt.cache_builder.base.atomic_files import plain
+from cckt.detector.evaluation.bootstrap import Interval
+from cckt.detector.evaluation.engines import AREAS, Curves
+from cckt.detector.evaluation.protocols import PROTOCOLS, SPLIT_FIGURES, Protocol
+from cckt.detector.evaluation.truth import Truth
 
 NAN = float("nan")
 LABELS = {

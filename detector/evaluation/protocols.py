@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cache_builder.errors import UserError
-from cache_builder.index import Index
-from cache_builder.index.splits import ov_coco
-from cache_builder.vocabulary import Vocabulary
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import Index
+from cckt.cache_builder.index.splits import ov_coco
+from cckt.cache_builder.vocabulary import Vocabulary
 
 COCO_FIGURES = ("ap", "ap50_all", "ap75")
 SPLIT_FIGURES = ("ap50_base", "ap50_novel", "ap50_all", "ap")

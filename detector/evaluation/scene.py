@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cache_builder.errors import UserError
-from cache_builder.index import Index, open_index, require_annotated
-from cache_builder.store import (
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import Index, open_index, require_annotated
+from cckt.cache_builder.store import (
     Column,
     Origin,
     column_of,
@@ -21,12 +21,12 @@ from cache_builder.store import (
     open_column,
     require_same_teacher,
 )
-from cache_builder.vocabulary import Vocabulary
-from detector.checkpoint import Facts
-from detector.config import PriorConfig
-from detector.evaluation.protocols import Protocol, protocol_for
-from detector.guidance import Rows, choose_present, disturb_present, random_of
-from detector.training_priors import priors_column
+from cckt.cache_builder.vocabulary import Vocabulary
+from cckt.detector.config.config import PriorConfig
+from cckt.detector.data.training_priors import priors_column
+from cckt.detector.evaluation.protocols import Protocol, protocol_for
+from cckt.detector.runs.run_folder import Facts
+from cckt.detector.students.deformable_detr.guidance import Rows, choose_present, disturb_present, random_of
 
 WITHHELD, WRONG = 0.2, 2.0
 """Of "corrupted": the share of true concepts withheld, and the mean number of wrong ones added."""

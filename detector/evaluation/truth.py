@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cache_builder.errors import UserError
-from cache_builder.index import Index, require_annotated
-from detector.evaluation.detections import Detections
-from detector.evaluation.protocols import SPLIT_FIGURES, Protocol, protocol_for
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import Index, require_annotated
+from cckt.detector.evaluation.detections import Detections
+from cckt.detector.evaluation.protocols import SPLIT_FIGURES, Protocol, protocol_for
 
 Rows = npt.NDArray[np.int64]
 

@@ -1,5 +1,5 @@
 """Why a run's figures are what they are: one HTML file that needs nothing else."""
 
-from detector.report.write import write_report
+from cckt.detector.report.write import write_report
 
 __all__ = ["write_report"]

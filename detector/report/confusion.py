@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from detector.evaluation.matches import iou
-from detector.evaluation.truth import Found, Rows, Truth
-from detector.report.errors import FOUND, by_photo
+from cckt.detector.evaluation.matches import iou
+from cckt.detector.evaluation.truth import Found, Rows, Truth
+from cckt.detector.report.errors import FOUND, by_photo
 
 
 @dataclass(frozen=True)

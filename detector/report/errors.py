@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detector.evaluation.engines import RECALLS
-from detector.evaluation.matches import Matches, iou
-from detector.evaluation.truth import Rows, Truth
+from cckt.detector.evaluation.engines import RECALLS
+from cckt.detector.evaluation.matches import Matches, iou
+from cckt.detector.evaluation.truth import Rows, Truth
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 FOUND, NEAR = 0.5, 0.1

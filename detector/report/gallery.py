@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cache_builder.index import Index
-from cache_builder.photos import BadPhoto, load_photo
-from detector.evaluation.matches import iou
-from detector.evaluation.truth import Found, Rows, Truth
-from detector.report.errors import FOUND, NEAR
+from cckt.cache_builder.index import Index
+from cckt.cache_builder.photos import BadPhoto, load_photo
+from cckt.detector.evaluation.matches import iou
+from cckt.detector.evaluation.truth import Found, Rows, Truth
+from cckt.detector.report.errors import FOUND, NEAR
 
 SIDE = 440
 """Pixels of the long side of a photo in the report; smaller photos stay as they are."""

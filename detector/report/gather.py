@@ -8,25 +8,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cache_builder.errors import UserError
-from cache_builder.progress import Progress
-from cache_builder.store import column_of, open_column, teacher_of
-from cache_builder.whole import plain
-from detector.checkpoint import Facts, judged_weights, read_json, run_config, write_json
-from detector.config import PriorConfig
-from detector.evaluate import chosen_variant, evaluate_run, made_of, under
-from detector.evaluation.detections import Detections
-from detector.evaluation.engines import AREAS, Curves
-from detector.evaluation.figures import Measured, measure
-from detector.evaluation.matches import best_f1
-from detector.evaluation.metrics import Metrics, label_of
-from detector.evaluation.protocols import Protocol
-from detector.evaluation.scene import Scene, open_scene
-from detector.evaluation.truth import Truth
-from detector.report.confusion import confusion
-from detector.report.errors import classify, costs
-from detector.report.log import read_log
-from detector.report.priors import prior_quality, sweep
+from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.store import column_of, open_column, teacher_of
+from cckt.detector.config.config import PriorConfig
+from cckt.detector.evaluation.detections import Detections
+from cckt.detector.evaluation.engines import AREAS, Curves
+from cckt.detector.evaluation.evaluate import chosen_variant, evaluate_run, made_of, under
+from cckt.detector.evaluation.figures import Measured, measure
+from cckt.detector.evaluation.matches import best_f1
+from cckt.detector.evaluation.metrics import Metrics, label_of
+from cckt.detector.evaluation.protocols import Protocol
+from cckt.detector.evaluation.scene import Scene, open_scene
+from cckt.detector.evaluation.truth import Truth
+from cckt.detector.report.confusion import confusion
+from cckt.detector.report.errors import classify, costs
+from cckt.detector.report.log import read_log
+from cckt.detector.report.priors import prior_quality, sweep
+from cckt.detector.runs.run_folder import Facts, judged_weights, read_json, run_config, write_json
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from cache_builder.errors import UserError
-from cache_builder.progress import Progress
-from cache_builder.whole import plain
-from detector.config import PriorConfig
-from detector.evaluation.figures import measure
-from detector.evaluation.inference import Variant, infer
-from detector.evaluation.scene import Scene
-from detector.evaluation.truth import truth_of
-from detector.network import load_network
+from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress
+from cckt.detector.config.config import PriorConfig
+from cckt.detector.evaluation.detect import Variant, infer
+from cckt.detector.evaluation.figures import measure
+from cckt.detector.evaluation.scene import Scene
+from cckt.detector.evaluation.truth import truth_of
+from cckt.detector.inference.network import load_network
 
 RHOS, LIMITS = (0.5, 0.7, 0.9), (3, 6, 12)
 BINS = 10

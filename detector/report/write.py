@@ -9,13 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cache_builder.errors import UserError
-from cache_builder.progress import Progress, Silent
-from cache_builder.whole import plain
-from detector.checkpoint import read_json, write_bytes
-from detector.evaluation.bootstrap import compare
-from detector.report.gallery import tiles
-from detector.report.gather import Answers, Choices, answers_of
+from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.detector.evaluation.bootstrap import compare
+from cckt.detector.report.gallery import tiles
+from cckt.detector.report.gather import Answers, Choices, answers_of
+from cckt.detector.runs.run_folder import read_json, write_bytes
 
 
 def write_report(
@@ -78,7 +78,7 @@ def write_report(
 
 def render(page: dict[str, Any]) -> str:
     """The file's text: a page that asks the network for nothing, and is told not to."""
-    room = files("detector.report")
+    room = files("cckt.detector.report")
     title = "cckt report: " + ", ".join(run["name"] for run in page["runs"])
     # Only "<" could end the script element early; JSON may write it as an escape.
     values = json.dumps(plain(page), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

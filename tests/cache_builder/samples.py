@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from cache_builder.index import build_index
+from cckt.cache_builder.index import build_index
 
 CONCEPTS = ("cat", "bow_(weapon)", "traffic light", "spray_can")
 WIDTH = 24

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache_builder.crops import cache_crops
-from cache_builder.doctor import (
+from cckt.cache_builder.columns.crops import cache_crops
+from cckt.cache_builder.columns.images import cache_images
+from cckt.cache_builder.columns.text import cache_text
+from cckt.cache_builder.doctor import (
     Finding,
     check_data,
     check_installation,
@@ -18,9 +20,7 @@ from cache_builder.doctor import (
     check_machine,
     check_teachers,
 )
-from cache_builder.images import cache_images
-from cache_builder.index import open_index
-from cache_builder.text import cache_text
+from cckt.cache_builder.index import open_index
 from tests.cache_builder.samples import index_photos, write_photos, write_teacher
 
 

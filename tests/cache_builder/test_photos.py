@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache_builder.photos import BadPhoto, load_photo
+from cckt.cache_builder.photos import BadPhoto, load_photo
+from tests.places import SHARED
 
 WIDTH, HEIGHT = 23, 17
-REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_photos"
+REAL = SHARED / "coco_photos"
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_builder.errors import UserError
-from cache_builder.vocabulary import Concept, Vocabulary, normalise_name
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.vocabulary import Concept, Vocabulary, normalise_name
 
 
 def test_an_empty_vocabulary_has_no_rows() -> None:

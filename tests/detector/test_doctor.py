@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cache_builder.doctor import Finding
-from cache_builder.index import build_index, open_index
-from detector.checkpoint import newest_checkpoint
-from detector.config import apply_overrides
-from detector.doctor import check_evaluation, check_recipe, check_run, check_training, check_unseen
-from detector.train import train
+from cckt.cache_builder.doctor import Finding
+from cckt.cache_builder.index import build_index, open_index
+from cckt.detector.config.config import apply_overrides
+from cckt.detector.doctor import check_evaluation, check_recipe, check_run, check_training, check_unseen
+from cckt.detector.runs.run_folder import newest_checkpoint
+from cckt.detector.training.train import train
 from tests.detector.tiny import CONCEPTS, make_data, render, tiny_config, unit_rows, write_column
 
 
@@ -50,8 +50,8 @@ def test_a_recipe_that_can_be_built_and_one_that_cannot() -> None:
 
 
 def test_weights_that_cannot_be_fetched_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    import detector.doctor
-    from detector.model import CCKTDetector
+    import cckt.detector.doctor
+    from cckt.detector.students.deformable_detr.model import CCKTDetector
 
     class Offline(CCKTDetector):
         def __init__(self, *given: object, pretrained: bool = True) -> None:
@@ -59,7 +59,7 @@ def test_weights_that_cannot_be_fetched_are_a_warning(monkeypatch: pytest.Monkey
                 raise OSError("no route to host\nat all")
             super().__init__(*given, pretrained=False)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(detector.doctor, "CCKTDetector", Offline)
+    monkeypatch.setattr(cckt.detector.doctor, "CCKTDetector", Offline)
     (found,) = check_recipe(tiny_config())
     assert found.level == "warn"
     assert "(no route to host)" in found.message

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cache_builder.index import Index, build_index, open_index
-from cache_builder.store import ColumnSpec, open_writer
-from detector.config import Config, apply_overrides
+from cckt.cache_builder.index import Index, build_index, open_index
+from cckt.cache_builder.store import ColumnSpec, open_writer
+from cckt.detector.config.config import Config, apply_overrides
 
 WIDTH = 16
 CONCEPTS = 6

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache_builder.errors import UserError
-from cache_builder.index import novel_boxes, open_index
-from shapeworld.dataset import coco_annotations, make_dataset
-from shapeworld.pictographs import CONCEPTS
-from shapeworld.scene import photo
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import novel_boxes, open_index
+from cckt.shapeworld.dataset import coco_annotations, make_dataset
+from cckt.shapeworld.pictographs import CONCEPTS
+from cckt.shapeworld.scene import photo
 
 
 def test_no_photos_are_refused(tmp_path: Path) -> None:

@@ -15,16 +15,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from cache_builder.errors import UserError
-from cache_builder.mllm import Mllm, Questions
-from cache_builder.mllm.passes import single
-from shapeworld import train_mllm
-from shapeworld.pictographs import CONCEPTS
-from shapeworld.reading import words
-from shapeworld.scene import SIDE
-from shapeworld.tiny_mllm import CELLS, IMAGE, LARGEST, begin_from, build, tokenizer
-from shapeworld.train_backbone import School
-from shapeworld.train_mllm import Course, Eye, Quiz, mosaic, some_words, train
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.mllm import Mllm, Questions
+from cckt.cache_builder.mllm.passes import single
+from cckt.shapeworld import train_mllm
+from cckt.shapeworld.pictographs import CONCEPTS
+from cckt.shapeworld.reading import words
+from cckt.shapeworld.scene import SIDE
+from cckt.shapeworld.tiny_mllm import CELLS, IMAGE, LARGEST, begin_from, build, tokenizer
+from cckt.shapeworld.train_backbone import School
+from cckt.shapeworld.train_mllm import Course, Eye, Quiz, mosaic, some_words, train
 
 ROOM = Path(train_mllm.__file__).parent
 MICRO = Course(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shapeworld.paint import background, contrasting, halo, texture, warp
-from shapeworld.pictographs import BASE, CONCEPTS, NOVEL, drawings, letters, other_words, raster
-from shapeworld.scene import SIDE, Canvas, compose, photo, specimen
+from cckt.shapeworld.paint import background, contrasting, halo, texture, warp
+from cckt.shapeworld.pictographs import BASE, CONCEPTS, NOVEL, drawings, letters, other_words, raster
+from cckt.shapeworld.scene import SIDE, Canvas, compose, photo, specimen
 
 
 def test_no_names_give_an_empty_photo() -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-import shapeworld
-from cache_builder.teacher import load_teacher
-from shapeworld import examine, train_backbone, train_teacher
-from shapeworld.pictographs import CONCEPTS, other_words
-from shapeworld.reading import TEMPLATES, read, words
+from cckt import shapeworld
+from cckt.cache_builder.teacher.clip import load_teacher
+from cckt.shapeworld import examine, train_backbone, train_teacher
+from cckt.shapeworld.pictographs import CONCEPTS, other_words
+from cckt.shapeworld.reading import TEMPLATES, read, words
 
 HOME = Path(shapeworld.__file__).parent
 
@@ -79,7 +79,7 @@ def test_the_teacher_script_makes_a_teacher_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_start_of_another_tower_is_refused(tmp_path: Path) -> None:
-    from cache_builder.errors import UserError
+    from cckt.cache_builder.base.errors import UserError
 
     course = train_teacher.Course(pictures=4, lessons=1, photos=2, steps=1, workers=1)
     with pytest.raises(UserError, match="--start"):

@@ -1,0 +1,60 @@
+"""Chunk files read whole and kept for a while: for stores and systems that cannot be memory-mapped."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store.places.files import ChunkFiles
+from cckt.cache_builder.store.spec import ColumnSpec, chunk_file
+
+KEPT_BYTES = 256 << 20
+"""Bytes of fetched chunks a reader keeps, least recently used leave first."""
+
+
+class FetchedRows:
+    """The same reads as `MappedRows`, through `ChunkFiles.get`. Slow for random rows: stage with `pull`
+    to train.
+    """
+
+    def __init__(self, files: ChunkFiles, spec: ColumnSpec, array: str) -> None:
+        self._files, self._spec, self._array = files, spec, array
+        self._width, self._dtype = spec.arrays[array]
+        self._kept: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._room = max(1, KEPT_BYTES // max(1, spec.chunk_bytes(array)))
+
+    def take(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """Copy of (n, width) at rows (n,); each chunk is fetched once."""
+        out = np.empty((len(rows), self._width), self._dtype)
+        chunks, offsets = np.divmod(rows, self._spec.chunk_rows)
+        order = np.argsort(chunks, kind="stable")
+        starts = np.flatnonzero(np.diff(chunks[order], prepend=-1))
+        for places in np.split(order, starts[1:]) if len(rows) else []:
+            out[places] = self._chunk(int(chunks[places[0]]))[offsets[places]]
+        return out
+
+    def slice(self, lo: int, hi: int) -> NDArray[Any]:
+        """Copy of rows [lo, hi)."""
+        return self.take(np.arange(lo, hi))
+
+    def _chunk(self, chunk: int) -> NDArray[Any]:
+        if chunk in self._kept:
+            self._kept.move_to_end(chunk)
+            return self._kept[chunk]
+        name = chunk_file(self._array, chunk)
+        data = self._files.get(name)
+        expected = self._spec.chunk_bytes(self._array)
+        if data is None or len(data) != expected:
+            found = "no such file" if data is None else f"{len(data)} bytes"
+            raise UserError(
+                f"Chunk file {self._files.place}/{name} gave {found}: expected {expected} bytes, run "
+                "`cckt cache verify --repair` on the data set."
+            )
+        self._kept[chunk] = np.frombuffer(data, self._dtype).reshape(-1, self._width)
+        while len(self._kept) > self._room:
+            self._kept.popitem(last=False)
+        return self._kept[chunk]

@@ -1,0 +1,134 @@
+"""Columns in object stores and other places that fsspec reaches: s3://, gs://, memory://, ...
+
+Needs the extra `remote` (fsspec and the scheme's library). Credentials are the library's own affair: its
+environment variables, files and roles. An object appears whole when its upload ends, so puts are atomic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store.places.files import Bytes
+
+
+class RemoteFiles:
+    """`ChunkFiles` under a URL. Nothing is cached but this process's own ledger lines."""
+
+    def __init__(self, url: str) -> None:
+        self.place = url
+        self._own: dict[str, bytes] = {}
+        self._connect()
+
+    def _connect(self) -> None:
+        scheme = self.place.split("://")[0]
+        try:
+            import fsspec
+
+            # Listings must show what other makers did a moment ago.
+            found = fsspec.core.url_to_fs(self.place, use_listings_cache=False)
+        except (ImportError, ValueError) as error:
+            raise UserError(
+                f"{self.place} needs a library for {scheme}:// that is not installed ({error}): run "
+                "`pip install 'cckt[remote]'`, or the fsspec library of that store."
+            ) from error
+        self._system: Any = found[0]
+        self._root = str(found[1]).rstrip("/")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"place": self.place}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["place"])  # type: ignore[misc]
+
+    def put(self, name: str, data: Bytes, *, new: bool = False) -> bool:
+        """See `ChunkFiles.put`. `new` asks the store to refuse an existing name, where it can."""
+        content = bytes(data)
+        try:
+            if not new:
+                self._system.pipe_file(self._full(name), content)
+                return True
+            if self._system.exists(self._full(name)):
+                return False
+            self._system.pipe_file(self._full(name), content, mode="create")
+            return True
+        except FileExistsError:
+            return False
+        except Exception as error:
+            raise self._mendable(error, name) from error
+
+    def get(self, name: str) -> bytes | None:
+        """See `ChunkFiles.get`."""
+        try:
+            content: bytes = self._system.cat_file(self._full(name))
+            return content
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise self._mendable(error, name) from error
+
+    def size(self, name: str) -> int | None:
+        """See `ChunkFiles.size`."""
+        try:
+            found: int = self._system.info(self._full(name))["size"]
+            return found
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            raise self._mendable(error, name) from error
+
+    def append(self, name: str, data: bytes) -> None:
+        """See `ChunkFiles.append`. Objects cannot grow: this process, its only writer, puts the whole
+        anew.
+        """
+        content = self._own.get(name, b"") + data
+        self.put(name, content)
+        self._own[name] = content
+
+    def sizes(self) -> dict[str, int]:
+        """See `ChunkFiles.sizes`."""
+        try:
+            self._system.invalidate_cache()
+            found = self._system.find(self._root, detail=True)
+        except FileNotFoundError:
+            return {}
+        except Exception as error:
+            raise self._mendable(error, "") from error
+        start = len(self._root) + 1
+        return {str(full)[start:]: int(details["size"]) for full, details in found.items()}
+
+    def remove(self, names: Iterable[str]) -> None:
+        """See `ChunkFiles.remove`."""
+        for name in names:
+            try:
+                self._system.rm_file(self._full(name))
+            except FileNotFoundError:
+                continue
+            except Exception as error:
+                raise self._mendable(error, name) from error
+
+    def clear(self) -> None:
+        """See `ChunkFiles.clear`: the manifest first, so that what is left cannot be read."""
+        names = sorted(self.sizes(), key=lambda name: name != "zarr.json")
+        self.remove(names)
+
+    def alone(self) -> AbstractContextManager[object]:
+        """See `ChunkFiles.alone`: object stores have no locks."""
+        return nullcontext()
+
+    def path(self, name: str) -> Path | None:
+        """See `ChunkFiles.path`: there is none."""
+        return None
+
+    def _full(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    def _mendable(self, error: Exception, name: str) -> UserError:
+        return UserError(
+            f"{self.place}/{name} could not be used ({type(error).__name__}: {error}): look at the address, "
+            "the credentials and the network; what is finished is kept, run the same command again to go "
+            "on."
+        )

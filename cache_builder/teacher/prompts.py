@@ -1,0 +1,155 @@
+"""From concept names to the sentences a teacher reads (METHOD.md section 3, "Text").
+
+A template is a sentence with one `{}`; the ensemble of a concept is the mean of its sentences' unit
+embeddings, made unit again. No articles are mended: "a photo of a umbrella." is what CLIP's own ensembles
+say too, and the mean over templates drowns it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.vocabulary import Concept
+
+ENSEMBLE12 = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+    "a cropped photo of a {}.",
+    "a photo of a {} in the scene.",
+    "a photo of many {}.",
+    "a blurry photo of a {}.",
+    "a photo of a {}.",
+)
+"""The twelve of METHOD.md section 3: the default."""
+
+SINGLE = ("a photo of a {}.",)
+
+_SETS = ("single", "ensemble12", "imagenet80")
+
+
+@dataclass(frozen=True)
+class Templates:
+    """A named list of templates; `name` is the set's name, or "own" for a list of the user's."""
+
+    name: str
+    patterns: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """ "sha256:..." over the patterns in order."""
+        return "sha256:" + hashlib.sha256(json.dumps(self.patterns).encode()).hexdigest()
+
+    def fill(self, words: str) -> list[str]:
+        """One sentence per template."""
+        return [pattern.replace("{}", words) for pattern in self.patterns]
+
+
+def resolve_templates(templates: str | Path | Sequence[str]) -> Templates:
+    """The templates meant by `--templates`: a set's name, a file, or a list.
+
+    A file holds one template a line, or a JSON list of them. Every template holds `{}` exactly once.
+
+    Raises UserError for an unknown name, a file without templates, or a template without its one `{}`.
+    """
+    if not isinstance(templates, str | Path):
+        return _checked(tuple(templates), "the list given as templates")
+    if templates == "single":
+        return Templates("single", SINGLE)
+    if templates == "ensemble12":
+        return Templates("ensemble12", ENSEMBLE12)
+    if templates == "imagenet80":
+        from cckt.cache_builder.teacher.clip import (
+            imagenet_templates,
+        )  # open_clip is heavy, and only the teacher imports it
+
+        return Templates("imagenet80", imagenet_templates())
+    path = Path(templates)
+    if not path.is_file():
+        raise UserError(
+            f"--templates {templates} is neither one of {', '.join(_SETS)} nor a file; "
+            "give one of them, or a file with one template a line, each with a {} for the name."
+        )
+    return _checked(_read(path), str(path))
+
+
+def spoken(name: str) -> str:
+    """A category's name as a sentence holds it: underscores become spaces, runs of spaces one space.
+
+    LVIS qualifies names in brackets, "bow_(weapon)" beside "bow_(decorative_ribbons)". The bracket stays,
+    because without it two concepts would get one embedding: "bow (weapon)".
+    """
+    return " ".join(name.replace("_", " ").split())
+
+
+def wordings(concept: Concept, synonyms: bool = False) -> list[str]:
+    """The wordings of a concept, its name first; with `synonyms` also those, each spoken form once."""
+    names = [concept.name, *(concept.synonyms if synonyms else ())]
+    return list(dict.fromkeys(spoken(name) for name in names))
+
+
+def embed_concepts(
+    concepts: Sequence[Concept],
+    templates: Templates,
+    encode: Callable[[list[str]], NDArray[np.float32]],
+    *,
+    synonyms: bool = False,
+) -> NDArray[np.float32]:
+    """(C, D) float32 unit text embeddings of `concepts`.
+
+    `encode` maps B sentences to (B, D) float32 unit rows. A concept's row is the normalised mean over all its
+    sentences: templates x wordings (METHOD.md section 3). Sums are taken in float64, so that the order of
+    templates does not show.
+    """
+    sentences = [[s for words in wordings(c, synonyms) for s in templates.fill(words)] for c in concepts]
+    rows = encode([sentence for group in sentences for sentence in group])
+    starts = np.cumsum([0, *(len(group) for group in sentences)])[:-1]
+    if not len(concepts):
+        return rows
+    return unit_rows(np.add.reduceat(rows.astype(np.float64), starts, axis=0))
+
+
+def unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """(n, D) float32 rows of length 1; a row of zeros is a fault of the caller's."""
+    rows = rows.astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    assert np.all(lengths > 0), "a row of zeros has no direction"
+    unit: NDArray[np.float32] = (rows / lengths).astype(np.float32)
+    return unit
+
+
+def _read(path: Path) -> tuple[str, ...]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if text.lstrip().startswith("["):
+            return tuple(json.loads(text))
+    except (OSError, ValueError) as fault:
+        raise UserError(
+            f"{path} cannot be read as templates ({fault}); give one a line, or a JSON list of strings."
+        ) from None
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _checked(patterns: tuple[str, ...], where: str) -> Templates:
+    if not patterns:
+        raise UserError(f"{where} holds no template; give at least one sentence with a {{}} for the name.")
+    for pattern in patterns:
+        if not isinstance(pattern, str) or pattern.count("{}") != 1:
+            raise UserError(
+                f"{where} holds the template {pattern!r}; each must hold {{}} exactly once, where the name "
+                "goes."
+            )
+    return Templates("own", patterns)

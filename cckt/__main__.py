@@ -1,0 +1,8 @@
+"""`python -m cckt` and `torchrun -m cckt`: the command line, whatever files lie in the working folder."""
+
+from __future__ import annotations
+
+from cckt.cli import main
+
+if __name__ == "__main__":
+    main()

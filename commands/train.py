@@ -1,0 +1,111 @@
+"""The verb `cckt train`: begin a run, or go on with one."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.commands.cache import Json
+from cckt.commands.console import Answer, TerminalProgress
+from cckt.commands.detector import Overrides
+
+
+class TrainCommand(TyperCommand):
+    """`--resume RUN` names the run; `--resume` alone means that of `--out`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a bare `--resume` an empty value."""
+        words = [
+            "--resume=" if word == "--resume" and (after is None or after.startswith("--")) else word
+            for word, after in zip_longest(args, args[1:])
+        ]
+        return super().parse_args(ctx, words)
+
+
+def train(
+    train_data: Annotated[
+        Path | None, typer.Option("--train", help="Data set to train on (kept base).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder, to be made.")] = None,
+    val_data: Annotated[Path | None, typer.Option("--val", help="Data set to evaluate on.")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="A named config: shapeworld, coco-48-17-r50, lvis-r50 and more; a wrong name lists them."
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML laid over the recipe.")] = None,
+    overrides: Overrides = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Without the method: no guidance, no contrast, the class head.")
+    ] = False,
+    max_steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
+    stop_after: Annotated[
+        int | None, typer.Option(help="Leave after so many steps, with a checkpoint to resume from.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Go on with this run from its newest whole checkpoint."),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Train a detector from columns."""
+    from cckt.cache_builder.runner import Interrupted
+    from cckt.detector.config import recipes
+    from cckt.detector.config.config import apply_overrides, load_config
+    from cckt.detector.evaluation.metrics import LABELS, percent
+    from cckt.detector.evaluation.protocols import SPLIT_FIGURES
+    from cckt.detector.runs.run_folder import run_config
+    from cckt.detector.training.run import Folders
+    from cckt.detector.training.train import STOP_AFTER
+    from cckt.detector.training.train import train as train_detector
+
+    going_on = resume is not None
+    if resume and out is not None and Path(resume).resolve() != out.resolve():
+        raise UserError(f"--resume {resume} and --out {out} name two runs; give one of them.")
+    out = Path(resume) if resume else out
+    if out is None:
+        raise UserError("no run is named; give --out FOLDER for a new one, or --resume RUN.")
+    if recipe is None and not going_on and config is None:
+        raise UserError(f"no recipe is named; give --recipe, one of {', '.join(recipes.RECIPES)}.")
+    chosen = run_config(out) if recipe is None and going_on else recipes.recipe(recipe or "coco-48-17-r50")
+    chosen = recipes.plain(chosen) if plain else chosen
+    chosen = load_config(config, chosen) if config is not None else chosen
+    chosen = apply_overrides(chosen, overrides or ())
+    if going_on and (train_data is None or (out / "data.json").is_file()):
+        known = Folders.load(out)
+        train_data = train_data or Path(known.train)
+        val_data = val_data or (Path(known.val) if known.val is not None else None)
+        max_steps = known.max_steps if max_steps is None else max_steps
+    if train_data is None:
+        raise UserError(
+            "no data set is named; give --train FOLDER, one that cckt data index --keep base made."
+        )
+    figures = train_detector(
+        chosen,
+        train_data,
+        val_data,
+        out,
+        resume=going_on,
+        max_steps=max_steps,
+        stop_after=stop_after,
+        progress=TerminalProgress(),
+    )
+    answer = Answer(json)
+    answer.say(f"{out}: step {figures['step']}, {figures['images_per_s']:.1f} images/s")
+    evaluation = figures["evaluation"]
+    if evaluation:
+        head = ["in percent, on", *(LABELS[name] for name in SPLIT_FIGURES)]
+        cells = [percent(evaluation.get(name)) for name in SPLIT_FIGURES]
+        answer.table("", head, [[str(val_data), *cells]])
+    answer.figures(figures)
+    if figures["stopped"] == STOP_AFTER:
+        answer.say(f"left with a checkpoint; cckt train --resume {out} goes on.")
+    elif figures["stopped"]:
+        when = f"step {figures['step']}, with a checkpoint"
+        raise Interrupted.by(figures["stopped"], when, f"cckt train --resume {out} goes on")

@@ -1,0 +1,81 @@
+"""Multi-scale deformable attention (Deformable DETR, Zhu et al., ICLR 2021, eq. 3).
+
+Shape legend: B photos, Q queries, d hidden, L levels, S = sum of h*w over levels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cckt.detector.students.deformable_detr.sampling import Kernel, Shapes, sample, sides_of
+from cckt.detector.students.precision import single
+
+
+class DeformableAttention(nn.Module):
+    """Each query looks at `points` places of every level, around its reference, with weights of its own."""
+
+    def __init__(self, hidden: int, heads: int, levels: int, points: int) -> None:
+        super().__init__()
+        self.kernel: Kernel = "auto"
+        assert hidden % heads == 0, f"heads {heads} must divide hidden {hidden}"
+        self.heads, self.levels, self.points = heads, levels, points
+        self.sampling_offsets = nn.Linear(hidden, heads * levels * points * 2)
+        self.attention_weights = nn.Linear(hidden, heads * levels * points)
+        self.value_proj = nn.Linear(hidden, hidden)
+        self.output_proj = nn.Linear(hidden, hidden)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Heads start looking in their own direction, points ever further out, all with the same weight."""
+        nn.init.zeros_(self.sampling_offsets.weight)
+        angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
+        direction = torch.stack([angles.cos(), angles.sin()], -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1, self.points + 1).view(1, 1, -1, 1)
+        bias = (direction[:, None, None] * steps).expand(self.heads, self.levels, self.points, 2)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(bias.flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, query: Tensor, references: Tensor, memory: Tensor, shapes: Shapes, keep: Tensor | None
+    ) -> Tensor:
+        """Attend.
+
+        query: (B, Q, d); memory: (B, S, d); keep: (B, S, 1) bool, False where padded, or None.
+        references: (B or 1, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, normalised to the padded level.
+        Returns (B, Q, d).
+        """
+        batch, queries = query.shape[:2]
+        value = self.value_proj(memory)
+        if keep is not None:
+            value = value * keep.to(value.dtype)
+        # Places and weights in float32 whatever the autocast: half a pixel of a wide level is below bfloat16.
+        offsets = single(self.sampling_offsets(query))
+        weights = single(self.attention_weights(query))
+        offsets = offsets.view(batch, queries, self.heads, self.levels, self.points, 2)
+        weights = weights.view(batch, queries, self.heads, self.levels * self.points).softmax(-1)
+        weights = weights.view(batch, queries, self.heads, self.levels, self.points)
+        if references.shape[-1] == 2:
+            scale = sides_of(shapes, offsets).reciprocal().view(-1, 1, 2)
+            locations = references[:, :, None, :, None] + offsets * scale
+        else:
+            centre, size = references[:, :, None, :, None, :2], references[:, :, None, :, None, 2:]
+            locations = centre + offsets * (size * (0.5 / self.points))
+        value = value.view(batch, -1, self.heads, value.shape[-1] // self.heads)
+        out: Tensor = self.output_proj(sample(value, shapes, locations, weights, self.kernel))
+        return out
+
+
+def choose_kernel(module: nn.Module, kernel: Kernel) -> None:
+    """Tell every attention inside who samples for it."""
+    for one in module.modules():
+        if isinstance(one, DeformableAttention):
+            one.kernel = kernel

@@ -1,0 +1,52 @@
+"""Where things are, as the transformer is told: encodings of cells, their centres, places before the sigmoid.
+
+Shape legend: B photos, S = sum of h*w over levels, L levels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from cckt.detector.students.deformable_detr.sampling import Shapes
+
+
+def sine_positions(keep: Tensor, hidden: int) -> Tensor:
+    """Sine encoding of a cell's place within the unpadded part: y in the first half of channels, then x.
+
+    keep: (B, h, w) float, 1 inside the photo and 0 in the padding. Returns (B, h * w, hidden).
+    """
+    half = hidden // 2
+    powers = torch.arange(half, device=keep.device).div(2, rounding_mode="floor").to(keep.dtype)
+    period = 10000 ** (2 * powers / half)
+    parts = []
+    for axis in (1, 2):
+        place = keep.cumsum(axis)
+        total = place.narrow(axis, place.shape[axis] - 1, 1)
+        angle = ((place - 0.5) / (total + 1e-6) * (2 * math.pi))[..., None] / period
+        parts.append(torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2))
+    return torch.cat(parts, dim=-1).flatten(1, 2)
+
+
+def cell_centres(shapes: Shapes, ratios: Tensor) -> Tensor:
+    """The encoder's reference points: every cell's own centre, told in the coordinates of every level.
+
+    ratios: (B, L, 2) share of each padded level that is photo, as x, y. Returns (B, S, L, 2).
+    """
+    centres = []
+    for level, (height, width) in enumerate(shapes):
+        y, x = torch.meshgrid(
+            (torch.arange(height, device=ratios.device, dtype=ratios.dtype) + 0.5) / height,
+            (torch.arange(width, device=ratios.device, dtype=ratios.dtype) + 0.5) / width,
+            indexing="ij",
+        )
+        centres.append(torch.stack([x, y], -1).view(1, -1, 2) / ratios[:, None, level])
+    return torch.cat(centres, 1)[:, :, None] * ratios[:, None]
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """log(x / (1 - x)), x kept eps away from 0 and 1 (in numerator and denominator each)."""
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

@@ -1,0 +1,261 @@
+"""The deformable transformer (Deformable DETR): pyramid in, decoder states and refined boxes out.
+
+Shape legend: B photos, S = sum of h*w over levels, N queries, d hidden, L levels.
+Equal to transformers' DeformableDetrModel with the same weights (a test says so), less its dropout on
+the encoder's input.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cckt.detector.students.contract import Proposals
+from cckt.detector.students.deformable_detr.attention import DeformableAttention
+from cckt.detector.students.deformable_detr.positions import cell_centres, inverse_sigmoid, sine_positions
+from cckt.detector.students.deformable_detr.sampling import Shapes
+
+
+class FeedForward(nn.Module):
+    """Linear, ReLU, linear, with residual and norm after."""
+
+    def __init__(self, hidden: int, ffn: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden, ffn)
+        self.fc2 = nn.Linear(ffn, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.dropout = dropout
+        for linear in (self.fc1, self.fc2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.dropout(F.relu(self.fc1(x)), self.dropout, self.training)
+        out: Tensor = self.norm(x + F.dropout(self.fc2(inner), self.dropout, self.training))
+        return out
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention among queries; positions join queries and keys, not values."""
+
+    def __init__(self, hidden: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.qk_proj = nn.Linear(hidden, 2 * hidden)
+        self.v_proj = nn.Linear(hidden, hidden)
+        self.o_proj = nn.Linear(hidden, hidden)
+        for weight in (*self.qk_proj.weight.chunk(2), self.v_proj.weight, self.o_proj.weight):
+            nn.init.xavier_uniform_(weight)
+        for linear in (self.qk_proj, self.v_proj, self.o_proj):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x, position: (B, N, d); mask: (N, N) bool, True where a query may look, or None."""
+        split = (*x.shape[:2], -1, self.heads, x.shape[-1] // self.heads)
+        query, key = self.qk_proj(x + position).view(split).permute(2, 0, 3, 1, 4).unbind(0)
+        value = self.v_proj(x).view(split).squeeze(2).transpose(1, 2)
+        dropout = self.dropout if self.training else 0.0
+        if x.device.type == "cpu":
+            # The CPU's fused attention is 16 times as slow backward in bfloat16 as in float32 (50 queries).
+            with torch.autocast("cpu", enabled=False):
+                query, key, value = query.float(), key.float(), value.float()
+                mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention over the pyramid, then feed-forward; norms after (post-norm)."""
+
+    def __init__(self, hidden: int, heads: int, levels: int, points: int, ffn: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(hidden, heads, levels, points)
+        self.norm = nn.LayerNorm(hidden)
+        self.feed_forward = FeedForward(hidden, ffn, dropout)
+        self.dropout = dropout
+
+    def forward(
+        self, x: Tensor, position: Tensor, references: Tensor, shapes: Shapes, keep: Tensor | None
+    ) -> Tensor:
+        looked = self.attention(x + position, references, x, shapes, keep)
+        out: Tensor = self.feed_forward(self.norm(x + F.dropout(looked, self.dropout, self.training)))
+        return out
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, deformable attention to the pyramid, feed-forward (post-norm)."""
+
+    def __init__(self, hidden: int, heads: int, levels: int, points: int, ffn: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = SelfAttention(hidden, heads, dropout)
+        self.self_norm = nn.LayerNorm(hidden)
+        self.attention = DeformableAttention(hidden, heads, levels, points)
+        self.norm = nn.LayerNorm(hidden)
+        self.feed_forward = FeedForward(hidden, ffn, dropout)
+        self.dropout = dropout
+
+    def forward(
+        self,
+        x: Tensor,
+        position: Tensor,
+        references: Tensor,
+        memory: Tensor,
+        shapes: Shapes,
+        keep: Tensor | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        mixed = self.self_attention(x, position, mask)
+        x = self.self_norm(x + F.dropout(mixed, self.dropout, self.training))
+        looked = self.attention(x + position, references, memory, shapes, keep)
+        x = self.norm(x + F.dropout(looked, self.dropout, self.training))
+        out: Tensor = self.feed_forward(x)
+        return out
+
+
+class BoxHead(nn.Module):
+    """A 3-layer MLP, d -> 4: what to add to the reference box before the sigmoid."""
+
+    def __init__(self, hidden: int, first: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [nn.Linear(hidden, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, 4)]
+        )
+        last = self.layers[2]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        if first:  # the first layer has no size to refine: start at a ninth of the photo, not at half of it
+            nn.init.constant_(last.bias[2:], -2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in list(self.layers)[:-1]:
+            x = F.relu(layer(x))
+        out: Tensor = self.layers[2](x)
+        return out
+
+
+class DeformableTransformer(nn.Module):
+    """Encoder, decoder and the box heads that refine the references from layer to layer."""
+
+    def __init__(
+        self,
+        hidden: int,
+        heads: int,
+        levels: int,
+        points: int,
+        ffn: int,
+        dropout: float,
+        encoder_layers: int,
+        decoder_layers: int,
+        boxes_given: bool = False,
+    ) -> None:
+        """boxes_given: `decode` is told where to begin, instead of having a point learned for each query."""
+        super().__init__()
+        self.hidden = hidden
+        self.recompute = False
+        """In training: keep only what enters a layer and compute the rest again in the backward pass."""
+        shape = (hidden, heads, levels, points, ffn, dropout)
+        self.level_embed = nn.Parameter(torch.empty(levels, hidden))
+        self.encoder = nn.ModuleList([EncoderLayer(*shape) for _ in range(encoder_layers)])
+        self.decoder = nn.ModuleList([DecoderLayer(*shape) for _ in range(decoder_layers)])
+        self.reference_points = None if boxes_given else nn.Linear(hidden, 2)
+        self.box_heads = nn.ModuleList(
+            [BoxHead(hidden, first=layer == 0 and not boxes_given) for layer in range(decoder_layers)]
+        )
+        nn.init.normal_(self.level_embed)
+        if self.reference_points is not None:
+            nn.init.xavier_uniform_(self.reference_points.weight)
+            nn.init.zeros_(self.reference_points.bias)
+
+    def _through(self, layer: nn.Module, *inputs: Tensor | Shapes | None) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            out: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
+        else:
+            out = layer(*inputs)
+        return out
+
+    def encode(self, pyramid: list[Tensor], padding: list[Tensor] | None) -> Encoded:
+        """pyramid: L maps (B, d, h, w); padding: L masks (B, h, w) bool, True where padded, or None."""
+        shapes: Shapes = [(level.shape[2], level.shape[3]) for level in pyramid]
+        flat = torch.cat([level.flatten(2).transpose(1, 2) for level in pyramid], 1)
+        # Without padding nothing here depends on the photo, and one row serves the batch.
+        if padding is None:
+            kept = [flat.new_ones((1, *shape), dtype=torch.float32) for shape in shapes]
+            keep, ratios = None, torch.ones((1, len(shapes), 2), device=flat.device)
+        else:
+            kept = [(~mask).float() for mask in padding]
+            keep = torch.cat([one.flatten(1) for one in kept], 1).bool()[..., None]
+            ratios = torch.stack(
+                [torch.stack([one[:, 0].mean(1), one[:, :, 0].mean(1)], -1) for one in kept], dim=1
+            )
+        position = torch.cat(
+            [
+                sine_positions(one, self.hidden) + embed
+                for one, embed in zip(kept, self.level_embed, strict=True)
+            ],
+            1,
+        )
+        memory = flat
+        references = cell_centres(shapes, ratios)
+        for layer in self.encoder:
+            memory = self._through(layer, memory, position, references, shapes, keep)
+        return Encoded(memory, shapes, keep, ratios)
+
+    def decode(
+        self,
+        encoded: Encoded,
+        content: Tensor,
+        position: Tensor,
+        mask: Tensor | None = None,
+        begin: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Refine the queries.
+
+        content, position: (B, N, d); mask: (N, N) bool, True where a query may look at another, or None.
+        begin: (B, N, 4) float32 cxcywh, the first boxes, where `boxes_given`; no gradient flows into them.
+        Returns states (layers, B, N, d) and boxes (layers, B, N, 4), float32 cxcywh in [0, 1] of the photo.
+        """
+        x = content
+        if self.reference_points is None:
+            assert begin is not None, "this transformer is told where its queries begin"
+            reference = begin.detach()  # (B, N, 4)
+        else:
+            reference = self.reference_points(position).float().sigmoid()  # (B, N, 2), then (B, N, 4)
+        states, boxes = [], []
+        for layer, box_head in zip(self.decoder, self.box_heads, strict=True):
+            ratios = encoded.ratios.repeat(1, 1, reference.shape[-1] // 2)
+            x = self._through(
+                layer,
+                x,
+                position,
+                reference[:, :, None] * ratios[:, None],
+                encoded.memory,
+                encoded.shapes,
+                encoded.keep,
+                mask,
+            )
+            delta = box_head(x).float()
+            logit = inverse_sigmoid(reference)
+            if logit.shape[-1] == 2:
+                logit = F.pad(logit, (0, 2))
+            box = (delta + logit).sigmoid()
+            reference = box.detach()
+            states.append(x)
+            boxes.append(box)
+        return torch.stack(states), torch.stack(boxes)
+
+
+class Encoded:
+    """The encoder's answer; `proposals` are added by the detector whose queries begin at them.
+
+    memory: (B, S, d); shapes: of the levels; keep: (B, S, 1) bool, False where padded, or None;
+    ratios: (B or 1, L, 2) share of each level that is photo, as x, y.
+    """
+
+    def __init__(self, memory: Tensor, shapes: Shapes, keep: Tensor | None, ratios: Tensor) -> None:
+        self.memory, self.shapes, self.keep, self.ratios = memory, shapes, keep, ratios
+        self.proposals: Proposals | None = None

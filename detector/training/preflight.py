@@ -1,0 +1,144 @@
+"""What must hold before the first step: the checks of a training run, each with its mending sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note
+from cckt.cache_builder.store import Column, Origin, column_of, open_column, require_same_teacher, teacher_of
+from cckt.detector.config.checks import require
+from cckt.detector.config.config import Config
+from cckt.detector.data.dataset import TrainingPhotos
+from cckt.detector.data.gpu_decode import gpu_decoder
+from cckt.detector.evaluation.metrics import FIGURES
+from cckt.detector.evaluation.scene import Scene, open_scene
+from cckt.detector.runs.run_folder import Facts
+from cckt.detector.students.deformable_detr.sampling import demand_triton
+
+PHOTOS_LOOKED_FOR = 8
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """Everything a run reads, opened and checked."""
+
+    photos: TrainingPhotos
+    text: Tensor
+    """(C, D) float32 unit: the base concepts, in ascending concept row."""
+    facts: Facts
+
+
+def gather(config: Config, data: Path) -> Ingredients:
+    """Open what training on `data` needs.
+
+    Raises UserError for an index without photos or base concepts, targets that are not base (the leak guard:
+    every target's concept is read), photos that are not there, columns that are missing, unfinished, of
+    another index, or of two teachers.
+    """
+    index = open_index(data)
+    check_leak(index)
+    check_photos(index)
+    label = config.data.teacher
+    text = open_column(data, column_of(data, "text", label), index_digest=index.digest)
+    photos = TrainingPhotos(data, config, text.width)
+    crops_recipe: dict[str, Any] = {}
+    if photos.crops is not None:  # only the contrastive loss reads the teacher's view of the crops
+        for crops in photos.crops.columns:
+            check_teachers(data, text, crops)
+        crops_recipe = dict(photos.crops.upright[0].manifest.spec.recipe)
+        views = [column.manifest.spec.name for column in photos.crops.columns[1:]]
+        if views:
+            crops_recipe["views"] = views
+    base = photos.base_rows
+    facts = Facts(
+        embedding_dim=text.width,
+        n_classes=len(base),
+        names=[index.concepts[row].name for row in base],
+        category_ids=index.concepts.category_ids[base].tolist(),
+        index_digest=index.digest,
+        text_recipe=dict(text.manifest.spec.recipe),
+        crops_recipe=crops_recipe,
+        teacher=label,
+        priors_recipe={} if photos.priors is None else photos.priors.recipe,
+        pseudo=pseudo_note(index),
+        made_base=list((index.card.get("pseudo") or {}).get("made_base", [])),
+    )
+    return Ingredients(photos, torch.from_numpy(text.take(base).astype(np.float32)), facts)
+
+
+def check_leak(index: Index) -> None:
+    """Prove by reading every row that no target is of a novel or other concept."""
+    if not len(index.concepts.rows("base")):
+        raise UserError(
+            f"{index.folder}: found no base concept, expected at least one; give another --split."
+        )
+    if not len(index):
+        raise UserError(f"{index.folder}: found an index without photos, expected at least one.")
+    leaked = novel_boxes(index)
+    if leaked:
+        raise UserError(
+            f"{index.folder}: found {leaked} boxes of concepts that are not base, expected none in training; "
+            "build the index again with --keep base."
+        )
+
+
+def check_photos(index: Index) -> None:
+    """Look for a few photos, spread over the index: a moved folder is known before anything starts."""
+    rows = np.unique(np.linspace(0, len(index) - 1, PHOTOS_LOOKED_FOR).astype(int))
+    missing = [path for row in rows if not (path := index.photo_path(row)).is_file()]
+    if len(missing) == len(rows):
+        raise UserError(
+            f"{missing[0]}: no such photo, nor any other of the {len(rows)} looked for; build the index of "
+            f"{index.folder} again with the --images folder that holds them."
+        )
+
+
+def check_teachers(data: Path, text: Column, other: Column) -> None:
+    """Text and another column must be of one teacher: their cosines mean nothing otherwise."""
+    name, teacher = other.manifest.spec.name, teacher_of(text.manifest.spec.recipe) or {}
+    step = f"make {name} again with --teacher {teacher.get('name') or 'NAME'} --overwrite"
+    first, second = Origin.of(other, f"{data}: column {name}"), Origin.of(text)
+    require_same_teacher(first, second, step=step, imported=True)
+
+
+def check_validation(config: Config, data: Path, facts: Facts | None) -> Scene:
+    """Whether a run could be evaluated on `data`, asked before hours are spent on it; what it would see.
+
+    facts: of the run; None where it cannot be made yet. Raises UserError where text, priors or photos lack.
+    """
+    scene = open_scene(data, facts)
+    if config.model.guidance and config.prior.cached:
+        scene.priors(config.prior.source)
+    check_photos(scene.index)
+    return scene
+
+
+def check_machine(config: Config, device: torch.device) -> None:
+    """Whether the device has what the options demand of it: a GPU for nvJPEG and for Triton's kernel."""
+    if config.data.decode == "cuda":
+        gpu_decoder()
+    if config.model.attention_kernel == "triton":
+        demand_triton(device)
+
+
+def check_metric(config: Config) -> None:
+    """`train.best_metric` must be a figure that an evaluation gives."""
+    found, known = config.train.best_metric, sorted(FIGURES)
+    require(found in known, "train.best_metric", found, f"one of {', '.join(known)}")
+
+
+def check_batch(config: Config, ranks: int) -> None:
+    """The batch must divide evenly over ranks and parts."""
+    parts = config.train.accumulate * ranks
+    if config.train.batch % parts:
+        raise UserError(
+            f"option train.batch: found {config.train.batch}, expected a multiple of {parts} ({ranks} ranks "
+            f"x train.accumulate {config.train.accumulate}); use --set train.batch={parts}."
+        )

@@ -1,0 +1,93 @@
+"""How a run behaves towards its surroundings: versions written down, signals heeded, fixed kernels."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+from cckt.detector.ranks.world import World
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "zarr", "safetensors")
+
+
+def versions(world: World) -> dict[str, Any]:
+    """What a run was made with."""
+    found = {name: importlib.metadata.version(name) for name in ("cckt", *PACKAGES)}
+    name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.machine()
+    return found | {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": f"{world.device.type} ({name})",
+        "ranks": world.size,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def memory_mib(device: torch.device) -> float:
+    """The most memory this process has held so far, in MiB: on the GPU, or else resident in the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+class Signals:
+    """Notes the first SIGTERM, SIGINT or SIGUSR1, so that the step in hand ends and a checkpoint is written.
+
+    A second signal does what it did before. Off the main thread nothing is caught.
+    """
+
+    NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (getattr(signal, name) for name in self.NAMES if hasattr(signal, name)):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+        self.__exit__()
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+@contextmanager
+def deterministic(device: torch.device, demanded: bool) -> Iterator[None]:
+    """Deterministic kernels: on the CPU always, where they cost nothing; elsewhere where they are `demanded`.
+
+    torch warns of an operation that has none.
+    """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    memory: Any = torch.utils.deterministic
+    filled, tuned = memory.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    if demanded or device.type == "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory, torch.backends.cudnn.benchmark = filled, tuned

@@ -1,0 +1,199 @@
+"""A run: a model in training with everything that is saved and restored, and the folder it lives in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress
+from cckt.detector.config.config import Config, InferenceConfig, PriorConfig, save_config
+from cckt.detector.config.dataclass_io import option_names
+from cckt.detector.data.schedule import Schedule
+from cckt.detector.ranks.world import World
+from cckt.detector.runs import run_folder as store
+from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.training.optim import MovingAverage, build_optimizer
+from cckt.detector.training.preflight import Ingredients
+from cckt.detector.training.process import versions
+from cckt.detector.training.step import Stepper
+
+MAY_CHANGE = {
+    "train.epochs",
+    "train.device",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.evaluate_every",
+    "train.best_metric",
+    "train.nonfinite_limit",
+    "train.spike_factor",
+    "train.wandb_project",
+    "train.checkpoint_activations",
+    "train.accumulate",
+    "train.compile",
+    "train.deterministic",
+    "model.attention_kernel",
+    "data.workers",
+    "data.cache_photos",
+    "data.eval_short_side",
+    *option_names(PriorConfig, "prior."),
+    *option_names(InferenceConfig, "inference."),
+}
+"""Options that a resumed run may be given anew; all others decide what its steps compute, and so do those of
+priors where training heeds them (train.guidance_priors)."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The data sets of a run, as absolute paths, and its `max_steps`; remembered, so that resuming need not
+    name them.
+    """
+
+    train: str
+    val: str | None
+    max_steps: int | None = None
+
+    @staticmethod
+    def of(train_data: Path, val_data: Path | None, max_steps: int | None) -> Folders:
+        """From paths as they were given."""
+        val = str(val_data.resolve()) if val_data is not None else None
+        return Folders(str(train_data.resolve()), val, max_steps)
+
+    def save(self, run: Path) -> None:
+        """Write data.json."""
+        store.write_json(run / "data.json", asdict(self))
+
+    @staticmethod
+    def load(run: Path) -> Folders:
+        """Read data.json. Raises UserError where `run` is no run folder, or an old one that has none."""
+        store.run_config(run)
+        if not (run / "data.json").is_file():
+            raise UserError(
+                f"{run}: no data.json says which data the run was begun with; give --train FOLDER."
+            )
+        return Folders(**store.read_json(run / "data.json", "the data folders of a run"))
+
+
+class Run:
+    """The model, its optimiser and its average, at a step; what is not in here need not be saved."""
+
+    def __init__(self, config: Config, ingredients: Ingredients, out: Path, world: World) -> None:
+        self.config, self.ingredients, self.out, self.world = config, ingredients, out, world
+        settings = config.train
+        torch.manual_seed(settings.seed)
+        facts = ingredients.facts
+        self.model = CCKTDetector(config.model, facts.embedding_dim, facts.n_classes).to(world.device)
+        # Convolutions are up to half faster so, on CPUs and GPUs alike.
+        self.model.backbone.to(memory_format=torch.channels_last)
+        self.model.train()
+        self.model.transformer.recompute = settings.checkpoint_activations
+        if settings.compile:
+            self.model.compile()  # in place: weights keep their names
+        self.optimizer = build_optimizer(self.model, settings, world.device)
+        self.average = MovingAverage(self.model, settings.ema_decay) if settings.ema_decay else None
+        photos = len(ingredients.photos)
+        self.steps_per_epoch = Schedule(photos, settings.seed, settings.batch).steps_per_epoch
+        text = ingredients.text.to(world.device)
+        wrapped = world.wrap(self.model)
+        self.stepper = Stepper(
+            wrapped, text, config, world, self.optimizer, self.average, self.steps_per_epoch
+        )
+        self.step = 0
+        self.best = float("-inf")
+        self.evaluated = 0
+        """The step of the last evaluation."""
+        self.watched: dict[str, Any] = {}
+        """What `monitor.py` has counted up to the checkpoint that was restored."""
+        self.saved = (-1, -1)
+        """Step and last evaluation of the newest checkpoint."""
+
+    def open(self, resume: bool, folders: Folders, progress: Progress) -> None:
+        """Begin the folder, or take up what it holds."""
+        found, torn = store.newest_checkpoint(self.out)
+        if resume:
+            self._check_same()
+            for line in torn:
+                progress.note(line)
+            if found is None:
+                raise UserError(
+                    f"{self.out}: found no whole checkpoint to resume, of {len(torn)}; delete the folder and "
+                    "train anew without --resume, or give another --out."
+                )
+            self._restore(found)
+        elif found is not None or torn or (self.out / "model.safetensors").exists():
+            step = "add --resume to go on" if found else "delete it"
+            raise UserError(f"{self.out}: already holds a run; {step}, or give another --out.")
+        self.world.wait()
+        if self.world.first:
+            try:
+                self.out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"--out {self.out}: cannot be made ({error.strerror}); name a folder that can be."
+                ) from None
+            if resume:
+                store.sweep(self.out, self.step)
+            save_config(self.config, self.out / "config.toml")
+            store.write_json(self.out / "versions.json", versions(self.world))
+            folders.save(self.out)
+            self.ingredients.facts.save(self.out)
+
+    def _check_same(self) -> None:
+        old = store.run_config(self.out)
+        fixed = {"prior"} if self.config.heeds_priors else set()
+        for section, values in self.config.to_dict().items():
+            before = old.to_dict()[section]
+            for name in values if isinstance(values, dict) else ():
+                free = f"{section}.{name}" in MAY_CHANGE and section not in fixed
+                if values[name] != before[name] and not free:
+                    raise UserError(
+                        f"option {section}.{name}: found {values[name]!r}, but the run in {self.out} was "
+                        f"begun with {before[name]!r}; resume with that, or begin another run."
+                    )
+        facts, now = store.Facts.load(self.out), self.ingredients.facts
+        if facts != now:
+            changed = next(key for key, value in vars(facts).items() if value != vars(now)[key])
+            raise UserError(
+                f"{self.out}: the run was begun on other data ({changed} differs); resume it with the "
+                "--train folder and columns it was begun with."
+            )
+
+    def _restore(self, folder: Path) -> None:
+        path = folder / "model.safetensors"
+        store.fit_weights(self.model, store.load_weights(path), path)
+        state = store.load_state(folder)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load(store.load_weights(folder / "average.safetensors"), state["average_updates"])
+        self.step, self.best = state["step"], state["best"]
+        self.evaluated = state.get("evaluated", self.step)
+        self.watched = {name: value for name, value in state.items() if name not in ("optimizer", "scaler")}
+        self.saved = (self.step, self.evaluated)
+
+    def save(self, watched: dict[str, Any]) -> None:
+        """A checkpoint of this step, by rank 0. watched: what `monitor.py` has counted."""
+        if not self.world.first or self.saved == (self.step, self.evaluated):
+            return
+        weights: dict[str, dict[str, Tensor]] = {"model": self.model.state_dict()}
+        if self.average is not None:
+            weights["average"] = self.average.weights
+        state = watched | {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.stepper.scaler.state_dict(),
+            "average_updates": self.average.updates if self.average else 0,
+            "step": self.step,
+            "best": self.best,
+            "evaluated": self.evaluated,
+        }
+        store.save_checkpoint(self.out, self.step, weights, state, self.config.train.keep_checkpoints)
+        self.saved = (self.step, self.evaluated)
+
+    def judged(self) -> dict[str, Tensor]:
+        """The weights the run is judged by: the moving average where there is one."""
+        return self.average.weights if self.average is not None else self.model.state_dict()

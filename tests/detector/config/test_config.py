@@ -1,0 +1,240 @@
+"""Config: defaults, checks, overrides, TOML."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.detector.config import config as module
+from cckt.detector.config.config import (
+    Config,
+    ModelConfig,
+    TrainConfig,
+    apply_overrides,
+    changed,
+    load_config,
+    save_config,
+)
+from cckt.detector.config.dataclass_io import convert, override, toml_text
+from cckt.detector.config.recipes import RECIPES, plain, recipe
+
+
+def test_no_overrides_change_nothing() -> None:
+    assert apply_overrides(Config(), []) == Config()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_carry_their_name_and_round_trip(name: str, tmp_path: Path) -> None:
+    config = recipe(name)
+    assert config.recipe == name
+    assert Config.from_dict(config.to_dict()) == config
+    save_config(config, tmp_path / "config.toml")
+    assert load_config(tmp_path / "config.toml") == config
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+    assert (RECIPES[name].__doc__ or "").strip()
+
+
+def test_the_default_recipe_is_the_papers() -> None:
+    config = recipe("coco-48-17-r50")
+    assert config == Config()
+    model, train, loss = config.model, config.train, config.loss
+    assert (model.queries, model.encoder_layers, model.decoder_layers, model.heads, model.points) == (
+        300,
+        6,
+        6,
+        8,
+        4,
+    )
+    assert (model.hidden, model.ffn, model.dropout, model.levels, model.strides) == (
+        256,
+        1024,
+        0.1,
+        4,
+        (8, 16, 32),
+    )
+    assert (train.epochs, train.batch, train.lr, train.weight_decay, train.clip_norm) == (
+        36,
+        12,
+        1e-4,
+        1e-4,
+        0.1,
+    )
+    assert (train.lr_drop_epoch, loss.contrast_from_epoch, loss.tau) == (31, 31, 0.07)
+    assert (config.prior.rho, config.prior.limit, config.inference.top) == (0.7, 6, 100)
+    lvis = recipe("lvis-r50")
+    assert (lvis.model.queries, lvis.prior.limit, lvis.inference.top) == (600, 12, 300)
+
+
+def test_plain_takes_the_method_away_and_nothing_else() -> None:
+    config = recipe("shapeworld")
+    bare = plain(config)
+    assert not bare.model.guidance
+    assert bare.matcher.cost_similarity == bare.loss.loss_contrast == 0
+    assert bare.inference.classification == "head"
+    assert (bare.train, bare.data) == (config.train, config.data)
+    assert replace(bare.model, guidance=True) == config.model
+
+
+def test_overrides_are_typed() -> None:
+    config = apply_overrides(
+        Config(),
+        [
+            "train.epochs=12",
+            "train.lr = 3e-4",
+            "model.guidance=false",
+            "model.strides=(8, 16)",
+            "model.levels=3",
+            "data.mean=[0.5,0.5,0.5]",
+            "prior.fill=top",
+            "model.backbone_weights=none",
+        ],
+    )
+    assert config.train == replace(TrainConfig(), epochs=12, lr=3e-4)
+    assert config.model == replace(
+        ModelConfig(), guidance=False, strides=(8, 16), levels=3, backbone_weights="none"
+    )
+    assert config.data.mean == (0.5, 0.5, 0.5)
+    assert config.prior.fill == "top"
+
+
+def test_overrides_are_checked_together() -> None:
+    # Either alone would leave the strides and levels at odds.
+    config = apply_overrides(Config(), ["model.levels=1", "model.strides=32"])
+    assert config.model.strides == (32,)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train.epoch=3", "--set: unknown option 'train.epoch'; did you mean 'train.epochs'?"),
+        ("train.queries=3", "--set: unknown option 'train.queries'; did you mean 'model.queries'?"),
+        ("epochs=3", "--set: unknown option 'epochs'; did you mean 'train.epochs'?"),
+        (
+            "train.epochs",
+            "--set: found 'train.epochs', expected section.option=value, such as train.epochs=12.",
+        ),
+        ("train.epochs=many", "option train.epochs: found 'many', expected a whole number."),
+        ("train.epochs=1.5", "option train.epochs: found '1.5', expected a whole number."),
+        ("train.lr=nan", "option train.lr: found 'nan', expected a number."),
+        ("model.guidance=maybe", "option model.guidance: found 'maybe', expected true or false."),
+        ("loss.negatives=all", "option loss.negatives: found 'all', expected one of 'image', 'batch'."),
+        ("model.strides=8,x", "option model.strides: found 'x', expected a whole number."),
+        ("model.hidden=100", "option model.hidden: found 100, expected a multiple of 32"),
+        ("model.heads=5", "option model.heads: found 5, expected a divisor of hidden 256"),
+        ("model.strides=16,8", "option model.strides: found (16, 8), expected rising strides"),
+        ("model.levels=2", "option model.levels: found 2, expected at least the 3 strides"),
+        ("model.queries=0", "option model.queries: found 0, expected at least 1"),
+        ("model.dropout=1", "option model.dropout: found 1.0, expected a number from 0 to below 1"),
+        ("loss.tau=0", "option loss.tau: found 0.0, expected a number above 0"),
+        ("prior.rho=1.5", "option prior.rho: found 1.5, expected a number from 0 to 1"),
+        ("train.lr=0", "option train.lr: found 0.0, expected a number above 0"),
+        ("train.accumulate=5", "option train.accumulate: found 5, expected a divisor of batch 12"),
+        ("data.mean=1,2", "option data.mean: found (1.0, 2.0), expected three numbers"),
+        ("data.max_side=100", "option data.max_side: found 100, expected at least the largest short side"),
+        ("inference.top=0", "option inference.top: found 0, expected at least 1"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        apply_overrides(Config(), [text])
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_like_no_other_lists_what_there_is() -> None:
+    with pytest.raises(UserError, match=r"unknown option '###'; expected one of .*train\.epochs"):
+        apply_overrides(Config(), ["###=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nepoch = 3", r"my\.toml: unknown option 'train\.epoch'; did you mean 'train\.epochs'\?"),
+        ("train = 3", r"my\.toml: option train is a section, found 3"),
+        ("[train", r"my\.toml: found no readable TOML"),
+        ("[train]\nepochs = true", r"option train\.epochs: found True, expected a whole number"),
+    ],
+)
+def test_mistakes_in_a_file_name_the_file(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.toml: no such file"):
+        load_config(tmp_path / "nowhere.toml")
+
+
+def test_a_file_lies_over_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("[train]\nepochs = 3\n")
+    base = recipe("shapeworld")
+    assert load_config(path, base) == changed(base, "train", epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("coco-48-17-r5", "did you mean 'coco-48-17-r50'"), ("§", "expected one of these")]
+)
+def test_unknown_recipe(name: str, hint: str) -> None:
+    with pytest.raises(UserError, match=hint):
+        recipe(name)
+
+
+def test_every_option_says_what_it_is() -> None:
+    tree = ast.parse(Path(module.__file__).read_text())
+    undocumented = []
+    for owner in (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name != "Config"):
+        assert ast.get_docstring(owner), owner.name
+        for here, after in zip(owner.body, [*owner.body[1:], None], strict=True):
+            text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+            if isinstance(here, ast.AnnAssign) and not text:
+                undocumented.append(f"{owner.name}.{ast.unparse(here.target)}")
+    assert undocumented == []
+
+
+@dataclass(frozen=True)
+class Odd:
+    maybe: int | None = 3
+    words: tuple[str, ...] = ()
+    name: str = ""
+
+
+def test_none_is_written_as_a_word() -> None:
+    assert override(Odd(), ["maybe=none"]) == Odd(maybe=None)
+    assert override(Odd(), ["maybe=4"]) == Odd(maybe=4)
+    assert override(Odd(), ["words=a, b"]) == Odd(words=("a", "b"))
+    with pytest.raises(UserError, match="option maybe: found 'x', expected a whole number or 'none'"):
+        override(Odd(), ["maybe=x"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.text(st.characters(codec="utf-8"), max_size=20),
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=4),
+    st.integers(-(2**60), 2**60),
+    st.booleans(),
+)
+def test_toml_reads_back_what_was_written(text: str, numbers: list[float], whole: int, flag: bool) -> None:
+    values = {"top": whole, "section": {"text": text, "numbers": numbers, "flag": flag}}
+    assert tomllib.loads(toml_text(values)) == values
+
+
+def test_whole_numbers_may_be_written_as_floats_but_not_lose_digits() -> None:
+    assert convert("1e3", int, "x") == 1000
+    assert convert(2**60 + 1, int, "x") == 2**60 + 1
+    assert convert(str(2**60 + 1), int, "x") == 2**60 + 1
+
+
+def test_configs_cannot_be_changed_in_place() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().recipe = "other"  # type: ignore[misc]

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import open_index
+from cckt.cache_builder.store import open_column
+from cckt.detector.config.config import TrainConfig
+from cckt.detector.data.batch import collate
+from cckt.detector.data.dataset import Place, Schedule, TrainingPhotos, batches, draw_guidance
+from cckt.detector.data.transforms import View
+from tests.detector.tiny import WIDTH, make_data, tiny_config, unit_rows, write_column
+
+STILL = ("data.flip=0", "data.random_crop=false", "data.short_sides=64", "train.guidance_order=row")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), photos=7, sizes=((64, 64), (80, 64)))
+
+
+def photos_of(folder, *assignments):
+    return TrainingPhotos(folder, tiny_config(*assignments), WIDTH)
+
+
+def same(a, b):
+    """Whether two samples or batches are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if hasattr(a, "__dataclass_fields__"):
+        return all(same(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+    return a == b
+
+
+def test_a_photo_without_boxes_is_a_sample_without_targets(folder):
+    sample = photos_of(folder, *STILL)[Place(0, 0, 0)]
+    assert sample.image.shape == (3, 64, 64)
+    assert len(sample.targets) == 0
+    assert sample.targets.embeddings.shape == (0, WIDTH)
+    assert sample.present.shape == (0,)
+    batch = collate([sample, sample])
+    assert batch.objects == 0
+    assert batch.guidance(torch.zeros(4, WIDTH)).embeddings.shape == (2, 0, WIDTH)
+
+
+def test_targets_are_those_of_the_index_without_crowds(folder):
+    photos = photos_of(folder, *STILL)
+    index, crops = photos.index, unit_rows(len(photos.index.annotation_ids), 2)
+    for row in range(len(photos)):
+        sample = photos[Place(0, row, row)]
+        boxes = [
+            k for k in range(len(index.box_images)) if index.box_images[k] == row and not index.iscrowd[k]
+        ]
+        assert len(sample.targets) == len(boxes)
+        for found, k in enumerate(boxes):
+            x0, y0, x1, y1 = index.box_xyxy[k]
+            size = [index.widths[row], index.heights[row]] * 2
+            expected = np.array([(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0]) / size
+            np.testing.assert_allclose(sample.targets.boxes[found].numpy(), expected, atol=1e-6)
+            assert sample.targets.concepts[found] == index.box_concepts[k]
+            valid = min(x1 - x0, y1 - y0) >= 16
+            assert bool(sample.targets.valid[found]) == valid
+            if valid:
+                np.testing.assert_allclose(sample.targets.embeddings[found], crops[k], atol=1e-3)
+        assert sample.present.tolist() == sorted(set(sample.targets.concepts.tolist()))
+    assert index.iscrowd.any()
+
+
+def test_embeddings_leave_with_boxes_that_are_cut_away(folder, monkeypatch):
+    whole = {row: photos_of(folder, *STILL)[Place(0, 0, row)].targets for row in range(7)}
+    monkeypatch.setattr("cckt.detector.data.dataset.draw_view", lambda *_: View((0, 0, 24, 24), (48, 48)))
+    photos, lost = photos_of(folder, "train.guidance_order=row"), 0
+    for row, targets in whole.items():
+        width = float(photos.index.widths[row])
+        corner = (targets.boxes[:, :2] - targets.boxes[:, 2:] / 2) * torch.tensor([width, 64.0])
+        kept = (corner.round() < 24).all(1)
+        sample = photos[Place(0, 0, row)]
+        for name in ("concepts", "embeddings", "valid"):
+            assert torch.equal(getattr(sample.targets, name), getattr(targets, name)[kept]), (row, name)
+        assert sample.present.tolist() == sorted(set(targets.concepts[kept].tolist()))
+        lost += int((~kept).sum())
+    assert lost > 0
+
+
+def test_a_sample_follows_from_seed_and_place_alone(folder):
+    one, two = photos_of(folder), pickle.loads(pickle.dumps(photos_of(folder)))  # noqa: S301
+    np.random.seed(1)
+    torch.manual_seed(1)
+    first = [one[Place(1, 5, 3)], one[Place(1, 6, 3)], one[Place(2, 5, 3)]]
+    np.random.seed(2)
+    torch.manual_seed(2)
+    assert same(first[0], two[Place(1, 5, 3)])
+    assert not same(first[0], first[1])
+    assert not same(first[0], first[2])
+    other = photos_of(folder, "train.seed=1")
+    assert any(not same(one[Place(0, k, 3)], other[Place(0, k, 3)]) for k in range(5))
+
+
+def test_pickling_carries_paths_not_pixels(folder):
+    photos = photos_of(folder)
+    for row in range(7):
+        photos.read(row)
+    assert len(pickle.dumps(photos)) < 10_000
+
+
+def test_photos_that_fit_are_read_once(folder):
+    photos = photos_of(folder)
+    assert photos.fits_in_memory
+    assert photos.read(3)[0] is photos.read(3)[0]
+    large = photos_of(folder, "data.cache_photos=0")
+    assert not large.fits_in_memory
+    assert large.read(3)[0] is not large.read(3)[0]
+    assert torch.equal(large.read(3)[0], photos.read(3)[0])
+
+
+def test_a_batch_is_a_copy_of_the_kept_pixels(folder):
+    photos = photos_of(folder, *STILL)
+    batch = collate([photos[Place(0, 0, 3)], photos[Place(0, 0, 3)]])
+    batch.images.zero_()
+    assert photos.read(3)[0].any()
+
+
+def test_a_photo_that_cannot_be_read_is_black_and_told(tmp_path):
+    folder = make_data(tmp_path, photos=4)
+    (folder / "photos" / "p3.png").write_bytes(b"no png")
+    sample = photos_of(folder)[Place(0, 0, 3)]
+    assert "p3.png" in sample.fault
+    assert not sample.image.any()
+    assert len(sample.targets) == 0
+    assert photos_of(folder)[Place(0, 0, 2)].fault == ""
+
+
+def test_without_a_contrastive_loss_no_crops_are_needed(tmp_path, folder):
+    photos = photos_of(folder, "loss.loss_contrast=0", *STILL)
+    assert photos.crops is None
+    targets = photos[Place(0, 0, 3)].targets
+    assert targets.embeddings.shape == (len(targets), WIDTH)
+    assert not targets.valid.any()
+
+
+def test_guidance_is_what_is_annotated_unless_noise_is_asked_for():
+    concepts, rng = np.array([1, 4, 7]), np.random.default_rng(0)
+    assert draw_guidance(concepts, 9, TrainConfig(guidance_order="row"), rng).tolist() == [1, 4, 7]
+    orders = {tuple(draw_guidance(concepts, 9, TrainConfig(), rng).tolist()) for _ in range(50)}
+    assert len(orders) == 6
+    assert all(sorted(order) == [1, 4, 7] for order in orders)
+
+
+def test_guidance_noise_comes_at_its_rates():
+    concepts, rng = np.array([1, 4, 7]), np.random.default_rng(0)
+    config = TrainConfig(guidance_drop=0.2, guidance_add=0.5, guidance_none=0.1)
+    draws = [draw_guidance(concepts, 9, config, rng).tolist() for _ in range(3000)]
+    seen = Counter(concept for draw in draws for concept in draw)
+    assert sum(seen[c] for c in (1, 4, 7)) / 9000 == pytest.approx(0.9 * 0.8, abs=0.02)
+    assert sum(n for c, n in seen.items() if c not in (1, 4, 7)) / 3000 == pytest.approx(0.9 * 0.5, abs=0.04)
+    assert all(len(set(draw)) == len(draw) for draw in draws)
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_workers_change_nothing(folder, start):
+    schedule = Schedule(7, 0, 3, last_step=4)
+    alone = list(batches(photos_of(folder), schedule))
+    config = ("data.cache_photos=0", f"data.workers={1 if start == 'spawn' else 2}")
+    helped = list(batches(photos_of(folder, *config), schedule, start=start))
+    assert len(alone) == len(helped) == 4
+    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+
+
+def test_a_batch_pads_photos_targets_and_guidance(folder):
+    photos = photos_of(folder, *STILL)
+    samples = [photos[Place(0, 0, row)] for row in (0, 3, 5)]
+    batch = collate(samples)
+    assert batch.images.shape == (3, 3, 64, 80)
+    assert batch.padding.any((1, 2)).tolist() == [True, False, False]
+    assert batch.targets.counts == tuple(len(sample.targets) for sample in samples)
+    assert batch.rows == [0, 3, 5]
+    text = torch.from_numpy(unit_rows(4, 0))
+    given_text = batch.guidance(text)
+    assert given_text.counts.tolist() == [len(sample.present) for sample in samples]
+    for row, sample in enumerate(samples):
+        count = len(sample.present)
+        assert torch.equal(given_text.embeddings[row, :count], text[sample.present])
+        assert not given_text.embeddings[row, count:].any()
+    assert same(batch.to(torch.device("cpu")), batch)
+
+
+def test_a_novel_target_is_a_fault_even_past_the_guard(folder):
+    photos = photos_of(folder)
+    photos.base_of[:] = -1
+    with pytest.raises(AssertionError, match="not base"):
+        [photos[Place(0, 0, row)] for row in range(7)]
+
+
+def flipped_folder(path):
+    folder = make_data(path, photos=7)
+    rows = len(open_index(folder).annotation_ids)
+    valid = open_column(folder, "crops").valid_all()
+    for seed, name in ((3, "crops-flipped"), (4, "crops-jitter-1"), (5, "crops-jitter-2")):
+        write_column(folder, open_index(folder), name, unit_rows(rows, seed) * valid[:, None], valid)
+    return folder
+
+
+def test_a_mirrored_photo_carries_the_embeddings_of_the_mirrored_crops(tmp_path):
+    folder = flipped_folder(tmp_path)
+    whole = ("data.random_crop=false", "train.guidance_order=row", "data.jittered_crops=never")
+    photos, seen = photos_of(folder, "data.flip=0.5", *whole), Counter()
+    upright, mirrored = (open_column(folder, name).all() for name in ("crops", "crops-flipped"))
+    for row in range(7):
+        boxes = photos.index.boxes_of(row)
+        rows = boxes.start + np.flatnonzero(~photos.index.iscrowd[boxes])
+        centres = (photos.index.box_xyxy[rows, 0] + photos.index.box_xyxy[rows, 2]) / 2 / 64
+        for epoch in range(6):
+            targets = photos[Place(epoch, row, row)].targets
+            flip = not np.allclose(targets.boxes[:, 0], centres, atol=1e-6)
+            if len(rows):
+                np.testing.assert_allclose(targets.boxes[:, 0], 1 - centres if flip else centres, atol=1e-6)
+                seen[flip] += 1
+            expected = (mirrored if flip else upright)[rows].astype(np.float32)
+            np.testing.assert_array_equal(targets.embeddings, expected)
+    assert min(seen[True], seen[False]) > 3
+    plain = photos_of(folder, "data.flip=1", "data.flipped_crops=never", *whole)
+    assert plain.crops.flipped is None
+    rows = plain.index.boxes_of(3)
+    np.testing.assert_array_equal(plain[Place(0, 0, 3)].targets.embeddings, upright[rows].astype(np.float32))
+
+
+def test_an_upright_photo_is_taught_from_any_of_its_jittered_views(tmp_path):
+    folder = flipped_folder(tmp_path)
+    photos = photos_of(folder, *STILL)
+    views = [open_column(folder, name).all() for name in ("crops", "crops-jitter-1", "crops-jitter-2")]
+    rows, seen = photos.index.boxes_of(3), Counter()
+    for epoch in range(20):
+        targets = photos[Place(epoch, 3, 3)].targets
+        for row, found in zip(range(rows.start, rows.stop), targets.embeddings.numpy(), strict=True):
+            (view,) = [k for k, values in enumerate(views) if (values[row].astype(np.float32) == found).all()]
+            seen[view] += 1
+    assert sum(seen.values()) == 60
+    assert all(seen[view] > 8 for view in range(3))
+    assert same(photos[Place(4, 3, 3)], photos_of(folder, *STILL)[Place(4, 3, 3)])
+
+
+def test_views_do_not_change_what_else_is_drawn(tmp_path, folder):
+    ours, theirs = photos_of(flipped_folder(tmp_path)), photos_of(make_data(tmp_path / "plain", photos=7))
+    for row in range(7):
+        one, other = ours[Place(1, row, row)], theirs[Place(1, row, row)]
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.present, other.present)
+
+
+def test_views_that_must_be_there_are_asked_for_with_their_command(folder):
+    for option, command in (("flipped", "--flipped"), ("jittered", "--jitter 1")):
+        with pytest.raises(UserError, match=rf"There is no column crops-.* `cckt cache crops .* {command}`"):
+            photos_of(folder, f"data.{option}_crops=always", "data.flip=0.5")

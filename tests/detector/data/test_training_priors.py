@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import open_index
+from cckt.detector.config.config import PriorConfig
+from cckt.detector.data.dataset import Place, TrainingPhotos
+from cckt.detector.data.training_priors import TrainingPriors
+from cckt.detector.training.train import train
+from tests.detector.tiny import CONCEPTS, WIDTH, make_data, tiny_config, write_column
+
+ASKED = ("data.flip=0", "data.random_crop=false", "train.guidance_order=row", "prior.rho=0.5")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    data = make_data(tmp_path_factory.mktemp("data"), photos=4)
+    index = open_index(data)
+    said = np.zeros((4, CONCEPTS), np.float32)
+    said[1] = (0.6, 0.1, 0.9, 0.4, 0.0, 0.0)
+    said[2] = (0.0, 0.0, 0.0, 0.7, 0.9, 0.8)  # the likeliest two are novel
+    said[3] = (0.9, 0.8, 0.7, 0.6, 0.0, 0.0)
+    write_column(data, index, "priors/clip", said)
+    return data
+
+
+def test_a_photo_of_which_nothing_is_said_has_no_guidance(folder):
+    assert TrainingPriors(folder, open_index(folder), PriorConfig(rho=0.5)).of(0).tolist() == []
+
+
+def test_base_concepts_above_rho_are_given_likeliest_first_and_novel_ones_withheld(folder):
+    priors = TrainingPriors(folder, open_index(folder), PriorConfig(rho=0.5, limit=3))
+    assert priors.of(1).tolist() == [2, 0]
+    assert priors.of(2).tolist() == [3]
+    assert priors.of(3).tolist() == [0, 1, 2]
+    crowded_out = TrainingPriors(folder, open_index(folder), PriorConfig(rho=0.5, limit=2))
+    assert crowded_out.of(2).tolist() == []  # the limit is reached before the base concept's turn
+
+
+def test_photos_are_guided_by_priors_at_the_rate_asked_for(folder):
+    always = TrainingPhotos(folder, tiny_config(*ASKED, "train.guidance_priors=1"), WIDTH)
+    assert always[Place(0, 0, 1)].present.tolist() == [0, 2]
+    half = TrainingPhotos(folder, tiny_config(*ASKED, "train.guidance_priors=0.5"), WIDTH)
+    never = TrainingPhotos(folder, tiny_config(*ASKED), WIDTH)
+    annotated = never[Place(0, 0, 1)].present.tolist()
+    assert annotated != [0, 2]
+    drawn = [half[Place(0, position, 1)].present.tolist() for position in range(200)]
+    assert 70 < drawn.count([0, 2]) < 130
+    assert drawn.count([0, 2]) + drawn.count(annotated) == 200
+
+
+def test_targets_and_pixels_do_not_depend_on_the_guidance(folder):
+    one = TrainingPhotos(folder, tiny_config(*ASKED, "train.guidance_priors=1"), WIDTH)[Place(0, 3, 3)]
+    other = TrainingPhotos(folder, tiny_config(*ASKED), WIDTH)[Place(0, 3, 3)]
+    assert (one.image == other.image).all()
+    assert (one.targets.boxes == other.targets.boxes).all()
+
+
+def test_priors_without_a_column_are_refused(folder, tmp_path):
+    with pytest.raises(UserError, match=r"prior.source 'oracle', expected clip or mllm"):
+        TrainingPriors(folder, open_index(folder), PriorConfig(source="oracle"))
+    with pytest.raises(UserError, match="priors/mllm"):
+        TrainingPriors(folder, open_index(folder), PriorConfig(source="mllm"))
+
+
+def test_a_resumed_run_keeps_the_priors_that_training_heeds(folder, tmp_path):
+    asked, other = (*ASKED, "train.guidance_priors=0.5"), "prior.rho=0.6"
+    train(tiny_config(*asked), folder, None, tmp_path / "heeds", max_steps=1)
+    with pytest.raises(UserError, match=r"option prior\.rho: found 0\.6, but the run in .* begun with 0\.5"):
+        train(tiny_config(*asked, other), folder, None, tmp_path / "heeds", resume=True, max_steps=1)
+    deaf = ("model.guidance=false", "train.guidance_priors=0.5")
+    train(tiny_config(*ASKED, *deaf), folder, None, tmp_path / "deaf", max_steps=1)
+    train(tiny_config(*ASKED, *deaf, other), folder, None, tmp_path / "deaf", resume=True, max_steps=2)
+    train(tiny_config(*ASKED), folder, None, tmp_path / "does not", max_steps=1)
+    resumed = train(tiny_config(*ASKED, other), folder, None, tmp_path / "does not", resume=True, max_steps=2)
+    assert resumed["step"] == 2
+
+
+def test_a_resumed_run_refuses_priors_that_were_made_anew(tmp_path):
+    data = make_data(tmp_path / "data", photos=3)
+    index = open_index(data)
+    config = tiny_config(*ASKED, "train.guidance_priors=0.5")
+    said = np.full((3, CONCEPTS), 0.6, np.float32)
+    write_column(data, index, "priors/clip", said)
+    train(config, data, None, tmp_path / "run", max_steps=1)
+    shutil.rmtree(data / "priors" / "clip")
+    write_column(data, index, "priors/clip", said, teacher="another/random:1")
+    with pytest.raises(UserError, match=r"begun on other data \(priors_recipe differs\)"):
+        train(config, data, None, tmp_path / "run", resume=True, max_steps=2)

@@ -1,0 +1,125 @@
+"""Where photos come from."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.detector.inference.photo_sources import find_photos, is_video, video_frames
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("b.jpg", "a.PNG", "notes.txt", "clip.mp4", "in/c.webp", ".hidden.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+def names(paths, folder):
+    return [str(path.relative_to(folder)) for path in paths]
+
+
+def test_no_place_gives_no_photo():
+    assert find_photos([]) == []
+
+
+def test_files_folders_patterns_and_lists(folder):
+    assert names(find_photos([folder]), folder) == ["a.PNG", "b.jpg", "clip.mp4"]
+    assert names(find_photos([f"{folder}/**/*"]), folder) == ["a.PNG", "b.jpg", "clip.mp4", "in/c.webp"]
+    assert names(find_photos([f"{folder}/*.jpg", folder / "b.jpg"]), folder) == ["b.jpg"]
+    assert names(find_photos([folder / "notes.txt"]), folder) == ["notes.txt"]  # named: the reader will say
+    assert find_photos(["-"], ["x.jpg\n", "\n", " y.png \n"])[1].name == "y.png"
+
+
+def test_a_name_with_brackets_that_exists_is_no_pattern(folder):
+    (folder / "odd[1].jpg").write_bytes(b"x")
+    assert names(find_photos([folder / "odd[1].jpg"]), folder) == ["odd[1].jpg"]
+
+
+@pytest.mark.parametrize("place", ["nowhere.jpg", "*.gif", "empty"])
+def test_places_without_photos_are_refused(folder, place):
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match="no such photo, nor a folder or pattern that holds some"):
+        find_photos([folder / place])
+    with pytest.raises(UserError, match="the list on stdin is empty"):
+        find_photos(["-"], ["\n"])
+
+
+def stub(folder, monkeypatch, body):
+    """An ffmpeg that answers as told."""
+    program = folder / "bin" / "ffmpeg"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nimport sys\n{body}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(program.parent) + os.pathsep + os.environ["PATH"])
+
+
+def test_frames_of_a_video_come_one_by_one_with_their_time(folder, monkeypatch):
+    stub(
+        folder,
+        monkeypatch,
+        "assert 'fps=1/0.5' in sys.argv\n"
+        "for k in range(3): sys.stdout.buffer.write(b'P6\\n4 2\\n255\\n' + bytes([10 * k]) * 24)",
+    )
+    video = folder / "clip.mp4"
+    assert is_video(video)
+    frames = list(video_frames(video, every=0.5))
+    assert [frame.size for frame in frames] == [(4, 2)] * 3
+    assert [frame.getpixel((0, 0)) for frame in frames] == [(0, 0, 0), (10, 10, 10), (20, 20, 20)]
+    assert [frame.filename for frame in frames] == [f"{video}@{t}s" for t in ("0.00", "0.50", "1.00")]
+    first = video_frames(video, every=0.5)
+    assert isinstance(next(first), Image.Image)
+    first.close()
+
+
+def test_what_ffmpeg_cannot_read_is_said(folder, monkeypatch):
+    stub(folder, monkeypatch, "print('moov atom not found', file=sys.stderr); sys.exit(1)")
+    with pytest.raises(UserError, match=r"clip\.mp4: ffmpeg cannot read it \(moov atom not found\)"):
+        next(video_frames(folder / "clip.mp4"))
+    with pytest.raises(UserError, match="--every 0: expected seconds above 0"):
+        next(video_frames(folder / "clip.mp4", every=0))
+    with pytest.raises(UserError, match="no such video"):
+        next(video_frames(folder / "nowhere.mp4"))
+
+
+def test_a_real_video_is_read_by_the_ffmpeg_of_a_wheel(tmp_path, monkeypatch):
+    wheel = pytest.importorskip(
+        "imageio_ffmpeg", reason="not installed: imageio-ffmpeg (pip install -e '.[dev]')"
+    )
+    monkeypatch.setenv("PATH", "")
+    frames = b"".join(
+        b"P6\n64 48\n255\n" + bytes([level, 255 - level, 90]) * (64 * 48) for level in (0, 120, 240)
+    )
+    video = tmp_path / "clip.mp4"
+    command = [wheel.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-f", "image2pipe", "-c:v", "ppm"]
+    command += ["-framerate", "1", "-i", "-", "-r", "8", "-c:v", "mpeg4", "-q:v", "2", str(video)]
+    subprocess.run(command, input=frames, check=True, env={})
+    shown = list(video_frames(video, every=1.0))
+    assert len(shown) == 3
+    assert {frame.size for frame in shown} == {(64, 48)}
+    for frame, level in zip(shown, (0, 120, 240), strict=True):
+        red, green, _ = frame.getpixel((32, 24))
+        assert (abs(red - level) < 12, abs(green - (255 - level)) < 12) == (True, True)
+    assert [frame.filename.rpartition("@")[2] for frame in shown] == ["0.00s", "1.00s", "2.00s"]
+    (tmp_path / "torn.mp4").write_bytes(video.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"torn\.mp4: ffmpeg cannot read it"):
+        next(video_frames(tmp_path / "torn.mp4"))
+
+
+def test_without_ffmpeg_videos_are_refused(folder, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "imageio_ffmpeg" else find(name)
+    )
+    with pytest.raises(UserError, match="ffmpeg, which reads it, is not installed"):
+        next(video_frames(folder / "clip.mp4"))

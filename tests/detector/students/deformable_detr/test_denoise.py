@@ -1,0 +1,320 @@
+"""Denoising queries: what is drawn, who sees whom, what is asked; and the copies for one-to-many matching."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.detector.config.config import LossConfig, MatcherConfig, TrainConfig
+from cckt.detector.losses.matcher import match, matching_costs
+from cckt.detector.losses.objective import compute_losses, denoising_loss, detection_losses
+from cckt.detector.students.contract import NoisedQueries, TrainingQueries, pad_targets
+from cckt.detector.students.deformable_detr.denoise import groups_of, noised_queries, shaken
+from cckt.detector.students.deformable_detr.model import CCKTDetector, attention_mask
+from cckt.detector.training.train import train
+from tests.detector.losses.test_matcher import CONCEPTS, QUERIES, WIDTH, slow_giou, unit
+from tests.detector.losses.test_objective import slow_focal, some_output, some_targets
+from tests.detector.students.test_model import TINY, present
+from tests.detector.tiny import make_data, tiny_config
+
+ON = TrainConfig(denoise_groups=2, denoise_wrong_words=0.5)
+
+
+def drawn(
+    text: Tensor, concepts: list[list[int]], config: TrainConfig = ON, queries: int = 40
+) -> tuple[list, NoisedQueries]:
+    targets = [some_targets(one) for one in concepts]
+    return targets, noised_queries(pad_targets(targets), text, config, queries)
+
+
+def test_no_objects_no_queries() -> None:
+    text = unit(CONCEPTS, WIDTH)
+    found = noised_queries(pad_targets([some_targets([])] * 2), text, ON, 40)
+    assert found.boxes.shape == (2, 0, 4)
+    assert found.words.shape == (2, 0, WIDTH)
+    assert pad_targets([some_targets([]), some_targets([1, 2])]).real.tolist() == [
+        [False, False],
+        [True, True],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "objects", "queries", "groups"), [(5, 0, 50, 5), (5, 1, 50, 5), (5, 10, 50, 2), (5, 90, 50, 1)]
+)
+def test_groups_are_fewer_where_objects_are_many(
+    wanted: int, objects: int, queries: int, groups: int
+) -> None:
+    assert groups_of(wanted, objects, queries) == groups
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.4, 1.0])
+def test_sides_move_as_far_as_they_may(noise: float) -> None:
+    torch.manual_seed(0)
+    boxes = torch.tensor([0.5, 0.5, 0.2, 0.4]).expand(2000, 4)
+    far = torch.arange(2000) % 2 == 1
+    found = shaken(boxes, far, noise)
+    assert bool((found[:, 2:] >= 1e-3).all())
+    before, after = (torch.cat([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], 1) for b in (boxes, found))
+    share = (after - before).abs() / torch.tensor([0.1, 0.2, 0.1, 0.2])
+    assert float(share[~far].max()) <= noise + 1e-4
+    if noise == 0.4:
+        assert float(share[far].min()) >= 0.4 - 1e-4
+        assert 0.75 < float(share[far].max()) <= 0.8 + 1e-4
+        assert float(share[~far].max()) > 0.37
+        assert abs(float((after - before).mean())) < 0.01  # either way
+
+
+def test_a_noised_box_stays_in_the_photo() -> None:
+    torch.manual_seed(0)
+    boxes = torch.tensor([[0.05, 0.95, 0.1, 0.1], [0.5, 0.5, 1.0, 1.0]]).repeat(200, 1)
+    found = shaken(boxes, torch.ones(400, dtype=torch.bool), 1.0)
+    assert float(found.min()) >= 0
+    assert float((found[:, :2] + found[:, 2:] / 2).max()) <= 1 + 1e-3
+
+
+def test_what_is_drawn() -> None:
+    torch.manual_seed(0)
+    text = unit(CONCEPTS, WIDTH)
+    targets, found = drawn(text, [[0, 3, 3], [], [1]], replace(ON, denoise_groups=4))
+    photos, objects, groups = 3, 3, found.groups
+    assert groups == 4
+    assert found.boxes.shape == (photos, groups * 2 * objects, 4)
+    assert found.contents.shape == (groups * 2 * objects,)
+    assert bool(((found.contents >= 0) & (found.contents < 40)).all())
+    wrong = far = 0
+    for b, g, half, m in itertools.product(range(photos), range(groups), range(2), range(objects)):
+        slot = (g * 2 + half) * objects + m
+        assert bool(found.real[b, slot]) == (m < len(targets[b]))
+        if m >= len(targets[b]):
+            assert not bool(found.words[b, slot].any())
+            continue
+        box, concept = targets[b].boxes[m], int(targets[b].concepts[m])
+        share = (corners(found.boxes[b, slot]) - corners(box)).abs() / (box[2:].repeat(2) / 2)
+        near, right = bool((share <= 0.4 + 1e-3).all()), torch.equal(found.words[b, slot], text[concept])
+        if half == 0:
+            assert near
+            assert right
+        else:
+            assert near != right  # one of the two is amiss, never both
+            wrong, far = wrong + (not right), far + (not near)
+    assert wrong > 0
+    assert far > 0
+
+
+def corners(box: Tensor) -> Tensor:
+    return torch.cat([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2])
+
+
+def test_the_only_word_is_never_wrong() -> None:
+    text = unit(1, WIDTH)
+    _, found = drawn(text, [[0, 0]], replace(ON, denoise_wrong_words=1.0))
+    assert torch.equal(found.words, text[0].expand_as(found.words))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("groups", [0, 3])
+def test_who_may_look_at_whom(alone: bool, groups: int) -> None:
+    queries, slots = 4, groups * 2
+    mask = attention_mask(queries, alone, groups, slots, "cpu")
+    copies = queries if alone else 0
+    assert mask.shape == (queries + copies + slots,) * 2
+    for i, j in itertools.product(range(len(mask)), repeat=2):
+        if i < queries:
+            expected = j < queries
+        elif i < queries + copies:
+            expected = i == j
+        else:
+            start = queries + copies
+            expected = j < queries or (j >= start and (i - start) // 2 == (j - start) // 2)
+        assert bool(mask[i, j]) == expected, (i, j)
+
+
+@pytest.mark.parametrize("reference", ["learned", "encoder", "guided"])
+def test_the_queries_do_not_notice(reference: str) -> None:
+    torch.manual_seed(0)
+    model = CCKTDetector(replace(TINY, queries=40, reference=reference), WIDTH).eval()
+    text, images = unit(CONCEPTS, WIDTH), torch.randn(2, 3, 48, 48)
+    guidance = present(text, [0, 3], [])
+    noised = drawn(text, [[0, 3], [1]])[1] if reference != "learned" else None
+    with torch.no_grad():
+        bare = model(images, None, text, guidance)
+        found = model(images, None, text, guidance, TrainingQueries(noised, alone=True))
+    for name in ("boxes", "logits", "region"):
+        torch.testing.assert_close(getattr(found, name), getattr(bare, name), atol=1e-5, rtol=1e-5)
+    assert bare.noised is None
+    assert bare.alone is None
+    assert found.alone.boxes.shape == bare.boxes.shape
+    assert not torch.allclose(found.alone.region, bare.region)
+    if noised is None:
+        assert found.noised is None
+    else:
+        assert found.noised.boxes.shape == (2, 2, noised.boxes.shape[1], 4)
+        # A new box head adds nothing: a noised query still stands where it was told to.
+        torch.testing.assert_close(found.noised.boxes[0], noised.boxes, atol=1e-4, rtol=1e-3)
+
+
+def test_groups_and_copies_do_not_notice_each_other() -> None:
+    torch.manual_seed(0)
+    model = CCKTDetector(replace(TINY, queries=40, reference="encoder"), WIDTH).eval()
+    text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
+    _, noised = drawn(text, [[0, 3]])
+    half = noised.boxes.shape[1] // 2
+    boxes = noised.boxes.clone()
+    boxes[:, half:] = boxes[:, half:].flip(1) * 0.5 + 0.1
+    with torch.no_grad():
+        one, other = (
+            model(images, None, text, None, TrainingQueries(replace(noised, boxes=given), alone=True))
+            for given in (noised.boxes, boxes)
+        )
+    torch.testing.assert_close(one.noised.region[:, :, :half], other.noised.region[:, :, :half])
+    assert not torch.allclose(one.noised.region[:, :, half:], other.noised.region[:, :, half:])
+    torch.testing.assert_close(one.alone.region, other.alone.region)
+
+
+def test_the_word_reaches_the_noised_query() -> None:
+    torch.manual_seed(0)
+    model = CCKTDetector(replace(TINY, queries=40, reference="encoder"), WIDTH).eval()
+    text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
+    _, noised = drawn(text, [[0, 3]])
+    with torch.no_grad():
+        one, other = (
+            model(images, None, text, None, TrainingQueries(replace(noised, words=words))).noised
+            for words in (noised.words, noised.words.flip(1))
+        )
+    assert not torch.allclose(one.region, other.region)
+
+
+def test_the_loss_of_the_noised_queries() -> None:
+    torch.manual_seed(1)
+    text = unit(CONCEPTS, WIDTH)
+    targets, noised = drawn(text, [[0, 3, 3], [], [1]])
+    output = some_output(3, noised.boxes.shape[1])
+    found = denoising_loss(output, noised, pad_targets(targets), LossConfig())
+    expected, objects = 0.0, 3
+    for layer, b, g, half, m in itertools.product(range(2), range(3), range(2), range(2), range(objects)):
+        if m >= len(targets[b]):
+            continue
+        slot = (g * 2 + half) * objects + m
+        for c in range(CONCEPTS):
+            fits = half == 0 and c == int(targets[b].concepts[m])
+            expected += 2 * slow_focal(float(output.logits[layer, b, slot, c].detach()), fits)
+        if half == 0:
+            box, goal = output.boxes[layer, b, slot].tolist(), targets[b].boxes[m].tolist()
+            expected += 5 * sum(abs(x - y) for x, y in zip(box, goal, strict=True))
+            expected += 2 * (1 - slow_giou(box, goal))
+    assert float(found.detach()) == pytest.approx(expected / 2, rel=1e-4)
+    found.backward()
+    padded = ~noised.real[1]
+    assert not bool(output.logits.grad[:, 1, padded].any())
+
+
+def test_an_object_gets_several_of_the_copies() -> None:
+    torch.manual_seed(1)
+    text, targets = unit(CONCEPTS, WIDTH), [some_targets([0, 3]), some_targets([]), some_targets([1])]
+    output = replace(some_output(3), alone=some_output(3))
+    found = match(output, targets, text, MatcherConfig(), repeats=2)
+    assert torch.equal(found.queries, match(some_output_of(output), targets, text, MatcherConfig()).queries)
+    assert found.alone is not None
+    assert found.alone.repeats == 2
+    costs = matching_costs(output.alone, pad_targets(targets), text, MatcherConfig(), 0.07)
+    for layer, (b, target) in itertools.product(range(2), enumerate(targets)):
+        queries, objects = found.alone.pairs(layer, b)
+        assert len(set(queries.tolist())) == len(queries) == min(QUERIES, 2 * len(target))
+        assert sorted(objects.tolist()) == sorted(list(range(len(target))) * 2)
+        paid = sum(float(costs[layer, b, q, m]) for q, m in zip(queries, objects, strict=True))
+        best = min(
+            (
+                sum(float(costs[layer, b, q, k % len(target)]) for k, q in enumerate(order))
+                for order in itertools.permutations(range(QUERIES), 2 * len(target))
+            ),
+            default=0.0,
+        )
+        assert paid == pytest.approx(best, abs=1e-4)
+    parts = compute_losses(output, targets, found, LossConfig(), contrast=False)
+    alone = detection_losses(output.alone, pad_targets(targets), found.alone, LossConfig())
+    assert float(parts["one_to_many"].detach()) == pytest.approx(
+        sum(float(one.detach()) for one in alone.values()) / 3 / 2
+    )
+    off = compute_losses(output, targets, found, LossConfig(loss_one_to_many=0), contrast=False)
+    assert float(off["one_to_many"]) == 0
+
+
+def some_output_of(output):
+    return replace(output, alone=None)
+
+
+def test_more_repeats_than_copies() -> None:
+    text, targets = unit(CONCEPTS, WIDTH), [some_targets([0, 3])]
+    found = match(
+        replace(some_output(1), alone=some_output(1)), targets, text, MatcherConfig(), repeats=9
+    ).alone
+    assert found.queries.shape == (2, QUERIES)
+    assert set(found.objects.flatten().tolist()) <= {0, 1}
+
+
+@pytest.mark.parametrize("objects", [True, False])
+def test_every_parameter_gets_a_finite_gradient(objects: bool) -> None:
+    torch.manual_seed(2)
+    model = CCKTDetector(replace(TINY, reference="guided"), WIDTH)
+    text = unit(CONCEPTS, WIDTH)
+    targets = [some_targets([0, 3] if objects else []), some_targets([])]
+    noised = noised_queries(pad_targets(targets), text, ON, 7)
+    guidance = present(text, [0, 3], []) if objects else present(text, [], [])
+    rows = torch.tensor([[0, 3], [-1, -1]]) if objects else torch.full((2, 0), -1)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.randn(2, 3, 48, 48), None, text, guidance, TrainingQueries(noised, alone=True))
+    matches = match(output, targets, text, MatcherConfig(), repeats=2)
+    found = compute_losses(
+        output, targets, matches, LossConfig(), contrast=objects, present=rows, noised=noised
+    )
+    found["total"].backward()
+    assert [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None] == []
+    assert all(bool(one.grad.isfinite().all()) for one in model.parameters() if one.grad is not None)
+    # Ranks add their figures up: all have the same ones, whatever is in their photos.
+    assert {"proposals", "denoise", "one_to_many"} <= found.keys()
+    assert (float(found["denoise"]) > 0) == objects
+
+
+def test_points_cannot_be_denoised() -> None:
+    with pytest.raises(
+        UserError, match=r"train\.denoise_groups: found 2, expected 0 with model\.reference l"
+    ):
+        tiny_config("train.denoise_groups=2")
+
+
+@pytest.mark.parametrize("name", ["denoise_groups", "one_to_many", "denoise_box_noise"])
+def test_no_negative_options(name: str) -> None:
+    with pytest.raises(UserError, match=f"option train.{name}: found -1"):
+        tiny_config("model.reference=encoder", f"train.{name}=-1")
+
+
+def curve(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k.startswith("loss_")} for line in lines]
+
+
+def test_a_run_with_all_of_it_resumes_to_the_bit(tmp_path: Path) -> None:
+    folder = make_data(tmp_path / "data", photos=6, sizes=((64, 64), (80, 64)))
+    config = tiny_config(
+        "model.reference=guided",
+        "train.denoise_groups=2",
+        "train.one_to_many=3",
+        "train.epochs=2",
+        "train.guidance_drop=0.3",
+        "loss.contrast_from_epoch=0",
+    )
+    train(config, folder, None, tmp_path / "a")
+    train(config, folder, None, tmp_path / "b", max_steps=4)
+    train(config, folder, None, tmp_path / "b", resume=True)
+    lines = curve(tmp_path / "a")
+    assert len(lines) == 6
+    assert lines == curve(tmp_path / "b")
+    assert all({"loss_proposals", "loss_denoise", "loss_one_to_many"} <= line.keys() for line in lines)
+    assert any(line["loss_denoise"] > 0 for line in lines)

@@ -1,0 +1,290 @@
+"""First boxes from the encoder's cells: places, order, dealing, losses and the whole student with them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from cckt.detector.config.config import LossConfig, MatcherConfig, ModelConfig
+from cckt.detector.losses.matcher import match
+from cckt.detector.losses.objective import compute_losses
+from cckt.detector.students.contract import Proposals
+from cckt.detector.students.deformable_detr.guidance import deal_runs
+from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.deformable_detr.query_init import (
+    NEVER,
+    BoxPosition,
+    ProposalHead,
+    choose_cells,
+    first_boxes,
+    sine_boxes,
+)
+from cckt.detector.students.deformable_detr.transformer import Encoded
+from tests.detector.losses.test_matcher import CONCEPTS, WIDTH, slow_giou, unit
+from tests.detector.losses.test_objective import slow_focal, some_targets
+from tests.detector.students.deformable_detr.test_guidance import slow_deal
+from tests.detector.students.test_model import TINY, present
+
+HIDDEN = 32
+KINDS = ["encoder", "guided"]
+
+
+def student(reference: str = "encoder", **changes: object) -> CCKTDetector:
+    torch.manual_seed(0)
+    config: ModelConfig = replace(TINY, reference=reference, **changes)
+    return CCKTDetector(config, WIDTH)
+
+
+def encoded(shapes: list[tuple[int, int]], kept: list[list[tuple[int, int]]] | None = None) -> Encoded:
+    """Random memory of photos that fill `kept[b][level]` (rows, columns) of each level; None: all of it."""
+    photos = 1 if kept is None else len(kept)
+    cells = sum(h * w for h, w in shapes)
+    if kept is None:
+        return Encoded(torch.randn(photos, cells, HIDDEN), shapes, None, torch.ones(1, len(shapes), 2))
+    keep = [torch.zeros(photos, h, w, dtype=torch.bool) for h, w in shapes]
+    for b, sizes in enumerate(kept):
+        for one, (h, w) in zip(keep, sizes, strict=True):
+            one[b, :h, :w] = True
+    flat = torch.cat([one.flatten(1) for one in keep], 1)[..., None]
+    ratios = torch.tensor(
+        [
+            [[w / shape[1], h / shape[0]] for (h, w), shape in zip(sizes, shapes, strict=True)]
+            for sizes in kept
+        ]
+    )
+    return Encoded(torch.randn(photos, cells, HIDDEN), shapes, flat, ratios)
+
+
+def chosen_from(seen: Encoded) -> Proposals:
+    assert seen.proposals is not None
+    return seen.proposals
+
+
+def with_objectness(seen: Encoded, objectness: Tensor) -> Encoded:
+    seen.proposals = Proposals(objectness, torch.rand(*objectness.shape, 4))
+    return seen
+
+
+@pytest.mark.parametrize("kept", [None, [[(4, 6), (2, 3)], [(3, 5), (2, 2)]]], ids=["full", "padded"])
+def test_first_boxes_are_squares_round_the_centres(kept: list[list[tuple[int, int]]] | None) -> None:
+    shapes = [(4, 6), (2, 3)]
+    seen = encoded(shapes, kept)
+    found = first_boxes(seen)
+    for b, sizes in enumerate(kept or [shapes]):
+        expected = []
+        for (height, width), (rows, columns) in zip(shapes, sizes, strict=True):
+            for y, x in itertools.product(range(height), range(width)):
+                expected.append(
+                    [(x + 0.5) / columns, (y + 0.5) / rows, min(0.9, 4 / columns), min(0.9, 4 / rows)]
+                )
+        torch.testing.assert_close(found[b], torch.tensor(expected))
+        if seen.keep is not None:  # why no border is left out
+            inside = found[b][seen.keep[b, :, 0]]
+            assert bool(((inside[:, :2] > 0) & (inside[:, :2] < 1)).all())
+
+
+def test_a_new_head_proposes_the_first_boxes_with_low_objectness() -> None:
+    torch.manual_seed(0)
+    seen = encoded([(4, 6), (2, 3)], [[(4, 6), (2, 3)], [(3, 5), (2, 2)]])
+    found = ProposalHead(HIDDEN, WIDTH, words=False)(seen)
+    assert seen.keep is not None
+    kept = seen.keep[..., 0]
+    torch.testing.assert_close(found.boxes[kept], first_boxes(seen)[kept], atol=1e-5, rtol=1e-5)
+    assert float(found.objectness[kept].detach().sigmoid().mean()) < 0.05
+    assert bool((found.objectness[~kept] == NEVER).all())
+    assert bool(found.boxes.isfinite().all())
+
+
+def test_objectness_and_boxes_stay_float32_under_autocast() -> None:
+    seen = encoded([(3, 3)])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ProposalHead(HIDDEN, WIDTH, words=False)(seen)
+    assert found.objectness.dtype == found.boxes.dtype == torch.float32
+
+
+@pytest.mark.parametrize("queries", [1, 5, 8])
+def test_places_in_the_runs(queries: int) -> None:
+    counts = [0, 1, 3, 9]
+    concept, place = deal_runs(torch.tensor(counts), queries)
+    for b, count in enumerate(counts):
+        runs = slow_deal(count, queries)
+        assert concept[b].tolist() == runs
+        assert place[b].tolist() == [runs[:q].count(runs[q]) for q in range(queries)]
+
+
+def test_the_likeliest_cells_are_dealt_to_the_words_in_turn() -> None:
+    objectness = torch.randperm(12)[None].expand(4, -1).float()
+    order = objectness[0].argsort(descending=True).tolist()
+    seen = with_objectness(encoded([(3, 4)]), objectness)
+    counts = [0, 1, 3, 9]
+    found = choose_cells(chosen_from(seen), seen, torch.tensor(counts), 7)
+    for b, count in enumerate(counts):
+        assert sorted(found[b].tolist()) == sorted(order[:7])
+        # by hand: go round the runs, a cell to each that still has an open query
+        runs, waiting, expected = slow_deal(count, 7), order[:7], [-1] * 7
+        while waiting:
+            for word in sorted(set(runs)):
+                opened = [q for q in range(7) if runs[q] == word and expected[q] < 0]
+                if opened:
+                    expected[opened[0]] = waiting.pop(0)
+        assert found[b].tolist() == expected
+
+
+def test_equally_likely_cells_stand_in_reading_order() -> None:
+    seen = with_objectness(encoded([(3, 4)]), torch.zeros(1, 12))
+    assert choose_cells(chosen_from(seen), seen, torch.tensor([0]), 5).tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_too_few_cells_are_dealt_again_and_padding_never() -> None:
+    seen = encoded([(2, 3)], [[(2, 3)], [(1, 2)]])
+    assert seen.keep is not None
+    logits = torch.tensor([[5.0, 4, 3, 2, 1, 0], [1.0, 2, 9, 9, 9, 9]])
+    with_objectness(seen, logits.masked_fill(~seen.keep[..., 0], NEVER))
+    found = choose_cells(chosen_from(seen), seen, torch.tensor([0, 0]), 8)
+    assert found.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1], [1, 0, 1, 0, 1, 0, 1, 0]]
+    whole = with_objectness(encoded([(2, 3)]), logits[:1])
+    assert choose_cells(chosen_from(whole), whole, torch.tensor([0]), 8).tolist() == found[:1].tolist()
+
+
+def test_positions_of_boxes() -> None:
+    assert BoxPosition(HIDDEN)(torch.zeros(2, 0, 4)).shape == (2, 0, HIDDEN)
+    box = torch.tensor([0.1, 0.7, 0.3, 0.9])
+    found = sine_boxes(box, 8)
+    expected = []
+    for value in box.tolist():
+        angles = [2 * math.pi * value / 10000 ** (4 * i / 8) for i in range(2)]
+        expected += [math.sin(one) for one in angles] + [math.cos(one) for one in angles]
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_queries_begin_at_the_chosen_boxes(kind: str) -> None:
+    model = student(kind).eval()
+    with torch.no_grad():
+        seen = model.encode(torch.randn(2, 3, 48, 48), None)
+        text = unit(CONCEPTS, WIDTH)
+        found = model.decode(seen, text, present(text, [1, 2], []))
+    assert seen.proposals is not None
+    assert found.proposals is not None
+    assert found.proposals.boxes is seen.proposals.boxes
+    # A new box head adds nothing: every query still stands at its cell's box.
+    near = torch.cdist(found.boxes[-1], seen.proposals.boxes, p=1).min(-1).values
+    assert float(near.max()) < 1e-3
+    assert found.last().proposals is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batched_equals_single_photos_whatever_the_padding(kind: str) -> None:
+    model, text = student(kind).eval(), unit(CONCEPTS, WIDTH)
+    big, small = torch.randn(3, 64, 96), torch.randn(3, 32, 64)
+    images, padding = torch.zeros(2, 3, 64, 96), torch.ones(2, 64, 96, dtype=torch.bool)
+    images[0], padding[0] = big, False
+    images[1, :, :32, :64], padding[1, :32, :64] = small, False
+    with torch.no_grad():
+        joint = model(images, padding, text, present(text, [0, 3], [1]))
+        alone = model(big[None], None, text, present(text, [0, 3]))
+        second = model(images[1:], padding[1:], text, present(text, [1]))
+    for name in ("boxes", "logits", "region"):
+        torch.testing.assert_close(getattr(joint, name)[:, :1], getattr(alone, name), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(getattr(joint, name)[:, 1:], getattr(second, name), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_queries_than_cells(kind: str) -> None:
+    model, text = student(kind, queries=60).eval(), unit(CONCEPTS, WIDTH)
+    with torch.no_grad():
+        found = model(torch.randn(1, 3, 48, 48), None, text, present(text, [0]))
+    assert found.proposals is not None
+    assert found.proposals.objectness.shape[1] < 60
+    assert found.boxes.shape == (2, 1, 60, 4)
+    assert bool(found.boxes.isfinite().all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("objects", [True, False])
+def test_every_parameter_gets_a_finite_gradient(kind: str, objects: bool) -> None:
+    model, text = student(kind), unit(CONCEPTS, WIDTH)
+    targets = [some_targets([0, 3] if objects else []), some_targets([])]
+    guidance = present(text, [0, 3], []) if objects else present(text, [], [])
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(torch.randn(2, 3, 48, 48), None, text, guidance)
+    assert output.proposals.boxes.dtype == output.proposals.objectness.dtype == torch.float32
+    matches = match(output, targets, text, MatcherConfig())
+    rows = torch.tensor([[0, 3], [-1, -1]]) if objects else torch.full((2, 0), -1)
+    found = compute_losses(output, targets, matches, LossConfig(), contrast=objects, present=rows)
+    found["total"].backward()
+    missing = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
+    assert missing == []
+    assert all(bool(one.grad.isfinite().all()) for one in model.parameters() if one.grad is not None)
+
+
+def test_cells_have_a_matching_and_losses_of_their_own() -> None:
+    model, text = student(), unit(CONCEPTS, WIDTH)
+    targets = [some_targets([0, 3, 3]), some_targets([]), some_targets([1])]
+    with torch.no_grad():
+        output = model(torch.randn(3, 3, 48, 48), None, text, None)
+    proposals = output.proposals
+    matches = match(output, targets, text, MatcherConfig())
+    bare = match(replace(output, proposals=None), targets, text, MatcherConfig())
+    assert torch.equal(matches.queries, bare.queries)
+    assert bare.proposals is None
+    assert matches.proposals is not None
+    expected = paid = 0.0
+    for b, target in enumerate(targets):
+        cells, objects = matches.proposals.pairs(0, b)
+        assert sorted(objects.tolist()) == list(range(len(target)))
+        chosen = dict(zip(cells.tolist(), objects.tolist(), strict=True))
+        for s, logit in enumerate(proposals.objectness[b].tolist()):
+            expected += 2 * slow_focal(logit, s in chosen)
+        for s, m in chosen.items():
+            box, goal = proposals.boxes[b, s].tolist(), target.boxes[m].tolist()
+            distance = sum(abs(x - y) for x, y in zip(box, goal, strict=True))
+            expected += 5 * distance + 2 * (1 - slow_giou(box, goal))
+            paid += cell_cost(proposals, b, s, target.boxes[m])
+        if len(target) == 1:  # the assignment is the cheapest cell; names play no part
+            costs = [cell_cost(proposals, b, s, target.boxes[0]) for s in range(len(proposals.boxes[b]))]
+            assert cells.tolist() == [min(range(len(costs)), key=costs.__getitem__)]
+    found = compute_losses(output, targets, matches, LossConfig(), contrast=False)
+    assert float(found["proposals"]) == pytest.approx(expected / 4, rel=1e-4)
+    parts = sum(float(value) for name, value in found.items() if name != "total")
+    assert float(found["total"]) == pytest.approx(parts, rel=1e-5)
+
+
+def cell_cost(proposals: Proposals, b: int, s: int, goal: Tensor) -> float:
+    p = float(proposals.objectness[b, s].sigmoid())
+    focal = 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
+    box = proposals.boxes[b, s].tolist()
+    distance = sum(abs(x - y) for x, y in zip(box, goal.tolist(), strict=True))
+    return 2 * focal + 5 * distance - 2 * slow_giou(box, goal.tolist())
+
+
+def test_no_gradient_flows_from_the_decoder_into_the_first_boxes() -> None:
+    model, text = student(), unit(CONCEPTS, WIDTH)
+    output = model(torch.randn(1, 3, 48, 48), None, text, None)
+    (output.boxes.sum() + output.logits.sum()).backward()
+    assert model.proposals is not None
+    assert all(one.grad is None for one in model.proposals.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_one_photo(kind: str) -> None:
+    model, text, images = student(kind), unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
+    targets = [some_targets([0, 3])]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    proposals = []
+    for _ in range(20):
+        output = model(images, None, text, present(text, [0, 3]))
+        matches = match(output, targets, text, MatcherConfig())
+        found = compute_losses(
+            output, targets, matches, LossConfig(), contrast=True, present=torch.tensor([[0, 3]])
+        )
+        optimizer.zero_grad()
+        found["total"].backward()
+        optimizer.step()
+        proposals.append(float(found["proposals"]))
+    assert proposals[-1] < 0.6 * proposals[0]

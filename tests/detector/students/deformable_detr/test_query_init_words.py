@@ -1,0 +1,106 @@
+"""Words that choose the cells at which their queries begin: the choice, and what it is taught by."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cckt.detector.config.config import LossConfig, MatcherConfig
+from cckt.detector.losses import objective as losses
+from cckt.detector.losses.matcher import match
+from cckt.detector.losses.objective import compute_losses
+from cckt.detector.students.contract import pad_targets
+from cckt.detector.students.deformable_detr.query_init import (
+    NEVER,
+    choose_cells,
+)
+from tests.detector.losses.test_matcher import CONCEPTS, WIDTH, unit
+from tests.detector.losses.test_objective import slow_cross_entropy, slow_focal, some_targets
+from tests.detector.students.deformable_detr.test_guidance import slow_deal
+from tests.detector.students.deformable_detr.test_query_init import encoded, student, with_objectness
+from tests.detector.students.test_model import present
+
+
+def test_words_choose_their_own_cells() -> None:
+    torch.manual_seed(3)
+    shapes, queries = [(2, 4)], 6
+    seen = encoded(shapes, [[(2, 4)], [(2, 4)], [(1, 3)]])
+    assert seen.keep is not None
+    proposals = with_objectness(seen, torch.randn(3, 8).masked_fill(~seen.keep[..., 0], NEVER)).proposals
+    assert proposals is not None
+    words = torch.randn(3, 8, 2) * 3
+    counts = [2, 0, 1]
+    found = choose_cells(replace(proposals, words=words), seen, torch.tensor(counts), queries)
+    for b, count in enumerate(counts):
+        cells = [s for s in range(8) if bool(seen.keep[b, s, 0])]
+        runs = slow_deal(count, queries)
+        for word in set(runs):
+            score = {
+                s: float(proposals.objectness[b, s].sigmoid())
+                * (float(words[b, s, word].sigmoid()) if word >= 0 else 1.0)
+                for s in cells
+            }
+            order = sorted(cells, key=lambda s: -score[s])
+            mine = [int(found[b, q]) for q in range(queries) if runs[q] == word]
+            assert mine == [order[place % len(order)] for place in range(len(mine))]
+
+
+def test_words_are_judged_only_where_they_were_given() -> None:
+    model, text = student("guided"), unit(CONCEPTS, WIDTH)
+    targets = [some_targets([0, 3, 3]), some_targets([]), some_targets([1])]
+    given = [[3, 2], [4], []]  # 0 and 1 were withheld; 2 and 4 are not there
+    rows = torch.tensor([[3, 2], [4, -1], [-1, -1]])
+    with torch.no_grad():
+        output = model(torch.randn(3, 3, 48, 48), None, text, present(text, *given))
+    matches = match(output, targets, text, MatcherConfig())
+    words = output.proposals.words
+    assert words.shape == (3, output.proposals.boxes.shape[1], 2)
+    expected = 0.0
+    for b, target in enumerate(targets):
+        cells, objects = matches.proposals.pairs(0, b)
+        chosen = dict(zip(cells.tolist(), objects.tolist(), strict=True))
+        for s, (g, concept) in itertools.product(range(words.shape[1]), enumerate(given[b])):
+            own = s in chosen and int(target.concepts[chosen[s]]) == concept
+            expected += 2 * slow_focal(float(words[b, s, g]), own)
+    found = losses.word_loss(output.proposals, pad_targets(targets), matches.proposals, rows, LossConfig())
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+
+
+def test_matched_cells_are_distilled_from_the_teacher() -> None:
+    torch.manual_seed(4)
+    model, text = student("guided"), unit(CONCEPTS, WIDTH)
+    targets = [some_targets([0, 3, 3], [True, False, True]), some_targets([]), some_targets([1])]
+    rows = torch.full((3, 0), -1)
+    with torch.no_grad():
+        output = model(torch.randn(3, 3, 48, 48), None, text, None)
+    matches = match(output, targets, text, MatcherConfig())
+    cells, objects, teachers = [], [], []
+    for b, target in enumerate(targets):
+        for s, m in zip(*(one.tolist() for one in matches.proposals.pairs(0, b)), strict=True):
+            cells.append(output.proposals.region[b, s])
+            objects.append(len(objects))
+            teachers.append(target.embeddings[m] if bool(target.valid[m]) else None)
+    expected = 0.0
+    known = [k for k, one in enumerate(teachers) if one is not None]
+    for k in known:
+        forth = [float(teachers[k] @ one) / 0.07 for one in cells]
+        back = [float(cells[k] @ teachers[j]) / 0.07 for j in known]
+        expected += (slow_cross_entropy(forth, k) + slow_cross_entropy(back, known.index(k))) / 2
+    off, on = (
+        compute_losses(output, targets, matches, LossConfig(), contrast=one, present=rows)["proposals"]
+        for one in (False, True)
+    )
+    assert float(on - off) == pytest.approx(expected / 4, rel=1e-3)
+
+
+def test_guided_without_guidance_is_encoder() -> None:
+    bare = student("guided", guidance=False).eval()
+    other = student("encoder", guidance=False).eval()
+    other.load_state_dict(bare.state_dict())
+    text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
+    with torch.no_grad():
+        one, two = (model(images, None, text, present(text, [1, 2])) for model in (bare, other))
+    assert torch.equal(one.boxes, two.boxes)

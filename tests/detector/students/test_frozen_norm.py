@@ -1,0 +1,89 @@
+"""Frozen norms, folded into the convolutions before them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from cckt.detector.students.backbone import FROZEN, IN_ORDER
+from cckt.detector.students.frozen_norm import FoldedConv, FoldedNorm, fold_norms
+
+
+def net(name: str) -> nn.Module:
+    """A small backbone with frozen norms whose statistics are not those of an untrained one."""
+    torch.manual_seed(0)
+    made = freeze_batch_norm_2d(timm.create_model(name, features_only=True, pretrained=False)).double()
+    for key, value in made.state_dict().items():
+        if "running" in key or key.endswith(("bias", "bn1.weight", "bn2.weight")):
+            value.copy_(torch.rand_like(value) + 0.5)
+    return made
+
+
+def outputs(model: nn.Module) -> list[Tensor]:
+    """Maps and the gradients of all weights."""
+    images = torch.randn(2, 3, 64, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    model.zero_grad()
+    maps = model(images)
+    sum(one.square().mean() for one in maps).backward()
+    return [*maps, *(one.grad.clone() for one in model.parameters())]
+
+
+@pytest.mark.parametrize(("name", "not_folded"), [("test_resnet", 1), ("resnet18", 0)])
+def test_folding_changes_nothing_but_the_work(name: str, not_folded: int) -> None:
+    model = net(name)
+    keys, before = list(model.state_dict()), outputs(model)
+    norms = sum(isinstance(one, FROZEN) for one in model.modules())
+    folded = fold_norms(model, FROZEN, IN_ORDER)
+    left = sum(isinstance(one, FROZEN) for one in model.modules())
+    assert folded > 5
+    assert folded + left == norms
+    assert left == not_folded, "test_resnet's first convolution is a Sequential: the norm after it stays"
+    assert list(model.state_dict()) == keys
+    for one, other in zip(outputs(model), before, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_nothing_to_fold() -> None:
+    assert fold_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), FROZEN, IN_ORDER) == 0
+    assert fold_norms(nn.Identity(), FROZEN, IN_ORDER) == 0
+
+
+def test_a_norm_that_may_not_follow_its_convolution_is_left() -> None:
+    class Other(nn.Module):
+        """Runs its norm first, for all that one can tell."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.bn1 = nn.Conv2d(4, 4, 1), FROZEN[0](4)
+
+    assert fold_norms(Other(), FROZEN, IN_ORDER) == 0
+
+
+def test_biases_loading_and_copies() -> None:
+    torch.manual_seed(2)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), FROZEN[1](4), nn.Conv2d(4, 2, 1))
+    other = copy.deepcopy(plain)
+    assert fold_norms(plain, FROZEN, IN_ORDER) == 1
+    assert isinstance(plain[0], FoldedConv)
+    assert isinstance(plain[1], FoldedNorm)
+    state = {key: torch.rand_like(value) for key, value in other.state_dict().items()}
+    twin = copy.deepcopy(plain)
+    other.load_state_dict(state)
+    twin.load_state_dict(state)
+    images = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(twin(images), other(images))
+    assert not torch.equal(twin(images), plain(images)), "the copy has statistics of its own"
+
+
+def test_under_autocast_maps_stay_in_half_precision() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), FROZEN[1](4), nn.Conv2d(4, 2, 1))
+    images = torch.randn(1, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model[1](model[0](images)).dtype == torch.float32
+        fold_norms(model, FROZEN, IN_ORDER)
+        assert model[1](model[0](images)).dtype == torch.bfloat16

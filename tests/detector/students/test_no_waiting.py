@@ -1,0 +1,126 @@
+"""Nothing in a step waits for a GPU but the one look at its figures: on tensors that pretend to be there."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cckt import detector
+from cckt.detector.config.config import apply_overrides
+from cckt.detector.config.recipes import recipe
+from cckt.detector.data.transforms import _mean_and_scale, normalise
+from cckt.detector.losses.matcher import Matches, matching_costs
+from cckt.detector.losses.objective import compute_losses
+from cckt.detector.students.contract import PaddedTargets, PresentText, TrainingQueries
+from cckt.detector.students.deformable_detr.denoise import noised_queries
+from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.deformable_detr.sampling import _sides
+
+PHOTOS, OBJECTS, CONCEPTS, WIDTH = 2, 7, 48, 512
+ROOM = str(Path(detector.__file__).parent)
+READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select")
+COPIES = ("aten::_to_copy", "aten::copy_")
+
+
+class Spy(TorchDispatchMode):
+    """Notes every operation that a real GPU would have to finish its work for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out, name = func(*args, **(kwargs or {})), func.name()
+        if name in READS and args[0].device.type == "cuda":
+            self._note(name)
+        if name in COPIES:
+            ends = (args[0], out) if name == "aten::_to_copy" else (args[1], args[0])
+            at_once = (kwargs or {}).get("non_blocking", False) or (name == "aten::copy_" and len(args) > 2)
+            if ends[0].device != ends[1].device and not at_once:
+                self._note(name)
+        return out
+
+    def _note(self, name: str) -> None:
+        ours = [one for one in traceback.extract_stack() if one.filename.startswith(ROOM)]
+        self.found.append(f"{name} at {ours[-1].filename}:{ours[-1].lineno}")
+
+
+@contextmanager
+def pretended() -> Iterator[None]:
+    """Tensors without content, on a GPU that is not there; what is kept for a device is forgotten after."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+    _sides.cache_clear()
+    _mean_and_scale.cache_clear()
+
+
+def step(name: str, before: Callable[[], None] = lambda: None) -> list[str]:
+    """What waits in forward, costs and losses of a recipe's second step; the first fills what is kept."""
+    config = apply_overrides(
+        recipe(name), ["model.backbone_weights=none", "model.norm=frozen", "loss.contrast_from_epoch=0"]
+    )
+    _sides.cache_clear()
+    _mean_and_scale.cache_clear()
+    with pretended():
+        with torch.device("cuda"):
+            model = CCKTDetector(config.model, WIDTH, CONCEPTS, pretrained=False).train()
+            text = torch.nn.functional.normalize(torch.randn(CONCEPTS, WIDTH), dim=1)
+            images = torch.zeros(PHOTOS, 3, 96, 128, dtype=torch.uint8)
+            padding = torch.zeros(PHOTOS, 96, 128, dtype=torch.bool)
+            numbers = torch.zeros(PHOTOS, OBJECTS, dtype=torch.int64)
+            targets = PaddedTargets(
+                torch.rand(PHOTOS, OBJECTS, 4),
+                numbers,
+                torch.rand(PHOTOS, OBJECTS, WIDTH),
+                torch.ones(PHOTOS, OBJECTS, dtype=torch.bool),
+                torch.ones(PHOTOS, OBJECTS, dtype=torch.bool),
+                (OBJECTS,) * PHOTOS,
+            )
+            present = torch.zeros(PHOTOS, 3, dtype=torch.int64)
+            guidance = PresentText(text[present], (present >= 0).sum(1))
+            pairs = PHOTOS * OBJECTS
+
+            def matched(layers: int) -> Matches:
+                one = torch.zeros(layers, pairs, dtype=torch.int64, device="cuda")
+                return Matches(one[0], one, one)
+
+        for _ in range(2):
+            before()
+            with Spy() as spy:
+                beside = []
+                if config.train.denoise_groups or config.train.one_to_many:
+                    noised = noised_queries(targets, text, config.train, config.model.queries)
+                    beside = [TrainingQueries(noised, alone=config.train.one_to_many > 0)]
+                output = model(normalise(images, padding, config.data), padding, text, guidance, *beside)
+                matching_costs(output, targets, text, config.matcher, config.loss.tau)
+                layers = len(output.boxes)
+                matches = replace(matched(layers), proposals=matched(1), alone=matched(layers))
+                compute_losses(
+                    output,
+                    targets,
+                    matches,
+                    config.loss,
+                    contrast=True,
+                    world_objects=torch.ones((), device="cuda"),
+                    present=present,
+                    noised=beside[0].noised if beside else None,
+                )
+    return spy.found
+
+
+@pytest.mark.parametrize("name", ["coco-48-17-r50", "coco-48-17-r50-fast"])
+def test_a_step_waits_for_nothing(name: str) -> None:
+    assert step(name) == []
+
+
+def test_the_spy_sees_what_waits() -> None:
+    assert any("sampling" in one for one in step("coco-48-17-r50", _sides.cache_clear))

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Silent
+from cckt.cache_builder.index import open_index
+from cckt.detector.data.schedule import Schedule
+from cckt.detector.runs.log import RunLog
+from cckt.detector.training.monitor import ENOUGH, WINDOW, Spikes
+from cckt.detector.training.process import memory_mib
+from cckt.detector.training.step import Stepper
+from cckt.detector.training.train import train
+from tests.detector.tiny import make_data, tiny_config
+
+
+def look(spikes, value, gradient=1.0):
+    return spikes.look({"total": value, "gradient": gradient, "class": 1e9})
+
+
+def test_nothing_is_a_spike_before_there_is_enough_to_compare_with():
+    spikes = Spikes(10)
+    assert not any(look(spikes, 10.0**power) for power in range(ENOUGH))
+    assert spikes.history["total"][-1] == 10.0 ** (ENOUGH - 1)
+
+
+def test_spikes_are_those_of_median_and_median_deviation():
+    rng = np.random.default_rng(0)
+    values = rng.lognormal(0, 0.5, 400)
+    values[rng.integers(50, 400, 9)] *= 30
+    spikes, found, wanted = Spikes(6), [], []
+    for at, value in enumerate(values):
+        found += [at for spike in look(spikes, float(value)) if spike.figure == "total"]
+        past = values[max(0, at - WINDOW) : at]
+        if len(past) >= ENOUGH:
+            deviation = np.median(np.abs(past - np.median(past))) / 0.6745
+            if value > np.median(past) + 6 * max(deviation, 0.1 * np.median(past)):
+                wanted.append(at)
+    assert found == wanted
+    assert len(found) >= 5
+
+
+def test_a_level_curve_has_spikes_only_where_it_rises_and_0_finds_none():
+    spikes, off = Spikes(10), Spikes(0)
+    for _ in range(ENOUGH):
+        assert look(spikes, 5.0) == look(off, 5.0) == []
+    assert look(spikes, 9.9) == []
+    assert look(spikes, 1.0) == []
+    (spike,) = look(spikes, 10.1)
+    assert (spike.figure, spike.value, spike.median, spike.deviation) == ("total", 10.1, 5.0, 0.5)
+    assert str(spike) == "total 10.1, before it 5 ± 0.5"
+    assert [one.figure for one in look(spikes, 5.0, gradient=99.0)] == ["gradient"]
+    assert look(off, 1e9) == []
+
+
+def test_history_goes_on_where_it_was():
+    spikes = Spikes(10)
+    for value in range(150):
+        look(spikes, float(value))
+    again = Spikes(10, json.loads(json.dumps(spikes.history)))
+    assert len(again.history["total"]) == WINDOW
+    assert look(again, 1e6) == look(spikes, 1e6) != []
+
+
+class Screen(Silent):
+    def __init__(self):
+        self.notes, self.shown = [], []
+
+    def note(self, message):
+        self.notes.append(message)
+
+    def show(self, figures):
+        self.shown.append(figures)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data"), photos=6)
+
+
+def lines(run, kind):
+    every = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in every if line["kind"] == kind]
+
+
+def test_a_spike_is_logged_with_its_photos_and_the_screen_shows_the_run(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("cckt.detector.training.monitor.ENOUGH", 3)
+    take = Stepper.__call__
+
+    def spiky(self, parts, step, stop=False):
+        result = take(self, parts, step, stop)
+        if step == 6:
+            result = dataclasses.replace(result, losses=result.losses | {"gradient": 1e6})
+        return dataclasses.replace(result, finite=step != 7)
+
+    monkeypatch.setattr(Stepper, "__call__", spiky)
+    screen = Screen()
+    config = tiny_config("loss.contrast_from_epoch=9")
+    metrics = train(config, folder, None, tmp_path / "run", progress=screen)
+    rows = Schedule(6, 0, 2).rows(6)
+    ids = [int(open_index(folder).image_ids[row]) for row in rows]
+    (spike,) = lines(tmp_path / "run", "spike")
+    assert (spike["step"], spike["figure"], spike["value"], spike["image_ids"]) == (7, "gradient", 1e6, ids)
+    assert 0 < spike["median"] < 1e4
+    (note,) = (note for note in screen.notes if "spike" in note)
+    assert note.startswith("step 6: a spike, gradient 1e+06, before it ")
+    assert note.endswith(f"photos {ids[0]}, {ids[1]}")
+    (skipped,) = lines(tmp_path / "run", "skipped")
+    assert skipped["step"] == 8
+    assert len(skipped["image_ids"]) == 2
+    assert len(screen.shown) == metrics["step"] == 9
+    last = screen.shown[-1]
+    assert {"total", "class", "l1", "giou", "contrast", "gradient"} <= last["losses"].keys()
+    assert last["pace"].keys() == {"epoch", "lr", "images_per_s"}
+    assert last["step"].keys() == {"seconds", "data", "forward", "matching", "backward"}
+    shares = [float(last["step"][name].rstrip("%")) for name in ("data", "forward", "matching", "backward")]
+    assert 30 < sum(shares) <= 102
+    assert last["memory"]["MiB"] > 50
+    assert last["trouble"] == {"skipped": 1}
+    assert 0 < metrics["data_wait_share"] < 1
+    assert lines(tmp_path / "run", "train")[0]["memory_mib"] > 50
+
+
+def test_fp16_may_overflow_while_its_scale_is_found_but_not_for_ever(folder, tmp_path, monkeypatch):
+    take = Stepper.__call__
+
+    def overflowing(self, parts, step, stop=False):
+        result = take(self, parts, step, stop)
+        losses = result.losses | {"gradient": float("inf")}
+        return dataclasses.replace(result, losses=losses, finite=False, overflow=True)
+
+    monkeypatch.setattr(Stepper, "__call__", overflowing)
+    monkeypatch.setattr("cckt.detector.training.monitor.OVERFLOWS", 4)
+    config, run = tiny_config("train.nonfinite_limit=3", "train.spike_factor=1"), tmp_path / "run"
+    with pytest.raises(UserError, match="3 steps in a row, up to step 6, had a loss or gradient"):
+        train(config, folder, None, run)
+    assert [line["step"] for line in lines(run, "skipped")] == [5, 6, 7]
+    assert lines(run, "spike") == []
+    assert "Infinity" not in (run / "metrics.jsonl").read_text()
+
+
+def test_the_rows_of_a_step_are_those_that_its_ranks_read():
+    for photos, batch in ((7, 2), (3, 4)):
+        ranks = [Schedule(photos, 5, batch, 1, rank, 2, 0, 5) for rank in (0, 1)]
+        for step, parts in enumerate(zip(*ranks, strict=True)):
+            read = sorted(place.image for part in parts for place in part)
+            assert read == sorted(ranks[0].rows(step))
+
+
+def test_memory_is_that_of_this_process():
+    assert 20 < memory_mib(torch.device("cpu")) < 2**20
+
+
+class StandIn:
+    """What we use of wandb."""
+
+    def __init__(self, fault=""):
+        self.begun, self.logged, self.finished, self.fault = [], [], 0, fault
+
+    def init(self, **options):
+        if self.fault:
+            raise RuntimeError(self.fault)
+        self.begun.append(options)
+        return self
+
+    def log(self, figures, step):
+        self.logged.append((step, figures))
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_weights_and_biases_gets_what_the_log_gets_and_a_resumed_run_its_id(folder, tmp_path, monkeypatch):
+    wandb = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    config, run = tiny_config("train.wandb_project=finds"), tmp_path / "run"
+    train(config, folder, None, run, max_steps=2)
+    train(config, folder, None, run, resume=True, max_steps=3)
+    first, second = wandb.begun
+    assert (first["project"], first["name"], first["resume"]) == ("finds", "run", "allow")
+    assert first["config"] == config.to_dict()
+    assert first["id"] == second["id"] == json.loads((run / "wandb.json").read_text())["id"]
+    assert [step for step, _ in wandb.logged] == [1, 2, 3]
+    assert wandb.logged[2][1]["train/loss_total"] == lines(run, "train")[2]["loss_total"]
+    assert wandb.finished == 2
+
+
+def test_weights_and_biases_that_is_not_there_or_will_not_is_told(folder, tmp_path, monkeypatch):
+    config = tiny_config("train.wandb_project=finds")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(
+        UserError, match=r"train\.wandb_project: found 'finds', but wandb is not installed; pip"
+    ):
+        train(config, folder, None, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    monkeypatch.setitem(sys.modules, "wandb", StandIn("no API key"))
+    with pytest.raises(
+        UserError, match=r"wandb could not begin a run \(no API key\); log in with wandb login"
+    ):
+        RunLog(tmp_path, 0, config)
+    log = RunLog(tmp_path, 0, tiny_config())
+    log.close()
+    log.close()

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cckt.detector.config.config import TrainConfig
+from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.training.optim import (
+    MovingAverage,
+    build_optimizer,
+    clip_gradients,
+    parameter_groups,
+    rate_at,
+    set_rate,
+)
+from tests.detector.tiny import tiny_config
+
+CPU = torch.device("cpu")
+
+
+def tiny_model():
+    return CCKTDetector(tiny_config().model, 16, 4)
+
+
+def test_every_trainable_parameter_is_in_one_group():
+    model = tiny_model()
+    next(model.backbone.parameters()).requires_grad_(False)
+    groups = parameter_groups(model, TrainConfig(lr=1.0))
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert {group["name"]: group["lr"] for group in groups} == {"backbone": 0.1, "sampling": 0.1, "rest": 1.0}
+    named = {id(p): name for name, p in model.named_parameters()}
+    sampling = {named[id(p)] for p in groups[1]["params"]}
+    assert "transformer.reference_points.weight" in sampling
+    assert all("sampling_offsets" in name or "reference_points" in name for name in sampling)
+
+
+def test_a_model_without_sampling_layers_is_a_fault_of_ours():
+    with pytest.raises(AssertionError, match="renamed"):
+        parameter_groups(nn.Linear(2, 2), TrainConfig())
+
+
+def test_the_optimiser_is_one_fused_operation_where_there_is_one():
+    assert build_optimizer(tiny_model(), TrainConfig(), CPU).param_groups[0]["fused"]
+    assert not build_optimizer(tiny_model(), TrainConfig(), torch.device("meta")).param_groups[0]["fused"]
+
+
+def test_step_schedule_climbs_then_drops_at_its_epoch():
+    config = TrainConfig(warmup_steps=3, lr_drop_epoch=2, lr_drop_factor=0.1, epochs=4)
+    rates = [rate_at(step, 5, config) for step in range(20)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[9:11] == [1.0, 0.1]
+    assert rates[-1] == 0.1
+
+
+def test_cosine_schedule_ends_near_zero():
+    config = TrainConfig(schedule="cosine", epochs=4)
+    rates = [rate_at(step, 5, config) for step in range(21)]
+    assert rates[0] == 1.0
+    assert rates[10] == pytest.approx(0.5)
+    assert rates[20] == pytest.approx(0.0)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[7] == pytest.approx((1 + math.cos(math.pi * 7 / 20)) / 2)
+
+
+def test_set_rate_keeps_the_factors_of_the_groups():
+    config = TrainConfig(lr=2.0)
+    optimizer = build_optimizer(tiny_model(), config, CPU)
+    assert set_rate(optimizer, config, 0.5) == 1.0
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.1, 1.0])
+    assert all(group["weight_decay"] == 1e-4 for group in optimizer.param_groups)
+
+
+def test_clipping_gives_the_norm_before_and_leaves_missing_gradients():
+    weight, other, unused = (
+        nn.Parameter(torch.zeros(1)),
+        nn.Parameter(torch.zeros(1)),
+        nn.Parameter(torch.zeros(1)),
+    )
+    optimizer = torch.optim.SGD([weight, other, unused], lr=1)
+    weight.grad, other.grad = torch.tensor([3.0]), torch.tensor([4.0])
+    assert clip_gradients(optimizer, 0) == 5
+    assert weight.grad == 3
+    assert clip_gradients(optimizer, 0.1) == 5
+    assert torch.stack([weight.grad, other.grad]).norm().item() == pytest.approx(0.1, rel=1e-4)
+    assert unused.grad is None
+    weight.grad = torch.tensor([float("nan")])
+    assert not clip_gradients(optimizer, 0.1).isfinite()
+
+
+def test_moving_average_equals_the_slow_one():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = MovingAverage(model, 0.5)
+    expected = model[0].weight.detach().clone()
+    for update in range(1, 5):
+        with torch.no_grad():
+            model[0].weight.normal_()
+            model[1].running_mean.add_(1)
+        average.update(model)
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * model[0].weight.detach()
+    torch.testing.assert_close(average.weights["0.weight"], expected)
+    assert average.weights["1.running_mean"].tolist() == [4, 4]

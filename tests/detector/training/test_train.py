@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Silent
+from cckt.cache_builder.index import open_index
+from cckt.detector.runs import run_folder as store
+from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.training.train import train
+from tests.detector.tiny import CONCEPTS, make_data, tiny_config, write_column
+
+TIMES = ("seconds_", "images_per_s", "memory_mib")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photos of two sizes, some without boxes, one box without a valid crop."""
+    return make_data(tmp_path_factory.mktemp("data"), photos=6, sizes=((64, 64), (80, 64)))
+
+
+def curve(run):
+    """The training log without what a clock says."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines]
+
+
+def weights(run):
+    return store.load_weights(run / "model.safetensors")
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run") / "a"
+    metrics = train(tiny_config(*EMA), folder, None, run)
+    return run, metrics
+
+
+EMA = ("train.ema_decay=0.9", "train.guidance_drop=0.3", "model.dropout=0.1", "loss.teacher_bank=class")
+
+
+def test_a_run_leaves_its_folder_as_promised(unbroken):
+    run, metrics = unbroken
+    assert metrics["step"] == 9
+    assert metrics["epochs"] == 3
+    assert metrics["stopped"] == ""
+    assert store.run_config(run) == tiny_config(*EMA)
+    assert json.loads((run / "metrics.json").read_text()) == metrics
+    assert json.loads((run / "versions.json").read_text())["torch"] == importlib.metadata.version("torch")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 10))
+    assert {"seconds_data", "seconds_forward", "seconds_matching", "seconds_backward"} <= lines[0].keys()
+    contrast = [line["loss_contrast"] for line in lines]  # 0 later too where a batch has no valid crop
+    assert contrast[:3] == [0] * 3
+    assert sum(value > 0 for value in contrast[3:]) >= 4
+    assert [line["lr"] for line in lines] == pytest.approx([1e-4] * 6 + [1e-5] * 3)
+    assert any((run / "tensorboard").iterdir())
+    assert not list(run.rglob("*.partial"))
+    newest, torn = store.newest_checkpoint(run)
+    assert newest.name == "step-00000009"
+    assert torn == []
+    assert equal(weights(run), store.load_weights(newest / "average.safetensors"))
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(folder, unbroken, tmp_path):
+    train(tiny_config(*EMA), folder, None, tmp_path / "same", max_steps=4)
+    assert curve(tmp_path / "same") == curve(unbroken[0])[:4]
+    train(tiny_config(*EMA, "train.seed=1"), folder, None, tmp_path / "other", max_steps=1)
+    assert curve(tmp_path / "other")[0] != curve(unbroken[0])[0]
+
+
+@pytest.mark.parametrize("stop", [1, 5])
+def test_a_stopped_run_resumes_to_the_bit(folder, unbroken, tmp_path, stop):
+    config = tiny_config(*EMA)
+    train(config, folder, None, tmp_path / "run", max_steps=stop)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    metrics = train(config, folder, None, tmp_path / "run", resume=True)
+    assert metrics["step"] == 9
+    assert curve(tmp_path / "run") == curve(unbroken[0])
+    assert equal(weights(tmp_path / "run"), weights(unbroken[0]))
+
+
+class KillAfter(Silent):
+    """Sends this process a signal in the middle of a run."""
+
+    def __init__(self, step, number):
+        self.left, self.number, self.notes = step, number, []
+
+    def advance(self, n=1, **figures):
+        self.left -= n
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_leaves_a_checkpoint_to_resume_from(folder, unbroken, tmp_path, name):
+    before = signal.getsignal(signal.SIGTERM)
+    number = getattr(signal, name)
+    metrics = train(tiny_config(*EMA), folder, None, tmp_path / "run", progress=KillAfter(4, number))
+    assert metrics["stopped"] == name
+    assert metrics["step"] == 5
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    if name == "SIGTERM":
+        train(tiny_config(*EMA), folder, None, tmp_path / "run", resume=True)
+        assert curve(tmp_path / "run") == curve(unbroken[0])
+
+
+def test_a_torn_newest_checkpoint_costs_steps_but_no_equality(folder, unbroken, tmp_path):
+    config, run = tiny_config(*EMA, "train.checkpoint_every=2"), tmp_path / "run"
+    train(config, folder, None, run, max_steps=5)
+    torn = run / "checkpoints" / "step-00000005" / "state.pt"
+    torn.write_bytes(torn.read_bytes()[:100])
+    progress = KillAfter(0, 0)
+    train(config, folder, None, run, resume=True, progress=progress)
+    assert any("step-00000005" in note and "torn" in note for note in progress.notes)
+    assert curve(run) == curve(unbroken[0])
+    assert equal(weights(run), weights(unbroken[0]))
+
+
+def test_a_folder_with_a_run_is_not_overwritten_and_another_run_not_resumed(folder, unbroken, tmp_path):
+    run, config = unbroken[0], tiny_config(*EMA)
+    with pytest.raises(UserError, match="already holds a run; add --resume"):
+        train(config, folder, None, run)
+    with pytest.raises(
+        UserError, match=r"option train\.lr: found 0\.5, but the run in .* begun with 0\.0001"
+    ):
+        train(tiny_config(*EMA, "train.lr=0.5"), folder, None, run, resume=True)
+    other = make_data(tmp_path / "data", photos=3)
+    with pytest.raises(UserError, match=r"begun on other data \(index_digest differs\)"):
+        train(config, other, None, run, resume=True)
+    with pytest.raises(UserError, match=r"no config\.toml"):
+        train(config, folder, None, tmp_path / "none", resume=True)
+
+
+def test_a_photo_that_breaks_is_counted_and_the_run_goes_on(tmp_path):
+    folder = make_data(tmp_path / "data", photos=4)
+    (folder / "photos" / "p3.png").write_bytes(b"")
+    progress = KillAfter(0, 0)
+    metrics = train(tiny_config("train.epochs=2"), folder, None, tmp_path / "run", progress=progress)
+    assert metrics["photos_unreadable"] == 1
+    assert len([note for note in progress.notes if "p3.png" in note]) == 1
+    assert metrics["step"] == 4
+
+
+def test_a_diverged_run_stops_with_its_batch_saved(folder, tmp_path, monkeypatch):
+    def poisoned(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        return type(output)(output.boxes, output.logits * float("nan"), output.region)
+
+    forward = CCKTDetector.forward
+    monkeypatch.setattr(CCKTDetector, "forward", poisoned)
+    config = tiny_config("train.nonfinite_limit=3")
+    with pytest.raises(UserError, match=r"3 steps in a row, up to step 2, .*nonfinite-00000002.*train\.lr"):
+        train(config, folder, None, tmp_path / "run")
+    saved = next((tmp_path / "run").glob("nonfinite-*.safetensors"))
+    assert store.load_weights(saved)["images.0"].dtype == torch.uint8
+
+
+def test_more_present_concepts_than_queries_train(folder, tmp_path):
+    config = tiny_config("model.queries=2", "train.guidance_add=3")
+    assert train(config, folder, None, tmp_path / "run", max_steps=2)["skipped"] == 0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_trains(folder, tmp_path, precision):
+    config = tiny_config(f"train.precision={precision}")
+    metrics = train(config, folder, None, tmp_path / "run", max_steps=2)
+    assert metrics["skipped"] == 0
+
+
+def test_evaluation_keeps_the_best_and_leaves_the_training_alone(folder, tmp_path):
+    index = open_index(folder)
+    priors = np.random.default_rng(0).random((len(index), CONCEPTS), dtype=np.float32)
+    write_column(folder, index, "priors/clip", priors)
+    plain = tiny_config("train.epochs=2")
+    train(plain, folder, None, tmp_path / "plain")
+    often = tiny_config("train.epochs=2", "train.evaluate_every=1")
+    metrics = train(often, folder, folder, tmp_path / "often")
+    assert 0 <= metrics["evaluation"]["ap50_base"] <= 1
+    assert metrics["evaluation"]["figures"]["prior"] == dataclasses.asdict(often.prior)
+    lines = curve(tmp_path / "often")
+    assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [3, 6]
+    assert [line for line in lines if line["kind"] == "train"] == curve(tmp_path / "plain")
+    assert (tmp_path / "often" / "best.safetensors").is_file()
+    assert equal(weights(tmp_path / "often"), weights(tmp_path / "plain"))
