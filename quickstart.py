@@ -106,7 +106,7 @@ def quickstart(
         cache_text(seen, teacher, progress=stages.progress)
         cache_crops(seen, teacher, progress=stages.progress)
         cache_text(held_out, teacher, progress=stages.progress)
-        for photos in (seen, held_out) if config.heeds_priors else (held_out,):
+        for photos in (seen, held_out) if config.trains_on_priors else (held_out,):
             cache_images(photos, teacher, progress=stages.progress)
             cache_clip_priors(photos, progress=stages.progress)
     priors = prior_quality(held_out, config)

@@ -65,7 +65,7 @@ def columns(seen: Path, val: Path, teacher: str, plan: Plan, progress: Progress)
     cache_text(seen, known, progress=progress)
     cache_crops(seen, known, progress=progress)
     cache_text(val, known, progress=progress)
-    heeded = any(config.heeds_priors for config in configs.values())
+    heeded = any(config.trains_on_priors for config in configs.values())
     for folder in (seen, val) if heeded else (val,):
         cache_images(folder, known, progress=progress)
         cache_clip_priors(folder, progress=progress)

@@ -35,7 +35,7 @@ def options_table(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     """
     if not plan.rows:
         raise UserError(
-            'options compares options: give --row "train.denoise_groups=0", once for each row; several '
+            'options compares options: give --row "denoise.groups=0", once for each row; several '
             "options of one row with spaces between them."
         )
     configs = plan.configs()

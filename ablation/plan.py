@@ -92,11 +92,10 @@ class Plan:
             config = in_epochs(config, self.epochs)
         config = apply_overrides(config, self.overrides)
         parts = {
-            "model.guidance": config.model.guidance,
+            "guidance.enabled": config.guidance.enabled,
             "prior.source": config.prior.cached,
-            "loss.loss_contrast": config.loss.loss_contrast > 0,
+            "terms.region_contrast.weight": config.terms["region_contrast"].weight > 0,
             "inference.classification": config.inference.classification != "head",
-            "model.class_head": config.model.class_head == "text",
         }
         for option, there in parts.items():
             if not there:
@@ -140,5 +139,5 @@ def in_epochs(config: Config, epochs: int) -> Config:
     config = changed(
         config, "train", epochs=epochs, lr_drop_epoch=min(last, round(config.train.lr_drop_epoch * share))
     )
-    begin = min(last, round(config.loss.contrast_from_epoch * share))
+    begin = min(last, round(config.terms["region_contrast"].first_epoch * share))
     return changed(config, "loss", contrast_from_epoch=begin)

@@ -34,7 +34,7 @@ def table6(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     assert val is not None
     began = time.perf_counter()
     config = run_config(run)
-    if not config.model.guidance or not config.prior.cached:
+    if not config.guidance.enabled or not config.prior.cached:
         raise UserError(
             f"{run}: is not guided by a column of priors, so rho and L change nothing; give "
             "--run one that is."

@@ -37,26 +37,29 @@ from cckt.detector.config.config import apply_overrides
 from cckt.detector.config.recipes import recipe
 from cckt.detector.data.batch import collate
 from cckt.detector.data.schedule import Schedule
-from cckt.detector.data.teacher_crops import CropViews
+from cckt.detector.data.teacher_rows import CropRows, RowSource, SampleView
 from cckt.detector.ranks.world import World
+from cckt.detector.students.targets import TeacherRows
 from cckt.detector.training.preflight import gather
 from cckt.detector.training.run import Run
 from cckt.shapeworld.dataset import make_dataset
 
 
-class Watched:
-    """Targets of a step, and how long taking them took."""
+class Watched(RowSource):
+    """The crops of a run, or random rows in their place, and how long taking them took."""
 
-    def __init__(self, source: CropViews | Tensor) -> None:
+    def __init__(self, source: RowSource | Tensor) -> None:
         self.source, self.seconds = source, 0.0
+        self.columns = [] if isinstance(source, Tensor) else source.columns
 
-    def take(self, rows: np.ndarray, flip: bool, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """As `CropViews.take`."""
+    def take(self, view: SampleView, random: np.random.Generator) -> TeacherRows:
+        """As `CropRows.take`."""
         began = time.perf_counter()
         if isinstance(self.source, Tensor):
-            taken = self.source[torch.from_numpy(rows)], torch.ones(len(rows), dtype=torch.bool)
+            known = torch.ones(len(view.objects), dtype=torch.bool)
+            taken = TeacherRows(self.source[torch.from_numpy(view.objects)], known)
         else:
-            taken = self.source.take(rows, flip, rng)
+            taken = self.source.take(view, random)
         self.seconds += time.perf_counter() - began
         return taken
 
@@ -84,13 +87,13 @@ def measure(folder: Path, photos: int, pairs: int) -> dict[str, object]:
     runs, targets = [], []
     for random in (False, True):
         ingredients = gather(config, data)
-        crops = ingredients.photos.crops
-        assert crops is not None
+        crops = ingredients.photos.rows["crop"]
+        assert isinstance(crops, CropRows)
         made = torch.nn.functional.normalize(
             torch.randn(len(crops.upright[0]), crops.upright[0].width), dim=1
         )
         targets.append(Watched(made if random else crops))
-        ingredients.photos.crops = targets[-1]  # type: ignore[assignment]
+        ingredients.photos.rows["crop"] = targets[-1]
         runs.append(Run(config, ingredients, folder / "run", world))
     warm = 5
     schedule = Schedule(photos, 0, config.train.batch, last_step=pairs + warm)

@@ -46,11 +46,11 @@ from cckt.cache_builder.index import build_index, open_index
 from cckt.cache_builder.store import ColumnSpec, open_writer
 from cckt.detector.config.config import Config, ModelConfig, apply_overrides
 from cckt.detector.config.recipes import recipe
-from cckt.detector.losses.matcher import match
-from cckt.detector.losses.objective import compute_losses
+from cckt.detector.losses.objective import Objective
 from cckt.detector.students.backbone import Backbone
-from cckt.detector.students.contract import PresentText, Targets, pad_targets
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.build import build_student
+from cckt.detector.students.contract import PresentText
+from cckt.detector.students.targets import Targets, TeacherRows, pad_targets
 
 CLASSES, WIDTH, OBJECTS = 48, 768, 7
 Step = Callable[[], None]
@@ -94,7 +94,7 @@ def untrained(folder: Path, given: argparse.Namespace) -> Config:
     save_file({name: value.contiguous() for name, value in plain.net.state_dict().items()}, weights)
     sides = [f"data.short_sides={min(given.size)}", f"data.max_side={max(given.size)}"]
     sides.append(f"data.eval_short_side={min(given.size)}")
-    options = [f"model.backbone_weights={weights}", "loss.contrast_from_epoch=0", *sides, *given.set]
+    options = [f"model.backbone_weights={weights}", "terms.region_contrast.first_epoch=0", *sides, *given.set]
     return apply_overrides(recipe("coco-48-17-r50"), options)
 
 
@@ -146,13 +146,19 @@ def our_step(
     config: Config, given: argparse.Namespace, images: Tensor, boxes: Tensor, labels: Tensor
 ) -> tuple[Step, int]:
     """Our model as the trainer runs it."""
-    model = CCKTDetector(config.model, WIDTH).to(given.device).train()
-    model.backbone.to(memory_format=torch.channels_last)
+    model = build_student(config, WIDTH).to(given.device).train()
+    model.prepare_training(checkpoint_activations=False)
+    objective = Objective(config, WIDTH, extra_regions=model.has_extra_regions)
     run: Any = torch.compile(model) if given.compile else model
     text = torch.nn.functional.normalize(torch.randn(CLASSES, WIDTH), dim=1).to(given.device)
     crops = torch.nn.functional.normalize(torch.randn(*labels.shape, WIDTH), dim=-1).to(given.device)
     valid = torch.ones(OBJECTS, dtype=torch.bool, device=given.device)
-    targets = pad_targets([Targets(*one, valid) for one in zip(boxes, labels, crops, strict=True)])
+    targets = pad_targets(
+        [
+            Targets(places, concepts, {"crop": TeacherRows(rows, valid)})
+            for places, concepts, rows in zip(boxes, labels, crops, strict=True)
+        ]
+    )
     present = PresentText.gather(text, [one.unique() for one in labels])
     images = images.contiguous(memory_format=torch.channels_last)
 
@@ -160,8 +166,10 @@ def our_step(
         model.zero_grad(set_to_none=True)
         with precision(given):
             output = run(images, None, text, present)
-        matches = match(output, targets, text, config.matcher, config.loss.tau)
-        compute_losses(output, targets, matches, config.loss, contrast=True)["total"].backward()
+        pairs = model.match(output, targets, text)
+        detection = model.detection_loss(output, targets, pairs, None, None)
+        epoch = config.terms["region_contrast"].first_epoch
+        objective(output, pairs, detection, targets, epoch=epoch)["total"].backward()
 
     return step, trainable(model)
 

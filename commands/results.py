@@ -156,7 +156,7 @@ def ablate(
     overrides: cli_detector.Overrides = None,
     row: Annotated[
         list[str] | None,
-        typer.Option(help='Of options: "train.denoise_groups=0", once for each row; several with spaces.'),
+        typer.Option(help='Of options: "denoise.groups=0", once for each row; several with spaces.'),
     ] = None,
     photos: Annotated[int, typer.Option(help="Of shapeworld, to train on.")] = 2800,
     held_out: Annotated[int, typer.Option(help="Of shapeworld, to measure on.")] = 1000,

@@ -17,7 +17,7 @@ from cckt.detector.config.config import Config
 from cckt.detector.data.schedule import Schedule
 from cckt.detector.inference.network import load_network
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.build import build_student
 from cckt.detector.training.preflight import check_batch, check_validation, gather
 
 
@@ -62,12 +62,12 @@ def check_recipe(config: Config) -> list[Finding]:
     """The student of a recipe can be built, with the pretrained weights it asks for."""
     subject = f"recipe {config.recipe}"
     try:
-        model = CCKTDetector(config.model, 512, 48, pretrained=True)
+        model = build_student(config, 512)
         note = ""
     except UserError as error:
         return [Finding("bad", subject, str(error))]
     except Exception as fault:  # timm's downloader has its own kinds of complaint
-        model = CCKTDetector(config.model, 512, 48, pretrained=False)
+        model = build_student(config, 512, pretrained=False)
         note = (str(fault).strip() or type(fault).__name__).splitlines()[0]
     millions = sum(value.numel() for value in model.parameters()) / 1e6
     train = config.train

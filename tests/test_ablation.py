@@ -46,27 +46,31 @@ def test_rows_take_parts_out_of_any_recipe() -> None:
         assert configs["all"] == full
         assert ROWS[-1].options(full) == {}
     noisy = changed(recipe("coco-48-17-r50-fast"), "train", guidance_priors=0.5)
-    assert noisy.train.guidance_drop * noisy.train.guidance_add * noisy.train.guidance_none > 0
+    assert noisy.guidance.drop * noisy.guidance.add * noisy.guidance.none > 0
     deaf = ROWS[0].config(noisy)
     told = ("guidance_drop", "guidance_add", "guidance_none", "guidance_priors")
     assert all(getattr(deaf.train, name) == 0 for name in told), "nothing is told, so nothing is told amiss"
-    assert not deaf.heeds_priors
+    assert not deaf.trains_on_priors
     full = recipe("coco-48-17-r50")
     assert ROWS[1].options(full) == {
         "matcher.cost_similarity": 0.0,
-        "loss.loss_contrast": 0.0,
+        "terms.region_contrast.weight": 0.0,
         "inference.classification": "head",
     }
     assert ROWS[2].options(full) == {"inference.classification": "head"}
-    assert ROWS[3].options(full) == {"model.guidance": False, "prior.source": "none"}
+    assert ROWS[3].options(full) == {"guidance.enabled": False, "prior.source": "none"}
     assert [row.paper for row in ROWS] == [0.254, 0.326, 0.317, 0.337, 0.380]
 
 
 def test_a_shorter_schedule_keeps_its_proportions() -> None:
     config = in_epochs(recipe("coco-48-17-r50"), 12)
-    assert (config.train.epochs, config.train.lr_drop_epoch, config.loss.contrast_from_epoch) == (12, 10, 10)
+    assert (config.train.epochs, config.train.lr_drop_epoch, config.terms["region_contrast"].first_epoch) == (
+        12,
+        10,
+        10,
+    )
     config = in_epochs(Config(), 1)
-    assert (config.train.lr_drop_epoch, config.loss.contrast_from_epoch) == (0, 0)
+    assert (config.train.lr_drop_epoch, config.terms["region_contrast"].first_epoch) == (0, 0)
     assert in_epochs(Config(), 36) == Config()
     with pytest.raises(UserError, match="--epochs 0: expected at least 1"):
         in_epochs(Config(), 0)
@@ -87,7 +91,7 @@ def test_table4_has_a_mean_and_a_spread_beside_the_papers_figure(made: tuple[Pla
         assert row["paper"] == of.paper
         config = run_config(plan.out / "table4" / f"{of.key}-1")
         assert config.train.seed == 1
-        assert config.model.guidance == of.guidance
+        assert config.guidance.enabled == of.guidance
         assert config.inference.classification == ("similarity" if of.similarity else "head")
     assert answer["seconds"] == pytest.approx(sum(row["seconds"] for row in answer["rows"])) != 0
     text = (plan.out / "table4.md").read_text()
@@ -97,7 +101,7 @@ def test_table4_has_a_mean_and_a_spread_beside_the_papers_figure(made: tuple[Pla
         "2 seeds",
         "| 25.4 |",
         "| 38.0 |",
-        "model.guidance=false",
+        "guidance.enabled=false",
         "the recipe itself",
     ):
         assert words in text, words
@@ -262,8 +266,8 @@ def test_mistakes(made: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
         ),
         (
             "table4",
-            replace(empty, overrides=("model.guidance=false",)),
-            "option model.guidance: an ablation begins",
+            replace(empty, overrides=("guidance.enabled=false",)),
+            "option guidance.enabled: an ablation begins",
         ),
         *(
             (
@@ -283,10 +287,10 @@ def test_mistakes(made: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
         ("table5", replace(empty, teachers=("shapeworld",)), "give --teacher NAME two times or more"),
         ("table5", replace(empty, teachers=("a/b", "a-b")), "two teachers are both called a-b"),
         ("table5", replace(empty, teachers=("a", "b"), overrides=("prior.source=mllm",)), "expected clip"),
-        ("options", empty, 'give --row "train.denoise_groups=0", once for each row'),
+        ("options", empty, 'give --row "denoise.groups=0", once for each row'),
         (
             "options",
-            replace(empty, rows=("train.guidance_order=shuffled",)),
+            replace(empty, rows=("guidance.order=shuffled",)),
             "is the same as the recipe as it is set; leave it out",
         ),
         (

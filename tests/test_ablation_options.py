@@ -18,7 +18,7 @@ from cckt.detector.runs.run_folder import run_config
 from tests.commands.front import SMALL
 
 OPTIONS = (*SMALL, "prior.rho=0.1", "inference.prior_weight=1")
-ROWS = ("train.guidance_order=row", "train.guidance_none=0.5 train.guidance_priors=0.5")
+ROWS = ("guidance.order=row", "guidance.none=0.5 guidance.priors=0.5")
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def test_options_stand_beside_the_recipe_and_under_other_priors(made: tuple[Plan
     full = plan.config()
     for row, place in zip(
         answer["rows"],
-        ("table4/all", "options/train.guidance_order=row", f"options/{ROWS[1].replace(' ', '+')}"),
+        ("table4/all", "options/guidance.order=row", f"options/{ROWS[1].replace(' ', '+')}"),
         strict=True,
     ):
         run = plan.out / f"{place}-1"
         config = run_config(run)
-        assert config.train.guidance_order == ("row" if row["key"] == ROWS[0] else "shuffled")
-        assert config.train.guidance_none == (0.5 if row["key"] == ROWS[1] else 0)
+        assert config.guidance.order == ("row" if row["key"] == ROWS[0] else "shuffled")
+        assert config.guidance.none == (0.5 if row["key"] == ROWS[1] else 0)
         assert changed(config, "train", guidance_order="shuffled", guidance_none=0.0,
                        guidance_priors=0.0, seed=0) == full  # fmt: skip
         for name in options.TOLD:
@@ -56,7 +56,7 @@ def test_options_stand_beside_the_recipe_and_under_other_priors(made: tuple[Plan
     text = (plan.out / "options.md").read_text()
     assert text == page(json.loads((plan.out / "options.json").read_text()))
     assert "| told its priors | the truth | it corrupted | nothing |" in text
-    assert "--row train.guidance_order=row" in answer["command"]
+    assert "--row guidance.order=row" in answer["command"]
     assert "points over the recipe" in sentences(answer)[1]
 
 

@@ -59,7 +59,7 @@ def test_training_photos_have_priors_only_where_training_heeds_them(
     assert (done[0] / "held-out" / "priors" / "clip").is_dir()
     assert not (done[0] / "train" / "images").exists()
     assert not (done[0] / "train" / "priors").exists()
-    heeding = replace(MICRO, overrides=(*SMALL, "train.guidance_priors=0.5"))
+    heeding = replace(MICRO, overrides=(*SMALL, "guidance.priors=0.5"))
     quickstart.quickstart(tmp_path / "out", plan=heeding)
     assert (tmp_path / "out" / "train" / "priors" / "clip").is_dir()
 

@@ -26,7 +26,7 @@ from cckt.detector.evaluation.scene import Scene, open_scene
 from cckt.detector.inference.network import Network, load_network, network_of
 from cckt.detector.ranks.world import World, joined
 from cckt.detector.runs.run_folder import Facts, file_digest, judged_weights, read_json, write_json
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.contract import Student
 
 
 def evaluate_detections(
@@ -64,7 +64,7 @@ def tell_other_index(detections: Path, index: Index, progress: Progress) -> None
 
 
 def evaluate_model(
-    model: CCKTDetector,
+    model: Student,
     config: Config,
     data: Path | Index,
     facts: Facts | None = None,
@@ -83,8 +83,7 @@ def evaluate_model(
     raises `Abandoned`. Raises UserError for what is missing or does not fit.
     """
     scene = open_scene(data, facts, protocol)
-    base = [concept.name for concept in scene.vocabulary if concept.split == "base"]
-    network = network_of(model, config, facts.names if facts else base)
+    network = network_of(model, config)
     variant = under(scene.protocol, Variant("", config.prior, config.inference))
     world = world or World(0, 1, network.device)
     return _evaluated(world, network, scene, variant, engine, 0, facts, progress, stop)[0]

@@ -91,7 +91,7 @@ def model_card(
         f"| backbone | {model.backbone}, started from: {model.backbone_weights} |",
         f"| parameters | {parameters:,} |",
         f"| queries, layers | {model.queries}, {model.encoder_layers} + {model.decoder_layers} |",
-        f"| guided by present concepts | {'yes' if model.guidance else 'no'} |",
+        f"| guided by present concepts | {'yes' if config.guidance.enabled else 'no'} |",
         f"| scored by | {config.inference.classification} |",
         f"| photos at | short side {config.data.eval_short_side} px, long at most {config.data.max_side} |",
         "",

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.photos import BadPhoto, load_photo, to_rgb
+from cckt.cache_builder.presence import choose_present
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.config.dataclass_io import choices
@@ -28,7 +29,6 @@ from cckt.detector.inference.prediction import Prediction
 from cckt.detector.inference.scoring import scores_as, top_detections
 from cckt.detector.inference.vocabulary import Floats, Guide, rows_of, unit_text, with_splits
 from cckt.detector.runs.run_folder import Facts, own_figures
-from cckt.detector.students.deformable_detr.guidance import choose_present
 
 Photo = str | Path | Image.Image
 
@@ -183,8 +183,7 @@ class Detector:
             return []
         network = self.network
         output = network.answer([network.view(photo) for photo in photos], text, present)
-        output = network.named(output, words)
-        scores = scores_as(inference, output, text, network.config.loss.tau, present, said)
+        scores = scores_as(inference, output, text, network.config.model.tau, present, said)
         sizes = [(photo.height, photo.width) for photo in photos]
         answer = []
         for at, found in enumerate(

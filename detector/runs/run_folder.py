@@ -63,8 +63,10 @@ class Facts:
     """How the crops column was made."""
     teacher: str = ""
     """Label of that teacher's columns (data.teacher)."""
+    rows_recipes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Name of other teacher rows -> how their column was made."""
     priors_recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """How the priors that training heeds were made; empty where it heeds none (train.guidance_priors)."""
+    """How the priors that training heeds were made; empty where it heeds none (guidance.priors)."""
     pseudo: str = ""
     """What of the training index is another run's finds and no annotation; "" for nothing."""
     made_base: list[str] = dataclasses.field(default_factory=list)

@@ -172,7 +172,7 @@ def test_plain_and_config_and_set_lie_over_the_recipe_in_this_order(
     said = say(*world.train(out, "--plain", "--config", str(config), "--set", "train.log_every=9"))
     assert said.code == 0, said.err
     found = run_config(out)
-    assert (found.model.guidance, found.inference.classification) == (False, "head")
+    assert (found.guidance.enabled, found.inference.classification) == (False, "head")
     assert (found.train.lr, found.train.log_every) == (0.001, 9)
 
 

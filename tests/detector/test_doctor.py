@@ -12,6 +12,8 @@ from cckt.cache_builder.index import build_index, open_index
 from cckt.detector.config.config import apply_overrides
 from cckt.detector.doctor import check_evaluation, check_recipe, check_run, check_training, check_unseen
 from cckt.detector.runs.run_folder import newest_checkpoint
+from cckt.detector.students.build import STUDENTS
+from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.training.train import train
 from tests.detector.tiny import CONCEPTS, make_data, render, tiny_config, unit_rows, write_column
 
@@ -50,16 +52,13 @@ def test_a_recipe_that_can_be_built_and_one_that_cannot() -> None:
 
 
 def test_weights_that_cannot_be_fetched_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    import cckt.detector.doctor
-    from cckt.detector.students.deformable_detr.model import CCKTDetector
-
-    class Offline(CCKTDetector):
+    class Offline(DeformableDETR):
         def __init__(self, *given: object, pretrained: bool = True) -> None:
             if pretrained:
                 raise OSError("no route to host\nat all")
             super().__init__(*given, pretrained=False)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cckt.detector.doctor, "CCKTDetector", Offline)
+    monkeypatch.setitem(STUDENTS, "deformable_detr", Offline)
     (found,) = check_recipe(tiny_config())
     assert found.level == "warn"
     assert "(no route to host)" in found.message
@@ -81,7 +80,7 @@ def test_data_that_fit_and_data_that_do_not(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_held_out_set_without_priors_or_without_novel_boxes(data: Path, tmp_path: Path) -> None:
-    config = tiny_config("model.guidance=true", "prior.source=clip")
+    config = tiny_config("guidance.enabled=true", "prior.source=clip")
     assert "priors/clip" in bad(check_evaluation(config, data, None))
     told = bad(check_evaluation(apply_overrides(config, ["prior.source=none"]), data, None))
     assert "was built with --keep base" in told

@@ -150,7 +150,7 @@ def test_a_group_signal_spares_the_workers_until_the_checkpoint_is_written(
 
 
 def test_batches_made_ahead_are_the_same_batches(folder: Path) -> None:
-    photos = TrainingPhotos(folder, tiny_config(), 16)
+    photos = TrainingPhotos(folder, tiny_config())
     assert photos.fits_in_memory
     schedule = Schedule(len(photos), 0, 2, first_step=0, last_step=5)
     plainly = list(batches(photos, schedule))
