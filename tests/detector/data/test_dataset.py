@@ -10,6 +10,7 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.store import open_column
+from cckt.detector.config.config import GuidanceConfig
 from cckt.detector.data.batch import collate
 from cckt.detector.data.dataset import Place, Schedule, TrainingPhotos, batches
 from cckt.detector.data.presence import draw_guidance
