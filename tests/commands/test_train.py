@@ -59,4 +59,4 @@ def test_what_is_missing_is_asked_for_by_its_option(say: Say, tmp_path: Path) ->
     assert "name two runs" in say("train", "--resume", run, "--out", data).sentence()
     assert say(*begin(tmp_path, data, run)).code == 0
     (run / "data.json").unlink()
-    assert "no data.json says which data" in say("train", "--resume", run).sentence()
+    assert "found no data.json" in say("train", "--resume", run).sentence()

@@ -148,7 +148,7 @@ def test_a_folder_with_a_run_is_not_overwritten_and_another_run_not_resumed(fold
     ):
         train(tiny_config(*EMA, "train.lr=0.5"), folder, None, run, resume=True)
     other = make_data(tmp_path / "data", photos=3)
-    with pytest.raises(UserError, match=r"begun on other data \(index_digest differs\)"):
+    with pytest.raises(UserError, match=r"started with other data \(index_digest differs\)"):
         train(config, other, None, run, resume=True)
     with pytest.raises(UserError, match=r"no config\.toml"):
         train(config, folder, None, tmp_path / "none", resume=True)
@@ -172,7 +172,9 @@ def test_a_diverged_run_stops_with_its_batch_saved(folder, tmp_path, monkeypatch
     forward = DeformableDETR.forward
     monkeypatch.setattr(DeformableDETR, "forward", poisoned)
     config = tiny_config("train.nonfinite_limit=3")
-    with pytest.raises(UserError, match=r"3 steps in a row, up to step 2, .*nonfinite-00000002.*train\.lr"):
+    with pytest.raises(
+        UserError, match=r"3 consecutive steps, up to step 2, .*nonfinite-00000002.*train\.lr"
+    ):
         train(config, folder, None, tmp_path / "run")
     saved = next((tmp_path / "run").glob("nonfinite-*.safetensors"))
     assert store.load_weights(saved)["images.0"].dtype == torch.uint8
