@@ -17,15 +17,19 @@ class ModelConfig:
     """Name of the student in the table of `detector/students/build.py`."""
     backbone: str = "resnet50"
     """Any timm model with feature maps at `strides` (features_only)."""
-    backbone_weights: str = "imagenet"
-    """"imagenet": timm's default weights of that name; "none": from scratch; "tag:NAME": another timm tag of
-    it; "shapeworld": the weights in this package; else the path of a .safetensors file."""
+    backbone_weights: str = "tag:tv_in1k"
+    """"tag:NAME": the timm weights of `backbone` with this tag (tv_in1k: torchvision's for ResNet-50);
+    "imagenet": timm's default weights of that name; "none": from scratch; "shapeworld": the weights in this
+    package; else the path of a .safetensors file with timm's names."""
     norm: Literal["auto", "frozen", "batch", "group"] = "auto"
     """BatchNorm of the backbone: "frozen" as in DETR, "batch" trains it, "group" replaces it by GroupNorm;
     "auto" is frozen with pretrained weights and batch without. Other norms stay as they are."""
     freeze_stride: int = 4
     """Pretrained backbones only: layers up to this stride are frozen (DETR's stem and first stage have stride
     4). 0 trains all."""
+    drop_path: float = 0.0
+    """Rate of drop path (stochastic depth) in the last block of the backbone, timm's drop_path_rate; it rises
+    linearly from 0 in the first block."""
     strides: tuple[int, ...] = (8, 16, 32)
     """Strides of the backbone's feature maps in the pyramid, finest first."""
     levels: int = 4
@@ -66,6 +70,7 @@ class ModelConfig:
         at_least("model", self, 1, "heads", "points", "decoder_layers", "ffn", "queries", "levels", "hidden")
         at_least("model", self, 0, "encoder_layers", "freeze_stride")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a number from 0 to below 1")
+        require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "a number from 0 to below 1")
         require(self.hidden % 32 == 0, "model.hidden", self.hidden, "a multiple of 32 (GroupNorm)")
         require(
             self.hidden % self.heads == 0, "model.heads", self.heads, f"a divisor of hidden {self.hidden}"

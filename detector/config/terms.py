@@ -31,8 +31,8 @@ class RegionContrastConfig(TermConfig):
 
     weight: float = 1.0
     """Factor on the contrastive loss; 0 turns it off."""
-    first_epoch: int = 31
-    """First epoch (counted from 0) with the contrastive loss."""
+    first_epoch: int = 30
+    """First epoch (counted from 0) with the contrastive loss; the paper: after 30 epochs, thus index 30."""
     negatives: Literal["image", "batch"] = "image"
     """Decision. Other queries and objects in the contrast: those of the same image, or those of the batch (of
     all ranks, but only of one accumulated part: more parts mean fewer negatives)."""

@@ -1,14 +1,15 @@
-"""Backbones: feature maps of any multi-scale timm model, and the pyramid over them."""
+"""Backbones: feature maps of any multi-scale timm model, for images of any size, and the pyramid over them.
+
+Shape legend: B images, H and W their sides in pixels, h and w sides of a feature map in cells, d hidden size.
+"""
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
+import torch.nn.functional as F
 from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
 from timm.models import FeatureListNet
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -17,7 +18,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import ModelConfig
+from cckt.detector.students.backbone_weights import load_backbone, uses_timm_weights, weights_file
 from cckt.detector.students.frozen_norm import fold_frozen_norms
+from cckt.detector.students.input_sides import InputSides, feature_maps, input_sides
 
 FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 """Classes that timm replaces a BatchNorm2d by when it freezes it."""
@@ -27,22 +30,24 @@ CONV_THEN_NORM = (FeatureListNet, BasicBlock, Bottleneck)
 
 
 class Backbone(nn.Module):
-    """A timm model cut down to its feature maps at `config.strides`.
+    """A timm model that returns its feature maps at `config.strides`.
 
-    pretrained: False makes the architecture only (a checkpoint follows); the norm is as the config says
-    either way. Raises UserError for a name timm does not know, strides it does not have, weights not found.
+    Images of any size are padded with zeros, on the right and below, to sides that the model accepts
+    (`input_sides.py`), and the maps are cropped. pretrained: False builds only the architecture, because a
+    checkpoint follows. Raises UserError for an unknown name, strides that the model does not have, a model
+    for images of one size, and missing weights.
     """
 
     def __init__(self, config: ModelConfig, pretrained: bool = True) -> None:
         super().__init__()
-        self.net = _create(config, pretrained and _timm_tag(config))
-        reductions = self.net.feature_info.reduction()
-        self.channels: list[int] = list(self.net.feature_info.channels())
-        assert tuple(reductions) == config.strides, f"{reductions} are not {config.strides}"
-        self._channels_last = getattr(self.net, "output_fmt", None) == "NHWC"
         weights = config.backbone_weights
-        if pretrained and weights not in ("none", "imagenet") and not weights.startswith("tag:"):
-            self._load(_weights_path(weights))
+        self.net, self.sides = _create(config, pretrained and uses_timm_weights(weights))
+        self.strides: list[int] = list(self.net.feature_info.reduction())
+        self.channels: list[int] = list(self.net.feature_info.channels())
+        self.computes_masks = config.backbone.startswith("swin")
+        assert tuple(self.strides) == config.strides, f"expected {config.strides}, found {self.strides}"
+        if pretrained and weights != "none" and not uses_timm_weights(weights):
+            load_backbone(self.net, weights_file(weights))
         norm = config.norm
         if norm == "auto":
             norm = "batch" if weights == "none" else "frozen"
@@ -55,26 +60,29 @@ class Backbone(nn.Module):
             _freeze(self.net, config.freeze_stride)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """images: (B, 3, H, W). Returns one (B, channels, h, w) for each stride."""
-        maps: list[Tensor] = self.net(images)
-        return [one.permute(0, 3, 1, 2) for one in maps] if self._channels_last else maps
+        """Return a map (B, channels, h, w) for each stride, with h = ceil(H / stride), w = ceil(W / stride).
 
-    def _load(self, path: Path) -> None:
-        state = load_file(path)
-        own = self.net.state_dict()
-        missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-        other = [name for name in own if name in state and state[name].shape != own[name].shape]
-        if missing or other:
-            raise UserError(
-                f"option model.backbone_weights: {path} lacks {len(missing)} tensors of the backbone and has "
-                f"{len(other)} of another shape (first: {(missing + other)[0]!r}); expected "
-                "the weights of this very model.backbone."
-            )
-        self.net.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+        images: (B, 3, H, W), normalised.
+        """
+        height, width = images.shape[-2:]
+        if self.computes_masks and torch.compiler.is_exporting() and isinstance(height * width, torch.SymInt):
+            raise RuntimeError("the attention masks of Swin depend on the size of the images")
+        if self.sides == InputSides():
+            return feature_maps(self.net, images)
+        right, below = self.sides.padded(width) - width, self.sides.padded(height) - height
+        maps = feature_maps(self.net, F.pad(images, (0, right, 0, below)))
+        if self.sides.multiple == 1 and not right and not below:
+            return maps
+        cropped = zip(maps, self.strides, strict=True)
+        return [_crop(one, -(-height // stride), -(-width // stride)) for one, stride in cropped]
 
 
 class Pyramid(nn.Module):
-    """Feature maps to `levels` maps of width d: 1x1 convolutions, then stride-2 ones, each with GroupNorm."""
+    """Projects feature maps to width d and adds coarser levels.
+
+    A 1x1 convolution per feature map, then 3x3 convolutions of stride 2 up to `levels` maps; each with
+    GroupNorm.
+    """
 
     def __init__(self, channels: list[int], levels: int, hidden: int) -> None:
         super().__init__()
@@ -87,83 +95,101 @@ class Pyramid(nn.Module):
                 conv = nn.Conv2d(width, hidden, 3, stride=2, padding=1)
                 width = hidden
             nn.init.xavier_uniform_(conv.weight)
-            assert conv.bias is not None
+            assert conv.bias is not None, "a pyramid convolution has no bias"
             nn.init.zeros_(conv.bias)
             steps.append(nn.Sequential(conv, nn.GroupNorm(32, hidden)))
         self.steps = nn.ModuleList(steps)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """maps: finest first. Returns (B, d, h, w) for each level."""
+        """Return (B, d, h, w) for each level. maps: (B, channels, h, w) of each stride, finest first."""
         out: list[Tensor] = []
         for level, step in enumerate(self.steps):
             if level < len(maps):
                 source = maps[level]
-            else:  # the first extra level looks at the backbone, the others at the level before
+            else:  # the first added level reads the last feature map, the others the level before
                 source = maps[-1] if level == len(maps) else out[-1]
             out.append(step(source))
         return out
 
 
-def _timm_tag(config: ModelConfig) -> bool:
-    return config.backbone_weights == "imagenet" or config.backbone_weights.startswith("tag:")
+def _crop(feature_map: Tensor, height: int, width: int) -> Tensor:
+    """Return the upper left (height, width) cells."""
+    if torch.compiler.is_exporting():  # a graph for images of any size cannot prove the bounds of a slice
+        rows, columns = (torch.arange(side, device=feature_map.device) for side in (height, width))
+        return feature_map.index_select(-2, rows).index_select(-1, columns)
+    return feature_map[..., :height, :width]
 
 
-def _create(config: ModelConfig, download: bool) -> Any:
-    name = config.backbone
+def _create(config: ModelConfig, download: bool) -> tuple[Any, InputSides]:
+    """Return the timm model at the strides of the config, and the sides that it accepts."""
+    plain, name = config.backbone.split(".")[0], config.backbone
     if config.backbone_weights.startswith("tag:"):
-        name = f"{name.split('.')[0]}.{config.backbone_weights.removeprefix('tag:')}"
-    if not timm.is_model(name.split(".")[0]):
-        near = timm.list_models(f"*{name.split('.')[0][:6]}*")[:3]
+        name = f"{plain}.{config.backbone_weights.removeprefix('tag:')}"
+    if not timm.is_model(plain):
+        near = timm.list_models(f"*{plain[:6]}*")[:3]
         hint = f"such as {', '.join(near)}" if near else "such as resnet50"
         raise UserError(
-            f"option model.backbone: timm knows no {name!r}; give one of timm.list_models(), {hint}."
+            f"option model.backbone: timm has no model {plain!r}; give one of timm.list_models(), {hint}."
         )
-    options: dict[str, Any] = {"features_only": True}
-    if name.startswith("swin"):  # windows of a fixed size over photos of any size
-        options |= {"strict_img_size": False}
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{plain}.*")]
+    if "." in name and name.partition(".")[2] not in tags:
+        raise UserError(
+            f"option model.backbone_weights: timm has no weights {name!r}, expected "
+            f"{' or '.join(f'tag:{tag}' for tag in tags) or 'none'}; use --set model.backbone_weights=... "
+            "(imagenet: its default ones)."
+        )
+    options: dict[str, Any] = {"features_only": True, "drop_path_rate": config.drop_path}
+    if plain.startswith("swin"):
+        options["strict_img_size"] = False  # compute attention masks for the size of each image
+    if plain.startswith("swin_"):  # shift the windows of the last stage, which is one window at 224 px
+        options["always_partition"] = True
     try:
-        probe = timm.create_model(name, pretrained=False, **options)
+        probe = _without_unknown(name, options, pretrained=False)
         reductions = list(probe.feature_info.reduction())
     except (RuntimeError, AttributeError, TypeError) as error:
         raise UserError(
-            f"option model.backbone: {name!r} gives no feature maps ({error}); choose a multi-scale one, "
+            f"option model.backbone: {name!r} has no feature maps ({error}); choose a multi-scale model, "
             "such as resnet50."
         ) from error
-    wanted = [reductions.index(stride) if stride in reductions else None for stride in config.strides]
-    if None in wanted or len(set(reductions)) != len(reductions):
+    indices = [reductions.index(stride) if stride in reductions else None for stride in config.strides]
+    if None in indices or len(set(reductions)) != len(reductions):
         raise UserError(
             f"option model.strides: found {list(config.strides)}, but {name!r} has strides {reductions}; "
             "choose among these."
         )
+    sides = input_sides(plain, probe)
     try:
-        return timm.create_model(name, pretrained=download, out_indices=tuple(wanted), **options)
+        net = _without_unknown(name, options, pretrained=download, out_indices=tuple(indices))
     except Exception as error:
         if not download:
             raise
         raise UserError(
-            f"option model.backbone_weights: the weights of timm's {name!r} cannot be had here "
-            f"({type(error).__name__}: {error}); give a .safetensors file, or none to start from scratch."
+            f"option model.backbone_weights: the weights of timm's {name!r} cannot be downloaded "
+            f"({type(error).__name__}: {error}); give a .safetensors file of them, or use --set "
+            "model.backbone_weights=none to train from scratch."
         ) from error
+    return net, sides
 
 
-def _weights_path(weights: str) -> Path:
-    if weights == "shapeworld":
-        spec = importlib.util.find_spec("cckt.shapeworld")
-        assert spec is not None
-        assert spec.submodule_search_locations
-        path = Path(next(iter(spec.submodule_search_locations))) / "backbone" / "resnet10t.safetensors"
-    else:
-        path = Path(weights)
-    if path.suffix != ".safetensors" or not path.is_file():
+def _without_unknown(name: str, options: dict[str, Any], **more: Any) -> Any:
+    """Create a timm model; leave out drop path if it has none and the config asks for none."""
+    try:
+        return timm.create_model(name, **options, **more)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+    if options["drop_path_rate"]:
         raise UserError(
-            f"option model.backbone_weights: found {weights!r}, expected imagenet, none, tag:NAME, "
-            f"shapeworld or an existing .safetensors file ({path} is none)."
+            f"option model.drop_path: found {options['drop_path_rate']}, but {name!r} has no drop path; use "
+            "--set model.drop_path=0."
         )
-    return path
+    return timm.create_model(
+        name, **{key: value for key, value in options.items() if key != "drop_path_rate"}, **more
+    )
 
 
 def _replace_by_group_norm(module: nn.Module) -> None:
-    """BatchNorm2d (and timm's with an activation inside) -> GroupNorm of at most 32 groups, weights kept."""
+    """Replace BatchNorm2d by GroupNorm of at most 32 groups with the same weights; keep its activation."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             width = child.num_features
@@ -179,9 +205,9 @@ def _replace_by_group_norm(module: nn.Module) -> None:
 
 
 def _freeze(net: Any, stride: int) -> None:
-    """No gradients for the children up to the last one whose features stand at `stride` or finer."""
-    stops = {info["module"].replace(".", "_") for info in net.feature_info if info["reduction"] <= stride}
+    """Freeze the children up to the last one whose feature map has `stride` or a finer one."""
+    frozen = {info["module"].replace(".", "_") for info in net.feature_info if info["reduction"] <= stride}
     names = [name for name, _ in net.named_children()]
-    last = max((index for index, name in enumerate(names) if name in stops), default=-1)
+    last = max((index for index, name in enumerate(names) if name in frozen), default=-1)
     for child in list(net.children())[: last + 1]:
         child.requires_grad_(False)

@@ -69,10 +69,17 @@ def test_the_default_recipe_is_the_papers() -> None:
         1e-4,
         0.1,
     )
-    assert (train.lr_drop_epoch, contrast.first_epoch, model.tau) == (31, 31, 0.07)
+    assert (train.lr_drop_epoch, contrast.first_epoch, model.tau) == (31, 30, 0.07)
+    assert (model.backbone, model.backbone_weights, model.drop_path) == ("resnet50", "tag:tv_in1k", 0.0)
     assert (config.prior.rho, config.prior.limit, config.inference.top) == (0.7, 6, 100)
     lvis = recipe("lvis-r50")
     assert (lvis.model.queries, lvis.prior.limit, lvis.inference.top) == (600, 12, 300)
+    for name, epochs, phases in (("coco-48-17-swinb", 12, (10, 10)), ("lvis-swinb", 36, (31, 30))):
+        swin = recipe(name)
+        found = (swin.model.backbone, swin.model.backbone_weights, swin.model.drop_path)
+        assert found == ("swin_base_patch4_window7_224", "tag:ms_in22k", 0.2)
+        assert swin.train.epochs == epochs
+        assert (swin.train.lr_drop_epoch, swin.terms["region_contrast"].first_epoch) == phases
 
 
 def test_plain_takes_the_method_away_and_nothing_else() -> None:
@@ -137,6 +144,7 @@ def test_overrides_are_checked_together() -> None:
         ("model.levels=2", "option model.levels: found 2, expected at least the 3 strides"),
         ("model.queries=0", "option model.queries: found 0, expected at least 1"),
         ("model.dropout=1", "option model.dropout: found 1.0, expected a number from 0 to below 1"),
+        ("model.drop_path=1", "option model.drop_path: found 1.0, expected a number from 0 to below 1"),
         ("model.tau=0", "option model.tau: found 0.0, expected a number above 0"),
         ("prior.rho=1.5", "option prior.rho: found 1.5, expected a number from 0 to 1"),
         ("train.lr=0", "option train.lr: found 0.0, expected a number above 0"),

@@ -1,18 +1,15 @@
-"""The whole student on tiny photos, and its backbone."""
+"""The whole student on tiny images."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config
-from cckt.detector.students.backbone import Backbone
 from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText
 from cckt.detector.students.deformable_detr.model import DeformableDETR
@@ -150,64 +147,3 @@ def test_an_unknown_student_is_refused() -> None:
         UserError, match=r"option model\.student: found 'yolo', expected one of 'deformable_detr'"
     ):
         build_student(Config(model=replace(TINY, student="yolo")), WIDTH)
-
-
-def test_norms() -> None:
-    batch = Backbone(TINY)
-    assert any(isinstance(one, nn.BatchNorm2d) for one in batch.modules())
-    frozen = Backbone(replace(TINY, norm="frozen"))
-    group = Backbone(replace(TINY, norm="group"))
-    for one in (frozen, group):
-        assert not any(isinstance(module, nn.BatchNorm2d) for module in one.modules())
-    assert any(isinstance(module, nn.GroupNorm) for module in group.modules())
-    images = torch.randn(2, 3, 48, 48)
-    frozen.net.load_state_dict(batch.net.state_dict(), strict=False)
-    batch.eval()
-    for mine, other in zip(frozen(images), batch(images), strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
-
-
-def test_weights_from_a_file_freeze_the_first_stage(tmp_path: Path) -> None:
-    torch.manual_seed(4)
-    source = Backbone(TINY)
-    path = tmp_path / "weights.safetensors"
-    save_file(source.net.state_dict(), path)
-    config = replace(TINY, backbone_weights=str(path))
-    loaded = Backbone(config)
-    images = torch.randn(1, 3, 32, 32)
-    for mine, other in zip(loaded(images), source.eval()(images), strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
-    frozen = [name for name, one in loaded.named_parameters() if not one.requires_grad]
-    assert any("conv1" in name or "stem" in name for name in frozen)
-    assert any("stages_0" in name or "layer1" in name for name in frozen)
-    assert not any("stages_1" in name or "layer2" in name for name in frozen)
-    assert all(one.requires_grad for one in Backbone(replace(config, freeze_stride=0)).parameters())
-    # A checkpoint follows: the file is not needed, the shape of the model is the same.
-    path.unlink()
-    again = Backbone(config, pretrained=False)
-    assert again.state_dict().keys() == loaded.state_dict().keys()
-
-
-def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match=r"weights\.safetensors lacks \d+ tensors of the backbone"):
-        Backbone(replace(TINY, backbone_weights=str(path)))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"backbone": "resnot50"}, "option model.backbone: timm knows no 'resnot50'"),
-        ({"backbone": "test_vit"}, "option model.strides: found"),
-        ({"strides": (8, 64)}, r"option model.strides: found \[8, 64\], but 'test_resnet' has strides"),
-        (
-            {"backbone_weights": "nowhere.safetensors"},
-            "option model.backbone_weights: found 'nowhere.safetensors'",
-        ),
-        ({"backbone_weights": "weights.pth"}, "option model.backbone_weights: found 'weights.pth'"),
-    ],
-)
-def test_backbone_mistakes(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        Backbone(replace(TINY, **changes))
