@@ -52,10 +52,15 @@ class Concept:
 
 
 class Vocabulary(Sequence[Concept]):
-    """An immutable list of C concepts; row k is concept k everywhere (text column, logits, priors)."""
+    """An immutable list of C concepts; row k is concept k everywhere (text column, logits, priors).
 
-    def __init__(self, concepts: Iterable[Concept]) -> None:
+    typed: the user wrote the concepts and their synonyms, as `Vocabulary.free` reads them; False for the
+    concepts of a data set.
+    """
+
+    def __init__(self, concepts: Iterable[Concept], *, typed: bool = False) -> None:
         self._concepts = tuple(concepts)
+        self.typed = typed
         self._row_of = {concept.category_id: row for row, concept in enumerate(self._concepts)}
         assert len(self._row_of) == len(self._concepts), "category ids are not unique"
 
@@ -173,4 +178,4 @@ class Vocabulary(Sequence[Concept]):
                     )
                 seen[normalise_name(name)] = number
             concepts.append(Concept(number, names[0], tuple(names[1:])))
-        return Vocabulary(concepts)
+        return Vocabulary(concepts, typed=True)
