@@ -37,7 +37,8 @@ from cckt.detector.config.recipes import recipe
 from cckt.detector.drawing.gallery import draw_finds
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.evaluation.protocols import SPLIT_FIGURES
-from cckt.detector.inference.predict import Detector
+from cckt.detector.inference.own_evaluation import prior_tau
+from cckt.detector.inference.predict import Predictor
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config, write_json
 from cckt.detector.training.train import finished, train
 from cckt.shapeworld.dataset import make_dataset
@@ -141,7 +142,8 @@ def quickstart(
     say("4  Looking at held-out photos; ★ marks what nobody ever annotated for it.")
     with stages.timed("draw"):
         run = out / "run"
-        asked = Detector.load(run, guide=TeacherGuide(teacher, Facts.load(run).text_recipe))
+        guide = TeacherGuide(teacher, Facts.load(run).text_recipe, prior_tau(run))
+        asked = Predictor.load(run, guide=guide)
         pictures = draw_finds(out / "predictions", asked, open_index(held_out), stages.progress)
     answer |= {
         "pictures": [str(picture.relative_to(out)) for picture in pictures],

@@ -16,9 +16,9 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import open_index
 from cckt.detector.config.config import Config, PriorConfig
-from cckt.detector.evaluation.detect import Variant
 from cckt.detector.evaluation.evaluate import evaluate_detections
-from cckt.detector.evaluation.scene import WITHHELD, WRONG
+from cckt.detector.evaluation.evaluation_set import CORRUPTED_ADD, CORRUPTED_DROP
+from cckt.detector.evaluation.inference_loop import Variant
 from cckt.detector.runs.run_folder import read_json, run_config, write_json
 
 TOLD = ("own", "oracle", "corrupted", "none")
@@ -76,7 +76,7 @@ def leaning(run: Path, val: Path, progress: Progress) -> dict[str, Any]:
         "weights": hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(),
         "index": open_index(val).digest,
         "asked": [asdict(way) for way in ways],
-        "corrupted": [WITHHELD, WRONG],
+        "corrupted": [CORRUPTED_DROP, CORRUPTED_ADD],
     }
     kept = run / "leaning.json"
     if kept.is_file():

@@ -14,8 +14,8 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.detector.config.config import PriorConfig
 from cckt.detector.evaluation.compare_runs import compare_detections
-from cckt.detector.evaluation.detect import Variant
 from cckt.detector.evaluation.evaluate import evaluate_detections
+from cckt.detector.evaluation.inference_loop import Variant
 from cckt.detector.runs.run_folder import run_config
 
 PAPER_PRIORS = {(0.7, 6): 0.380, (0.7, 12): 0.376, (0.9, 6): 0.368, (0.9, 12): 0.362}
@@ -54,7 +54,7 @@ def table6(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     rows = []
     for name, prior in cells.items():
         figures = evaluate_detections(scene.index, found[name]).as_dict()
-        passed = scene.present(replace(prior, fill="none")) or []
+        passed = scene.present_concepts(replace(prior, fill="none")) or []
         rows.append(
             {
                 "key": name,

@@ -13,10 +13,10 @@ from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config, changed
-from cckt.detector.evaluation.detect import Variant, infer
 from cckt.detector.evaluation.detections import Detections
-from cckt.detector.evaluation.scene import Scene, open_scene
-from cckt.detector.inference.network import load_network
+from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
+from cckt.detector.evaluation.inference_loop import Variant, infer
+from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config, write_json
 from cckt.detector.training.preflight import check_batch, check_validation, gather
 from cckt.detector.training.train import finished, train
@@ -105,11 +105,11 @@ def spread(runs: Sequence[dict[str, Any]], figures: Sequence[str] = FIGURES) -> 
 
 def asked(
     run: Path, val: Path, variants: Sequence[Variant], progress: Progress
-) -> tuple[Scene, dict[str, Detections]]:
+) -> tuple[EvaluationSet, dict[str, Detections]]:
     """What a finished run finds on `val`, asked in several ways in one pass of its encoder, by their names.
 
     Raises UserError where the run or its columns cannot be read.
     """
-    network, facts = load_network(run, run_config(run).train.device)
-    scene = open_scene(val, facts)
+    network, facts = load_inference_model(run, run_config(run).train.device)
+    scene = open_evaluation_set(val, facts)
     return scene, infer(network, scene, variants, progress=progress).detections

@@ -29,10 +29,11 @@ import time
 import numpy as np
 
 from cckt.detector.evaluation.bootstrap import intervals, thresholds_for
-from cckt.detector.evaluation.engines import curves
-from cckt.detector.evaluation.matches import match
+from cckt.detector.evaluation.coco_engines import curves
+from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.locate import LocatedDetections
+from cckt.detector.evaluation.match_detections import match_detections
 from cckt.detector.evaluation.metrics import Metrics, summarise
-from cckt.detector.evaluation.truth import Found, Truth
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
         worst = max(worst, float(np.abs(listed(figures[0]) - listed(figures[1])).max()))
         # What `cckt eval` computes besides: who found what, and how sure the figures are.
         began = time.perf_counter()
-        records = match(truth, found, thresholds_for(truth))
+        records = match_detections(truth, found, thresholds_for(truth))
         answer[f"{word}records_s"] = time.perf_counter() - began
         began = time.perf_counter()
         intervals(truth, records, resamples=1000)
@@ -88,7 +89,7 @@ def listed(metrics: Metrics) -> np.ndarray:
     return np.nan_to_num(np.array([*metrics.stats, *rates, *each]), nan=-1.0)
 
 
-def pycocotools_alone(truth: Truth, found: Found) -> float:
+def pycocotools_alone(truth: GroundTruth, found: LocatedDetections) -> float:
     """Seconds of COCOeval's evaluate and accumulate on ready dictionaries."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -137,7 +138,9 @@ def pycocotools_alone(truth: Truth, found: Found) -> float:
         return time.perf_counter() - began
 
 
-def made_up_truth(rng: np.random.Generator, photos: int, concepts: int, boxes: int, federated: bool) -> Truth:
+def made_up_truth(
+    rng: np.random.Generator, photos: int, concepts: int, boxes: int, federated: bool
+) -> GroundTruth:
     """Boxes of all sizes; concepts as unequally frequent as in the real data sets."""
     images = np.sort(rng.integers(photos, size=boxes))
     share = 1 / np.arange(1, concepts + 1) ** 0.8
@@ -147,7 +150,7 @@ def made_up_truth(rng: np.random.Generator, photos: int, concepts: int, boxes: i
     xywh = np.concatenate([corner, sides], 1)
     annotated = np.zeros((photos, concepts), bool)
     annotated[images, numbers] = True
-    return Truth(
+    return GroundTruth(
         image_ids=np.arange(photos),
         widths=np.full(photos, 640),
         heights=np.full(photos, 640),
@@ -166,7 +169,7 @@ def made_up_truth(rng: np.random.Generator, photos: int, concepts: int, boxes: i
     )
 
 
-def made_up_found(rng: np.random.Generator, truth: Truth, count: int) -> Found:
+def made_up_found(rng: np.random.Generator, truth: GroundTruth, count: int) -> LocatedDetections:
     """Near boxes or nowhere, of the right concept or another, scores tied to three digits."""
     source = rng.integers(len(truth.images), size=count)
     spread = rng.choice([0.03, 0.1, 0.4], (count, 1)) * truth.boxes_xywh[source][:, 2:].repeat(2, 1)
@@ -174,7 +177,7 @@ def made_up_found(rng: np.random.Generator, truth: Truth, count: int) -> Found:
     xywh[:, 2:] = np.abs(xywh[:, 2:])
     own = rng.random(count) < 0.6
     elsewhere = rng.random(count) < 0.3
-    return Found(
+    return LocatedDetections(
         np.where(elsewhere, rng.integers(len(truth.image_ids), size=count), truth.images[source]),
         np.where(own, truth.concepts[source], rng.integers(len(truth.names), size=count)),
         (rng.beta(1, 3, count) + 0.3 * (own & ~elsewhere)).clip(0, 1).round(3),

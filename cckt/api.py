@@ -13,7 +13,8 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from cckt.cache_builder.teacher.guide import TeacherGuide
 from cckt.cache_builder.vocabulary import Vocabulary
-from cckt.detector.inference import predict
+from cckt.detector.inference.own_evaluation import prior_tau
+from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction, write_coco, write_csv, write_yolo
 from cckt.detector.inference.vocabulary import Guide
 from cckt.detector.runs.run_folder import Facts
@@ -21,8 +22,8 @@ from cckt.detector.runs.run_folder import Facts
 __all__ = ["Detector", "Prediction", "UserError", "Vocabulary", "write_coco", "write_csv", "write_yolo"]
 
 
-class Detector(predict.Detector):
-    """A trained run with its teacher beside it; `predict` and `stream` as in the base class."""
+class Detector(Predictor):
+    """A trained run together with its teacher; `predict` and `stream` are those of `Predictor`."""
 
     @classmethod
     def load(
@@ -48,5 +49,5 @@ class Detector(predict.Detector):
                     f"{run} learnt from an imported table that names no teacher; give --teacher NAME."
                 )
             known = named if isinstance(named, Teacher) else load_teacher(named, device=device)
-            guide = TeacherGuide(known, facts.text_recipe)
+            guide = TeacherGuide(known, facts.text_recipe, prior_tau(Path(run)))
         return super().load(run, device, guide=guide, weights=weights)

@@ -60,8 +60,8 @@ def evaluate(
     """Score a run, or any detections, on a data set."""
     from cckt.cache_builder.index import open_index
     from cckt.detector.evaluation.compare_runs import compare_runs
-    from cckt.detector.evaluation.detections import Detections
-    from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run, tell_other_index
+    from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
+    from cckt.detector.evaluation.results_file import read_results
     from cckt.detector.runs.run_folder import run_config
 
     if data is None:
@@ -101,13 +101,13 @@ def evaluate(
             resamples=resamples,
             progress=progress,
         )
-        title = f"{scored} (A) against {against} (B) on {data}, in percent"
+        title = f"{scored} (A) against {against} (B) on {data}, protocol {duel.a.protocol}, in percent"
         answer.table(title, ["figure", "A", "B", "B - A", "p", ""], duel.rows())
         answer.figures(duel.as_dict())
         return
     if detections is not None:
-        found, index = Detections.from_json(detections), open_index(data)
-        tell_other_index(detections, index, progress)
+        index = open_index(data)
+        found = read_results(detections, index, progress=progress)
         metrics = evaluate_detections(index, found, engine=engine, protocol=protocol, resamples=resamples)
     else:
         metrics = evaluate_run(
@@ -123,7 +123,8 @@ def evaluate(
             out=out,
             progress=progress,
         )
-    answer.table(f"{scored} on {data}, in percent", ["figure", "value"], metrics.rows())
+    title = f"{scored} on {data}, protocol {metrics.protocol}, in percent"
+    answer.table(title, ["figure", "value"], metrics.rows())
     if concepts:
         answer.table("", ["concept", "split", "boxes", "AP50", "AP"], metrics.concept_rows())
     answer.figures(metrics.as_dict())
@@ -170,6 +171,8 @@ def predict(
         check_video(path, every)
     detector = Detector.load(run, device, teacher=teacher)
     progress, found, began = TerminalProgress(), [], time.monotonic()
+    if detector.warning:
+        progress.note(f"{run}: {detector.warning}")
     progress.start("predict", len(paths), "photos")
     options: dict[str, Any] = {
         "priors": ways[priors],
@@ -228,7 +231,13 @@ def _pictures(
 
 
 def _write(found: list[Prediction], out: Path, format: str) -> Path:
-    from cckt.detector.inference.prediction import write_coco, write_csv, write_yolo
+    from cckt.detector.inference.prediction import (
+        IMAGES_FILE,
+        write_coco,
+        write_coco_images,
+        write_csv,
+        write_yolo,
+    )
 
     if format == "csv":
         return write_csv(found, out / "predictions.csv")
@@ -236,7 +245,7 @@ def _write(found: list[Prediction], out: Path, format: str) -> Path:
         write_yolo(found, out / "labels")
         return out / "labels"
     write_coco(found, out / "predictions.json")
-    _write_images(found, out / "images.json")
+    write_coco_images(found, out / IMAGES_FILE)
     return out / "predictions.json"
 
 
@@ -245,18 +254,6 @@ def _draw(photo: Image.Image, prediction: Prediction, picture: Path) -> None:
 
     picture.parent.mkdir(parents=True, exist_ok=True)
     draw_prediction(photo, prediction).save(picture)
-
-
-def _write_images(found: list[Prediction], path: Path) -> None:
-    """What the ids of predictions.json mean, as COCO's annotation files say it."""
-    from cckt.detector.runs.run_folder import write_json
-
-    images = [
-        {"id": number, "file_name": one.source, "width": one.size[0], "height": one.size[1]}
-        for number, one in enumerate(found, 1)
-    ]
-    categories = [{"id": concept.category_id, "name": concept.name} for concept in found[0].vocabulary]
-    write_json(path, {"images": images, "categories": categories})
 
 
 def _finds(prediction: Prediction) -> list[tuple[str, float, bool]]:

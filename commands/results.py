@@ -64,7 +64,7 @@ def pseudo(
     json: Json = None,
 ) -> None:
     """Make a data set that also holds a run's own sure finds, marked as such, to train on once more."""
-    from cckt.detector.evaluation.pseudo import pseudo_index
+    from cckt.detector.evaluation.pseudo_labels import pseudo_index
 
     made = pseudo_index(
         run,

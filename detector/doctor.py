@@ -15,7 +15,7 @@ from cckt.cache_builder.index import open_index
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config
 from cckt.detector.data.schedule import Schedule
-from cckt.detector.inference.network import load_network
+from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
 from cckt.detector.students.deformable_detr.model import CCKTDetector
 from cckt.detector.training.preflight import check_batch, check_validation, gather
@@ -141,7 +141,7 @@ def check_run(run: Path) -> tuple[list[Finding], Facts | None]:
     """A run folder: weights that fit its config, whole checkpoints, and what it learnt from."""
     subject = str(run)
     try:
-        network, facts = load_network(run, "cpu")
+        network, facts = load_inference_model(run, "cpu")
     except UserError as error:
         return [Finding("bad", subject, str(error))], None
     newest, torn = newest_checkpoint(run)

@@ -269,7 +269,7 @@ def test_the_model_knows_no_data_and_the_losses_no_model() -> None:
         "cckt.detector.runs.run_folder",
         "cckt.detector.training.train",
         "cckt.detector.evaluation.evaluate",
-        "cckt.detector.inference.network",
+        "cckt.detector.inference.inference_model",
     }
     readers = files | {"cckt.cache_builder.store", "cckt.cache_builder.index", "cckt.cache_builder.photos"}
     for module in (

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cckt.detector.evaluation.matches import iou
-from cckt.detector.evaluation.truth import Found, Rows, Truth
+from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
+from cckt.detector.evaluation.locate import LocatedDetections
+from cckt.detector.evaluation.match_detections import iou
 from cckt.detector.report.errors import FOUND, by_photo
 
 
@@ -41,7 +42,7 @@ class Confused:
 
 
 def confusion(
-    truth: Truth, found: Found, text: npt.NDArray[np.floating], *, nearest: int = 5
+    truth: GroundTruth, found: LocatedDetections, text: npt.NDArray[np.floating], *, nearest: int = 5
 ) -> list[Confused]:
     """Every novel concept with a box, those most often mistaken first.
 
@@ -77,7 +78,7 @@ def confusion(
     return sorted(answer, key=lambda one: (one.right / one.boxes, one.name))
 
 
-def said_of(truth: Truth, found: Found) -> Rows:
+def said_of(truth: GroundTruth, found: LocatedDetections) -> Rows:
     """(M,) the concept that the surest detection on each box names, whatever the box is; -1 for none."""
     said = np.full(len(truth.images), -1, np.int64)
     real = np.flatnonzero(~truth.crowd)

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cckt.detector.evaluation.engines import RECALLS
-from cckt.detector.evaluation.matches import Matches, iou
-from cckt.detector.evaluation.truth import Rows, Truth
+from cckt.detector.evaluation.coco_engines import RECALLS
+from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
+from cckt.detector.evaluation.match_detections import DetectionMatches, iou
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
 FOUND, NEAR = 0.5, 0.1
@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Errors:
-    """kind: (K,) int64, number in KINDS of each detection of the Matches, -1 where it is not wrong.
+    """kind: (K,) int64, number in KINDS of each detection of the DetectionMatches, -1 where it is not wrong.
 
     target: (K,) int64, the truth box that a wrong name or place was about, -1 for the other kinds. missed:
     (M,) bool, boxes that nothing came near.
@@ -48,7 +48,7 @@ class Errors:
     missed: npt.NDArray[np.bool_]
 
 
-def classify(truth: Truth, matches: Matches) -> Errors:
+def classify(truth: GroundTruth, matches: DetectionMatches) -> Errors:
     """The kind of every error at the first threshold of the matches, which must be 0.5."""
     assert matches.thresholds[0] == FOUND, matches.thresholds
     kind = np.full(len(matches.scores), -1, np.int64)
@@ -73,7 +73,7 @@ def classify(truth: Truth, matches: Matches) -> Errors:
     return Errors(kind, target, ~reached & ~truth.crowd)
 
 
-def by_photo(truth: Truth, rows: Rows, images: Rows, boxes: Rows) -> Iterator[tuple[Rows, Rows]]:
+def by_photo(truth: GroundTruth, rows: Rows, images: Rows, boxes: Rows) -> Iterator[tuple[Rows, Rows]]:
     """For each photo with some of `rows` (of a table whose photos are `images`): these, and its boxes."""
     rows = rows[np.argsort(images[rows], kind="stable")]
     photos, starts = np.unique(images[rows], return_index=True)
@@ -92,7 +92,9 @@ def _best(overlap: Floats) -> tuple[Floats, Rows]:
     return np.take_along_axis(overlap, at[:, None], 1)[:, 0], at.astype(np.int64)
 
 
-def costs(truth: Truth, matches: Matches, errors: Errors) -> dict[str, dict[str, dict[str, Any]]]:
+def costs(
+    truth: GroundTruth, matches: DetectionMatches, errors: Errors
+) -> dict[str, dict[str, dict[str, Any]]]:
     """split -> kind -> {"count", "lost"}: how many errors of the split's own concepts, and the AP50 that
     putting them right gains on the split's concepts (None where no concept of it has a box)."""
     positives = np.bincount(truth.concepts[~truth.crowd], minlength=len(truth.names))
@@ -115,8 +117,8 @@ def costs(truth: Truth, matches: Matches, errors: Errors) -> dict[str, dict[str,
 
 
 def _mended(
-    truth: Truth,
-    matches: Matches,
+    truth: GroundTruth,
+    matches: DetectionMatches,
     errors: Errors,
     number: int,
     positives: Rows,

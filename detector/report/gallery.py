@@ -13,8 +13,9 @@ from PIL import Image
 
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.photos import BadPhoto, load_photo
-from cckt.detector.evaluation.matches import iou
-from cckt.detector.evaluation.truth import Found, Rows, Truth
+from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
+from cckt.detector.evaluation.locate import LocatedDetections
+from cckt.detector.evaluation.match_detections import iou
 from cckt.detector.report.errors import FOUND, NEAR
 
 SIDE = 440
@@ -36,7 +37,7 @@ class Seen:
     right: np.ndarray
 
 
-def seen_in(truth: Truth, found: Found, photo: int, threshold: float) -> Seen:
+def seen_in(truth: GroundTruth, found: LocatedDetections, photo: int, threshold: float) -> Seen:
     """The finds of a photo that a person would be shown."""
     rows = np.flatnonzero((found.images == photo) & (found.scores >= threshold))
     rows = rows[np.argsort(-found.scores[rows], kind="stable")]
@@ -60,7 +61,9 @@ def seen_in(truth: Truth, found: Found, photo: int, threshold: float) -> Seen:
     return Seen(found.boxes_xywh[picked], found.concepts[picked], found.scores[picked], right)
 
 
-def choose(truth: Truth, found: Found, threshold: float, *, most: int) -> list[tuple[str, int, str]]:
+def choose(
+    truth: GroundTruth, found: LocatedDetections, threshold: float, *, most: int
+) -> list[tuple[str, int, str]]:
     """(kind, photo, concept's name) of up to `most` photos, each once.
 
     "find": a novel box under a sure find of its concept, surest first. "miss": a novel box without, largest
@@ -101,7 +104,7 @@ def choose(truth: Truth, found: Found, threshold: float, *, most: int) -> list[t
     return answer
 
 
-def _sure(found: Found, novel: np.ndarray, threshold: float) -> np.ndarray:
+def _sure(found: LocatedDetections, novel: np.ndarray, threshold: float) -> np.ndarray:
     sure: np.ndarray = novel[found.concepts] & (found.scores >= threshold)
     return sure
 
@@ -125,7 +128,7 @@ def _in_turns(scored: list[tuple[float, int, int]], used: set[int], most: int) -
 
 
 def tiles(
-    index: Index, truth: Truth, runs: Sequence[tuple[Found, float]], *, most: int
+    index: Index, truth: GroundTruth, runs: Sequence[tuple[LocatedDetections, float]], *, most: int
 ) -> list[dict[str, Any]]:
     """The gallery: photos chosen by the first run, with what is there and what every run shows there."""
     answer = []

@@ -13,15 +13,15 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.store import column_of, open_column, teacher_of
 from cckt.detector.config.config import PriorConfig
+from cckt.detector.evaluation.coco_engines import AREAS, Curves
 from cckt.detector.evaluation.detections import Detections
-from cckt.detector.evaluation.engines import AREAS, Curves
-from cckt.detector.evaluation.evaluate import chosen_variant, evaluate_run, made_of, under
-from cckt.detector.evaluation.figures import Measured, measure
-from cckt.detector.evaluation.matches import best_f1
-from cckt.detector.evaluation.metrics import Metrics, label_of
+from cckt.detector.evaluation.evaluate import chosen_variant, evaluate_run, input_digests, limit_to_protocol
+from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
+from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.match_detections import best_f1
+from cckt.detector.evaluation.measure import Measurement, measure
+from cckt.detector.evaluation.metrics import Metrics, figure_label
 from cckt.detector.evaluation.protocols import Protocol
-from cckt.detector.evaluation.scene import Scene, open_scene
-from cckt.detector.evaluation.truth import Truth
 from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import classify, costs
 from cckt.detector.report.log import read_log
@@ -33,8 +33,8 @@ from cckt.detector.runs.run_folder import Facts, judged_weights, read_json, run_
 class Answers:
     """What a run said on a data set: everything a report is made of but its photos."""
 
-    scene: Scene
-    measured: Measured
+    scene: EvaluationSet
+    measured: Measurement
     threshold: float
     page: dict[str, Any]
     """The run's part of the page, plain values."""
@@ -58,9 +58,9 @@ def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> A
     Raises UserError for a run, data set or column that is missing or does not fit the others.
     """
     config, facts = run_config(run), Facts.load(run)
-    scene = open_scene(data, facts, choices.protocol)
+    scene = open_evaluation_set(data, facts, choices.protocol)
     prior = chosen_variant(config, choices.priors, choices.classification).prior
-    made = made_of(run, scene, prior)
+    made = input_digests(run, scene, prior)
     folder = _evaluation(run, data, scene, choices, made, progress)
     known = measure(scene.index, Detections.from_json(folder / "detections.json"), scene.protocol)
     truth, found, matches = known.truth, known.found, known.matches
@@ -86,11 +86,13 @@ def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> A
 
 
 def _evaluation(
-    run: Path, data: Path, scene: Scene, choices: Choices, made: dict[str, str], progress: Progress
+    run: Path, data: Path, scene: EvaluationSet, choices: Choices, made: dict[str, str], progress: Progress
 ) -> Path:
     """The folder of a finished evaluation of just these weights, columns and settings, or a new one."""
     config = run_config(run)
-    variant = under(scene.protocol, chosen_variant(config, choices.priors, choices.classification))
+    variant = limit_to_protocol(
+        scene.protocol, chosen_variant(config, choices.priors, choices.classification)
+    )
     name = variant.name
     wanted = {
         "made_of": made,
@@ -120,7 +122,7 @@ def _evaluation(
 def _swept(
     run: Path,
     folder: Path,
-    scene: Scene,
+    scene: EvaluationSet,
     prior: PriorConfig,
     choices: Choices,
     made: dict[str, str],
@@ -148,12 +150,12 @@ def _headline(metrics: Metrics, protocol: Protocol) -> list[dict[str, Any]]:
     for name in protocol.headline:
         interval = metrics.intervals.get(name)
         ends = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
-        value = {"key": name, "label": label_of(name, protocol), "value": getattr(metrics, name), **ends}
+        value = {"key": name, "label": figure_label(name, protocol), "value": getattr(metrics, name), **ends}
         answer.append(plain(value))
     return answer
 
 
-def _pr(truth: Truth, table: Curves) -> dict[str, list[float] | None]:
+def _pr(truth: GroundTruth, table: Curves) -> dict[str, list[float] | None]:
     """Precision at 101 recalls, mean over the concepts of the split that have a box, at IoU 0.5 and 0.75."""
     answer: dict[str, list[float] | None] = {}
     for split in ("base", "novel"):
@@ -164,7 +166,7 @@ def _pr(truth: Truth, table: Curves) -> dict[str, list[float] | None]:
     return answer
 
 
-def _sizes(truth: Truth, table: Curves) -> list[dict[str, Any]]:
+def _sizes(truth: GroundTruth, table: Curves) -> list[dict[str, Any]]:
     rows = []
     for split in ("base", "novel"):
         for number, area in enumerate(AREAS[1:], 1):
@@ -174,7 +176,7 @@ def _sizes(truth: Truth, table: Curves) -> list[dict[str, Any]]:
     return rows
 
 
-def _digests(run: Path, facts: Facts, scene: Scene, folder: Path) -> list[tuple[str, str]]:
+def _digests(run: Path, facts: Facts, scene: EvaluationSet, folder: Path) -> list[tuple[str, str]]:
     teacher = facts.taught_by or {}
     text = teacher_of(_text_recipe(scene)) or {}
     rows = [
@@ -196,7 +198,7 @@ def _digests(run: Path, facts: Facts, scene: Scene, folder: Path) -> list[tuple[
     return rows
 
 
-def _text_recipe(scene: Scene) -> Mapping[str, Any]:
+def _text_recipe(scene: EvaluationSet) -> Mapping[str, Any]:
     """How the data set's text column was made."""
     recipe: Mapping[str, Any] = open_column(
         scene.index.folder, column_of(scene.index.folder, "text", scene.teacher)

@@ -13,17 +13,17 @@ from cckt.cache_builder.base.atomic_files import plain
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.detector.config.config import PriorConfig
-from cckt.detector.evaluation.detect import Variant, infer
-from cckt.detector.evaluation.figures import measure
-from cckt.detector.evaluation.scene import Scene
-from cckt.detector.evaluation.truth import truth_of
-from cckt.detector.inference.network import load_network
+from cckt.detector.evaluation.evaluation_set import EvaluationSet
+from cckt.detector.evaluation.ground_truth import ground_truth_of
+from cckt.detector.evaluation.inference_loop import Variant, infer
+from cckt.detector.evaluation.measure import measure
+from cckt.detector.inference.inference_model import load_inference_model
 
 RHOS, LIMITS = (0.5, 0.7, 0.9), (3, 6, 12)
 BINS = 10
 
 
-def prior_quality(scene: Scene, prior: PriorConfig) -> dict[str, Any] | None:
+def prior_quality(scene: EvaluationSet, prior: PriorConfig) -> dict[str, Any] | None:
     """Precision, recall and F1 of the concepts said to be present, by split, and how well the probabilities
     are calibrated; None where the run's priors are of no column.
 
@@ -32,12 +32,15 @@ def prior_quality(scene: Scene, prior: PriorConfig) -> dict[str, Any] | None:
     if not prior.cached:
         return None
     try:
-        column = scene.priors(prior.source)
+        column = scene.priors_column(prior.source)
     except UserError:
         return None
     probabilities = np.asarray(column.all()[:, scene.rows], np.float64)
     chosen, truly = (np.zeros(probabilities.shape, bool) for _ in range(2))
-    for table, rows in ((chosen, scene.present(prior)), (truly, scene.present(PriorConfig(source="oracle")))):
+    for table, rows in (
+        (chosen, scene.present_concepts(prior)),
+        (truly, scene.present_concepts(PriorConfig(source="oracle"))),
+    ):
         for photo, concepts in enumerate(rows or []):
             table[photo, concepts] = True
     answer: dict[str, Any] = {"source": prior.source, "rho": prior.rho, "limit": prior.limit, "splits": {}}
@@ -69,13 +72,13 @@ def _reliability(probabilities: np.ndarray, truly: np.ndarray) -> list[dict[str,
 
 
 def sweep(
-    run: Path, scene: Scene, prior: PriorConfig, device: str, progress: Progress
+    run: Path, scene: EvaluationSet, prior: PriorConfig, device: str, progress: Progress
 ) -> dict[str, Any] | None:
     """AP50 of base and novel for rho x L, and with no priors and true ones: one pass of the encoder.
 
     None for a run that is not guided or was asked without a priors column.
     """
-    network, _ = load_network(run, device)
+    network, _ = load_inference_model(run, device)
     if not network.guided or not prior.cached:
         return None
     grid = {
@@ -86,7 +89,7 @@ def sweep(
     inference = replace(network.config.inference, restrict_to_present=False)
     variants = [Variant(name, one, inference) for name, one in grid.items()]
     found = infer(network, scene, variants, progress=progress).detections
-    truth = truth_of(scene.index, scene.protocol)
+    truth = ground_truth_of(scene.index, scene.protocol)
     cells = []
     for name, one in grid.items():
         figures = measure(scene.index, found[name], truth=truth).metrics

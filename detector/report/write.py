@@ -131,7 +131,9 @@ def _comparisons(answers: list[Answers], resamples: int) -> list[dict[str, Any]]
     first = answers[0].measured
     rows = []
     for number, other in enumerate(answers[1:], 1):
-        drawn = compare(first.truth, first.finer, other.measured.finer, resamples=resamples)
+        drawn = compare(
+            first.truth, first.headline_matches, other.measured.headline_matches, resamples=resamples
+        )
         rows.append({"run": number, "figures": {name: one.as_dict() for name, one in drawn.items()}})
     return rows
 

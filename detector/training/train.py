@@ -15,8 +15,8 @@ from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.detector.config.config import Config
 from cckt.detector.data.dataset import batches
 from cckt.detector.data.schedule import Schedule
-from cckt.detector.evaluation.detect import Abandoned
 from cckt.detector.evaluation.evaluate import evaluate_model
+from cckt.detector.evaluation.inference_loop import Abandoned
 from cckt.detector.ranks.world import joined
 from cckt.detector.runs import run_folder as store
 from cckt.detector.runs.log import RunLog, check_wandb

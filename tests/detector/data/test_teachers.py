@@ -13,7 +13,7 @@ from cckt.cache_builder.index import open_index
 from cckt.cache_builder.store import column_of, label_of, teachers_there
 from cckt.detector.data.training_priors import priors_column
 from cckt.detector.doctor import check_evaluation, check_training
-from cckt.detector.evaluation.scene import open_scene
+from cckt.detector.evaluation.evaluation_set import open_evaluation_set
 from cckt.detector.runs.run_folder import Facts
 from cckt.detector.training.preflight import check_validation, gather
 from tests.detector.tiny import CONCEPTS, make_data, tiny_config, unit_rows, write_column
@@ -93,27 +93,27 @@ def test_a_label_that_cannot_be(folder):
 def test_evaluation_finds_the_runs_teacher_and_its_priors(folder):
     config = tiny_config("data.teacher=vitl14")
     facts = gather(config, folder).facts
-    scene = open_scene(folder, facts)
+    scene = open_evaluation_set(folder, facts)
     assert (scene.teacher, scene.text.shape[1]) == ("vitl14", 8)
-    assert scene.priors("clip").manifest.spec.name == "priors/clip-vitl14"
+    assert scene.priors_column("clip").manifest.spec.name == "priors/clip-vitl14"
     check_validation(config, folder, facts)
-    assert open_scene(folder, gather(tiny_config(), folder).facts).teacher == ""
+    assert open_evaluation_set(folder, gather(tiny_config(), folder).facts).teacher == ""
     assert check_evaluation(config, folder, facts)[0].level == "good"
 
 
 def test_evaluation_finds_the_runs_teacher_under_another_label(folder):
     facts = gather(tiny_config("data.teacher=vitl14"), folder).facts
-    assert open_scene(folder, dataclasses.replace(facts, teacher="")).teacher == "vitl14"
-    assert open_scene(folder, dataclasses.replace(facts, teacher="other")).teacher == "vitl14"
+    assert open_evaluation_set(folder, dataclasses.replace(facts, teacher="")).teacher == "vitl14"
+    assert open_evaluation_set(folder, dataclasses.replace(facts, teacher="other")).teacher == "vitl14"
 
 
 def test_evaluation_where_the_runs_teacher_is_not(folder):
     facts = gather(tiny_config("data.teacher=vitl14"), folder).facts
     shutil.rmtree(folder / "text-vitl14")
     with pytest.raises(UserError, match=r"has no column text-vitl14, .*there is the first \(tiny.*\);"):
-        open_scene(folder, facts)
+        open_evaluation_set(folder, facts)
     with pytest.raises(UserError, match=r"was made by teacher tiny.*expected the same"):
-        open_scene(folder, dataclasses.replace(facts, teacher=""))
+        open_evaluation_set(folder, dataclasses.replace(facts, teacher=""))
 
 
 def test_priors_of_an_mllm_are_of_no_teacher(folder):

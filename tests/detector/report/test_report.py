@@ -16,7 +16,7 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import changed
 from cckt.detector.evaluation.detections import Detections
-from cckt.detector.evaluation.truth import truth_of
+from cckt.detector.evaluation.ground_truth import ground_truth_of
 from cckt.detector.report import write_report
 from cckt.detector.report.write import render
 from cckt.detector.runs.run_folder import load_weights, save_weights
@@ -96,7 +96,7 @@ def test_new_weights_are_scored_anew(world, tmp_path):
 def test_runs_side_by_side_are_compared_and_told_apart(world):
     index, (run, other) = world
     # The second run is made to find everything.
-    truth = truth_of(index)
+    truth = ground_truth_of(index)
     path = write_report([run, other], run / "two.html", data=index.folder, resamples=10)
     folder = next(other.glob("eval-*"))
     ids, categories = truth.image_ids[truth.images], truth.category_ids[truth.concepts]

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cckt.detector.evaluation.bootstrap import weighted_ap
-from cckt.detector.evaluation.matches import match
-from cckt.detector.evaluation.truth import Found, Truth
+from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.locate import LocatedDetections
+from cckt.detector.evaluation.match_detections import match_detections
 from cckt.detector.report.confusion import confusion, said_of
 from cckt.detector.report.errors import KINDS, Errors, _ap50, classify, costs
 from cckt.detector.report.gallery import choose, seen_in
@@ -20,7 +21,7 @@ from cckt.detector.report.log import POINTS, read_log
 from tests.detector.evaluation.evaluation_world import random_found, random_truth
 
 
-def world(*boxes: tuple[int, int, list[float]]) -> Truth:
+def world(*boxes: tuple[int, int, list[float]]) -> GroundTruth:
     """Photos of 100 x 100 with boxes (photo, concept, xywh); concept 0 is novel, 1 and 2 are base."""
     empty = random_truth(np.random.default_rng(0), photos=3, concepts=3, boxes=0)
     images, concepts, xywh = zip(*boxes, strict=True) if boxes else ((), (), np.empty((0, 4)))
@@ -37,15 +38,17 @@ def world(*boxes: tuple[int, int, list[float]]) -> Truth:
     )
 
 
-def finds(*rows: tuple[int, int, float, list[float]]) -> Found:
+def finds(*rows: tuple[int, int, float, list[float]]) -> LocatedDetections:
     images, concepts, scores, boxes = zip(*rows, strict=True) if rows else ((), (), (), np.empty((0, 4)))
     table = np.array(boxes, float).reshape(-1, 4)
-    return Found(np.array(images, np.int64), np.array(concepts, np.int64), np.array(scores, float), table)
+    return LocatedDetections(
+        np.array(images, np.int64), np.array(concepts, np.int64), np.array(scores, float), table
+    )
 
 
-def kinds_of(truth: Truth, found: Found) -> tuple[list[str], Errors]:
+def kinds_of(truth: GroundTruth, found: LocatedDetections) -> tuple[list[str], Errors]:
     """The kinds by falling score."""
-    matches = match(truth, found)
+    matches = match_detections(truth, found)
     errors = classify(truth, matches)
     order = np.argsort(-matches.scores)
     return ["right" if errors.kind[at] < 0 else KINDS[errors.kind[at]] for at in order], errors
@@ -54,7 +57,7 @@ def kinds_of(truth: Truth, found: Found) -> tuple[list[str], Errors]:
 def test_nothing_found_and_nothing_there() -> None:
     truth = world()
     assert kinds_of(truth, finds())[0] == []
-    cost = costs(truth, match(truth, finds()), classify(truth, match(truth, finds())))
+    cost = costs(truth, match_detections(truth, finds()), classify(truth, match_detections(truth, finds())))
     assert cost["novel"]["missed"] == {"count": 0, "lost": None}
     assert confusion(truth, finds(), np.eye(3)) == []
     assert choose(truth, finds(), 0.5, most=5) == []
@@ -85,12 +88,12 @@ def test_what_each_kind_costs() -> None:
     truth = world((0, 0, here), (0, 1, there))
     # A base thing called novel, surer than the novel thing itself: putting the name right helps both splits.
     found = finds((0, 0, 0.9, there), (0, 0, 0.5, here))
-    cost = costs(truth, match(truth, found), classify(truth, match(truth, found)))
+    cost = costs(truth, match_detections(truth, found), classify(truth, match_detections(truth, found)))
     assert cost["novel"]["classification"] == {"count": 1, "lost": pytest.approx(0.5)}
     assert cost["base"]["classification"] == {"count": 0, "lost": pytest.approx(1.0)}
     assert cost["base"]["missed"] == {"count": 0, "lost": 0.0}
     nothing = finds((0, 1, 0.9, there))
-    cost = costs(truth, match(truth, nothing), classify(truth, match(truth, nothing)))
+    cost = costs(truth, match_detections(truth, nothing), classify(truth, match_detections(truth, nothing)))
     assert cost["novel"]["missed"] == {"count": 1, "lost": 1.0}
 
 
@@ -100,7 +103,7 @@ def test_costs_are_no_gains_and_errors_are_the_wrong_ones(seed: int, federated: 
     rng = np.random.default_rng(seed)
     truth = random_truth(rng, photos=4, concepts=5, boxes=30, federated=federated)
     found = random_found(rng, truth, 120)
-    matches = match(truth, found)
+    matches = match_detections(truth, found)
     errors = classify(truth, matches)
     np.testing.assert_array_equal(errors.kind >= 0, matches.wrong[0])
     assert not (errors.missed & np.isin(np.arange(30), matches.box[0])).any()

@@ -1,7 +1,7 @@
-"""Which detection found which box: one record a detection.
+"""Match detections with annotated boxes, one record per detection.
 
-The same rules as the engines', written once more over arrays; the engines give the figures, the records give
-the intervals, the curves and the kinds of errors.
+The rules are those of the engines, implemented on arrays. The engines compute the figures; these records are
+used for confidence intervals, the best threshold and the report's error types.
 """
 
 from __future__ import annotations
@@ -12,22 +12,25 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from cckt.detector.evaluation.engines import COCO_MAX_DETS, LVIS_MAX_DETS
-from cckt.detector.evaluation.truth import Found, Rows, Truth, cap_per_photo
+from cckt.detector.evaluation.coco_engines import COCO_MAX_DETS, LVIS_MAX_DETS
+from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
+from cckt.detector.evaluation.locate import LocatedDetections, keep_best_per_image, keep_verified
+from cckt.detector.inference.own_evaluation import DEFAULT_THRESHOLD
 
 Bools = npt.NDArray[np.bool_]
 
 CHUNK = 1 << 18
-"""Detections whose IoUs are computed at once."""
+"""Detections per block of IoU computation; bounds memory."""
 
 
 @dataclass(frozen=True)
-class Matches:
-    """K detections that count, by concept, then by falling score (equal scores by photo, then as given).
+class DetectionMatches:
+    """K scored detections, sorted by concept, then by falling score, image and given order.
 
-    images, concepts: (K,) int64 numbers in the Truth; scores: (K,); boxes_xywh: (K, 4) px.
-    thresholds: T IoU thresholds. box: (T, K) int64, row of the Truth's boxes that was matched, -1 for none.
-    ignored: (T, K) bool, neither right nor wrong: matched a crowd, or LVIS does not know.
+    images, concepts: (K,) int64 numbers in the GroundTruth; scores: (K,); boxes_xywh: (K, 4) px.
+    thresholds: T IoU thresholds. box: (T, K) int64, row of the matched box in the GroundTruth, -1 for none.
+    ignored: (T, K) bool, counts neither as true nor as false positive: matched to a crowd, or unmatched where
+    LVIS annotations are incomplete.
     """
 
     images: Rows
@@ -49,17 +52,16 @@ class Matches:
         return (self.box < 0) & ~self.ignored
 
 
-def match(truth: Truth, found: Found, thresholds: tuple[float, ...] = (0.5,)) -> Matches:
-    """Greedy matching by falling score within each photo and concept, as the COCO API does it.
+def match_detections(
+    truth: GroundTruth, found: LocatedDetections, thresholds: tuple[float, ...] = (0.5,)
+) -> DetectionMatches:
+    """Match greedily by falling score within each image and concept, as the COCO API does.
 
-    A crowd takes any number of detections, and IoU with it is intersection over the detection's own area. At
-    most 100 detections a photo and concept (COCO), or 300 a photo (LVIS).
+    A crowd can match any number of detections; IoU with a crowd is intersection over the area of the
+    detection. At most 100 detections per image and concept are matched (COCO), or 300 per image (LVIS).
     """
-    if truth.negative is not None:
-        found = cap_per_photo(found, LVIS_MAX_DETS)
-        checked = truth.negative.copy()
-        checked[truth.images, truth.concepts] = True
-        found = found.where(checked[found.images, found.concepts])
+    if truth.federated:
+        found = keep_verified(keep_best_per_image(found, LVIS_MAX_DETS), truth)
     found = found.where(np.lexsort((-found.scores, found.images, found.concepts)))
     pair = found.concepts * len(truth.image_ids) + found.images
     rank = np.arange(len(pair)) - np.searchsorted(pair, pair)
@@ -73,7 +75,7 @@ def match(truth: Truth, found: Found, thresholds: tuple[float, ...] = (0.5,)) ->
         ignored |= (box < 0) & truth.not_exhaustive[found.images, found.concepts]
     order = np.lexsort((-found.scores, found.concepts))
     found = found.where(order)
-    return Matches(
+    return DetectionMatches(
         found.images,
         found.concepts,
         found.scores,
@@ -84,20 +86,21 @@ def match(truth: Truth, found: Found, thresholds: tuple[float, ...] = (0.5,)) ->
     )
 
 
-def best_f1(truth: Truth, matches: Matches) -> dict[str, float]:
-    """The score from which on finds are kept with the highest F1 over all concepts, at the first threshold.
+def best_f1(truth: GroundTruth, matches: DetectionMatches) -> dict[str, float]:
+    """Return the score threshold with the highest F1 over all concepts, at the first IoU threshold.
 
-    Returns score, precision, recall and f1; a score of 1 and zeros where nothing is right.
+    Returns score, precision, recall and f1. If no detection is correct, f1 is 0 at every score: the score is
+    then DEFAULT_THRESHOLD, and the other values are 0.
     """
     counted = ~matches.ignored[0]
     order = np.argsort(-matches.scores[counted], kind="stable")
     scores, right = matches.scores[counted][order], matches.right[0][counted][order]
     if not right.any():
-        return {"score": 1.0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+        return {"score": DEFAULT_THRESHOLD, "precision": 0.0, "recall": 0.0, "f1": 0.0}
     hits = np.cumsum(right)
     precision, recall = hits / np.arange(1, len(hits) + 1), hits / max(1, int((~truth.crowd).sum()))
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    # Equal scores stand or fall together.
+    # A threshold keeps all detections of equal score: only the last of them is a candidate.
     f1[:-1][scores[:-1] == scores[1:]] = -1
     best = int(f1.argmax())
     figures = {"score": scores[best], "precision": precision[best], "recall": recall[best], "f1": f1[best]}
@@ -106,10 +109,10 @@ def best_f1(truth: Truth, matches: Matches) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Candidates:
-    """P pairs of a detection and a box of its photo and concept that it overlaps, by detection.
+    """P pairs of a detection and an overlapping box of its image and concept, sorted by detection.
 
-    Within one the better stands later: crowds before boxes of their own, then by rising IoU, and of equal
-    ones the later box, as the COCO API has it.
+    Pairs of one detection are in rising order of preference: crowds first, then by IoU, then by box row. The
+    COCO API prefers the last of them.
     """
 
     detection: Rows
@@ -117,8 +120,8 @@ class _Candidates:
     overlap: npt.NDArray[np.float64]
 
 
-def _candidates(truth: Truth, found: Found, pair: Rows, least: float) -> _Candidates:
-    """Those of at least the IoU `least`. pair: (K,) the number of each detection's photo and concept."""
+def _candidates(truth: GroundTruth, found: LocatedDetections, pair: Rows, least: float) -> _Candidates:
+    """Return the pairs with IoU of at least `least`. pair: (K,) number of each (image, concept) pair."""
     truth_pair = truth.concepts * len(truth.image_ids) + truth.images
     order = np.argsort(truth_pair, kind="stable")
     truth_pair = truth_pair[order]
@@ -141,10 +144,10 @@ def _candidates(truth: Truth, found: Found, pair: Rows, least: float) -> _Candid
 
 
 def _greedy(near: _Candidates, rank: Rows, crowd: Bools, threshold: float) -> Rows:
-    """(K,) row of the box that each detection takes, -1 for none.
+    """Return (K,) the row of the box that each detection matches, -1 for none.
 
-    rank: (K,) place among the detections of the same photo and concept; those of one rank have no box in
-    common, so all of them choose at once.
+    rank: (K,) rank of a detection among those of its image and concept. Detections of one rank have no
+    candidate box in common, so they are matched at once.
     """
     taken, free = np.full(len(rank), -1, np.int64), np.ones(len(crowd), bool)
     good = np.flatnonzero(near.overlap >= min(threshold, 1 - 1e-10))
@@ -163,14 +166,14 @@ def _greedy(near: _Candidates, rank: Rows, crowd: Bools, threshold: float) -> Ro
 def iou(
     boxes: npt.NDArray[np.float64], others: npt.NDArray[np.float64], crowd: Bools
 ) -> npt.NDArray[np.float64]:
-    """(K, M) float64 IoU of xywh boxes; over the first one's own area where the second is a crowd."""
+    """Return (K, M) float64 IoU of xywh boxes; crowd: (M,), divide by the area of the first box instead."""
     return _overlap(boxes[:, None], others[None], crowd[None])
 
 
 def _overlap(
     boxes: npt.NDArray[np.float64], others: npt.NDArray[np.float64], crowd: Bools
 ) -> npt.NDArray[np.float64]:
-    """The same of shapes (..., 4), (..., 4) and (...) that go together."""
+    """Return the IoU of boxes of broadcastable shapes (..., 4), (..., 4) and crowd (...)."""
     low = np.maximum(boxes[..., :2], others[..., :2])
     high = np.minimum(boxes[..., :2] + boxes[..., 2:], others[..., :2] + others[..., 2:])
     side = np.clip(high - low, 0, None)

@@ -1,4 +1,4 @@
-"""Self-training's index: what is added, what is left out, and that nobody takes it for annotated."""
+"""Indexes with pseudo boxes: what is added, what is left out, and that they are not scored on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cckt.cache_builder.doctor import check_data
 from cckt.cache_builder.index import add_boxes, open_index, pseudo_note, verify_index
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
-from cckt.detector.evaluation.pseudo import pseudo_index
+from cckt.detector.evaluation.pseudo_labels import pseudo_index
 from tests.detector.evaluation.evaluation_world import (
     add_column,
     make_data,
@@ -40,7 +40,7 @@ def nothing():
     return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 4))
 
 
-def test_no_box_at_all_still_is_another_index(index, tmp_path):
+def test_adding_no_box_still_changes_the_digest(index, tmp_path):
     digest = add_boxes(index, tmp_path / "same", *nothing(), {})
     derived = open_index(tmp_path / "same")
     assert derived.digest == digest != index.digest
@@ -49,13 +49,13 @@ def test_no_box_at_all_still_is_another_index(index, tmp_path):
     np.testing.assert_array_equal(derived.box_xyxy, index.box_xyxy)
 
 
-def test_added_boxes_are_marked_sorted_clipped_and_their_concepts_base(index, tmp_path):
+def test_added_boxes_are_marked_sorted_and_clipped_and_their_concepts_base(index, tmp_path):
     boxes = np.array([[5.0, 2, 90, 9], [1, 1, 4, 4], [50, 50, 60, 60]])  # the second photo is 40 x 32
     images, concepts = np.array([1, 0, 2]), np.array([2, 0, 0])
     add_boxes(index, tmp_path / "more", images, concepts, boxes, {"run": "r"})
     derived = open_index(tmp_path / "more")
     assert verify_index(derived)
-    assert len(derived.annotation_ids) == len(index.annotation_ids) + 2  # the third lies outside its photo
+    assert len(derived.annotation_ids) == len(index.annotation_ids) + 2  # the third is outside its image
     assert derived.pseudo.sum() == 2
     assert derived.box_xyxy[derived.pseudo].tolist() == [[1, 1, 4, 4], [5, 2, 40, 9]]
     assert (np.diff(derived.box_images) >= 0).all()
@@ -63,18 +63,18 @@ def test_added_boxes_are_marked_sorted_clipped_and_their_concepts_base(index, tm
     assert [c.split for c in derived.concepts] == ["base", "base", "base", "other"]
     assert derived.card["pseudo"] == {"run": "r", "boxes": 2, "made_base": ["kite"]}
     np.testing.assert_array_equal(derived.box_xyxy[~derived.pseudo], index.box_xyxy)
-    # And once more on top: what was pseudo stays so.
+    # A second derivation keeps the earlier marks.
     add_boxes(derived, tmp_path / "again", images[1:2], concepts[1:2], boxes[1:2] + 5, {"run": "s"})
     again = open_index(tmp_path / "again")
     assert again.pseudo.sum() == 3
     before = derived.card["pseudo"]
     assert again.card["pseudo"] == {"run": "s", "boxes": 3, "made_base": ["kite"], "before": before}
-    told = "3 of 13 boxes are finds of the run s, and 1 concepts are base by them alone (kite)"
-    assert pseudo_note(again) == told
+    expected = "3 of 13 boxes are finds of the run s, and 1 concepts are base by them alone (kite)"
+    assert pseudo_note(again) == expected
     assert pseudo_note(index) == ""
 
 
-def test_an_index_whose_marks_are_lost_is_damaged_not_annotated(index, tmp_path):
+def test_an_index_without_its_marks_is_damaged(index, tmp_path):
     add_boxes(index, tmp_path / "more", np.array([0]), np.array([0]), np.array([[1.0, 1, 4, 4]]), {})
     card = json.loads((tmp_path / "more" / "index" / "index.json").read_text())
     assert card["schema"] == 2  # an older cckt refuses it
@@ -83,13 +83,13 @@ def test_an_index_whose_marks_are_lost_is_damaged_not_annotated(index, tmp_path)
         open_index(tmp_path / "more")
 
 
-def test_plain_indices_are_written_as_before(index):
+def test_an_index_without_pseudo_boxes_keeps_schema_1(index):
     assert index.card["schema"] == 1
     assert index.box_origins is None
     assert index.pseudo.tolist() == [False] * len(index.annotation_ids)
 
 
-def test_a_runs_sure_finds_become_boxes_where_nothing_lies(index, run, tmp_path):
+def test_confident_detections_become_boxes_where_there_is_none(index, run, tmp_path):
     low = pseudo_index(run, index.folder, tmp_path / "low", min_score=0.3, priors="none")
     derived = open_index(tmp_path / "low")
     assert low.digest == derived.digest
@@ -97,7 +97,7 @@ def test_a_runs_sure_finds_become_boxes_where_nothing_lies(index, run, tmp_path)
     assert low.added == derived.pseudo.sum() == sum(low.concepts.values()) > 0
     assert derived.card["pseudo"]["run"] == "run"
     assert derived.card["pseudo"]["index_digest"] == index.digest
-    from cckt.detector.evaluation.matches import iou
+    from cckt.detector.evaluation.match_detections import iou
 
     for photo in range(len(derived)):
         part = derived.boxes_of(photo)
@@ -112,7 +112,7 @@ def test_a_runs_sure_finds_become_boxes_where_nothing_lies(index, run, tmp_path)
     assert "none" in high.lines()[2]
 
 
-def test_a_runs_finds_are_trained_on_and_never_scored_on(index, run, tmp_path):
+def test_pseudo_boxes_can_be_trained_on_but_not_scored_on(index, run, tmp_path):
     pseudo_index(run, index.folder, tmp_path / "low", min_score=0.3, priors="none")
     with pytest.raises(UserError, match=r"are finds of the run run.* score on the data set that it was"):
         evaluate_run(run, tmp_path / "low", priors="none")
@@ -122,12 +122,12 @@ def test_a_runs_finds_are_trained_on_and_never_scored_on(index, run, tmp_path):
     assert warned.level == "warn"
 
 
-def test_only_wanted_splits_are_taken(index, run, tmp_path):
+def test_only_requested_splits_are_added(index, run, tmp_path):
     report = pseudo_index(run, index.folder, tmp_path / "b", min_score=0.1, splits=["base"], priors="none")
     assert set(report.concepts) <= {"cat", "dog"}
 
 
-def test_mistakes(index, run, tmp_path):
+def test_wrong_arguments_are_refused(index, run, tmp_path):
     with pytest.raises(UserError, match="is the data set itself"):
         pseudo_index(run, index.folder, index.folder)
     with pytest.raises(UserError, match="--min-score 0: expected a number above 0"):
@@ -136,5 +136,5 @@ def test_mistakes(index, run, tmp_path):
     with pytest.raises(UserError, match=r"other.*: holds an index that was not made from .*; name another"):
         pseudo_index(run, index.folder, other.folder)
     assert open_index(other.folder).digest == other.digest
-    for score in (1.0, 0.9):  # its own work may be done again
+    for score in (1.0, 0.9):  # an index made from the same one may be replaced
         pseudo_index(run, index.folder, tmp_path / "mine", min_score=score, priors="none")

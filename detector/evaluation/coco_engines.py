@@ -1,7 +1,9 @@
-"""Two engines behind one shape: hotcoco for speed, pycocotools as the oracle. Their numbers are the same.
+"""Precision and recall by the COCO protocol, from hotcoco (fast) or pycocotools (reference).
 
-Both get photos and concepts by number from 1 (0 means "unmatched" inside pycocotools), so data sets with odd
-ids cannot surprise them. Federated (LVIS) rules are hotcoco's own; for pycocotools they are laid on top here.
+The results of both engines are equal.
+
+Both receive image and concept numbers counted from 1, because pycocotools uses 0 for "unmatched", instead of
+the ids of the data set. hotcoco implements the federated rules of LVIS; for pycocotools they are added here.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.evaluation.truth import Found, Truth, cap_per_photo
+from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.locate import LocatedDetections, keep_best_per_image, keep_verified
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -28,10 +31,11 @@ LVIS_MAX_DETS = 300
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision over recall, before any mean is taken.
+    """Precision at each recall, before any mean.
 
-    precision: (10 IoU, 101 recall, C, 4 areas, M) float64, -1 where the concept has no box of that size.
-    recall: (10, C, 4, M) float64, -1 likewise. max_dets: the M limits; the last one is the headline's.
+    precision: (10 IoU, 101 recall, C, 4 areas, M) float64, -1 if the concept has no box of that size.
+    recall: (10 IoU, C, 4 areas, M) float64, -1 likewise. max_dets: M limits on the detections per image; the
+    headline figures use the last.
     """
 
     precision: npt.NDArray[np.float64]
@@ -39,17 +43,20 @@ class Curves:
     max_dets: tuple[int, ...]
 
 
-def curves(truth: Truth, found: Found, engine: str = "hotcoco") -> Curves:
-    """Match and accumulate. engine: "hotcoco" or "pycocotools"; anything else raises UserError."""
-    engines: dict[str, Callable[[Truth, Found], Curves]] = {"hotcoco": _hotcoco, "pycocotools": _pycocotools}
+def curves(truth: GroundTruth, found: LocatedDetections, engine: str = "hotcoco") -> Curves:
+    """Return the curves of detections. engine: "hotcoco" or "pycocotools"; UserError for any other."""
+    engines: dict[str, Callable[[GroundTruth, LocatedDetections], Curves]] = {
+        "hotcoco": _hotcoco,
+        "pycocotools": _pycocotools,
+    }
     if engine not in engines:
         raise UserError(f"--engine {engine} is not known; expected one of {', '.join(engines)}.")
     if truth.federated:
-        found = cap_per_photo(found, LVIS_MAX_DETS)
+        found = keep_best_per_image(found, LVIS_MAX_DETS)
     return engines[engine](truth, found)
 
 
-def _image_records(truth: Truth) -> list[dict[str, Any]]:
+def _image_records(truth: GroundTruth) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     for number, (width, height) in enumerate(zip(truth.widths.tolist(), truth.heights.tolist(), strict=True)):
         record: dict[str, Any] = {"id": number + 1, "width": width, "height": height, "file_name": ""}
@@ -62,14 +69,14 @@ def _image_records(truth: Truth) -> list[dict[str, Any]]:
     return records
 
 
-def _category_records(truth: Truth) -> list[dict[str, Any]]:
+def _category_records(truth: GroundTruth) -> list[dict[str, Any]]:
     return [
         {"id": number + 1, "name": name, "frequency": frequency or "f"}
         for number, (name, frequency) in enumerate(zip(truth.names, truth.frequencies, strict=True))
     ]
 
 
-def _hotcoco(truth: Truth, found: Found) -> Curves:
+def _hotcoco(truth: GroundTruth, found: LocatedDetections) -> Curves:
     import hotcoco
 
     dataset = hotcoco.COCO.from_arrays(
@@ -93,11 +100,11 @@ def _hotcoco(truth: Truth, found: Found) -> Curves:
     return Curves(np.asarray(tables["precision"]), np.asarray(tables["recall"]), max_dets)
 
 
-def _pycocotools(truth: Truth, found: Found) -> Curves:
+def _pycocotools(truth: GroundTruth, found: LocatedDetections) -> Curves:
     from pycocotools.coco import COCO
 
-    kept = _judged(truth, found) if truth.federated else found
-    # pycocotools talks on stdout, which belongs to the command line's own tables and JSON.
+    kept = keep_verified(found, truth) if truth.federated else found
+    # pycocotools prints to stdout, which the command line uses for tables and JSON.
     with contextlib.redirect_stdout(io.StringIO()):
         dataset, results = COCO(), COCO()
         images, categories = _image_records(truth), _category_records(truth)
@@ -115,7 +122,7 @@ def _pycocotools(truth: Truth, found: Found) -> Curves:
     return Curves(evaluation.eval["precision"], evaluation.eval["recall"], max_dets)
 
 
-def _truth_records(truth: Truth) -> list[dict[str, Any]]:
+def _truth_records(truth: GroundTruth) -> list[dict[str, Any]]:
     columns = zip(
         truth.images.tolist(),
         truth.concepts.tolist(),
@@ -130,7 +137,7 @@ def _truth_records(truth: Truth) -> list[dict[str, Any]]:
     ]
 
 
-def _found_records(found: Found) -> list[dict[str, Any]]:
+def _found_records(found: LocatedDetections) -> list[dict[str, Any]]:
     columns = zip(
         found.images.tolist(),
         found.concepts.tolist(),
@@ -152,23 +159,15 @@ def _found_records(found: Found) -> list[dict[str, Any]]:
     ]
 
 
-def _judged(truth: Truth, found: Found) -> Found:
-    """LVIS: a detection counts only where its concept was annotated in the photo, or checked to be absent."""
-    assert truth.negative is not None
-    checked = truth.negative.copy()
-    checked[truth.images, truth.concepts] = True
-    return found.where(checked[found.images, found.concepts])
-
-
 def _evaluator() -> Any:
-    """pycocotools' COCOeval, which, given `not_exhaustive`, forgives unmatched detections there (LVIS)."""
+    """Return COCOeval with an attribute `not_exhaustive`: unmatched detections there are ignored (LVIS)."""
     from pycocotools.cocoeval import COCOeval
 
     class Evaluator(COCOeval):  # type: ignore[misc]
         not_exhaustive: npt.NDArray[np.bool_] | None = None
 
         def evaluateImg(self, image: int, category: int, area: Any, limit: int) -> Any:
-            """One photo and concept, unmatched detections ignored if the concept's boxes are incomplete."""
+            """Evaluate one image and concept; ignore unmatched detections if its boxes are incomplete."""
             record = super().evaluateImg(image, category, area, limit)
             if record and self.not_exhaustive is not None and self.not_exhaustive[image - 1, category - 1]:
                 record["dtIgnore"] = np.logical_or(record["dtIgnore"], record["dtMatches"] == 0)
