@@ -1,4 +1,4 @@
-"""The seams: a toy student, a toy term with a buffer and toy teacher rows, added without touching the library.
+"""The seams: a toy student, term and teacher rows, added without touching the library.
 
 Each is one class and one row in a table. With them a run trains, resumes to the bit, evaluates and predicts.
 """
