@@ -18,7 +18,7 @@ from cckt.detector.evaluation.detect import Variant
 from cckt.detector.evaluation.evaluate import evaluate_detections
 from cckt.detector.runs.run_folder import run_config
 
-PAPER_PRIORS = {(0.7, 6): 0.380, (0.7, 12): 0.376, (0.9, 6): 0.368, (0.9, 12): 0.362}
+PAPER_PRIORS = {(0.7, 6): 0.380, (0.9, 6): 0.376, (0.7, 12): 0.368, (0.9, 12): 0.362}
 """AP50 novel of the paper by (rho, L), filled up with random concepts."""
 
 

@@ -162,8 +162,12 @@ def test_table6_asks_one_run_under_every_prior(made: tuple[Plan, dict[str, Any]]
 def test_the_papers_table6_stands_beside_its_own_cells() -> None:
     from cckt.ablation.priors import PAPER_PRIORS
 
-    assert [100 * value for value in PAPER_PRIORS.values()] == pytest.approx([38.0, 37.6, 36.8, 36.2])
-    assert list(PAPER_PRIORS) == [(0.7, 6), (0.7, 12), (0.9, 6), (0.9, 12)]
+    percent = {cell: round(100 * value, 1) for cell, value in PAPER_PRIORS.items()}
+    assert percent == {(0.7, 6): 38.0, (0.9, 6): 37.6, (0.7, 12): 36.8, (0.9, 12): 36.2}
+    for rho, falls in ((0.7, 1.2), (0.9, 1.4)):
+        assert percent[rho, 6] - percent[rho, 12] == pytest.approx(falls), "change with L"
+    for limit, falls in ((6, 0.4), (12, 0.6)):
+        assert percent[0.7, limit] - percent[0.9, limit] == pytest.approx(falls), "change with rho"
 
 
 def test_table5_gives_each_teacher_columns_of_its_own(
