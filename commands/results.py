@@ -165,11 +165,11 @@ def ablate(
     json: Json = None,
 ) -> None:
     """Make a table of the paper on your data, or one of options; goes on where it was stopped."""
-    from cckt.ablation import Plan
+    from cckt.ablation import AblationPlan
     from cckt.ablation import ablate as make
     from cckt.ablation.page import TITLES, rows, sentences
 
-    plan = Plan(
+    plan = AblationPlan(
         out=out,
         recipe=recipe,
         seeds=seeds,
@@ -186,7 +186,7 @@ def ablate(
         rows=tuple(row or ()),
     )
     answer = Answer(json)
-    made = make(table, plan, say=answer.heading, progress=TerminalProgress())
+    made = make(table, plan, announce=answer.heading, progress=TerminalProgress())
     head, *body = rows(made)
     answer.table(f"{TITLES[table]}, in percent", head, body)
     answer.say(*sentences(made), f"{out / table}.json, {out / table}.md")
