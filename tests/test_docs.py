@@ -22,6 +22,7 @@ import typer
 import cckt
 from cckt import cli
 from cckt.cache_builder.teacher.clip import load_teacher
+from cckt.commands.quickstart import NEXT_STEPS
 from tests.commands.front import options
 from tests.places import ROOT
 
@@ -82,7 +83,7 @@ def test_the_readme_gives_commands_and_quickstart_says_what_is_next() -> None:
     readme = commands((ROOT / "README.md").read_text(encoding="utf-8"))
     assert ["quickstart"] in readme
     assert {words[0] for words in readme} >= {"data", "cache", "train", "eval", "predict", "doctor"}
-    next_steps = commands(f"```\n{cli.NEXT}\n```")
+    next_steps = commands(f"```\n{NEXT_STEPS}\n```")
     assert len(next_steps) == 4
     assert not [told for words in next_steps if (told := fault(words))]
 
