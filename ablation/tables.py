@@ -72,8 +72,8 @@ def _table5(plan: AblationPlan, announce: Announce, progress: Progress) -> dict[
     full = plan.config()
     if len(plan.teachers) < 2:
         raise UserError(
-            "table5 compares teachers, the weakest first: give --teacher NAME two times or more (three for "
-            "shapeworld are trained by python -m cckt.shapeworld.train_teacher --size tiny, less and small)."
+            f"table5 compares teachers, found {len(plan.teachers)}; give --teacher NAME two times or more, "
+            "weakest first. docs/ablating.md shows how to train weaker ones for shapeworld."
         )
     if full.prior.source != "clip":
         raise UserError(

@@ -31,7 +31,6 @@ Data = Annotated[Path, typer.Argument(help="Data set folder.")]
 Place = Annotated[str, typer.Argument(help="Data set folder, or a folder or URL that holds columns.")]
 Columns = Annotated[list[str] | None, typer.Argument(help="Column names. Default: all.")]
 Run = Annotated[Path, typer.Argument(help="Run folder.")]
-DataOption = Annotated[Path, typer.Option("--data", help="Data set folder.")]
 NewData = Annotated[Path, typer.Option("--out", help="Data set folder to create.")]
 Keep = Annotated[str, typer.Option(help="all, or base to drop every box that training must not see.")]
 
@@ -75,10 +74,10 @@ ColumnOut = Annotated[
 # Priors, scores and results.
 Rho = Annotated[
     float | None,
-    typer.Option(help="Smallest probability that counts as present. Default: the recipe's or the run's."),
+    typer.Option(help="Smallest probability that counts as present. Default: that of the run or recipe."),
 ]
 Limit = Annotated[
-    int | None, typer.Option(help="Most present concepts per image. Default: the recipe's or the run's.")
+    int | None, typer.Option(help="Most present concepts per image. Default: that of the run or recipe.")
 ]
 Priors = Annotated[
     str | None,

@@ -32,7 +32,7 @@ def predict(
     priors: Annotated[
         str | None,
         typer.Option(
-            help="clip: the teacher estimates which concepts a photo holds; none. Default: the run's."
+            help="clip (the teacher estimates which concepts a photo holds) or none. Default: the run's."
         ),
     ] = None,
     min_score: Annotated[

@@ -62,7 +62,7 @@ def priors(
         typer.Option(help="Training data set on whose base concepts the LLM's answers are calibrated."),
     ] = None,
     trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Allow the LLM's repository to run its code.")
+        bool, typer.Option("--trust-remote-code", help="Run code from the repository of the LLM.")
     ] = False,
     workers: Workers = None,
     device: Device = DEVICE,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cckt.commands.console import Answer, TerminalProgress
-from cckt.commands.options import DEVICE, DataOption, Device, Json, NewData, Priors, Run
+from cckt.commands.options import DEVICE, Device, Json, NewData, Priors, Run
 
 
 def pseudo(
     run: Run,
-    data: DataOption,
+    data: Annotated[Path, typer.Option(help="Data set to extend; the run predicts on its photos.")],
     out: NewData,
     min_score: Annotated[float, typer.Option(help="Smallest score of a detection that becomes a box.")] = 0.9,
     base_only: Annotated[

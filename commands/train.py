@@ -21,7 +21,7 @@ class TrainCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give `--resume` without a value the empty value."""
         words = [
-            "--resume=" if word == "--resume" and (after is None or after.startswith("--")) else word
+            "--resume=" if word == "--resume" and (after is None or after.startswith("-")) else word
             for word, after in zip_longest(args, args[1:])
         ]
         return super().parse_args(ctx, words)

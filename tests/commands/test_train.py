@@ -52,6 +52,10 @@ def test_a_missing_folder_or_recipe_names_its_option(call: Call, tmp_path: Path)
     assert "no data.json says which data" in call("train", "--resume", run).sentence()
 
 
+def test_an_option_after_a_bare_resume_is_not_its_value(call: Call) -> None:
+    assert "Usage: cckt train" in call("train", "--resume", "-h").out
+
+
 def test_resume_needs_no_recipe(call: Call, world: World, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert call(*world.train(out)).code == 0
