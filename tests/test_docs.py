@@ -26,6 +26,7 @@ import typer
 import cckt
 from cckt import cli
 from cckt.cache_builder.teacher.clip import load_teacher
+from cckt.commands.quickstart import NEXT_STEPS
 from tests.commands.front import options
 from tests.places import ROOT
 from tests.test_architecture import ROOMS
@@ -118,7 +119,7 @@ def test_the_readme_and_quickstart_name_the_commands() -> None:
     readme = commands((ROOT / "README.md").read_text(encoding="utf-8"))
     assert ["quickstart"] in readme
     assert {words[0] for words in readme} >= {"data", "cache", "train", "eval", "predict", "doctor"}
-    next_steps = commands(f"```\n{cli.NEXT}\n```")
+    next_steps = commands(f"```\n{NEXT_STEPS}\n```")
     assert len(next_steps) == 4
     assert not list(filter(None, map(problem_of, next_steps)))
 
