@@ -25,14 +25,14 @@ class Ranks(Protocol):
     def rank(self) -> int:
         """This one's number."""
 
-    def beside(self, rows: Tensor) -> Tensor:
+    def gather_rows(self, rows: Tensor) -> Tensor:
         """(n, ...) -> (R n, ...): every rank's rows; what is asked of them has gradients on their ranks."""
 
 
 class _Alone:
     rank = 0
 
-    def beside(self, rows: Tensor) -> Tensor:
+    def gather_rows(self, rows: Tensor) -> Tensor:
         return rows
 
 
@@ -90,10 +90,10 @@ def contrastive_loss(
         away = ~crops.candidate[first:][images]
     else:
         flat = region.flatten(1, 2)  # (L, B N, D)
-        every = ranks.beside(flat.transpose(0, 1)).transpose(0, 1)
+        every = ranks.gather_rows(flat.transpose(0, 1)).transpose(0, 1)
         scores = torch.einsum("md,lnd->lmn", teacher.flatten(0, 1), every) / config.tau  # (L, B M, R B N)
         if asked is not None:
-            scores = scores.masked_fill(~ranks.beside(asked).flatten(), NEVER)
+            scores = scores.masked_fill(~ranks.gather_rows(asked).flatten(), NEVER)
         row, column = images * objects + matches.objects, images * queries + chosen
         own = scores[layer, row, first * queries + column]
         to_student = scores.logsumexp(-1)[layer, row]
@@ -155,12 +155,15 @@ class _Crops:
 def _teacher(
     targets: PaddedTargets, config: LossConfig, bank: Tensor | None, dtype: torch.dtype, ranks: Ranks
 ) -> _Crops:
-    teacher, known = ranks.beside(targets.embeddings.to(dtype)), ranks.beside(targets.valid & targets.real)
+    teacher, known = (
+        ranks.gather_rows(targets.embeddings.to(dtype)),
+        ranks.gather_rows(targets.valid & targets.real),
+    )
     if config.teacher_bank == "instance":
         return _Crops(_masked(teacher, known), known, known)
-    concepts, real = ranks.beside(targets.concepts), ranks.beside(targets.real)
+    concepts, real = ranks.gather_rows(targets.concepts), ranks.gather_rows(targets.real)
     if bank is None:
-        chance = ranks.beside(torch.rand(targets.concepts.shape, device=known.device))
+        chance = ranks.gather_rows(torch.rand(targets.concepts.shape, device=known.device))
         drawn = _draw(concepts, known, chance)  # (R B, M): a flat object number of the same class
         teacher = teacher.flatten(0, 1)[drawn]
         known = known.flatten()[drawn] & real

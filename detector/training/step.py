@@ -131,7 +131,7 @@ class Stepper:
         """The parts with targets padded as on the rank that has most, where ranks contrast together."""
         if self.together is ALONE:
             return parts
-        most = self.world.most([part.targets.boxes.shape[1] for part in parts])
+        most = self.world.maximum([part.targets.boxes.shape[1] for part in parts])
         return [
             replace(part, targets=widened(part.targets, objects))
             for part, objects in zip(parts, most, strict=True)
