@@ -12,6 +12,7 @@ from cckt.ablation.data import Say, folders
 from cckt.ablation.page import save
 from cckt.ablation.plan import ROWS, Plan
 from cckt.ablation.runs import FIGURES, asked, check_rows, seeded, spread, trained
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import open_index
@@ -19,7 +20,7 @@ from cckt.detector.config.config import Config, PriorConfig
 from cckt.detector.evaluation.detect import Variant
 from cckt.detector.evaluation.evaluate import evaluate_detections
 from cckt.detector.evaluation.scene import WITHHELD, WRONG
-from cckt.detector.runs.run_folder import read_json, run_config, write_json
+from cckt.detector.runs.run_folder import read_json, run_config
 
 TOLD = ("own", "oracle", "corrupted", "none")
 """The priors that a finished run is told, and no more than told: they weigh on no score."""

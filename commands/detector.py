@@ -249,7 +249,7 @@ def _draw(photo: Image.Image, prediction: Prediction, picture: Path) -> None:
 
 def _write_images(found: list[Prediction], path: Path) -> None:
     """What the ids of predictions.json mean, as COCO's annotation files say it."""
-    from cckt.detector.runs.run_folder import write_json
+    from cckt.cache_builder.base.atomic_files import write_json
 
     images = [
         {"id": number, "file_name": one.source, "width": one.size[0], "height": one.size[1]}

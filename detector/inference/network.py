@@ -17,7 +17,7 @@ from cckt.cache_builder.vocabulary import Vocabulary, normalise_name
 from cckt.detector.config.config import Config
 from cckt.detector.data.transforms import apply_to_image, eval_view, normalise, pad_batch
 from cckt.detector.ranks.world import pick_device
-from cckt.detector.runs.run_folder import Facts, fit_weights, judged_weights, load_weights, run_config
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, load_weights, run_config
 from cckt.detector.students.contract import DetectorOutput, PresentText
 from cckt.detector.students.deformable_detr.attention import choose_kernel
 from cckt.detector.students.deformable_detr.model import CCKTDetector
@@ -114,12 +114,12 @@ def load_network(run: Path, device: str = "auto", weights: Path | None = None) -
     where `run` is no run folder, has no weights, or weights and config do not fit.
     """
     config, facts = run_config(run), Facts.load(run)
-    path = weights or judged_weights(run)
+    path = weights or evaluation_weights(run)
     classes = facts.n_classes if config.model.class_head == "linear" else 0
     model = CCKTDetector(config.model, facts.embedding_dim, classes, pretrained=False)
     if config.model.attention_kernel == "triton":  # a demand of its training; the answers are the same
         choose_kernel(model, "auto")
-    fit_weights(model, load_weights(path), path)
+    load_into(model, load_weights(path), path)
     place = pick_device(device)
     if place.type == "cuda":  # Triton launches on the current one
         torch.cuda.set_device(place)

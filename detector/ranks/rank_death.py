@@ -142,8 +142,8 @@ class RankMonitor:
         """Record the loss of a rank and, on rank 0, forward it to the others."""
         self.lost = (
             f"rank {rank} of {self.size} (on {host}) ended before the run did, so every rank ends; read the "
-            "last output of that rank, then start all ranks again (with --resume, training continues from its "
-            "newest checkpoint)."
+            "last output of that rank, then start all ranks again (with --resume, training continues from "
+            "the newest checkpoint)."
         )
         if self.rank == 0:
             for connection in self._connections.values():

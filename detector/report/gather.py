@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.atomic_files import plain, write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.store import column_of, open_column, teacher_of
@@ -26,7 +26,7 @@ from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import classify, costs
 from cckt.detector.report.log import read_log
 from cckt.detector.report.priors import prior_quality, sweep
-from cckt.detector.runs.run_folder import Facts, judged_weights, read_json, run_config, write_json
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, read_json, run_config
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _digests(run: Path, facts: Facts, scene: Scene, folder: Path) -> list[tuple[
     text = teacher_of(_text_recipe(scene)) or {}
     rows = [
         ("run", str(run)),
-        ("weights", judged_weights(run).name),
+        ("weights", evaluation_weights(run).name),
         ("evaluation", str(folder)),
         ("index trained on", facts.index_digest),
         ("index scored on", scene.index.digest),

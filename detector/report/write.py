@@ -9,13 +9,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.atomic_files import plain, write_bytes
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.detector.evaluation.bootstrap import compare
 from cckt.detector.report.gallery import tiles
 from cckt.detector.report.gather import Answers, Choices, answers_of
-from cckt.detector.runs.run_folder import read_json, write_bytes
+from cckt.detector.runs.run_folder import read_json
 
 
 def write_report(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.detector.config.config import Config, InferenceConfig, PriorConfig, save_config
@@ -66,7 +67,7 @@ class Folders:
 
     def save(self, run: Path) -> None:
         """Write data.json."""
-        store.write_json(run / "data.json", asdict(self))
+        write_json(run / "data.json", asdict(self))
 
     @staticmethod
     def load(run: Path) -> Folders:
@@ -137,9 +138,9 @@ class Run:
                     f"--out {self.out}: cannot be made ({error.strerror}); name a folder that can be."
                 ) from None
             if resume:
-                store.sweep(self.out, self.step)
+                store.remove_leftovers(self.out, self.step)
             save_config(self.config, self.out / "config.toml")
-            store.write_json(self.out / "versions.json", versions(self.world))
+            write_json(self.out / "versions.json", versions(self.world))
             folders.save(self.out)
             self.ingredients.facts.save(self.out)
 
@@ -165,7 +166,7 @@ class Run:
 
     def _restore(self, folder: Path) -> None:
         path = folder / "model.safetensors"
-        store.fit_weights(self.model, store.load_weights(path), path)
+        store.load_into(self.model, store.load_weights(path), path)
         state = store.load_state(folder)
         self.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])

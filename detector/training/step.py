@@ -20,6 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.detector.config.config import Config
 from cckt.detector.data.batch import Batch
 from cckt.detector.data.transforms import normalise
@@ -28,7 +29,6 @@ from cckt.detector.losses.matcher import match
 from cckt.detector.losses.objective import compute_losses
 from cckt.detector.ranks.world import World
 from cckt.detector.runs.log import StepTimes
-from cckt.detector.runs.run_folder import write_bytes
 from cckt.detector.students.contract import DetectorOutput, TrainingQueries, widened
 from cckt.detector.students.deformable_detr.denoise import noised_queries
 from cckt.detector.students.precision import autocast

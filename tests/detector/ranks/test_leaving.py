@@ -204,10 +204,10 @@ def test_a_run_without_an_intact_checkpoint_cannot_be_resumed(folder: Path, tmp_
 def test_a_resumed_finished_run_is_evaluated_by_its_new_weights(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_config(), folder, folder, run, max_steps=2)
-    assert store.judged_weights(run).parent == run
+    assert store.evaluation_weights(run).parent == run
     assert finished(run)
     train(tiny_config(), folder, folder, run, resume=True, stop_after=2)
-    assert store.judged_weights(run).parent.name == "step-00000004"
+    assert store.evaluation_weights(run).parent.name == "step-00000004"
     assert finished(run) == {}
     assert json.loads((run / "metrics.json").read_text())["stopped"] == "stop_after"
 
