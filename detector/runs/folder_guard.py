@@ -103,8 +103,8 @@ def _take_lock(stack: ExitStack, run: Path) -> None:
 
 def _locked(run: Path, holder: str) -> UserError:
     return UserError(
-        f"{run}: {holder} is training in this folder, expected no other training; wait until it ends, or give "
-        "another --out."
+        f"{run}: {holder} is training in this folder, expected no other training; wait until it ends, or "
+        "give another --out."
     )
 
 

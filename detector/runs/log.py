@@ -99,7 +99,7 @@ def check_wandb(project: str) -> None:
             importlib.import_module("wandb")
         except ImportError:
             raise UserError(
-                f"option train.wandb_project: found {project!r}, but wandb is not installed; run pip install "
+                f"option train.wandb_project: found {project!r}, but wandb is not installed; pip install "
                 "'cckt[wandb]', or leave the option empty."
             ) from None
 
@@ -121,7 +121,7 @@ def _wandb(run: Path, config: Config) -> Any:
         )
     except Exception as error:
         raise UserError(
-            f"option train.wandb_project: wandb could not start a run ({error}); log in with wandb login, "
+            f"option train.wandb_project: wandb could not begin a run ({error}); log in with wandb login, "
             "set WANDB_MODE=offline, or leave the option empty."
         ) from error
 
