@@ -237,7 +237,7 @@ def test_a_student_knows_no_loss_and_a_loss_no_student() -> None:
 
 
 def test_the_detector_reads_columns_and_never_makes_them() -> None:
-    allowed = {"base", "index", "vocabulary", "store", "photos", "doctor"}
+    allowed = {"base", "index", "vocabulary", "store", "photos", "quality", "doctor"}
     used = {
         (module, one.name)
         for module in modules()

@@ -13,7 +13,7 @@ import re
 import socket
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -71,7 +71,7 @@ def require_own_or_empty(folder: Path) -> None:
         raise UserError(f"--out {folder}: cannot be read ({error.strerror}); give another folder.") from None
     if _is_run(folder):
         return
-    own = {
+    own: dict[str, Callable[[Path], bool]] = {
         "config.toml": _is_written_config,
         "versions.json": lambda path: "cckt" in _json_object(path),
         "data.json": lambda path: {"train", "val"} <= _json_object(path).keys(),
