@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.locks import alone
+from cckt.cache_builder.base.locks import hold_lock
 from cckt.detector.config.config import Config, load_config
 from cckt.detector.ranks.world import World
 from cckt.detector.runs.run_folder import Facts
@@ -90,7 +90,7 @@ def _take_lock(stack: ExitStack, run: Path) -> None:
     """Take the lock of a run folder until `stack` closes. Raises UserError if another process has it."""
     path = run / LOCK
     for _ in range(LOCK_TRIES):
-        if stack.enter_context(alone(path, wait=False)):
+        if stack.enter_context(hold_lock(path, wait=False)):
             with contextlib.suppress(OSError):  # without locks, or a folder that cannot be made
                 path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
             return

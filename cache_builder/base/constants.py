@@ -1,0 +1,27 @@
+"""Defaults that several rooms share: one home for the value of an option, of a signature and of a recipe.
+
+Light, so that the command line can import it for `--help`.
+"""
+
+from __future__ import annotations
+
+TAU = 0.07
+"""Temperature of the cosines of CLIP priors; docs/method/cckt_det.md, eq. 5."""
+
+TEMPLATES = "ensemble12"
+"""Templates of the text embeddings; docs/method/cckt_det.md, eq. 1."""
+
+CROP = "box"
+"""Crop rule; docs/method/cckt_det.md, section 3."""
+
+BATCH = 256
+"""Images, or sentences, that a teacher encodes together."""
+
+PRECISION = "fp32"
+"""Precision of matrix products in a teacher or a multimodal LLM."""
+
+BACKEND = "transformers"
+"""Engine of a multimodal LLM."""
+
+PROMPT = "Question: Does {concept} exist in the image? Answer:"
+"""Question to a multimodal LLM; docs/method/cckt_det.md, section 3."""
