@@ -1,5 +1,7 @@
-"""Count which concepts novel objects are detected as: the right one, a base one, another novel one, or
-none."""
+"""Count the concepts that novel objects are detected as.
+
+The best detection of a box has the right concept, a base one, another novel one, or there is none.
+"""
 
 from __future__ import annotations
 

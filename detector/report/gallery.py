@@ -105,8 +105,10 @@ def choose_examples(truth: Truth, found: Found, threshold: float, *, most: int) 
 def _alternate_concepts(
     candidates: list[tuple[float, int, int]], used: set[int], most: int
 ) -> list[tuple[int, int]]:
-    """Return up to `most` (image, concept), concepts in turn, each by falling value; add the images to
-    `used`."""
+    """Return up to `most` (image, concept), by falling value, concepts in turn.
+
+    Images in `used` are skipped; the chosen ones are added to it.
+    """
     queues: dict[int, list[int]] = {}
     for _, image, concept in sorted(candidates, key=lambda one: (-one[0], one[1:])):
         queues.setdefault(concept, []).append(image)

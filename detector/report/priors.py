@@ -80,8 +80,7 @@ def _known(scene: Scene, presence: Table) -> Table:
 
 
 def _reliability(probabilities: npt.NDArray[np.float64], presence: Table) -> list[dict[str, float]]:
-    """Return the non-empty bins of probability: mean "probability", "frequency" of presence, number of
-    "pairs"."""
+    """Return "probability" (mean), "frequency" of presence and number of "pairs" of each non-empty bin."""
     numbers = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     return [
         {

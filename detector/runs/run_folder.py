@@ -94,8 +94,10 @@ class Facts:
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """Read a JSON file. Raises UserError if it is missing or invalid; `expected` describes it in the
-    message."""
+    """Read a JSON file.
+
+    Raises UserError if it is missing or invalid; `expected` describes the file in the message.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -226,10 +228,10 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def evaluation_weights(run: Path) -> Path:
-    """Return the weights file for evaluation: model.safetensors if the run has finished, else that of its
-    newest checkpoint (the moving average, with EMA).
+    """Return the weights file by which a run is evaluated.
 
-    Raises UserError if there is neither.
+    model.safetensors if the run has finished, else the file of its newest checkpoint (the moving average, with
+    EMA). Raises UserError if there is neither.
     """
     if (run / "model.safetensors").is_file():
         return run / "model.safetensors"
