@@ -79,8 +79,8 @@ def check_recipe(config: Config) -> list[Finding]:
     )
     if note:
         message += (
-            f"; the pretrained weights of the backbone cannot be loaded ({note}): run once with network access "
-            "or add --set model.backbone_weights=FILE.safetensors"
+            f"; the pretrained weights of the backbone cannot be loaded ({note}): run once with network "
+            "access or add --set model.backbone_weights=FILE.safetensors"
         )
     return [Finding("warn" if note else "good", subject, message)]
 
@@ -137,8 +137,8 @@ def check_unseen(facts: Facts, data: Path) -> list[Finding]:
     if seen:
         names = ", ".join(seen[:5]) + (" and others" if len(seen) > 5 else "")
         message = (
-            f"the run was trained on {len(seen)} of the {len(novel)} novel concepts of {data} ({names}); build "
-            "both data sets with the same --split"
+            f"the run was trained on {len(seen)} of the {len(novel)} novel concepts of {data} ({names}); "
+            "build both data sets with the same --split"
         )
         return [Finding("bad", "leak", message)]
     message = f"none of the {len(novel)} novel concepts of {data} is among the {len(trained)} trained ones"

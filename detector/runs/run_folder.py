@@ -230,8 +230,8 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 def evaluation_weights(run: Path) -> Path:
     """Return the weights file by which a run is evaluated.
 
-    model.safetensors if the run has finished, else the file of its newest checkpoint (the moving average, with
-    EMA). Raises UserError if there is neither.
+    model.safetensors if the run has finished, else the file of its newest checkpoint (the moving average,
+    with EMA). Raises UserError if there is neither.
     """
     if (run / "model.safetensors").is_file():
         return run / "model.safetensors"

@@ -96,7 +96,7 @@ def test_a_trained_novel_concept_is_a_leak(data: Path, run: Path) -> None:
     assert not bad(check_unseen(facts, data))
     leaked = replace(facts, names=[*facts.names, "Thing_5"])
     message = bad(check_unseen(leaked, data))
-    assert message.startswith("the run was trained on 1 concepts that are novel in")
+    assert message.startswith("the run was trained on 1 of the 2 novel concepts of")
     assert "(thing 5)" in message
 
 
