@@ -22,8 +22,8 @@ FRONT = ("cckt", "cckt.__main__", "cckt.api", "cckt.cli", "cckt.quickstart")
 
 
 def is_script(module: str) -> bool:
-    """Run by hand with python -m: these train and examine what the package ships."""
-    return module.startswith(("cckt.shapeworld.train_", "cckt.shapeworld.examine"))
+    """Run by hand with python -m: these train and evaluate what the package ships."""
+    return module.startswith(("cckt.shapeworld.train_", "cckt.shapeworld.evaluate_"))
 
 
 @dataclass(frozen=True)
