@@ -59,7 +59,7 @@ def evaluate_teacher(teacher: Teacher, *, crops: int = 1300, photos: int = 600) 
 
 
 def _clean_crop(number: int) -> tuple[Image.Image, int]:
-    """Return the crop of the only object of an image, complete and 32 pixels or longer, and its concept row."""
+    """Return a crop of one complete object of 32 pixels or more, and its concept row."""
     rng = np.random.default_rng((TEST_SEED, 1, number))
     while True:  # an object may find no room, or touch the edge
         row = number % len(CONCEPTS)
