@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cckt.cache_builder.base.constants import TAU
 from cckt.cache_builder.quality.existence import existence_report
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from cckt.cache_builder.teacher.prompts import ENSEMBLE12
@@ -25,7 +26,8 @@ TEST_SEED = 0xE8A3
 """Seed of the test images; no data set of the quickstart and no training image has it."""
 MIN_CROP = 16
 """Shortest side in pixels of an evaluated crop."""
-TAU, RHO, LIMIT, BATCH = 0.07, 0.70, 6, 256
+BATCH = 256
+"""Images that are embedded together."""
 
 
 def evaluate_teacher(teacher: Teacher, *, crops: int = 1300, photos: int = 600) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def evaluate_teacher(teacher: Teacher, *, crops: int = 1300, photos: int = 600) 
     }
     novel = np.isin(CONCEPTS, list(NOVEL))
     splits = {"base": np.flatnonzero(~novel), "novel": np.flatnonzero(novel)}
-    for split, report in existence_report(priors, presence, splits, rho=RHO, limit=LIMIT).items():
+    for split, report in existence_report(priors, presence, splits).items():
         figures[f"existence_{split}"] = report.to_json()
     return figures
 

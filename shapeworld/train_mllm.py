@@ -27,7 +27,7 @@ from cckt.cache_builder.mllm import Mllm, Questions, Scorer, load_mllm
 from cckt.cache_builder.mllm.packing import packed_mask
 from cckt.cache_builder.quality.existence import existence_report
 from cckt.shapeworld.captions import CaptionedPhotos, render_captioned, words
-from cckt.shapeworld.evaluate_teacher import LIMIT, RHO, TEST_SEED
+from cckt.shapeworld.evaluate_teacher import TEST_SEED
 from cckt.shapeworld.pictographs import CONCEPTS, NOVEL
 from cckt.shapeworld.scene import SIDE, render_photo
 from cckt.shapeworld.tiny_mllm import IMAGE, MEAN, STD, build, load_tower, write
@@ -255,7 +255,7 @@ def evaluate_mllm(folder: Path, photos: int) -> dict[str, Any]:
         shares.append(float(np.median(scores.share)))
     novel = np.isin(CONCEPTS, list(NOVEL))
     splits = {"base": np.flatnonzero(~novel), "novel": np.flatnonzero(novel)}
-    report = existence_report(priors, presence, splits, rho=RHO, limit=LIMIT)
+    report = existence_report(priors, presence, splits)
     return {
         "share": float(np.median(shares)) if shares else float("nan"),
         "parameters": sum(p.numel() for p in mllm.model.parameters()),

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cckt.cache_builder.base.constants import TAU
 from cckt.cache_builder.base.errors import UserError
 from cckt.shapeworld.captions import TEMPLATES, CaptionedPhotos, render_captioned, words
 from cckt.shapeworld.train_backbone import SingleDrawings, pool_features, train_classifier
@@ -38,8 +39,8 @@ SIZES = {  # name in timm of the image tower; width and layers of the text tower
     "tiny": ("test_resnet", 64, 1),
 }
 WIDTH, CONTEXT = 96, 24
-TAU, SOFTMAX_TAU, RATE = 0.07, 0.04, 2e-3
-"""Temperatures of the sigmoid and of the softmax, learning rate."""
+SOFTMAX_TAU, RATE = 0.04, 2e-3
+"""Temperature of the softmax, learning rate; the temperature of the sigmoid is TAU."""
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 

@@ -30,7 +30,7 @@ from cckt.detector.runs.run_folder import Facts, evaluation_weights, read_json, 
 
 
 @dataclass(frozen=True)
-class RunReport:
+class RunAnalysis:
     """Report data of one run on one data set, without the gallery."""
 
     scene: Scene
@@ -53,7 +53,7 @@ class ReportOptions:
     sweep: bool = True
 
 
-def collect(run: Path, data: Path, options: ReportOptions, progress: Progress) -> RunReport:
+def collect(run: Path, data: Path, options: ReportOptions, progress: Progress) -> RunAnalysis:
     """Evaluate a run, or read an existing evaluation, and analyse the detections.
 
     Raises UserError for a run, data set or column that is missing or does not fit the others.
@@ -83,7 +83,7 @@ def collect(run: Path, data: Path, options: ReportOptions, progress: Progress) -
         "config": _flat(config.to_dict()),
         "digests": _digests(run, facts, scene, folder),
     }
-    return RunReport(scene, measured, threshold, page)
+    return RunAnalysis(scene, measured, threshold, page)
 
 
 def _evaluation(

@@ -14,7 +14,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.detector.evaluation.bootstrap import compare
 from cckt.detector.report.gallery import gallery_images
-from cckt.detector.report.gather import ReportOptions, RunReport, collect
+from cckt.detector.report.gather import ReportOptions, RunAnalysis, collect
 from cckt.detector.runs.run_folder import read_json
 
 SCRIPTS = ("charts.js", "gallery.js", "page.js")
@@ -115,7 +115,7 @@ def _last_data(run: Path) -> Path:
     return data
 
 
-def _data_card(data: Path, first: RunReport) -> dict[str, Any]:
+def _data_card(data: Path, first: RunAnalysis) -> dict[str, Any]:
     """Return the facts about the data set that the page shows."""
     truth, index = first.measured.truth, first.scene.index
     return {
@@ -131,7 +131,7 @@ def _data_card(data: Path, first: RunReport) -> dict[str, Any]:
     }
 
 
-def _comparisons(reports: list[RunReport], resamples: int) -> list[dict[str, Any]]:
+def _comparisons(reports: list[RunAnalysis], resamples: int) -> list[dict[str, Any]]:
     """Compare every further run with the first one by a paired bootstrap of AP50."""
     first = reports[0].measured
     rows = []
