@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.atomic_files import plain, write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
@@ -34,7 +34,7 @@ from cckt.detector.drawing.gallery import draw_finds
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.evaluation.protocols import SPLIT_FIGURES
 from cckt.detector.inference.predict import Detector
-from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config, write_json
+from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config
 from cckt.detector.training.train import finished, train
 from cckt.shapeworld.dataset import make_dataset
 

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from cckt.ablation.plan import ROWS, AblationPlan
-from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.detector.evaluation.metrics import percent
-from cckt.detector.runs.run_folder import write_bytes, write_json
 
 TITLES = {
     "table4": "Table 4: effect of each part of the method",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cckt.ablation.plan import differences
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import open_index
@@ -21,7 +22,7 @@ from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import evaluate_detections
 from cckt.detector.evaluation.scene import Scene, open_scene
 from cckt.detector.inference.network import load_network
-from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config, write_json
+from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config
 from cckt.detector.training.preflight import check_batch, check_validation, gather
 from cckt.detector.training.train import finished, train
 

@@ -28,10 +28,10 @@ def doctor(
     """Check the installation, data sets and a run, and that no novel box can reach training."""
     from cckt.detector.config.config import apply_overrides
     from cckt.detector.config.recipes import recipe as named
-    from cckt.detector.doctor import examine
+    from cckt.detector.doctor import run_checks
 
     config = apply_overrides(named(recipe), overrides or ()) if recipe else None
-    findings = examine(config, data=data, val=val, run=run, mllm_model=mllm_model)
+    findings = run_checks(config, data=data, val=val, run=run, mllm_model=mllm_model)
     answer = Answer(json)
     for finding in findings:
         answer.finding(finding.level, finding.subject, finding.message)

@@ -22,8 +22,8 @@ FRONT = ("cckt", "cckt.__main__", "cckt.api", "cckt.cli", "cckt.quickstart")
 
 
 def is_script(module: str) -> bool:
-    """Run by hand with python -m: these train and examine what the package ships."""
-    return module.startswith(("cckt.shapeworld.train_", "cckt.shapeworld.examine"))
+    """Run by hand with python -m: these train and evaluate what the package ships."""
+    return module.startswith(("cckt.shapeworld.train_", "cckt.shapeworld.evaluate_"))
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def test_a_student_knows_no_loss_and_a_loss_no_student() -> None:
 
 
 def test_the_detector_reads_columns_and_never_makes_them() -> None:
-    allowed = {"base", "index", "presence", "vocabulary", "store", "photos", "doctor"}
+    allowed = {"base", "index", "presence", "vocabulary", "store", "photos", "quality", "doctor"}
     used = {
         (module, one.name)
         for module in modules()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
@@ -25,7 +26,7 @@ from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.evaluation.scene import Scene, open_scene
 from cckt.detector.inference.network import Network, load_network, network_of
 from cckt.detector.ranks.world import World, joined
-from cckt.detector.runs.run_folder import Facts, file_digest, judged_weights, read_json, write_json
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, file_digest, read_json
 from cckt.detector.students.contract import Student
 
 
@@ -143,7 +144,7 @@ def evaluate_run(
 
 def made_of(run: Path, scene: Scene, prior: PriorConfig, weights: Path | None = None) -> dict[str, str]:
     """Digests of all that a run's figures on a scene follow from, but for the settings."""
-    return {"weights": file_digest(weights or judged_weights(run)), **scene.made_of(prior)}
+    return {"weights": file_digest(weights or evaluation_weights(run)), **scene.made_of(prior)}
 
 
 def asked_otherwise(config: Config, overrides: Sequence[str]) -> Config:

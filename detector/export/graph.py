@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
 from cckt.detector.inference.predict import Detector
 from cckt.detector.inference.scoring import score
-from cckt.detector.runs.run_folder import write_json
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import PresentText
 

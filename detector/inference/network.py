@@ -17,7 +17,7 @@ from torch import Tensor
 from cckt.detector.config.config import Config
 from cckt.detector.data.transforms import apply_to_image, eval_view, normalise, pad_batch
 from cckt.detector.ranks.world import pick_device
-from cckt.detector.runs.run_folder import Facts, fit_weights, judged_weights, load_weights, run_config
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, load_weights, run_config
 from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText, Student, StudentOutput
 from cckt.detector.students.precision import autocast
@@ -87,10 +87,10 @@ def load_network(run: Path, device: str = "auto", weights: Path | None = None) -
     where `run` is no run folder, has no weights, or weights and config do not fit.
     """
     config, facts = run_config(run), Facts.load(run)
-    path = weights or judged_weights(run)
+    path = weights or evaluation_weights(run)
     model = build_student(config, facts.embedding_dim, pretrained=False)
     model.prepare_inference()
-    fit_weights(model, load_weights(path), path)
+    load_into(model, load_weights(path), path)
     place = pick_device(device)
     if place.type == "cuda":  # Triton launches on the current one
         torch.cuda.set_device(place)

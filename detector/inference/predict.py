@@ -28,7 +28,7 @@ from cckt.detector.inference.network import Network, load_network
 from cckt.detector.inference.prediction import Prediction
 from cckt.detector.inference.scoring import scores_as, top_detections
 from cckt.detector.inference.vocabulary import Floats, Guide, rows_of, unit_text, with_splits
-from cckt.detector.runs.run_folder import Facts, own_figures
+from cckt.detector.runs.run_folder import Facts, evaluation_figures
 
 Photo = str | Path | Image.Image
 
@@ -246,5 +246,5 @@ def _open(photo: Photo, strict: bool) -> tuple[Image.Image, str, str]:
 
 def _threshold(run: Path) -> float:
     """The score below which the run's evaluation found more wrong than right; 0.5 without one."""
-    known = (own_figures(run).get("figures") or {}).get("best_f1") or {}
+    known = (evaluation_figures(run).get("figures") or {}).get("best_f1") or {}
     return float(known.get("score", 0.5))

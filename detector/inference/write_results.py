@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.inference.prediction import Prediction, write_coco, write_csv, write_yolo
-from cckt.detector.runs.run_folder import write_json
 
 FORMATS = ("coco", "yolo", "csv")
 

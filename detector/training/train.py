@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.detector.config.config import Config
@@ -142,7 +143,7 @@ class _Loop:
             "evaluation": evaluation,
         }
         if self.world.first:
-            store.write_json(run.out / "metrics.json", metrics)
+            write_json(run.out / "metrics.json", metrics)
         self.world.wait()
         return metrics
 
