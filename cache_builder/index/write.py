@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.locks import alone
+from cckt.cache_builder.base.locks import hold_lock
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
 
 LOCK = ".lock"
@@ -25,7 +25,7 @@ def write_index(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
     next build sweeps away. Whoever has the old tables mapped keeps them. Raises UserError where `out` cannot
     be written, or another build is writing there.
     """
-    with alone(out / FOLDER / LOCK, wait=False) as held:
+    with hold_lock(out / FOLDER / LOCK, wait=False) as held:
         if not held:
             raise UserError(
                 f"{out / FOLDER}: found another build that is writing there, expected none; wait until it is "

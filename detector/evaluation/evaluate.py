@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
@@ -26,8 +27,8 @@ from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.evaluation.results_file import DETECTIONS_FILE, METRICS_FILE
 from cckt.detector.inference.inference_model import InferenceModel, inference_model, load_inference_model
 from cckt.detector.ranks.world import World, joined
-from cckt.detector.runs.run_folder import Facts, file_digest, judged_weights, write_json
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, file_digest
+from cckt.detector.students.contract import Student
 
 
 def evaluate_detections(
@@ -51,7 +52,7 @@ def evaluate_detections(
 
 
 def evaluate_model(
-    model: CCKTDetector,
+    model: Student,
     config: Config,
     data: Path | Index,
     facts: Facts | None = None,
@@ -71,8 +72,7 @@ def evaluate_model(
     missing or do not fit.
     """
     dataset = open_evaluation_set(data, facts, protocol)
-    base = [concept.name for concept in dataset.vocabulary if concept.split == "base"]
-    prepared = inference_model(model, config, facts.names if facts else base)
+    prepared = inference_model(model, config)
     variant = limit_to_protocol(dataset.protocol, Variant("", config.prior, config.inference))
     world = world or World(0, 1, prepared.device)
     return _evaluated(world, prepared, dataset, variant, engine, 0, facts, progress, stop)[0]
@@ -133,7 +133,7 @@ def input_digests(
     run: Path, dataset: EvaluationSet, prior: PriorConfig, weights: Path | None = None
 ) -> dict[str, str]:
     """Return digests of all inputs of an evaluation: weights, index and columns, but not the settings."""
-    return {"weights": file_digest(weights or judged_weights(run)), **dataset.input_digests(prior)}
+    return {"weights": file_digest(weights or evaluation_weights(run)), **dataset.input_digests(prior)}
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:

@@ -19,14 +19,14 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.photos import BadPhoto, load_photo
+from cckt.cache_builder.presence import Rows
 from cckt.detector.config.config import InferenceConfig, PriorConfig
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet
 from cckt.detector.inference.inference_model import InferenceModel
 from cckt.detector.inference.postprocess import configured_scores, top_detections
 from cckt.detector.ranks.world import World
-from cckt.detector.students.contract import DetectorOutput
-from cckt.detector.students.deformable_detr.guidance import Rows
+from cckt.detector.students.contract import StudentOutput
 
 BATCHES_AHEAD = 2
 """Batches of images that threads read in advance."""
@@ -104,7 +104,6 @@ def infer(
             assert encoded is not None, "expected an encoded batch"
             chosen = None if present is None else [present[row] for row in rows]
             output = model.decode(encoded, text, chosen if model.guided else None)
-            output = model.with_logits_of(output, dataset.vocabulary)
             for variant in group:
                 parts[variant.name] += _detections(
                     output, text, model, variant, dataset, rows, chosen, priors
@@ -212,7 +211,7 @@ def _read(
 
 
 def _detections(
-    output: DetectorOutput,
+    output: StudentOutput,
     text: Tensor,
     model: InferenceModel,
     variant: Variant,
@@ -224,7 +223,7 @@ def _detections(
     """Return the detections of each image of a batch. rows: (B,) its image rows; priors: (I, C)."""
     inference, index = variant.inference, dataset.index
     batch_priors = None if priors is None else priors[rows]
-    scores = configured_scores(inference, output, text, model.config.loss.tau, present, batch_priors)
+    scores = configured_scores(inference, output, text, model.config.model.tau, present, batch_priors)
     sizes = [(int(index.heights[row]), int(index.widths[row])) for row in rows]
     ids = dataset.vocabulary.category_ids
     detections = []

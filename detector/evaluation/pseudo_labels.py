@@ -20,7 +20,7 @@ from cckt.detector.evaluation.evaluation_set import open_evaluation_set
 from cckt.detector.evaluation.inference_loop import infer
 from cckt.detector.evaluation.match_detections import iou
 from cckt.detector.inference.inference_model import load_inference_model
-from cckt.detector.runs.run_folder import judged_weights, run_config
+from cckt.detector.runs.run_folder import evaluation_weights, run_config
 
 OVERLAP = 0.5
 """IoU from which a detection counts as an existing box, whatever the concept of that box."""
@@ -104,7 +104,7 @@ def pseudo_index(
     corners = np.concatenate([new.boxes_xywh[:, :2], new.boxes_xywh[:, :2] + new.boxes_xywh[:, 2:]], 1)
     origin = {
         "run": run.resolve().name,
-        "weights": judged_weights(run).name,
+        "weights": evaluation_weights(run).name,
         "index_digest": index.digest,
         "min_score": min_score,
         "prior": variant.prior.source,

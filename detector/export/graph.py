@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
 from cckt.detector.inference.postprocess import class_scores
 from cckt.detector.inference.predict import Predictor
-from cckt.detector.runs.run_folder import write_json
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import PresentText
 
@@ -71,7 +71,7 @@ class GraphModel(nn.Module):
         super().__init__()
         config = detector.model.config
         self.model = traceable(detector.model.model)
-        self.tau = config.loss.tau
+        self.tau = config.model.tau
         self.inference = config.inference
         place = detector.model.device
         self.register_buffer("text", torch.from_numpy(np.array(text, np.float32)).to(place))
@@ -132,18 +132,12 @@ def export_graph(
     detector. present: concepts that guide the queries, the same in every image; empty for no guidance. The
     written file is read and compared with torch on random images, of several sizes if it accepts any.
 
-    Raises UserError for a linear class head, a vocabulary without text embeddings, a size outside the limits,
+    Raises UserError for a vocabulary without text embeddings, a size outside the limits,
     a model that cannot be traced for images of any size, and missing packages (pip install 'cckt[export]').
     """
     if format not in ("onnx", "torch"):
         raise UserError(f"--format {format} is not known; expected onnx, torch or hf-folder.")
     config = detector.model.config
-    if config.model.class_head == "linear" and config.inference.classification != "similarity":
-        raise UserError(
-            f"found a linear class head with classification {config.inference.classification}, which scores "
-            "only the concepts of its training, expected similarity; export a run with this "
-            "classification."
-        )
     if format == "onnx":
         _require_packages("onnx", "onnxscript", "onnxruntime")
     words, table, rows = detector.prepare(vocabulary, text, present)

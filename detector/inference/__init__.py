@@ -7,4 +7,5 @@ postprocess.py       model output to scores, scores to detections, non-maximum s
 predict.py           `Predictor`: images and a vocabulary in, predictions out
 prediction.py        the detections of one image; COCO, YOLO and CSV files
 vocabulary.py        splits and text embeddings of a vocabulary; the `Guide` protocol
+write_results.py     predictions into a folder, in a format of `cckt predict`
 """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cckt.detector.runs.run_folder import Facts, own_figures
+from cckt.detector.runs.run_folder import Facts, evaluation_figures
 
 DEFAULT_THRESHOLD = 0.5
 """Lowest score of a prediction when the run's evaluation gives no threshold."""
@@ -56,4 +56,4 @@ def prior_tau(run: Path) -> float | None:
 
 def _figures(run: Path) -> dict[str, Any]:
     """Return the settings and thresholds of the run's own evaluation, {} without one."""
-    return dict(own_figures(run).get("figures") or {})
+    return dict(evaluation_figures(run).get("figures") or {})

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.photos import BadPhoto, load_photo, to_rgb
+from cckt.cache_builder.presence import choose_present
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.config.dataclass_io import choices
@@ -29,7 +30,6 @@ from cckt.detector.inference.postprocess import configured_scores, top_detection
 from cckt.detector.inference.prediction import Prediction
 from cckt.detector.inference.vocabulary import Floats, Guide, rows_of_concepts, unit_text, with_splits
 from cckt.detector.runs.run_folder import Facts
-from cckt.detector.students.deformable_detr.guidance import choose_present
 
 Photo = str | Path | Image.Image
 
@@ -204,8 +204,7 @@ class Predictor:
             return []
         model = self.model
         output = model.forward([model.preprocess(image) for image in images], text, present)
-        output = model.with_logits_of(output, words)
-        scores = configured_scores(inference, output, text, model.config.loss.tau, present, priors)
+        scores = configured_scores(inference, output, text, model.config.model.tau, present, priors)
         sizes = [(image.height, image.width) for image in images]
         predictions = []
         for at, found in enumerate(

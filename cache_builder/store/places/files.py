@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.locks import alone
+from cckt.cache_builder.base.locks import hold_lock
 
 Bytes = bytes | memoryview
 
@@ -161,7 +161,7 @@ class LocalFiles:
 
     def alone(self) -> AbstractContextManager[object]:
         """See `ChunkFiles.alone`. The lock lies beside the folder, which may come and go while it is held."""
-        return alone(self.folder.parent / f"{TEMPORARY}lock-{self.folder.name}", wait=True)
+        return hold_lock(self.folder.parent / f"{TEMPORARY}lock-{self.folder.name}", wait=True)
 
     def path(self, name: str) -> Path:
         """See `ChunkFiles.path`."""

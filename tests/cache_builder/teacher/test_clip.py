@@ -206,7 +206,8 @@ def test_shapeworlds_teacher_is_found_as_files(tmp_path: Path, monkeypatch: pyte
     write_teacher(tmp_path / "teacher", seed=5)
     spec = ModuleSpec("cckt.shapeworld", None, is_package=True)
     spec.submodule_search_locations = [str(tmp_path)]
-    monkeypatch.setattr(room.importlib.util, "find_spec", lambda name: spec if name == "cckt.shapeworld" else None)
+    found = {"cckt.shapeworld": spec}
+    monkeypatch.setattr(room.importlib.util, "find_spec", found.get)
     teacher = load_teacher("shapeworld", device="cpu")
     assert teacher.recipe()["name"] == "shapeworld"
     assert teacher.weight_digest == load_teacher(f"local-dir:{tmp_path}/teacher", device="cpu").weight_digest

@@ -15,8 +15,8 @@ from cckt.cache_builder.store import ColumnSpec, open_writer
 from cckt.detector.config.config import (
     Config,
     DataConfig,
+    GuidanceConfig,
     InferenceConfig,
-    LossConfig,
     ModelConfig,
     TrainConfig,
     changed,
@@ -28,7 +28,7 @@ from cckt.detector.inference.inference_model import InferenceModel
 from cckt.detector.runs.run_folder import Facts, load_weights, save_weights
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import PresentText
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.deformable_detr.model import DeformableDETR
 
 WIDTH = 16
 NAMES = ("cat", "dog", "kite", "boat")
@@ -136,7 +136,7 @@ def add_column(index: Index, name: str, values: np.ndarray, recipe: dict[str, ob
     writer.finish()
 
 
-def small_config(**model: object) -> Config:
+def small_config(*, guidance: bool = True, **model: object) -> Config:
     """Return the config of a detector with a few thousand weights."""
     return Config(
         recipe="test",
@@ -155,7 +155,7 @@ def small_config(**model: object) -> Config:
             queries=6,
             **model,  # type: ignore[arg-type]
         ),
-        loss=LossConfig(),
+        guidance=GuidanceConfig(enabled=guidance),
         data=DataConfig(short_sides=(32,), max_side=64, eval_short_side=32, workers=1),
         train=TrainConfig(),
         inference=InferenceConfig(batch=2, top=10),
@@ -165,11 +165,10 @@ def small_config(**model: object) -> Config:
 def make_run(folder: Path, config: Config, recipe: dict[str, object] | None = None) -> Path:
     """Write an untrained run folder."""
     folder.mkdir(parents=True)
-    classes = 2 if config.model.class_head == "linear" else 0
     recipe = dict(TEACHER if recipe is None else recipe)
     Facts(WIDTH, 2, ["cat", "dog"], [1, 2], "sha256:index", recipe, recipe).save(folder)
     save_config(config, folder / "config.toml")
-    save_weights(folder / "model.safetensors", CCKTDetector(config.model, WIDTH, classes).state_dict())
+    save_weights(folder / "model.safetensors", DeformableDETR(config, WIDTH).state_dict())
     return folder
 
 
@@ -198,4 +197,4 @@ def layers_of(
         output = model.model.decode(model.encode(images), text, guidance)
     cosine = output.region @ text.T
     assert len(output.boxes) == 3
-    return to_xyxy(output.boxes), torch.sigmoid(cosine / model.config.loss.tau)
+    return to_xyxy(output.boxes), torch.sigmoid(cosine / model.config.model.tau)

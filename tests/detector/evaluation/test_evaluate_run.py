@@ -11,13 +11,13 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.photos import load_photo
 from cckt.cache_builder.store import open_column
-from cckt.detector.config.config import InferenceConfig, PriorConfig, changed
+from cckt.detector.config.config import InferenceConfig, PriorConfig
+from cckt.detector.data.presence import disturb_present
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import evaluate_model, evaluate_run
 from cckt.detector.evaluation.evaluation_set import CORRUPTED_ADD, CORRUPTED_DROP, open_evaluation_set
 from cckt.detector.evaluation.inference_loop import Variant, infer
 from cckt.detector.inference.inference_model import load_inference_model
-from cckt.detector.students.deformable_detr.guidance import disturb_present
 from tests.detector.evaluation.evaluation_world import (
     TEACHER,
     add_column,
@@ -198,17 +198,6 @@ def test_overrides_change_options_of_priors_and_inference_only(index, run):
         evaluate_run(run, index.folder, overrides=["train.lr=1"])
     with pytest.raises(UserError, match=r"inference\.topp"):
         evaluate_run(run, index.folder, overrides=["inference.topp=2"])
-
-
-def test_a_linear_head_detects_only_concepts_of_its_training(tmp_path, index):
-    run = make_run(tmp_path / "linear", small_config(class_head="linear"))
-    evaluate_run(run, index.folder, classification="head")
-    found = Detections.from_json(run / "eval-data-clip-head" / "detections.json")
-    assert set(found.category_ids) <= {1, 2}
-    network, _ = load_inference_model(run)
-    config = changed(network.config, "inference", classification="head")
-    metrics = evaluate_model(network.model, config, index)  # the trainer calls it like this
-    assert metrics.detections == len(found)
 
 
 def test_an_unreadable_image_has_no_detections_and_is_counted(index, run):

@@ -48,7 +48,7 @@ def by_torch(run, photos, present, layer=-1):
     text = torch.from_numpy(unit_rows(3))
     from cckt.detector.inference.postprocess import class_scores
     from cckt.detector.students.boxes import to_xyxy
-    from cckt.detector.students.contract import DetectorOutput, PresentText
+    from cckt.detector.students.contract import PresentText, StudentOutput
 
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (data.mean, data.std))
     boxes, scores = [], []
@@ -56,12 +56,12 @@ def by_torch(run, photos, present, layer=-1):
         with torch.no_grad():
             guidance = PresentText.gather(text, [torch.tensor(present, dtype=torch.int64)])
             output = network.model((photo - mean) / std, None, text, guidance)
-        last = DetectorOutput(
+        last = StudentOutput(
             output.boxes[layer][None], output.logits[layer][None], output.region[layer][None]
         )
         boxes.append(to_xyxy(output.boxes[layer]))
         softmax = network.config.inference.softmax
-        scores.append(class_scores(last, text, network.config.loss.tau, "similarity", softmax=softmax))
+        scores.append(class_scores(last, text, network.config.model.tau, "similarity", softmax=softmax))
     return torch.cat(boxes), torch.cat(scores)
 
 
@@ -192,13 +192,6 @@ def test_wrong_arguments_are_refused(run, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs the package onnx.*pip install 'cckt\[export\]'"):
         graph(run, tmp_path / "d.onnx")
-
-
-def test_a_linear_head_is_not_exported(tmp_path):
-    config = changed(small_config(class_head="linear"), "inference", classification="head")
-    run = make_run(tmp_path / "linear", config)
-    with pytest.raises(UserError, match="found a linear class head with classification head"):
-        graph(run, tmp_path / "d.pt2", format="torch")
 
 
 def test_an_exported_folder_loads_like_the_run_and_has_a_model_card(run, tmp_path):

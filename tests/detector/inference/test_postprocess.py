@@ -17,12 +17,12 @@ from cckt.detector.inference.postprocess import (
     similarity_probability,
     top_detections,
 )
-from cckt.detector.students.contract import DetectorOutput
-from tests.detector.losses.test_matcher import some_boxes, unit
+from cckt.detector.students.contract import StudentOutput
+from tests.detector.students.samples import some_boxes, unit
 
 
-def some_output() -> DetectorOutput:
-    return DetectorOutput(some_boxes(2, 3, 4), torch.randn(2, 3, 4, 5), unit(2, 3, 4, 6))
+def some_output() -> StudentOutput:
+    return StudentOutput(some_boxes(2, 3, 4), torch.randn(2, 3, 4, 5), unit(2, 3, 4, 6))
 
 
 def test_zero_images_and_zero_concepts() -> None:
@@ -88,7 +88,7 @@ def test_softmax_multiplies_a_score_by_its_share_among_the_concepts() -> None:
     assert torch.allclose(single, class_scores(output, text[:1], 0.07, "similarity")), (
         "the share of a single concept is 1"
     )
-    certain = DetectorOutput(some_boxes(1, 1, 1), torch.tensor([[[[100.0, -100.0]]]]), unit(1, 1, 1, 6))
+    certain = StudentOutput(some_boxes(1, 1, 1), torch.tensor([[[[100.0, -100.0]]]]), unit(1, 1, 1, 6))
     assert class_scores(certain, unit(2, 6), 0.07, "head", softmax=True)[0, 0].tolist() == pytest.approx(
         [1, 0]
     )
@@ -115,7 +115,7 @@ def test_priors_are_clamped_and_nan_changes_nothing() -> None:
     odds = prior_log_odds(torch.tensor([[0.0, 1.0, 0.5, float("nan")]]), 2.0)
     largest = 2 * math.log((1 - PRIOR_MARGIN) / PRIOR_MARGIN)
     assert odds.tolist() == [pytest.approx([-largest, largest, 0, 0], abs=1e-5)]
-    certain = DetectorOutput(some_boxes(1, 1, 1), torch.tensor([[[[100.0, -100.0]]]]), unit(1, 1, 1, 6))
+    certain = StudentOutput(some_boxes(1, 1, 1), torch.tensor([[[[100.0, -100.0]]]]), unit(1, 1, 1, 6))
     found = class_scores(
         certain, unit(2, 6), 0.07, "head", log_odds=prior_log_odds(torch.tensor([[0.0, 1.0]]), 1.0)
     )

@@ -1,0 +1,33 @@
+"""Defaults that several rooms share: one home for the value of an option, of a signature and of a recipe.
+
+Light, so that the command line can import it for `--help`.
+"""
+
+from __future__ import annotations
+
+TAU = 0.07
+"""Temperature of cosines; docs/method/cckt_det.md, eqs. 5 and 12."""
+
+RHO = 0.70
+"""Smallest probability that counts as present; docs/method/cckt_det.md, eq. 7."""
+
+LIMIT = 6
+"""Largest number of present concepts per image, L; docs/method/cckt_det.md, eq. 7. 12 for LVIS."""
+
+TEMPLATES = "ensemble12"
+"""Templates of the text embeddings; docs/method/cckt_det.md, eq. 1."""
+
+CROP = "box"
+"""Crop rule; docs/method/cckt_det.md, section 3."""
+
+BATCH = 256
+"""Images, or sentences, that a teacher encodes together."""
+
+PRECISION = "fp32"
+"""Precision of matrix products in a teacher or a multimodal LLM."""
+
+BACKEND = "transformers"
+"""Engine of a multimodal LLM."""
+
+PROMPT = "Question: Does {concept} exist in the image? Answer:"
+"""Question to a multimodal LLM; docs/method/cckt_det.md, section 3."""
