@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.mllm.asking import Ask
-from cckt.cache_builder.mllm.scorer import sigmoid
+from cckt.cache_builder.mllm.questions import Questions
+from cckt.cache_builder.mllm.scorer import Scorer, sigmoid
 from cckt.cache_builder.photos import check_folder, load_or_reason
 from cckt.cache_builder.presence import oracle_presence
 from cckt.cache_builder.quality.existence import known_pairs
@@ -55,9 +55,9 @@ class Calibration:
 
 
 def fit_calibration(
-    data: Path, ask: Ask, name: str, *, photos: int = PHOTOS, progress: Progress
+    data: Path, scorer: Scorer, prompt: str, *, photos: int = PHOTOS, progress: Progress
 ) -> Calibration:
-    """Ask the model `name` about the base concepts of the training data set `data` and fit its answers.
+    """Ask the scorer's model about the base concepts of the training data set `data` and fit its answers.
 
     photos: how many are asked about, spread evenly over the index. Crowds count as presence; pairs that the
     annotations leave open (LVIS) do not count. Raises UserError where the index has no base concept, no photo
@@ -69,7 +69,7 @@ def fit_calibration(
     if not len(base):
         raise UserError(f"--calibrate {data}: its index has no base concept; name a training data set.")
     rows = sorted({int(row) for row in np.linspace(0, len(index) - 1, min(photos, len(index)))})
-    asker = ask([index.concepts[row].name for row in base.tolist()])
+    questions = Questions(scorer.mllm, [index.concepts[row].name for row in base.tolist()], prompt)
     logits, truth, read = [], [], 0
     presence, known = base_truth(index, base)
     progress.start("calibrating", len(rows), "photos")
@@ -79,7 +79,7 @@ def fit_calibration(
         if isinstance(photo, str):
             continue
         read += 1
-        scores = asker.score(asker.about(photo))
+        scores = scorer.score(questions.about(photo))
         logits.append(scores.logit[known[row]])
         truth.append(presence[row][known[row]])
     progress.finish()
@@ -94,7 +94,7 @@ def fit_calibration(
     temperature, bias = fit(z, y)
     if temperature <= 0:
         raise UserError(
-            f"--calibrate {data}: the more {name} says yes, the less often it is right; choose "
+            f"--calibrate {data}: the more {scorer.mllm.name} says yes, the less often it is right; choose "
             "another model or --mllm-prompt."
         )
     return Calibration(rounded(temperature), rounded(bias), read, len(z))

@@ -8,7 +8,6 @@ model runs only where `trust_remote_code` says so; weights are read as safetenso
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -41,14 +40,12 @@ _VOLATILE = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "
 class Mllm:
     """A frozen model with what belongs to it.
 
-    `name` as asked for; `model` None where another engine holds it; `weight_digest` over the weights as
-    loaded in `dtype` ("fp32", "bf16", "fp16"); `encoder_decoder`: the words are read by an encoder and
-    answered by a decoder.
+    `name` as asked for; `weight_digest` over the weights as loaded in `dtype` ("fp32", "bf16", "fp16");
+    `encoder_decoder`: the words are read by an encoder and answered by a decoder.
     """
 
     name: str
     model: Any
-    config: Any
     processor: Any
     tokenizer: Any
     answers: Answers
@@ -66,16 +63,6 @@ class Mllm:
         """
         where = resolve_device(device)
         check_dtype(dtype)
-        unloaded = Mllm.words(name, model.config, processor, dtype, "")
-        model = model.eval().requires_grad_(False).to(where, DTYPES[dtype])
-        return dataclasses.replace(unloaded, model=model, device=where, weight_digest=weight_digest(model))
-
-    @staticmethod
-    def words(name: str, config: Any, processor: Any, dtype: str, weights: str) -> Mllm:
-        """All but the weights, for an engine that holds them elsewhere; `weights`: their digest.
-
-        Raises UserError as `of` does.
-        """
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is None or getattr(processor, "image_processor", None) is None:
             raise UserError(
@@ -83,20 +70,19 @@ class Mllm:
                 "tokenizer and an image processor; choose a model that takes images and text."
             )
         answers = find_answers(tokenizer, name)
-        configs = (config, config.get_text_config())
+        configs = (model.config, model.config.get_text_config())
         both = any(getattr(part, "is_encoder_decoder", False) for part in configs)
-        cpu = torch.device("cpu")
-        return Mllm(name, None, config, processor, tokenizer, answers, cpu, dtype, weights, both)
+        model = model.eval().requires_grad_(False).to(where, DTYPES[dtype])
+        digest = weight_digest(model)
+        return Mllm(name, model, processor, tokenizer, answers, where, dtype, digest, both)
 
     def recipe(self) -> dict[str, Any]:
         """All that decides what this model says, as JSON."""
         return {
             "name": self.name,
-            "architecture": type(self.model).__name__
-            if self.model is not None
-            else self.config.architectures,
+            "architecture": type(self.model).__name__,
             "weight_digest": self.weight_digest,
-            "config_digest": _digest(self.config.to_dict()),
+            "config_digest": _digest(self.model.config.to_dict()),
             "preprocessing_digest": _digest(self.processor.image_processor.to_dict()),
             "dtype": self.dtype,
         }
@@ -114,24 +100,10 @@ def load_mllm(
     check_dtype(dtype)
     source, options = _source(name, trust_remote_code)
     with quiet():
-        _, processor = _words(name, source, options)
+        processor = _processor(name, source, options)
         kind = transformers.AutoModelForImageTextToText
         model = _had(name, kind, source, {**options, "dtype": DTYPES[dtype]})
     return Mllm.of(name, model, processor, device=device, dtype=dtype)
-
-
-def load_words(name: str, *, dtype: str = "bf16", trust_remote_code: bool = False) -> Mllm:
-    """The same without its weights: what is needed to put questions to a model that is served elsewhere.
-
-    Its weights are named by the commit of the hub, or by the digest of the folder's files.
-    """
-    check_dtype(dtype)
-    source, options = _source(name, trust_remote_code)
-    with quiet():
-        config, processor = _words(name, source, options)
-    commit = getattr(config, "_commit_hash", None)
-    weights = f"commit:{commit}" if commit else _digest_files(Path(source))
-    return Mllm.words(name, config, processor, dtype, weights)
 
 
 def check_dtype(dtype: str) -> None:
@@ -146,7 +118,7 @@ def default_model(data: Path) -> str:
 
 
 def place_of(name: str) -> str:
-    """What transformers and vLLM call the model `name`: a folder for shapeworld's, else as it is."""
+    """What transformers calls the model `name`: a folder for shapeworld's, else as it is."""
     return str(shapeworld_folder()) if name == "shapeworld" else name
 
 
@@ -187,8 +159,8 @@ def _source(name: str, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
     return source, {"trust_remote_code": trust_remote_code, "local_files_only": _only_local(source)}
 
 
-def _words(name: str, source: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    """(config, processor) of a model that takes images and text; UserError for any other."""
+def _processor(name: str, source: str, options: dict[str, Any]) -> Any:
+    """The processor of a model that takes images and text; UserError for any other."""
     config = _had(name, transformers.AutoConfig, source, options)
     remote = options["trust_remote_code"] and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
     if type(config) not in transformers.AutoModelForImageTextToText._model_mapping and not remote:
@@ -196,7 +168,7 @@ def _words(name: str, source: str, options: dict[str, Any]) -> tuple[Any, Any]:
             f"--mllm-model {name} is a {config.model_type}, which takes no images; "
             f"expected a model that AutoModelForImageTextToText loads, such as {DEFAULT_MODEL}."
         )
-    return config, _had(name, transformers.AutoProcessor, source, options)
+    return _had(name, transformers.AutoProcessor, source, options)
 
 
 def _had(name: str, kind: Any, source: str, options: dict[str, Any]) -> Any:
@@ -246,15 +218,6 @@ def _only_local(source: str) -> bool:
 def _digest(fields: Any) -> str:
     text = json.dumps(_settled(fields), sort_keys=True, default=str)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _digest_files(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def _settled(value: Any) -> Any:

@@ -61,9 +61,9 @@ class PhotoQuestions:
 class Questions:
     """One question for each of C concepts, in one model's words and tokens.
 
-    bare: the C questions; texts: as the processor takes them, in the chat template where there is one
-    (`template`), with the picture's token where the model wants one. shareable: the picture stands before the
-    words that differ.
+    texts: the C questions as the processor takes them, in the chat template where there is one (`template`),
+    with the picture's token where the model wants one. shareable: the picture stands before the words that
+    differ.
     """
 
     def __init__(self, mllm: Mllm, concepts: Sequence[str], prompt: str = PROMPT) -> None:
@@ -78,8 +78,7 @@ class Questions:
             check_concept(name, raw, row, mllm)
         blank = Image.new("RGB", (BLANK, BLANK), (127, 127, 127))
         self.template, self._before, self._after = self._wording(blank)
-        self.bare = [prompt.replace("{concept}", name) for name in names]
-        self.texts = [self._text(question) for question in self.bare]
+        self.texts = [self._text(prompt.replace("{concept}", name)) for name in names]
         whole = [self.encode(blank, text) for text in self.texts]
         ids = [inputs["input_ids"][0].tolist() for inputs in whole]
         self._common = common_prefix(ids)
@@ -226,7 +225,7 @@ def image_tokens(mllm: Mllm) -> set[int]:
     """Ids that stand for a picture in the words; empty for models that keep pictures and words apart."""
     found = set()
     for owner, names in (
-        (mllm.config, ("image_token_id", "image_token_index")),
+        (mllm.model.config, ("image_token_id", "image_token_index")),
         (mllm.processor, ("image_token_id",)),
     ):
         found |= {getattr(owner, name, None) for name in names}

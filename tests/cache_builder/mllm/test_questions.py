@@ -58,7 +58,6 @@ def test_the_chat_template_is_used_where_there_is_one() -> None:
     chat = Questions(build("llava_chat"), ["cat"], "Is there a {concept}?")
     assert chat.template
     assert chat.texts == ["user: <image>Is there a cat?\nassistant:"]
-    assert chat.bare == ["Is there a cat?"]
     assert chat.recipe() == {"prompt": "Is there a {concept}?", "chat_template": True}
     plain = Questions(build("llava"), ["cat"], "Is there a {concept}? {other}")
     assert plain.texts == ["<image>\nIs there a cat? {other}"]
