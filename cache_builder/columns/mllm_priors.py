@@ -20,7 +20,7 @@ from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.prefilter import Prefilter, open_prefilter
 from cckt.cache_builder.mllm.questions import PROMPT, Questions, check_prompt
 from cckt.cache_builder.mllm.scorer import Scorer, sigmoid
-from cckt.cache_builder.photos import check_folder, load_or_reason
+from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
 from cckt.cache_builder.store import ColumnSpec, column_info, list_columns, open_writer
 
@@ -67,7 +67,7 @@ def cache_mllm_priors(
     check_prompt(prompt)
     progress = progress or Silent()
     index = open_index(data)
-    check_folder(index)
+    check_photos(index)
     columns = place(data, out)
     chosen = open_prefilter(columns, prefilter, index) if prefilter else None
     mllm = model
@@ -138,7 +138,7 @@ def cache_mllm_priors(
             f"yes and no held {np.median(mapper.shares):.3f} of the probability (median over "
             f"{len(mapper.shares)} photos)"
         )
-    return report_of(writer, run, progress, [*scorer.notes, *notes], strict=strict)
+    return report_of(writer, run, progress, [*scorer.notes, *notes], strict=strict, photos=len(index))
 
 
 class Mapper:
