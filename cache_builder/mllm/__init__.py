@@ -9,7 +9,6 @@ from __future__ import annotations
 from cckt.cache_builder.mllm.load import DEFAULT_MODEL, Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.questions import PROMPT, Questions
 from cckt.cache_builder.mllm.scorer import Scorer
-from cckt.cache_builder.quality.pope import pope_report
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -19,5 +18,4 @@ __all__ = [
     "Scorer",
     "default_model",
     "load_mllm",
-    "pope_report",
 ]
