@@ -14,12 +14,12 @@ from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.options import check_numbers, place
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.mllm.answers import LEAST_SHARE, LOW_SHARE
 from cckt.cache_builder.mllm.calibrate import Calibration, fit_calibration, rounded
 from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.prefilter import Prefilter, open_prefilter
 from cckt.cache_builder.mllm.questions import PROMPT, Questions, check_prompt
 from cckt.cache_builder.mllm.scorer import Scorer, sigmoid
+from cckt.cache_builder.mllm.yes_no_tokens import LEAST_SHARE, LOW_SHARE
 from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
 from cckt.cache_builder.store import ColumnSpec, column_info, list_columns, open_writer
@@ -81,19 +81,19 @@ def cache_mllm_priors(
         "model": mllm.recipe(),
         "backend": "transformers",  # the only one; columns have held the key since there were two
         **questions.recipe(),
-        "answers": mllm.answers.recipe(),
+        "answers": mllm.yes_no.recipe(),
         "prefilter": chosen.recipe() if chosen else None,
         "calibrated_on": open_index(calibrate).digest if calibrate else None,
     }
-    notes = [mllm.answers.line()]
+    notes = [mllm.yes_no.summary()]
     if chosen:
-        notes.append(chosen.line(index))
+        notes.append(chosen.summary(index))
     measured = None if overwrite else measured_before(columns, index, recipe)
     if measured is None:
         measured = {"share": probe(index, questions, scorer)}
         if calibrate:
             fitted = fit_calibration(calibrate, scorer, prompt, progress=progress)
-            notes.append(fitted.line())
+            notes.append(fitted.summary())
             measured["calibration"] = fitted.recipe()
         measured = (None if overwrite else measured_before(columns, index, recipe)) or measured
     low = check_share(measured["share"], mllm)
@@ -119,7 +119,7 @@ def cache_mllm_priors(
             if isinstance(photo, str):
                 yield Item(row, reason=photo)
             else:
-                yield Item(row, (row, questions.about(photo)))
+                yield Item(row, (row, questions.for_image(photo)))
 
     writer = open_writer(columns, spec, overwrite=overwrite)
     run = run_chunks(
@@ -181,7 +181,7 @@ def probe(index: Index, questions: Questions, scorer: Scorer) -> float:
     for row in range(len(index)):
         photo = load_or_reason(index, row)
         if not isinstance(photo, str):
-            shares.append(scorer.score(questions.about(photo)).share)
+            shares.append(scorer.score(questions.for_image(photo)).share)
         if len(shares) == PROBES:
             break
     return round(rounded(float(np.median(np.concatenate(shares)))), 2) if shares else 1.0

@@ -51,4 +51,4 @@ def test_calibration_applies_the_formula() -> None:
     np.testing.assert_allclose(found, [[1 / (1 + math.exp(-(z / 2 - 0.5))) for z in (-3, 0, 4)]], rtol=1e-6)
     assert found.dtype == np.float32
     assert calibration.recipe() == {"temperature": 2.0, "bias": -0.5, "photos": 1, "pairs": 9}
-    assert "temperature 2, bias -0.5" in calibration.line()
+    assert "temperature 2, bias -0.5" in calibration.summary()
