@@ -245,7 +245,7 @@ def test_doctor_proves_the_leak_guard_and_that_all_fits(say: Say, world: World) 
     said = say("doctor", "--recipe", "shapeworld", *options(), "--data", world.seen, "--val", world.held)
     assert said.code == 0, said.out
     assert "✗" not in said.out
-    assert "each of 6 boxes was read and is of a base concept, none of the 2 others" in said.out
+    assert "6 boxes were read, all of base concepts, none of the 2 other concepts" in said.out
     assert "none of the 2 novel concepts" in said.out
     said = say("doctor", "--run", world.run, "--val", world.held, "--json", "-")
     assert said.code == 0, said.out
