@@ -43,7 +43,7 @@ class Prefilter:
         if not pairs:
             return f"prefilter {name}: no annotated photo to measure its recall on"
         return (
-            f"prefilter {name} keeps {found / pairs:.4f} of {pairs} annotated pairs and asks "
+            f"prefilter {name} keeps {found / pairs:.4f} of {pairs} annotated pairs with "
             f"{min(self.keep, len(index.concepts))} of {len(index.concepts)} questions per photo"
         )
 
