@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cckt.cache_builder.mllm import Mllm, Questions, Scorer, load_mllm
-from cckt.cache_builder.mllm.packing import packed_mask
+from cckt.cache_builder.mllm.prefix_cache import packed_mask
 from cckt.cache_builder.quality.existence import existence_report
 from cckt.shapeworld.captions import CaptionedPhotos, render_captioned, words
 from cckt.shapeworld.evaluate_teacher import TEST_SEED
@@ -166,7 +166,7 @@ class QuestionLoss:
 
     def __init__(self, mllm: Mllm, settings: MllmTraining) -> None:
         self._model, self._count = mllm.model, settings.questions
-        about = Questions(mllm, words()).about(Image.new("RGB", (SIDE, SIDE)))
+        about = Questions(mllm, words()).for_image(Image.new("RGB", (SIDE, SIDE)))
         self._suffixes = torch.cat([suffix["input_ids"] for suffix in about.suffixes])  # (W, S)
         self._prefix = about.prefix["input_ids"][0]  # (P,)
         self._yes, self._no = (
@@ -250,7 +250,7 @@ def evaluate_mllm(folder: Path, photos: int) -> dict[str, Any]:
     for row in range(photos):
         photo = render_photo(TEST_SEED, row)
         presence[row, [CONCEPTS.index(one.name) for one in photo.objects]] = True
-        scores = scorer.score(questions.about(Image.fromarray(photo.pixels)))
+        scores = scorer.score(questions.for_image(Image.fromarray(photo.pixels)))
         priors[row] = scores.probability
         shares.append(float(np.median(scores.share)))
     novel = np.isin(CONCEPTS, list(NOVEL))

@@ -9,8 +9,10 @@ from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.photos import unreadable_warning
 from cckt.cache_builder.runner import RunReport
 from cckt.cache_builder.store import Agreement, ColumnWriter, Manifest
+from cckt.cache_builder.store.block import NOT_FINITE
 
 SHOWN_NOTES = 20
 
@@ -90,11 +92,13 @@ def report_of(
     strict: bool = False,
     expected: Sequence[str] = (),
     agreement: Agreement | None = None,
+    photos: int | None = None,
 ) -> CacheReport:
     """Sum a run up and say its notes: `notes` first, then the reasons of invalid rows.
 
     expected: reasons that are nobody's fault, told in one line. strict: UserError where the column was
-    finished earlier, without --strict, over photos that were bad.
+    finished earlier, without --strict, over photos that were bad. photos: that the column needs; where many
+    of them cannot be read, a warning with their share comes first.
     """
     row_notes = run.manifest.notes if run.manifest else run.notes
     counts = Counter(row_notes[row] for row in sorted(row_notes))
@@ -105,6 +109,9 @@ def report_of(
             f"photos ({faults[0]}); mend them, mark their rows with cckt cache verify --repair and run the "
             "same command again."
         )
+    warning = unreadable_warning(len(set(faults) - {NOT_FINITE}), photos) if photos else None
+    if warning:
+        notes = [warning, *notes]
     lines = [*notes, *(f"{counts[reason]} rows: {reason}" for reason in expected if counts[reason]), *faults]
     if agreement is not None and agreement.median < ENOUGH:
         lines.append(

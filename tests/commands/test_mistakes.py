@@ -258,10 +258,6 @@ def test_novel_boxes_in_training_data(call: Call, world: World, tmp_path: Path) 
             "--prefilter applies only to a multimodal LLM; add --mllm",
         ),
         (
-            ["cache", "priors", "HELD", "--backend", "vllm"],
-            "--backend applies only to a multimodal LLM; add --mllm",
-        ),
-        (
             ["cache", "priors", "HELD", "--mllm", "--name", "b"],
             "--name applies only to CLIP priors; you passed --mllm. Remove it.",
         ),
