@@ -101,10 +101,11 @@ def oracle_presence(index: Index) -> NDArray[np.bool_]:
 
 
 def known_pairs(index: Index) -> NDArray[np.bool_] | None:
-    """Return (I, C) bool: whether the annotations settle if the concept is present; None where they settle all.
+    """Return (I, C) bool: whether the annotations settle if the concept is present; None where they settle
+    all.
 
-    Not settled: a concept that only a crowd shows, which is neither a target nor absent; and, in LVIS, a concept
-    that is neither annotated nor verified to be absent. Figures of priors leave these pairs out.
+    Not settled: a concept that only a crowd shows, which is neither a target nor absent; and, in LVIS, a
+    concept that is neither annotated nor verified to be absent. Figures of priors leave these pairs out.
     """
     crowds = np.zeros((len(index), len(index.concepts)), bool)
     crowds[index.box_images[index.iscrowd], index.box_concepts[index.iscrowd]] = True
