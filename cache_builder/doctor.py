@@ -121,8 +121,8 @@ def check_leak(data: Path) -> list[Finding]:
             Finding(
                 "bad",
                 "leak",
-                f"{data}: {leaked} of {boxes} boxes belong to concepts that are not base; build the index "
-                "again with --keep base",
+                f"{data}: {leaked} of {boxes} boxes are of concepts that are not base; build the index again "
+                "with --keep base",
             )
         ]
     findings = [

@@ -263,7 +263,7 @@ def check_folder(index: Index) -> None:
         found = known.get(fault.errno or 0, f"cannot be read ({fault.strerror})")
     raise UserError(
         f"{index.image_root}, the folder of the photos of {index.folder}, {found}; restore it (is its disk "
-        "mounted?) and run the same command again, or index the annotations again with the --images of today."
+        "mounted?) and run the same command again, or run cckt data index with --images where they are now."
     )
 
 
