@@ -18,13 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cckt.cache_builder.base.constants import PROMPT as PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.mllm.load import Mllm, quiet
-from cckt.cache_builder.store.command import QUESTION
 from cckt.cache_builder.teacher.prompts import spoken
-
-PROMPT = QUESTION
-"""METHOD.md section 3."""
 
 BLANK = 224  # px, side of the picture on which the questions are tokenised: cheap, and any model takes it
 

@@ -69,9 +69,10 @@ def make(
     delay: float = 0.0,
     rows_read: list[int] | None = None,
     batches: list[list[int]] | None = None,
+    overwrite: bool = False,
     **options: Any,
 ):
-    """Make the column (or go on with it) and return the report."""
+    """Make the column, or resume it, and return the report."""
 
     def read(lo: int, hi: int) -> list[Item]:
         if rows_read is not None:
@@ -94,7 +95,7 @@ def make(
         "spans": lambda lo, hi: [(k, min(k + 6, hi)) for k in range(lo, hi, 6)],
         **options,
     }
-    return run_chunks(open_writer(data, spec), read, embed, **options)
+    return run_chunks(open_writer(data, spec, overwrite=overwrite), read, embed, **options)
 
 
 def tree(folder: Path) -> dict[str, str]:

@@ -107,7 +107,7 @@ def test_the_same_weights_elsewhere_are_the_same_teacher(data: Path, tmp_path: P
 def test_imported_text_needs_to_say_whose_it_is(data: Path, teacher: Teacher, tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.random.default_rng(0).normal(size=(4, WIDTH)))
     cache_text(data, import_file=tmp_path / "t.npy", overwrite=True)
-    with pytest.raises(UserError, match="column text was imported without saying whose embeddings it holds"):
+    with pytest.raises(UserError, match="column text was imported without the name of its teacher"):
         cache_clip_priors(data)
     cache_text(data, teacher, import_file=tmp_path / "t.npy", overwrite=True)
     assert cache_clip_priors(data).rows == 5

@@ -128,7 +128,7 @@ def test_strict_stops_at_a_bad_photo_and_goes_on_when_it_is_mended(data: Path, t
 def test_strict_minds_what_an_earlier_run_left_out(data: Path, teacher: Teacher) -> None:
     break_photos(data)
     cache_images(data, teacher)
-    with pytest.raises(UserError, match=r"lacks rows of 3 bad photos \(000\.png does not exist\); mend"):
+    with pytest.raises(UserError, match=r"lacks rows of 3 bad photos \(000\.png does not exist\); repair"):
         cache_images(data, teacher, strict=True)
 
 

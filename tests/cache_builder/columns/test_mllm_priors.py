@@ -266,7 +266,7 @@ def test_mistakes_about_the_question(data: Path, mllm: Mllm) -> None:
 
 
 def test_a_model_that_answers_neither(data: Path) -> None:
-    with pytest.raises(UserError, match=r"llava answers neither yes nor no: they hold 0.0"):
+    with pytest.raises(UserError, match=r"llava answers neither yes nor no: they have 0.0"):
         cache_mllm_priors(data, build("llava"))
     assert check_share(0.5, build("llava")) is None
     warning = check_share(0.3, build("llava"))

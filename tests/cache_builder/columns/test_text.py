@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 from torch.nn import functional as F
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.columns.text import cache_text, embed_vocabulary, read_table
+from cckt.cache_builder.columns.text import cache_text, read_table
 from cckt.cache_builder.index import build_index, open_index
 from cckt.cache_builder.store import open_column
-from cckt.cache_builder.teacher.prompts import resolve_templates, spoken
+from cckt.cache_builder.teacher.prompts import embed_concepts, resolve_templates, spoken
 from cckt.cache_builder.vocabulary import Concept, Vocabulary
 from tests.cache_builder.samples import CONCEPTS, WIDTH, write_photos, write_teacher
 from tests.places import SHARED
@@ -100,9 +100,9 @@ def test_synonyms_take_part_when_asked(tiny: str) -> None:
     from cckt.cache_builder.teacher.clip import load_teacher
 
     teacher = load_teacher(tiny, device="cpu")
-    concepts = Vocabulary.free("tv|television, cat")
-    plain = embed_vocabulary(concepts, teacher, "single")
-    both = embed_vocabulary(concepts, teacher, "single", synonyms=True)
+    concepts, templates = Vocabulary.free("tv|television, cat"), resolve_templates("single")
+    plain = embed_concepts(concepts, templates, teacher.encode_texts)
+    both = embed_concepts(concepts, templates, teacher.encode_texts, synonyms=True)
     mean = plain[0] + teacher.encode_texts(["a photo of a television."])[0]
     np.testing.assert_allclose(both[0], mean / np.linalg.norm(mean), atol=1e-6)
     np.testing.assert_array_equal(both[1], plain[1])
@@ -177,12 +177,12 @@ def test_tables_that_do_not_fit(tmp_path: Path) -> None:
     endless[0, 0] = np.inf
     for path, words in (
         (kept("a.npy", table(4)), "holds 4 rows where the data set has 5 concepts; give"),
-        (kept("b.npy", table(6, 5)), "holds 6 rows where the data set has 5 concepts; it looks transposed"),
+        (kept("b.npy", table(6, 5)), "holds 6 rows where the data set has 5 concepts; it may be transposed"),
         (kept("c.npy", table(5)[0]), "holds an array of shape (6,)"),
         (kept("d.npy", np.zeros((5, 0))), "holds an array of shape (5, 0)"),
-        (kept("e.npy", bad), "row 3 (thing_3) holds NaN or infinity, as 1 of 5 rows do"),
+        (kept("e.npy", bad), "row 3 (thing_3) holds NaN or infinity (so in 1 of 5 rows)"),
         (kept("f.npy", endless), "row 0 (thing_0) holds NaN or infinity"),
-        (kept("g.npy", zero), "row 2 (thing_2) is all zeros, as 1 of 5 rows do"),
+        (kept("g.npy", zero), "row 2 (thing_2) is all zeros (so in 1 of 5 rows)"),
         (kept("h.npy", table(5).astype(complex)), "values of type complex128"),
         (kept("i.npy", np.array([{}] * 5, object)), "cannot be read as .npy"),
         (kept("j.pt", {"a": torch.zeros(5, 2), "b": "words"}), "cannot be read as .pt (it holds a str"),

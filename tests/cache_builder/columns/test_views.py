@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cckt.cache_builder.base.constants import PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.all_at_once import cache_all, cache_photos
 from cckt.cache_builder.columns.crops import cache_crops, crop_rectangles, usable_boxes
@@ -17,7 +18,7 @@ from cckt.cache_builder.columns.teachers import label_teachers
 from cckt.cache_builder.columns.views import SCALE, SHIFT, jittered_boxes, view_names
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.store import ColumnName, check_label, list_columns, open_column, parse_name
-from cckt.cache_builder.store.command import QUESTION, mending_command
+from cckt.cache_builder.store.kinds import repair_command
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from tests.cache_builder.samples import write_photos, write_teacher
 
@@ -53,20 +54,20 @@ def test_names_say_kind_teacher_and_view() -> None:
         assert str(found) == name
     assert parse_name("notes") is None
     assert parse_name("crops-two-words") is None
-    command = mending_command("set", "crops-vitl14-jitter-3", {"teacher": {"name": "big"}, "fast": {}})
+    command = repair_command("set", "crops-vitl14-jitter-3", {"teacher": {"name": "big"}, "fast": {}})
     assert command == "cckt cache crops set --name vitl14 --jitter 3 --teacher big --fast"
-    assert mending_command("set", "priors/clip-vitl14") == "cckt cache priors set --name vitl14"
+    assert repair_command("set", "priors/clip-vitl14") == "cckt cache priors set --name vitl14"
 
 
 def test_the_command_of_mllm_priors_names_the_model_and_what_it_was_asked() -> None:
-    assert mending_command("set", "priors/mllm") == "cckt cache priors set --mllm"
+    assert repair_command("set", "priors/mllm") == "cckt cache priors set --mllm"
     model = {"name": "some model", "dtype": "fp32"}
-    plain = {"model": model, "backend": "transformers", "prompt": QUESTION, "prefilter": None}
-    command = mending_command("set", "priors/mllm", plain)
+    plain = {"model": model, "backend": "transformers", "prompt": PROMPT, "prefilter": None}
+    command = repair_command("set", "priors/mllm", plain)
     assert command == "cckt cache priors set --mllm --mllm-model 'some model'"
     other = {"model": model | {"dtype": "bf16"}, "backend": "vllm", "prompt": "{concept}?"}
     other |= {"prefilter": {"keep": 9}, "calibrated_on": "sha256:1"}
-    assert mending_command("set", "priors/mllm", other) == (
+    assert repair_command("set", "priors/mllm", other) == (
         "cckt cache priors set --mllm --mllm-model 'some model' --mllm-prompt '{concept}?' --backend vllm "
         "--precision bf16 --prefilter clip:9 --calibrate TRAINING_DATA"
     )
@@ -87,7 +88,7 @@ def test_labels_of_teachers() -> None:
     assert label_teachers(["a/b", "c/d"], ["x", "y"]) == ["x", "y"]
     with pytest.raises(UserError, match="--name was given 1 times for 3 teachers"):
         label_teachers(["a/b", "c/d", "e/f"], ["x"])
-    with pytest.raises(UserError, match=r"both make the columns 'vitl14'; tell them apart with --name"):
+    with pytest.raises(UserError, match=r"both make the columns 'vitl14'; give them names with --name"):
         label_teachers(["a/b", "ViT-L-14/openai", "ViT-L-14/laion2b_s32b_b82k"])
     with pytest.raises(UserError, match="no teacher is named"):
         label_teachers([])
@@ -185,10 +186,8 @@ def test_a_mended_photo_is_made_by_repair(data: Path, teachers: list[Teacher]) -
     assert all(report.ok for report in verify_data(data, ["crops"], sample=0, repair=True)), "still bad"
     photo.write_bytes(kept)
     (report,) = verify_data(data, ["crops"], sample=0, repair=True)
-    assert {problem.kind for problem in report.problems} == {"mended"}
-    assert (
-        "row 12 has no value, but could have one now: 003.png is not an image" in report.problems[0].message
-    )
+    assert {problem.kind for problem in report.problems} == {"recoverable"}
+    assert "row 12 has no value, but can have one now: 003.png is not an image" in report.problems[0].message
     after = cache_crops(data, teachers[0], chunk_rows=5)
     assert after.made_chunks == len(report.repaired) == 2
     assert after.invalid == before.invalid - 5 == 2

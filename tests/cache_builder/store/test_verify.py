@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store import diff_columns, open_column, open_writer, verify_column
 from cckt.cache_builder.store.agreement import agreement
-from cckt.cache_builder.store.manifest import Manifest
-from cckt.cache_builder.store.spec import digest_of
+from cckt.cache_builder.store.format.manifest import Manifest
 from tests.cache_builder.column_samples import INDEX, crops_spec, four_specs, make, row_of, tree
 
 SPEC = crops_spec()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store import ColumnSpec, column_info, list_columns, open_column, open_writer
-from cckt.cache_builder.store.ledger import FOLDER
-from cckt.cache_builder.store.spec import from_runs, some_runs, to_runs
+from cckt.cache_builder.store.format.file_names import LEDGER
+from cckt.cache_builder.store.format.spec import from_runs, some_runs, to_runs
 from tests.cache_builder.column_samples import crops_spec, four_specs, is_bad, make, row_of, tree
 
 
@@ -231,4 +231,4 @@ def test_a_begun_column_holds_no_time_host_or_path(tmp_path):
     told = (tmp_path / "one/crops/zarr.json").read_text()
     assert str(tmp_path) not in told
     assert os.uname().nodename not in told
-    assert FOLDER not in told
+    assert LEDGER not in told
