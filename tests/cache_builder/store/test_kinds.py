@@ -126,9 +126,27 @@ def test_different_names_are_different_words(one: ColumnName, other: ColumnName)
     assert (str(one) == str(other)) == (one == other)
 
 
-UNKNOWN = """notes Crops crops- crops--flipped crops-two-words crops-jitter crops-jitter-0 crops-jitter-01
-crops-flipped-b text-flipped images-jitter-1 priors priors/ priors/clip/x priors/mllm-b priors/other ../crops
-crops/values crops-ä""".split()
+UNKNOWN = [
+    "notes",
+    "Crops",
+    "crops-",
+    "crops--flipped",
+    "crops-two-words",
+    "crops-jitter",
+    "crops-jitter-0",
+    "crops-jitter-01",
+    "crops-flipped-b",
+    "text-flipped",
+    "images-jitter-1",
+    "priors",
+    "priors/",
+    "priors/clip/x",
+    "priors/mllm-b",
+    "priors/other",
+    "../crops",
+    "crops/values",
+    "crops-ä",
+]
 
 
 @pytest.mark.parametrize("name", ["", "crops\n", *UNKNOWN])
