@@ -37,7 +37,7 @@ def place(content: bytes | memoryview, target: Path, temporary: Path, *, new: bo
     new: keep a `target` that exists, and return False.
     """
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

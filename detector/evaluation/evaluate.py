@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
@@ -25,7 +26,7 @@ from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.evaluation.scene import Scene, open_scene
 from cckt.detector.inference.network import Network, load_network, network_of
 from cckt.detector.ranks.world import World, joined
-from cckt.detector.runs.run_folder import Facts, file_digest, judged_weights, read_json, write_json
+from cckt.detector.runs.run_folder import Facts, judged_weights, read_json, write_json
 from cckt.detector.students.deformable_detr.model import CCKTDetector
 
 

@@ -17,7 +17,6 @@ torch.load(weights_only=True).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -35,6 +34,7 @@ from torch import Tensor, nn
 from cckt.cache_builder.base.atomic_files import plain
 from cckt.cache_builder.base.atomic_files import write_bytes as write_bytes  # for all of this room
 from cckt.cache_builder.base.atomic_files import write_json as write_json
+from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store import teacher_of
 from cckt.cache_builder.vocabulary import normalise_name
@@ -238,12 +238,6 @@ def judged_weights(run: Path) -> Path:
 def _all_checkpoints(run: Path) -> list[Path]:
     """Newest first."""
     return sorted((run / FOLDER).glob(f"step-{'[0-9]' * 8}"), reverse=True)
-
-
-def file_digest(path: Path) -> str:
-    """ "sha256:..." of a file's bytes."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fault(folder: Path) -> str | None:

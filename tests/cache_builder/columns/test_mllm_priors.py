@@ -241,7 +241,7 @@ def test_models_that_cannot_be_had(data: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "code" / "own.py").write_text("raise SystemExit('this code ran')")
     with pytest.raises(UserError, match="comes with code of its own, which was not run"):
         cache_mllm_priors(data, str(tmp_path / "code"))
-    with pytest.raises(UserError, match="--device tpu is not to be had here"):
+    with pytest.raises(UserError, match="--device tpu is not available"):
         cache_mllm_priors(data, str(tmp_path), device="tpu")
 
 

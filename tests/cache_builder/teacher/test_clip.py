@@ -281,7 +281,7 @@ def test_wrong_devices_and_precisions(tiny: str) -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type in ("cuda", "mps", "cpu")
     for device in ("tpu", "cuda:99", "cpu:x", ""):
-        assert "is not to be had here; this machine has" in message(tiny, device=device)
+        assert "is not available; this machine has" in message(tiny, device=device)
     assert "choose one of fp32, bf16, fp16" in message(tiny, precision="fp8")
 
 

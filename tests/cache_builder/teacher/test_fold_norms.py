@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cckt.cache_builder.teacher.fold_norms import FoldedConv, fold_batch_norms
+from cckt.cache_builder.teacher.fold_norms import FusedConv, fold_batch_norms
 from cckt.cache_builder.teacher.tiles import TILE, Tiles
 
 
@@ -25,7 +25,7 @@ def with_statistics(tower: nn.Module) -> nn.Module:
 
 
 def folded_convolutions(tower: nn.Module) -> int:
-    return sum(isinstance(module, FoldedConv) for module in tower.modules())
+    return sum(isinstance(module, FusedConv) for module in tower.modules())
 
 
 def test_a_tower_without_batch_norms_is_not_touched() -> None:
