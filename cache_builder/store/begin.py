@@ -1,6 +1,6 @@
 """Begin a column in its place: whether the place may be used, and what `--overwrite` may replace.
 
-A folder may be replaced only if its zarr.json is a manifest of cckt. Files that are not of a column are never
+A folder may be replaced only if its zarr.json is a manifest of cckt. Files that do not belong to a column are never
 deleted: a folder that holds some is refused.
 """
 
@@ -68,7 +68,7 @@ def _begun(files: ChunkFiles, spec: ColumnSpec, data: str) -> Manifest:
 
 
 def require_empty(files: ChunkFiles) -> None:
-    """Raise UserError if a place holds files that are not of a column, naming the first of them."""
+    """Raise UserError if a place holds files that do not belong to a column, naming the first of them."""
     foreign = foreign_names(files.sizes())
     if foreign:
         raise UserError(_in_the_way(files.place, foreign))
@@ -83,7 +83,7 @@ def _clear(files: ChunkFiles) -> None:
 def _in_the_way(place: str, names: Sequence[str]) -> str:
     others = f" and {len(names) - 1} more files" if len(names) > 1 else ""
     return (
-        f"{place} holds {names[0]}{others} that are not of a column: expected a folder of its own for the "
+        f"{place} holds {names[0]}{others} that do not belong to a column: expected a folder only for the "
         "column, move these files away or choose another place with --out; nothing was deleted."
     )
 

@@ -79,9 +79,9 @@ class ColumnKind:
     has_valid: bool
     """Whether rows have a flag."""
     takes_label: bool
-    """Whether a data set may hold the columns of several teachers, told apart by a label."""
+    """Whether a data set may hold the columns of several teachers, each with a label."""
     views: tuple[str, ...]
-    """Views besides the plain one: FLIPPED, JITTER (which is numbered from 1)."""
+    """Views in addition to the plain one: FLIPPED, JITTER (which is numbered from 1)."""
     settings: tuple[Setting, ...]
     """Options of the command, in their order there."""
     help: str

@@ -84,7 +84,7 @@ def test_a_column_is_not_begun_among_other_files(tmp_path, photo, overwrite):
     (tmp_path / "crops" / photo).parent.mkdir(parents=True)
     (tmp_path / "crops" / photo).write_text("precious")
     with pytest.raises(
-        UserError, match=f"crops holds {photo} that are not of a column: .* nothing was deleted"
+        UserError, match=f"crops holds {photo} that do not belong to a column: .* nothing was deleted"
     ):
         open_writer(tmp_path, crops_spec(), overwrite=overwrite)
     assert list(tree(tmp_path)) == [f"crops/{photo}"]
@@ -96,7 +96,7 @@ def test_overwrite_never_deletes_photos_in_the_folder_of_a_column(tmp_path, phot
     (tmp_path / "crops" / photo).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "crops" / photo).write_text("precious")
     before = tree(tmp_path)
-    with pytest.raises(UserError, match=f"crops holds {photo} that are not of a column"):
+    with pytest.raises(UserError, match=f"crops holds {photo} that do not belong to a column"):
         open_writer(tmp_path, crops_spec(width=8), overwrite=True)
     assert tree(tmp_path) == before
     make(tmp_path, crops_spec(), overwrite=True)  # the same column made again replaces only its own files
@@ -107,7 +107,7 @@ def test_a_stranger_that_is_named_like_an_array_is_refused(tmp_path):
     (tmp_path / "crops/values").mkdir(parents=True)
     (tmp_path / "crops/values/zarr.json").write_text("{}")
     (tmp_path / "crops/values/c.0.0").write_text("precious")
-    with pytest.raises(UserError, match=r"crops holds values/zarr\.json that are not of a column"):
+    with pytest.raises(UserError, match=r"crops holds values/zarr\.json that do not belong to a column"):
         open_writer(tmp_path, crops_spec(), overwrite=True)
     assert (tmp_path / "crops/values/c.0.0").read_text() == "precious"
 

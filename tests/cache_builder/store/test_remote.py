@@ -261,7 +261,7 @@ def test_a_pull_does_not_copy_among_other_files(url, tmp_path):
     make(url, crops_spec(20))
     (tmp_path / "staged/crops").mkdir(parents=True)
     (tmp_path / "staged/crops/photo.png").write_text("precious")
-    with pytest.raises(UserError, match=r"crops holds photo\.png that are not of a column"):
+    with pytest.raises(UserError, match=r"crops holds photo\.png that do not belong to a column"):
         pull(url, tmp_path / "staged")
     assert list(tree(tmp_path / "staged")) == ["crops/photo.png"]
 
