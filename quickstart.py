@@ -85,9 +85,9 @@ def quickstart(
     Interrupted when a signal ends it.
     """
     if mllm is not None:
-        from cckt.cache_builder.mllm.load import place_of  # brings transformers
+        from cckt.cache_builder.mllm.load import model_source  # brings transformers
 
-        place_of(mllm)  # says now, not in ten minutes, that shapeworld's own is missing
+        model_source(mllm)  # says now, not in ten minutes, that shapeworld's own is missing
     stages = _Stages(out, plan, progress or Silent())
     config = apply_overrides(recipe(plan.recipe), plan.overrides)
     seen, held_out = out / "train", out / "held-out"

@@ -188,7 +188,7 @@ def check_mllm(name: str, device: str = "auto") -> list[Finding]:
         return [Finding("bad", subject, str(error))]
     millions = sum(value.numel() for value in loaded.model.parameters()) / 1e6
     kind = type(loaded.model).__name__
-    told = f"{kind}, {millions:.1f}M parameters, on {loaded.device}; tokens for {loaded.answers.line()}"
+    told = f"{kind}, {millions:.1f}M parameters, on {loaded.device}; tokens for {loaded.yes_no.summary()}"
     return [Finding("good", subject, told)]
 
 

@@ -50,7 +50,6 @@ def priors(
         str | None, typer.Option(help="Hub id or folder; default shapeworld's own, or a small one.")
     ] = None,
     mllm_prompt: Annotated[str | None, typer.Option(help="The question, with {concept}.")] = None,
-    backend: Annotated[str, typer.Option(help="transformers, or vllm.")] = "transformers",
     block: Annotated[int | None, typer.Option(help="Questions at a time; default as many as pay.")] = None,
     prefilter: Annotated[
         str | None, typer.Option(metavar="clip:K", help="Ask about the K that CLIP ranks first.")
@@ -96,7 +95,6 @@ def priors(
     else:
         given = {
             "--mllm-prompt": mllm_prompt,
-            "--backend": None if backend == "transformers" else backend,
             "--block": block,
             "--prefilter": prefilter,
             "--calibrate": calibrate,
@@ -116,7 +114,6 @@ def priors(
             prompt=PROMPT if mllm_prompt is None else mllm_prompt,
             device=device,
             dtype=precision,
-            backend=backend,
             block=block,
             prefilter=prefilter,
             calibrate=calibrate,

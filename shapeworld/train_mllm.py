@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cckt.cache_builder.mllm import Mllm, Questions, Scorer, load_mllm
-from cckt.cache_builder.mllm.packing import packed_mask
+from cckt.cache_builder.mllm.prefix_cache import packed_mask
 from cckt.cache_builder.quality.existence import existence_report
 from cckt.shapeworld.examine import EXAM_SEED
 from cckt.shapeworld.pictographs import CONCEPTS, NOVEL
@@ -156,7 +156,7 @@ class Quiz:
 
     def __init__(self, mllm: Mllm, course: Course) -> None:
         self._model, self._count = mllm.model, course.questions
-        about = Questions(mllm, words()).about(Image.new("RGB", (SIDE, SIDE)))
+        about = Questions(mllm, words()).for_image(Image.new("RGB", (SIDE, SIDE)))
         self._suffixes = torch.cat([suffix["input_ids"] for suffix in about.suffixes])  # (W, S)
         self._prefix = about.prefix["input_ids"][0]  # (P,)
         self._yes, self._no = (
@@ -234,7 +234,7 @@ def examine(folder: Path, photos: int) -> dict[str, Any]:
     for row in range(photos):
         page = photo(EXAM_SEED, row)
         presence[row, [CONCEPTS.index(thing.name) for thing in page.objects]] = True
-        scores = scorer.score(questions.about(Image.fromarray(page.pixels)))
+        scores = scorer.score(questions.for_image(Image.fromarray(page.pixels)))
         priors[row] = scores.probability
         shares.append(float(np.median(scores.share)))
     novel = np.isin(CONCEPTS, list(NOVEL))

@@ -22,6 +22,7 @@ from cckt.cache_builder.columns.crops import (
     check_rule,
     crop_reader,
     crops_spec,
+    photos_with_crops,
     usable_boxes,
 )
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels
@@ -32,7 +33,7 @@ from cckt.cache_builder.columns.teachers import Teachers, load_teachers
 from cckt.cache_builder.columns.text import cache_text
 from cckt.cache_builder.columns.views import view_names
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.photos import check_folder, load_or_reason
+from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, Job, Target, run_targets
 from cckt.cache_builder.store import ColumnSpec, open_writer
 from cckt.cache_builder.teacher.clip import Teacher
@@ -132,7 +133,8 @@ def cache_photos(
         cache_one = partial(cache_crops, crop=crop) if kinds[0] == "crops" else cache_images
         return [cache_one(data, loaded, name=label, fast=fast, **options)]
     index = open_index(data)
-    check_folder(index)
+    needed = None if "images" in kinds else photos_with_crops(index)
+    check_photos(index, needed)
     columns: list[tuple[ColumnSpec, CropReader | ImageReader, Teacher]] = []
     for label, loaded in labelled.items():
         if "crops" in kinds:
@@ -168,6 +170,7 @@ def cache_photos(
                 strict=making.strict,
                 expected=(CROWD, SMALL),
                 agreement=agreed,
+                photos=len(photos_with_crops(index)) if isinstance(made_by, CropReader) else len(index),
             )
         )
     return reports

@@ -64,6 +64,11 @@ def cache_clip_priors(
         open_column(place(data, out), str(ColumnName(kind, check_label(name))), index_digest=index.digest)
         for kind in ("images", "text")
     )
+    if len(index) and not images.valid_all().any():
+        raise UserError(
+            f"column {images.manifest.spec.name} has no valid row among {len(index)}: expected an embedding "
+            "of at least one photo; make it again with --overwrite where the photos can be read."
+        )
     step = "make both with one teacher, with --overwrite for the one to replace"
     require_same_teacher(Origin.of(images), Origin.of(text), step=step)
     spec = column_spec(
@@ -103,7 +108,7 @@ def cache_clip_priors(
         progress=progress,
         unit="photos",
     )
-    return report_of(writer, run, progress)
+    return report_of(writer, run, progress, photos=len(index))
 
 
 def remake_clip_priors(made: Made) -> Remake | None:

@@ -22,7 +22,7 @@ from cckt.cache_builder.columns.remake import Made, Remake, remake_from_photos
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.columns.views import jittered_boxes, view_recipe
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.photos import check_folder, load_or_reason
+from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
 from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec, open_writer
 from cckt.cache_builder.store.kinds import FLIPPED
@@ -83,7 +83,7 @@ def cache_crops(
     making = Making(**options)
     check_rule(crop)
     index = open_index(data)
-    check_folder(index)
+    check_photos(index, photos_with_crops(index))
     loaded = making.teacher(teacher)
     column = ColumnName("crops", check_label(name), view)
     spec = crops_spec(index, loaded, crop, making.batch, making.chunk_rows, column, fast)
@@ -102,7 +102,13 @@ def cache_crops(
     if fast:
         agreed = agreement_of(making.place(data), run.manifest, replace(reader, fast=False), loaded)
     return report_of(
-        writer, run, making.reporter, strict=making.strict, expected=(CROWD, SMALL), agreement=agreed
+        writer,
+        run,
+        making.reporter,
+        strict=making.strict,
+        expected=(CROWD, SMALL),
+        agreement=agreed,
+        photos=len(photos_with_crops(index)),
     )
 
 
@@ -243,6 +249,11 @@ def usable_boxes(index: Index, lo: int = 0, hi: int | None = None) -> NDArray[np
     boxes = index.box_xyxy[lo:hi]
     usable: NDArray[np.bool_] = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1) & ~index.iscrowd[lo:hi]
     return usable
+
+
+def photos_with_crops(index: Index) -> NDArray[np.int32]:
+    """Return the ascending image rows with at least one box that gets an embedding."""
+    return np.unique(index.box_images[usable_boxes(index)])
 
 
 def crop_rectangles(

@@ -17,7 +17,7 @@ from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.remake import Made, Remake, remake_from_photos
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.photos import check_folder, load_or_reason
+from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
 from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec, open_writer
 from cckt.cache_builder.teacher.clip import Teacher
@@ -47,7 +47,7 @@ def cache_images(
     """
     making = Making(**options)
     index = open_index(data)
-    check_folder(index)
+    check_photos(index)
     loaded = making.teacher(teacher)
     spec = images_spec(index, loaded, making.batch, making.chunk_rows, check_label(name), fast)
     writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
@@ -64,7 +64,7 @@ def cache_images(
     agreed = None
     if fast:
         agreed = agreement_of(making.place(data), run.manifest, replace(reader, fast=False), loaded)
-    return report_of(writer, run, making.reporter, strict=making.strict, agreement=agreed)
+    return report_of(writer, run, making.reporter, strict=making.strict, agreement=agreed, photos=len(index))
 
 
 @dataclass(frozen=True)

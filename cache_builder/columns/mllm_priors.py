@@ -12,20 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.constants import BACKEND, PRECISION, PROMPT
+from cckt.cache_builder.base.constants import PRECISION, PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.options import check_numbers, place
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.mllm.answers import LEAST_SHARE, LOW_SHARE
-from cckt.cache_builder.mllm.asking import Asker, askers, check_backend
 from cckt.cache_builder.mllm.calibrate import Calibration, fit_calibration, rounded
-from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm, load_words
+from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.prefilter import Prefilter, open_prefilter
-from cckt.cache_builder.mllm.questions import check_prompt
-from cckt.cache_builder.mllm.scorer import sigmoid
-from cckt.cache_builder.photos import check_folder, load_or_reason
+from cckt.cache_builder.mllm.questions import Questions, check_prompt
+from cckt.cache_builder.mllm.scorer import Scorer, sigmoid
+from cckt.cache_builder.mllm.yes_no_tokens import LEAST_SHARE, LOW_SHARE
+from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
 from cckt.cache_builder.store import ColumnName, column_info, column_spec, list_columns, open_writer
 
@@ -44,7 +43,6 @@ def cache_mllm_priors(
     prompt: str = PROMPT,
     device: str = "auto",
     dtype: str = PRECISION,
-    backend: str = BACKEND,
     block: int | None = None,
     prefilter: str | None = None,
     calibrate: Path | None = None,
@@ -61,10 +59,9 @@ def cache_mllm_priors(
 
     model: "shapeworld", a folder, an id on the hub, or a loaded model; None: shapeworld's for its data sets,
     otherwise `DEFAULT_MODEL`. prompt: the question, with {concept} for the name. dtype: fp32, bf16, fp16.
-    backend: "transformers", or "vllm" for its offline engine, which chooses device and blocks itself. block:
-    questions at a time (default: the fastest number; halved when memory runs out). prefilter: "clip:K" asks
-    only about the K most likely concepts of the column `priors/clip`; the others get 0. calibrate: a training
-    data set on whose base concepts temperature and bias are fitted. workers: threads that decode and
+    block: questions at a time (default: the fastest number; halved when memory runs out). prefilter: "clip:K"
+    asks only about the K most likely concepts of the column `priors/clip`; the others get 0. calibrate: a
+    training data set on whose base concepts temperature and bias are fitted. workers: threads that decode and
     preprocess. A photo that cannot be read leaves an invalid row; `strict` stops instead. part: (i, n), the
     i-th of n makers; None: torchrun's rank, otherwise everything.
 
@@ -72,39 +69,35 @@ def cache_mllm_priors(
     """
     workers = check_numbers(1, workers, part)
     check_prompt(prompt)
-    check_backend(backend)
     progress = progress or Silent()
     index = open_index(data)
-    check_folder(index)
+    check_photos(index)
     columns = place(data, out)
     chosen = open_prefilter(columns, prefilter, index) if prefilter else None
     mllm = model
     if not isinstance(mllm, Mllm):
         name = mllm or default_model(data)
-        if backend == "vllm":
-            mllm = load_words(name, dtype=dtype, trust_remote_code=trust_remote_code)
-        else:
-            mllm = load_mllm(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    ask = askers(mllm, prompt, backend, block, progress)
-    asker = ask(index.concepts.names)
+        mllm = load_mllm(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    scorer = Scorer(mllm, block=block, progress=progress)
+    questions = Questions(mllm, index.concepts.names, prompt)
     recipe: dict[str, Any] = {
         "formula": "P(yes) / (P(yes) + P(no))",
         "model": mllm.recipe(),
-        "backend": backend,
-        **asker.questions.recipe(),
-        "answers": mllm.answers.recipe(),
+        "backend": "transformers",  # the only one; recipes keep the key
+        **questions.recipe(),
+        "answers": mllm.yes_no.recipe(),
         "prefilter": chosen.recipe() if chosen else None,
         "calibrated_on": open_index(calibrate).digest if calibrate else None,
     }
-    notes = [mllm.answers.line()]
+    notes = [mllm.yes_no.summary()]
     if chosen:
-        notes.append(chosen.line(index))
+        notes.append(chosen.summary(index))
     measured = None if overwrite else measured_before(columns, index, recipe)
     if measured is None:
-        measured = {"share": probe(index, asker)}
+        measured = {"share": probe(index, questions, scorer)}
         if calibrate:
-            fitted = fit_calibration(calibrate, ask, mllm.name, progress=progress)
-            notes.append(fitted.line())
+            fitted = fit_calibration(calibrate, scorer, prompt, progress=progress)
+            notes.append(fitted.summary())
             measured["calibration"] = fitted.recipe()
         measured = (None if overwrite else measured_before(columns, index, recipe)) or measured
     low = check_share(measured["share"], mllm)
@@ -118,7 +111,7 @@ def cache_mllm_priors(
         index_digest=index.digest,
         recipe={**recipe, "measured": measured},
     )
-    mapper = Mapper(asker, chosen, measured.get("calibration"), len(index.concepts))
+    mapper = Mapper(scorer, chosen, measured.get("calibration"), len(index.concepts))
 
     def read(lo: int, hi: int) -> Iterable[Item]:
         for row in range(lo, hi):
@@ -126,7 +119,7 @@ def cache_mllm_priors(
             if isinstance(photo, str):
                 yield Item(row, reason=photo)
             else:
-                yield Item(row, (row, asker.about(photo)))
+                yield Item(row, (row, questions.for_image(photo)))
 
     writer = open_writer(columns, spec, overwrite=overwrite)
     run = run_chunks(
@@ -145,7 +138,7 @@ def cache_mllm_priors(
             f"yes and no held {np.median(mapper.shares):.3f} of the probability (median over "
             f"{len(mapper.shares)} photos)"
         )
-    return report_of(writer, run, progress, [*asker.notes, *notes], strict=strict)
+    return report_of(writer, run, progress, [*scorer.notes, *notes], strict=strict, photos=len(index))
 
 
 class Mapper:
@@ -155,10 +148,10 @@ class Mapper:
     """
 
     def __init__(
-        self, asker: Asker, prefilter: Prefilter | None, calibration: dict[str, Any] | None, width: int
+        self, scorer: Scorer, prefilter: Prefilter | None, calibration: dict[str, Any] | None, width: int
     ) -> None:
         self.shares: list[float] = []
-        self._asker, self._prefilter, self._width = asker, prefilter, width
+        self._scorer, self._prefilter, self._width = scorer, prefilter, width
         self._calibration = calibration
 
     def __call__(self, items: list[tuple[int, Any]]) -> NDArray[np.float32]:
@@ -166,7 +159,7 @@ class Mapper:
         for at, (row, about) in enumerate(items):
             chosen = self._prefilter.concepts(row) if self._prefilter else None
             concepts = list(range(self._width)) if chosen is None else chosen
-            scores = self._asker.score(about, concepts)
+            scores = self._scorer.score(about, concepts)
             self.shares.append(float(np.median(scores.share)))
             rows[at, concepts] = calibrated(scores.logit, self._calibration)
         return rows
@@ -179,7 +172,7 @@ def calibrated(logit: NDArray[np.float32], calibration: dict[str, Any] | None) -
     return Calibration(**calibration)(logit)
 
 
-def probe(index: Index, asker: Asker) -> float:
+def probe(index: Index, questions: Questions, scorer: Scorer) -> float:
     """Return the median share of probability on yes and no over all questions about the first photos.
 
     Rounded to two digits, on which other machines and dtypes agree. Photos that cannot be read are skipped;
@@ -189,7 +182,7 @@ def probe(index: Index, asker: Asker) -> float:
     for row in range(len(index)):
         photo = load_or_reason(index, row)
         if not isinstance(photo, str):
-            shares.append(asker.score(asker.about(photo)).share)
+            shares.append(scorer.score(questions.for_image(photo)).share)
         if len(shares) == PROBES:
             break
     return round(rounded(float(np.median(np.concatenate(shares)))), 2) if shares else 1.0

@@ -9,8 +9,10 @@ from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.photos import unreadable_warning
 from cckt.cache_builder.runner import RunReport
 from cckt.cache_builder.store import Agreement, ColumnWriter, Manifest
+from cckt.cache_builder.store.format.block import NOT_FINITE
 
 MOST_NOTES = 20
 """Notes that are shown."""
@@ -94,11 +96,13 @@ def report_of(
     strict: bool = False,
     expected: Sequence[str] = (),
     agreement: Agreement | None = None,
+    photos: int | None = None,
 ) -> CacheReport:
     """Return the report of a run, and send its notes to `progress`: `notes`, then reasons of invalid rows.
 
     expected: reasons that are no fault of a photo, reported in one line each. strict: raise UserError if the
-    column was finished earlier, without --strict, with rows of bad photos.
+    column was finished earlier, without --strict, with rows of bad photos. photos: number of photos that the
+    column needs; if many of them cannot be read, a warning with their share comes first.
     """
     row_notes = run.manifest.notes if run.manifest else run.notes
     counts = Counter(row_notes[row] for row in sorted(row_notes))
@@ -109,6 +113,9 @@ def report_of(
             f"photos ({faults[0]}); repair the photos, mark their rows with cckt cache verify --repair and "
             "run the same command again."
         )
+    warning = unreadable_warning(len(set(faults) - {NOT_FINITE}), photos) if photos else None
+    if warning:
+        notes = [warning, *notes]
     lines = [*notes, *(f"{counts[reason]} rows: {reason}" for reason in expected if counts[reason]), *faults]
     if agreement is not None and agreement.median < ENOUGH:
         lines.append(

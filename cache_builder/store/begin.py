@@ -1,7 +1,7 @@
 """Begin a column in its place: whether the place may be used, and what `--overwrite` may replace.
 
-A folder may be replaced only if its zarr.json is a manifest of cckt. Files that do not belong to a column are never
-deleted: a folder that holds some is refused.
+A folder may be replaced only if its zarr.json is a manifest of cckt. Files that do not belong to a column are
+never deleted: a folder that holds some is refused.
 """
 
 from __future__ import annotations

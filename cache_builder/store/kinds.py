@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cckt.cache_builder.base.constants import BACKEND, BATCH, CROP, PRECISION, PROMPT, TAU, TEMPLATES
+from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, PROMPT, TAU, TEMPLATES
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.spec import ColumnSpec
 
@@ -162,7 +162,6 @@ KINDS: dict[str, ColumnKind] = {
                 Setting("--mllm", lambda _: True),
                 Setting("--mllm-model", at("model", "name")),
                 Setting("--mllm-prompt", at("prompt"), PROMPT),
-                Setting("--backend", at("backend"), BACKEND),
                 Setting("--precision", at("model", "dtype"), PRECISION),
                 Setting("--prefilter", _prefilter),
                 Setting("--calibrate", _calibrate),

@@ -30,9 +30,9 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
     refused; `overwrite` replaces it: of several makers the first one replaces it, the others join. The same
     column is made again if it is finished, and resumed if it is not: a killed overwrite began it.
 
-    Raises UserError: another column is in the place; the folder holds files that do not belong to a column (they
-    are never deleted); it is read-only, full or gone; several ranks overwrite in an object store, which has
-    no locks.
+    Raises UserError: another column is in the place; the folder holds files that do not belong to a column
+    (they are never deleted); it is read-only, full or gone; several ranks overwrite in an object store, which
+    has no locks.
     """
     files = open_files(data, spec.name)
     if not overwrite:

@@ -201,7 +201,7 @@ def test_a_results_file_is_scored_without_a_photo(say: Say, world: World, tmp_pa
     for name in ("ap", "ap50_base", "ap50_novel"):
         assert json.loads(again.out)[name] == json.loads(evaluated.out)[name]
     images = say("cache", "images", tmp_path / "d", "--teacher", world.teacher)
-    assert "6 rows, 6 without a value" in images.out
+    assert "none of the 6 photos of" in images.sentence()
 
 
 def test_eval_with_every_source_of_priors_and_of_scores(say: Say, world: World, tmp_path: Path) -> None:

@@ -266,7 +266,6 @@ def test_novel_boxes_in_training_data(say: Say, world: World, tmp_path: Path) ->
         (["cache", "crops", "SEEN", "--teacher", "TEACHER", "--precision", "int1"], "--precision int1"),
         (["cache", "text", "SEEN", "--teacher", "TEACHER", "--templates", "none"], "--templates none"),
         (["cache", "priors", "HELD", "--prefilter", "clip:3"], "--prefilter is of questions to a multimodal"),
-        (["cache", "priors", "HELD", "--backend", "vllm"], "--backend is of questions to a multimodal"),
         (["cache", "priors", "HELD", "--mllm", "--name", "b"], "--name is of CLIP's priors"),
         (["cache", "priors", "HELD", "--mllm", "--mllm-prompt", "Is it?"], "{concept}"),
         (["cache", "priors", "HELD", "--mllm-model", "OUT"], "--mllm-model"),

@@ -123,7 +123,7 @@ def test_the_doctor_shows_what_yes_and_no_are_made_of(say: Say, model: Path) -> 
     assert "; no: " in found
     missing = say("doctor", "--mllm-model", "no-such/model")
     assert "1 of these must be mended first" in missing.sentence()
-    assert "no-such/model could not be had" in " ".join(missing.out.split())
+    assert "no-such/model could not be loaded" in " ".join(missing.out.split())
 
 
 def test_a_refused_column_names_a_command_that_works(say: Say, world: World, model: Path) -> None:

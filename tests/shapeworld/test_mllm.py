@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.mllm import Mllm, Questions
-from cckt.cache_builder.mllm.passes import single
+from cckt.cache_builder.mllm.strategies import reference_logits
 from cckt.shapeworld import train_mllm
 from cckt.shapeworld.pictographs import CONCEPTS
 from cckt.shapeworld.reading import words
@@ -49,7 +49,7 @@ def test_every_word_is_a_token_and_a_question_two_behind_the_shared_ones(mllm: M
     assert Questions(mllm, words()).suffix_lengths() == [2] * len(words())
     assert max(Questions(mllm, ("forklift", "sunflower seed", "crème brûlée")).suffix_lengths()) > 2
     assert "sun" not in tokenizer().convert_ids_to_tokens(tokenizer().encode("sunny"))
-    assert mllm.answers.yes and mllm.answers.no  # noqa: PT018
+    assert mllm.yes_no.yes and mllm.yes_no.no  # noqa: PT018
 
 
 def test_in_the_first_layer_a_word_finds_its_cell_before_itself_and_itself_before_others(mllm: Mllm) -> None:
@@ -71,15 +71,15 @@ def test_in_the_first_layer_a_word_finds_its_cell_before_itself_and_itself_befor
 
 def test_the_quiz_asks_as_the_column_asks(mllm: Mllm, photo: Image.Image) -> None:
     """Its loss is that of one question at a time by transformers' `generate`."""
-    questions = Questions(mllm, words()).about(photo)
+    questions = Questions(mllm, words()).for_image(photo)
     truth = torch.zeros(1, len(words()), dtype=torch.bool)
     truth[0, [3, 70]] = True
     quiz, eye = Quiz(mllm, replace(MICRO, questions=9)), Eye(mllm)
     with torch.no_grad():
-        cells = eye.see(questions.picture["pixel_values"])
+        cells = eye.see(questions.image_inputs["pixel_values"])
         found, _ = quiz.loss(cells, truth, np.random.default_rng(5))
         asked = some_words(np.random.default_rng(5), truth[0].numpy(), 9)
-        logits = torch.stack([single(mllm, questions, int(row)) for row in asked])
+        logits = torch.stack([reference_logits(mllm, questions, int(row)) for row in asked])
     yes, no = (mllm.tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in ("yes", "no"))
     answers = torch.where(truth[0, torch.from_numpy(asked)], yes, no)
     assert cells.shape == (1, CELLS, mllm.model.config.text_config.hidden_size)

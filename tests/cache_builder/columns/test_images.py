@@ -106,8 +106,9 @@ def test_bad_photos_leave_invalid_rows_and_a_line(data: Path, teacher: Teacher) 
     np.testing.assert_array_equal(column.all()[[0, 2, 4]], 0)
     assert report.invalid == 3
     assert report.notes == progress.notes
-    assert report.notes[:2] == ["000.png does not exist", "002.png is empty (0 bytes)"]
-    assert "is 5 x 5 where the annotations say" in report.notes[2]
+    assert report.notes[0].startswith("warning: 3 of 7 photos (43%) cannot be read")
+    assert report.notes[1:3] == ["000.png does not exist", "002.png is empty (0 bytes)"]
+    assert "is 5 x 5 where the annotations say" in report.notes[3]
     assert progress.done == 7
     assert "7 rows, 3 without a value" in report.lines()[0]
     assert json.loads(json.dumps(report.to_json()))["invalid"] == 3
@@ -117,7 +118,7 @@ def test_strict_stops_at_a_bad_photo_and_goes_on_when_it_is_mended(data: Path, t
     photo = data.parent / "photos" / "005.png"
     kept = photo.read_bytes()
     photo.write_bytes(kept[:50])
-    with pytest.raises(UserError, match=r"005\.png: cannot be decoded: .*; mend it or take it out"):
+    with pytest.raises(UserError, match=r"005\.png: cannot be decoded: .*; repair it or remove it"):
         cache_images(data, teacher, strict=True, chunk_rows=2)
     photo.write_bytes(kept)
     report = cache_images(data, teacher, strict=True, chunk_rows=2)
@@ -136,7 +137,7 @@ def test_a_vanished_folder_stops_the_run(data: Path, teacher: Teacher) -> None:
     index = open_index(data)
     os.rename(data.parent / "photos", data.parent / "moved")
     for call in (lambda: cache_images(data, teacher), lambda: load_row(index, 0)):
-        with pytest.raises(UserError, match=r"the folder of the photos of .* is not there; bring it back"):
+        with pytest.raises(UserError, match=r"the folder of the photos of .* does not exist; restore it"):
             call()
     assert not (data / "images").exists()
 

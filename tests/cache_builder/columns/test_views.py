@@ -65,10 +65,10 @@ def test_the_command_of_mllm_priors_names_the_model_and_what_it_was_asked() -> N
     plain = {"model": model, "backend": "transformers", "prompt": PROMPT, "prefilter": None}
     command = repair_command("set", "priors/mllm", plain)
     assert command == "cckt cache priors set --mllm --mllm-model 'some model'"
-    other = {"model": model | {"dtype": "bf16"}, "backend": "vllm", "prompt": "{concept}?"}
+    other = {"model": model | {"dtype": "bf16"}, "prompt": "{concept}?"}
     other |= {"prefilter": {"keep": 9}, "calibrated_on": "sha256:1"}
     assert repair_command("set", "priors/mllm", other) == (
-        "cckt cache priors set --mllm --mllm-model 'some model' --mllm-prompt '{concept}?' --backend vllm "
+        "cckt cache priors set --mllm --mllm-model 'some model' --mllm-prompt '{concept}?' "
         "--precision bf16 --prefilter clip:9 --calibrate TRAINING_DATA"
     )
 

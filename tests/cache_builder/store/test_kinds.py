@@ -207,7 +207,6 @@ def test_a_setting_has_the_default_of_its_maker() -> None:
         "priors/clip": {"--tau": default(clip_priors.cache_clip_priors, "tau")},
         "priors/mllm": {
             "--mllm-prompt": default(mllm_priors.cache_mllm_priors, "prompt"),
-            "--backend": default(mllm_priors.cache_mllm_priors, "backend"),
             "--precision": default(mllm_priors.cache_mllm_priors, "dtype"),
         },
     }
