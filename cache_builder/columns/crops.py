@@ -122,7 +122,7 @@ class CropReader:
 
     index: Index
     preprocess: Preprocess
-    crop: str = "box"
+    crop: str = CROP
     strict: bool = False
     view: str = ""
     fast: bool = False
@@ -256,9 +256,7 @@ def photos_with_crops(index: Index) -> NDArray[np.int32]:
     return np.unique(index.box_images[usable_boxes(index)])
 
 
-def crop_rectangles(
-    boxes: NDArray[np.float64], size: tuple[int, int], rule: str = "box"
-) -> NDArray[np.int64]:
+def crop_rectangles(boxes: NDArray[np.float64], size: tuple[int, int], rule: str = CROP) -> NDArray[np.int64]:
     """Return the rectangles of crops, (n, 4) int64 (left, top, right, bottom) in whole pixels.
 
     boxes: (n, 4) float64 xyxy in pixels. size: (width, height) of the photo; rectangles are inside it. right

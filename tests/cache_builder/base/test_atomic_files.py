@@ -22,7 +22,7 @@ def test_a_file_has_its_new_content_and_nothing_else_is_left(tmp_path: Path) -> 
     assert plain({1: [float("inf"), 0.5]}) == {"1": [None, 0.5]}
 
 
-def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path: Path) -> None:
+def test_a_partial_file_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
     (tmp_path / f".file.{os.getpid()}.partial").write_text("half")
     write_bytes(tmp_path / "file", b"new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"new"}

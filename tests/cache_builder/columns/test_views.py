@@ -39,7 +39,7 @@ def column_bytes(data: Path) -> dict[str, bytes]:
     return {str(path.relative_to(data)): path.read_bytes() for path in files}
 
 
-def test_names_say_kind_teacher_and_view() -> None:
+def test_names_have_a_kind_a_label_and_a_view() -> None:
     for name, expected in {
         "crops": ("crops", "", ""),
         "crops-flipped": ("crops", "", "flipped"),
@@ -59,7 +59,7 @@ def test_names_say_kind_teacher_and_view() -> None:
     assert repair_command("set", "priors/clip-vitl14") == "cckt cache priors set --name vitl14"
 
 
-def test_the_command_of_mllm_priors_names_the_model_and_what_it_was_asked() -> None:
+def test_the_command_of_mllm_priors_names_the_model_and_the_prompt() -> None:
     assert repair_command("set", "priors/mllm") == "cckt cache priors set --mllm"
     model = {"name": "some model", "dtype": "fp32"}
     plain = {"model": model, "backend": "transformers", "prompt": PROMPT, "prefilter": None}
@@ -74,7 +74,7 @@ def test_the_command_of_mllm_priors_names_the_model_and_what_it_was_asked() -> N
 
 
 @pytest.mark.parametrize("label", ["ViT", "a-b", "flipped", "jitter", "a/b", "a "])
-def test_labels_that_would_be_misread_are_refused(label: str) -> None:
+def test_ambiguous_labels_are_refused(label: str) -> None:
     with pytest.raises(UserError, match=r"--name .* cannot be used"):
         check_label(label)
 
@@ -126,7 +126,7 @@ def test_jittered_boxes_stay_near_and_inside(data: Path) -> None:
     assert (own > 1).all()
 
 
-def test_how_many_jitters() -> None:
+def test_a_number_of_jittered_views_out_of_range_is_refused() -> None:
     assert [str(name) for name in view_names("", True, 2)] == [
         "crops",
         "crops-flipped",
@@ -156,7 +156,7 @@ def test_one_pass_for_views_and_teachers_equals_one_verb_each(data: Path, teache
     assert column_bytes(data) == together
 
 
-def test_all_columns_of_two_teachers_are_proven(data: Path, teachers: list[Teacher]) -> None:
+def test_all_columns_of_two_teachers_are_verified(data: Path, teachers: list[Teacher]) -> None:
     reports = cache_all(data, teachers, name="two", templates="single", flipped=True)
     assert [report.name for report in reports][-2:] == ["priors/clip", "priors/clip-two"]
     found = list(verify_data(data, sample=5))
@@ -178,7 +178,7 @@ def test_the_column_of_a_view_names_it_in_its_recipe(data: Path, teachers: list[
     assert ColumnName("crops", view="jitter-2").jitter == 2
 
 
-def test_a_mended_photo_is_made_by_repair(data: Path, teachers: list[Teacher]) -> None:
+def test_rows_of_a_repaired_photo_are_made_again(data: Path, teachers: list[Teacher]) -> None:
     photo = data.parent / "photos" / "003.png"
     kept = photo.read_bytes()
     photo.write_text("not a photo")
@@ -193,7 +193,7 @@ def test_a_mended_photo_is_made_by_repair(data: Path, teachers: list[Teacher]) -
     assert after.invalid == before.invalid - 5 == 2
 
 
-def test_overwrite_makes_a_finished_column_again_and_goes_on_with_an_unfinished_one(
+def test_overwrite_makes_a_finished_column_again_and_resumes_an_unfinished_one(
     data: Path, teachers: list[Teacher]
 ) -> None:
     made = cache_crops(data, teachers[0], chunk_rows=5)

@@ -103,7 +103,7 @@ def test_overwrite_never_deletes_photos_in_the_folder_of_a_column(tmp_path, phot
     assert tree(tmp_path) == before
 
 
-def test_a_stranger_that_is_named_like_an_array_is_refused(tmp_path):
+def test_a_foreign_array_with_the_name_of_ours_is_refused(tmp_path):
     (tmp_path / "crops/values").mkdir(parents=True)
     (tmp_path / "crops/values/zarr.json").write_text("{}")
     (tmp_path / "crops/values/c.0.0").write_text("precious")
@@ -112,7 +112,7 @@ def test_a_stranger_that_is_named_like_an_array_is_refused(tmp_path):
     assert (tmp_path / "crops/values/c.0.0").read_text() == "precious"
 
 
-def test_what_file_systems_leave_is_in_nobodys_way(tmp_path):
+def test_files_that_a_file_system_leaves_behind_are_ignored(tmp_path):
     (tmp_path / "crops").mkdir()
     for name in (".DS_Store", ".nfs0000123", ".tmp-killed"):
         (tmp_path / "crops" / name).touch()
@@ -185,7 +185,7 @@ def test_a_name_that_could_leave_the_data_set_is_not_opened(tmp_path, name):
     ],
 )
 @pytest.mark.parametrize("where", ["fsync", "replace", "write"])
-def test_a_failing_disk_tears_nothing(tmp_path, monkeypatch, number, sentence, where):
+def test_a_failing_disk_leaves_no_partial_file(tmp_path, monkeypatch, number, sentence, where):
     spec = crops_spec()
     make(tmp_path / "whole", spec)
     make(tmp_path / "data", spec, part=(0, 2))
@@ -210,7 +210,7 @@ def test_a_failing_disk_tears_nothing(tmp_path, monkeypatch, number, sentence, w
     assert tree(tmp_path / "data") == tree(tmp_path / "whole")
 
 
-def test_a_folder_that_vanishes_is_told(tmp_path):
+def test_a_folder_that_vanishes_is_a_user_error(tmp_path):
     spec = crops_spec()
     writer = open_writer(tmp_path / "data", spec)
     (tmp_path / "data").rename(tmp_path / "elsewhere")
@@ -220,26 +220,26 @@ def test_a_folder_that_vanishes_is_told(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
+def test_a_file_in_the_place_of_the_folder_is_a_user_error(tmp_path):
     (tmp_path / "data").write_text("")
     with pytest.raises(UserError, match="data/crops"):
         open_writer(tmp_path / "data", crops_spec())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_read_only_folder_is_told(tmp_path):
+def test_a_read_only_folder_is_a_user_error(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="read-only"):
         open_writer(tmp_path, crops_spec())
 
 
 @pytest.mark.parametrize("name", ["", "Crops", "a//b", "../x", "index", "index/x", "a/../b", "crops/"])
-def test_column_names_that_could_climb_or_hide_are_refused(name):
+def test_column_names_outside_the_data_set_are_refused(name):
     with pytest.raises(UserError, match="cannot be used"):
         crops_spec(name=name)
 
 
-def test_a_column_without_values_or_rows_a_chunk_is_refused():
+def test_a_column_with_no_values_or_no_rows_in_a_chunk_is_refused():
     with pytest.raises(UserError, match="rows of 0 values"):
         crops_spec(width=0)
     with pytest.raises(UserError, match="chunk_rows is 0"):

@@ -93,7 +93,7 @@ def use_server(monkeypatch, address: str) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
-def test_the_small_interface(any_url):
+def test_every_place_implements_chunk_files(any_url):
     files = open_files(any_url, "crops")
     assert files.get("a/b") is None
     assert files.size("a/b") is None
@@ -171,7 +171,7 @@ def test_any_zarr_client_opens_it(any_url):
     assert np.array_equal(group["values"][:], open_column(any_url, "crops").all())
 
 
-def test_pull_stages_columns_and_goes_on_where_it_stopped(any_url, tmp_path, monkeypatch):
+def test_pull_copies_columns_and_resumes(any_url, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no column under"):
         pull(any_url, tmp_path / "staged")
     for spec in (crops_spec(60, 8), crops_spec(5, 2, name="priors/clip")):
@@ -284,12 +284,12 @@ def test_a_killed_pull_leaves_nothing_behind(url, tmp_path, monkeypatch):
     assert verify_column(tmp_path / "staged", "crops").ok
 
 
-def test_a_scheme_without_its_library_is_told():
+def test_a_scheme_without_its_library_is_a_user_error():
     with pytest.raises(UserError, match=r"needs a library for nowhere:// .* `pip install 'cckt\[remote\]'`"):
         open_column("nowhere://x", "crops")
 
 
-def test_a_store_that_fails_is_told(s3_server, monkeypatch):
+def test_a_store_that_fails_is_a_user_error(s3_server, monkeypatch):
     use_server(monkeypatch, s3_server)
     with pytest.raises(UserError, match="check the address, the credentials and the network"):
         open_writer("s3://there-is-no-such-bucket/coco", crops_spec(20))
