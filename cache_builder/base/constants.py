@@ -6,7 +6,13 @@ Light, so that the command line can import it for `--help`.
 from __future__ import annotations
 
 TAU = 0.07
-"""Temperature of the cosines of CLIP priors; docs/method/cckt_det.md, eq. 5."""
+"""Temperature of cosines; docs/method/cckt_det.md, eqs. 5 and 12."""
+
+RHO = 0.70
+"""Smallest probability that counts as present; docs/method/cckt_det.md, eq. 7."""
+
+LIMIT = 6
+"""Largest number of present concepts per image, L; docs/method/cckt_det.md, eq. 7. 12 for LVIS."""
 
 TEMPLATES = "ensemble12"
 """Templates of the text embeddings; docs/method/cckt_det.md, eq. 1."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError
@@ -59,9 +60,31 @@ def hold_lock(path: Path, *, wait: bool) -> Iterator[bool]:
             if descriptor >= 0:
                 os.close(descriptor)
                 descriptor = -1
+        if descriptor >= 0:
+            _held_descriptors().add(descriptor)
         yield True
     finally:
-        if descriptor >= 0:
+        if descriptor in _held_descriptors():
+            _held_descriptors().discard(descriptor)
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+@cache
+def _held_descriptors() -> set[int]:
+    """Return the descriptors of the locks that this process holds.
+
+    Forked children close them: a lock ends when the last copy of its descriptor is closed, and a child, such
+    as a data worker, may outlive a killed holder.
+    """
+    held: set[int] = set()
+
+    def close() -> None:
+        for descriptor in held:
+            os.close(descriptor)
+        held.clear()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=close)
+    return held

@@ -171,8 +171,7 @@ def _check_lengths(index: Index, images: int, boxes: int) -> None:
 def _check_file_names(index: Index) -> None:
     """Raise DamagedIndex unless every file name stays inside the images folder.
 
-    A name is looked at by itself only if its bytes are suspicious, so that millions of names take
-    milliseconds.
+    Only names with suspicious bytes are checked one by one, so that millions of names take milliseconds.
     """
     blob, offsets = np.asarray(index.file_name_bytes), np.asarray(index.file_name_offsets)
     if offsets[0] != 0 or (np.diff(offsets) <= 0).any():

@@ -19,8 +19,7 @@ from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.mllm.questions import Questions
 from cckt.cache_builder.mllm.scorer import Scorer, sigmoid
 from cckt.cache_builder.photos import check_photos, load_or_reason
-from cckt.cache_builder.presence import oracle_presence
-from cckt.cache_builder.quality.existence import known_pairs
+from cckt.cache_builder.presence import known_pairs, oracle_presence
 
 PHOTOS = 256
 """Images of the training index that are scored: tens of thousands of answers for two parameters."""
@@ -59,8 +58,8 @@ def fit_calibration(
 ) -> Calibration:
     """Score the base concepts of the training data set `data` and fit a calibration to the answers.
 
-    prompt: as for the column. photos: number of images, spread evenly over the index. Crowds count as
-    presence. Pairs whose truth is unknown (LVIS) are ignored. Raises UserError where the index has no base
+    prompt: as for the column. photos: number of images, spread evenly over the index. Pairs
+    whose truth is unknown (LVIS, crowds) are ignored. Raises UserError where the index has no base
     concept, no photo can be read, all pairs have one truth, or yes is more likely for absent concepts.
     """
     index = open_index(data)
@@ -101,7 +100,7 @@ def fit_calibration(
 def base_truth(index: Index, base: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return (I, B) bool presence of the concept rows `base` (B,), and (I, B) bool whether it is known."""
     presence = oracle_presence(index)
-    known = known_pairs(index, presence)
+    known = known_pairs(index)
     return presence[:, base], (np.ones_like(presence) if known is None else known)[:, base]
 
 

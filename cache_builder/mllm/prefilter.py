@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index
-from cckt.cache_builder.presence import oracle_presence
-from cckt.cache_builder.quality.existence import known_pairs
+from cckt.cache_builder.presence import known_pairs, oracle_presence
 from cckt.cache_builder.store import Column, open_column
 
 
@@ -43,14 +42,14 @@ class Prefilter:
         if not pairs:
             return f"prefilter {name}: no annotated photo to measure its recall on"
         return (
-            f"prefilter {name} keeps {found / pairs:.4f} of {pairs} annotated pairs and asks "
+            f"prefilter {name} keeps {found / pairs:.4f} of {pairs} annotated pairs with "
             f"{min(self.keep, len(index.concepts))} of {len(index.concepts)} questions per photo"
         )
 
     def recall(self, index: Index) -> tuple[int, int]:
         """Return the number of annotated (image, concept) pairs that are kept, and of all."""
         presence = oracle_presence(index)
-        known = known_pairs(index, presence)
+        known = known_pairs(index)
         if known is not None:
             presence &= known
         presence &= self.column.valid_all()[:, None]

@@ -29,18 +29,23 @@ from cckt.cache_builder.mllm.questions import ImageQuestions, Inputs
 from cckt.cache_builder.mllm.shared_vision import run_vision_once
 
 
-class PackedSuffixes:
+class _SharedPrefix:
+    """A strategy that computes the prefix of an image once."""
+
+    shares_prefix = True
+
+    def __init__(self, mllm: Mllm, questions: ImageQuestions) -> None:
+        self._mllm, self._questions = mllm, questions
+        self.prefix = Prefix(mllm, questions)
+
+
+class PackedSuffixes(_SharedPrefix):
     """All suffixes of a block in one row behind the shared prefix; no suffix attends to another.
 
     One copy of the prefix's keys and values serves a block, and no token is padding.
     """
 
     name = "a shared prefix and suffixes packed in one row"
-    shares_prefix = True
-
-    def __init__(self, mllm: Mllm, questions: ImageQuestions) -> None:
-        self._mllm, self._questions = mllm, questions
-        self.prefix = Prefix(mllm, questions)
 
     def next_token_logits(self, rows: Sequence[int]) -> Tensor:
         """Return the (K, V) logits after each of the K questions `rows`."""
@@ -62,18 +67,13 @@ class PackedSuffixes:
         return as_rows(logits, len(rows))
 
 
-class BatchedSuffixes:
+class BatchedSuffixes(_SharedPrefix):
     """One row per suffix of a block behind the shared prefix's keys and values, padded on the right.
 
     The model makes its own masks, so this fits any model that can continue from a cache.
     """
 
     name = "a shared prefix and one row per suffix"
-    shares_prefix = True
-
-    def __init__(self, mllm: Mllm, questions: ImageQuestions) -> None:
-        self._mllm, self._questions = mllm, questions
-        self.prefix = Prefix(mllm, questions)
 
     def next_token_logits(self, rows: Sequence[int]) -> Tensor:
         """Return the (K, V) logits after each of the K questions `rows`."""

@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.index import Index
-
-RHO, LIMIT = 0.70, 6
-"""Smallest prior that counts as present, and most present concepts of an image, for COCO
-(docs/method/cckt_det.md, eq. 7)."""
+from cckt.cache_builder.base.constants import LIMIT, RHO
+from cckt.cache_builder.presence import present_mask
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def existence_report(
     splits: name -> concept rows. Other concepts are ignored, also by `limit`.
     rho, limit: select the present concepts of an image (docs/method/cckt_det.md, eq. 7).
     valid: (I,) bool, images that count; default all.
-    known: (I, C) bool, pairs whose truth is known (LVIS, see `known_pairs`); the others are ignored.
+    known: (I, C) bool, pairs whose truth is known, from `known_pairs`; None: all. The others are ignored.
     """
     assert priors.shape == presence.shape, f"expected {presence.shape}, found {priors.shape}"
     scored = np.unique(np.concatenate([np.zeros(0, np.int64), *splits.values()]))
@@ -82,8 +79,7 @@ def chosen_pairs(
     concept row (docs/method/cckt_det.md, eq. 7).
     """
     chosen = np.zeros(priors.shape, bool)
-    order = candidates[np.argsort(-priors[:, candidates], axis=1, kind="stable")[:, :limit]]
-    np.put_along_axis(chosen, order, np.take_along_axis(priors, order, axis=1) >= rho, axis=1)
+    chosen[:, candidates] = present_mask(priors[:, candidates], rho, limit)
     return chosen
 
 
@@ -101,18 +97,6 @@ def average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_]) ->
     recall = hits[ends] / hits[-1]
     precision = hits[ends] / (ends + 1)
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
-
-
-def known_pairs(index: Index, presence: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """Return (I, C) bool: pairs whose truth the annotations state; None where they state all.
-
-    Only LVIS states some: the concepts that are present in an image, and those verified to be absent.
-    """
-    if not len(index.neg_rows):
-        return None
-    known = presence.copy()
-    known[np.repeat(np.arange(len(index)), np.diff(index.neg_offsets)), index.neg_rows] = True
-    return known
 
 
 def ratio(part: int, whole: int) -> float:

@@ -14,15 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.constants import LIMIT, RHO
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.presence import oracle_presence
+from cckt.cache_builder.presence import known_pairs, oracle_presence
 from cckt.cache_builder.quality.existence import (
-    LIMIT,
-    RHO,
     ExistenceMetrics,
     existence_report,
-    known_pairs,
 )
 from cckt.cache_builder.quality.pope import KINDS, PopeMetrics, pope_report
 from cckt.cache_builder.store import column_info, list_columns, open_column
@@ -118,7 +116,7 @@ def report_priors(
         raise UserError(f"--limit is {limit}; give at least 1 concept a photo, such as {LIMIT}.")
     index = open_index(data)
     presence = oracle_presence(index)
-    known = known_pairs(index, presence)
+    known = known_pairs(index)
     splits, notes = _splits(index)
     scored = np.concatenate([np.zeros(0, np.int64), *splits.values()])
     if not presence[:, scored].any():

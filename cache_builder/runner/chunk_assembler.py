@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.runner.run_report import RunReport
-from cckt.cache_builder.runner.writer_thread import WriterThread
+from cckt.cache_builder.runner.writer_thread import FinishedChunk, WriterThread
 from cckt.cache_builder.store import ColumnWriter
 
 
@@ -64,7 +64,7 @@ class ChunkAssembler:
         self._in_flight: deque[tuple[int, list[int], Any]] = deque()
 
     def add_rows(self, lo: int, hi: int, items: Iterable[Item]) -> int:
-        """Take the rows [lo, hi), of which those without an item are invalid.
+        """Take the rows [lo, hi). Rows without an item are invalid.
 
         Ranges of one chunk must come in ascending order without overlap. Returns how many of the rows are in
         wanted chunks; the others are ignored.
@@ -131,4 +131,6 @@ class ChunkAssembler:
         if chunk is None or chunk.unread or chunk.pending or chunk.batches_in_flight:
             return
         del self._open[number]
-        self._writer_thread.put(self._writer, self._report, number, chunk.values, chunk.valid, chunk.notes)
+        self._writer_thread.put(
+            FinishedChunk(self._writer, self._report, number, chunk.values, chunk.valid, chunk.notes)
+        )

@@ -30,7 +30,7 @@ def read_ahead(
     """Yield (job, result of `read`) in the order of the jobs. workers 0: read in this thread.
 
     Up to 2 * workers + 1 results wait, and more until their jobs hold `rows` rows (counted by `rows_of`), so
-    that the next batch is ready when the mapper asks for it.
+    that the next batch is ready when the mapper needs it.
     """
     if workers == 0:
         for job in jobs:

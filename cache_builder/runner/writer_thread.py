@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,18 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.runner.run_report import RunReport
 from cckt.cache_builder.store import ColumnWriter
+
+
+@dataclass(frozen=True)
+class FinishedChunk:
+    """A chunk to write; see `ColumnWriter.write` for the arrays. The report gets its counts."""
+
+    writer: ColumnWriter
+    report: RunReport
+    number: int
+    values: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    notes: dict[int, str]
 
 
 class WriterThread:
@@ -23,7 +35,7 @@ class WriterThread:
     """
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[Any] = queue.Queue(maxsize=2)
+        self._queue: queue.Queue[FinishedChunk | None] = queue.Queue(maxsize=2)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="cckt-write", daemon=True)
 
@@ -31,18 +43,10 @@ class WriterThread:
         self._thread.start()
         return self
 
-    def put(
-        self,
-        writer: ColumnWriter,
-        report: RunReport,
-        chunk: int,
-        values: NDArray[np.float32],
-        valid: NDArray[np.bool_],
-        notes: dict[int, str],
-    ) -> None:
-        """Queue a chunk; wait while the queue is full. See `ColumnWriter.write` for the arrays."""
+    def put(self, chunk: FinishedChunk) -> None:
+        """Queue a chunk; wait while the queue is full."""
         self.check()
-        self._queue.put((writer, report, chunk, values, valid, notes))
+        self._queue.put(chunk)
 
     def check(self) -> None:
         """Raise the error of the thread, if any."""
@@ -56,33 +60,28 @@ class WriterThread:
             self.check()
 
     def _work(self) -> None:
-        while (work := self._queue.get()) is not None:
+        while (chunk := self._queue.get()) is not None:
             if self._error is None:
                 try:
-                    _write(*work)
+                    _write(chunk)
                 except BaseException as error:
                     self._error = error
 
 
-def _write(
-    writer: ColumnWriter,
-    report: RunReport,
-    chunk: int,
-    values: NDArray[np.float32],
-    valid: NDArray[np.bool_],
-    notes: dict[int, str],
-) -> None:
+def _write(chunk: FinishedChunk) -> None:
     began = time.perf_counter()
-    if not writer.spec.has_valid and not valid.all():
-        row = writer.bounds(chunk)[0] + int(np.flatnonzero(~valid)[0])
-        reason = notes.get(row, "it could not be read")
+    writer, report = chunk.writer, chunk.report
+    if not writer.spec.has_valid and not chunk.valid.all():
+        row = writer.bounds(chunk.number)[0] + int(np.flatnonzero(~chunk.valid)[0])
+        reason = chunk.notes.get(row, "it could not be read")
         raise UserError(
             f"row {row} of column {writer.spec.name} has no value ({reason}), expected one in every row; "
             "repair its source and run the same command again."
         )
-    invalid = writer.write(chunk, values, valid if writer.spec.has_valid else None, notes)
+    valid = chunk.valid if writer.spec.has_valid else None
+    invalid = writer.write(chunk.number, chunk.values, valid, chunk.notes)
     report.made += 1
-    report.rows += len(values)
+    report.rows += len(chunk.values)
     report.invalid += invalid
-    report.notes.update(notes)
+    report.notes.update(chunk.notes)
     report.write_seconds += time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Checks of single options; each failure names the option and what to give it."""
+"""Checks of single options; each message names the option, the value found and the value expected."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cckt.cache_builder.base.errors import UserError
 
 
 def require(ok: bool, option: str, found: object, expected: str) -> None:
-    """Raises UserError unless `ok`."""
+    """Raise UserError unless `ok`."""
     if not ok:
         raise UserError(
             f"option {option}: found {found!r}, expected {expected}; change it with --set {option}=..."
@@ -14,14 +14,14 @@ def require(ok: bool, option: str, found: object, expected: str) -> None:
 
 
 def at_least(section: str, owner: object, low: float, *names: str) -> None:
-    """The options `names` of a section are at least `low`."""
+    """Raise UserError unless the options `names` of a section are at least `low`."""
     for name in names:
         value = getattr(owner, name)
         require(value >= low, f"{section}.{name}", value, f"at least {low:g}")
 
 
 def fraction(section: str, owner: object, *names: str) -> None:
-    """The options `names` of a section lie in [0, 1]."""
+    """Raise UserError unless the options `names` of a section are in [0, 1]."""
     for name in names:
         value = getattr(owner, name)
         require(0 <= value <= 1, f"{section}.{name}", value, "a number from 0 to 1")

@@ -1,7 +1,7 @@
 """Frozen dataclasses <-> mappings, TOML and `a.b=value` overrides, typed by the annotations of their fields.
 
-It knows nothing of what the options mean. Handles bool, int, float, str, Literal, X | None (written
-"none"), tuple[X, ...] and nested dataclasses.
+Knows no option. Handles bool, int, float, str, Literal, X | None (written "none"), tuple[X, ...], nested
+dataclasses, and mappings of names to dataclasses (one section per name).
 """
 
 from __future__ import annotations
@@ -26,33 +26,40 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """Field name -> resolved type."""
+    """Return field name -> resolved type."""
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def option_names(cls: type, prefix: str = "") -> list[str]:
-    """Every leaf option, dotted: ["train.lr", ...]."""
+def option_names(owner: Any, prefix: str = "") -> list[str]:
+    """Return the dotted name of every option of a dataclass or an instance of one: ["train.lr", ...].
+
+    A field that maps names to dataclasses (one section per name) is followed only in an instance.
+    """
+    cls = owner if isinstance(owner, type) else type(owner)
     names: list[str] = []
     for name, hint in _hints(cls).items():
+        value = None if isinstance(owner, type) else getattr(owner, name)
         if dataclasses.is_dataclass(hint):
-            assert isinstance(hint, type)
-            names += option_names(hint, f"{prefix}{name}.")
-        else:
+            names += option_names(hint if value is None else value, f"{prefix}{name}.")
+        elif isinstance(value, Mapping):
+            for key, section in value.items():
+                names += option_names(section, f"{prefix}{name}.{key}.")
+        elif get_origin(hint) is not Mapping:
             names.append(prefix + name)
     return names
 
 
 def choices(cls: type, name: str) -> tuple[str, ...]:
-    """What the field `name` of a dataclass may be, a Literal."""
+    """Return the allowed values of the field `name` of a dataclass, a Literal."""
     return get_args(_hints(cls)[name])
 
 
 def unknown_option(name: str, known: Iterable[str], where: str) -> UserError:
-    """The error for a key no one knows, with the nearest one that is known."""
+    """Return the error for an unknown option, with the nearest known one."""
     known = sorted(known)
     leaf = name.rsplit(".", 1)[-1]
-    # A right name under the wrong section (train.queries) is nearer than any likeness of letters.
+    # The right name in the wrong section (train.queries) is a better hint than similar letters.
     near = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else "expected one of " + ", ".join(known) + "."
@@ -60,7 +67,7 @@ def unknown_option(name: str, known: Iterable[str], where: str) -> UserError:
 
 
 def describe(hint: Any) -> str:
-    """A type in words a person expects to read."""
+    """Return a type in plain words, for messages."""
     origin = get_origin(hint)
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
@@ -74,7 +81,8 @@ def describe(hint: Any) -> str:
 
 
 def convert(value: Any, hint: Any, name: str) -> Any:
-    """`value` (from TOML, JSON or a command line) as the type `hint`; else UserError naming the option."""
+    """Convert `value` (from TOML, JSON or a command line) to the type `hint`; raise UserError naming the
+    option."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is tuple:
         return tuple(convert(item, args[0], name) for item in _items(value))
@@ -89,7 +97,7 @@ def convert(value: Any, hint: Any, name: str) -> Any:
 
 
 def _items(value: Any) -> Iterable[Any]:
-    """A list, a text such as "(1, 2)", or one thing."""
+    """Return the items of a list, of a text such as "(1, 2)", or of a single value."""
     if isinstance(value, str):
         return [part.strip() for part in value.strip().strip("()[]").split(",") if part.strip()]
     return value if isinstance(value, (list, tuple)) else [value]
@@ -127,7 +135,7 @@ def _float(value: Any) -> float:
 
 def _int(value: Any) -> int:
     if isinstance(value, str) and value.lstrip("+-").isdecimal():
-        return int(value)  # by way of a float it would lose digits
+        return int(value)  # through a float it would lose digits
     number = _float(value)
     if number != int(number):
         raise ValueError
@@ -138,46 +146,74 @@ _PLAIN: Mapping[type, Callable[[Any], Any]] = {bool: _bool, str: _str, float: _f
 
 
 def to_mapping(instance: Any) -> dict[str, Any]:
-    """A dataclass as nested dicts of plain JSON values; None becomes "none" (TOML has no null)."""
-    result: dict[str, Any] = {}
-    for field in dataclasses.fields(instance):
-        value = getattr(instance, field.name)
-        if dataclasses.is_dataclass(value):
-            result[field.name] = to_mapping(value)
-        elif value is None:
-            result[field.name] = "none"
-        else:
-            result[field.name] = list(value) if isinstance(value, tuple) else value
-    return result
+    """Return a dataclass as nested dicts of plain JSON values; None becomes "none" (TOML has no null)."""
+    return {field.name: _plain_value(getattr(instance, field.name)) for field in dataclasses.fields(instance)}
+
+
+def _plain_value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_mapping(value)
+    if isinstance(value, Mapping):
+        return {key: _plain_value(inner) for key, inner in value.items()}
+    if value is None:
+        return "none"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as dotted name -> value."""
+    values: dict[str, Any] = {}
+    for name, value in mapping.items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return values
 
 
 def merged(instance: T, changes: Mapping[str, Any], where: str, prefix: str = "") -> T:
-    """A copy of a frozen dataclass with a nested mapping laid over it.
+    """Return a copy of a frozen dataclass with a nested mapping applied.
 
-    where: what the mapping came from ("--set", a file's name), for the error of an unknown option.
+    where: source of the mapping ("--set", a file's name), for messages. Raises UserError for an unknown
+    option, a value of another type, or a section that is no mapping.
     """
     hints = _hints(type(instance))
     values: dict[str, Any] = {}
     for key, value in changes.items():
         name = prefix + key
         if key not in hints:
-            known = [prefix + leaf for leaf in option_names(type(instance))] + [prefix + k for k in hints]
+            known = option_names(instance, prefix) + [prefix + k for k in hints]
             raise unknown_option(name, known, where)
+        old = getattr(instance, key)
         if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, Mapping):
-                raise UserError(
-                    f"{where}: option {name} is a section, found {value!r}; set one of its options."
-                )
-            values[key] = merged(getattr(instance, key), value, where, f"{name}.")
+            values[key] = merged(old, _section(value, name, where), where, f"{name}.")
+        elif isinstance(old, Mapping):
+            values[key] = _merged_sections(old, _section(value, name, where), where, f"{name}.")
         else:
             values[key] = convert(value, hints[key], name)
     return dataclasses.replace(instance, **values)
 
 
+def _section(value: Any, name: str, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: option {name} is a section, found {value!r}; set one of its options.")
+    return value
+
+
+def _merged_sections(
+    sections: Mapping[str, Any], changes: Mapping[str, Any], where: str, prefix: str
+) -> dict[str, Any]:
+    """`merged` for a mapping of names to dataclasses: the known names are those of `sections`."""
+    result = dict(sections)
+    for key, value in changes.items():
+        if key not in sections:
+            raise unknown_option(prefix + key, [prefix + known for known in sections], where)
+        result[key] = merged(sections[key], _section(value, prefix + key, where), where, f"{prefix}{key}.")
+    return result
+
+
 def override(instance: T, assignments: Iterable[str], where: str = "--set") -> T:
-    """A copy with `section.option=value` texts applied, all at once, so that checks see the end result."""
+    """Return a copy with `section.option=value` texts applied, all at once: only the end result is
+    checked."""
     changes: dict[str, Any] = {}
-    known = option_names(type(instance))
+    known = option_names(instance)
     for text in assignments:
         name, equals, value = text.partition("=")
         name = name.strip()
@@ -195,13 +231,15 @@ def override(instance: T, assignments: Iterable[str], where: str = "--set") -> T
     return merged(instance, changes, where)
 
 
-def toml_text(mapping: Mapping[str, Any]) -> str:
-    """Nested dicts of plain values (one level of sections) as TOML that tomllib reads back the same."""
-    lines = [f"{key} = {_toml(value)}" for key, value in mapping.items() if not isinstance(value, Mapping)]
-    for section, values in mapping.items():
-        if isinstance(values, Mapping):
-            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
-    return "\n".join(lines).lstrip("\n") + "\n"
+def toml_text(mapping: Mapping[str, Any], prefix: str = "") -> str:
+    """Return nested dicts of plain values as TOML that tomllib reads back as equal dicts."""
+    sections = {key: value for key, value in mapping.items() if isinstance(value, Mapping)}
+    lines = [f"{key} = {_toml(value)}\n" for key, value in mapping.items() if key not in sections]
+    if prefix and (lines or not sections):
+        lines.insert(0, f"\n[{prefix}]\n")
+    nested = [toml_text(value, f"{prefix}.{key}" if prefix else key) for key, value in sections.items()]
+    text = "".join([*lines, *nested])
+    return text if prefix else text.lstrip("\n")
 
 
 def _toml(value: Any) -> str:
@@ -210,7 +248,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, str):
-        # A JSON string is a TOML basic string, but for DEL, which TOML wants escaped.
+        # A JSON string is a TOML basic string, except that TOML requires DEL to be escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     assert isinstance(value, (int, float)), f"no TOML for {value!r}"
     return repr(value)

@@ -1,28 +1,29 @@
-"""Options of priors and of what becomes of a detector's answer; `config.py` joins them with others."""
+"""Options of the priors, and of the step from network outputs to detections."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from cckt.cache_builder.base.constants import LIMIT, RHO
 from cckt.detector.config.checks import at_least, fraction
 
 
 @dataclass(frozen=True)
 class PriorConfig:
-    """Which concepts count as present in a photo at test (METHOD.md section 3)."""
+    """Which concepts count as present in a photo in evaluation (docs/method/cckt_det.md, eq. 7)."""
 
     source: Literal["clip", "mllm", "oracle", "corrupted", "none"] = "clip"
-    """Which priors column; "oracle" is the annotations, an upper bound; "corrupted" the annotations with a
-    fifth withheld and two wrong concepts added on average, to see how far a detector leans on them; "none"
-    gives no guidance."""
-    rho: float = 0.70
+    """Source of the priors: "clip" and "mllm" are columns; "oracle" is the annotations, an upper bound;
+    "corrupted" is the annotations with a fifth dropped and two absent concepts added on average, to measure
+    how much a detector depends on them; "none" gives no guidance."""
+    rho: float = RHO
     """Smallest probability that counts as present."""
-    limit: int = 6
-    """Most present concepts of a photo: 6 for COCO, 12 for LVIS."""
+    limit: int = LIMIT
+    """Largest number of present concepts per photo, L: 6 for COCO, 12 for LVIS."""
     fill: Literal["none", "random", "top"] = "none"
-    """Decision. When fewer than `limit` pass: "none" leaves it so, "random" adds random concepts (the paper),
-    "top" the best below rho."""
+    """Decision. If fewer than `limit` pass: "none" adds nothing, "random" adds random concepts (the paper),
+    "top" adds the most probable ones below rho."""
 
     def __post_init__(self) -> None:
         fraction("prior", self, "rho")
@@ -30,32 +31,34 @@ class PriorConfig:
 
     @property
     def cached(self) -> bool:
-        """Whether a column of priors is read: the other sources are the annotations, or nothing."""
+        """Whether the source is a column; the other sources are the annotations, or nothing."""
         return self.source in ("clip", "mllm")
 
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """From outputs to detections (METHOD.md section 5, Inference)."""
+    """From outputs to detections (docs/method/cckt_det.md, section 8)."""
 
     classification: Literal["similarity", "head", "product"] = "similarity"
-    """The score of (query, concept): similarity probability, class head's, or geometric mean of both."""
+    """Score of a query and a concept (eq. 24): similarity probability, class head, or their geometric
+    mean."""
     top: int = 100
-    """Detections kept of a photo: 100 for COCO, 300 for LVIS."""
+    """Detections per photo: 100 for COCO, 300 for LVIS."""
     restrict_to_present: bool = False
-    """True drops the concepts that the priors rule out."""
+    """Drop the concepts that the priors rule out."""
     nms: float = 0.0
-    """Beyond the paper: of one concept's detections that overlap by more than this IoU the best stays. For
-    detectors trained in minutes, which have not learnt to say everything once; 0, the paper's, drops none."""
+    """Beyond the paper: IoU above which only the best of a concept's overlapping detections is kept. For
+    detectors trained in minutes, which still detect objects twice; 0, as in the paper, keeps all."""
     prior_weight: float = 0.0
-    """Beyond the paper: this many times the priors' log-odds are added to those of every score, so that a
-    word the photo speaks for wins over its look-alikes. 0, the paper's, leaves scores alone."""
+    """Beyond the paper: factor on the priors' log-odds that are added to the log-odds of every score (eq.
+    29), so that a concept that the photo supports wins over similar ones; 0, as in the paper, leaves scores
+    unchanged."""
     softmax: bool = False
-    """Beyond the paper: each score is multiplied by its share among the concepts (softmax of the log-odds),
-    so that what looks most like a base word is no find of its novel look-alike. False, the paper's, scores
-    each concept by itself."""
+    """Beyond the paper: multiply each score by its softmax share among the concepts (eq. 30), so that a box
+    that looks most like a base concept is no detection of a similar novel one. False, as in the paper, scores
+    each concept independently."""
     batch: int = 8
-    """Photos at a time."""
+    """Photos per forward pass."""
 
     def __post_init__(self) -> None:
         at_least("inference", self, 1, "top", "batch")

@@ -1,4 +1,4 @@
-"""Guidance in training by the priors that will guide at test, mistakes and all (beyond the paper)."""
+"""Guidance of training images by the priors that guide in evaluation, errors included (beyond the paper)."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index
+from cckt.cache_builder.presence import Rows, choose_present
 from cckt.cache_builder.store import column_of, open_column
 from cckt.detector.config.config import PriorConfig
-from cckt.detector.students.deformable_detr.guidance import Rows, choose_present
 
 
 class TrainingPriors:
-    """What the priors say is present in the photos of a training index, of base concepts only.
+    """Present concepts of training images by their priors, base concepts only.
 
-    A detector that was only ever guided by annotations believes every word; one that was sometimes guided
-    by the cached priors has met their mistakes: look-alikes that are not there, things that were not named.
-    Novel concepts are chosen among, as at test, and then withheld: training never hears their names.
+    A detector that is only guided by annotations trusts every concept; one that is sometimes guided by the
+    cached priors has seen their errors: similar concepts that are absent, present ones that are missing.
+    Novel concepts take part in the choice, as in evaluation, and are then removed: training never sees them.
 
-    Raises UserError where the column priors/`prior.source` is missing, unfinished or of another index.
+    Raises UserError if the column priors/`prior.source` is missing, unfinished or made for another index.
     """
 
     def __init__(self, folder: Path, index: Index, prior: PriorConfig, teacher: str = "") -> None:
         if not prior.cached:
             raise UserError(
-                f"option train.guidance_priors: found prior.source {prior.source!r}, expected clip or mllm, "
-                "whose column holds priors; set train.guidance_priors=0 or another prior.source."
+                f"option guidance.priors: found prior.source {prior.source!r}, expected clip or mllm, which "
+                "are columns; set guidance.priors=0 or another prior.source."
             )
         self._prior = prior
         name = priors_column(folder, prior.source, teacher)
@@ -43,7 +43,7 @@ class TrainingPriors:
         return dict(self._column.manifest.spec.recipe)
 
     def of(self, row: int) -> Rows:
-        """Base rows (G,) int64 that the priors give to photo `row`, likeliest first."""
+        """Return the base rows (G,) int64 that the priors give to image `row`, most probable first."""
         probabilities = self._column.take(np.array([row]))[:, self._scored]
         prior = self._prior
         chosen = choose_present(
@@ -54,7 +54,9 @@ class TrainingPriors:
 
 
 def priors_column(data: Path, source: str, teacher: str = "") -> str:
-    """Name of the column that holds the priors of `source`: CLIP's are of the teacher labelled `teacher`, a
-    multimodal LLM's of none. UserError where that teacher made none.
+    """Return the name of the priors column of `source`: CLIP's has the label `teacher`, a multimodal LLM's
+    has none.
+
+    Raises UserError if that teacher has no such column.
     """
     return column_of(data, f"priors/{source}", teacher if source == "clip" else "")

@@ -16,14 +16,14 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.photos import BadPhoto, load_photo
+from cckt.cache_builder.presence import Rows
 from cckt.detector.config.config import InferenceConfig, PriorConfig
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.scene import Scene
 from cckt.detector.inference.network import Network
 from cckt.detector.inference.scoring import scores_as, top_detections
 from cckt.detector.ranks.world import World
-from cckt.detector.students.contract import DetectorOutput
-from cckt.detector.students.deformable_detr.guidance import Rows
+from cckt.detector.students.contract import StudentOutput
 
 
 class Abandoned(Exception):
@@ -95,7 +95,6 @@ def infer(
             assert seen is not None
             chosen = None if present is None else [present[row] for row in rows]
             output = network.ask(seen, text, chosen if network.guided else None)
-            output = network.named(output, scene.vocabulary)
             for variant in group:
                 parts[variant.name] += _detections(output, text, network, variant, scene, rows, chosen, said)
         progress.advance(len(read))
@@ -197,7 +196,7 @@ def _read(
 
 
 def _detections(
-    output: DetectorOutput,
+    output: StudentOutput,
     text: Tensor,
     network: Network,
     variant: Variant,
@@ -208,7 +207,7 @@ def _detections(
 ) -> list[Detections]:
     inference, index = variant.inference, scene.index
     priors = None if said is None else said[rows]
-    scores = scores_as(inference, output, text, network.config.loss.tau, present, priors)
+    scores = scores_as(inference, output, text, network.config.model.tau, present, priors)
     sizes = [(int(index.heights[row]), int(index.widths[row])) for row in rows]
     ids = scene.vocabulary.category_ids
     answer = []

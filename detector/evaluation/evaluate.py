@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
@@ -26,8 +27,8 @@ from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.evaluation.scene import Scene, open_scene
 from cckt.detector.inference.network import Network, load_network, network_of
 from cckt.detector.ranks.world import World, joined
-from cckt.detector.runs.run_folder import Facts, judged_weights, read_json, write_json
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, read_json
+from cckt.detector.students.contract import Student
 
 
 def evaluate_detections(
@@ -65,7 +66,7 @@ def tell_other_index(detections: Path, index: Index, progress: Progress) -> None
 
 
 def evaluate_model(
-    model: CCKTDetector,
+    model: Student,
     config: Config,
     data: Path | Index,
     facts: Facts | None = None,
@@ -84,8 +85,7 @@ def evaluate_model(
     raises `Abandoned`. Raises UserError for what is missing or does not fit.
     """
     scene = open_scene(data, facts, protocol)
-    base = [concept.name for concept in scene.vocabulary if concept.split == "base"]
-    network = network_of(model, config, facts.names if facts else base)
+    network = network_of(model, config)
     variant = under(scene.protocol, Variant("", config.prior, config.inference))
     world = world or World(0, 1, network.device)
     return _evaluated(world, network, scene, variant, engine, 0, facts, progress, stop)[0]
@@ -145,7 +145,7 @@ def evaluate_run(
 
 def made_of(run: Path, scene: Scene, prior: PriorConfig, weights: Path | None = None) -> dict[str, str]:
     """Digests of all that a run's figures on a scene follow from, but for the settings."""
-    return {"weights": file_digest(weights or judged_weights(run)), **scene.made_of(prior)}
+    return {"weights": file_digest(weights or evaluation_weights(run)), **scene.made_of(prior)}
 
 
 def asked_otherwise(config: Config, overrides: Sequence[str]) -> Config:

@@ -19,7 +19,7 @@ from cckt.detector.evaluation.evaluate import chosen_variant
 from cckt.detector.evaluation.matches import iou
 from cckt.detector.evaluation.scene import open_scene
 from cckt.detector.inference.network import load_network
-from cckt.detector.runs.run_folder import judged_weights, run_config
+from cckt.detector.runs.run_folder import evaluation_weights, run_config
 
 OVERLAP = 0.5
 """A find that overlaps a box this much says nothing new, whatever the box is called."""
@@ -98,7 +98,7 @@ def pseudo_index(
     corners = np.concatenate([new.boxes_xywh[:, :2], new.boxes_xywh[:, :2] + new.boxes_xywh[:, 2:]], 1)
     origin = {
         "run": run.resolve().name,
-        "weights": judged_weights(run).name,
+        "weights": evaluation_weights(run).name,
         "index_digest": index.digest,
         "min_score": min_score,
         "prior": variant.prior.source,

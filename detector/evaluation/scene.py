@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index, open_index, require_annotated
+from cckt.cache_builder.presence import Rows, choose_present, generator_of
 from cckt.cache_builder.store import (
     Column,
     Origin,
@@ -23,10 +24,10 @@ from cckt.cache_builder.store import (
 )
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import PriorConfig
+from cckt.detector.data.presence import disturb_present
 from cckt.detector.data.training_priors import priors_column
 from cckt.detector.evaluation.protocols import Protocol, protocol_for
 from cckt.detector.runs.run_folder import Facts
-from cckt.detector.students.deformable_detr.guidance import Rows, choose_present, disturb_present, random_of
 
 WITHHELD, WRONG = 0.2, 2.0
 """Of "corrupted": the share of true concepts withheld, and the mean number of wrong ones added."""
@@ -100,7 +101,7 @@ class Scene:
             concepts = number[self.index.box_concepts[boxes][~self.index.iscrowd[boxes]]]
             present = np.unique(concepts[concepts >= 0])
             if corrupted:
-                random = random_of(self.index.image_ids[image])
+                random = generator_of(self.index.image_ids[image])
                 present = disturb_present(present, len(self.rows), WITHHELD, WRONG, 0.0, random)
             answer.append(present)
         return answer

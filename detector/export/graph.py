@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
 from cckt.detector.inference.predict import Detector
 from cckt.detector.inference.scoring import score
-from cckt.detector.runs.run_folder import write_json
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import PresentText
 
@@ -71,7 +71,7 @@ class Baked(nn.Module):
         super().__init__()
         config = detector.network.config
         self.model = traceable(detector.network.model)
-        self.tau = config.loss.tau
+        self.tau = config.model.tau
         self.inference = config.inference
         place = detector.network.device
         self.register_buffer("text", torch.from_numpy(np.array(text, np.float32)).to(place))
@@ -132,17 +132,12 @@ def export_graph(
     guide. present: concepts the queries are guided by, in every photo; none leaves them as learned. The
     written file is read back and compared with torch on random photos, of several sizes where it takes any.
 
-    Raises UserError for a linear class head, words that cannot be read, a size that the model cannot take, a
+    Raises UserError for words that cannot be read, a size that the model cannot take, a
     model that cannot be traced for photos of any size, or missing packages (pip install 'cckt[export]').
     """
     if format not in ("onnx", "torch"):
         raise UserError(f"--format {format} is not known; expected onnx, torch or hf-folder.")
     config = detector.network.config
-    if config.model.class_head == "linear" and config.inference.classification != "similarity":
-        raise UserError(
-            "a linear class head names only what it was trained on; export a run that is scored by "
-            "similarity."
-        )
     if format == "onnx":
         _need("onnx", "onnxscript", "onnxruntime")
     words, table, rows = detector.read(vocabulary, text, present)

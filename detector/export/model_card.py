@@ -8,18 +8,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.base.atomic_files import write_bytes, write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, save_config
 from cckt.detector.evaluation.metrics import LABELS, percent
 from cckt.detector.runs.run_folder import (
     Facts,
-    judged_weights,
+    evaluation_figures,
+    evaluation_weights,
     load_weights,
-    own_figures,
     run_config,
     save_weights,
-    write_bytes,
-    write_json,
 )
 
 
@@ -34,8 +33,8 @@ def export_folder(run: Path, out: Path, *, licence: str = "other", overwrite: bo
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise UserError(f"--out {out}: is not an empty folder; name another one.")
     config, facts = run_config(run), Facts.load(run)
-    weights = judged_weights(run)
-    figures = own_figures(run)
+    weights = evaluation_weights(run)
+    figures = evaluation_figures(run)
     out.mkdir(parents=True, exist_ok=True)
     tensors = load_weights(weights)
     save_weights(out / "model.safetensors", tensors)
@@ -91,7 +90,7 @@ def model_card(
         f"| backbone | {model.backbone}, started from: {model.backbone_weights} |",
         f"| parameters | {parameters:,} |",
         f"| queries, layers | {model.queries}, {model.encoder_layers} + {model.decoder_layers} |",
-        f"| guided by present concepts | {'yes' if model.guidance else 'no'} |",
+        f"| guided by present concepts | {'yes' if config.guidance.enabled else 'no'} |",
         f"| scored by | {config.inference.classification} |",
         f"| photos at | short side {config.data.eval_short_side} px, long at most {config.data.max_side} |",
         "",

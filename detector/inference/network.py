@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cckt.cache_builder.vocabulary import Vocabulary, normalise_name
 from cckt.detector.config.config import Config
 from cckt.detector.data.transforms import apply_to_image, eval_view, normalise, pad_batch
 from cckt.detector.ranks.world import pick_device
-from cckt.detector.runs.run_folder import Facts, fit_weights, judged_weights, load_weights, run_config
-from cckt.detector.students.contract import DetectorOutput, PresentText
-from cckt.detector.students.deformable_detr.attention import choose_kernel
-from cckt.detector.students.deformable_detr.model import CCKTDetector
-from cckt.detector.students.deformable_detr.transformer import Encoded
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, load_weights, run_config
+from cckt.detector.students.build import build_student
+from cckt.detector.students.contract import PresentText, Student, StudentOutput
 from cckt.detector.students.precision import autocast
 
 Rows = npt.NDArray[np.int64]
@@ -29,24 +27,18 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Network:
-    """The student, its config and its device.
+    """The student, its config and its device."""
 
-    names: of the concepts a linear class head knows, in its order; empty where the head reads text.
-    """
-
-    model: CCKTDetector
+    model: Student
     config: Config
     device: torch.device
-    names: tuple[str, ...] = ()
 
     @property
     def guided(self) -> bool:
         """Whether present concepts make a difference to it."""
-        return self.config.model.guidance
+        return self.config.guidance.enabled
 
-    def answer(
-        self, photos: Sequence[Tensor], text: Tensor, present: Sequence[Rows] | None
-    ) -> DetectorOutput:
+    def answer(self, photos: Sequence[Tensor], text: Tensor, present: Sequence[Rows] | None) -> StudentOutput:
         """One forward pass; only the last decoder layer is returned.
 
         photos: B of (3, h, w) uint8 views. text: (C, D) unit, on the device. present: for each photo the rows
@@ -54,7 +46,7 @@ class Network:
         """
         return self.ask(self.look(photos), text, present)
 
-    def look(self, photos: Sequence[Tensor]) -> Encoded:
+    def look(self, photos: Sequence[Tensor]) -> Any:
         """The first half: B of (3, h, w) uint8 views through backbone and encoder."""
         assert not self.model.training, "a network that answers is in eval mode"
         images, padding = pad_batch(photos)
@@ -63,34 +55,18 @@ class Network:
         with self._inference():
             return self.model.encode(normalise(images, padding, self.config.data), padding)
 
-    def ask(self, seen: Encoded, text: Tensor, present: Sequence[Rows] | None) -> DetectorOutput:
+    def ask(self, seen: Any, text: Tensor, present: Sequence[Rows] | None) -> StudentOutput:
         """The second half: as `answer`, of photos that were looked at; may be asked again and again."""
-        rows = (
-            [torch.from_numpy(one) for one in present]
-            if present is not None
-            else [torch.arange(0)] * seen.memory.shape[0]
-        )
+        guidance = None
+        if present is not None:
+            guidance = PresentText.gather(text, [torch.from_numpy(one) for one in present])
         with self._inference():
-            return self.model.decode(seen, text, PresentText.gather(text, rows)).last()
+            return self.model.decode(seen, text, guidance).last()
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
         with torch.inference_mode(), autocast(self.config.train.precision, self.device):
             yield
-
-    def named(self, output: DetectorOutput, concepts: Vocabulary) -> DetectorOutput:
-        """The output with logits for each concept of a vocabulary.
-
-        A head that reads text has them. A linear head has one output for each concept it was trained on:
-        these are found by name, and it says nothing (minus infinity) about the others.
-        """
-        if not self.names:
-            return output
-        column = {normalise_name(name): at for at, name in enumerate(self.names)}
-        at = [column.get(normalise_name(name), -1) for name in concepts.names]
-        source = torch.tensor(at, device=output.logits.device)
-        logits = output.logits[..., source.clamp(min=0)].masked_fill(source < 0, float("-inf"))
-        return DetectorOutput(output.boxes, logits, output.region)
 
     def view(self, photo: Image.Image) -> Tensor:
         """An RGB photo as (3, h, w) uint8 at the evaluation size."""
@@ -98,13 +74,10 @@ class Network:
         return apply_to_image(pixels, eval_view(photo.height, photo.width, self.config.data))
 
 
-def network_of(
-    model: CCKTDetector, config: Config, names: Sequence[str], device: torch.device | str | None = None
-) -> Network:
-    """A model in eval mode on a device (None: where it is). names: of the concepts it was trained on."""
+def network_of(model: Student, config: Config, device: torch.device | str | None = None) -> Network:
+    """A model in eval mode on a device (None: where it is)."""
     place = next(model.parameters()).device if device is None else torch.device(device)
-    linear = config.model.class_head == "linear"
-    return Network(model.to(place).eval(), config, place, tuple(names) if linear else ())
+    return Network(model.to(place).eval(), config, place)
 
 
 def load_network(run: Path, device: str = "auto", weights: Path | None = None) -> tuple[Network, Facts]:
@@ -114,13 +87,11 @@ def load_network(run: Path, device: str = "auto", weights: Path | None = None) -
     where `run` is no run folder, has no weights, or weights and config do not fit.
     """
     config, facts = run_config(run), Facts.load(run)
-    path = weights or judged_weights(run)
-    classes = facts.n_classes if config.model.class_head == "linear" else 0
-    model = CCKTDetector(config.model, facts.embedding_dim, classes, pretrained=False)
-    if config.model.attention_kernel == "triton":  # a demand of its training; the answers are the same
-        choose_kernel(model, "auto")
-    fit_weights(model, load_weights(path), path)
+    path = weights or evaluation_weights(run)
+    model = build_student(config, facts.embedding_dim, pretrained=False)
+    model.prepare_inference()
+    load_into(model, load_weights(path), path)
     place = pick_device(device)
     if place.type == "cuda":  # Triton launches on the current one
         torch.cuda.set_device(place)
-    return network_of(model, config, facts.names, place), facts
+    return network_of(model, config, place), facts

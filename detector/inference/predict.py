@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.photos import BadPhoto, load_photo, to_rgb
+from cckt.cache_builder.presence import choose_present
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.config.dataclass_io import choices
@@ -27,8 +28,7 @@ from cckt.detector.inference.network import Network, load_network
 from cckt.detector.inference.prediction import Prediction
 from cckt.detector.inference.scoring import scores_as, top_detections
 from cckt.detector.inference.vocabulary import Floats, Guide, rows_of, unit_text, with_splits
-from cckt.detector.runs.run_folder import Facts, own_figures
-from cckt.detector.students.deformable_detr.guidance import choose_present
+from cckt.detector.runs.run_folder import Facts, evaluation_figures
 
 Photo = str | Path | Image.Image
 
@@ -183,8 +183,7 @@ class Detector:
             return []
         network = self.network
         output = network.answer([network.view(photo) for photo in photos], text, present)
-        output = network.named(output, words)
-        scores = scores_as(inference, output, text, network.config.loss.tau, present, said)
+        scores = scores_as(inference, output, text, network.config.model.tau, present, said)
         sizes = [(photo.height, photo.width) for photo in photos]
         answer = []
         for at, found in enumerate(
@@ -247,5 +246,5 @@ def _open(photo: Photo, strict: bool) -> tuple[Image.Image, str, str]:
 
 def _threshold(run: Path) -> float:
     """The score below which the run's evaluation found more wrong than right; 0.5 without one."""
-    known = (own_figures(run).get("figures") or {}).get("best_f1") or {}
+    known = (evaluation_figures(run).get("figures") or {}).get("best_f1") or {}
     return float(known.get("score", 0.5))

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from cckt.cache_builder.presence import Rows
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.students.boxes import to_xyxy
-from cckt.detector.students.contract import DetectorOutput
-from cckt.detector.students.deformable_detr.guidance import Rows
+from cckt.detector.students.contract import StudentOutput
 
 POOL = 10
 """Times as many candidates as detections enter the search for duplicates."""
@@ -45,7 +45,7 @@ class Detections:
 
 def scores_as(
     inference: InferenceConfig,
-    output: DetectorOutput,
+    output: StudentOutput,
     text: Tensor,
     tau: float,
     present: Sequence[Rows] | None,
@@ -75,7 +75,7 @@ def similarity_probability(region: Tensor, text: Tensor, tau: float) -> Tensor:
 
 
 def score(
-    output: DetectorOutput,
+    output: StudentOutput,
     text: Tensor,
     tau: float,
     classification: Literal["similarity", "head", "product"],

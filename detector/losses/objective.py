@@ -1,172 +1,106 @@
-"""The training losses (METHOD.md section 5), on every decoder layer, without loops over photos.
+"""The training objective: the student's detection losses plus the distillation terms
+(docs/method/cckt_det.md, eq. 18).
 
-Shape legend: L decoder layers, B photos, N queries, M most objects of a photo (padded), K matched pairs,
-C classes, D teacher width.
+CCKT-Det, HD-OVD and their hybrids are lists of terms: each term of the table with a weight above 0 takes
+part, from its first epoch on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from cckt.detector.config.config import LossConfig
-from cckt.detector.losses.contrast import ALONE, Ranks, contrast_of_cells, contrastive_loss
-from cckt.detector.losses.matcher import Matches, class_agnostic, without_names
-from cckt.detector.students.boxes import generalised_iou
-from cckt.detector.students.contract import (
-    NEVER,
-    DetectorOutput,
-    NoisedQueries,
-    PaddedTargets,
-    Proposals,
-    Targets,
-    pad_targets,
-)
-from cckt.detector.students.precision import single
+from cckt.detector.config.config import Config
+from cckt.detector.losses.terms.region_contrast import RegionContrast
+from cckt.detector.losses.terms.term import ONE_RANK, Ranks, StepInputs, Term
+from cckt.detector.students.contract import DetectionLoss, Pairs, StudentOutput
+from cckt.detector.students.targets import PaddedTargets
 
-__all__ = ["Targets", "compute_losses", "focal_loss"]
+TERMS: dict[str, type[Term]] = {"region_contrast": RegionContrast}
+"""Name of the section in `config/terms.py` -> the term."""
 
 
-def compute_losses(
-    output: DetectorOutput,
-    targets: Sequence[Targets] | PaddedTargets,
-    matches: Matches,
-    config: LossConfig,
-    *,
-    contrast: bool,
-    world_objects: float | Tensor | None = None,
-    bank: Tensor | None = None,
-    present: Tensor | None = None,
-    noised: NoisedQueries | None = None,
-    ranks: Ranks = ALONE,
-) -> dict[str, Tensor]:
-    """Weighted losses, summed over layers: "class", "l1", "giou", "contrast" and their sum "total".
-
-    Where the output has them also "proposals", of the cells; "denoise", of the denoising queries `noised`;
-    and "one_to_many", of the copies of the queries. present: (B, G) concepts the photos were guided by, rows
-    of the text matrix, -1 past the end; needed where words chose among the cells.
-
-    contrast: whether the contrastive loss is on (the schedule's word). world_objects: what every sum is
-    divided by, at least 1: the objects of the global batch over the number of ranks, as DDP averages
-    gradients; None counts the objects here. bank: (C, D) unit, a teacher crop of each class for
-    teacher_bank="class"; NaN rows have none; None draws one from the batch. ranks: those who contrast
-    together, with targets padded alike. Only "total" carries gradients; it does
-    so, all zero where they must be, for a batch without objects too.
-    """
-    padded = pad_targets(targets)
-    with torch.autocast(output.boxes.device.type, enabled=False):
-        divisor = padded.objects if world_objects is None else world_objects
-        divisor = divisor.clamp(min=1) if isinstance(divisor, Tensor) else max(1.0, float(divisor))
-        parts = detection_losses(output, padded, matches, config)
-        if contrast and config.loss_contrast:
-            parts["contrast"] = config.loss_contrast * contrastive_loss(
-                single(output.region), padded, matches, config, bank, ranks=ranks
-            )
-        else:  # keeps the heads' parameters in the graph of every rank and phase
-            parts["contrast"] = output.region.sum() * 0.0
-        if output.proposals is not None:
-            assert matches.proposals is not None, "proposals have matches of their own"
-            proposed = class_agnostic(output.proposals)
-            found = detection_losses(proposed, without_names(padded), matches.proposals, config)
-            loss = torch.stack(list(found.values())).sum()
-            if output.proposals.words is not None:
-                assert present is not None, "words chose among the cells: which?"
-                loss = loss + word_loss(output.proposals, padded, matches.proposals, present, config)
-                if contrast and config.loss_contrast:
-                    cells = contrast_of_cells(
-                        output.proposals, padded, matches.proposals, config, bank, ranks=ranks
-                    )
-                    loss = loss + config.loss_contrast * cells
-            parts["proposals"] = config.loss_proposals * loss
-        if output.noised is not None:
-            assert noised is not None, "denoising queries: of what?"
-            parts["denoise"] = config.loss_denoise * denoising_loss(output.noised, noised, padded, config)
-        if output.alone is not None:
-            assert matches.alone is not None, "copies of the queries have matches of their own"
-            found = detection_losses(output.alone, padded, matches.alone, config)
-            loss = torch.stack(list(found.values())).sum() / matches.alone.repeats
-            parts["one_to_many"] = config.loss_one_to_many * loss
-        parts = {name: value / divisor for name, value in parts.items()}
-        total = torch.stack(list(parts.values())).sum()
-    return {"total": total} | {name: value.detach() for name, value in parts.items()}
+def terms_of(config: Config) -> dict[str, type[Term]]:
+    """Return the terms with a weight above 0, in the order of the config."""
+    return {name: TERMS[name] for name, options in config.terms.items() if options.weight > 0}
 
 
-def detection_losses(
-    output: DetectorOutput, targets: PaddedTargets, matches: Matches, config: LossConfig
-) -> dict[str, Tensor]:
-    """The weighted "class", "l1" and "giou", summed over layers and pairs and not yet divided."""
-    classes, boxes = single(output.logits), single(output.boxes)
-    layer = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
-    labels = targets.concepts[matches.images, matches.objects]  # (L, K)
-    found = boxes[layer, matches.images, matches.queries]  # (L, K, 4)
-    goal = targets.boxes[matches.images, matches.objects].to(found.dtype)
-    positive = classes[layer, matches.images, matches.queries, labels]
-    return {
-        "class": config.loss_class * focal_loss(classes, positive, config.alpha, config.gamma),
-        "l1": config.loss_l1 * (found - goal).abs().sum(),
-        "giou": config.loss_giou * (1 - generalised_iou(found, goal)).sum(),
-    }
+def needed_rows(config: Config) -> list[str]:
+    """Return the names of the teacher rows that the terms of a config read, each once."""
+    return list(dict.fromkeys(row for term in terms_of(config).values() for row in term.needs))
 
 
-def word_loss(
-    proposals: Proposals, targets: PaddedTargets, matches: Matches, present: Tensor, config: LossConfig
-) -> Tensor:
-    """Weighted focal loss of the present concepts at every cell, of which a matched cell's own should be 1.
-
-    Only words that were given are judged: an object that no one named is background to none that names it.
-    """
-    assert proposals.words is not None
-    given = present >= 0
-    if present.shape[1] < proposals.words.shape[2]:  # the batch has no word: none is judged
-        given = given.new_zeros((len(given), proposals.words.shape[2]))
-        present = present.new_full(given.shape, -1)
-    kept = given[:, None] & (proposals.objectness > NEVER / 2)[..., None]
-    logits = proposals.words.masked_fill(~kept, NEVER)
-    own = present[matches.images] == targets.concepts[matches.images, matches.objects[0]][:, None]  # (K, G)
-    positive = logits[matches.images, matches.queries[0]]
-    weight = own.to(logits.dtype)
-    return config.loss_class * focal_loss(logits, positive, config.alpha, config.gamma, weight)
+def first_steps(config: Config, steps_per_epoch: int) -> set[int]:
+    """Return the steps (counted from 0) at which a term starts."""
+    return {config.terms[name].first_epoch * steps_per_epoch for name in terms_of(config)}
 
 
-def denoising_loss(
-    output: DetectorOutput, noised: NoisedQueries, targets: PaddedTargets, config: LossConfig
-) -> Tensor:
-    """Weighted class, L1 and GIoU losses of the denoising queries, summed, as a mean over groups.
+class Objective(nn.Module):
+    """The sum of all losses. Its state is that of the terms.
 
-    output: of the Q queries. The caller divides by the objects.
-    """
-    layers, photos = output.boxes.shape[:2]
-    objects = targets.boxes.shape[1]
-    split = (layers, photos, noised.groups, 2, objects)
-    real = noised.real.view(split[1:])[:, :, 0].to(output.boxes.dtype)  # (B, R, M)
-    boxes = output.boxes.view(*split, 4)[:, :, :, 0]  # (L, B, R, M, 4)
-    goal = targets.boxes.to(boxes.dtype)[None, :, None]
-    # A padded slot must neither be background nor object.
-    logits = output.logits.masked_fill(~noised.real[None, :, :, None], NEVER)
-    column = targets.concepts[None, :, None, :, None].expand(*boxes.shape[:-1], 1)
-    positive = logits.view(*split, logits.shape[-1])[:, :, :, 0].gather(-1, column).squeeze(-1)
-    loss = config.loss_class * focal_loss(logits, positive, config.alpha, config.gamma, weight=real)
-    loss = loss + config.loss_l1 * ((boxes - goal).abs().sum(-1) * real).sum()
-    loss = loss + config.loss_giou * ((1 - generalised_iou(boxes, goal)) * real).sum()
-    return loss / noised.groups
-
-
-def focal_loss(
-    logits: Tensor, positive: Tensor, alpha: float, gamma: float, weight: Tensor | None = None
-) -> Tensor:
-    """Sum of the sigmoid focal loss (Lin et al., 2017) over all logits, of which `positive` should be 1.
-
-    logits: any shape, all of them taken as background; positive: the entries of it (differentiably gathered)
-    that are not, for which that is put right. No one-hot target is built. weight: of `positive`'s shape, 1
-    where it holds and 0 where there is nothing to put right; None for 1 everywhere.
+    embedding_dim: D of the teacher. extra_regions: whether the student returns `ExtraRegions`.
     """
 
-    def background(x: Tensor) -> Tensor:
-        return (1 - alpha) * x.sigmoid() ** gamma * F.softplus(x)
+    def __init__(self, config: Config, embedding_dim: int, *, extra_regions: bool = False) -> None:
+        super().__init__()
+        tau = config.model.tau
+        built: Mapping[str, nn.Module] = {
+            name: term(config.terms[name], tau, embedding_dim) for name, term in terms_of(config).items()
+        }
+        self.terms = nn.ModuleDict(built)
+        self.extra_regions = extra_regions
 
-    object_ = alpha * (-positive).sigmoid() ** gamma * F.softplus(-positive)
-    put_right = object_ - background(positive)
-    return background(logits).sum() + (put_right if weight is None else put_right * weight).sum()
+    def active(self, epoch: int) -> list[Term]:
+        """Return the terms that take part in an epoch (counted from 0)."""
+        return [term for term in self._terms() if epoch >= term.options.first_epoch]
+
+    def needs_all_ranks(self, epoch: int) -> bool:
+        """Whether ranks must compute a term together, with targets padded to one shape."""
+        return any(term.needs_all_ranks(self.extra_regions) for term in self.active(epoch))
+
+    def forward(
+        self,
+        output: StudentOutput,
+        pairs: Pairs,
+        detection: DetectionLoss,
+        targets: PaddedTargets,
+        *,
+        epoch: int,
+        divisor: float | Tensor | None = None,
+        ranks: Ranks = ONE_RANK,
+    ) -> dict[str, Tensor]:
+        """Return name -> loss, divided by the objects, and their sum "total", the only one with gradients.
+
+        epoch: counted from 0. divisor: at least 1 after clamping: the objects of the global batch over the
+        number of ranks, as DDP averages gradients; None counts the objects of `targets`. ranks: the ranks
+        that compute terms together. "total" has gradients, zero where they must be, for a batch without
+        objects too.
+        """
+        count = targets.objects if divisor is None else divisor
+        count = count.clamp(min=1) if isinstance(count, Tensor) else max(1.0, float(count))
+        losses, active = dict(detection.losses), self.active(epoch)
+        step = StepInputs(output, pairs, detection, targets, ranks)
+        with torch.autocast(output.boxes.device.type, enabled=False):
+            auxiliary = dict(detection.auxiliary)
+            for term in self._terms():
+                found = term(step) if term in active else {term.name: _zero(output)}
+                for name, value in found.items():
+                    into = auxiliary if name in auxiliary else losses
+                    into[name] = into[name] + value if name in into else value
+            losses |= auxiliary
+            losses = {name: value / count for name, value in losses.items()}
+            total = torch.stack(list(losses.values())).sum()
+            if not active:
+                total = total + _zero(output)
+        return {"total": total} | {name: value.detach() for name, value in losses.items()}
+
+    def _terms(self) -> list[Term]:
+        return [term for term in self.terms.values() if isinstance(term, Term)]
+
+
+def _zero(output: StudentOutput) -> Tensor:
+    """Return 0 with zero gradients for the embeddings: ranks need every parameter in the graph of every
+    step."""
+    return output.region.sum() * 0.0

@@ -1,38 +1,45 @@
-"""What flows between the rooms of the detector: plain dataclasses of tensors, no behaviour worth the name.
+"""The student contract: what training, evaluation, prediction and export need of a detector.
 
-Shape legend: L decoder layers, B photos, N queries, C concepts of the vocabulary, D teacher width,
-G most present concepts of a photo in the batch, M objects of one photo.
+A student is an `nn.Module` that derives from `Student`. It knows no data set, no store, no teacher and no
+distillation term; it owns its architecture, its matching and its detection losses. Distillation terms
+(`losses/terms/`) see only its output and its pairs. `build.py` lists the students.
+
+Shape legend: L output layers, B images, N regions (queries or RoIs), C concepts of the vocabulary, D width of
+the teacher, G most present concepts of an image in the batch, K pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor, nn
 
-NEVER = -1e4
-"""A logit or score of what is not there: no loss, no match, last in every order. Finite, for the sake of
-gradients, and within what float16 holds."""
+from cckt.detector.config.config import Config
+from cckt.detector.students.targets import PaddedTargets
+
+MASKED = -1e4
+"""Logit or score of masked entries: no loss, no match, last in every order. Finite, for the gradients' sake,
+and within the range of float16."""
 
 
 @dataclass(frozen=True)
 class PresentText:
-    """The concepts said to be present in each photo, likeliest first, as the model takes them."""
+    """Text embeddings of the concepts that guide each image, most probable first."""
 
     embeddings: Tensor
-    """(B, G, D) unit text embeddings; rows at and past `counts[b]` are padding (zeros). G may be 0."""
+    """(B, G, D) unit text embeddings; rows from `counts[b]` on are padding (zeros). G may be 0."""
     counts: Tensor
-    """(B,) int64, present concepts of each photo, 0..G."""
+    """(B,) int64, present concepts of each image, 0..G."""
 
     @staticmethod
     def gather(text: Tensor, rows: list[Tensor]) -> PresentText:
-        """Pick and pad.
+        """Gather and pad rows of the text matrix.
 
-        text: (C, D) unit; rows: for each photo a (G_b,) int64 tensor of rows of `text`, likeliest first.
+        text: (C, D) unit; rows: per image a (G_b,) int64 tensor of rows of `text`, most probable first.
         """
         counts = torch.tensor([len(one) for one in rows], dtype=torch.int64)
         width = int(counts.max()) if len(rows) else 0
@@ -43,141 +50,141 @@ class PresentText:
 
 
 @dataclass(frozen=True)
-class Targets:
-    """The annotated objects of one photo."""
+class StudentOutput:
+    """Regions of every output layer; the last layer (index -1) is the prediction.
+
+    A student with more outputs (of training only, say) returns a subclass.
+    """
 
     boxes: Tensor
-    """(M, 4) float32 cxcywh, normalised to the photo's own (unpadded) size, in [0, 1]."""
-    concepts: Tensor
-    """(M,) int64, rows of the text matrix the class head is trained against."""
-    embeddings: Tensor
-    """(M, D) float32 unit teacher embeddings of the crops; anything where `valid` is false."""
-    valid: Tensor
-    """(M,) bool: the crop has a teacher embedding."""
-
-    def __len__(self) -> int:
-        return int(self.boxes.shape[0])
-
-    @staticmethod
-    def empty(width: int) -> Targets:
-        """A photo without objects; `width` is the teacher's D."""
-        return Targets(
-            torch.zeros((0, 4)),
-            torch.zeros((0,), dtype=torch.int64),
-            torch.zeros((0, width)),
-            torch.zeros((0,), dtype=torch.bool),
-        )
-
-
-@dataclass(frozen=True)
-class PaddedTargets:
-    """The objects of a batch side by side; fields as in Targets, (B, M, ...)."""
-
-    boxes: Tensor
-    concepts: Tensor
-    embeddings: Tensor
-    valid: Tensor
-    real: Tensor
-    """(B, M) bool: it is an object and no padding."""
-    counts: tuple[int, ...]
-    """Objects of each photo, for those who must not wait for a GPU to tell."""
-
-    @property
-    def objects(self) -> int:
-        """Objects of the batch."""
-        return sum(self.counts)
-
-    def each(self, act: Callable[[Tensor], Tensor]) -> PaddedTargets:
-        """The same with every tensor as `act` makes it."""
-        return PaddedTargets(
-            act(self.boxes),
-            act(self.concepts),
-            act(self.embeddings),
-            act(self.valid),
-            act(self.real),
-            self.counts,
-        )
-
-
-def pad_targets(targets: Sequence[Targets] | PaddedTargets) -> PaddedTargets:
-    """Pad once, for matcher and losses both. Padding boxes are .5 throughout, other padding is 0."""
-    if isinstance(targets, PaddedTargets):
-        return targets
-    real = [torch.ones_like(one.valid) for one in targets]
-    return PaddedTargets(
-        pad_sequence([one.boxes for one in targets], batch_first=True, padding_value=0.5),
-        pad_sequence([one.concepts for one in targets], batch_first=True),
-        pad_sequence([one.embeddings for one in targets], batch_first=True),
-        pad_sequence([one.valid for one in targets], batch_first=True),
-        pad_sequence(real, batch_first=True),
-        tuple(len(one) for one in targets),
-    )
-
-
-def widened(targets: PaddedTargets, objects: int) -> PaddedTargets:
-    """The same padded to at least so many objects a photo, for ranks whose tensors must have one shape."""
-    more = max(0, objects - targets.boxes.shape[1])
-    wide = targets.each(lambda rows: F.pad(rows, (0, 0) * (rows.dim() - 2) + (0, more)))
-    return replace(wide, boxes=F.pad(targets.boxes, (0, 0, 0, more), value=0.5))
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """What the cells of the encoder say, S of each photo, when they give the queries their first boxes."""
-
-    objectness: Tensor
-    """(B, S) float32 logits; NEVER in the padding."""
-    boxes: Tensor
-    """(B, S, 4) float32 cxcywh in [0, 1], relative to the unpadded photo."""
-    region: Tensor | None = None
-    """(B, S, D) float32 unit embeddings of the cells, where words have a say in the choice of cells."""
-    words: Tensor | None = None
-    """(B, S, G) float32 logits that a present concept is at the cell, G at least 1; None like `region`."""
-
-
-@dataclass(frozen=True)
-class NoisedQueries:
-    """Queries of a training step that are told a place and a word; Q of each photo, in equal groups."""
-
-    boxes: Tensor
-    """(B, Q, 4) float32 cxcywh in [0, 1], where they begin."""
-    words: Tensor
-    """(B, Q, D) unit text embeddings of what they ask for; zeros where not `real`."""
-    real: Tensor
-    """(B, Q) bool: the query stands for an object; others fill up the batch."""
-    contents: Tensor
-    """(Q,) int64, the learned query whose content each begins with."""
-    groups: int
-    """Groups; each holds a query that fits and one that does not for every object, in that order."""
-
-
-@dataclass(frozen=True)
-class TrainingQueries:
-    """What a training step asks for beside the queries; none of it can be seen by them."""
-
-    noised: NoisedQueries | None = None
-    """Denoising queries."""
-    alone: bool = False
-    """Copies of the queries, none of which sees another, for the one-to-many matching."""
-
-
-@dataclass(frozen=True)
-class DetectorOutput:
-    """What every decoder layer says; the last layer (index -1) is the answer."""
-
-    boxes: Tensor
-    """(L, B, N, 4) float32 cxcywh in [0, 1], relative to the unpadded photo."""
+    """(L, B, N, 4) float32 cxcywh in [0, 1], relative to the unpadded image."""
     logits: Tensor
-    """(L, B, N, C) class logits (float32)."""
+    """(L, B, N, C) float32 class logits."""
     region: Tensor
     """(L, B, N, D) float32 unit region embeddings, comparable with the teacher's."""
-    proposals: Proposals | None = None
-    """The cells' own boxes, for their losses; None where queries begin at learned points."""
-    noised: DetectorOutput | None = None
-    """Of the Q denoising queries, where there are any."""
-    alone: DetectorOutput | None = None
-    """Of the N copies for the one-to-many matching, where there are any."""
 
-    def last(self) -> DetectorOutput:
-        """Only the answer, as an output of one layer."""
-        return DetectorOutput(self.boxes[-1:], self.logits[-1:], self.region[-1:])
+    def last(self) -> StudentOutput:
+        """Return the prediction as an output of one layer."""
+        return StudentOutput(self.boxes[-1:], self.logits[-1:], self.region[-1:])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which region of the output stands for which object, in the same order of images on every layer."""
+
+    images: Tensor
+    """(K,) int64, image of the pair."""
+    regions: Tensor
+    """(L, K) int64, region within the image."""
+    objects: Tensor
+    """(L, K) int64, object within the image."""
+
+    def of_image(self, layer: int, image: int) -> tuple[Tensor, Tensor]:
+        """Return regions and objects of one image on one layer."""
+        here = self.images == image
+        return self.regions[layer, here], self.objects[layer, here]
+
+
+@dataclass(frozen=True)
+class ExtraRegions:
+    """Further region embeddings that terms may distil into; only those in a pair take part."""
+
+    name: str
+    """Name of the student's loss that the terms' losses are added to."""
+    weight: float
+    """Factor on the terms' losses."""
+    region: Tensor
+    """(B, S, D) float32 unit."""
+    pairs: Pairs
+    """Of one layer."""
+
+
+@dataclass(frozen=True)
+class DetectionLoss:
+    """A student's detection losses: weighted sums over layers and pairs, not yet divided by the objects."""
+
+    losses: dict[str, Tensor]
+    """Name -> loss of the regions of the output."""
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
+    """Name -> loss of what exists in training only."""
+    extra: tuple[ExtraRegions, ...] = ()
+
+
+class Student(nn.Module):
+    """Base class of the students.
+
+    Constructed as `Class(config, embedding_dim, pretrained=True)`. embedding_dim: D of the teacher.
+    pretrained: False skips pretrained weights, because a checkpoint follows.
+    """
+
+    has_extra_regions = False
+    """Whether `detection_loss` returns `ExtraRegions`."""
+
+    @abstractmethod
+    def encode(self, images: Tensor, padding: Tensor | None) -> Any:
+        """Compute everything that needs no concepts: most of the work, done once for many vocabularies.
+
+        images: (B, 3, H, W), normalised. padding: (B, H, W) bool, True in the padding, or None.
+        """
+
+    @abstractmethod
+    def decode(
+        self, encoded: Any, text: Tensor, guidance: PresentText | None, training: Any = None
+    ) -> StudentOutput:
+        """Compute the output of encoded images for a vocabulary.
+
+        text: (C, D) unit, the concepts to score. guidance: the present concepts; None for none. training:
+        what `training_inputs` returned, in a training step.
+        """
+
+    def forward(
+        self,
+        images: Tensor,
+        padding: Tensor | None,
+        text: Tensor,
+        guidance: PresentText | None,
+        training: Any = None,
+    ) -> StudentOutput:
+        """Encode and decode."""
+        return self.decode(self.encode(images, padding), text, guidance, training)
+
+    def training_inputs(self, targets: PaddedTargets, text: Tensor) -> Any:
+        """Draw further inputs of a training step (denoising queries, say) from torch's generator; None for
+        none."""
+        return None
+
+    @abstractmethod
+    def match(self, output: Any, targets: PaddedTargets, text: Tensor) -> Pairs:
+        """Assign regions to objects, without gradients. text: (C, D) unit, the rows that `concepts` point to.
+
+        Return K pairs on every layer; a subclass of `Pairs` may hold more for `detection_loss`.
+        """
+
+    @abstractmethod
+    def detection_loss(
+        self, output: Any, targets: PaddedTargets, pairs: Any, present: Tensor | None, training: Any
+    ) -> DetectionLoss:
+        """Compute the detection losses.
+
+        present: (B, G) int64 rows of the text matrix that guided the images, -1 past the end. Every parameter
+        must get a gradient, be it zero, in every step: ranks rely on it.
+        """
+
+    @abstractmethod
+    def parameter_groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """Return the trainable parameters, each in one group: "backbone", "sampling" or "rest".
+
+        The optimiser applies `train.backbone_lr_factor` and `train.sampling_lr_factor` to the first two.
+        """
+
+    def prepare_training(self, checkpoint_activations: bool) -> None:
+        """Set memory layout and activation checkpointing before the first step. Raises UserError if
+        unsupported."""
+
+    def prepare_inference(self) -> None:
+        """Drop demands of training (a kernel, say) that inference does not have."""
+
+    @classmethod
+    def check_device(cls, config: Config, device: torch.device) -> list[str]:
+        """Return notes on what `device` lacks; raise UserError if the config demands it."""
+        return []

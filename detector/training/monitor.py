@@ -17,6 +17,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.detector.data.batch import Batch
 from cckt.detector.data.schedule import Schedule
+from cckt.detector.losses.objective import first_steps
 from cckt.detector.runs.log import RunLog
 from cckt.detector.training.process import memory_mib
 from cckt.detector.training.run import Run
@@ -78,7 +79,7 @@ class Watch:
     def __init__(self, run: Run, schedule: Schedule, log: RunLog | None, progress: Progress) -> None:
         self.run, self.schedule, self.log, self.progress = run, schedule, log, progress
         self.settings, before = run.config.train, run.watched
-        self.contrast_from = run.config.loss.contrast_from_epoch * run.steps_per_epoch
+        self.term_starts = first_steps(run.config, run.steps_per_epoch)
         self.skipped: int = before.get("skipped", 0)
         self.skipped_in_a_row: int = before.get("skipped_in_a_row", 0)
         self.overflows_in_a_row: int = before.get("overflows_in_a_row", 0)
@@ -123,7 +124,7 @@ class Watch:
             self._report(step + 1, result)
 
     def _look_for_spikes(self, step: int, result: StepResult) -> None:
-        if step == self.contrast_from:  # from here on another sum is minimised
+        if step in self.term_starts:  # from this step on the sum has one more term
             self.spikes.history.clear()
         for spike in self.spikes.look(result.losses):
             ids = self._image_ids(step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from cckt.detector.data.gpu_decode import gpu_decoder
 from cckt.detector.evaluation.metrics import FIGURES
 from cckt.detector.evaluation.scene import Scene, open_scene
 from cckt.detector.runs.run_folder import Facts
-from cckt.detector.students.deformable_detr.sampling import demand_triton
+from cckt.detector.students.build import student_class
 
 PHOTOS_LOOKED_FOR = 8
 
@@ -47,15 +46,11 @@ def gather(config: Config, data: Path) -> Ingredients:
     check_photos(index)
     label = config.data.teacher
     text = open_column(data, column_of(data, "text", label), index_digest=index.digest)
-    photos = TrainingPhotos(data, config, text.width)
-    crops_recipe: dict[str, Any] = {}
-    if photos.crops is not None:  # only the contrastive loss reads the teacher's view of the crops
-        for crops in photos.crops.columns:
-            check_teachers(data, text, crops)
-        crops_recipe = dict(photos.crops.upright[0].manifest.spec.recipe)
-        views = [column.manifest.spec.name for column in photos.crops.columns[1:]]
-        if views:
-            crops_recipe["views"] = views
+    photos = TrainingPhotos(data, config)
+    for source in photos.rows.values():
+        for column in source.columns:
+            check_teachers(data, text, column)
+    recipes = {name: source.recipe for name, source in photos.rows.items()}
     base = photos.base_rows
     facts = Facts(
         embedding_dim=text.width,
@@ -64,7 +59,8 @@ def gather(config: Config, data: Path) -> Ingredients:
         category_ids=index.concepts.category_ids[base].tolist(),
         index_digest=index.digest,
         text_recipe=dict(text.manifest.spec.recipe),
-        crops_recipe=crops_recipe,
+        crops_recipe=recipes.pop("crop", {}),
+        rows_recipes=recipes,
         teacher=label,
         priors_recipe={} if photos.priors is None else photos.priors.recipe,
         pseudo=pseudo_note(index),
@@ -114,18 +110,17 @@ def check_validation(config: Config, data: Path, facts: Facts | None) -> Scene:
     facts: of the run; None where it cannot be made yet. Raises UserError where text, priors or photos lack.
     """
     scene = open_scene(data, facts)
-    if config.model.guidance and config.prior.cached:
+    if config.guidance.enabled and config.prior.cached:
         scene.priors(config.prior.source)
     check_photos(scene.index)
     return scene
 
 
-def check_machine(config: Config, device: torch.device) -> None:
-    """Whether the device has what the options demand of it: a GPU for nvJPEG and for Triton's kernel."""
+def check_machine(config: Config, device: torch.device) -> list[str]:
+    """Return notes on what the device lacks; raise UserError if an option demands it (nvJPEG, a kernel)."""
     if config.data.decode == "cuda":
         gpu_decoder()
-    if config.model.attention_kernel == "triton":
-        demand_triton(device)
+    return student_class(config).check_device(config, device)
 
 
 def check_metric(config: Config) -> None:

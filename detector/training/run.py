@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.detector.config.config import Config, InferenceConfig, PriorConfig, save_config
 from cckt.detector.config.dataclass_io import option_names
 from cckt.detector.data.schedule import Schedule
+from cckt.detector.losses.objective import Objective
 from cckt.detector.ranks.world import World
 from cckt.detector.runs import run_folder as store
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.build import build_student
 from cckt.detector.training.optim import MovingAverage, build_optimizer
 from cckt.detector.training.preflight import Ingredients
 from cckt.detector.training.process import versions
@@ -45,7 +48,7 @@ MAY_CHANGE = {
     *option_names(InferenceConfig, "inference."),
 }
 """Options that a resumed run may be given anew; all others decide what its steps compute, and so do those of
-priors where training heeds them (train.guidance_priors)."""
+priors where training heeds them (guidance.priors)."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Folders:
 
     def save(self, run: Path) -> None:
         """Write data.json."""
-        store.write_json(run / "data.json", asdict(self))
+        write_json(run / "data.json", asdict(self))
 
     @staticmethod
     def load(run: Path) -> Folders:
@@ -87,11 +90,13 @@ class Run:
         settings = config.train
         torch.manual_seed(settings.seed)
         facts = ingredients.facts
-        self.model = CCKTDetector(config.model, facts.embedding_dim, facts.n_classes).to(world.device)
-        # Convolutions are up to half faster so, on CPUs and GPUs alike.
-        self.model.backbone.to(memory_format=torch.channels_last)
+        self.model = build_student(config, facts.embedding_dim).to(world.device)
         self.model.train()
-        self.model.transformer.recompute = settings.checkpoint_activations
+        self.model.prepare_training(settings.checkpoint_activations)
+        self.objective = Objective(
+            config, facts.embedding_dim, extra_regions=self.model.has_extra_regions
+        ).to(world.device)
+        world.align(self.objective.buffers())
         if settings.compile:
             self.model.compile()  # in place: weights keep their names
         self.optimizer = build_optimizer(self.model, settings, world.device)
@@ -101,7 +106,15 @@ class Run:
         text = ingredients.text.to(world.device)
         wrapped = world.wrap(self.model)
         self.stepper = Stepper(
-            wrapped, text, config, world, self.optimizer, self.average, self.steps_per_epoch
+            self.model,
+            wrapped,
+            self.objective,
+            text,
+            config,
+            world,
+            self.optimizer,
+            self.average,
+            self.steps_per_epoch,
         )
         self.step = 0
         self.best = float("-inf")
@@ -137,24 +150,22 @@ class Run:
                     f"--out {self.out}: cannot be made ({error.strerror}); name a folder that can be."
                 ) from None
             if resume:
-                store.sweep(self.out, self.step)
+                store.remove_leftovers(self.out, self.step)
             save_config(self.config, self.out / "config.toml")
-            store.write_json(self.out / "versions.json", versions(self.world))
+            write_json(self.out / "versions.json", versions(self.world))
             folders.save(self.out)
             self.ingredients.facts.save(self.out)
 
     def _check_same(self) -> None:
-        old = store.run_config(self.out)
-        fixed = {"prior"} if self.config.heeds_priors else set()
-        for section, values in self.config.to_dict().items():
-            before = old.to_dict()[section]
-            for name in values if isinstance(values, dict) else ():
-                free = f"{section}.{name}" in MAY_CHANGE and section not in fixed
-                if values[name] != before[name] and not free:
-                    raise UserError(
-                        f"option {section}.{name}: found {values[name]!r}, but the run in {self.out} was "
-                        f"begun with {before[name]!r}; resume with that, or begin another run."
-                    )
+        before, after = (_flat(config.to_dict()) for config in (store.run_config(self.out), self.config))
+        fixed = {"prior"} if self.config.trains_on_priors else set()
+        for option, value in after.items():
+            free = option in MAY_CHANGE and option.partition(".")[0] not in fixed
+            if "." in option and value != before.get(option) and not free:
+                raise UserError(
+                    f"option {option}: found {value!r}, but the run in {self.out} was started with "
+                    f"{before.get(option)!r}; resume with that value, or start another run."
+                )
         facts, now = store.Facts.load(self.out), self.ingredients.facts
         if facts != now:
             changed = next(key for key, value in vars(facts).items() if value != vars(now)[key])
@@ -165,8 +176,11 @@ class Run:
 
     def _restore(self, folder: Path) -> None:
         path = folder / "model.safetensors"
-        store.fit_weights(self.model, store.load_weights(path), path)
+        store.load_into(self.model, store.load_weights(path), path)
         state = store.load_state(folder)
+        if self.objective.state_dict():
+            path = folder / "objective.safetensors"
+            store.load_into(self.objective, store.load_weights(path), path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
@@ -183,6 +197,8 @@ class Run:
         weights: dict[str, dict[str, Tensor]] = {"model": self.model.state_dict()}
         if self.average is not None:
             weights["average"] = self.average.weights
+        if memory := self.objective.state_dict():  # of terms that remember something
+            weights["objective"] = memory
         state = watched | {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.stepper.scaler.state_dict(),
@@ -197,3 +213,11 @@ class Run:
     def judged(self) -> dict[str, Tensor]:
         """The weights the run is judged by: the moving average where there is one."""
         return self.average.weights if self.average is not None else self.model.state_dict()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested options as dotted name -> value."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.detector.config.config import Config
@@ -20,7 +21,6 @@ from cckt.detector.evaluation.evaluate import evaluate_model
 from cckt.detector.ranks.world import joined
 from cckt.detector.runs import run_folder as store
 from cckt.detector.runs.log import RunLog, check_wandb
-from cckt.detector.students.deformable_detr.sampling import has_triton, kernel_fault
 from cckt.detector.training.monitor import Watch
 from cckt.detector.training.preflight import (
     check_batch,
@@ -73,15 +73,13 @@ def train(
         progress = progress if world.first and progress else Silent()
         check_batch(config, world.size)
         check_metric(config)
-        check_machine(config, world.device)
+        notes = check_machine(config, world.device)
         check_wandb(config.train.wandb_project)
         ingredients = gather(config, train_data)
         if val_data is not None:
             check_validation(config, val_data, ingredients.facts)
-        if config.model.attention_kernel == "auto" and world.device.type == "cuda" and has_triton():
-            fault = kernel_fault(world.device)
-            if fault:
-                progress.note(f"Triton's kernel does not run here ({fault}); torch's grid_sample does")
+        for note in notes:
+            progress.note(note)
         if ingredients.facts.pseudo:
             progress.note(f"{train_data}: {ingredients.facts.pseudo}")
         run = Run(config, ingredients, out, world)
@@ -145,7 +143,7 @@ class _Loop:
             "evaluation": evaluation,
         }
         if self.world.first:
-            store.write_json(run.out / "metrics.json", metrics)
+            write_json(run.out / "metrics.json", metrics)
         self.world.wait()
         return metrics
 

@@ -129,7 +129,7 @@ def tiny_config(*assignments: str) -> Config:
         "model.decoder_layers=2",
         "model.ffn=32",
         "model.queries=8",
-        "loss.contrast_from_epoch=1",
+        "terms.region_contrast.first_epoch=1",
         "data.short_sides=48,64",
         "data.max_side=96",
         "data.eval_short_side=64",

@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cckt.detector.students.deformable_detr.sampling import Kernel, Shapes, sample, sides_of
+from cckt.detector.students.deformable_detr.sampling import Kernel, sample, sides_of
+from cckt.detector.students.deformable_detr.shapes import Shapes
 from cckt.detector.students.precision import single
 
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cckt.detector.config.config import TrainConfig
+from cckt.detector.config.config import DenoiseConfig
 from cckt.detector.students.boxes import to_xyxy
-from cckt.detector.students.contract import NoisedQueries, PaddedTargets
+from cckt.detector.students.deformable_detr.outputs import NoisedQueries
+from cckt.detector.students.targets import PaddedTargets
 
 SMALLEST = 1e-3
 """Least width and height of a noised box, as shares of the photo."""
@@ -30,23 +31,25 @@ def groups_of(wanted: int, objects: int, queries: int) -> int:
     return min(wanted, max(1, queries // max(1, 2 * objects)))
 
 
-def noised_queries(targets: PaddedTargets, text: Tensor, config: TrainConfig, queries: int) -> NoisedQueries:
+def noised_queries(
+    targets: PaddedTargets, text: Tensor, config: DenoiseConfig, queries: int
+) -> NoisedQueries:
     """Draw the denoising queries of a batch from torch's generator; Q is 0 where it has no objects.
 
     text: (C, D) unit, the rows that `concepts` point to. queries: N, how many learned ones there are.
     """
     photos, objects = targets.concepts.shape
-    groups = groups_of(config.denoise_groups, objects, queries)
+    groups = groups_of(config.groups, objects, queries)
     shape = (photos, groups, 2, objects)
     real = targets.real[:, None, None].expand(shape)
     concepts = targets.concepts[:, None, None].expand(shape)
     device = concepts.device
     fits = torch.arange(2, device=device).view(1, 1, 2, 1) == 0
-    wrong = ~fits & (torch.rand(shape, device=device) < config.denoise_wrong_words) & (len(text) > 1)
+    wrong = ~fits & (torch.rand(shape, device=device) < config.wrong_words) & (len(text) > 1)
     other = (concepts + torch.randint(1, max(2, len(text)), shape, device=device)) % len(text)
     words = text[torch.where(wrong, other, concepts)] * real[..., None]
     far = ~fits & ~wrong
-    boxes = shaken(targets.boxes[:, None, None].expand(*shape, 4), far, config.denoise_box_noise)
+    boxes = shaken(targets.boxes[:, None, None].expand(*shape, 4), far, config.box_noise)
     slots = groups * 2 * objects
     return NoisedQueries(
         boxes.reshape(photos, slots, 4),

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cckt.detector.students.contract import PresentText
-
-Rows = NDArray[np.int64]
 
 
 def deal(counts: Tensor, queries: int) -> Tensor:
@@ -61,59 +54,3 @@ class LanguageGuidance(nn.Module):
         added = self.project(text).gather(1, concept.clamp(min=0).expand(-1, -1, content.shape[-1]))
         out: Tensor = content + added * (concept >= 0).to(added.dtype)
         return out
-
-
-def choose_present(
-    probabilities: NDArray[np.floating],
-    rho: float,
-    limit: int,
-    fill: Literal["none", "random", "top"] = "none",
-    image_ids: Sequence[int] | NDArray[np.integer] | None = None,
-) -> list[Rows]:
-    """The concepts that count as present in each photo, likeliest first (ties: lower row first).
-
-    probabilities: (I, C) in [0, 1]; those of at least `rho` pass (NaN never does), at most `limit`.
-    fill: what makes up for fewer than `limit`: nothing, random others (seeded by image id, after those that
-    passed), or the best below rho. image_ids: (I,), needed for "random". Returns I arrays of concept rows.
-    """
-    assert probabilities.ndim == 2, f"expected (images, concepts), found {probabilities.shape}"
-    concepts = probabilities.shape[1]
-    known = np.nan_to_num(np.asarray(probabilities, np.float64), nan=-1.0)
-    order = np.argsort(-known, axis=1, kind="stable")[:, :limit].astype(np.int64)
-    passed = (np.take_along_axis(known, order, 1) >= rho).sum(1)
-    if fill == "top":
-        return list(order)
-    chosen = [row[:count] for row, count in zip(order, passed, strict=True)]
-    if fill == "none":
-        return chosen
-    assert image_ids is not None, 'fill "random" is seeded by image ids'
-    filled = []
-    for rows, image_id in zip(chosen, image_ids, strict=True):
-        others = np.setdiff1d(np.arange(concepts, dtype=np.int64), rows)
-        short = min(limit - len(rows), len(others))
-        draw = random_of(image_id).choice(others, size=short, replace=False)
-        filled.append(np.concatenate([rows, draw]))
-    return filled
-
-
-def random_of(image_id: int | np.integer) -> np.random.Generator:
-    """A photo's own random numbers, the same whenever it is asked; ids below 0 have theirs too."""
-    return np.random.default_rng(int(image_id) % 2**63)
-
-
-def disturb_present(
-    rows: Rows, concepts: int, drop: float, add: float, none: float, random: np.random.Generator
-) -> Rows:
-    """True concepts with mistakes (beyond the paper): guidance noise in training, so that the detector stands
-    on weak priors, and at test the priors "corrupted".
-
-    rows: present concept rows of one photo, out of 0..concepts-1. With probability `none` nothing is left;
-    else each row is withheld with probability `drop`, and absent ones join: `add` of them on average
-    (Poisson). The result is shuffled, so that a wrong concept can stand anywhere.
-    """
-    if random.random() < none:
-        return rows[:0]
-    left = rows[random.random(len(rows)) >= drop]
-    absent = np.setdiff1d(np.arange(concepts, dtype=np.int64), rows)
-    extra = random.choice(absent, size=min(int(random.poisson(add)), len(absent)), replace=False)
-    return random.permutation(np.concatenate([left, extra]))

@@ -1,92 +1,79 @@
-"""The student detector: backbone, deformable transformer, language queries and three heads.
+"""The Deformable DETR student: backbone, deformable transformer, language queries and three heads.
 
-It knows no data set, no store and no annotations: the present concepts come as an argument.
+docs/method/cckt_det.md, section 4. Shape legend: L decoder layers, B images, N queries, A queries of a
+training step (N, their copies, and Q denoising queries), C concepts, D width of the teacher, d hidden size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cckt.detector.config.config import ModelConfig
+from cckt.detector.config.config import Config
 from cckt.detector.students.backbone import Backbone, Pyramid
-from cckt.detector.students.contract import DetectorOutput, PresentText, Proposals, TrainingQueries
+from cckt.detector.students.contract import DetectionLoss, PresentText, Student, StudentOutput
+from cckt.detector.students.deformable_detr import criterion
 from cckt.detector.students.deformable_detr.attention import choose_kernel
+from cckt.detector.students.deformable_detr.denoise import noised_queries
 from cckt.detector.students.deformable_detr.guidance import LanguageGuidance
+from cckt.detector.students.deformable_detr.outputs import (
+    CellProposals,
+    DeformableOutput,
+    DeformablePairs,
+    TrainingQueries,
+)
 from cckt.detector.students.deformable_detr.query_init import BoxPosition, ProposalHead, choose_cells
+from cckt.detector.students.deformable_detr.sampling import demand_triton, has_triton, kernel_fault
 from cckt.detector.students.deformable_detr.transformer import DeformableTransformer, Encoded
-from cckt.detector.students.heads import TextHead, UnitLinear, closed_head
-from cckt.detector.students.precision import single
+from cckt.detector.students.heads import TextHead, UnitLinear
+from cckt.detector.students.targets import PaddedTargets
 
-__all__ = ["CCKTDetector", "DetectorOutput", "PresentText"]
+SAMPLING_NAMES = ("sampling_offsets", "reference_points")
+"""Parts of the names of the parameters that decide where attention samples; they learn more slowly."""
 
 
-class CCKTDetector(nn.Module):
-    """CCKT-Det's student (METHOD.md section 4).
+class DeformableDETR(Student):
+    """Deformable DETR with language queries (docs/method/cckt_det.md, eqs. 8 to 11)."""
 
-    embedding_dim: the teacher's D. n_classes: width of the closed-set head, for class_head="linear" only.
-    pretrained: False skips the backbone's weights, because a checkpoint follows.
-    """
-
-    def __init__(
-        self, config: ModelConfig, embedding_dim: int, n_classes: int = 0, *, pretrained: bool = True
-    ) -> None:
+    def __init__(self, config: Config, embedding_dim: int, *, pretrained: bool = True) -> None:
         super().__init__()
-        self.config, self.embedding_dim, self.n_classes = config, embedding_dim, n_classes
-        hidden, layers = config.hidden, range(config.decoder_layers)
-        learned = config.reference == "learned"
-        self.backbone = Backbone(config, pretrained)
-        self.pyramid = Pyramid(self.backbone.channels, config.levels, hidden)
+        model = config.model
+        self.config, self.embedding_dim = config, embedding_dim
+        hidden, layers = model.hidden, range(model.decoder_layers)
+        learned = model.reference == "learned"
+        self.backbone = Backbone(model, pretrained)
+        self.pyramid = Pyramid(self.backbone.channels, model.levels, hidden)
         self.transformer = DeformableTransformer(
             hidden,
-            config.heads,
-            config.levels,
-            config.points,
-            config.ffn,
-            config.dropout,
-            config.encoder_layers,
-            config.decoder_layers,
+            model.heads,
+            model.levels,
+            model.points,
+            model.ffn,
+            model.dropout,
+            model.encoder_layers,
+            model.decoder_layers,
             boxes_given=not learned,
         )
-        choose_kernel(self.transformer, config.attention_kernel)
-        self.query_content = nn.Embedding(config.queries, hidden)
-        self.query_position = nn.Embedding(config.queries, hidden) if learned else None
-        self.guidance = LanguageGuidance(embedding_dim, hidden) if config.guidance else None
+        choose_kernel(self.transformer, model.attention_kernel)
+        self.query_content = nn.Embedding(model.queries, hidden)
+        self.query_position = nn.Embedding(model.queries, hidden) if learned else None
+        guided = config.guidance.enabled
+        self.guidance = LanguageGuidance(embedding_dim, hidden) if guided else None
         self.region_heads = nn.ModuleList([UnitLinear(hidden, embedding_dim) for _ in layers])
-        if config.class_head == "text":
-            own = config.class_embedding == "own"
-            self.class_heads = nn.ModuleList([TextHead(hidden, embedding_dim, own) for _ in layers])
-        else:
-            assert n_classes > 0, "class_head='linear' needs n_classes"
-            self.class_heads = nn.ModuleList([closed_head(hidden, n_classes) for _ in layers])
-        words = config.reference == "guided" and config.guidance
+        own = model.class_embedding == "own"
+        self.class_heads = nn.ModuleList([TextHead(hidden, embedding_dim, own) for _ in layers])
+        words = model.reference == "guided" and guided
         self.proposals = None if learned else ProposalHead(hidden, embedding_dim, words)
         self.box_position = None if learned else BoxPosition(hidden)
-
-    def forward(
-        self,
-        images: Tensor,
-        padding: Tensor | None,
-        text: Tensor | None,
-        guidance: PresentText | None,
-        training: TrainingQueries | None = None,
-    ) -> DetectorOutput:
-        """Detect.
-
-        images: (B, 3, H, W), normalised. padding: (B, H, W) bool, True where the batch was padded, or None.
-        text: (C, D) unit, the vocabulary that the class head scores; None for the linear head.
-        guidance: the present concepts; None, or config.guidance False, leaves the queries as learned.
-        training: what a training step asks for beside; denoising needs queries that begin at boxes.
-        """
-        return self.decode(self.encode(images, padding), text, guidance, training)
+        self.has_extra_regions = words
 
     def encode(self, images: Tensor, padding: Tensor | None) -> Encoded:
-        """Look at the photos, knowing nothing of words: most of the work, done once whatever is asked."""
+        """Backbone, pyramid, encoder and, unless references are learned, the proposals of the cells."""
         pyramid = self.pyramid(self.backbone(images))
-        encoded = self.transformer.encode(pyramid, _shrink(padding, pyramid))
+        encoded = self.transformer.encode(pyramid, _padding_of_levels(padding, pyramid))
         if self.proposals is not None:
             encoded.proposals = self.proposals(encoded)
         return encoded
@@ -94,126 +81,190 @@ class CCKTDetector(nn.Module):
     def decode(
         self,
         encoded: Encoded,
-        text: Tensor | None,
+        text: Tensor,
         guidance: PresentText | None,
         training: TrainingQueries | None = None,
-    ) -> DetectorOutput:
-        """Ask about photos that were encoded; as often as there are vocabularies and priors to ask with."""
+    ) -> DeformableOutput:
+        """Queries, decoder and heads. training: further queries; denoising queries need references at
+        boxes."""
         batch = encoded.memory.shape[0]
         if guidance is None or self.guidance is None:
-            guidance = self._no_words(batch)
+            guidance = self._no_guidance(batch)
         content = self.query_content.weight.expand(batch, -1, -1)
         if self.guidance is not None:
             content = self.guidance(content, guidance)
-        position, begin, proposals = self._places(encoded, guidance)
-        queries, mask = Queries(content, position, begin), None
+        position, first_boxes, proposals = self._references(encoded, guidance)
+        queries, mask = Queries(content, position, first_boxes), None
         if training is not None:
-            queries, mask = self._beside(queries, training)
+            queries, mask = self._with_training_queries(queries, training)
         states, boxes = self.transformer.decode(
-            encoded, queries.content, queries.position, mask=mask, begin=queries.begin
+            encoded, queries.content, queries.position, mask=mask, begin=queries.first_boxes
         )
         output = self.heads(states, boxes, text)
-        if training is not None:
-            output = _apart(output, self.config.queries, training)
-        return replace(output, proposals=proposals)
+        return _split(output, proposals, self.config.model.queries, training)
 
-    def _places(
+    def training_inputs(self, targets: PaddedTargets, text: Tensor) -> TrainingQueries | None:
+        """Denoising queries and copies, if the config has any."""
+        config = self.config
+        if not (config.denoise.groups or config.one_to_many.repeats):
+            return None
+        noised = None
+        if config.denoise.groups:
+            noised = noised_queries(targets, text, config.denoise, config.model.queries)
+        return TrainingQueries(noised, copies=config.one_to_many.repeats > 0)
+
+    def match(self, output: DeformableOutput, targets: PaddedTargets, text: Tensor) -> DeformablePairs:
+        """Hungarian assignment per image and layer."""
+        return criterion.match(output, targets, text, self.config)
+
+    def detection_loss(
+        self,
+        output: DeformableOutput,
+        targets: PaddedTargets,
+        pairs: DeformablePairs,
+        present: Tensor | None,
+        training: TrainingQueries | None,
+    ) -> DetectionLoss:
+        """Losses of the queries, and of cells, denoising queries and copies if there are any."""
+        return criterion.detection_loss(output, targets, pairs, present, training, self.config)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Backbone; sampling offsets and reference points; the rest. As in DETR, all of them have weight
+        decay."""
+        groups: dict[str, list[nn.Parameter]] = {"backbone": [], "sampling": [], "rest": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                sampling = any(part in name for part in SAMPLING_NAMES)
+                kind = "backbone" if name.startswith("backbone.") else "sampling" if sampling else "rest"
+                groups[kind].append(parameter)
+        assert groups["sampling"], f"no parameter is named {' or '.join(SAMPLING_NAMES)}"
+        return groups
+
+    def prepare_training(self, checkpoint_activations: bool) -> None:
+        """channels_last makes convolutions up to twice as fast, on CPUs and GPUs."""
+        self.backbone.to(memory_format=torch.channels_last)
+        self.transformer.recompute = checkpoint_activations
+
+    def prepare_inference(self) -> None:
+        """Allow PyTorch's sampling if training demanded Triton's: the results are equal."""
+        if self.config.model.attention_kernel == "triton":
+            choose_kernel(self, "auto")
+
+    @classmethod
+    def check_device(cls, config: Config, device: torch.device) -> list[str]:
+        """Whether the Triton kernel runs on the device."""
+        kernel = config.model.attention_kernel
+        if kernel == "triton":
+            demand_triton(device)
+        if kernel == "auto" and device.type == "cuda" and has_triton():
+            fault = kernel_fault(device)
+            if fault:
+                note = f"the Triton kernel does not run on this GPU ({fault}); PyTorch's grid_sample is used"
+                return [note]
+        return []
+
+    def _references(
         self, encoded: Encoded, guidance: PresentText
-    ) -> tuple[Tensor, Tensor | None, Proposals | None]:
-        """Position (B, N, d) of the queries; and where cells propose them, first boxes (B, N, 4)."""
+    ) -> tuple[Tensor, Tensor | None, CellProposals | None]:
+        """Return the positions (B, N, d) of the queries and, if cells propose them, first boxes (B, N, 4)."""
         if self.proposals is None or self.box_position is None or encoded.proposals is None:
-            assert self.query_position is not None
+            assert self.query_position is not None, "learned references need query_position"
             return self.query_position.weight.expand(encoded.memory.shape[0], -1, -1), None, None
         proposals = self.proposals.ask(encoded.proposals, guidance)
-        cells = choose_cells(proposals, encoded, guidance.counts, self.config.queries)
-        begin = proposals.boxes.detach().gather(1, cells[..., None].expand(-1, -1, 4))
-        return self.box_position(begin), begin, proposals
+        cells = choose_cells(proposals, encoded, guidance.counts, self.config.model.queries)
+        first_boxes = proposals.boxes.detach().gather(1, cells[..., None].expand(-1, -1, 4))
+        return self.box_position(first_boxes), first_boxes, proposals
 
-    def _beside(self, queries: Queries, training: TrainingQueries) -> tuple[Queries, Tensor]:
-        """The queries, then their copies, then the noised ones; and who may look at whom."""
-        parts = [queries, queries] if training.alone else [queries]
+    def _with_training_queries(self, queries: Queries, training: TrainingQueries) -> tuple[Queries, Tensor]:
+        """Return the queries, their copies and the denoising queries, concatenated, and their attention
+        mask."""
+        parts = [queries, queries] if training.copies else [queries]
         groups = slots = 0
         noised = training.noised
         if noised is not None:
-            assert self.box_position is not None, "denoising queries begin at boxes"
+            assert self.box_position is not None, "denoising queries need references at boxes"
             content = self.query_content.weight[noised.contents].expand(len(noised.boxes), -1, -1)
             if self.guidance is not None:
                 words = self.guidance.project(noised.words)
                 content = content + words * noised.real[..., None].to(words.dtype)
             parts.append(Queries(content, self.box_position(noised.boxes), noised.boxes))
             groups, slots = noised.groups, noised.boxes.shape[1]
-        begins = [part.begin for part in parts if part.begin is not None]
+        first_boxes = [part.first_boxes for part in parts if part.first_boxes is not None]
         joined = Queries(
             torch.cat([part.content for part in parts], 1),
             torch.cat([part.position for part in parts], 1),
-            torch.cat(begins, 1) if begins else None,
+            torch.cat(first_boxes, 1) if first_boxes else None,
         )
-        count, place = self.config.queries, queries.content.device
-        return joined, attention_mask(count, training.alone, groups, slots, place)
+        device = queries.content.device
+        return joined, attention_mask(self.config.model.queries, training.copies, groups, slots, device)
 
-    def _no_words(self, batch: int) -> PresentText:
+    def _no_guidance(self, batch: int) -> PresentText:
         weight = self.query_content.weight
         counts = torch.zeros(batch, dtype=torch.int64, device=weight.device)
         return PresentText(weight.new_zeros((batch, 0, self.embedding_dim)), counts)
 
-    def heads(self, states: Tensor, boxes: Tensor, text: Tensor | None) -> DetectorOutput:
-        """states: (L, B, N, d), boxes: (L, B, N, 4), text: (C, D) or None."""
+    def heads(self, states: Tensor, boxes: Tensor, text: Tensor) -> StudentOutput:
+        """states: (L, B, N, d), boxes: (L, B, N, 4), text: (C, D) unit."""
         region = torch.stack([head(state) for head, state in zip(self.region_heads, states, strict=True)])
-        if self.config.class_head == "text":
-            assert text is not None, "class_head='text' needs the vocabulary's text"
-            logits = [
-                head(state, one, text)
-                for head, state, one in zip(self.class_heads, states, region, strict=True)
-            ]
-        else:
-            logits = [single(head(state)) for head, state in zip(self.class_heads, states, strict=True)]
-        return DetectorOutput(boxes, torch.stack(logits), region)
+        logits = [
+            head(state, one, text) for head, state, one in zip(self.class_heads, states, region, strict=True)
+        ]
+        return StudentOutput(boxes, torch.stack(logits), region)
 
 
 @dataclass(frozen=True)
 class Queries:
-    """What the decoder begins with: content and position (B, A, d), and first boxes (B, A, 4) or None."""
+    """Inputs of the decoder: content and position (B, A, d), and first boxes (B, A, 4) or None."""
 
     content: Tensor
     position: Tensor
-    begin: Tensor | None
+    first_boxes: Tensor | None
 
 
-def _apart(output: DetectorOutput, queries: int, training: TrainingQueries) -> DetectorOutput:
-    """The answers of the N queries, and beside them those of their copies and of the noised ones."""
+def _split(
+    output: StudentOutput, proposals: CellProposals | None, queries: int, training: TrainingQueries | None
+) -> DeformableOutput:
+    """Split the output of all queries into that of the N queries, of their copies, and of the denoising
+    queries."""
 
-    def part(first: int, last: int | None) -> DetectorOutput:
+    def part(first: int, last: int | None) -> StudentOutput:
         at = slice(first, last)
-        return DetectorOutput(output.boxes[:, :, at], output.logits[:, :, at], output.region[:, :, at])
+        return StudentOutput(output.boxes[:, :, at], output.logits[:, :, at], output.region[:, :, at])
 
-    copies = queries if training.alone else 0
-    return replace(
-        part(0, queries),
-        alone=part(queries, queries + copies) if training.alone else None,
+    if training is None:
+        return DeformableOutput(output.boxes, output.logits, output.region, proposals)
+    own, copies = part(0, queries), queries if training.copies else 0
+    return DeformableOutput(
+        own.boxes,
+        own.logits,
+        own.region,
+        proposals,
         noised=part(queries + copies, None) if training.noised is not None else None,
+        copies=part(queries, queries + copies) if training.copies else None,
     )
 
 
-def _shrink(padding: Tensor | None, pyramid: list[Tensor]) -> list[Tensor] | None:
-    """The padding mask at every level's size (nearest)."""
+def _padding_of_levels(padding: Tensor | None, pyramid: list[Tensor]) -> list[Tensor] | None:
+    """Return the padding mask at the size of every level (nearest)."""
     if padding is None:
         return None
     return [F.interpolate(padding[None].float(), size=level.shape[-2:])[0].bool() for level in pyramid]
 
 
-def attention_mask(queries: int, alone: bool, groups: int, slots: int, device: torch.device | str) -> Tensor:
-    """Who may look at whom, (A, A) bool over N queries, their N copies (if `alone`), and Q noised ones.
+def attention_mask(queries: int, copies: bool, groups: int, slots: int, device: torch.device | str) -> Tensor:
+    """Return which queries may attend to which, (A, A) bool over N queries, N copies (if any) and Q denoising
+    ones.
 
-    The queries see each other and nothing else, so that what is only there in training cannot help them. A
-    copy sees itself. A noised query sees its own group and the queries.
+    The queries attend to each other and to nothing else, so that nothing that exists in training only can
+    help them. A copy attends to itself. A denoising query attends to its own group and to the queries.
     """
-    copies = queries if alone else 0
-    total = queries + copies + slots
+    copied = queries if copies else 0
+    total = queries + copied + slots
     mask = torch.zeros((total, total), dtype=torch.bool, device=device)
     mask[:queries, :queries] = True
-    mask.diagonal()[queries : queries + copies] = True
+    mask.diagonal()[queries : queries + copied] = True
     if slots:
         group = torch.arange(slots, device=device) // (slots // groups)
-        mask[queries + copies :, :queries] = True
-        mask[queries + copies :, queries + copies :] = group[:, None] == group[None]
+        mask[queries + copied :, :queries] = True
+        mask[queries + copied :, queries + copied :] = group[:, None] == group[None]
     return mask

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from cckt.detector.students.deformable_detr.sampling import Shapes
+from cckt.detector.students.deformable_detr.shapes import Shapes
 
 
 def sine_positions(keep: Tensor, hidden: int) -> Tensor:

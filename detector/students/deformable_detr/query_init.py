@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cckt.detector.students.contract import NEVER, PresentText, Proposals
+from cckt.detector.students.contract import MASKED, PresentText
 from cckt.detector.students.deformable_detr.guidance import deal_runs
+from cckt.detector.students.deformable_detr.outputs import CellProposals
 from cckt.detector.students.deformable_detr.positions import inverse_sigmoid
 from cckt.detector.students.deformable_detr.sampling import sides_of
 from cckt.detector.students.deformable_detr.transformer import BoxHead, Encoded
@@ -64,18 +65,18 @@ class ProposalHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0))) if words else None
         self.bias = nn.Parameter(torch.tensor(PRIOR_LOGIT)) if words else None
 
-    def forward(self, encoded: Encoded) -> Proposals:
+    def forward(self, encoded: Encoded) -> CellProposals:
         """Propose. Boxes begin as `first_boxes`."""
         x = self.norm(self.project(encoded.memory))
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 would leave many cells tied
             objectness = self.objectness(x.to(self.objectness.weight.dtype)).squeeze(-1)
         if encoded.keep is not None:
-            objectness = objectness.masked_fill(~encoded.keep.squeeze(-1), NEVER)
+            objectness = objectness.masked_fill(~encoded.keep.squeeze(-1), MASKED)
         delta = single(self.box(x))
         boxes = (delta + inverse_sigmoid(first_boxes(encoded))).sigmoid()
-        return Proposals(objectness, boxes, self.region(x) if self.region is not None else None)
+        return CellProposals(objectness, boxes, self.region(x) if self.region is not None else None)
 
-    def ask(self, proposals: Proposals, present: PresentText) -> Proposals:
+    def ask(self, proposals: CellProposals, present: PresentText) -> CellProposals:
         """The same with a logit for each present concept: scale * cosine + bias, as of the class head.
 
         A photo without concepts is asked for a word of zeros, so that every parameter is in the graph.
@@ -118,7 +119,7 @@ def sine_boxes(boxes: Tensor, hidden: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
-def choose_cells(proposals: Proposals, encoded: Encoded, counts: Tensor, queries: int) -> Tensor:
+def choose_cells(proposals: CellProposals, encoded: Encoded, counts: Tensor, queries: int) -> Tensor:
     """The cell that each query begins at, (B, N) int64.
 
     With words: every present concept's run of queries (`guidance.deal`) has the cells where objectness times

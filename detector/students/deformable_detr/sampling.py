@@ -19,9 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
-
-Shapes = list[tuple[int, int]]
-"""(height, width) of each level."""
+from cckt.detector.students.deformable_detr.shapes import Shapes
 
 Kernel = Literal["auto", "torch", "triton"]
 """Who samples: "auto" takes Triton's kernel for CUDA tensors where it can be had, "torch" never does,

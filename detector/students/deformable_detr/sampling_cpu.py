@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cckt.detector.students.deformable_detr.sampling import Shapes
+from cckt.detector.students.deformable_detr.shapes import Shapes
 
 
 def sample_bags(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:

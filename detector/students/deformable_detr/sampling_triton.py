@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cckt.detector.students.deformable_detr.sampling import Shapes
 from cckt.detector.students.deformable_detr.sampling_cpu import value_gradient
+from cckt.detector.students.deformable_detr.shapes import Shapes
 
 MOST_LEVELS = 8
 """The kernel takes the levels' sizes as numbers, so that photos of new sizes compile nothing."""

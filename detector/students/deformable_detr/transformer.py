@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cckt.detector.students.contract import Proposals
 from cckt.detector.students.deformable_detr.attention import DeformableAttention
+from cckt.detector.students.deformable_detr.outputs import CellProposals
 from cckt.detector.students.deformable_detr.positions import cell_centres, inverse_sigmoid, sine_positions
-from cckt.detector.students.deformable_detr.sampling import Shapes
+from cckt.detector.students.deformable_detr.shapes import Shapes
 
 
 class FeedForward(nn.Module):
@@ -258,4 +258,4 @@ class Encoded:
 
     def __init__(self, memory: Tensor, shapes: Shapes, keep: Tensor | None, ratios: Tensor) -> None:
         self.memory, self.shapes, self.keep, self.ratios = memory, shapes, keep, ratios
-        self.proposals: Proposals | None = None
+        self.proposals: CellProposals | None = None

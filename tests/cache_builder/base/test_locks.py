@@ -87,6 +87,32 @@ def test_one_process_at_a_time_and_a_killed_holder_frees_the_lock(tmp_path):
         assert held
 
 
+def hold_with_child(path, children, leave):
+    with hold_lock(path, wait=True):
+        child = os.fork()
+        if child == 0:
+            leave.wait()
+            os._exit(0)
+        children.put(child)
+        leave.wait()
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_killed_holder(tmp_path):
+    lock, children, leave = tmp_path / "lock", SPAWN.Queue(), SPAWN.Event()
+    process = SPAWN.Process(target=hold_with_child, args=(lock, children, leave))
+    process.start()
+    child = children.get(timeout=60)
+    try:
+        with hold_lock(lock, wait=False) as held:
+            assert not held
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        with hold_lock(lock, wait=False) as held:
+            assert held
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_second_build_of_an_index_is_refused(tmp_path):
     process, leave = other_holder(tmp_path / FOLDER / index_write.LOCK)
     with pytest.raises(UserError, match="found another build that is writing there, expected none"):

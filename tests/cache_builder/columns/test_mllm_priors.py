@@ -140,7 +140,7 @@ def test_prefilter(data: Path, mllm: Mllm) -> None:
     kept = sum(c in np.argsort(-priors[i])[:2] for i, c in pairs)
     line = f"prefilter clip:2 keeps {kept / len(pairs):.4f} of {len(pairs)} annotated pairs"
     assert any(
-        note.startswith(line) and note.endswith("asks 2 of 4 questions per photo") for note in report.notes
+        note.startswith(line) and note.endswith("with 2 of 4 questions per photo") for note in report.notes
     )
     recipe = open_column(data, "priors/mllm").manifest.spec.recipe["prefilter"]
     assert recipe["keep"] == 2

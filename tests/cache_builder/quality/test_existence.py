@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cckt.cache_builder.presence import known_pairs, oracle_presence
 from cckt.cache_builder.quality.existence import (
     average_precision,
     chosen_pairs,
     existence_report,
-    known_pairs,
 )
 
 SPLITS = {"base": np.array([0, 2, 4]), "novel": np.array([1, 5])}  # concept 3 is "other"
@@ -93,14 +93,33 @@ def test_concepts_outside_the_splits_do_not_count_for_the_limit() -> None:
     assert np.argwhere(chosen_pairs(priors, np.array([0, 1, 2, 4, 5]), 0.7, 1)).tolist() == [[0, 0]]
 
 
+class Marks(SimpleNamespace):
+    """The parts of an index that the truth of pairs is read from: two images, three concepts."""
+
+    def __len__(self) -> int:
+        return 2
+
+
+def marks(boxes: list[tuple[int, int, bool]], absent: list[list[int]]) -> Marks:
+    """boxes: (image, concept, crowd). absent: per image, concepts that are verified to be absent."""
+    images, concepts, crowds = zip(*boxes, strict=True)
+    return Marks(
+        concepts=range(3),
+        box_images=np.array(images),
+        box_concepts=np.array(concepts),
+        iscrowd=np.array(crowds),
+        neg_rows=np.array([row for rows in absent for row in rows], int),
+        neg_offsets=np.cumsum([0, *map(len, absent)]),
+    )
+
+
 def test_lvis_states_the_truth_of_some_pairs() -> None:
-    presence = np.array([[True, False, False], [False, False, False]])
+    one = marks([(0, 0, False)], [[2], [0]])
+    assert known_pairs(one).tolist() == [[True, False, True], [True, False, False]]
+    assert known_pairs(marks([(0, 0, False)], [[], []])) is None
 
-    class Marks(SimpleNamespace):
-        def __len__(self) -> int:
-            return 2
 
-    marks = Marks(neg_rows=np.array([2, 0]), neg_offsets=np.array([0, 1, 2]))
-    assert known_pairs(marks, presence).tolist() == [[True, False, True], [True, False, False]]
-    marks.neg_rows = np.zeros(0, int)
-    assert known_pairs(marks, presence) is None
+def test_a_concept_that_only_a_crowd_shows_is_neither_present_nor_absent() -> None:
+    one = marks([(0, 0, False), (0, 0, True), (1, 2, True)], [[], []])
+    assert oracle_presence(one).tolist() == [[True, False, False], [False, False, False]]
+    assert known_pairs(one).tolist() == [[True, True, True], [True, True, False]]

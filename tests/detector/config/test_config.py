@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.config import config as module
 from cckt.detector.config.config import (
     Config,
     ModelConfig,
@@ -23,8 +22,11 @@ from cckt.detector.config.config import (
     load_config,
     save_config,
 )
-from cckt.detector.config.dataclass_io import convert, override, toml_text
+from cckt.detector.config.dataclass_io import convert, option_names, override, toml_text
 from cckt.detector.config.recipes import RECIPES, plain, recipe
+from cckt.detector.config.renamed import RENAMED
+from cckt.detector.config.terms import RegionContrastConfig
+from tests.places import ROOT
 
 
 def test_no_overrides_change_nothing() -> None:
@@ -45,7 +47,7 @@ def test_recipes_carry_their_name_and_round_trip(name: str, tmp_path: Path) -> N
 def test_the_default_recipe_is_the_papers() -> None:
     config = recipe("coco-48-17-r50")
     assert config == Config()
-    model, train, loss = config.model, config.train, config.loss
+    model, train, contrast = config.model, config.train, config.terms["region_contrast"]
     assert (model.queries, model.encoder_layers, model.decoder_layers, model.heads, model.points) == (
         300,
         6,
@@ -67,7 +69,7 @@ def test_the_default_recipe_is_the_papers() -> None:
         1e-4,
         0.1,
     )
-    assert (train.lr_drop_epoch, loss.contrast_from_epoch, loss.tau) == (31, 31, 0.07)
+    assert (train.lr_drop_epoch, contrast.first_epoch, model.tau) == (31, 31, 0.07)
     assert (config.prior.rho, config.prior.limit, config.inference.top) == (0.7, 6, 100)
     lvis = recipe("lvis-r50")
     assert (lvis.model.queries, lvis.prior.limit, lvis.inference.top) == (600, 12, 300)
@@ -76,11 +78,11 @@ def test_the_default_recipe_is_the_papers() -> None:
 def test_plain_takes_the_method_away_and_nothing_else() -> None:
     config = recipe("shapeworld")
     bare = plain(config)
-    assert not bare.model.guidance
-    assert bare.matcher.cost_similarity == bare.loss.loss_contrast == 0
+    assert not bare.guidance.enabled
+    assert bare.matcher.cost_similarity == bare.terms["region_contrast"].weight == 0
     assert bare.inference.classification == "head"
-    assert (bare.train, bare.data) == (config.train, config.data)
-    assert replace(bare.model, guidance=True) == config.model
+    assert (bare.train, bare.data, bare.model) == (config.train, config.data, config.model)
+    assert replace(bare.guidance, enabled=True) == config.guidance
 
 
 def test_overrides_are_typed() -> None:
@@ -89,7 +91,7 @@ def test_overrides_are_typed() -> None:
         [
             "train.epochs=12",
             "train.lr = 3e-4",
-            "model.guidance=false",
+            "guidance.enabled=false",
             "model.strides=(8, 16)",
             "model.levels=3",
             "data.mean=[0.5,0.5,0.5]",
@@ -98,9 +100,8 @@ def test_overrides_are_typed() -> None:
         ],
     )
     assert config.train == replace(TrainConfig(), epochs=12, lr=3e-4)
-    assert config.model == replace(
-        ModelConfig(), guidance=False, strides=(8, 16), levels=3, backbone_weights="none"
-    )
+    assert config.model == replace(ModelConfig(), strides=(8, 16), levels=3, backbone_weights="none")
+    assert not config.guidance.enabled
     assert config.data.mean == (0.5, 0.5, 0.5)
     assert config.prior.fill == "top"
 
@@ -124,8 +125,11 @@ def test_overrides_are_checked_together() -> None:
         ("train.epochs=many", "option train.epochs: found 'many', expected a whole number."),
         ("train.epochs=1.5", "option train.epochs: found '1.5', expected a whole number."),
         ("train.lr=nan", "option train.lr: found 'nan', expected a number."),
-        ("model.guidance=maybe", "option model.guidance: found 'maybe', expected true or false."),
-        ("loss.negatives=all", "option loss.negatives: found 'all', expected one of 'image', 'batch'."),
+        ("guidance.enabled=maybe", "option guidance.enabled: found 'maybe', expected true or false."),
+        (
+            "terms.region_contrast.negatives=all",
+            "option terms.region_contrast.negatives: found 'all', expected one of 'image', 'batch'.",
+        ),
         ("model.strides=8,x", "option model.strides: found 'x', expected a whole number."),
         ("model.hidden=100", "option model.hidden: found 100, expected a multiple of 32"),
         ("model.heads=5", "option model.heads: found 5, expected a divisor of hidden 256"),
@@ -133,7 +137,7 @@ def test_overrides_are_checked_together() -> None:
         ("model.levels=2", "option model.levels: found 2, expected at least the 3 strides"),
         ("model.queries=0", "option model.queries: found 0, expected at least 1"),
         ("model.dropout=1", "option model.dropout: found 1.0, expected a number from 0 to below 1"),
-        ("loss.tau=0", "option loss.tau: found 0.0, expected a number above 0"),
+        ("model.tau=0", "option model.tau: found 0.0, expected a number above 0"),
         ("prior.rho=1.5", "option prior.rho: found 1.5, expected a number from 0 to 1"),
         ("train.lr=0", "option train.lr: found 0.0, expected a number above 0"),
         ("train.accumulate=5", "option train.accumulate: found 5, expected a divisor of batch 12"),
@@ -190,16 +194,64 @@ def test_unknown_recipe(name: str, hint: str) -> None:
         recipe(name)
 
 
-def test_every_option_says_what_it_is() -> None:
-    tree = ast.parse(Path(module.__file__).read_text())
+SECTIONS = ("model", "method", "terms", "data", "train", "inference")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_option_has_a_docstring(section: str) -> None:
+    source = ROOT / "detector" / "config" / f"{section}.py"
     undocumented = []
-    for owner in (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name != "Config"):
+    for owner in (node for node in ast.parse(source.read_text()).body if isinstance(node, ast.ClassDef)):
         assert ast.get_docstring(owner), owner.name
         for here, after in zip(owner.body, [*owner.body[1:], None], strict=True):
             text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             if isinstance(here, ast.AnnAssign) and not text:
                 undocumented.append(f"{owner.name}.{ast.unparse(here.target)}")
     assert undocumented == []
+
+
+def test_every_old_name_is_a_new_option(tmp_path: Path) -> None:
+    known = option_names(Config())
+    assert set(RENAMED.values()) <= set(known)
+    assert not set(RENAMED) & set(known)
+    for old, new in RENAMED.items():
+        with pytest.raises(UserError, match=rf"--set: option {old} is now {new}; use that name"):
+            apply_overrides(Config(), [f"{old}=1"])
+
+
+def test_the_config_of_an_old_run_opens(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[model]\nguidance = false\nclass_head = "text"\n[loss]\ntau = 0.1\nnegatives = "batch"\n'
+        "loss_contrast = 0.25\n[train]\nguidance_drop = 0.2\none_to_many = 3\nepochs = 4\n"
+    )
+    config = load_config(path)
+    assert (config.guidance.enabled, config.guidance.drop, config.model.tau) == (False, 0.2, 0.1)
+    assert (config.one_to_many.repeats, config.train.epochs) == (3, 4)
+    contrast = config.terms["region_contrast"]
+    assert isinstance(contrast, RegionContrastConfig)
+    assert (contrast.weight, contrast.negatives) == (0.25, "batch")
+    path.write_text('[model]\nclass_head = "linear"\n')
+    with pytest.raises(
+        UserError, match=r"model\.class_head is 'linear', but this version supports only 'text'"
+    ):
+        load_config(path)
+    with pytest.raises(UserError, match=r"--set: option model\.class_head no longer exists; remove it"):
+        apply_overrides(Config(), ["model.class_head=text"])
+
+
+def test_terms_are_sections_by_name() -> None:
+    config = apply_overrides(Config(), ["terms.region_contrast.weight=0.5"])
+    assert config.terms["region_contrast"].weight == 0.5
+    assert Config().terms["region_contrast"].weight == 1.0
+    with pytest.raises(
+        UserError, match=r"option terms\.region_contrast\.weight: found -1\.0, expected at least 0"
+    ):
+        apply_overrides(Config(), ["terms.region_contrast.weight=-1"])
+    with pytest.raises(
+        UserError, match=r"unknown option 'terms\.region'; did you mean 'terms\.region_contrast'"
+    ):
+        Config.from_dict({"terms": {"region": {"weight": 1}}})
 
 
 @dataclass(frozen=True)
@@ -225,7 +277,11 @@ def test_none_is_written_as_a_word() -> None:
     st.booleans(),
 )
 def test_toml_reads_back_what_was_written(text: str, numbers: list[float], whole: int, flag: bool) -> None:
-    values = {"top": whole, "section": {"text": text, "numbers": numbers, "flag": flag}}
+    values = {
+        "top": whole,
+        "section": {"text": text, "numbers": numbers, "flag": flag, "inner": {"whole": whole}},
+        "terms": {"one": {"flag": flag}},
+    }
     assert tomllib.loads(toml_text(values)) == values
 
 

@@ -10,13 +10,14 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.store import open_column
-from cckt.detector.config.config import TrainConfig
+from cckt.detector.config.config import GuidanceConfig
 from cckt.detector.data.batch import collate
-from cckt.detector.data.dataset import Place, Schedule, TrainingPhotos, batches, draw_guidance
+from cckt.detector.data.dataset import Place, Schedule, TrainingPhotos, batches
+from cckt.detector.data.presence import draw_guidance
 from cckt.detector.data.transforms import View
 from tests.detector.tiny import WIDTH, make_data, tiny_config, unit_rows, write_column
 
-STILL = ("data.flip=0", "data.random_crop=false", "data.short_sides=64", "train.guidance_order=row")
+STILL = ("data.flip=0", "data.random_crop=false", "data.short_sides=64", "guidance.order=row")
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,15 @@ def folder(tmp_path_factory):
 
 
 def photos_of(folder, *assignments):
-    return TrainingPhotos(folder, tiny_config(*assignments), WIDTH)
+    return TrainingPhotos(folder, tiny_config(*assignments))
 
 
 def same(a, b):
     """Whether two samples or batches are equal to the last bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
     if hasattr(a, "__dataclass_fields__"):
         return all(same(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
     return a == b
@@ -41,7 +44,7 @@ def test_a_photo_without_boxes_is_a_sample_without_targets(folder):
     sample = photos_of(folder, *STILL)[Place(0, 0, 0)]
     assert sample.image.shape == (3, 64, 64)
     assert len(sample.targets) == 0
-    assert sample.targets.embeddings.shape == (0, WIDTH)
+    assert sample.targets.teacher["crop"].values.shape == (0, WIDTH)
     assert sample.present.shape == (0,)
     batch = collate([sample, sample])
     assert batch.objects == 0
@@ -64,9 +67,9 @@ def test_targets_are_those_of_the_index_without_crowds(folder):
             np.testing.assert_allclose(sample.targets.boxes[found].numpy(), expected, atol=1e-6)
             assert sample.targets.concepts[found] == index.box_concepts[k]
             valid = min(x1 - x0, y1 - y0) >= 16
-            assert bool(sample.targets.valid[found]) == valid
+            assert bool(sample.targets.teacher["crop"].valid[found]) == valid
             if valid:
-                np.testing.assert_allclose(sample.targets.embeddings[found], crops[k], atol=1e-3)
+                np.testing.assert_allclose(sample.targets.teacher["crop"].values[found], crops[k], atol=1e-3)
         assert sample.present.tolist() == sorted(set(sample.targets.concepts.tolist()))
     assert index.iscrowd.any()
 
@@ -74,14 +77,16 @@ def test_targets_are_those_of_the_index_without_crowds(folder):
 def test_embeddings_leave_with_boxes_that_are_cut_away(folder, monkeypatch):
     whole = {row: photos_of(folder, *STILL)[Place(0, 0, row)].targets for row in range(7)}
     monkeypatch.setattr("cckt.detector.data.dataset.draw_view", lambda *_: View((0, 0, 24, 24), (48, 48)))
-    photos, lost = photos_of(folder, "train.guidance_order=row"), 0
+    photos, lost = photos_of(folder, "guidance.order=row"), 0
     for row, targets in whole.items():
         width = float(photos.index.widths[row])
         corner = (targets.boxes[:, :2] - targets.boxes[:, 2:] / 2) * torch.tensor([width, 64.0])
         kept = (corner.round() < 24).all(1)
         sample = photos[Place(0, 0, row)]
-        for name in ("concepts", "embeddings", "valid"):
-            assert torch.equal(getattr(sample.targets, name), getattr(targets, name)[kept]), (row, name)
+        assert torch.equal(sample.targets.concepts, targets.concepts[kept]), row
+        for name in ("values", "valid"):
+            found, expected = (getattr(one.teacher["crop"], name) for one in (sample.targets, targets))
+            assert torch.equal(found, expected[kept]), (row, name)
         assert sample.present.tolist() == sorted(set(targets.concepts[kept].tolist()))
         lost += int((~kept).sum())
     assert lost > 0
@@ -136,24 +141,22 @@ def test_a_photo_that_cannot_be_read_is_black_and_told(tmp_path):
 
 
 def test_without_a_contrastive_loss_no_crops_are_needed(tmp_path, folder):
-    photos = photos_of(folder, "loss.loss_contrast=0", *STILL)
-    assert photos.crops is None
-    targets = photos[Place(0, 0, 3)].targets
-    assert targets.embeddings.shape == (len(targets), WIDTH)
-    assert not targets.valid.any()
+    photos = photos_of(folder, "terms.region_contrast.weight=0", *STILL)
+    assert photos.rows == {}
+    assert photos[Place(0, 0, 3)].targets.teacher == {}
 
 
 def test_guidance_is_what_is_annotated_unless_noise_is_asked_for():
     concepts, rng = np.array([1, 4, 7]), np.random.default_rng(0)
-    assert draw_guidance(concepts, 9, TrainConfig(guidance_order="row"), rng).tolist() == [1, 4, 7]
-    orders = {tuple(draw_guidance(concepts, 9, TrainConfig(), rng).tolist()) for _ in range(50)}
+    assert draw_guidance(concepts, 9, GuidanceConfig(order="row"), rng).tolist() == [1, 4, 7]
+    orders = {tuple(draw_guidance(concepts, 9, GuidanceConfig(), rng).tolist()) for _ in range(50)}
     assert len(orders) == 6
     assert all(sorted(order) == [1, 4, 7] for order in orders)
 
 
 def test_guidance_noise_comes_at_its_rates():
     concepts, rng = np.array([1, 4, 7]), np.random.default_rng(0)
-    config = TrainConfig(guidance_drop=0.2, guidance_add=0.5, guidance_none=0.1)
+    config = GuidanceConfig(drop=0.2, add=0.5, none=0.1)
     draws = [draw_guidance(concepts, 9, config, rng).tolist() for _ in range(3000)]
     seen = Counter(concept for draw in draws for concept in draw)
     assert sum(seen[c] for c in (1, 4, 7)) / 9000 == pytest.approx(0.9 * 0.8, abs=0.02)
@@ -207,7 +210,7 @@ def flipped_folder(path):
 
 def test_a_mirrored_photo_carries_the_embeddings_of_the_mirrored_crops(tmp_path):
     folder = flipped_folder(tmp_path)
-    whole = ("data.random_crop=false", "train.guidance_order=row", "data.jittered_crops=never")
+    whole = ("data.random_crop=false", "guidance.order=row", "data.jittered_crops=never")
     photos, seen = photos_of(folder, "data.flip=0.5", *whole), Counter()
     upright, mirrored = (open_column(folder, name).all() for name in ("crops", "crops-flipped"))
     for row in range(7):
@@ -221,12 +224,14 @@ def test_a_mirrored_photo_carries_the_embeddings_of_the_mirrored_crops(tmp_path)
                 np.testing.assert_allclose(targets.boxes[:, 0], 1 - centres if flip else centres, atol=1e-6)
                 seen[flip] += 1
             expected = (mirrored if flip else upright)[rows].astype(np.float32)
-            np.testing.assert_array_equal(targets.embeddings, expected)
+            np.testing.assert_array_equal(targets.teacher["crop"].values, expected)
     assert min(seen[True], seen[False]) > 3
     plain = photos_of(folder, "data.flip=1", "data.flipped_crops=never", *whole)
-    assert plain.crops.flipped is None
+    assert plain.rows["crop"].flipped is None
     rows = plain.index.boxes_of(3)
-    np.testing.assert_array_equal(plain[Place(0, 0, 3)].targets.embeddings, upright[rows].astype(np.float32))
+    np.testing.assert_array_equal(
+        plain[Place(0, 0, 3)].targets.teacher["crop"].values, upright[rows].astype(np.float32)
+    )
 
 
 def test_an_upright_photo_is_taught_from_any_of_its_jittered_views(tmp_path):
@@ -236,7 +241,9 @@ def test_an_upright_photo_is_taught_from_any_of_its_jittered_views(tmp_path):
     rows, seen = photos.index.boxes_of(3), Counter()
     for epoch in range(20):
         targets = photos[Place(epoch, 3, 3)].targets
-        for row, found in zip(range(rows.start, rows.stop), targets.embeddings.numpy(), strict=True):
+        for row, found in zip(
+            range(rows.start, rows.stop), targets.teacher["crop"].values.numpy(), strict=True
+        ):
             (view,) = [k for k, values in enumerate(views) if (values[row].astype(np.float32) == found).all()]
             seen[view] += 1
     assert sum(seen.values()) == 60

@@ -17,7 +17,7 @@ from cckt.detector.data import dataset as data
 from cckt.detector.data.dataset import Schedule, TrainingPhotos, batches, decoded
 from cckt.detector.data.gpu_decode import decode_all, gpu_decoder, jpeg_bytes
 from cckt.detector.data.transforms import View
-from tests.detector.tiny import WIDTH, make_data, tiny_config
+from tests.detector.tiny import make_data, tiny_config
 
 
 def stand_in(files: list[Tensor]) -> list[Tensor]:
@@ -44,12 +44,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def photos_of(folder: Path, *assignments: str) -> TrainingPhotos:
-    return TrainingPhotos(folder, tiny_config("data.cache_photos=0", *assignments), WIDTH)
+    return TrainingPhotos(folder, tiny_config("data.cache_photos=0", *assignments))
 
 
 def test_no_files() -> None:
     assert decode_all([], stand_in) == []
-    assert decoded([], stand_in, WIDTH) == []
+    assert decoded([], stand_in) == []
 
 
 def test_without_a_gpu_the_option_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_batches_are_what_the_workers_would_have_made(
         assert torch.equal(one.images, other.images)
         assert one.rows == other.rows
         assert torch.equal(one.targets.boxes, other.targets.boxes)
-        assert torch.equal(one.targets.embeddings, other.targets.embeddings)
+        assert torch.equal(one.targets.teacher["crop"].values, other.targets.teacher["crop"].values)
         assert torch.equal(one.present, other.present)
         assert (one.padding is None) == (other.padding is None)
         assert one.padding is None or torch.equal(one.padding, other.padding)
@@ -120,7 +120,7 @@ def test_only_plain_jpegs_of_the_annotated_size_stay_files(folder: Path, tmp_pat
 
 def test_photos_that_fit_in_memory_are_decoded_once_on_the_cpu(folder: Path) -> None:
     config = tiny_config("data.decode=cuda", "data.cache_photos=100")
-    sample = TrainingPhotos(folder, config, WIDTH)[next(iter(Schedule(7, 0, 3, last_step=1)))[0]]
+    sample = TrainingPhotos(folder, config)[next(iter(Schedule(7, 0, 3, last_step=1)))[0]]
     assert sample.view is None
     assert sample.image.ndim == 3
 
@@ -132,7 +132,7 @@ def test_a_file_that_breaks_is_a_black_photo_without_objects(folder: Path) -> No
     assert len(whole) == 6
     broken = whole[1]
     samples[broken] = data.replace(samples[broken], image=samples[broken].image[:40])
-    done = decoded(samples, stand_in, WIDTH)
+    done = decoded(samples, stand_in)
     assert "cannot be decoded" in done[broken].fault
     assert len(done[broken].targets) == 0
     assert not bool(done[broken].image.any())

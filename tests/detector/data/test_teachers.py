@@ -63,9 +63,9 @@ def test_a_run_learns_from_the_teacher_it_names(folder):
     assert (second.facts.teacher, second.facts.embedding_dim) == ("vitl14", 8)
     assert second.facts.text_recipe["teacher"]["name"] == SECOND
     np.testing.assert_array_equal(second.text, unit_rows(CONCEPTS, 5, 8)[:4])
-    crops = [column.manifest.spec.name for column in second.photos.crops.columns]
+    crops = [column.manifest.spec.name for column in second.photos.rows["crop"].columns]
     assert crops == ["crops-vitl14", "crops-vitl14-flipped"]
-    assert first.photos.crops.columns[0].manifest.spec.name == "crops"
+    assert first.photos.rows["crop"].columns[0].manifest.spec.name == "crops"
 
 
 def test_a_teacher_that_is_not_there(folder):

@@ -11,9 +11,9 @@ from cckt.detector.config.config import PriorConfig
 from cckt.detector.data.dataset import Place, TrainingPhotos
 from cckt.detector.data.training_priors import TrainingPriors
 from cckt.detector.training.train import train
-from tests.detector.tiny import CONCEPTS, WIDTH, make_data, tiny_config, write_column
+from tests.detector.tiny import CONCEPTS, make_data, tiny_config, write_column
 
-ASKED = ("data.flip=0", "data.random_crop=false", "train.guidance_order=row", "prior.rho=0.5")
+ASKED = ("data.flip=0", "data.random_crop=false", "guidance.order=row", "prior.rho=0.5")
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,10 @@ def test_base_concepts_above_rho_are_given_likeliest_first_and_novel_ones_withhe
 
 
 def test_photos_are_guided_by_priors_at_the_rate_asked_for(folder):
-    always = TrainingPhotos(folder, tiny_config(*ASKED, "train.guidance_priors=1"), WIDTH)
+    always = TrainingPhotos(folder, tiny_config(*ASKED, "guidance.priors=1"))
     assert always[Place(0, 0, 1)].present.tolist() == [0, 2]
-    half = TrainingPhotos(folder, tiny_config(*ASKED, "train.guidance_priors=0.5"), WIDTH)
-    never = TrainingPhotos(folder, tiny_config(*ASKED), WIDTH)
+    half = TrainingPhotos(folder, tiny_config(*ASKED, "guidance.priors=0.5"))
+    never = TrainingPhotos(folder, tiny_config(*ASKED))
     annotated = never[Place(0, 0, 1)].present.tolist()
     assert annotated != [0, 2]
     drawn = [half[Place(0, position, 1)].present.tolist() for position in range(200)]
@@ -54,8 +54,8 @@ def test_photos_are_guided_by_priors_at_the_rate_asked_for(folder):
 
 
 def test_targets_and_pixels_do_not_depend_on_the_guidance(folder):
-    one = TrainingPhotos(folder, tiny_config(*ASKED, "train.guidance_priors=1"), WIDTH)[Place(0, 3, 3)]
-    other = TrainingPhotos(folder, tiny_config(*ASKED), WIDTH)[Place(0, 3, 3)]
+    one = TrainingPhotos(folder, tiny_config(*ASKED, "guidance.priors=1"))[Place(0, 3, 3)]
+    other = TrainingPhotos(folder, tiny_config(*ASKED))[Place(0, 3, 3)]
     assert (one.image == other.image).all()
     assert (one.targets.boxes == other.targets.boxes).all()
 
@@ -68,11 +68,13 @@ def test_priors_without_a_column_are_refused(folder, tmp_path):
 
 
 def test_a_resumed_run_keeps_the_priors_that_training_heeds(folder, tmp_path):
-    asked, other = (*ASKED, "train.guidance_priors=0.5"), "prior.rho=0.6"
+    asked, other = (*ASKED, "guidance.priors=0.5"), "prior.rho=0.6"
     train(tiny_config(*asked), folder, None, tmp_path / "heeds", max_steps=1)
-    with pytest.raises(UserError, match=r"option prior\.rho: found 0\.6, but the run in .* begun with 0\.5"):
+    with pytest.raises(
+        UserError, match=r"option prior\.rho: found 0\.6, but the run in .* was started with 0\.5"
+    ):
         train(tiny_config(*asked, other), folder, None, tmp_path / "heeds", resume=True, max_steps=1)
-    deaf = ("model.guidance=false", "train.guidance_priors=0.5")
+    deaf = ("guidance.enabled=false", "guidance.priors=0.5")
     train(tiny_config(*ASKED, *deaf), folder, None, tmp_path / "deaf", max_steps=1)
     train(tiny_config(*ASKED, *deaf, other), folder, None, tmp_path / "deaf", resume=True, max_steps=2)
     train(tiny_config(*ASKED), folder, None, tmp_path / "does not", max_steps=1)
@@ -83,7 +85,7 @@ def test_a_resumed_run_keeps_the_priors_that_training_heeds(folder, tmp_path):
 def test_a_resumed_run_refuses_priors_that_were_made_anew(tmp_path):
     data = make_data(tmp_path / "data", photos=3)
     index = open_index(data)
-    config = tiny_config(*ASKED, "train.guidance_priors=0.5")
+    config = tiny_config(*ASKED, "guidance.priors=0.5")
     said = np.full((3, CONCEPTS), 0.6, np.float32)
     write_column(data, index, "priors/clip", said)
     train(config, data, None, tmp_path / "run", max_steps=1)

@@ -13,15 +13,15 @@ from cckt.cache_builder.store import ColumnSpec, open_writer
 from cckt.detector.config.config import (
     Config,
     DataConfig,
+    GuidanceConfig,
     InferenceConfig,
-    LossConfig,
     ModelConfig,
     TrainConfig,
     save_config,
 )
 from cckt.detector.evaluation.truth import Found, Truth
 from cckt.detector.runs.run_folder import Facts, save_weights
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.deformable_detr.model import DeformableDETR
 
 WIDTH = 16
 NAMES = ("cat", "dog", "kite", "boat")
@@ -129,7 +129,7 @@ def add_column(index: Index, name: str, values: np.ndarray, recipe: dict[str, ob
     writer.finish()
 
 
-def small_config(**model: object) -> Config:
+def small_config(*, guidance: bool = True, **model: object) -> Config:
     """A detector of a few thousand weights."""
     return Config(
         recipe="test",
@@ -148,7 +148,7 @@ def small_config(**model: object) -> Config:
             queries=6,
             **model,  # type: ignore[arg-type]
         ),
-        loss=LossConfig(),
+        guidance=GuidanceConfig(enabled=guidance),
         data=DataConfig(short_sides=(32,), max_side=64, eval_short_side=32, workers=1),
         train=TrainConfig(),
         inference=InferenceConfig(batch=2, top=10),
@@ -158,9 +158,8 @@ def small_config(**model: object) -> Config:
 def make_run(folder: Path, config: Config, recipe: dict[str, object] | None = None) -> Path:
     """An untrained run folder."""
     folder.mkdir(parents=True)
-    classes = 2 if config.model.class_head == "linear" else 0
     recipe = dict(TEACHER if recipe is None else recipe)
     Facts(WIDTH, 2, ["cat", "dog"], [1, 2], "sha256:index", recipe, recipe).save(folder)
     save_config(config, folder / "config.toml")
-    save_weights(folder / "model.safetensors", CCKTDetector(config.model, WIDTH, classes).state_dict())
+    save_weights(folder / "model.safetensors", DeformableDETR(config, WIDTH).state_dict())
     return folder

@@ -10,13 +10,13 @@ import torch
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store import open_column
-from cckt.detector.config.config import InferenceConfig, PriorConfig, changed
+from cckt.detector.config.config import InferenceConfig, PriorConfig
+from cckt.detector.data.presence import disturb_present
 from cckt.detector.evaluation.detect import Variant, infer
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import evaluate_model, evaluate_run
 from cckt.detector.evaluation.scene import WITHHELD, WRONG, open_scene
 from cckt.detector.inference.network import load_network
-from cckt.detector.students.deformable_detr.guidance import disturb_present
 from tests.detector.evaluation.evaluation_world import (
     add_column,
     make_data,
@@ -160,17 +160,6 @@ def test_options_of_priors_and_scoring_may_be_others_than_the_runs(index, run):
         evaluate_run(run, index.folder, overrides=["train.lr=1"])
     with pytest.raises(UserError, match=r"inference\.topp"):
         evaluate_run(run, index.folder, overrides=["inference.topp=2"])
-
-
-def test_a_linear_head_names_only_what_it_was_trained_on(tmp_path, index):
-    run = make_run(tmp_path / "linear", small_config(class_head="linear"))
-    evaluate_run(run, index.folder, classification="head")
-    found = Detections.from_json(run / "eval-data-clip-head" / "detections.json")
-    assert set(found.category_ids) <= {1, 2}
-    network, _ = load_network(run)
-    config = changed(network.config, "inference", classification="head")
-    alone = evaluate_model(network.model, config, index)  # as the trainer calls it
-    assert alone.detections == len(found)
 
 
 def test_a_photo_that_cannot_be_read_finds_nothing_and_is_said(index, run):

@@ -57,7 +57,7 @@ def by_torch(run, photos, present):
             output = network.model((photo - mean) / std, None, text, guidance).last()
         boxes.append(to_xyxy(output.boxes[-1]))
         softmax = network.config.inference.softmax
-        scores.append(score(output, text, network.config.loss.tau, "similarity", softmax=softmax))
+        scores.append(score(output, text, network.config.model.tau, "similarity", softmax=softmax))
     return torch.cat(boxes), torch.cat(scores)
 
 
@@ -174,13 +174,6 @@ def test_mistakes(run, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs the package onnx.*pip install 'cckt\[export\]'"):
         graph(run, tmp_path / "d.onnx")
-
-
-def test_a_closed_head_is_not_exported(tmp_path):
-    config = changed(small_config(class_head="linear"), "inference", classification="head")
-    run = make_run(tmp_path / "linear", config)
-    with pytest.raises(UserError, match="a linear class head names only"):
-        graph(run, tmp_path / "d.pt2", format="torch")
 
 
 def test_a_folder_is_loaded_like_the_run_and_tells_about_itself(run, tmp_path):

@@ -17,12 +17,12 @@ from cckt.detector.inference.scoring import (
     similarity_probability,
     top_detections,
 )
-from cckt.detector.students.contract import DetectorOutput
-from tests.detector.losses.test_matcher import some_boxes, unit
+from cckt.detector.students.contract import StudentOutput
+from tests.detector.students.samples import some_boxes, unit
 
 
-def some_output() -> DetectorOutput:
-    return DetectorOutput(some_boxes(2, 3, 4), torch.randn(2, 3, 4, 5), unit(2, 3, 4, 6))
+def some_output() -> StudentOutput:
+    return StudentOutput(some_boxes(2, 3, 4), torch.randn(2, 3, 4, 5), unit(2, 3, 4, 6))
 
 
 def test_no_photos_and_no_concepts() -> None:
@@ -86,7 +86,7 @@ def test_softmax_gives_each_concept_its_share_of_a_box() -> None:
                 assert float(found[b, n, c]) == pytest.approx(scores[c] * ratios[c] / sum(ratios), rel=1e-3)
     lonely = score(output, text[:1], 0.07, "similarity", softmax=True)
     assert torch.allclose(lonely, score(output, text[:1], 0.07, "similarity")), "one word competes with none"
-    certain = DetectorOutput(some_boxes(1, 1, 1), torch.tensor([[[[100.0, -100.0]]]]), unit(1, 1, 1, 6))
+    certain = StudentOutput(some_boxes(1, 1, 1), torch.tensor([[[[100.0, -100.0]]]]), unit(1, 1, 1, 6))
     assert score(certain, unit(2, 6), 0.07, "head", softmax=True)[0, 0].tolist() == pytest.approx([1, 0])
 
 
@@ -107,7 +107,7 @@ def test_no_prior_is_too_sure_and_one_that_is_no_number_says_nothing() -> None:
     odds = prior_odds(torch.tensor([[0.0, 1.0, 0.5, float("nan")]]), 2.0)
     surest = 2 * math.log((1 - SURE) / SURE)
     assert odds.tolist() == [pytest.approx([-surest, surest, 0, 0], abs=1e-5)]
-    certain = DetectorOutput(some_boxes(1, 1, 1), torch.tensor([[[[100.0, -100.0]]]]), unit(1, 1, 1, 6))
+    certain = StudentOutput(some_boxes(1, 1, 1), torch.tensor([[[[100.0, -100.0]]]]), unit(1, 1, 1, 6))
     found = score(certain, unit(2, 6), 0.07, "head", odds=prior_odds(torch.tensor([[0.0, 1.0]]), 1.0))
     assert found.isfinite().all()
     assert float(found[0, 0, 0]) > 0.99

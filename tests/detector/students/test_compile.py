@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from cckt.detector.students.contract import PresentText
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.training.train import train
 from tests.detector.tiny import WIDTH, make_data, tiny_config
 
 TEXT = nn.functional.normalize(torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(0)), dim=1)
 
 
-def model(*assignments: str) -> CCKTDetector:
+def model(*assignments: str) -> DeformableDETR:
     torch.manual_seed(0)
-    return CCKTDetector(tiny_config(*assignments).model, WIDTH).train()
+    return DeformableDETR(tiny_config(*assignments), WIDTH).train()
 
 
 def inputs(height: int = 64, width: int = 64) -> tuple[Tensor, Tensor | None, Tensor, PresentText]:
@@ -107,4 +107,4 @@ def test_training_compiles_where_it_is_asked_to(tmp_path: Path, monkeypatch: pyt
         train(
             tiny_config(f"train.compile={name}", "train.epochs=1"), data, None, tmp_path / name, max_steps=1
         )
-    assert [type(one) for one in compiled] == [CCKTDetector]
+    assert [type(one) for one in compiled] == [DeformableDETR]

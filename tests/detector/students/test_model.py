@@ -11,28 +11,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.config.config import LossConfig, MatcherConfig, ModelConfig
-from cckt.detector.losses.matcher import match
-from cckt.detector.losses.objective import compute_losses
+from cckt.detector.config.config import Config
 from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText
-from cckt.detector.students.deformable_detr.model import CCKTDetector
-from tests.detector.losses.test_matcher import CONCEPTS, WIDTH, unit
-from tests.detector.losses.test_objective import some_targets
-
-TINY = ModelConfig(
-    backbone="test_resnet",
-    backbone_weights="none",
-    strides=(8, 16),
-    levels=3,
-    hidden=32,
-    heads=4,
-    points=2,
-    encoder_layers=1,
-    decoder_layers=2,
-    ffn=32,
-    dropout=0.0,
-    queries=7,
+from cckt.detector.students.deformable_detr.model import DeformableDETR
+from tests.detector.students.samples import (
+    CONCEPTS,
+    TINY,
+    WIDTH,
+    losses_of,
+    matched,
+    some_targets,
+    student,
+    unit,
 )
 
 
@@ -41,12 +33,12 @@ def present(text: Tensor, *rows: list[int]) -> PresentText:
 
 
 @pytest.fixture(scope="module")
-def model() -> CCKTDetector:
+def model() -> DeformableDETR:
     torch.manual_seed(0)
-    return CCKTDetector(TINY, WIDTH).eval()
+    return student(TINY).eval()
 
 
-def test_shapes_ranges_and_the_first_probabilities(model: CCKTDetector) -> None:
+def test_shapes_ranges_and_the_first_probabilities(model: DeformableDETR) -> None:
     text = unit(CONCEPTS, WIDTH)
     with torch.no_grad():
         found = model(torch.randn(2, 3, 61, 48), None, text, present(text, [1, 2], []))
@@ -62,7 +54,7 @@ def test_shapes_ranges_and_the_first_probabilities(model: CCKTDetector) -> None:
 
 def test_a_large_vocabulary_starts_near_one_percent() -> None:
     torch.manual_seed(0)
-    wide = CCKTDetector(TINY, 256).eval()
+    wide = student(TINY, 256).eval()
     with torch.no_grad():
         found = wide(torch.randn(1, 3, 64, 64), None, unit(200, 256), None)
     assert 0.007 < float(found.logits.sigmoid().mean()) < 0.02
@@ -73,11 +65,11 @@ def test_a_large_vocabulary_starts_near_one_percent() -> None:
 def test_any_strides_and_levels(strides: tuple[int, ...], levels: int) -> None:
     config = replace(TINY, strides=strides, levels=levels, encoder_layers=0, decoder_layers=1)
     text = unit(CONCEPTS, WIDTH)
-    found = CCKTDetector(config, WIDTH)(torch.randn(1, 3, 64, 144), None, text, None)
+    found = student(config)(torch.randn(1, 3, 64, 144), None, text, None)
     assert found.boxes.shape == (1, 1, 7, 4)
 
 
-def test_batched_equals_single_photos_whatever_the_padding(model: CCKTDetector) -> None:
+def test_batched_equals_single_photos_whatever_the_padding(model: DeformableDETR) -> None:
     torch.manual_seed(1)
     text = unit(CONCEPTS, WIDTH)
     big, small = torch.randn(3, 64, 96), torch.randn(3, 32, 64)
@@ -95,7 +87,7 @@ def test_batched_equals_single_photos_whatever_the_padding(model: CCKTDetector) 
         torch.testing.assert_close(getattr(joint, name)[:, 1:], getattr(second, name), atol=1e-4, rtol=1e-4)
 
 
-def test_guidance_moves_only_photos_that_have_it(model: CCKTDetector) -> None:
+def test_guidance_moves_only_photos_that_have_it(model: DeformableDETR) -> None:
     text, images = unit(CONCEPTS, WIDTH), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         bare = model(images, None, text, None)
@@ -106,7 +98,7 @@ def test_guidance_moves_only_photos_that_have_it(model: CCKTDetector) -> None:
     assert bool(many.region.isfinite().all())
 
 
-def test_the_class_head_scores_each_concept_by_itself(model: CCKTDetector) -> None:
+def test_the_class_head_scores_each_concept_by_itself(model: DeformableDETR) -> None:
     text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
     with torch.no_grad():
         full = model(images, None, text, None)
@@ -115,39 +107,37 @@ def test_the_class_head_scores_each_concept_by_itself(model: CCKTDetector) -> No
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"class_embedding": "region"}, {"class_head": "linear"}, {"guidance": False}]
+    ("changes", "guidance"), [({}, True), ({"class_embedding": "region"}, True), ({}, False)]
 )
 @pytest.mark.parametrize("objects", [True, False])
-def test_every_parameter_gets_a_finite_gradient(changes: dict[str, object], objects: bool) -> None:
+def test_every_parameter_gets_a_finite_gradient(
+    changes: dict[str, object], guidance: bool, objects: bool
+) -> None:
     torch.manual_seed(2)
-    config = replace(TINY, **changes)
-    student = CCKTDetector(config, WIDTH, n_classes=CONCEPTS)
+    model = student(replace(TINY, **changes), guidance=guidance)
     text = unit(CONCEPTS, WIDTH)
     targets = [some_targets([0, 3] if objects else []), some_targets([])]
-    guidance = present(text, [0, 3], []) if objects else present(text, [], [])
+    given = present(text, [0, 3], []) if objects else present(text, [], [])
     with torch.autocast("cpu", torch.bfloat16):
-        output = student(torch.randn(2, 3, 48, 48), None, text, guidance)
+        output = model(torch.randn(2, 3, 48, 48), None, text, given)
     assert output.boxes.dtype == output.logits.dtype == output.region.dtype == torch.float32
-    matches = match(output, targets, text, MatcherConfig())
-    compute_losses(output, targets, matches, LossConfig(), contrast=objects)["total"].backward()
+    losses_of(output, targets, matched(output, targets, text), contrast=objects)["total"].backward()
     # DDP needs every parameter in the graph on every rank, whatever is in the photos.
-    missing = [name for name, one in student.named_parameters() if one.requires_grad and one.grad is None]
+    missing = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
     assert missing == []
-    assert all(bool(one.grad.isfinite().all()) for one in student.parameters() if one.grad is not None)
+    assert all(bool(one.grad.isfinite().all()) for one in model.parameters() if one.grad is not None)
 
 
-def test_it_learns_one_photo() -> None:
+def test_it_learns_one_image() -> None:
     torch.manual_seed(3)
-    student = CCKTDetector(TINY, WIDTH)
+    model = student(TINY)
     text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
     targets = [some_targets([0, 3])]
-    optimizer = torch.optim.AdamW(student.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     totals = []
     for _ in range(15):
-        output = student(images, None, text, present(text, [0, 3]))
-        found = compute_losses(
-            output, targets, match(output, targets, text, MatcherConfig()), LossConfig(), contrast=True
-        )
+        output = model(images, None, text, present(text, [0, 3]))
+        found = losses_of(output, targets, matched(output, targets, text), contrast=True)
         optimizer.zero_grad()
         found["total"].backward()
         optimizer.step()
@@ -155,9 +145,11 @@ def test_it_learns_one_photo() -> None:
     assert totals[-1] < 0.7 * totals[0]
 
 
-def test_linear_head_needs_its_width() -> None:
-    with pytest.raises(AssertionError, match="n_classes"):
-        CCKTDetector(replace(TINY, class_head="linear"), WIDTH)
+def test_an_unknown_student_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"option model\.student: found 'yolo', expected one of 'deformable_detr'"
+    ):
+        build_student(Config(model=replace(TINY, student="yolo")), WIDTH)
 
 
 def test_norms() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ from cckt import detector
 from cckt.detector.config.config import apply_overrides
 from cckt.detector.config.recipes import recipe
 from cckt.detector.data.transforms import _mean_and_scale, normalise
-from cckt.detector.losses.matcher import Matches, matching_costs
-from cckt.detector.losses.objective import compute_losses
-from cckt.detector.students.contract import PaddedTargets, PresentText, TrainingQueries
-from cckt.detector.students.deformable_detr.denoise import noised_queries
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.losses.objective import Objective
+from cckt.detector.students.contract import Pairs, PresentText
+from cckt.detector.students.deformable_detr.model import DeformableDETR
+from cckt.detector.students.deformable_detr.outputs import DeformablePairs
 from cckt.detector.students.deformable_detr.sampling import _sides
+from cckt.detector.students.matching import matching_costs
+from cckt.detector.students.targets import PaddedTargets, TeacherRows
 
 PHOTOS, OBJECTS, CONCEPTS, WIDTH = 2, 7, 48, 512
 ROOM = str(Path(detector.__file__).parent)
@@ -66,54 +66,44 @@ def pretended() -> Iterator[None]:
 def step(name: str, before: Callable[[], None] = lambda: None) -> list[str]:
     """What waits in forward, costs and losses of a recipe's second step; the first fills what is kept."""
     config = apply_overrides(
-        recipe(name), ["model.backbone_weights=none", "model.norm=frozen", "loss.contrast_from_epoch=0"]
+        recipe(name),
+        ["model.backbone_weights=none", "model.norm=frozen", "terms.region_contrast.first_epoch=0"],
     )
     _sides.cache_clear()
     _mean_and_scale.cache_clear()
     with pretended():
         with torch.device("cuda"):
-            model = CCKTDetector(config.model, WIDTH, CONCEPTS, pretrained=False).train()
+            model = DeformableDETR(config, WIDTH, pretrained=False).train()
             text = torch.nn.functional.normalize(torch.randn(CONCEPTS, WIDTH), dim=1)
             images = torch.zeros(PHOTOS, 3, 96, 128, dtype=torch.uint8)
             padding = torch.zeros(PHOTOS, 96, 128, dtype=torch.bool)
             numbers = torch.zeros(PHOTOS, OBJECTS, dtype=torch.int64)
-            targets = PaddedTargets(
-                torch.rand(PHOTOS, OBJECTS, 4),
-                numbers,
-                torch.rand(PHOTOS, OBJECTS, WIDTH),
-                torch.ones(PHOTOS, OBJECTS, dtype=torch.bool),
-                torch.ones(PHOTOS, OBJECTS, dtype=torch.bool),
-                (OBJECTS,) * PHOTOS,
-            )
+            known = torch.ones(PHOTOS, OBJECTS, dtype=torch.bool)
+            rows = {"crop": TeacherRows(torch.rand(PHOTOS, OBJECTS, WIDTH), known)}
+            counts = (OBJECTS,) * PHOTOS
+            targets = PaddedTargets(torch.rand(PHOTOS, OBJECTS, 4), numbers, known, counts, rows)
             present = torch.zeros(PHOTOS, 3, dtype=torch.int64)
             guidance = PresentText(text[present], (present >= 0).sum(1))
             pairs = PHOTOS * OBJECTS
 
-            def matched(layers: int) -> Matches:
+            def paired(layers: int) -> tuple[torch.Tensor, ...]:
                 one = torch.zeros(layers, pairs, dtype=torch.int64, device="cuda")
-                return Matches(one[0], one, one)
+                return one[0], one, one
 
+            objective = Objective(config, WIDTH, extra_regions=model.has_extra_regions)
         for _ in range(2):
             before()
             with Spy() as spy:
-                beside = []
-                if config.train.denoise_groups or config.train.one_to_many:
-                    noised = noised_queries(targets, text, config.train, config.model.queries)
-                    beside = [TrainingQueries(noised, alone=config.train.one_to_many > 0)]
-                output = model(normalise(images, padding, config.data), padding, text, guidance, *beside)
-                matching_costs(output, targets, text, config.matcher, config.loss.tau)
+                training = model.training_inputs(targets, text)
+                pixels = normalise(images, padding, config.data)
+                output = model(pixels, padding, text, guidance, training)
+                matching_costs(output, targets, text, config.matcher, config.model.tau)
                 layers = len(output.boxes)
-                matches = replace(matched(layers), proposals=matched(1), alone=matched(layers))
-                compute_losses(
-                    output,
-                    targets,
-                    matches,
-                    config.loss,
-                    contrast=True,
-                    world_objects=torch.ones((), device="cuda"),
-                    present=present,
-                    noised=beside[0].noised if beside else None,
-                )
+                extra = Pairs(*paired(1)), Pairs(*paired(layers))
+                found = DeformablePairs(*paired(layers), *extra)
+                detection = model.detection_loss(output, targets, found, present, training)
+                divisor = torch.ones((), device="cuda")
+                objective(output, found, detection, targets, epoch=0, divisor=divisor)
     return spy.found
 
 

@@ -19,7 +19,7 @@ OPTIONS = (
     "train.epochs=6",
     "train.checkpoint_every=2",
     "train.ema_decay=0.9",
-    "train.guidance_drop=0.3",
+    "guidance.drop=0.3",
     "model.dropout=0.1",
     "train.log_every=3",
 )

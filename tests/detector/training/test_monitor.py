@@ -101,7 +101,7 @@ def test_a_spike_is_logged_with_its_photos_and_the_screen_shows_the_run(folder, 
 
     monkeypatch.setattr(Stepper, "__call__", spiky)
     screen = Screen()
-    config = tiny_config("loss.contrast_from_epoch=9")
+    config = tiny_config("terms.region_contrast.first_epoch=9")
     metrics = train(config, folder, None, tmp_path / "run", progress=screen)
     rows = Schedule(6, 0, 2).rows(6)
     ids = [int(open_index(folder).image_ids[row]) for row in rows]

@@ -70,7 +70,7 @@ def test_a_missing_column_is_named_with_its_command(folder, name):
 
 def test_without_contrast_crops_are_not_asked_for(folder):
     shutil.rmtree(folder / "crops")
-    assert gather(tiny_config("loss.loss_contrast=0"), folder).facts.crops_recipe == {}
+    assert gather(tiny_config("terms.region_contrast.weight=0"), folder).facts.crops_recipe == {}
 
 
 def test_columns_of_another_index_are_refused_with_both_digests(folder):
@@ -108,7 +108,7 @@ def test_validation_data_need_text_of_the_teacher_and_priors(folder):
     with pytest.raises(UserError, match="priors/clip"):
         check_validation(tiny_config(), folder, facts)
     check_validation(tiny_config("prior.source=none"), folder, facts)
-    check_validation(tiny_config("model.guidance=false"), folder, facts)
+    check_validation(tiny_config("guidance.enabled=false"), folder, facts)
     other = dataclasses.replace(facts, text_recipe={"teacher": {"name": "x", "weight_digest": "y"}})
     with pytest.raises(UserError, match="text"):
         check_validation(tiny_config("prior.source=none"), folder, other)

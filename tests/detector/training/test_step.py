@@ -10,9 +10,10 @@ from torch import nn
 
 from cckt.detector.data.batch import collate
 from cckt.detector.data.dataset import Place, TrainingPhotos
-from cckt.detector.losses import contrast
+from cckt.detector.losses.objective import Objective
+from cckt.detector.losses.terms import region_contrast
 from cckt.detector.ranks.world import World, joined
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.build import build_student
 from cckt.detector.training.optim import parameter_groups
 from cckt.detector.training.preflight import gather
 from cckt.detector.training.step import Stepper
@@ -30,20 +31,23 @@ def make_stepper(folder, *assignments, world=CPU, rows=(0, 1, 3, 5), part=slice(
         "train.lr=1",
         "train.backbone_lr_factor=1",
         "train.sampling_lr_factor=1",
-        "loss.contrast_from_epoch=0",
+        "terms.region_contrast.first_epoch=0",
         "data.flip=0",
         "data.random_crop=false",
         "data.short_sides=64",
-        "train.guidance_order=row",
+        "guidance.order=row",
         *assignments,
     )
     found = gather(config, folder)
     torch.manual_seed(0)
-    model = CCKTDetector(config.model, 16, 4)
+    model = build_student(config, 16)
+    objective = Objective(config, 16, extra_regions=model.has_extra_regions)
     optimizer = torch.optim.SGD(parameter_groups(model, config.train), lr=1)
-    photos = TrainingPhotos(folder, config, 16)
+    photos = TrainingPhotos(folder, config)
     batch = collate([photos[Place(0, row, row)] for row in rows[part]])
-    return Stepper(world.wrap(model), found.text, config, world, optimizer, None, 10), batch
+    wrapped = world.wrap(model)
+    stepper = Stepper(model, wrapped, objective, found.text, config, world, optimizer, None, 10)
+    return stepper, batch
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +86,8 @@ def test_accumulated_parts_have_the_gradient_of_the_whole(square):
     assert_same_step(parted.model.state_dict(), whole.model.state_dict(), make_stepper(square)[0])
 
 
-EVERYTHING = ("model.reference=guided", "train.denoise_groups=2", "train.one_to_many=3")
-WITHOUT = ("model.guidance=false", "matcher.cost_similarity=0", "loss.loss_contrast=0")
+EVERYTHING = ("model.reference=guided", "denoise.groups=2", "one_to_many.repeats=3")
+WITHOUT = ("guidance.enabled=false", "matcher.cost_similarity=0", "terms.region_contrast.weight=0")
 
 
 @pytest.mark.parametrize("rows", [(1, 2, 3, 5), (0, 4)], ids=["objects", "none"])
@@ -94,17 +98,16 @@ WITHOUT = ("model.guidance=false", "matcher.cost_similarity=0", "loss.loss_contr
         (),
         WITHOUT,
         (*WITHOUT, "model.class_embedding=own", "inference.classification=head"),
-        ("model.class_head=linear",),
         ("model.reference=encoder",),
         EVERYTHING,
-        (*EVERYTHING, "loss.loss_contrast=0"),
-        ("train.guidance_none=1",),
+        (*EVERYTHING, "terms.region_contrast.weight=0"),
+        ("guidance.none=1",),
     ],
     ids=str,
 )
 def test_every_step_gives_every_parameter_a_gradient(square, assignments, contrast_from, rows):
     """Which ranks rely on: what stays without one on a single rank would hang or end the others."""
-    options = (*assignments, f"loss.contrast_from_epoch={contrast_from}")
+    options = (*assignments, f"terms.region_contrast.first_epoch={contrast_from}")
     stepper, batch = make_stepper(square, *options, rows=rows)
     stepper.optimizer.zero_grad = lambda set_to_none: None
     stepper([batch], 0)
@@ -113,10 +116,13 @@ def test_every_step_gives_every_parameter_a_gradient(square, assignments, contra
 
 
 TOGETHER = {
-    "photos alone": (),
-    "the batch": ("loss.negatives=batch",),
-    "a crop of each class": ("loss.teacher_bank=class",),
-    "a crop of each class of the batch": ("loss.teacher_bank=class", "loss.negatives=batch"),
+    "each image by itself": (),
+    "the batch": ("terms.region_contrast.negatives=batch",),
+    "a crop of each class": ("terms.region_contrast.teacher_bank=class",),
+    "a crop of each class of the batch": (
+        "terms.region_contrast.teacher_bank=class",
+        "terms.region_contrast.negatives=batch",
+    ),
     "cells that words chose": ("model.reference=guided",),
 }
 
@@ -149,14 +155,14 @@ def test_two_ranks_have_the_gradient_of_one_with_the_whole_batch(
     square, tmp_path, monkeypatch, rows, assignments
 ):
     """Photos 0 and 4 have no boxes."""
-    monkeypatch.setattr(contrast, "_draw", first_of_the_class)
+    monkeypatch.setattr(region_contrast, "_draw", first_of_the_class)
     assert_ranks_are_one(square, tmp_path, assignments, [[rows[:2]], [rows[2:]]], [rows])
 
 
 @pytest.mark.parametrize("assignments", TOGETHER.values(), ids=TOGETHER)
 def test_two_ranks_with_two_parts_each_are_one_with_two(square, tmp_path, monkeypatch, assignments):
     """A part's photos are contrasted with those of the same part on the other rank."""
-    monkeypatch.setattr(contrast, "_draw", first_of_the_class)
+    monkeypatch.setattr(region_contrast, "_draw", first_of_the_class)
     assert_ranks_are_one(square, tmp_path, assignments, [[(1,), (4,)], [(3,), (2,)]], [(1, 3), (4, 2)])
 
 

@@ -14,7 +14,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.index import open_index
 from cckt.detector.runs import run_folder as store
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.training.train import train
 from tests.detector.tiny import CONCEPTS, make_data, tiny_config, write_column
 
@@ -48,7 +48,12 @@ def unbroken(folder, tmp_path_factory):
     return run, metrics
 
 
-EMA = ("train.ema_decay=0.9", "train.guidance_drop=0.3", "model.dropout=0.1", "loss.teacher_bank=class")
+EMA = (
+    "train.ema_decay=0.9",
+    "guidance.drop=0.3",
+    "model.dropout=0.1",
+    "terms.region_contrast.teacher_bank=class",
+)
 
 
 def test_a_run_leaves_its_folder_as_promised(unbroken):
@@ -139,7 +144,7 @@ def test_a_folder_with_a_run_is_not_overwritten_and_another_run_not_resumed(fold
     with pytest.raises(UserError, match="already holds a run; add --resume"):
         train(config, folder, None, run)
     with pytest.raises(
-        UserError, match=r"option train\.lr: found 0\.5, but the run in .* begun with 0\.0001"
+        UserError, match=r"option train\.lr: found 0\.5, but the run in .* was started with 0\.0001"
     ):
         train(tiny_config(*EMA, "train.lr=0.5"), folder, None, run, resume=True)
     other = make_data(tmp_path / "data", photos=3)
@@ -164,8 +169,8 @@ def test_a_diverged_run_stops_with_its_batch_saved(folder, tmp_path, monkeypatch
         output = forward(self, *args, **kwargs)
         return type(output)(output.boxes, output.logits * float("nan"), output.region)
 
-    forward = CCKTDetector.forward
-    monkeypatch.setattr(CCKTDetector, "forward", poisoned)
+    forward = DeformableDETR.forward
+    monkeypatch.setattr(DeformableDETR, "forward", poisoned)
     config = tiny_config("train.nonfinite_limit=3")
     with pytest.raises(UserError, match=r"3 steps in a row, up to step 2, .*nonfinite-00000002.*train\.lr"):
         train(config, folder, None, tmp_path / "run")
@@ -174,7 +179,7 @@ def test_a_diverged_run_stops_with_its_batch_saved(folder, tmp_path, monkeypatch
 
 
 def test_more_present_concepts_than_queries_train(folder, tmp_path):
-    config = tiny_config("model.queries=2", "train.guidance_add=3")
+    config = tiny_config("model.queries=2", "guidance.add=3")
     assert train(config, folder, None, tmp_path / "run", max_steps=2)["skipped"] == 0
 
 

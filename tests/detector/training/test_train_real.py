@@ -23,7 +23,7 @@ SMALL = (
     "model.decoder_layers=1",
     "data.short_sides=128",
     "data.max_side=256",
-    "loss.contrast_from_epoch=0",
+    "terms.region_contrast.first_epoch=0",
 )
 BY_HEART = (
     # ImageNet's weights are not at hand here: the backbone learns from scratch, at the rate of the rest.
@@ -43,7 +43,7 @@ BY_HEART = (
     # 1,000 steps, with the lower rate and the contrast from the same share of them on as in the recipe's 36.
     "train.epochs=250",
     "train.lr_drop_epoch=215",
-    "loss.contrast_from_epoch=215",
+    "terms.region_contrast.first_epoch=215",
     "train.evaluate_every=25",
     # An untrained teacher's crops say nothing about words: the head scores, and the annotations guide.
     "prior.source=oracle",

@@ -12,23 +12,37 @@ import torch
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.config.config import LossConfig, MatcherConfig, TrainConfig
-from cckt.detector.losses.matcher import match, matching_costs
-from cckt.detector.losses.objective import compute_losses, denoising_loss, detection_losses
-from cckt.detector.students.contract import NoisedQueries, TrainingQueries, pad_targets
+from cckt.detector.config.config import Config, DenoiseConfig, LossConfig, MatcherConfig, OneToManyConfig
+from cckt.detector.students.deformable_detr.criterion import denoising_loss
 from cckt.detector.students.deformable_detr.denoise import groups_of, noised_queries, shaken
-from cckt.detector.students.deformable_detr.model import CCKTDetector, attention_mask
+from cckt.detector.students.deformable_detr.model import attention_mask
+from cckt.detector.students.deformable_detr.outputs import NoisedQueries, TrainingQueries
+from cckt.detector.students.detection_loss import detection_losses
+from cckt.detector.students.matching import matching_costs
+from cckt.detector.students.targets import pad_targets
 from cckt.detector.training.train import train
-from tests.detector.losses.test_matcher import CONCEPTS, QUERIES, WIDTH, slow_giou, unit
-from tests.detector.losses.test_objective import slow_focal, some_output, some_targets
-from tests.detector.students.test_model import TINY, present
+from tests.detector.students.samples import (
+    CONCEPTS,
+    QUERIES,
+    TINY,
+    WIDTH,
+    losses_of,
+    matched,
+    slow_focal,
+    slow_giou,
+    some_output,
+    some_targets,
+    student,
+    unit,
+)
+from tests.detector.students.test_model import present
 from tests.detector.tiny import make_data, tiny_config
 
-ON = TrainConfig(denoise_groups=2, denoise_wrong_words=0.5)
+ON = DenoiseConfig(groups=2, wrong_words=0.5)
 
 
 def drawn(
-    text: Tensor, concepts: list[list[int]], config: TrainConfig = ON, queries: int = 40
+    text: Tensor, concepts: list[list[int]], config: DenoiseConfig = ON, queries: int = 40
 ) -> tuple[list, NoisedQueries]:
     targets = [some_targets(one) for one in concepts]
     return targets, noised_queries(pad_targets(targets), text, config, queries)
@@ -82,7 +96,7 @@ def test_a_noised_box_stays_in_the_photo() -> None:
 def test_what_is_drawn() -> None:
     torch.manual_seed(0)
     text = unit(CONCEPTS, WIDTH)
-    targets, found = drawn(text, [[0, 3, 3], [], [1]], replace(ON, denoise_groups=4))
+    targets, found = drawn(text, [[0, 3, 3], [], [1]], replace(ON, groups=4))
     photos, objects, groups = 3, 3, found.groups
     assert groups == 4
     assert found.boxes.shape == (photos, groups * 2 * objects, 4)
@@ -114,16 +128,16 @@ def corners(box: Tensor) -> Tensor:
 
 def test_the_only_word_is_never_wrong() -> None:
     text = unit(1, WIDTH)
-    _, found = drawn(text, [[0, 0]], replace(ON, denoise_wrong_words=1.0))
+    _, found = drawn(text, [[0, 0]], replace(ON, wrong_words=1.0))
     assert torch.equal(found.words, text[0].expand_as(found.words))
 
 
-@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize("groups", [0, 3])
-def test_who_may_look_at_whom(alone: bool, groups: int) -> None:
+def test_which_queries_attend_to_which(copied: bool, groups: int) -> None:
     queries, slots = 4, groups * 2
-    mask = attention_mask(queries, alone, groups, slots, "cpu")
-    copies = queries if alone else 0
+    mask = attention_mask(queries, copied, groups, slots, "cpu")
+    copies = queries if copied else 0
     assert mask.shape == (queries + copies + slots,) * 2
     for i, j in itertools.product(range(len(mask)), repeat=2):
         if i < queries:
@@ -139,19 +153,19 @@ def test_who_may_look_at_whom(alone: bool, groups: int) -> None:
 @pytest.mark.parametrize("reference", ["learned", "encoder", "guided"])
 def test_the_queries_do_not_notice(reference: str) -> None:
     torch.manual_seed(0)
-    model = CCKTDetector(replace(TINY, queries=40, reference=reference), WIDTH).eval()
+    model = student(replace(TINY, queries=40, reference=reference)).eval()
     text, images = unit(CONCEPTS, WIDTH), torch.randn(2, 3, 48, 48)
     guidance = present(text, [0, 3], [])
     noised = drawn(text, [[0, 3], [1]])[1] if reference != "learned" else None
     with torch.no_grad():
         bare = model(images, None, text, guidance)
-        found = model(images, None, text, guidance, TrainingQueries(noised, alone=True))
+        found = model(images, None, text, guidance, TrainingQueries(noised, copies=True))
     for name in ("boxes", "logits", "region"):
         torch.testing.assert_close(getattr(found, name), getattr(bare, name), atol=1e-5, rtol=1e-5)
     assert bare.noised is None
-    assert bare.alone is None
-    assert found.alone.boxes.shape == bare.boxes.shape
-    assert not torch.allclose(found.alone.region, bare.region)
+    assert bare.copies is None
+    assert found.copies.boxes.shape == bare.boxes.shape
+    assert not torch.allclose(found.copies.region, bare.region)
     if noised is None:
         assert found.noised is None
     else:
@@ -162,7 +176,7 @@ def test_the_queries_do_not_notice(reference: str) -> None:
 
 def test_groups_and_copies_do_not_notice_each_other() -> None:
     torch.manual_seed(0)
-    model = CCKTDetector(replace(TINY, queries=40, reference="encoder"), WIDTH).eval()
+    model = student(replace(TINY, queries=40, reference="encoder")).eval()
     text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
     _, noised = drawn(text, [[0, 3]])
     half = noised.boxes.shape[1] // 2
@@ -170,17 +184,17 @@ def test_groups_and_copies_do_not_notice_each_other() -> None:
     boxes[:, half:] = boxes[:, half:].flip(1) * 0.5 + 0.1
     with torch.no_grad():
         one, other = (
-            model(images, None, text, None, TrainingQueries(replace(noised, boxes=given), alone=True))
+            model(images, None, text, None, TrainingQueries(replace(noised, boxes=given), copies=True))
             for given in (noised.boxes, boxes)
         )
     torch.testing.assert_close(one.noised.region[:, :, :half], other.noised.region[:, :, :half])
     assert not torch.allclose(one.noised.region[:, :, half:], other.noised.region[:, :, half:])
-    torch.testing.assert_close(one.alone.region, other.alone.region)
+    torch.testing.assert_close(one.copies.region, other.copies.region)
 
 
 def test_the_word_reaches_the_noised_query() -> None:
     torch.manual_seed(0)
-    model = CCKTDetector(replace(TINY, queries=40, reference="encoder"), WIDTH).eval()
+    model = student(replace(TINY, queries=40, reference="encoder")).eval()
     text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
     _, noised = drawn(text, [[0, 3]])
     with torch.no_grad():
@@ -218,14 +232,13 @@ def test_the_loss_of_the_noised_queries() -> None:
 def test_an_object_gets_several_of_the_copies() -> None:
     torch.manual_seed(1)
     text, targets = unit(CONCEPTS, WIDTH), [some_targets([0, 3]), some_targets([]), some_targets([1])]
-    output = replace(some_output(3), alone=some_output(3))
-    found = match(output, targets, text, MatcherConfig(), repeats=2)
-    assert torch.equal(found.queries, match(some_output_of(output), targets, text, MatcherConfig()).queries)
-    assert found.alone is not None
-    assert found.alone.repeats == 2
-    costs = matching_costs(output.alone, pad_targets(targets), text, MatcherConfig(), 0.07)
+    output = replace(some_output(3), copies=some_output(3))
+    found = matched(output, targets, text, repeats=2)
+    assert torch.equal(found.regions, matched(replace(output, copies=None), targets, text).regions)
+    assert found.copies is not None
+    costs = matching_costs(output.copies, pad_targets(targets), text, MatcherConfig(), 0.07)
     for layer, (b, target) in itertools.product(range(2), enumerate(targets)):
-        queries, objects = found.alone.pairs(layer, b)
+        queries, objects = found.copies.of_image(layer, b)
         assert len(set(queries.tolist())) == len(queries) == min(QUERIES, 2 * len(target))
         assert sorted(objects.tolist()) == sorted(list(range(len(target))) * 2)
         paid = sum(float(costs[layer, b, q, m]) for q, m in zip(queries, objects, strict=True))
@@ -237,43 +250,38 @@ def test_an_object_gets_several_of_the_copies() -> None:
             default=0.0,
         )
         assert paid == pytest.approx(best, abs=1e-4)
-    parts = compute_losses(output, targets, found, LossConfig(), contrast=False)
-    alone = detection_losses(output.alone, pad_targets(targets), found.alone, LossConfig())
+    twice = Config(one_to_many=OneToManyConfig(repeats=2))
+    parts = losses_of(output, targets, found, twice, contrast=False)
+    copies = detection_losses(output.copies, pad_targets(targets), found.copies, LossConfig())
     assert float(parts["one_to_many"].detach()) == pytest.approx(
-        sum(float(one.detach()) for one in alone.values()) / 3 / 2
+        sum(float(one.detach()) for one in copies.values()) / 3 / 2
     )
-    off = compute_losses(output, targets, found, LossConfig(loss_one_to_many=0), contrast=False)
-    assert float(off["one_to_many"]) == 0
-
-
-def some_output_of(output):
-    return replace(output, alone=None)
+    off = Config(one_to_many=OneToManyConfig(repeats=2, weight=0.0))
+    assert float(losses_of(output, targets, found, off, contrast=False)["one_to_many"]) == 0
 
 
 def test_more_repeats_than_copies() -> None:
     text, targets = unit(CONCEPTS, WIDTH), [some_targets([0, 3])]
-    found = match(
-        replace(some_output(1), alone=some_output(1)), targets, text, MatcherConfig(), repeats=9
-    ).alone
-    assert found.queries.shape == (2, QUERIES)
+    found = matched(replace(some_output(1), copies=some_output(1)), targets, text, repeats=9).copies
+    assert found is not None
+    assert found.regions.shape == (2, QUERIES)
     assert set(found.objects.flatten().tolist()) <= {0, 1}
 
 
 @pytest.mark.parametrize("objects", [True, False])
 def test_every_parameter_gets_a_finite_gradient(objects: bool) -> None:
     torch.manual_seed(2)
-    model = CCKTDetector(replace(TINY, reference="guided"), WIDTH)
+    model = student(replace(TINY, reference="guided"))
     text = unit(CONCEPTS, WIDTH)
     targets = [some_targets([0, 3] if objects else []), some_targets([])]
-    noised = noised_queries(pad_targets(targets), text, ON, 7)
+    training = TrainingQueries(noised_queries(pad_targets(targets), text, ON, 7), copies=True)
     guidance = present(text, [0, 3], []) if objects else present(text, [], [])
     rows = torch.tensor([[0, 3], [-1, -1]]) if objects else torch.full((2, 0), -1)
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(torch.randn(2, 3, 48, 48), None, text, guidance, TrainingQueries(noised, alone=True))
-    matches = match(output, targets, text, MatcherConfig(), repeats=2)
-    found = compute_losses(
-        output, targets, matches, LossConfig(), contrast=objects, present=rows, noised=noised
-    )
+        output = model(torch.randn(2, 3, 48, 48), None, text, guidance, training)
+    pairs = matched(output, targets, text, repeats=2)
+    config = Config(one_to_many=OneToManyConfig(repeats=2))
+    found = losses_of(output, targets, pairs, config, contrast=objects, present=rows, training=training)
     found["total"].backward()
     assert [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None] == []
     assert all(bool(one.grad.isfinite().all()) for one in model.parameters() if one.grad is not None)
@@ -283,16 +291,14 @@ def test_every_parameter_gets_a_finite_gradient(objects: bool) -> None:
 
 
 def test_points_cannot_be_denoised() -> None:
-    with pytest.raises(
-        UserError, match=r"train\.denoise_groups: found 2, expected 0 with model\.reference l"
-    ):
-        tiny_config("train.denoise_groups=2")
+    with pytest.raises(UserError, match=r"denoise\.groups: found 2, expected 0 with model\.reference l"):
+        tiny_config("denoise.groups=2")
 
 
-@pytest.mark.parametrize("name", ["denoise_groups", "one_to_many", "denoise_box_noise"])
+@pytest.mark.parametrize("name", ["denoise.groups", "one_to_many.repeats", "denoise.box_noise"])
 def test_no_negative_options(name: str) -> None:
-    with pytest.raises(UserError, match=f"option train.{name}: found -1"):
-        tiny_config("model.reference=encoder", f"train.{name}=-1")
+    with pytest.raises(UserError, match=f"option {name}: found -1"):
+        tiny_config("model.reference=encoder", f"{name}=-1")
 
 
 def curve(run: Path) -> list[dict[str, float]]:
@@ -304,11 +310,11 @@ def test_a_run_with_all_of_it_resumes_to_the_bit(tmp_path: Path) -> None:
     folder = make_data(tmp_path / "data", photos=6, sizes=((64, 64), (80, 64)))
     config = tiny_config(
         "model.reference=guided",
-        "train.denoise_groups=2",
-        "train.one_to_many=3",
+        "denoise.groups=2",
+        "one_to_many.repeats=3",
         "train.epochs=2",
-        "train.guidance_drop=0.3",
-        "loss.contrast_from_epoch=0",
+        "guidance.drop=0.3",
+        "terms.region_contrast.first_epoch=0",
     )
     train(config, folder, None, tmp_path / "a")
     train(config, folder, None, tmp_path / "b", max_steps=4)

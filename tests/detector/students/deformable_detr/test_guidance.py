@@ -8,13 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cckt.cache_builder.presence import choose_present
+from cckt.detector.data.presence import disturb_present
 from cckt.detector.students.contract import PresentText
-from cckt.detector.students.deformable_detr.guidance import (
-    LanguageGuidance,
-    choose_present,
-    deal,
-    disturb_present,
-)
+from cckt.detector.students.deformable_detr.guidance import LanguageGuidance, deal
 
 
 def slow_deal(count: int, queries: int) -> list[int]:
@@ -113,7 +110,7 @@ def test_random_fill_depends_on_the_image_id_alone() -> None:
 
 
 def test_random_fill_needs_image_ids() -> None:
-    with pytest.raises(AssertionError, match="image ids"):
+    with pytest.raises(AssertionError, match="image_ids"):
         choose_present(np.zeros((1, 3)), 0.7, 2, "random")
 
 

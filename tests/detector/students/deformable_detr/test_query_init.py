@@ -10,14 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cckt.detector.config.config import LossConfig, MatcherConfig, ModelConfig
-from cckt.detector.losses.matcher import match
-from cckt.detector.losses.objective import compute_losses
-from cckt.detector.students.contract import Proposals
+from cckt.detector.students.contract import StudentOutput
 from cckt.detector.students.deformable_detr.guidance import deal_runs
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.deformable_detr.model import DeformableDETR
+from cckt.detector.students.deformable_detr.outputs import CellProposals
 from cckt.detector.students.deformable_detr.query_init import (
-    NEVER,
+    MASKED,
     BoxPosition,
     ProposalHead,
     choose_cells,
@@ -25,19 +23,28 @@ from cckt.detector.students.deformable_detr.query_init import (
     sine_boxes,
 )
 from cckt.detector.students.deformable_detr.transformer import Encoded
-from tests.detector.losses.test_matcher import CONCEPTS, WIDTH, slow_giou, unit
-from tests.detector.losses.test_objective import slow_focal, some_targets
+from tests.detector.students import samples
 from tests.detector.students.deformable_detr.test_guidance import slow_deal
-from tests.detector.students.test_model import TINY, present
+from tests.detector.students.samples import (
+    CONCEPTS,
+    TINY,
+    WIDTH,
+    losses_of,
+    matched,
+    slow_focal,
+    slow_giou,
+    some_targets,
+    unit,
+)
+from tests.detector.students.test_model import present
 
 HIDDEN = 32
 KINDS = ["encoder", "guided"]
 
 
-def student(reference: str = "encoder", **changes: object) -> CCKTDetector:
+def student(reference: str = "encoder", *, guidance: bool = True, **changes: object) -> DeformableDETR:
     torch.manual_seed(0)
-    config: ModelConfig = replace(TINY, reference=reference, **changes)
-    return CCKTDetector(config, WIDTH)
+    return samples.student(replace(TINY, reference=reference, **changes), guidance=guidance)
 
 
 def encoded(shapes: list[tuple[int, int]], kept: list[list[tuple[int, int]]] | None = None) -> Encoded:
@@ -60,13 +67,13 @@ def encoded(shapes: list[tuple[int, int]], kept: list[list[tuple[int, int]]] | N
     return Encoded(torch.randn(photos, cells, HIDDEN), shapes, flat, ratios)
 
 
-def chosen_from(seen: Encoded) -> Proposals:
+def chosen_from(seen: Encoded) -> CellProposals:
     assert seen.proposals is not None
     return seen.proposals
 
 
 def with_objectness(seen: Encoded, objectness: Tensor) -> Encoded:
-    seen.proposals = Proposals(objectness, torch.rand(*objectness.shape, 4))
+    seen.proposals = CellProposals(objectness, torch.rand(*objectness.shape, 4))
     return seen
 
 
@@ -96,7 +103,7 @@ def test_a_new_head_proposes_the_first_boxes_with_low_objectness() -> None:
     kept = seen.keep[..., 0]
     torch.testing.assert_close(found.boxes[kept], first_boxes(seen)[kept], atol=1e-5, rtol=1e-5)
     assert float(found.objectness[kept].detach().sigmoid().mean()) < 0.05
-    assert bool((found.objectness[~kept] == NEVER).all())
+    assert bool((found.objectness[~kept] == MASKED).all())
     assert bool(found.boxes.isfinite().all())
 
 
@@ -144,7 +151,7 @@ def test_too_few_cells_are_dealt_again_and_padding_never() -> None:
     seen = encoded([(2, 3)], [[(2, 3)], [(1, 2)]])
     assert seen.keep is not None
     logits = torch.tensor([[5.0, 4, 3, 2, 1, 0], [1.0, 2, 9, 9, 9, 9]])
-    with_objectness(seen, logits.masked_fill(~seen.keep[..., 0], NEVER))
+    with_objectness(seen, logits.masked_fill(~seen.keep[..., 0], MASKED))
     found = choose_cells(chosen_from(seen), seen, torch.tensor([0, 0]), 8)
     assert found.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1], [1, 0, 1, 0, 1, 0, 1, 0]]
     whole = with_objectness(encoded([(2, 3)]), logits[:1])
@@ -175,7 +182,7 @@ def test_queries_begin_at_the_chosen_boxes(kind: str) -> None:
     # A new box head adds nothing: every query still stands at its cell's box.
     near = torch.cdist(found.boxes[-1], seen.proposals.boxes, p=1).min(-1).values
     assert float(near.max()) < 1e-3
-    assert found.last().proposals is None
+    assert type(found.last()) is StudentOutput
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -214,9 +221,9 @@ def test_every_parameter_gets_a_finite_gradient(kind: str, objects: bool) -> Non
     with torch.autocast("cpu", torch.bfloat16):
         output = model(torch.randn(2, 3, 48, 48), None, text, guidance)
     assert output.proposals.boxes.dtype == output.proposals.objectness.dtype == torch.float32
-    matches = match(output, targets, text, MatcherConfig())
+    matches = matched(output, targets, text)
     rows = torch.tensor([[0, 3], [-1, -1]]) if objects else torch.full((2, 0), -1)
-    found = compute_losses(output, targets, matches, LossConfig(), contrast=objects, present=rows)
+    found = losses_of(output, targets, matches, contrast=objects, present=rows)
     found["total"].backward()
     missing = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
     assert missing == []
@@ -229,14 +236,14 @@ def test_cells_have_a_matching_and_losses_of_their_own() -> None:
     with torch.no_grad():
         output = model(torch.randn(3, 3, 48, 48), None, text, None)
     proposals = output.proposals
-    matches = match(output, targets, text, MatcherConfig())
-    bare = match(replace(output, proposals=None), targets, text, MatcherConfig())
-    assert torch.equal(matches.queries, bare.queries)
+    matches = matched(output, targets, text)
+    bare = matched(replace(output, proposals=None), targets, text)
+    assert torch.equal(matches.regions, bare.regions)
     assert bare.proposals is None
     assert matches.proposals is not None
     expected = paid = 0.0
     for b, target in enumerate(targets):
-        cells, objects = matches.proposals.pairs(0, b)
+        cells, objects = matches.proposals.of_image(0, b)
         assert sorted(objects.tolist()) == list(range(len(target)))
         chosen = dict(zip(cells.tolist(), objects.tolist(), strict=True))
         for s, logit in enumerate(proposals.objectness[b].tolist()):
@@ -249,13 +256,13 @@ def test_cells_have_a_matching_and_losses_of_their_own() -> None:
         if len(target) == 1:  # the assignment is the cheapest cell; names play no part
             costs = [cell_cost(proposals, b, s, target.boxes[0]) for s in range(len(proposals.boxes[b]))]
             assert cells.tolist() == [min(range(len(costs)), key=costs.__getitem__)]
-    found = compute_losses(output, targets, matches, LossConfig(), contrast=False)
+    found = losses_of(output, targets, matches, contrast=False)
     assert float(found["proposals"]) == pytest.approx(expected / 4, rel=1e-4)
     parts = sum(float(value) for name, value in found.items() if name != "total")
     assert float(found["total"]) == pytest.approx(parts, rel=1e-5)
 
 
-def cell_cost(proposals: Proposals, b: int, s: int, goal: Tensor) -> float:
+def cell_cost(proposals: CellProposals, b: int, s: int, goal: Tensor) -> float:
     p = float(proposals.objectness[b, s].sigmoid())
     focal = 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
     box = proposals.boxes[b, s].tolist()
@@ -279,10 +286,8 @@ def test_it_learns_one_photo(kind: str) -> None:
     proposals = []
     for _ in range(20):
         output = model(images, None, text, present(text, [0, 3]))
-        matches = match(output, targets, text, MatcherConfig())
-        found = compute_losses(
-            output, targets, matches, LossConfig(), contrast=True, present=torch.tensor([[0, 3]])
-        )
+        matches = matched(output, targets, text)
+        found = losses_of(output, targets, matches, contrast=True, present=torch.tensor([[0, 3]]))
         optimizer.zero_grad()
         found["total"].backward()
         optimizer.step()

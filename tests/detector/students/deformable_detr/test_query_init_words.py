@@ -8,19 +8,27 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cckt.detector.config.config import LossConfig, MatcherConfig
-from cckt.detector.losses import objective as losses
-from cckt.detector.losses.matcher import match
-from cckt.detector.losses.objective import compute_losses
-from cckt.detector.students.contract import pad_targets
+from cckt.detector.config.config import LossConfig
+from cckt.detector.students.deformable_detr.criterion import word_loss
 from cckt.detector.students.deformable_detr.query_init import (
-    NEVER,
+    MASKED,
     choose_cells,
 )
-from tests.detector.losses.test_matcher import CONCEPTS, WIDTH, unit
-from tests.detector.losses.test_objective import slow_cross_entropy, slow_focal, some_targets
+from cckt.detector.students.targets import pad_targets
 from tests.detector.students.deformable_detr.test_guidance import slow_deal
 from tests.detector.students.deformable_detr.test_query_init import encoded, student, with_objectness
+from tests.detector.students.samples import (
+    CONCEPTS,
+    WIDTH,
+    embeddings_of,
+    losses_of,
+    matched,
+    slow_cross_entropy,
+    slow_focal,
+    some_targets,
+    unit,
+    valid_of,
+)
 from tests.detector.students.test_model import present
 
 
@@ -29,7 +37,7 @@ def test_words_choose_their_own_cells() -> None:
     shapes, queries = [(2, 4)], 6
     seen = encoded(shapes, [[(2, 4)], [(2, 4)], [(1, 3)]])
     assert seen.keep is not None
-    proposals = with_objectness(seen, torch.randn(3, 8).masked_fill(~seen.keep[..., 0], NEVER)).proposals
+    proposals = with_objectness(seen, torch.randn(3, 8).masked_fill(~seen.keep[..., 0], MASKED)).proposals
     assert proposals is not None
     words = torch.randn(3, 8, 2) * 3
     counts = [2, 0, 1]
@@ -55,17 +63,17 @@ def test_words_are_judged_only_where_they_were_given() -> None:
     rows = torch.tensor([[3, 2], [4, -1], [-1, -1]])
     with torch.no_grad():
         output = model(torch.randn(3, 3, 48, 48), None, text, present(text, *given))
-    matches = match(output, targets, text, MatcherConfig())
+    matches = matched(output, targets, text)
     words = output.proposals.words
     assert words.shape == (3, output.proposals.boxes.shape[1], 2)
     expected = 0.0
     for b, target in enumerate(targets):
-        cells, objects = matches.proposals.pairs(0, b)
+        cells, objects = matches.proposals.of_image(0, b)
         chosen = dict(zip(cells.tolist(), objects.tolist(), strict=True))
         for s, (g, concept) in itertools.product(range(words.shape[1]), enumerate(given[b])):
             own = s in chosen and int(target.concepts[chosen[s]]) == concept
             expected += 2 * slow_focal(float(words[b, s, g]), own)
-    found = losses.word_loss(output.proposals, pad_targets(targets), matches.proposals, rows, LossConfig())
+    found = word_loss(output.proposals, pad_targets(targets), matches.proposals, rows, LossConfig())
     assert float(found) == pytest.approx(expected, rel=1e-4)
 
 
@@ -76,13 +84,13 @@ def test_matched_cells_are_distilled_from_the_teacher() -> None:
     rows = torch.full((3, 0), -1)
     with torch.no_grad():
         output = model(torch.randn(3, 3, 48, 48), None, text, None)
-    matches = match(output, targets, text, MatcherConfig())
+    matches = matched(output, targets, text)
     cells, objects, teachers = [], [], []
     for b, target in enumerate(targets):
-        for s, m in zip(*(one.tolist() for one in matches.proposals.pairs(0, b)), strict=True):
+        for s, m in zip(*(one.tolist() for one in matches.proposals.of_image(0, b)), strict=True):
             cells.append(output.proposals.region[b, s])
             objects.append(len(objects))
-            teachers.append(target.embeddings[m] if bool(target.valid[m]) else None)
+            teachers.append(embeddings_of(target)[m] if bool(valid_of(target)[m]) else None)
     expected = 0.0
     known = [k for k, one in enumerate(teachers) if one is not None]
     for k in known:
@@ -90,8 +98,7 @@ def test_matched_cells_are_distilled_from_the_teacher() -> None:
         back = [float(cells[k] @ teachers[j]) / 0.07 for j in known]
         expected += (slow_cross_entropy(forth, k) + slow_cross_entropy(back, known.index(k))) / 2
     off, on = (
-        compute_losses(output, targets, matches, LossConfig(), contrast=one, present=rows)["proposals"]
-        for one in (False, True)
+        losses_of(output, targets, matches, contrast=one, present=rows)["proposals"] for one in (False, True)
     )
     assert float(on - off) == pytest.approx(expected / 4, rel=1e-3)
 

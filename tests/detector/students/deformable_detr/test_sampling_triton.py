@@ -16,7 +16,7 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.inference.network import load_network
 from cckt.detector.students.deformable_detr.attention import DeformableAttention
-from cckt.detector.students.deformable_detr.model import CCKTDetector
+from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.students.deformable_detr.sampling import has_triton, sample, sample_grid
 from cckt.detector.training.train import train
 from tests.detector.tiny import WIDTH, make_data, tiny_config
@@ -117,10 +117,10 @@ def test_a_gpu_that_triton_does_not_know_samples_as_before(monkeypatch: pytest.M
 
 
 def test_the_config_reaches_every_attention() -> None:
-    config = tiny_config("model.attention_kernel=triton", "model.backbone_weights=none").model
-    model = CCKTDetector(config, WIDTH)
+    config = tiny_config("model.attention_kernel=triton", "model.backbone_weights=none")
+    model = DeformableDETR(config, WIDTH)
     attentions = [one for one in model.modules() if isinstance(one, DeformableAttention)]
-    assert len(attentions) == config.encoder_layers + config.decoder_layers
+    assert len(attentions) == config.model.encoder_layers + config.model.decoder_layers
     assert {one.kernel for one in attentions} == {"triton"}
     with pytest.raises(UserError, match=r"option model.attention_kernel"):
         model(torch.randn(1, 3, 64, 64), None, torch.eye(3, WIDTH), None)

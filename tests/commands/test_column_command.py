@@ -1,10 +1,9 @@
-"""The command that a message names for a column makes that very column: it is read off and run."""
+"""The command that messages name for a column makes that column: it is parsed and run."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,7 @@ from cckt import cli
 from cckt.cache_builder.store import column_info
 from cckt.cache_builder.store.kinds import repair_command
 from tests.cache_builder.samples import write_teacher
-from tests.commands.front import Said, cckt, coco, index
-
-Say = Callable[..., Said]
+from tests.commands.front import cckt, coco, index
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +63,7 @@ def test_the_command_makes_the_column_again(
     assert column_info(held, name).manifest.spec.identity == spec.identity
 
 
-def test_of_an_imported_table_too(
+def test_the_command_of_an_imported_table(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(data)
@@ -78,7 +75,7 @@ def test_of_an_imported_table_too(
     assert cckt(capsys, *shlex.split(command)[1:]).code == 0
 
 
-def test_without_a_recipe_it_names_no_choice_and_a_strange_one_does_no_harm() -> None:
+def test_without_a_known_recipe_the_command_has_no_options() -> None:
     assert repair_command("set", "crops") == "cckt cache crops set"
     assert repair_command("my set", "priors/clip-b") == "cckt cache priors 'my set' --name b"
     assert repair_command("set", "text", {"teacher": 7, "templates": []}) == "cckt cache text set"

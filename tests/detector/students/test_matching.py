@@ -10,47 +10,36 @@ import torch
 from torch import Tensor
 
 from cckt.detector.config.config import MatcherConfig
-from cckt.detector.losses import matcher
-from cckt.detector.losses.matcher import Matches, match, matching_costs
+from cckt.detector.students import matching
 from cckt.detector.students.boxes import generalised_iou
-from cckt.detector.students.contract import DetectorOutput, Targets, pad_targets
-
-LAYERS, QUERIES, CONCEPTS, WIDTH, TAU = 2, 4, 5, 6, 0.07
-
-
-def unit(*shape: int) -> Tensor:
-    return torch.nn.functional.normalize(torch.randn(*shape), dim=-1)
-
-
-def some_boxes(*shape: int) -> Tensor:
-    return torch.cat([torch.rand(*shape, 2) * 0.6 + 0.2, torch.rand(*shape, 2) * 0.3 + 0.05], -1)
+from cckt.detector.students.deformable_detr.outputs import DeformableOutput
+from cckt.detector.students.matching import matching_costs
+from cckt.detector.students.targets import Targets, pad_targets
+from tests.detector.students.samples import (
+    CONCEPTS,
+    LAYERS,
+    QUERIES,
+    TAU,
+    WIDTH,
+    matched,
+    of_image,
+    slow_giou,
+    some_boxes,
+    unit,
+)
 
 
 def some_targets(count: int) -> Targets:
-    return Targets(
-        some_boxes(count), torch.randint(0, CONCEPTS, (count,)), unit(count, WIDTH), torch.rand(count) > 0.3
-    )
+    return Targets(some_boxes(count), torch.randint(0, CONCEPTS, (count,)))
 
 
-def some_output(batch: int) -> DetectorOutput:
+def some_output(batch: int) -> DeformableOutput:
     shape = (LAYERS, batch, QUERIES)
-    return DetectorOutput(some_boxes(*shape), torch.randn(*shape, CONCEPTS) * 2, unit(*shape, WIDTH))
-
-
-def slow_giou(a: list[float], b: list[float]) -> float:
-    """Corners, areas and hull of two cxcywh boxes, in plain arithmetic."""
-    (ax, ay, aw, ah), (bx, by, bw, bh) = a, b
-    left, right = max(ax - aw / 2, bx - bw / 2), min(ax + aw / 2, bx + bw / 2)
-    top, bottom = max(ay - ah / 2, by - bh / 2), min(ay + ah / 2, by + bh / 2)
-    shared = max(right - left, 0) * max(bottom - top, 0)
-    union = aw * ah + bw * bh - shared
-    hull = max(ax + aw / 2, bx + bw / 2) - min(ax - aw / 2, bx - bw / 2)
-    hull *= max(ay + ah / 2, by + bh / 2) - min(ay - ah / 2, by - bh / 2)
-    return shared / union - (hull - union) / hull
+    return DeformableOutput(some_boxes(*shape), torch.randn(*shape, CONCEPTS) * 2, unit(*shape, WIDTH))
 
 
 def slow_cost(box: Tensor, logits: Tensor, region: Tensor, goal: Tensor, concept: int, text: Tensor) -> float:
-    """METHOD.md section 5, for one query and one object."""
+    """Eq. 14 for one query and one object."""
     p = 1 / (1 + math.exp(-float(logits[concept])))
     focal = 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
     similarity = 1 / (1 + math.exp(-float(region @ text[concept]) / TAU))
@@ -59,9 +48,9 @@ def slow_cost(box: Tensor, logits: Tensor, region: Tensor, goal: Tensor, concept
 
 
 def test_no_photos_and_no_objects() -> None:
-    found = match(some_output(2), [some_targets(0), some_targets(0)], unit(CONCEPTS, WIDTH), MatcherConfig())
+    found = matched(some_output(2), [some_targets(0), some_targets(0)], unit(CONCEPTS, WIDTH))
     assert found.images.shape == (0,)
-    assert found.queries.shape == found.objects.shape == (LAYERS, 0)
+    assert found.regions.shape == found.objects.shape == (LAYERS, 0)
 
 
 def test_costs_equal_plain_loops() -> None:
@@ -86,10 +75,10 @@ def test_assignment_is_the_cheapest_of_all() -> None:
     torch.manual_seed(1)
     output, targets, text = some_output(2), [some_targets(3), some_targets(1)], unit(CONCEPTS, WIDTH)
     costs = matching_costs(output, pad_targets(targets), text, MatcherConfig(), TAU)
-    found = match(output, targets, text, MatcherConfig(), TAU)
+    found = matched(output, targets, text)
     assert found.images.tolist() == [0, 0, 0, 1]
     for layer, b in itertools.product(range(LAYERS), range(2)):
-        queries, objects = found.pairs(layer, b)
+        queries, objects = found.of_image(layer, b)
         count = len(targets[b])
         assert sorted(objects.tolist()) == list(range(count))
         best = min(
@@ -103,43 +92,40 @@ def test_assignment_is_the_cheapest_of_all() -> None:
 def test_batched_equals_photo_by_photo() -> None:
     torch.manual_seed(2)
     output, targets, text = some_output(3), [some_targets(n) for n in (3, 0, 2)], unit(CONCEPTS, WIDTH)
-    joint = match(output, targets, text, MatcherConfig(), TAU)
+    joint = matched(output, targets, text)
     for b in range(3):
-        alone = DetectorOutput(
-            output.boxes[:, b : b + 1], output.logits[:, b : b + 1], output.region[:, b : b + 1]
-        )
-        single = match(alone, targets[b : b + 1], text, MatcherConfig(), TAU)
+        single = matched(of_image(output, b), targets[b : b + 1], text)
         for layer in range(LAYERS):
-            for mine, other in zip(joint.pairs(layer, b), single.pairs(layer, 0), strict=True):
+            for mine, other in zip(joint.of_image(layer, b), single.of_image(layer, 0), strict=True):
                 assert torch.equal(mine, other)
 
 
 def test_more_objects_than_queries() -> None:
-    found = match(some_output(1), [some_targets(7)], unit(CONCEPTS, WIDTH), MatcherConfig())
-    assert found.queries.shape == (LAYERS, QUERIES)
+    found = matched(some_output(1), [some_targets(7)], unit(CONCEPTS, WIDTH))
+    assert found.regions.shape == (LAYERS, QUERIES)
     for layer in range(LAYERS):
-        assert sorted(found.queries[layer].tolist()) == list(range(QUERIES))
+        assert sorted(found.regions[layer].tolist()) == list(range(QUERIES))
         assert len(set(found.objects[layer].tolist())) == QUERIES
 
 
 def test_worker_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     output, targets, text = some_output(2), [some_targets(3), some_targets(2)], unit(CONCEPTS, WIDTH)
-    alone = match(output, targets, text, MatcherConfig())
-    monkeypatch.setattr(matcher, "THREADED_CELLS", 0)
-    threaded = match(output, targets, text, MatcherConfig())
-    assert torch.equal(alone.queries, threaded.queries)
-    assert torch.equal(alone.objects, threaded.objects)
+    single = matched(output, targets, text)
+    monkeypatch.setattr(matching, "THREADED_CELLS", 0)
+    threaded = matched(output, targets, text)
+    assert torch.equal(single.regions, threaded.regions)
+    assert torch.equal(single.objects, threaded.objects)
 
 
 def test_a_diverged_model_still_matches() -> None:
     output = some_output(1)
-    broken = DetectorOutput(output.boxes * math.nan, output.logits + math.inf, output.region)
-    found: Matches = match(broken, [some_targets(3)], unit(CONCEPTS, WIDTH), MatcherConfig())
-    assert found.queries.shape == (LAYERS, 3)
+    broken = DeformableOutput(output.boxes * math.nan, output.logits + math.inf, output.region)
+    found = matched(broken, [some_targets(3)], unit(CONCEPTS, WIDTH))
+    assert found.regions.shape == (LAYERS, 3)
 
 
 @pytest.mark.parametrize("name", ["cost_class", "cost_similarity", "cost_l1", "cost_giou"])
-def test_each_weight_scales_its_part_alone(name: str) -> None:
+def test_each_weight_scales_only_its_part(name: str) -> None:
     torch.manual_seed(3)
     output, targets, text = some_output(1), pad_targets([some_targets(2)]), unit(CONCEPTS, WIDTH)
     none = dict.fromkeys(["cost_class", "cost_similarity", "cost_l1", "cost_giou"], 0.0)

@@ -1,0 +1,45 @@
+"""Named configs. A recipe is a function; its docstring states its source, its target figures and its cost.
+
+cckt.py          CCKT-Det on OV-COCO and OV-LVIS
+shapeworld.py    CCKT-Det on the embedded data set, for minutes on two CPU cores
+variants.py      a recipe without guidance, without contrast, or without both
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.detector.config.config import Config
+from cckt.detector.config.recipes.cckt import (
+    coco_48_17_r50,
+    coco_48_17_r50_fast,
+    coco_48_17_swinb,
+    lvis_r50,
+    lvis_swinb,
+)
+from cckt.detector.config.recipes.shapeworld import shapeworld, shapeworld_fast
+from cckt.detector.config.recipes.variants import plain, without_contrast, without_guidance
+
+__all__ = ["RECIPES", "plain", "recipe", "without_contrast", "without_guidance"]
+
+RECIPES: dict[str, Callable[[], Config]] = {
+    "shapeworld": shapeworld,
+    "shapeworld-fast": shapeworld_fast,
+    "coco-48-17-r50": coco_48_17_r50,
+    "coco-48-17-r50-fast": coco_48_17_r50_fast,
+    "coco-48-17-swinb": coco_48_17_swinb,
+    "lvis-r50": lvis_r50,
+    "lvis-swinb": lvis_swinb,
+}
+"""Name -> recipe."""
+
+
+def recipe(name: str) -> Config:
+    """Return the config of a recipe. Raises UserError for an unknown name, with the nearest known one."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}?" if near else "expected one of these."
+        raise UserError(f"--recipe: unknown recipe {name!r} among {', '.join(RECIPES)}; {hint}")
+    return RECIPES[name]()

@@ -1,0 +1,160 @@
+"""Matching and detection losses of Deformable DETR: queries, encoder cells, denoising queries, one-to-many
+copies.
+
+docs/method/cckt_det.md, eqs. 14 to 17, and 25 to 27 for what goes beyond the paper. Shape legend: L decoder
+layers, B images, N queries, M most objects of an image (padded), S encoder cells, Q denoising queries, R
+groups, G concepts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cckt.detector.config.config import Config, LossConfig
+from cckt.detector.students.boxes import generalised_iou
+from cckt.detector.students.contract import MASKED, DetectionLoss, ExtraRegions, Pairs, StudentOutput
+from cckt.detector.students.deformable_detr.outputs import (
+    CellProposals,
+    DeformableOutput,
+    DeformablePairs,
+    NoisedQueries,
+    TrainingQueries,
+)
+from cckt.detector.students.detection_loss import detection_losses, focal_loss
+from cckt.detector.students.matching import assign, matching_costs
+from cckt.detector.students.targets import PaddedTargets
+
+
+def match(output: DeformableOutput, targets: PaddedTargets, text: Tensor, config: Config) -> DeformablePairs:
+    """Assign queries, encoder cells and copies to objects: one transfer from the device and one back.
+
+    text: (C, D) unit, the rows that `concepts` point to. Copies are matched `one_to_many.repeats` times per
+    object.
+    """
+    tau = config.model.tau
+    with torch.autocast(output.boxes.device.type, enabled=False):
+        costs, repeats = [matching_costs(output, targets, text, config.matcher, tau)], [1]
+        if output.proposals is not None:
+            class_only = replace(config.matcher, cost_similarity=0.0)
+            cells = class_agnostic(output.proposals)
+            costs.append(matching_costs(cells, without_concepts(targets), text, class_only, tau))
+            repeats.append(1)
+        if output.copies is not None:
+            costs.append(matching_costs(output.copies, targets, text, config.matcher, tau))
+            repeats.append(config.one_to_many.repeats)
+    found = assign(costs, targets.counts, repeats)
+    copies = found.pop() if output.copies is not None else None
+    proposals = found.pop() if output.proposals is not None else None
+    return DeformablePairs(found[0].images, found[0].regions, found[0].objects, proposals, copies)
+
+
+def detection_loss(
+    output: DeformableOutput,
+    targets: PaddedTargets,
+    pairs: DeformablePairs,
+    present: Tensor | None,
+    training: TrainingQueries | None,
+    config: Config,
+) -> DetectionLoss:
+    """Return "class", "l1" and "giou" of the queries, and "proposals", "denoise" and "one_to_many" if there
+    are any.
+
+    present: (B, G) rows of the text matrix that guided the images, -1 past the end; needed with guided
+    references.
+    """
+    loss = config.loss
+    with torch.autocast(output.boxes.device.type, enabled=False):
+        own = detection_losses(output, targets, pairs, loss)
+        auxiliary: dict[str, Tensor] = {}
+        extra: tuple[ExtraRegions, ...] = ()
+        if output.proposals is not None:
+            assert pairs.proposals is not None, "the output has proposals, the pairs have none"
+            auxiliary["proposals"] = loss.loss_proposals * proposal_loss(
+                output.proposals, targets, pairs.proposals, present, loss
+            )
+            if output.proposals.region is not None:
+                extra = (
+                    ExtraRegions("proposals", loss.loss_proposals, output.proposals.region, pairs.proposals),
+                )
+        if output.noised is not None:
+            assert training is not None, "the output has denoising queries, `training` is None"
+            assert training.noised is not None, "the output has denoising queries, `training` has none"
+            auxiliary["denoise"] = config.denoise.weight * denoising_loss(
+                output.noised, training.noised, targets, loss
+            )
+        if output.copies is not None:
+            assert pairs.copies is not None, "the output has copies, the pairs have none"
+            parts = detection_losses(output.copies, targets, pairs.copies, loss)
+            total = torch.stack(list(parts.values())).sum() / config.one_to_many.repeats
+            auxiliary["one_to_many"] = config.one_to_many.weight * total
+    return DetectionLoss(own, auxiliary, extra)
+
+
+def proposal_loss(
+    proposals: CellProposals, targets: PaddedTargets, pairs: Pairs, present: Tensor | None, config: LossConfig
+) -> Tensor:
+    """Return the class-agnostic detection losses of the cells, and the losses of their concepts (eq. 25)."""
+    parts = detection_losses(class_agnostic(proposals), without_concepts(targets), pairs, config)
+    total = torch.stack(list(parts.values())).sum()
+    if proposals.words is None:
+        return total
+    assert present is not None, "guided references need `present`, the concepts of the guidance"
+    return total + word_loss(proposals, targets, pairs, present, config)
+
+
+def word_loss(
+    proposals: CellProposals, targets: PaddedTargets, pairs: Pairs, present: Tensor, config: LossConfig
+) -> Tensor:
+    """Return the weighted focal loss of the present concepts at every cell; a matched cell's own concept is
+    1.
+
+    Only concepts of the guidance take part: an object without one is background to the others.
+    """
+    assert proposals.words is not None, "the proposals have no words"
+    given = present >= 0
+    if present.shape[1] < proposals.words.shape[2]:  # no image of the batch has a concept
+        given = given.new_zeros((len(given), proposals.words.shape[2]))
+        present = present.new_full(given.shape, -1)
+    kept = given[:, None] & (proposals.objectness > MASKED / 2)[..., None]
+    logits = proposals.words.masked_fill(~kept, MASKED)
+    own = present[pairs.images] == targets.concepts[pairs.images, pairs.objects[0]][:, None]  # (K, G)
+    positive = logits[pairs.images, pairs.regions[0]]
+    weight = own.to(logits.dtype)
+    return config.loss_class * focal_loss(logits, positive, config.alpha, config.gamma, weight)
+
+
+def denoising_loss(
+    output: StudentOutput, noised: NoisedQueries, targets: PaddedTargets, config: LossConfig
+) -> Tensor:
+    """Return the weighted class, L1 and GIoU losses of the denoising queries, summed, as a mean over groups.
+
+    output: of the Q queries.
+    """
+    layers, images = output.boxes.shape[:2]
+    objects = targets.boxes.shape[1]
+    split = (layers, images, noised.groups, 2, objects)
+    real = noised.real.view(split[1:])[:, :, 0].to(output.boxes.dtype)  # (B, R, M)
+    boxes = output.boxes.view(*split, 4)[:, :, :, 0]  # (L, B, R, M, 4)
+    goal = targets.boxes.to(boxes.dtype)[None, :, None]
+    # Padding must be neither background nor object.
+    logits = output.logits.masked_fill(~noised.real[None, :, :, None], MASKED)
+    column = targets.concepts[None, :, None, :, None].expand(*boxes.shape[:-1], 1)
+    positive = logits.view(*split, logits.shape[-1])[:, :, :, 0].gather(-1, column).squeeze(-1)
+    loss = config.loss_class * focal_loss(logits, positive, config.alpha, config.gamma, weight=real)
+    loss = loss + config.loss_l1 * ((boxes - goal).abs().sum(-1) * real).sum()
+    loss = loss + config.loss_giou * ((1 - generalised_iou(boxes, goal)) * real).sum()
+    return loss / noised.groups
+
+
+def class_agnostic(proposals: CellProposals) -> StudentOutput:
+    """Return the cells as an output of one layer with one class, "object", and embeddings of width 0."""
+    boxes = proposals.boxes[None]
+    return StudentOutput(boxes, proposals.objectness[None, ..., None], boxes[..., :0])
+
+
+def without_concepts(targets: PaddedTargets) -> PaddedTargets:
+    """Return the same objects, all of class 0."""
+    return replace(targets, concepts=torch.zeros_like(targets.concepts))

@@ -1,0 +1,51 @@
+"""Detection losses of matched regions, on every output layer, without loops over images.
+
+docs/method/cckt_det.md, eqs. 16 and 17. Shape legend: L output layers, B images, N regions, K pairs, C
+concepts.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cckt.detector.config.config import LossConfig
+from cckt.detector.students.boxes import generalised_iou
+from cckt.detector.students.contract import Pairs, StudentOutput
+from cckt.detector.students.precision import single
+from cckt.detector.students.targets import PaddedTargets
+
+
+def detection_losses(
+    output: StudentOutput, targets: PaddedTargets, pairs: Pairs, config: LossConfig
+) -> dict[str, Tensor]:
+    """Return the weighted losses "class", "l1" and "giou", summed over layers and pairs, not divided."""
+    classes, boxes = single(output.logits), single(output.boxes)
+    layer = torch.arange(boxes.shape[0], device=boxes.device)[:, None]
+    labels = targets.concepts[pairs.images, pairs.objects]  # (L, K)
+    found = boxes[layer, pairs.images, pairs.regions]  # (L, K, 4)
+    goal = targets.boxes[pairs.images, pairs.objects].to(found.dtype)
+    positive = classes[layer, pairs.images, pairs.regions, labels]
+    return {
+        "class": config.loss_class * focal_loss(classes, positive, config.alpha, config.gamma),
+        "l1": config.loss_l1 * (found - goal).abs().sum(),
+        "giou": config.loss_giou * (1 - generalised_iou(found, goal)).sum(),
+    }
+
+
+def focal_loss(
+    logits: Tensor, positive: Tensor, alpha: float, gamma: float, weight: Tensor | None = None
+) -> Tensor:
+    """Return the sum of the sigmoid focal loss (Lin et al., 2017) over all logits (eq. 16).
+
+    logits: any shape. positive: the entries of `logits` (gathered differentiably) whose target is 1; all
+    others have target 0. No one-hot target is built. weight: shape of `positive`, 1 where its entry is a
+    positive and 0 where it is padding; None for 1 everywhere.
+    """
+
+    def negative(x: Tensor) -> Tensor:
+        return (1 - alpha) * x.sigmoid() ** gamma * F.softplus(x)
+
+    correction = alpha * (-positive).sigmoid() ** gamma * F.softplus(-positive) - negative(positive)
+    return negative(logits).sum() + (correction if weight is None else correction * weight).sum()
