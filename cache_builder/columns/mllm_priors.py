@@ -1,4 +1,7 @@
-"""The column `priors/mllm`: how likely each concept is in each photo, as a multimodal LLM answers."""
+"""The column `priors/mllm`: the probability of each concept in each image by a multimodal LLM's answers.
+
+docs/method/cckt_det.md, eq. 6, and eq. 31 with calibration.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.constants import PRECISION, PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.options import check_numbers, place
@@ -17,19 +21,19 @@ from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.mllm.calibrate import Calibration, fit_calibration, rounded
 from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.prefilter import Prefilter, open_prefilter
-from cckt.cache_builder.mllm.questions import PROMPT, Questions, check_prompt
+from cckt.cache_builder.mllm.questions import Questions, check_prompt
 from cckt.cache_builder.mllm.scorer import Scorer, sigmoid
 from cckt.cache_builder.mllm.yes_no_tokens import LEAST_SHARE, LOW_SHARE
 from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnSpec, column_info, list_columns, open_writer
+from cckt.cache_builder.store import ColumnName, column_info, column_spec, list_columns, open_writer
 
 NAME = "priors/mllm"
 CHUNK_ROWS = 64
-"""Rows a chunk: a kill costs a minute of a large model."""
+"""Images of a chunk: about a minute of a large model, which is at most computed again after a kill."""
 
 PROBES = 4
-"""Photos on which the share of yes and no is measured before a run of hours begins."""
+"""Photos on which the share of yes and no is measured before a long run begins."""
 
 
 def cache_mllm_priors(
@@ -38,7 +42,7 @@ def cache_mllm_priors(
     *,
     prompt: str = PROMPT,
     device: str = "auto",
-    dtype: str = "fp32",
+    dtype: str = PRECISION,
     block: int | None = None,
     prefilter: str | None = None,
     calibrate: Path | None = None,
@@ -53,15 +57,15 @@ def cache_mllm_priors(
 ) -> CacheReport:
     """Make the column `priors/mllm` of the data set `data`: (I, C) float32, P(yes) / (P(yes) + P(no)).
 
-    model: "shapeworld", a folder, an id on the hub, or a loaded one; None: shapeworld's for its worlds, else
-    `DEFAULT_MODEL`. prompt: the question, with {concept} for the name. dtype: fp32, bf16, fp16. block:
-    questions at a time (default: as many as pay; halved when memory runs out). prefilter: "clip:K" asks about
-    the K likeliest by the column `priors/clip`, the others get 0. calibrate: a training data set on whose
-    base concepts temperature and bias are fitted. workers: threads that decode and preprocess. A photo that
-    cannot be read leaves its row invalid; `strict` stops instead. part: (i, n), the i-th of n makers; None:
-    torchrun's rank, else all.
+    model: "shapeworld", a folder, an id on the hub, or a loaded model; None: shapeworld's for its data sets,
+    otherwise `DEFAULT_MODEL`. prompt: the question, with {concept} for the name. dtype: fp32, bf16, fp16.
+    block: questions at a time (default: the fastest number; halved when memory runs out). prefilter: "clip:K"
+    asks only about the K most likely concepts of the column `priors/clip`; the others get 0. calibrate: a
+    training data set on whose base concepts temperature and bias are fitted. workers: threads that decode and
+    preprocess. A photo that cannot be read leaves an invalid row; `strict` stops instead. part: (i, n), the
+    i-th of n makers; None: torchrun's rank, otherwise everything.
 
-    The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
+    After a kill the same call resumes. Raises UserError for what the user can correct.
     """
     workers = check_numbers(1, workers, part)
     check_prompt(prompt)
@@ -79,7 +83,7 @@ def cache_mllm_priors(
     recipe: dict[str, Any] = {
         "formula": "P(yes) / (P(yes) + P(no))",
         "model": mllm.recipe(),
-        "backend": "transformers",  # the only one; columns have held the key since there were two
+        "backend": "transformers",  # the only one; recipes keep the key
         **questions.recipe(),
         "answers": mllm.yes_no.recipe(),
         "prefilter": chosen.recipe() if chosen else None,
@@ -99,14 +103,10 @@ def cache_mllm_priors(
     low = check_share(measured["share"], mllm)
     if low:
         notes.append(low)
-    spec = ColumnSpec(
-        name=NAME,
-        table="images x concepts",
+    spec = column_spec(
+        ColumnName(NAME),
         rows=len(index),
         width=len(index.concepts),
-        dtype="float32",
-        unit=False,
-        has_valid=True,
         chunk_rows=chunk_rows,
         index_digest=index.digest,
         recipe={**recipe, "measured": measured},
@@ -142,9 +142,9 @@ def cache_mllm_priors(
 
 
 class Mapper:
-    """What the runner maps with: the questions about a photo -> its (1, C) row.
+    """The runner's map: the questions about a photo -> its (1, C) row.
 
-    shares: of each photo, the median share of probability on yes and no.
+    shares: for each photo, the median share of probability on yes and no.
     """
 
     def __init__(
@@ -157,8 +157,8 @@ class Mapper:
     def __call__(self, items: list[tuple[int, Any]]) -> NDArray[np.float32]:
         rows = np.zeros((len(items), self._width), np.float32)
         for at, (row, about) in enumerate(items):
-            asked = self._prefilter.concepts(row) if self._prefilter else None
-            concepts = list(range(self._width)) if asked is None else asked
+            chosen = self._prefilter.concepts(row) if self._prefilter else None
+            concepts = list(range(self._width)) if chosen is None else chosen
             scores = self._scorer.score(about, concepts)
             self.shares.append(float(np.median(scores.share)))
             rows[at, concepts] = calibrated(scores.logit, self._calibration)
@@ -166,16 +166,17 @@ class Mapper:
 
 
 def calibrated(logit: NDArray[np.float32], calibration: dict[str, Any] | None) -> NDArray[np.float32]:
-    """Logits -> probabilities, by a calibration as a recipe holds it, or as they are."""
+    """Return the probabilities of logits, with a calibration as a recipe holds it, or without (None)."""
     if calibration is None:
         return sigmoid(logit)
     return Calibration(**calibration)(logit)
 
 
 def probe(index: Index, questions: Questions, scorer: Scorer) -> float:
-    """Median share of probability on yes and no over all questions about the first photos that can be read.
+    """Return the median share of probability on yes and no over all questions about the first photos.
 
-    Two digits: what other machines and dtypes agree on. 1.0 where no photo can be read.
+    Rounded to two digits, on which other machines and dtypes agree. Photos that cannot be read are skipped;
+    1.0 if none can.
     """
     shares: list[NDArray[np.float32]] = []
     for row in range(len(index)):
@@ -188,10 +189,10 @@ def probe(index: Index, questions: Questions, scorer: Scorer) -> float:
 
 
 def check_share(share: float, mllm: Mllm) -> str | None:
-    """A line of warning where a model seldom answers yes or no; UserError where it practically never does."""
+    """Return a warning if a model seldom answers yes or no; raise UserError if it practically never does."""
     if share < LEAST_SHARE:
         raise UserError(
-            f"--mllm-model {mllm.name} answers neither yes nor no: they hold {share:.2f} of the probability "
+            f"--mllm-model {mllm.name} answers neither yes nor no: they have {share:.2f} of the probability "
             f"(median), expected at least {LEAST_SHARE}; give another --mllm-prompt or another model."
         )
     if share < LOW_SHARE:
@@ -203,8 +204,9 @@ def check_share(share: float, mllm: Mllm) -> str | None:
 
 
 def measured_before(columns: Path | str, index: Index, recipe: dict[str, Any]) -> dict[str, Any] | None:
-    """What an earlier maker of the same column measured: share and calibration are measured once, or the
-    rounding of another machine would make another column of it.
+    """Return what an earlier maker of the same column measured; None if there is none.
+
+    Share and calibration are measured once, because the rounding of another machine would change the recipe.
     """
     if NAME not in list_columns(columns):
         return None

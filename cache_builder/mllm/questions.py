@@ -18,16 +18,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cckt.cache_builder.base.constants import PROMPT as PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.mllm.load import Mllm, silence_transformers
-from cckt.cache_builder.store.command import QUESTION
 from cckt.cache_builder.teacher.prompts import spoken
-
-PROMPT = QUESTION
-"""The default prompt (docs/method/cckt_det.md, section 3)."""
 
 BLANK_SIDE = 224
 """Side in pixels of the image with which the questions are tokenised: cheap, and valid for any model."""
+
 
 Inputs = dict[str, Tensor]
 """Inputs of the model by name."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cckt.cache_builder.base.atomic_files import write_json
+from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
@@ -26,7 +27,7 @@ from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.evaluation.scene import Scene, open_scene
 from cckt.detector.inference.network import Network, load_network, network_of
 from cckt.detector.ranks.world import World, joined
-from cckt.detector.runs.run_folder import Facts, evaluation_weights, file_digest, read_json
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, read_json
 from cckt.detector.students.contract import Student
 
 

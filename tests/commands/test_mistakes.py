@@ -284,7 +284,10 @@ def test_novel_boxes_in_training_data(call: Call, world: World, tmp_path: Path) 
             ["eval", "--detections", "F", "--data", "HELD", "--priors", "clip"],
             "--priors applies only to a run; you passed --detections. Remove it.",
         ),
-        (["report", "RUN", "--data", "HELD", "--out", "OUT"], "found a folder, expected a file; give one such as"),
+        (
+            ["report", "RUN", "--data", "HELD", "--out", "OUT"],
+            "found a folder, expected a file; give one such as",
+        ),
         (["report", "RUN", "--data", "HELD", "--photos", "-1"], "--photos -1: expected 0 or more"),
         (
             ["export", "RUN", "--vocabulary", "cup", "--format", "torch", "--out", "OUT"],

@@ -78,7 +78,7 @@ def test_parts_share_the_photos_and_the_last_makes_the_priors(data: Path, teache
     assert all(report.manifest for report in second)
 
 
-def test_mistakes_are_told_before_anything_is_written(data: Path, teacher: Teacher) -> None:
+def test_mistakes_are_reported_before_anything_is_written(data: Path, teacher: Teacher) -> None:
     with pytest.raises(UserError, match="--crop round is not known"):
         cache_photos(data, teacher, crop="round")
     with pytest.raises(UserError, match="--batch is 0"):

@@ -110,7 +110,7 @@ def write_clip(data: Path, priors: np.ndarray) -> None:
     writer.finish()
 
 
-def test_elsewhere_it_is_measured_once_too(
+def test_a_column_in_another_place_is_measured_once_too(
     data: Path, mllm: Mllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "elsewhere"
@@ -147,13 +147,13 @@ def test_prefilter(data: Path, mllm: Mllm) -> None:
     assert recipe["column"] == open_column(data, "priors/clip").manifest.digest
 
 
-def test_first_of_equals_is_the_lower_row() -> None:
+def test_of_equal_priors_the_lower_row_is_first() -> None:
     np.testing.assert_array_equal(highest(np.array([[0.5, 0.9, 0.5]]), 2), [[1, 0]])
     assert highest(np.zeros((2, 3)), 9).shape == (2, 3)
 
 
 @pytest.mark.parametrize("text", ["clip", "clip:0", "clip:x", "oracle:5", ""])
-def test_prefilters_there_are_not(data: Path, mllm: Mllm, text: str) -> None:
+def test_an_unknown_prefilter_is_refused(data: Path, mllm: Mllm, text: str) -> None:
     if not text:
         with pytest.raises(UserError, match="There is no column priors/clip"):
             cache_mllm_priors(data, mllm, prefilter="clip:2")
@@ -168,10 +168,10 @@ def training_set(folder: Path, mllm: Mllm, novel_boxes: bool) -> Path:
     coco = json.loads((folder / "coco.json").read_text())
     index = open_index(folder / "data")
     questions, scorer = Questions(mllm, index.concepts.names), Scorer(mllm)
-    said = np.stack(
+    priors = np.stack(
         [scorer.score(questions.for_image(load_photo(index.photo_path(k)))).logit for k in range(5)]
     )
-    there = said > np.median(said)
+    there = priors > np.median(priors)
     there[0] = ~there[0]  # it errs about the first photo
     coco["annotations"] = [
         {**coco["annotations"][0], "id": 1 + 4 * photo + c, "image_id": photo, "category_id": 1 + c}
@@ -223,7 +223,7 @@ def test_a_folder_in_transformers_format(data: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(half.probability, open_column(data, "priors/mllm").all()[0], atol=0.1)
 
 
-def test_models_that_cannot_be_had(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cckt.cache_builder.mllm.load.hub.HF_HUB_OFFLINE", True)
     with pytest.raises(
         UserError, match=r"no-such/model could not be loaded \(it is not in the cache and there"
@@ -244,7 +244,7 @@ def test_models_that_cannot_be_had(data: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "code" / "own.py").write_text("raise SystemExit('this code ran')")
     with pytest.raises(UserError, match="comes with its own code, which was not run"):
         cache_mllm_priors(data, str(tmp_path / "code"))
-    with pytest.raises(UserError, match="--device tpu is not to be had here"):
+    with pytest.raises(UserError, match="--device tpu is not available"):
         cache_mllm_priors(data, str(tmp_path), device="tpu")
 
 
@@ -269,7 +269,7 @@ def test_mistakes_about_the_question(data: Path, mllm: Mllm) -> None:
 
 
 def test_a_model_that_answers_neither(data: Path) -> None:
-    with pytest.raises(UserError, match=r"llava answers neither yes nor no: they hold 0.0"):
+    with pytest.raises(UserError, match=r"llava answers neither yes nor no: they have 0.0"):
         cache_mllm_priors(data, build("llava"))
     assert check_share(0.5, build("llava")) is None
     warning = check_share(0.3, build("llava"))

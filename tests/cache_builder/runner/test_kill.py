@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cckt.cache_builder.store.layout import array_documents
+from cckt.cache_builder.store.format.layout import array_documents
 from tests.cache_builder.column_samples import crops_spec, four_specs, make, tree
 from tests.places import ROOT
 

@@ -11,7 +11,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.runner import Item, Target, part_of, run_chunks, run_targets
 from cckt.cache_builder.runner.parts import chunks_to_make
 from cckt.cache_builder.store import open_column, open_writer
-from tests.cache_builder.column_samples import Told, crops_spec, make, row_of, tree
+from tests.cache_builder.column_samples import Recorder, crops_spec, make, row_of, tree
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ def test_one_pass_makes_several_columns_with_the_bytes_of_single_runs(tmp_path):
                 yield number, Item(row, row)
 
     together: list[tuple] = []
-    told = Told()
-    reports = run_targets(targets_of(tmp_path / "together", together), JOBS, read, workers=0, progress=told)
+    seen = Recorder()
+    reports = run_targets(targets_of(tmp_path / "together", together), JOBS, read, workers=0, progress=seen)
     assert decoded == JOBS
     assert [report.made for report in reports] == [5, 4]
-    assert (told.done, told.calls[0]) == (80, ("start", "images, crops", 80, "rows"))
+    assert (seen.done, seen.calls[0]) == (80, ("start", "images, crops", 80, "rows"))
     alone: list[tuple] = []
     for target in targets_of(tmp_path / "alone", alone):
         run_chunks(

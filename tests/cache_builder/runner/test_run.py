@@ -12,14 +12,14 @@ import pytest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.runner import Interrupted, Item, run_chunks
 from cckt.cache_builder.store import open_column, open_writer
-from tests.cache_builder.column_samples import Told, crops_spec, is_bad, make, row_of, tree
+from tests.cache_builder.column_samples import Recorder, crops_spec, is_bad, make, row_of, tree
 
 
 def test_an_empty_column_is_finished_without_work(tmp_path):
-    told = Told()
-    report = make(tmp_path, crops_spec(0), progress=told)
+    recorder = Recorder()
+    report = make(tmp_path, crops_spec(0), progress=recorder)
     assert (report.made, report.rows, report.manifest is not None) == (0, 0, True)
-    assert told.calls == [("start", "crops", 0, "rows"), ("finish",)]
+    assert recorder.calls == [("start", "crops", 0, "rows"), ("finish",)]
 
 
 def test_batches_are_the_valid_rows_of_a_chunk_cut_every_batch(tmp_path):
@@ -46,11 +46,11 @@ def test_neither_readers_nor_spans_change_batches_or_bytes(tmp_path, options):
 
 
 def test_the_report_counts_and_times(tmp_path):
-    told = Told()
-    report = make(tmp_path, crops_spec(), progress=told, workers=2, delay=0.002)
+    recorder = Recorder()
+    report = make(tmp_path, crops_spec(), progress=recorder, workers=2, delay=0.002)
     assert (report.made, report.skipped, report.rows, report.invalid) == (7, 0, 100, 14)
     assert report.notes == {row: f"bad photo {row // 10}" for row in range(3, 100, 7)}
-    assert told.done == 100
+    assert recorder.done == 100
     assert 0 < report.map_seconds < report.seconds
     assert report.write_seconds > 0
     assert report.manifest.digest == open_column(tmp_path, "crops").manifest.digest
