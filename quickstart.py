@@ -83,9 +83,9 @@ def quickstart(
     Interrupted when a signal stops it.
     """
     if mllm is not None:
-        from cckt.cache_builder.mllm.load import place_of  # imports transformers
+        from cckt.cache_builder.mllm.load import model_source  # imports transformers
 
-        place_of(mllm)  # fails now instead of in ten minutes
+        model_source(mllm)  # fails now instead of in ten minutes
     stages = _Stages(out, plan, progress or Silent())
     config = apply_overrides(recipe(plan.recipe), plan.overrides)
     train_data, held_out = out / "train", out / "held-out"

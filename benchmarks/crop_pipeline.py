@@ -60,6 +60,7 @@ from cckt.cache_builder.columns.images import encoder
 from cckt.cache_builder.columns.options import check_numbers
 from cckt.cache_builder.columns.report import CacheReport
 from cckt.cache_builder.index import Index, build_index, open_index
+from cckt.cache_builder.photos import open_image
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import load_teacher
 
@@ -79,7 +80,7 @@ def one_at_a_time(
     for image in range(len(index)):
         boxes = index.boxes_of(image)
         usable = boxes.start + np.flatnonzero(usable_boxes(index, boxes.start, boxes.stop))
-        photo = Image.open(index.photo_path(image)).convert("RGB")
+        photo = open_image(index.photo_path(image)).convert("RGB")
         for box in crop_rectangles(index.box_xyxy[usable], photo.size).tolist():
             roi = transform(photo.crop(tuple(box))).unsqueeze(0)
             with torch.no_grad():

@@ -32,8 +32,8 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from cckt.cache_builder.mllm import Mllm, Questions, Scorer
-from cckt.cache_builder.mllm.passes import Packed, Plain, single
-from cckt.cache_builder.mllm.questions import PROMPT, PhotoQuestions
+from cckt.cache_builder.mllm.questions import PROMPT, ImageQuestions
+from cckt.cache_builder.mllm.strategies import PackedSuffixes, WholePrompts, reference_logits
 
 CONCEPTS = """\
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
@@ -115,10 +115,10 @@ def timed(mllm: Mllm, work: Callable[[], np.ndarray]) -> tuple[np.ndarray, float
     return found, seconds, tokens[0]
 
 
-def one_by_one(mllm: Mllm, about: PhotoQuestions) -> np.ndarray:
-    """Return the probabilities (C,) of one question at a time."""
-    logits = torch.stack([single(mllm, about, row) for row in range(len(about))])
-    return mllm.answers.read(logits)[0].sigmoid().numpy()
+def one_at_a_time(mllm: Mllm, questions: ImageQuestions) -> np.ndarray:
+    """Return probabilities (C,), one question at a time."""
+    logits = torch.stack([reference_logits(mllm, questions, row) for row in range(len(questions))])
+    return mllm.yes_no.compare(logits)[0].sigmoid().numpy()
 
 
 def main() -> None:
@@ -139,13 +139,14 @@ def main() -> None:
     concepts = names()[: options.concepts]
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 255, (options.side, options.side, 3), dtype=np.uint8))
-    about = Questions(mllm, concepts).about(photo)
-    ours, plain = Scorer(mllm, way=Packed, block=options.block), Scorer(mllm, way=Plain, block=options.batch)
+    about = Questions(mllm, concepts).for_image(photo)
+    ours = Scorer(mllm, strategy=PackedSuffixes, block=options.block)
+    plain = Scorer(mllm, strategy=WholePrompts, block=options.batch)
     for scorer in (ours, plain):  # the first pass allocates memory and selects kernels
         scorer.score(about, range(min(4, len(concepts))))
     together, our_seconds, our_tokens = timed(mllm, lambda: ours.score(about).probability)
     _, batch_seconds, batch_tokens = timed(mllm, lambda: plain.score(about).probability)
-    single_results, single_seconds, single_tokens = timed(mllm, lambda: one_by_one(mllm, about))
+    single_results, single_seconds, single_tokens = timed(mllm, lambda: one_at_a_time(mllm, about))
     figures = {
         "benchmark": "mllm_priors",
         "speedup_vs_single": round(single_seconds / our_seconds, 2),

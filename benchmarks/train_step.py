@@ -14,12 +14,10 @@ backward, without the optimiser. Ours also has the method: language queries, reg
 text head and contrastive loss. The steps alternate. Then the trainer runs on JPEGs of 640 x 480, or on
 --images with COCO --annotations, read by --workers processes. Prints one JSON line:
 
-    ratio_vs_transformers   median over the repeats of our time / theirs
-    ratio_least_most        smallest and largest ratio
+    ratio_vs_transformers   median over the repeats of our time / theirs; ratio_least_most: the extremes
     ratio_cpu_seconds       the median in CPU seconds of this process; other load on the machine affects it
                             little with --threads 1 and OMP_NUM_THREADS=1; null on a GPU
-    ours_s, theirs_s        median seconds of a step
-    ours_trainable, theirs_trainable   parameters with a gradient
+    ours_s, theirs_s, ours_trainable, theirs_trainable      median seconds of a step; trainable parameters
     data_wait_share         share of the trainer's step time spent waiting for a batch, without the first
                             logged window, in which the workers start; null with --data-steps 0
     device, threads, precision, load, batch, size, compile, repeats, workers, torch
@@ -61,9 +59,7 @@ Step = Callable[[], None]
 
 def main() -> None:
     """Measure and print the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -249,21 +245,17 @@ def data_wait(config: Config, folder: Path, options: argparse.Namespace) -> floa
     random_column(data, "text", "concepts", len(index.concepts), "float32", index.digest)
     random_column(data, "crops", "boxes", len(index.box_xyxy), "float16", index.digest)
     window = max(1, options.data_steps // 3)
-    overrides = [
-        f"train.batch={options.data_batch}",
-        f"data.workers={options.workers}",
-        "data.cache_photos=0",
-    ]
-    overrides += [f"train.log_every={window}", f"train.device={options.device}", "train.epochs=100000"]
-    overrides += [f"train.precision={options.precision}", f"train.compile={str(options.compile).lower()}"]
+    values = {"batch": options.data_batch, "log_every": window, "epochs": 100_000, "device": options.device}
+    values |= {"precision": options.precision, "compile": str(options.compile).lower()}
+    overrides = [f"train.{name}={value}" for name, value in values.items()]
+    overrides += [f"data.workers={options.workers}", "data.cache_photos=0"]
     run = folder / "run"
     train(apply_overrides(config, overrides), data, None, run, max_steps=3 * window)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     parts = ("data", "forward", "matching", "loss", "backward", "update")
-    times = [{part: line[f"seconds_{part}"] for part in parts} for line in lines if line["kind"] == "train"][
-        1:
-    ]
-    return round(sum(one["data"] for one in times) / sum(sum(one.values()) for one in times), 5)
+    windows = [line for line in lines if line["kind"] == "train"][1:]
+    total = sum(line[f"seconds_{part}"] for line in windows for part in parts)
+    return round(sum(line["seconds_data"] for line in windows) / total, 5)
 
 
 def make_photos(folder: Path, count: int) -> Path:

@@ -32,8 +32,6 @@ from cckt.commands.options import (
 )
 from cckt.commands.prior_report import show_prior_report
 
-BACKEND = "transformers"
-
 
 def priors(
     data: Data,
@@ -49,7 +47,6 @@ def priors(
     mllm_prompt: Annotated[
         str | None, typer.Option(help="Question to the LLM; {concept} stands for the name.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="Engine of the LLM: transformers or vllm.")] = BACKEND,
     block: Annotated[
         int | None, typer.Option(help="Questions per forward pass of the LLM. Default: chosen by cost.")
     ] = None,
@@ -101,7 +98,6 @@ def priors(
             prompt=PROMPT if mllm_prompt is None else mllm_prompt,
             device=device,
             dtype=precision,
-            backend=backend,
             block=block,
             prefilter=prefilter,
             calibrate=calibrate,
@@ -117,7 +113,6 @@ def priors(
         refuse_unused(
             {
                 "--mllm-prompt": mllm_prompt,
-                "--backend": changed(backend, BACKEND),
                 "--block": block,
                 "--prefilter": prefilter,
                 "--calibrate": calibrate,

@@ -1,7 +1,8 @@
 """Check a recipe, its data sets and a run before a long job. Every check returns findings.
 
-Training and evaluation make the same checks themselves (`preflight.py`, `scene.py`, `network.py`). Only the
-check that novel concepts were not trained on (`check_unseen`) exists just here.
+Training and evaluation make the same checks themselves (`training/preflight.py`,
+`evaluation/evaluation_set.py`, `inference/inference_model.py`). Only the check that novel concepts were not
+trained on (`check_unseen`) exists just here.
 """
 
 from __future__ import annotations

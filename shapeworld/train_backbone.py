@@ -81,8 +81,7 @@ def train_classifier(
     optimizer = torch.optim.AdamW([*trunk.parameters(), *head.parameters()], lr=rate, weight_decay=0.05)
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        set_rate(optimizer, rate, step, steps, warmup=50)
         plain = min(1.0, max(0.15, 1.2 - 1.6 * step / steps))
         view, labels = dataset.sample(batch, plain, generator)
         with torch.autocast("cpu", torch.bfloat16):
@@ -94,6 +93,23 @@ def train_classifier(
         optimizer.step()
         if step % 50 == 0:
             sys.stderr.write(f"step {step}/{steps} plain {plain:.2f} loss {loss.item():.3f}\n")
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int, steps: int, warmup: int) -> None:
+    """Set the learning rate of a step: linear warm-up to `rate`, cosine to zero."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def clipped_step(
+    optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, step: int, steps: int, warmup: int
+) -> None:
+    """Take an optimiser step with the rate of `set_rate` and the gradient clipped at norm 1."""
+    set_rate(optimizer, rate, step, steps, warmup)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
 
 
 class SingleDrawings:

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cckt.cache_builder.mllm import Mllm, Questions, Scorer, load_mllm
-from cckt.cache_builder.mllm.packing import packed_mask
+from cckt.cache_builder.mllm.prefix_cache import packed_mask
 from cckt.cache_builder.quality.existence import existence_report
 from cckt.shapeworld.captions import CaptionedPhotos, render_captioned, words
 from cckt.shapeworld.evaluate_teacher import TEST_SEED
 from cckt.shapeworld.pictographs import CONCEPTS, NOVEL
 from cckt.shapeworld.scene import SIDE, render_photo
 from cckt.shapeworld.tiny_mllm import IMAGE, MEAN, STD, build, load_tower, write
-from cckt.shapeworld.train_backbone import SingleDrawings
+from cckt.shapeworld.train_backbone import SingleDrawings, clipped_step
 
 PART = 7
 """Part of the captioned images; the teacher is trained on the first ones."""
@@ -107,7 +107,7 @@ def train_stages(
                 question, accuracy = question_loss(cells[mosaics:], caption_words, rng)
                 loss = 0.3 * loss + 4 * question
                 figures += f" question {question.item():.4f} accuracy {accuracy:.3f}"
-            _step(optimizer, loss, step, steps, 2e-3 if not with_questions else 1.5e-3)
+            clipped_step(optimizer, loss, 1.5e-3 if with_questions else 2e-3, step, steps, warmup=50)
             if step % 50 == 0:
                 sys.stderr.write(f"{stage} {step}/{steps} {figures}\n")
 
@@ -166,7 +166,7 @@ class QuestionLoss:
 
     def __init__(self, mllm: Mllm, settings: MllmTraining) -> None:
         self._model, self._count = mllm.model, settings.questions
-        about = Questions(mllm, words()).about(Image.new("RGB", (SIDE, SIDE)))
+        about = Questions(mllm, words()).for_image(Image.new("RGB", (SIDE, SIDE)))
         self._suffixes = torch.cat([suffix["input_ids"] for suffix in about.suffixes])  # (W, S)
         self._prefix = about.prefix["input_ids"][0]  # (P,)
         self._yes, self._no = (
@@ -250,7 +250,7 @@ def evaluate_mllm(folder: Path, photos: int) -> dict[str, Any]:
     for row in range(photos):
         photo = render_photo(TEST_SEED, row)
         presence[row, [CONCEPTS.index(one.name) for one in photo.objects]] = True
-        scores = scorer.score(questions.about(Image.fromarray(photo.pixels)))
+        scores = scorer.score(questions.for_image(Image.fromarray(photo.pixels)))
         priors[row] = scores.probability
         shares.append(float(np.median(scores.share)))
     novel = np.isin(CONCEPTS, list(NOVEL))
@@ -261,16 +261,6 @@ def evaluate_mllm(folder: Path, photos: int) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in mllm.model.parameters()),
         **{f"existence_{split}": figures.to_json() for split, figures in report.items()},
     }
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int, steps: int, rate: float) -> None:
-    """Take one step of AdamW, with a learning rate of short warm-up and cosine to zero."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-    optimizer.step()
 
 
 def main() -> None:

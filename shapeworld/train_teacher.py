@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 import sys
 from collections.abc import Iterator
@@ -31,17 +30,11 @@ from torch.nn import functional
 from cckt.cache_builder.base.constants import TAU
 from cckt.cache_builder.base.errors import UserError
 from cckt.shapeworld.captions import TEMPLATES, CaptionedPhotos, render_captioned, words
-from cckt.shapeworld.train_backbone import SingleDrawings, pool_features, train_classifier
+from cckt.shapeworld.tiny_clip import MEAN, SIZES, STD, WIDTH, write_config, write_tokenizer
+from cckt.shapeworld.train_backbone import SingleDrawings, clipped_step, pool_features, train_classifier
 
-SIZES = {  # name in timm of the image tower; width and layers of the text tower
-    "small": ("resnet10t", 128, 2),
-    "less": ("regnetx_002", 128, 2),
-    "tiny": ("test_resnet", 64, 1),
-}
-WIDTH, CONTEXT = 96, 24
-SOFTMAX_TAU, RATE = 0.04, 2e-3
-"""Temperature of the softmax, learning rate; the temperature of the sigmoid is TAU."""
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+SOFTMAX_TAU, RATE, WARMUP = 0.04, 2e-3, 100
+"""Temperature of the softmax (that of the sigmoid is TAU), learning rate, steps of its warm-up."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +178,7 @@ def train_image_tower(
         shares = truth / truth.sum(1, keepdim=True).clamp(min=1)
         softmax = functional.cross_entropy(cosines / SOFTMAX_TAU, shares)
         sigmoid = pairs.sum(1).mean()
-        _step(optimizer, softmax + 0.1 * sigmoid, step, settings.steps)
+        clipped_step(optimizer, softmax + 0.1 * sigmoid, RATE, step, settings.steps, WARMUP)
         if step % 50 == 0:
             sys.stderr.write(
                 f"image tower {step}/{settings.steps} softmax {softmax.item():.3f} sigmoid {sigmoid:.3f}\n"
@@ -203,19 +196,9 @@ def train_text_tower(model: Any, tokenize: Any, vectors: Tensor, steps: int) -> 
         embeddings = model.encode_text(prompts[templates, rows], normalize=True)
         distance = 1 - (embeddings * vectors[rows]).sum(1).mean()
         softmax = functional.cross_entropy(embeddings @ vectors.T / SOFTMAX_TAU, rows)
-        _step(optimizer, distance * 4 + softmax, step, steps)
+        clipped_step(optimizer, distance * 4 + softmax, RATE, step, steps, WARMUP)
         if step % 200 == 0:
             sys.stderr.write(f"text tower {step}/{steps} cosine {1 - distance.item():.3f}\n")
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int, steps: int) -> None:
-    """Take one step of AdamW, with a learning rate of short warm-up and cosine to zero."""
-    for group in optimizer.param_groups:
-        group["lr"] = RATE * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
-    optimizer.step()
 
 
 def _batches(captioned: CaptionedPhotos, settings: TeacherTraining) -> Iterator[tuple[Tensor, Tensor]]:
@@ -240,67 +223,6 @@ def _batches(captioned: CaptionedPhotos, settings: TeacherTraining) -> Iterator[
         crop_words = functional.one_hot(torch.from_numpy(captioned.crop_words[rows]), len(words())).float()
         caption_words = torch.from_numpy(captioned.caption_words[photos]).float()
         yield images.contiguous(memory_format=torch.channels_last), torch.cat([crop_words, caption_words])
-
-
-def write_tokenizer(out: Path) -> None:
-    """Write a byte-level BPE tokenizer of 1,024 tokens, trained on all words; it encodes any text."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    corpus = [t.format(word) for word in words() for t in TEMPLATES]
-    trainer = trainers.BpeTrainer(
-        vocab_size=1024,
-        special_tokens=["<pad>", "<bos>", "<eos>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(out / "tokenizer.json"), pretty=False)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "bos_token": "<bos>",
-                "eos_token": "<eos>", "model_max_length": CONTEXT}  # fmt: skip
-    (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
-
-
-def write_config(out: Path, size: str, side: int) -> None:
-    """Write open_clip's config of a teacher of one of SIZES. side: input side in pixels."""
-    tower, width, layers = SIZES[size]
-    config = {
-        "model_cfg": {
-            "embed_dim": WIDTH,
-            "vision_cfg": {
-                "image_size": side,
-                "timm_model_name": tower,
-                "timm_model_pretrained": False,
-                "timm_pool": "avgmax",
-                "timm_proj": "linear",
-            },
-            "text_cfg": {
-                "context_length": CONTEXT,
-                "vocab_size": 1024,
-                "hf_tokenizer_name": "shapeworld",
-                "width": width,
-                "heads": 4,
-                "layers": layers,
-                "pool_type": "eos",
-                "eos_id": 2,
-            },
-        },
-        "preprocess_cfg": {
-            "size": side,
-            "mean": MEAN,
-            "std": STD,
-            "interpolation": "bicubic",
-            "resize_mode": "squash",
-        },
-    }
-    (out / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
 def main() -> None:

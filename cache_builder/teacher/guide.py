@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cckt.cache_builder.base.constants import TAU, TEMPLATES
 from cckt.cache_builder.presence import clip_probability
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.prompts import embed_concepts, resolve_templates
@@ -28,9 +29,9 @@ class TeacherGuide:
     ) -> None:
         self.name, self.weight_digest = teacher.name, teacher.weight_digest
         recorded = (text_recipe or {}).get("templates") or {}
-        self._templates = resolve_templates(recorded.get("patterns") or "ensemble12")
+        self._templates = resolve_templates(recorded.get("patterns") or TEMPLATES)
         self._synonyms = bool((text_recipe or {}).get("synonyms", False))
-        self._teacher, self._tau = teacher, tau
+        self._teacher, self._tau = teacher, TAU if tau is None else tau
 
     def text(self, vocabulary: Vocabulary) -> NDArray[np.float32]:
         """Return (C, D) float32 unit text embeddings (docs/method/cckt_det.md, eq. 1).
@@ -46,7 +47,4 @@ class TeacherGuide:
         if not photos:
             return np.zeros((0, len(text)), np.float32)
         pixels = np.stack([self._teacher.preprocess.pixels(photo) for photo in photos])
-        images = self._teacher.encode_images(pixels)
-        if self._tau is None:
-            return clip_probability(images, text)
-        return clip_probability(images, text, self._tau)
+        return clip_probability(self._teacher.encode_images(pixels), text, self._tau)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cckt.cache_builder.base.atomic_files import write_json
+from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
@@ -27,7 +28,7 @@ from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.evaluation.results_file import DETECTIONS_FILE, METRICS_FILE
 from cckt.detector.inference.inference_model import InferenceModel, inference_model, load_inference_model
 from cckt.detector.ranks.world import World, joined
-from cckt.detector.runs.run_folder import Facts, evaluation_weights, file_digest
+from cckt.detector.runs.run_folder import Facts, evaluation_weights
 from cckt.detector.students.contract import Student
 
 

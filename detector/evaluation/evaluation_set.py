@@ -18,7 +18,7 @@ from cckt.cache_builder.store import (
     Column,
     Origin,
     column_of,
-    label_of,
+    matching_label,
     open_column,
     require_same_teacher,
 )
@@ -134,7 +134,7 @@ def open_evaluation_set(
     if scored:
         require_annotated(index)
     rules = protocol_for(protocol, index)
-    label = "" if facts is None else label_of(index.folder, facts.taught_by, facts.teacher)
+    label = "" if facts is None else matching_label(index.folder, facts.taught_by, facts.teacher)
     text = open_column(index.folder, column_of(index.folder, "text", label), index_digest=index.digest)
     if facts is not None:
         check_teacher(index.folder, text, facts)

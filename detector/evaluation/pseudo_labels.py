@@ -12,8 +12,7 @@ import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.index import Index, add_boxes, open_index
-from cckt.cache_builder.index.tables import DamagedIndex
+from cckt.cache_builder.index import DamagedIndex, Index, add_boxes, open_index
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import chosen_variant
 from cckt.detector.evaluation.evaluation_set import open_evaluation_set

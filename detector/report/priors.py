@@ -13,7 +13,8 @@ import numpy.typing as npt
 from cckt.cache_builder.base.atomic_files import plain
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.quality.existence import chosen_pairs, existence_report, known_pairs
+from cckt.cache_builder.presence import known_pairs
+from cckt.cache_builder.quality.existence import chosen_pairs, existence_report
 from cckt.detector.config.config import PriorConfig
 from cckt.detector.evaluation.evaluation_set import EvaluationSet
 from cckt.detector.evaluation.ground_truth import ground_truth_of
@@ -73,9 +74,7 @@ def prior_quality(scene: EvaluationSet, prior: PriorConfig) -> dict[str, Any] | 
 
 def _known(scene: EvaluationSet, presence: Table) -> Table:
     """Return (I, C) bool: the pairs of image and concept that the annotations decide."""
-    whole = np.zeros((len(scene.index), len(scene.index.concepts)), bool)
-    whole[:, scene.rows] = presence
-    known = known_pairs(scene.index, whole)
+    known = known_pairs(scene.index)
     return np.ones_like(presence) if known is None else known[:, scene.rows]
 
 

@@ -19,7 +19,6 @@ is unpickled: weights are safetensors, and state.pt is read by torch.load(weight
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -35,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
+from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store import teacher_of
 from cckt.cache_builder.vocabulary import normalise_name
@@ -249,12 +249,6 @@ def evaluation_weights(run: Path) -> Path:
 def _all_checkpoints(run: Path) -> list[Path]:
     """Return the checkpoint folders, newest first."""
     return sorted((run / CHECKPOINTS).glob(f"step-{'[0-9]' * 8}"), reverse=True)
-
-
-def file_digest(path: Path) -> str:
-    """Return the digest of a file, "sha256:..."."""
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _find_damage(folder: Path) -> str | None:

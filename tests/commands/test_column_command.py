@@ -11,7 +11,7 @@ import pytest
 
 from cckt import cli
 from cckt.cache_builder.store import column_info
-from cckt.cache_builder.store.command import mending_command
+from cckt.cache_builder.store.kinds import repair_command
 from tests.cache_builder.samples import write_teacher
 from tests.commands.front import cckt, coco, index
 
@@ -56,7 +56,7 @@ def test_the_command_makes_the_column_again(
     made = cckt(capsys, "cache", verb, held, *taught, *shlex.split(options), "--overwrite")
     assert made.code == 0, made.err
     spec = column_info(held, name).manifest.spec
-    command = mending_command(str(held), name, spec.recipe).replace("TEMPLATES_FILE", "templates.txt")
+    command = repair_command(str(held), name, spec.recipe).replace("TEMPLATES_FILE", "templates.txt")
     shutil.rmtree(held / name)
     again = cckt(capsys, *shlex.split(command)[1:])
     assert again.code == 0, again.err
@@ -70,13 +70,13 @@ def test_the_command_of_an_imported_table(
     made = cckt(capsys, "cache", "text", "held", "--name", "table", "--import", "a table.npy")
     assert made.code == 0, made.err
     spec = column_info(data / "held", "text-table").manifest.spec
-    command = mending_command("held", "text-table", spec.recipe)
+    command = repair_command("held", "text-table", spec.recipe)
     assert command == "cckt cache text held --name table --import 'a table.npy'"
     assert cckt(capsys, *shlex.split(command)[1:]).code == 0
 
 
 def test_without_a_known_recipe_the_command_has_no_options() -> None:
-    assert mending_command("set", "crops") == "cckt cache crops set"
-    assert mending_command("my set", "priors/clip-b") == "cckt cache priors 'my set' --name b"
-    assert mending_command("set", "text", {"teacher": 7, "templates": []}) == "cckt cache text set"
-    assert mending_command("set", "notes", {"batch": 3}) == "cckt cache notes set"
+    assert repair_command("set", "crops") == "cckt cache crops set"
+    assert repair_command("my set", "priors/clip-b") == "cckt cache priors 'my set' --name b"
+    assert repair_command("set", "text", {"teacher": 7, "templates": []}) == "cckt cache text set"
+    assert repair_command("set", "notes", {"batch": 3}) == "cckt cache notes set"

@@ -45,7 +45,7 @@ def test_a_results_file_is_scored_without_photos(call: Call, world: World, tmp_p
     for name in ("ap", "ap50_base", "ap50_novel"):
         assert json.loads(again.out)[name] == json.loads(evaluated.out)[name]
     images = call("cache", "images", tmp_path / "d", "--teacher", world.teacher)
-    assert "6 rows, 6 without a value" in images.out
+    assert "none of the 6 photos of" in images.sentence()
 
 
 def test_every_source_of_priors_and_every_score(call: Call, world: World, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_doctor_shows_the_tokens_of_yes_and_no(call: Call, model: Path) -> None:
     assert "; no: " in found
     missing = call("doctor", "--mllm-model", "no-such/model")
     assert re.match(r"1 of \d+ checks failed", missing.sentence())
-    assert "no-such/model could not be had" in " ".join(missing.out.split())
+    assert "no-such/model could not be loaded" in " ".join(missing.out.split())
 
 
 def test_a_refused_column_names_a_command_that_runs(call: Call, world: World, model: Path) -> None:

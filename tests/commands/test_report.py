@@ -14,4 +14,4 @@ def test_a_report_is_one_file(call: Call, world: World, tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out) == {"report": str(out), "bytes": out.stat().st_size}
     assert out.read_text().startswith("<!doctype html>")
-    assert "name each once" in call("report", world.run, world.run, "--data", world.held).sentence()
+    assert "expected each run once" in call("report", world.run, world.run, "--data", world.held).sentence()

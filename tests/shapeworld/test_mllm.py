@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.mllm import Mllm, Questions
-from cckt.cache_builder.mllm.passes import single
+from cckt.cache_builder.mllm.strategies import reference_logits
 from cckt.shapeworld import train_mllm
 from cckt.shapeworld.captions import words
 from cckt.shapeworld.pictographs import CONCEPTS
@@ -64,7 +64,7 @@ def test_every_word_is_one_token_and_a_question_adds_two(mllm: Mllm) -> None:
     assert Questions(mllm, words()).suffix_lengths() == [2] * len(words())
     assert max(Questions(mllm, ("forklift", "sunflower seed", "crème brûlée")).suffix_lengths()) > 2
     assert "sun" not in tokenizer().convert_ids_to_tokens(tokenizer().encode("sunny"))
-    assert mllm.answers.yes and mllm.answers.no  # noqa: PT018
+    assert mllm.yes_no.yes and mllm.yes_no.no  # noqa: PT018
 
 
 def test_first_layer_attention_prefers_the_cell_of_a_word_then_the_word_itself(mllm: Mllm) -> None:
@@ -86,15 +86,15 @@ def test_first_layer_attention_prefers_the_cell_of_a_word_then_the_word_itself(m
 
 def test_the_question_loss_is_that_of_single_questions(mllm: Mllm, photo: Image.Image) -> None:
     """Packed questions give the loss of one question at a time by transformers' `generate`."""
-    questions = Questions(mllm, words()).about(photo)
+    questions = Questions(mllm, words()).for_image(photo)
     truth = torch.zeros(1, len(words()), dtype=torch.bool)
     truth[0, [3, 70]] = True
     question_loss, cell_loss = QuestionLoss(mllm, replace(MICRO, questions=9)), CellLoss(mllm)
     with torch.no_grad():
-        cells = cell_loss.encode(questions.picture["pixel_values"])
+        cells = cell_loss.encode(questions.image_inputs["pixel_values"])
         found, _ = question_loss(cells, truth, np.random.default_rng(5))
         rows = sample_words(np.random.default_rng(5), truth[0].numpy(), 9)
-        logits = torch.stack([single(mllm, questions, int(row)) for row in rows])
+        logits = torch.stack([reference_logits(mllm, questions, int(row)) for row in rows])
     yes, no = (mllm.tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in ("yes", "no"))
     answers = torch.where(truth[0, torch.from_numpy(rows)], yes, no)
     assert cells.shape == (1, CELLS, mllm.model.config.text_config.hidden_size)

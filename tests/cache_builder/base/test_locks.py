@@ -35,7 +35,7 @@ def other_holder(path):
     return process, leave
 
 
-def test_nobody_else(tmp_path):
+def test_a_lock_is_held_and_its_file_removed(tmp_path):
     lock = tmp_path / "new" / "lock"
     for wait in (False, True):
         with hold_lock(lock, wait=wait) as held:
@@ -44,7 +44,7 @@ def test_nobody_else(tmp_path):
         assert not lock.exists()
 
 
-def test_a_place_that_cannot_be_written_is_not_the_locks_to_tell(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_by_the_block(tmp_path):
     (tmp_path / "file").touch()
     with hold_lock(tmp_path / "file" / "lock", wait=False) as held:
         assert held
@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_created_is_one_sentence(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_one_at_a_time_and_a_killed_holder_holds_nobody_up(tmp_path):
+def test_one_process_at_a_time_and_a_killed_holder_frees_the_lock(tmp_path):
     lock = tmp_path / "lock"
     process, _ = other_holder(lock)
     with hold_lock(lock, wait=False) as held:
@@ -128,7 +128,7 @@ def overwrite(folder, width, go):
     make(Path(folder), crops_spec(width=width))
 
 
-def test_several_overwrite_at_the_same_instant(tmp_path):
+def test_several_processes_overwrite_at_the_same_time(tmp_path):
     """Each would clear away what another has begun; the first clears the old column, the others join."""
     make(tmp_path, crops_spec(width=8))
     go = SPAWN.Event()
@@ -140,8 +140,8 @@ def test_several_overwrite_at_the_same_instant(tmp_path):
         maker.join()
         assert maker.exitcode == 0
     column = open_column(tmp_path, "crops")
-    make(tmp_path / "alone", crops_spec(width=24))
-    np.testing.assert_array_equal(column.all(), open_column(tmp_path / "alone", "crops").all())
+    make(tmp_path / "single", crops_spec(width=24))
+    np.testing.assert_array_equal(column.all(), open_column(tmp_path / "single", "crops").all())
     assert not list(tmp_path.glob(".tmp-*"))
 
 
@@ -154,7 +154,7 @@ def written(folder):
     return writers
 
 
-def test_two_finish_at_the_same_instant(tmp_path, monkeypatch):
+def test_two_writers_finish_at_the_same_time(tmp_path, monkeypatch):
     """The sweep of the one does not take the manifest that the other is about to rename."""
     first, second = written(tmp_path)
     replace, others = os.replace, []
@@ -173,7 +173,7 @@ def test_two_finish_at_the_same_instant(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.rglob("*")} & {"ledger", ".tmp-lock-crops"} == set()
 
 
-def test_a_late_sweep_spares_what_was_begun_anew(tmp_path):
+def test_a_late_sweep_keeps_a_column_that_was_begun_again(tmp_path):
     first, _ = written(tmp_path)
     first.finish()
     again = open_writer(tmp_path, crops_spec(), overwrite=True)
@@ -182,7 +182,7 @@ def test_a_late_sweep_spares_what_was_begun_anew(tmp_path):
     assert again.missing() == list(range(1, crops_spec().n_chunks))
 
 
-def test_a_chunk_that_was_swept_is_written_where_a_third_has_begun_anew(tmp_path, monkeypatch):
+def test_a_swept_chunk_is_written_again_if_a_third_writer_has_begun_again(tmp_path, monkeypatch):
     spec = crops_spec()
     first, second = written(tmp_path)
     rows = np.stack([row_of(spec, row) for row in range(*spec.bounds(0))])

@@ -1,4 +1,4 @@
-"""A teacher is data: Python files in its folder are never executed, whatever its configuration says."""
+"""A teacher is data: Python files in its folder are never executed, whatever its configuration holds."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_tokenizer_that_names_code(folder: Path, tokenizer: str) -> None:
 
 
 def test_a_tokenizer_changed_after_loading_is_not_trusted(folder: Path) -> None:
-    """The second line of defence: the option itself is off, whatever the files say by then."""
+    """The second line of defence: the option itself is off, whatever the files hold by then."""
     set_config(folder, text_cfg={"hf_tokenizer_name": "own"})
     teacher = load_teacher(f"local-dir:{folder}", device="cpu")
     set_config(folder, text_cfg=TRUSTED)
@@ -107,7 +107,7 @@ def test_a_text_tower_that_names_code(folder: Path, tmp_path: Path, own_config: 
 
 
 def test_a_text_tower_of_the_hub_gets_no_prompt(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """transformers asks on the terminal before it executes code: the answer is no, and nobody is asked."""
+    """transformers asks on the terminal before it executes code: the answer is no, without a prompt."""
     tower = tmp_path / "tower"
     tower.mkdir()
     (tower / "evil.py").write_bytes((folder / "evil.py").read_bytes())
@@ -143,7 +143,7 @@ def test_a_configuration_of_the_hub_is_checked_too(folder: Path, monkeypatch: py
         load_teacher("hf-hub:evil/teacher", device="cpu")
 
 
-def test_a_teacher_without_code_may_say_so(folder: Path) -> None:
+def test_a_teacher_that_states_that_it_has_no_code_is_loaded(folder: Path) -> None:
     (folder / "evil.py").unlink()
     set_config(folder, text_cfg={"tokenizer_kwargs": {}})
     write(folder / "config.json", {"trust_remote_code": False})

@@ -103,7 +103,7 @@ def test_a_base_only_index_cannot_be_scored_for_novel(tmp_path):
 def test_ov_coco_refuses_other_names(tmp_path):
     index = make_data(tmp_path)
     with pytest.raises(
-        UserError, match=r"category 1 is 'cat' there and COCO's is 'person'; use --protocol custom"
+        UserError, match=r"category 1 is 'cat' there and must be 'person' as in COCO; use --protocol custom"
     ):
         evaluate_detections(index, Detections.empty(), protocol="ov-coco")
 

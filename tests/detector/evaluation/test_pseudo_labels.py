@@ -69,7 +69,7 @@ def test_added_boxes_are_marked_sorted_and_clipped_and_their_concepts_base(index
     assert again.pseudo.sum() == 3
     before = derived.card["pseudo"]
     assert again.card["pseudo"] == {"run": "s", "boxes": 3, "made_base": ["kite"], "before": before}
-    expected = "3 of 13 boxes are finds of the run s, and 1 concepts are base by them alone (kite)"
+    expected = "3 of 13 boxes were found by the run s, not annotated; only they make 1 concepts base (kite)"
     assert pseudo_note(again) == expected
     assert pseudo_note(index) == ""
 
@@ -114,11 +114,11 @@ def test_confident_detections_become_boxes_where_there_is_none(index, run, tmp_p
 
 def test_pseudo_boxes_can_be_trained_on_but_not_scored_on(index, run, tmp_path):
     pseudo_index(run, index.folder, tmp_path / "low", min_score=0.3, priors="none")
-    with pytest.raises(UserError, match=r"are finds of the run run.* score on the data set that it was"):
+    with pytest.raises(UserError, match=r"were found by the run run.* score on the data set that it was"):
         evaluate_run(run, tmp_path / "low", priors="none")
-    with pytest.raises(UserError, match="boxes are finds of the run run"):
+    with pytest.raises(UserError, match="boxes were found by the run run"):
         evaluate_detections(open_index(tmp_path / "low"), Detections.empty())
-    (warned,) = (one for one in check_data(tmp_path / "low") if "finds of the run" in one.message)
+    (warned,) = (one for one in check_data(tmp_path / "low") if "found by the run" in one.message)
     assert warned.level == "warn"
 
 

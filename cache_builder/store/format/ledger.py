@@ -1,8 +1,8 @@
-"""The ledgers: which chunks of an unfinished column are whole, and by whose word.
+"""The ledgers: which chunks of an unfinished column are complete.
 
-One append-only file a writer, `ledger/<random>.jsonl`: a first line that names the column and the writer's
-library versions, then a line a chunk. A kill may tear the last line; a torn line vouches for nothing. Readers
-take the union. A finished column has no ledgers: its manifest vouches.
+Each writer has one append-only file, `ledger/<random>.jsonl`: a first line with the column and the writer's
+library versions, then one line for each chunk. A kill may tear the last line; a torn line counts for nothing.
+Readers take the union. A finished column has no ledgers: its manifest holds the digests.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cckt.cache_builder.store.places.files import ChunkFiles
-from cckt.cache_builder.store.spec import ColumnSpec, canonical
-
-FOLDER = "ledger/"
+from cckt.cache_builder.store.format.file_names import BEGUN, LEDGER, is_ledger
+from cckt.cache_builder.store.format.spec import ColumnSpec, canonical
+from cckt.cache_builder.store.places.contract import ChunkFiles
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One vouched chunk: digest of its file in each array, rows invalid, and why."""
+class LedgerEntry:
+    """One complete chunk: the digest of its file in each array, its number of invalid rows, and reasons."""
 
     chunk: int
     digests: Mapping[str, str]
     invalid: int = 0
     notes: Mapping[int, str] = field(default_factory=dict)
+    """Row of the column -> reason."""
 
     def line(self) -> bytes:
-        """The entry as one line of a ledger."""
+        """Return the entry as one line of a ledger."""
         notes = {str(row): reason for row, reason in self.notes.items()}
         fields = {"chunk": self.chunk, "digests": dict(self.digests), "invalid": self.invalid, "notes": notes}
         return canonical(fields) + b"\n"
 
 
 @dataclass
-class Vouched:
-    """The union of all ledgers: every distinct word on each chunk, and the versions of those who gave it."""
+class Ledgers:
+    """The union of all ledgers: every distinct entry of each chunk, and the versions of their writers."""
 
-    entries: dict[int, list[Entry]] = field(default_factory=dict)
+    entries: dict[int, list[LedgerEntry]] = field(default_factory=dict)
     versions: list[Mapping[str, str]] = field(default_factory=list)
 
 
 class LedgerWriter:
-    """This process's own ledger. It begins at the first chunk; a fork begins another."""
+    """The ledger of this process. Its file begins with the first chunk; a fork begins another file."""
 
     def __init__(self, files: ChunkFiles, spec: ColumnSpec, versions: Mapping[str, str]) -> None:
         self._files = files
@@ -53,15 +53,15 @@ class LedgerWriter:
         self._name = ""
         self._process = -1
 
-    def append(self, entry: Entry) -> None:
-        """Vouch for a chunk whose files are in their places already."""
+    def append(self, entry: LedgerEntry) -> None:
+        """Record a chunk whose files are complete."""
         self.append_all([entry])
 
-    def append_all(self, entries: Iterable[Entry]) -> None:
-        """Vouch for chunks, in one piece."""
+    def append_all(self, entries: Iterable[LedgerEntry]) -> None:
+        """Record chunks with one write."""
         lines = b"".join(entry.line() for entry in entries)
         if self._process != os.getpid():
-            self._name, self._process = f"{FOLDER}{uuid.uuid4().hex}.jsonl", os.getpid()
+            self._name, self._process = f"{LEDGER}{uuid.uuid4().hex}.jsonl", os.getpid()
             lines = self._head + lines
         try:
             self._files.append(self._name, lines)
@@ -70,12 +70,13 @@ class LedgerWriter:
             raise
 
 
-def read_ledgers(files: ChunkFiles, names: Mapping[str, Any], spec: ColumnSpec) -> Vouched:
-    """Union of the ledgers among `names`; those of another column or without a whole first line count for
-    nothing.
+def read_ledgers(files: ChunkFiles, names: Iterable[str], spec: ColumnSpec) -> Ledgers:
+    """Return the union of the ledgers among `names`.
+
+    A ledger of another column, or without a complete first line, counts for nothing.
     """
-    vouched = Vouched()
-    for name in sorted(name for name in names if name.startswith(FOLDER) and name.endswith(".jsonl")):
+    ledgers = Ledgers()
+    for name in sorted(name for name in names if is_ledger(name) and name != BEGUN):
         head, *lines = (files.get(name) or b"").split(b"\n")
         fields = _parse(head)
         if fields.get("column") != spec.identity:
@@ -86,18 +87,18 @@ def read_ledgers(files: ChunkFiles, names: Mapping[str, Any], spec: ColumnSpec) 
             if set(found.get("digests", ())) != set(spec.arrays) or not 0 <= found["chunk"] < spec.n_chunks:
                 continue
             notes = {int(row): reason for row, reason in found["notes"].items()}
-            entry = Entry(found["chunk"], found["digests"], found["invalid"], notes)
-            known = vouched.entries.setdefault(entry.chunk, [])
+            entry = LedgerEntry(found["chunk"], found["digests"], found["invalid"], notes)
+            known = ledgers.entries.setdefault(entry.chunk, [])
             if entry not in known:
                 known.append(entry)
             count += 1
         if count:
-            vouched.versions.append(fields["versions"])
-    return vouched
+            ledgers.versions.append(fields["versions"])
+    return ledgers
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """A whole line's fields; {} for a torn one."""
+    """The fields of a complete line; {} of a torn one."""
     try:
         fields = json.loads(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The loop: what is read, in what batches it is mapped, by whom, and how it stops."""
+"""The run of a column: what is read, the batches that are mapped, readers, errors and signals."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.runner import Interrupted, Item, run_chunks
 from cckt.cache_builder.store import open_column, open_writer
-from tests.cache_builder.column_samples import Told, crops_spec, is_bad, make, row_of, tree
+from tests.cache_builder.column_samples import Recorder, crops_spec, is_bad, make, row_of, tree
 
 
-def test_nothing_to_do(tmp_path):
-    told = Told()
-    report = make(tmp_path, crops_spec(0), progress=told)
+def test_an_empty_column_is_finished_without_work(tmp_path):
+    recorder = Recorder()
+    report = make(tmp_path, crops_spec(0), progress=recorder)
     assert (report.made, report.rows, report.manifest is not None) == (0, 0, True)
-    assert told.calls == [("start", "crops", 0, "rows"), ("finish",)]
+    assert recorder.calls == [("start", "crops", 0, "rows"), ("finish",)]
 
 
 def test_batches_are_the_valid_rows_of_a_chunk_cut_every_batch(tmp_path):
@@ -46,11 +46,11 @@ def test_neither_readers_nor_spans_change_batches_or_bytes(tmp_path, options):
 
 
 def test_the_report_counts_and_times(tmp_path):
-    told = Told()
-    report = make(tmp_path, crops_spec(), progress=told, workers=2, delay=0.002)
+    recorder = Recorder()
+    report = make(tmp_path, crops_spec(), progress=recorder, workers=2, delay=0.002)
     assert (report.made, report.skipped, report.rows, report.invalid) == (7, 0, 100, 14)
     assert report.notes == {row: f"bad photo {row // 10}" for row in range(3, 100, 7)}
-    assert told.done == 100
+    assert recorder.done == 100
     assert 0 < report.map_seconds < report.seconds
     assert report.write_seconds > 0
     assert report.manifest.digest == open_column(tmp_path, "crops").manifest.digest
@@ -78,12 +78,12 @@ def test_readers_in_processes(tmp_path):
     assert np.array_equal(open_column(tmp_path, "crops").take([39])[0], row_of(spec, 39).astype(np.float16))
 
 
-def test_a_reading_process_that_dies_is_told(tmp_path):
+def test_a_dead_reading_process_is_reported(tmp_path):
     with pytest.raises(UserError, match="fewer --workers"):
         run_chunks(open_writer(tmp_path, crops_spec()), die, np.stack, workers=1, processes=True)
 
 
-def test_a_map_may_answer_later(tmp_path):
+def test_a_mapper_may_return_a_function(tmp_path):
     spec = crops_spec(40, 16)
     order: list[str] = []
 
@@ -123,13 +123,13 @@ def test_a_column_without_flags_needs_every_row(tmp_path):
     def read(lo, hi):
         return [Item(row, None, "no name") if row == 5 else Item(row, row) for row in range(lo, hi)]
 
-    with pytest.raises(UserError, match=r"Row 5 of column text has no value \(no name\)"):
+    with pytest.raises(UserError, match=r"row 5 of column text has no value \(no name\), expected"):
         run_chunks(writer, read, lambda rows: np.stack([row_of(spec, row) for row in rows]))
     assert writer.missing() == [1, 2]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_of_reader_or_mapper_keeps_what_is_whole(tmp_path, workers):
+def test_an_error_of_reader_or_mapper_keeps_finished_chunks(tmp_path, workers):
     make(tmp_path / "whole", crops_spec())
 
     def read(lo, hi):
@@ -155,13 +155,13 @@ def test_an_error_of_reader_or_mapper_keeps_what_is_whole(tmp_path, workers):
     assert writer.missing() == [4, 5, 6]
 
 
-def test_a_reader_that_gives_other_rows_is_a_fault_of_ours(tmp_path):
-    with pytest.raises(AssertionError, match="gave others"):
+def test_a_reader_that_gives_other_rows_fails_an_assertion(tmp_path):
+    with pytest.raises(AssertionError, match="expected rows 0 to 15 from the reader, found 16 to 16"):
         run_chunks(open_writer(tmp_path, crops_spec()), lambda lo, hi: [Item(hi, 0)], np.stack, workers=0)
 
 
-def test_a_mapper_of_another_width_is_a_fault_of_ours(tmp_path):
-    with pytest.raises(AssertionError, match=r"gave \(16, 3\), expected \(16, 24\)"):
+def test_a_mapper_of_another_width_fails_an_assertion(tmp_path):
+    with pytest.raises(AssertionError, match=r"expected \(16, 24\) from the mapper, found \(16, 3\)"):
         run_chunks(
             open_writer(tmp_path, crops_spec()),
             lambda lo, hi: [Item(row, np.zeros(3)) for row in range(lo, hi)],
@@ -171,7 +171,7 @@ def test_a_mapper_of_another_width_is_a_fault_of_ours(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_stop_with_a_sentence_and_the_next_run_goes_on(tmp_path, number):
+def test_signals_stop_with_a_message_and_the_next_run_resumes(tmp_path, number):
     before = signal.getsignal(number)
     make(tmp_path / "whole", crops_spec())
 
@@ -181,7 +181,7 @@ def test_signals_stop_with_a_sentence_and_the_next_run_goes_on(tmp_path, number)
                 os.kill(os.getpid(), number)
 
     with pytest.raises(
-        Interrupted, match=r"Stopped by .* after making \d chunks of crops: nothing is torn"
+        Interrupted, match=r"stopped by .* after making \d chunks of crops; every chunk on disk is complete"
     ) as caught:
         make(tmp_path / "data", crops_spec(), batches=Signal(), workers=1)
     assert "2 chunks" in str(caught.value)
@@ -192,7 +192,7 @@ def test_signals_stop_with_a_sentence_and_the_next_run_goes_on(tmp_path, number)
     assert tree(tmp_path / "data") == tree(tmp_path / "whole")
 
 
-def test_runs_outside_the_main_thread_leave_signals_alone(tmp_path):
+def test_a_run_outside_the_main_thread_handles_no_signals(tmp_path):
     thread = threading.Thread(target=make, args=(tmp_path, crops_spec()))
     thread.start()
     thread.join()

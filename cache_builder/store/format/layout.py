@@ -1,4 +1,4 @@
-"""The zarr documents of a column: the one place that asks zarr how its metadata is written."""
+"""The zarr documents of a column's arrays. Only this module imports zarr."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import platform
 from functools import lru_cache
 from typing import Any
 
-from cckt.cache_builder.store.spec import ColumnSpec
+from cckt.cache_builder.store.format.file_names import document_file
+from cckt.cache_builder.store.format.spec import ColumnSpec
 
 _LIBRARIES = ("numpy", "zarr", "torch", "torchvision", "open_clip_torch", "transformers", "pillow")
 
 
 def array_documents(spec: ColumnSpec) -> dict[str, bytes]:
-    """`{"values/zarr.json": bytes, "valid/zarr.json": bytes}`: zarr v3, one plain bytes codec, chunked along
-    rows.
+    """Return `{"values/zarr.json": bytes, "valid/zarr.json": bytes}`.
 
-    Zarr itself writes them, into memory: the bytes go to any store whole, and no reader imports zarr.
+    zarr v3, one plain bytes codec, chunked along rows. zarr writes them into memory, so that the bytes can go
+    to any place at once and readers need no zarr.
     """
     import zarr
 
@@ -36,12 +37,12 @@ def array_documents(spec: ColumnSpec) -> dict[str, bytes]:
             chunk_key_encoding={"name": "default", "separator": "."},
             dimension_names=("row",) if flat else ("row", "value"),
         )
-    return {f"{name}/zarr.json": held[f"{name}/zarr.json"].to_bytes() for name in spec.arrays}
+    return {document_file(name): held[document_file(name)].to_bytes() for name in spec.arrays}
 
 
 @lru_cache(maxsize=1)
 def library_versions() -> dict[str, str]:
-    """Versions of what can change a value, of those that are installed."""
+    """Return the versions of installed libraries that can change a value."""
     versions = {"python": platform.python_version()}
     for library in _LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""Reading jobs in order, a bounded number ahead, in threads or processes."""
+"""Read jobs in order in threads or processes, a bounded number ahead."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def read_ahead(
     rows_of: Callable[[J], int] = lambda job: 0,
     rows: int = 1,
 ) -> Generator[tuple[J, list[R]], None, None]:
-    """(job, what `read` gave) in the jobs' order. workers 0: in this thread.
+    """Yield (job, result of `read`) in the order of the jobs. workers 0: read in this thread.
 
-    2 * workers + 1 results wait, and more as long as they are not `rows` rows together: who takes a batch of
-    many photos at once must find the next one read when it comes back.
+    Up to 2 * workers + 1 results wait, and more until their jobs hold `rows` rows (counted by `rows_of`), so
+    that the next batch is ready when the mapper needs it.
     """
     if workers == 0:
         for job in jobs:
@@ -38,9 +38,8 @@ def read_ahead(
         return
     pool: Executor
     if processes:
-        # Not fork: threads and devices do not survive it.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, context, initializer=_begin_process)
+        context = multiprocessing.get_context("spawn")  # threads and devices do not survive a fork
+        pool = ProcessPoolExecutor(workers, context, initializer=_init_process)
     else:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="cckt-read")
     waiting: deque[tuple[J, Future[list[R]]]] = deque()
@@ -67,8 +66,8 @@ def read_ahead(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin_process() -> None:
-    """A reader leaves signals to its parent, and dies with it however the parent dies."""
+def _init_process() -> None:
+    """Leave Ctrl-C to the parent process, and exit when the parent ends for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,43 +1,40 @@
-"""File names of photos: proven to stay inside the images folder, and matched with what lies there."""
+"""File names of images: check that they stay inside the images folder, and find them on disk."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from cckt.cache_builder.base.errors import UserError
 
 _COCO_2014 = re.compile(r"COCO_(?:train|val|test)2014_(\d{12}\.jpg)")
-# These data sets number their photos across all their folders, so the last part alone says which photo it is.
+# These data sets number their images across all folders, so the last part of the name identifies the image.
 _NUMBERED = re.compile(r"(?:COCO_(?:train|val|test)2014_)?\d{12}\.jpg|objects365_v[12]_\d{8}\.jpg")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
-def name_from_url(url: str) -> str:
-    """`folder/name` of a photo's address: LVIS v1 gives only `coco_url`, ".../train2017/000000391895.jpg"."""
-    return "/".join(part for part in unquote(urlsplit(url).path).split("/")[-2:] if part)
+def check_inside(name: str, subject: str) -> None:
+    """Raise UserError unless `name`, joined to any folder, names a file inside it. Does not access the disk.
 
-
-def check_inside(name: str, source: Path, image: str) -> None:
-    """Raise UserError unless `name`, joined to any folder, stays inside it; no disk is asked."""
+    subject: what the message begins with, such as "a.json: the file name '../b.jpg' of image 3".
+    """
     parts = name.replace("\\", "/").split("/")
     if ".." in parts or not parts[0] or _DRIVE.match(name) or "\0" in name:
         raise UserError(
-            f"{source}: the file name {name!r} of image {image} leaves the images folder; "
+            f"{subject} leaves the images folder; "
             "expected a relative name without '..', such as 'train2017/000000000009.jpg'"
         )
     if parts[-1] in ("", "."):
-        raise UserError(f"{source}: the file name {name!r} of image {image} names no file")
+        raise UserError(f"{subject} names no file; expected a name such as 'train2017/000000000009.jpg'")
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
-        raise UserError(f"{source}: the file name {name!r} of image {image} is not valid text") from None
+        raise UserError(f"{subject} is not valid text; expected a name that UTF-8 can encode") from None
 
 
-class PhotoFolder:
-    """What lies under the images folder, one listing a sub-folder however many photos it holds."""
+class ImageFolder:
+    """The files under the images folder. Each sub-folder is listed once, however many images it holds."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -56,11 +53,11 @@ class PhotoFolder:
         return file in listing
 
     def resolve(self, name: str) -> tuple[str, bool]:
-        """The name under which the photo lies here, and whether it does.
+        """Return the name under which the image exists here, and whether it exists.
 
-        Tried in turn: the name itself; with `\\` as `/`; and for photos that COCO or Objects365 numbered,
-        without its leading folders and, as LVIS v0.5 needs, without `COCO_train2014_`. A photo that is
-        nowhere keeps its name: it is not an error here, the crops report it.
+        Tries, in this order: the name itself; `\\` replaced by `/`; for images that COCO or Objects365
+        numbered, the name without its leading folders, and without `COCO_train2014_` (LVIS v0.5). A missing
+        image keeps its name; it is no error here, since columns report missing images.
         """
         if name in self:
             return name, True
