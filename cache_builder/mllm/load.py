@@ -11,14 +11,11 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
-import socket
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 import transformers
@@ -26,6 +23,7 @@ from huggingface_hub import constants as hub
 
 from cckt.cache_builder.base.device import resolve_device, weight_digest
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.hub import hub_is_offline
 from cckt.cache_builder.mllm.yes_no_tokens import YesNoTokens, find_yes_no_tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -99,7 +97,8 @@ def load_mllm(
     resolve_device(device)  # before gigabytes are read
     check_dtype(dtype)
     source = model_source(name)
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": _only_local(source)}
+    local = Path(source).is_dir() or hub_is_offline()  # without a network each file costs half a minute
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
     with silence_transformers():
         processor = _load_processor(name, source, options)
         kind = transformers.AutoModelForImageTextToText
@@ -195,19 +194,6 @@ def _load_error(name: str, source: str, kind: str, options: dict[str, Any], faul
         f"--mllm-model {name} could not be loaded ({tried}: {words}); run once with a network so that it "
         f"is kept in {hub.HF_HUB_CACHE}, or give a folder that holds it."
     )
-
-
-def _only_local(source: str) -> bool:
-    """Return whether to use only files of this machine. Without a network each file costs half a minute."""
-    if Path(source).is_dir() or hub.HF_HUB_OFFLINE:
-        return True
-    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return False
-    try:
-        socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
-    except OSError:
-        return True
-    return False
 
 
 def _digest(fields: Any) -> str:
