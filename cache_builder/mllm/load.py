@@ -21,6 +21,7 @@ import torch
 import transformers
 from huggingface_hub import constants as hub
 
+from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import resolve_device, weight_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import hub_is_offline
@@ -53,7 +54,7 @@ class Mllm:
     """An encoder reads the text and a decoder answers."""
 
     @staticmethod
-    def of(name: str, model: Any, processor: Any, *, device: str = "auto", dtype: str = "fp32") -> Mllm:
+    def of(name: str, model: Any, processor: Any, *, device: str = "auto", dtype: str = PRECISION) -> Mllm:
         """Freeze `model` on `device` in `dtype`, and find its tokens for yes and no.
 
         Raises UserError for a missing device, an unknown dtype, a processor without a tokenizer or an image
@@ -87,7 +88,7 @@ class Mllm:
 
 
 def load_mllm(
-    name: str, *, device: str = "auto", dtype: str = "fp32", trust_remote_code: bool = False
+    name: str, *, device: str = "auto", dtype: str = PRECISION, trust_remote_code: bool = False
 ) -> Mllm:
     """Load the model `name`: "shapeworld", a folder in transformers' format, or an id on the hub.
 
