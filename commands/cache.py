@@ -7,16 +7,12 @@ from typing import Annotated
 
 import typer
 
+from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, TAU, TEMPLATES
 from cckt.commands.console import TerminalProgress, show_reports
 from cckt.commands.options import (
-    BATCH,
-    CROP,
     DEVICE,
     JITTER,
-    PRECISION,
-    TAU,
     TEACHER_HELP,
-    TEMPLATES,
     Batch,
     ColumnOut,
     Crop,

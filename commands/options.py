@@ -14,14 +14,9 @@ import typer
 
 from cckt.cache_builder.base.errors import UserError
 
-BATCH = 256
-CROP = "box"
 DEVICE = "auto"
 JITTER = 0
-PRECISION = "fp32"
 PROTOCOL = "auto"
-TAU = 0.07
-TEMPLATES = "ensemble12"
 
 EXAMPLE_TEACHER = "ViT-B-32/laion2b_s34b_b79k"
 """Teacher of hints for data other than shapeworld."""

@@ -7,12 +7,11 @@ from typing import Annotated
 
 import typer
 
+from cckt.cache_builder.base.constants import PRECISION, TAU
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress, show_report_lines, show_reports
 from cckt.commands.options import (
     DEVICE,
-    PRECISION,
-    TAU,
     ColumnOut,
     Data,
     Device,

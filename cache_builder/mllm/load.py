@@ -11,21 +11,20 @@ import contextlib
 import hashlib
 import importlib.util
 import json
-import os
-import socket
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 import transformers
 from huggingface_hub import constants as hub
 
+from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import resolve_device, weight_digest
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.hub import hub_is_offline
 from cckt.cache_builder.mllm.yes_no_tokens import YesNoTokens, find_yes_no_tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -55,7 +54,7 @@ class Mllm:
     """An encoder reads the text and a decoder answers."""
 
     @staticmethod
-    def of(name: str, model: Any, processor: Any, *, device: str = "auto", dtype: str = "fp32") -> Mllm:
+    def of(name: str, model: Any, processor: Any, *, device: str = "auto", dtype: str = PRECISION) -> Mllm:
         """Freeze `model` on `device` in `dtype`, and find its tokens for yes and no.
 
         Raises UserError for a missing device, an unknown dtype, a processor without a tokenizer or an image
@@ -89,7 +88,7 @@ class Mllm:
 
 
 def load_mllm(
-    name: str, *, device: str = "auto", dtype: str = "fp32", trust_remote_code: bool = False
+    name: str, *, device: str = "auto", dtype: str = PRECISION, trust_remote_code: bool = False
 ) -> Mllm:
     """Load the model `name`: "shapeworld", a folder in transformers' format, or an id on the hub.
 
@@ -99,7 +98,8 @@ def load_mllm(
     resolve_device(device)  # before gigabytes are read
     check_dtype(dtype)
     source = model_source(name)
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": _only_local(source)}
+    local = Path(source).is_dir() or hub_is_offline()  # without a network each file costs half a minute
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
     with silence_transformers():
         processor = _load_processor(name, source, options)
         kind = transformers.AutoModelForImageTextToText
@@ -195,19 +195,6 @@ def _load_error(name: str, source: str, kind: str, options: dict[str, Any], faul
         f"--mllm-model {name} could not be loaded ({tried}: {words}); run once with a network so that it "
         f"is kept in {hub.HF_HUB_CACHE}, or give a folder that holds it."
     )
-
-
-def _only_local(source: str) -> bool:
-    """Return whether to use only files of this machine. Without a network each file costs half a minute."""
-    if Path(source).is_dir() or hub.HF_HUB_OFFLINE:
-        return True
-    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return False
-    try:
-        socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
-    except OSError:
-        return True
-    return False
 
 
 def _digest(fields: Any) -> str:

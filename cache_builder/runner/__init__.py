@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from cckt.cache_builder.runner.chunk_assembler import Item
 from cckt.cache_builder.runner.parts import part_of
-from cckt.cache_builder.runner.run import DEFAULT_BATCH, Job, Target, run_chunks, run_targets
+from cckt.cache_builder.runner.run import Job, Target, run_chunks, run_targets
 from cckt.cache_builder.runner.run_report import RunReport
 from cckt.cache_builder.runner.signals import Interrupted
 
 __all__ = [
-    "DEFAULT_BATCH",
     "Interrupted",
     "Item",
     "Job",

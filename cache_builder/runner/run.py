@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from cckt.cache_builder.base.constants import BATCH
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.runner.chunk_assembler import ChunkAssembler, Item
 from cckt.cache_builder.runner.parts import chunks_to_make, part_of, share
@@ -16,9 +17,6 @@ from cckt.cache_builder.runner.run_report import RunReport
 from cckt.cache_builder.runner.signals import Interrupted, Stop, stoppable
 from cckt.cache_builder.runner.writer_thread import WriterThread
 from cckt.cache_builder.store import ColumnWriter
-
-DEFAULT_BATCH = 256
-"""Rows that the mapper gets together."""
 
 Range = tuple[int, int]
 Job = tuple[Range, ...]
@@ -31,7 +29,7 @@ class Target:
 
     writer: ColumnWriter
     map: Callable[[list[Any]], Any]
-    batch: int = DEFAULT_BATCH
+    batch: int = BATCH
 
 
 def run_chunks(
@@ -39,7 +37,7 @@ def run_chunks(
     read: Callable[[int, int], Iterable[Item]],
     map: Callable[[list[Any]], Any],
     *,
-    batch: int = DEFAULT_BATCH,
+    batch: int = BATCH,
     spans: Callable[[int, int], Sequence[Range]] | None = None,
     workers: int = 2,
     processes: bool = False,

@@ -39,7 +39,7 @@ ENSEMBLE12 = (
 
 SINGLE = ("a photo of a {}.",)
 
-_SETS = ("single", TEMPLATES, "imagenet80")
+SETS = ("single", TEMPLATES, "imagenet80")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def resolve_templates(templates: str | Path | Sequence[str]) -> Templates:
     path = Path(templates)
     if not path.is_file():
         raise UserError(
-            f"--templates {templates} is neither one of {', '.join(_SETS)} nor a file; "
+            f"--templates {templates} is neither one of {', '.join(SETS)} nor a file; "
             "give one of them, or a file with one template on each line, with {} for the name."
         )
     return _checked(_read(path), str(path))
