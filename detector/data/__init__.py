@@ -1,1 +1,11 @@
-"""TODO detector/data."""
+"""Training data: from an index and its columns to batches.
+
+dataset.py            training samples; batches, read by workers
+batch.py              a sample, a batch, collation
+schedule.py           order of images; random generators
+transforms.py         views of an image: crop, flip, resize, pad, normalise
+gpu_decode.py         decode JPEGs on the GPU
+teacher_rows.py       named rows of teacher embeddings
+presence.py           concepts that guide training images; guidance noise
+training_priors.py    guidance of training images by priors
+"""

@@ -1,9 +1,9 @@
-"""JPEGs decoded, cut and sized on the GPU (data.decode = "cuda"), where torchvision offers it.
+"""Decode, crop and resize training JPEGs on the GPU (data.decode=cuda).
 
-The workers then only read files; nvJPEG decodes a batch at once in the training process. Its pixels differ
-from the CPU's decoder by a few of 255 levels, and so does its resizing. What it does not know (PNG, CMYK,
-photos that are turned to fit their annotations) takes the usual way; a file that breaks in its hands is tried
-on the CPU.
+The workers only read files; nvJPEG decodes a whole batch in the training process. Its pixels, and those of
+resizing on the GPU, differ from the CPU's by a few of 255 levels. Files that it does not support (PNG, CMYK,
+photos that must be rotated to fit their annotations) are decoded by the workers; a file that it fails to
+decode is decoded on the CPU.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.photos import check_file, open_image
 
 Decoder = Callable[[list[Tensor]], list[Tensor]]
-"""Encoded files (n,) uint8 on the CPU -> photos (3, H, W) uint8 on the device."""
+"""Maps encoded files, (n,) uint8 each, on the CPU, to images (3, H, W) uint8 on the device."""
 
 
 def gpu_decoder() -> Decoder:
-    """torchvision's decoder for the current GPU. Raises UserError where there is none of either."""
+    """Return torchvision's decoder for the current GPU. Raises UserError if there is no GPU or no decoder."""
     if not torch.cuda.is_available():
-        raise _refusal("torch sees no CUDA device here")
+        raise _refusal("torch finds no CUDA device")
     device = torch.device("cuda", torch.cuda.current_device())
 
     def decode(files: list[Tensor]) -> list[Tensor]:
@@ -37,47 +37,47 @@ def gpu_decoder() -> Decoder:
         planes: list[Tensor] = torchvision.io.decode_jpeg(files, mode=kind, device=device)
         return planes
 
-    try:  # a torchvision without nvJPEG has the function, and refuses every file
+    try:  # a torchvision without nvJPEG has the function, but it fails for every file
         decode([_probe()])
     except (RuntimeError, AttributeError) as fault:
-        told = " ".join(str(fault).split())
-        raise _refusal(f"torchvision {torchvision.__version__} decodes none on it ({told})") from fault
+        reason = " ".join(str(fault).split())
+        raise _refusal(f"torchvision {torchvision.__version__} cannot decode on it ({reason})") from fault
     return decode
 
 
-def _refusal(lacks: str) -> UserError:
-    return UserError(f"option data.decode: found 'cuda', but {lacks}; use --set data.decode=cpu.")
+def _refusal(reason: str) -> UserError:
+    return UserError(f"option data.decode: found 'cuda', but {reason}; use --set data.decode=cpu.")
 
 
 def _probe() -> Tensor:
-    """The bytes of a small JPEG."""
+    """Return the bytes of a small JPEG, (n,) uint8."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "JPEG")
     return torch.from_numpy(np.frombuffer(file.getvalue(), np.uint8).copy())
 
 
 def jpeg_bytes(path: Path, size: tuple[int, int]) -> Tensor | None:
-    """A file's bytes, (n,) uint8, if a GPU can decode it as it is; None for any other, unreadable ones too.
+    """Return the bytes of a file, (n,) uint8, if the GPU can decode it; None otherwise.
 
-    size: (width, height) of the annotations, which the stored photo must have.
+    size: (width, height) of the annotations; a photo of another size is not for the GPU.
     """
     try:
         check_file(path)
         content = path.read_bytes()
         with open_image(io.BytesIO(content)) as image:
             plain = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == tuple(size)
-    except Exception:  # Pillow raises many kinds; the usual way says what is wrong
+    except Exception:  # Pillow raises many classes; decoding on the CPU reports the reason
         return None
     return torch.from_numpy(np.frombuffer(content, np.uint8).copy()) if plain else None
 
 
 def decode_all(files: Sequence[Tensor], decode: Decoder) -> list[Tensor | str]:
-    """All files at once; if one breaks, each by itself. Returns photos, or why there is none."""
+    """Decode files in one call, or one by one if that fails. Return images, or the reason of a failure."""
     if not files:
         return []
     try:
         return list(decode(list(files)))
-    except torch.OutOfMemoryError:  # a RuntimeError too, and no fault of the files
+    except torch.OutOfMemoryError:  # also a RuntimeError, but not caused by a file
         raise
     except RuntimeError:
         return [_decode_one(file, decode) for file in files]
@@ -91,5 +91,5 @@ def _decode_one(file: Tensor, decode: Decoder) -> Tensor | str:
     try:
         with open_image(io.BytesIO(file.numpy().tobytes())) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-    except Exception as fault:  # decoders raise OSError, SyntaxError, struct.error ...
+    except Exception as fault:  # decoders raise OSError, SyntaxError, struct.error, ...
         return f"cannot be decoded: {' '.join(str(fault).split())}"

@@ -1,4 +1,4 @@
-"""Which photos each step is trained on, and the random draws about them: they follow from seed and place."""
+"""The order of training images, and their random generators; both are functions of the seed and the place."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 ORDER, SAMPLE, TEACHER = 1, 2, 3
-"""Streams of random numbers under one seed: the order of an epoch, one photo's view and guidance, and which
-views of its objects the teacher's embeddings are of."""
+"""Independent streams of random numbers of one seed: order of an epoch; view and guidance of an image; choice
+among the teacher's views of its crops."""
 
 
 class Place(NamedTuple):
-    """Where a sample stands in the run; `position` counts the epoch's photos over all ranks."""
+    """Place of a sample in the run. position: index in the epoch, over all ranks. image: image row of the
+    index."""
 
     epoch: int
     position: int
@@ -24,17 +25,18 @@ class Place(NamedTuple):
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Random numbers that follow from the key."""
+    """Return a generator that is a function of the key only."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 @dataclass(frozen=True)
 class Schedule(Sampler[list[Place]]):
-    """Which photos each micro-batch of a rank holds, from any step of the run to its end.
+    """The micro-batches of one rank, from `first_step` to `last_step`.
 
-    Every epoch is a permutation by (seed, epoch), cut into steps of `batch` photos; the photos left over go
-    unseen until the next epoch's other permutation. Fewer photos than `batch`: they repeat within the step.
-    A step's photos are dealt to ranks, then to the `accumulate` parts: their union depends on neither.
+    Each epoch is a permutation given by (seed, epoch), cut into steps of `batch` images; the remainder is
+    skipped until the next epoch. If there are fewer images than `batch`, they repeat within a step. The
+    images of a step are dealt to ranks, then to the `accumulate` parts; which images a step holds depends on
+    neither.
     """
 
     photos: int
@@ -47,12 +49,13 @@ class Schedule(Sampler[list[Place]]):
     last_step: int = 0
 
     def __post_init__(self) -> None:
-        assert self.photos > 0, "no photos"
-        assert self.batch % (self.accumulate * self.world) == 0, "batch does not divide"
+        parts = self.accumulate * self.world
+        assert self.photos > 0, f"expected at least one image, found {self.photos}"
+        assert self.batch % parts == 0, f"expected a batch divisible by {parts}, found {self.batch}"
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps an epoch."""
+        """Optimiser steps per epoch."""
         return max(1, self.photos // self.batch)
 
     def __len__(self) -> int:
@@ -71,13 +74,13 @@ class Schedule(Sampler[list[Place]]):
                 yield places[part * size : (part + 1) * size]
 
     def rows(self, step: int) -> list[int]:
-        """Image rows of a step's photos, over all ranks."""
+        """Return the image rows of a step, over all ranks."""
         epoch, within = divmod(step, self.steps_per_epoch)
         positions = np.arange(within * self.batch, (within + 1) * self.batch)
         rows: list[int] = self.order(epoch)[positions % self.photos].tolist()
         return rows
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The epoch's permutation of image rows."""
+        """Return the permutation of image rows of an epoch."""
         order: NDArray[np.int64] = generator(self.seed, ORDER, epoch).permutation(self.photos)
         return order

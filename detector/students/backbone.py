@@ -1,4 +1,4 @@
-"""Feature maps from any multi-scale timm backbone, and the pyramid over them."""
+"""Backbones: feature maps of any multi-scale timm model, and the pyramid over them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import ModelConfig
-from cckt.detector.students.frozen_norm import fold_norms
+from cckt.detector.students.frozen_norm import fold_frozen_norms
 
-FROZEN = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
-"""What timm makes of a BatchNorm2d that is frozen."""
+FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
+"""Classes that timm replaces a BatchNorm2d by when it freezes it."""
 
-IN_ORDER = (FeatureListNet, BasicBlock, Bottleneck)
-"""timm's modules that run a norm bnK right after the convolution convK."""
+CONV_THEN_NORM = (FeatureListNet, BasicBlock, Bottleneck)
+"""timm's modules that run a norm bnK directly after the convolution convK."""
 
 
 class Backbone(nn.Module):
@@ -48,7 +48,7 @@ class Backbone(nn.Module):
             norm = "batch" if weights == "none" else "frozen"
         if norm == "frozen":
             self.net = freeze_batch_norm_2d(self.net)
-            fold_norms(self.net, FROZEN, IN_ORDER)
+            fold_frozen_norms(self.net, FROZEN_NORMS, CONV_THEN_NORM)
         elif norm == "group":
             _replace_by_group_norm(self.net)
         if weights != "none" and config.freeze_stride:

@@ -1,4 +1,4 @@
-"""Boxes as the losses and the matcher compare them: cxcywh, in [0, 1] of the unpadded photo."""
+"""Geometry of cxcywh boxes, normalised to the unpadded image, for losses and matching."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) cxcywh -> (..., 4) xyxy."""
+    """Convert (..., 4) cxcywh boxes to xyxy."""
     centre, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat([centre - size / 2, centre + size / 2], -1)
 
 
 def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU of cxcywh boxes (Rezatofighi et al., 2019), broadcasting (..., 4) with (..., 4) to (...).
+    """Return the GIoU (Rezatofighi et al., 2019) of cxcywh boxes; (..., 4) and (..., 4) broadcast to (...).
 
     Boxes without area give finite values.
     """

@@ -1,8 +1,9 @@
-"""BatchNorm with fixed statistics costs nothing of its own: it is folded into the convolution before it.
+"""Fold BatchNorm with fixed statistics into the preceding convolution.
 
 norm(conv(x)) = scale * (W x + b) + shift = (scale * W) x + (scale * b + shift). The weights are scaled in
-each forward pass, so that W learns as before and checkpoints have the same names; the feature maps, many
-times as large, are written once instead of three times, and under autocast they stay in half precision.
+each forward pass, so that W trains as before and the names in checkpoints stay the same. The feature maps,
+much larger than the weights, are written once instead of three times; under autocast they stay in half
+precision.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
+"""Buffers of a frozen norm, (channels,) each."""
 
 
-class FoldedNorm(nn.Module):
-    """What is left of a frozen norm: its statistics under their old names, and its activation, if any."""
+class FoldedFrozenNorm(nn.Module):
+    """Holds the statistics of a folded norm, under the norm's names, and applies its activation, if any."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
@@ -27,21 +29,24 @@ class FoldedNorm(nn.Module):
         self.act = getattr(norm, "act", nn.Identity())
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift, (channels,) each."""
+        """Return scale and shift, (channels,) each."""
         weight, bias, mean, variance = (self.get_buffer(name) for name in STATISTICS)
         scale = weight * (variance + self.eps).rsqrt()
         return scale, bias - mean * scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """x comes scaled and shifted by the convolution before."""
+        """Apply the activation; the convolution has already scaled and shifted `x`."""
         out: Tensor = self.act(x)
         return out
 
 
-class FoldedConv(nn.Conv2d):
-    """A convolution that does the work of the norm after it as well."""
+class Conv2dWithFrozenNorm(nn.Conv2d):
+    """A convolution that applies the frozen norm after it in the same operation.
 
-    def __init__(self, conv: nn.Conv2d, norm: FoldedNorm) -> None:
+    It takes over the parameters of `conv`, under the same names.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: FoldedFrozenNorm) -> None:
         with torch.device("meta"):
             super().__init__(
                 conv.in_channels,
@@ -55,30 +60,30 @@ class FoldedConv(nn.Conv2d):
                 conv.padding_mode,
             )
         self.weight, self.bias = conv.weight, conv.bias
-        self._norm = (norm,)  # in a tuple: it is a module of the parent's, under the parent's name for it
+        self._norm = (norm,)  # in a tuple, because the parent registers the module under its own name
 
     def forward(self, input: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, h, w), normed."""
+        """Return the normalised convolution, (B, out, h, w), of (B, in, H, W)."""
         scale, shift = self._norm[0].factors()
         bias = shift if self.bias is None else shift + self.bias * scale
         out: Tensor = self._conv_forward(input, self.weight * scale[:, None, None, None], bias)
         return out
 
 
-def fold_norms(module: nn.Module, norms: tuple[type, ...], in_order: tuple[type, ...]) -> int:
-    """Fold every frozen norm that is known to follow right after a convolution; returns how many were.
+def fold_frozen_norms(module: nn.Module, norms: tuple[type, ...], conv_then_norm: tuple[type, ...]) -> int:
+    """Fold, in place, each frozen norm that directly follows a convolution; return the number folded.
 
-    norms: the kinds of frozen norm. in_order: the kinds of module, beside Sequential, that run bnK right
-    after convK. Norms elsewhere are left as they are.
+    norms: classes of frozen norms. conv_then_norm: classes of modules, besides Sequential, that run bnK
+    directly after convK. Norms in other places stay as they are.
     """
     folded = 0
     children = list(module.named_children())
     for (name, conv), (other, norm) in pairwise(children):
-        numbered = isinstance(module, in_order) and name[:4] == "conv" and other == f"bn{name[4:]}"
+        numbered = isinstance(module, conv_then_norm) and name[:4] == "conv" and other == f"bn{name[4:]}"
         follows = numbered or isinstance(module, nn.Sequential)
         if follows and type(conv) is nn.Conv2d and isinstance(norm, norms):
-            rest = FoldedNorm(norm)
+            rest = FoldedFrozenNorm(norm)
             setattr(module, other, rest)
-            setattr(module, name, FoldedConv(conv, rest))
+            setattr(module, name, Conv2dWithFrozenNorm(conv, rest))
             folded += 1
-    return folded + sum(fold_norms(child, norms, in_order) for child in module.children())
+    return folded + sum(fold_frozen_norms(child, norms, conv_then_norm) for child in module.children())

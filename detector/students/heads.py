@@ -1,4 +1,4 @@
-"""What is read off a state: unit embeddings and class logits."""
+"""Heads on the states of regions: unit embeddings and class logits (docs/method/cckt_det.md, eq. 11)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from cckt.detector.students.precision import single
 
 PRIOR_LOGIT = -math.log(99.0)
-"""Class probability 0.01 at the start, so that the many background queries do not drown the first steps."""
+"""Initial bias of class logits: probability 0.01, so that background does not dominate the first losses."""
 
 
 class UnitLinear(nn.Module):
-    """A linear layer whose output is a unit vector, in float32 whatever the autocast."""
+    """A linear layer with a normalised output, float32 under autocast too."""
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
@@ -24,11 +24,15 @@ class UnitLinear(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (..., d) to unit vectors (..., D)."""
         return F.normalize(single(self.linear(x)), dim=-1, eps=1e-6)
 
 
 class TextHead(nn.Module):
-    """Class logits as scale * cosine + bias against the vocabulary's text."""
+    """Class logits: scale * cosine + bias, between an embedding of the region and the text of each concept.
+
+    own: project the state to a separate embedding; otherwise use the region embedding.
+    """
 
     def __init__(self, hidden: int, width: int, own: bool) -> None:
         super().__init__()
@@ -37,15 +41,11 @@ class TextHead(nn.Module):
         self.bias = nn.Parameter(torch.tensor(PRIOR_LOGIT))
 
     def forward(self, x: Tensor, region: Tensor, text: Tensor) -> Tensor:
-        """x: (B, N, d), region: (B, N, D) unit, text: (C, D) unit. Returns (B, N, C)."""
+        """Return (B, N, C) logits.
+
+        x: (B, N, d) states; region: (B, N, D) unit region embeddings; text: (C, D) unit.
+        """
         embedding = self.embed(x) if self.embed is not None else region
         with torch.autocast(x.device.type, enabled=False):
             out: Tensor = embedding @ text.t() * self.log_scale.exp() + self.bias
         return out
-
-
-def closed_head(hidden: int, n_classes: int) -> nn.Linear:
-    """Class logits of a closed set."""
-    head = nn.Linear(hidden, n_classes)
-    nn.init.constant_(head.bias, PRIOR_LOGIT)
-    return head

@@ -1,8 +1,8 @@
-"""Watching a run: what its log and its screen say, and what is not as it should be.
+"""Monitor of a run: the log, the progress display, and warnings.
 
-Numbers that are none: the step was skipped; after too many in a row the batch is saved and the run stops.
-Spikes: a loss or gradient far above what it has been of late, logged with the photos of the step.
-Photos that cannot be read: said once each.
+Non-finite losses or gradients: the step is skipped; after too many in a row the batch is saved and the run
+stops. Spikes: a loss or gradient norm far above its recent values is logged with the photos of the step.
+Unreadable photos: one note each.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from cckt.detector.training.process import memory_mib
 from cckt.detector.training.run import Run
 from cckt.detector.training.step import StepResult, save_batch
 
-WINDOW, ENOUGH = 100, 20
-"""Steps that a spike is compared with, and how many there must be before anything is called one."""
-OVERFLOWS = 32
-"""Steps in a row that fp16 may overflow in: its scale begins at 2^16 and is halved each time."""
-SPIKY = ("total", "gradient")
-"""The figures that are watched for spikes: what is minimised, and the norm before clipping."""
+WINDOW, MIN_HISTORY = 100, 20
+"""Number of previous steps that a value is compared with, at most and at least."""
+MAX_OVERFLOWS = 32
+"""Consecutive fp16 overflows that are normal: the loss scale starts at 2^16 and is halved each time."""
+SPIKE_FIGURES = ("total", "gradient")
+"""Figures that are checked for spikes: the minimised loss, and the gradient norm before clipping."""
 SHOWN_TIMES = ("data", "forward", "matching", "backward")
+"""Parts of a step whose share of the time is displayed."""
 
 
 @dataclass(frozen=True)
 class Spike:
-    """A figure out of its range: `value`, where the steps before had `median` and `deviation`."""
+    """A value far above those of the previous steps, which had `median` and `deviation`."""
 
     figure: str
     value: float
@@ -42,27 +43,29 @@ class Spike:
     deviation: float
 
     def __str__(self) -> str:
-        return f"{self.figure} {self.value:.3g}, before it {self.median:.3g} ± {self.deviation:.2g}"
+        return f"{self.figure} {self.value:.3g}, previously {self.median:.3g} ± {self.deviation:.2g}"
 
 
-class Spikes:
-    """Finds values more than `factor` deviations above the median of the last `WINDOW`.
+class SpikeDetector:
+    """Finds values more than `factor` deviations above the median of the last `WINDOW` values.
 
-    The deviation is 1.4826 times the median absolute deviation (that of a normal distribution), and at least
-    a tenth of the median: a loss that hardly moves has no spikes of a hundredth. before: `history` of a run
-    that is resumed. factor: 0 finds nothing.
+    The deviation is 1.4826 times the median absolute deviation (the standard deviation of a normal
+    distribution), and at least a tenth of the median, so that a nearly constant loss has no spikes.
+    factor: 0 finds none. history: of the run that is resumed.
     """
 
-    def __init__(self, factor: float, before: Mapping[str, list[float]] | None = None) -> None:
+    def __init__(self, factor: float, history: Mapping[str, list[float]] | None = None) -> None:
         self.factor = factor
-        self.history: dict[str, list[float]] = {name: list(values) for name, values in (before or {}).items()}
+        self.history: dict[str, list[float]] = {
+            name: list(values) for name, values in (history or {}).items()
+        }
 
-    def look(self, figures: Mapping[str, float]) -> list[Spike]:
-        """The spikes among finite figures, which are then part of what the next ones are compared with."""
+    def find(self, figures: Mapping[str, float]) -> list[Spike]:
+        """Return the spikes among the finite figures of a step, and add the figures to the history."""
         found = []
-        for name in SPIKY if self.factor else ():
+        for name in SPIKE_FIGURES if self.factor else ():
             past = self.history.setdefault(name, [])
-            if len(past) >= ENOUGH:
+            if len(past) >= MIN_HISTORY:
                 median = statistics.median(past)
                 deviation = 1.4826 * statistics.median(abs(value - median) for value in past)
                 deviation = max(deviation, 0.1 * abs(median))
@@ -73,25 +76,25 @@ class Spikes:
         return found
 
 
-class Watch:
-    """Looks at every step of a run. `log` is None on ranks other than the first."""
+class Monitor:
+    """Records every step of a run. `log` is None on ranks other than the first."""
 
     def __init__(self, run: Run, schedule: Schedule, log: RunLog | None, progress: Progress) -> None:
         self.run, self.schedule, self.log, self.progress = run, schedule, log, progress
-        self.settings, before = run.config.train, run.watched
+        self.settings, before = run.config.train, run.monitor_state
         self.term_starts = first_steps(run.config, run.steps_per_epoch)
         self.skipped: int = before.get("skipped", 0)
         self.skipped_in_a_row: int = before.get("skipped_in_a_row", 0)
         self.overflows_in_a_row: int = before.get("overflows_in_a_row", 0)
         self.window: list[dict[str, float]] = list(before.get("window", []))
-        self.spikes = Spikes(self.settings.spike_factor, before.get("spikes"))
+        self.spikes = SpikeDetector(self.settings.spike_factor, before.get("spikes"))
         self.unreadable: set[int] = set()
         self.seconds: dict[str, float] = {}
-        """Of all steps of this session that were logged, by part."""
+        """Seconds of all logged steps of this process, by part of the step."""
         self.restart_clock()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds of this, so that the log of a resumed run is that of an unbroken one."""
+        """Return the state for checkpoints, so that a resumed run has the log of an uninterrupted one."""
         return {
             "skipped": self.skipped,
             "skipped_in_a_row": self.skipped_in_a_row,
@@ -101,42 +104,45 @@ class Watch:
         }
 
     def restart_clock(self) -> None:
-        """What came before now was no training."""
+        """Exclude the time since the last step, which was not training, from the time per step."""
         self.clock = time.perf_counter()
 
-    def look(self, step: int, parts: Sequence[Batch], result: StepResult) -> None:
-        """step: optimiser steps done before this one. Raises UserError after too many without numbers."""
+    def record(self, step: int, parts: Sequence[Batch], result: StepResult) -> None:
+        """Record a step. step: number of optimiser steps before this one.
+
+        Raises UserError after `train.nonfinite_limit` consecutive steps with a non-finite loss or gradient.
+        """
         for part in parts:
             for row, fault in zip(part.rows, part.faults, strict=True):
                 if fault and row not in self.unreadable:
                     self.unreadable.add(row)
-                    self.progress.note(f"{fault}; it is trained on as a black photo without objects")
+                    self.progress.note(f"{fault}; training uses a black image without objects instead")
         if result.finite:
             self.skipped_in_a_row = self.overflows_in_a_row = 0
             self.window.append(result.losses)
-            self._look_for_spikes(step, result)
-        elif result.overflow and self.overflows_in_a_row < OVERFLOWS:
-            self.overflows_in_a_row += 1  # no fault of the data, until halving the scale no longer helps
+            self._find_spikes(step, result)
+        elif result.overflow and self.overflows_in_a_row < MAX_OVERFLOWS:
+            self.overflows_in_a_row += 1  # normal while the loss scale is being adjusted
         else:
             self._skip(step, parts)
         self.progress.advance(1, loss=result.losses["total"], lr=result.rate)
         if (step + 1) % self.settings.log_every == 0:
             self._report(step + 1, result)
 
-    def _look_for_spikes(self, step: int, result: StepResult) -> None:
-        if step in self.term_starts:  # from this step on the sum has one more term
+    def _find_spikes(self, step: int, result: StepResult) -> None:
+        if step in self.term_starts:  # the total has one more term from this step on
             self.spikes.history.clear()
-        for spike in self.spikes.look(result.losses):
+        for spike in self.spikes.find(result.losses):
             ids = self._image_ids(step)
-            self.progress.note(f"step {step}: a spike, {spike}; photos {_short(ids)}")
+            self.progress.note(f"step {step}: spike of {spike}; photos {_short(ids)}")
             if self.log is not None:
                 self.log.event("spike", step + 1, vars(spike) | {"image_ids": ids})
 
     def _skip(self, step: int, parts: Sequence[Batch]) -> None:
-        """Count a step without finite numbers; give up after too many in a row."""
+        """Count a step with a non-finite loss or gradient; raise UserError after too many in a row."""
         self.skipped += 1
         self.skipped_in_a_row += 1
-        self.progress.note(f"step {step}: loss or gradient is not finite; the step was skipped")
+        self.progress.note(f"step {step}: non-finite loss or gradient; the step was skipped")
         if self.log is not None:
             self.log.event("skipped", step + 1, {"image_ids": self._image_ids(step)})
         if self.skipped_in_a_row >= self.settings.nonfinite_limit:
@@ -144,18 +150,18 @@ class Watch:
             ids = [int(index.image_ids[row]) for part in parts for row in part.rows]
             path = save_batch(self.run.out, step, parts, ids)
             raise UserError(
-                f"{self.run.out}: {self.skipped_in_a_row} steps in a row, up to step {step}, had a loss or "
-                f"gradient that is not finite; the last batch is saved in {path.name}; begin again with a "
+                f"{self.run.out}: found {self.skipped_in_a_row} consecutive steps, up to step {step}, with "
+                f"a non-finite loss or gradient (the last batch is in {path.name}); start a new run with a "
                 "lower train.lr or train.precision=fp32."
             )
 
     def _image_ids(self, step: int) -> list[int]:
-        """Of the step's photos, over all ranks."""
+        """Return the image ids of a step, over all ranks."""
         index = self.run.ingredients.photos.index
         return [int(index.image_ids[row]) for row in self.schedule.rows(step)]
 
     def _report(self, step: int, result: StepResult) -> None:
-        """A line of the log, and the table on the screen; means over the steps since the last."""
+        """Write a line of the log and update the display, with means over the steps since the last line."""
         now, every = time.perf_counter(), self.settings.log_every
         times = {name: value / every for name, value in self.run.stepper.times.take().items()}
         whole = (now - self.clock) / every
@@ -189,7 +195,7 @@ class Watch:
 
     @property
     def data_wait_share(self) -> float:
-        """Of the steps' time, what was spent waiting for data; 0 before the first line of the log."""
+        """Share of the logged steps' time spent waiting for data; 0 before the first line of the log."""
         return self.seconds.get("data", 0.0) / max(self.seconds.get("step", 0.0), 1e-9)
 
 

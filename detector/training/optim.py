@@ -1,6 +1,6 @@
-"""Parameter groups, learning rates and the moving average of the weights.
+"""Parameter groups, learning rates (docs/method/cckt_det.md, eq. 23) and the moving average of the weights.
 
-The learning rate is a function of the step and nothing else: a resumed run needs no scheduler state.
+The learning rate is a function of the step only, so a resumed run needs no scheduler state.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cckt.detector.students.contract import Student
 def parameter_groups(student: Student, config: TrainConfig) -> list[dict[str, Any]]:
     """Return AdamW's groups: backbone and sampling layers have their own learning rates (eq. 23).
 
-    Every trainable parameter is in exactly one group. As in DETR all of them decay, norms and biases too.
-    `lr_factor` is kept in the group and multiplies the rate of the step (see `set_rate`).
+    Every trainable parameter is in exactly one group. All have weight decay, as in DETR, norms and biases
+    too. `set_rate` multiplies the learning rate of the step by the group's `lr_factor`.
     """
     factors = {"backbone": config.backbone_lr_factor, "sampling": config.sampling_lr_factor, "rest": 1.0}
     return [

@@ -1,4 +1,4 @@
-"""What must hold before the first step: the checks of a training run, each with its mending sentence."""
+"""Checks before the first step of a run. Each message names what to change."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from cckt.detector.evaluation.metrics import FIGURES
 from cckt.detector.runs.run_folder import Facts
 from cckt.detector.students.build import student_class
 
-PHOTOS_LOOKED_FOR = 8
+CHECKED_PHOTOS = 8
+"""Number of photo files whose existence is checked."""
 
 
 @dataclass(frozen=True)
 class Ingredients:
-    """Everything a run reads, opened and checked."""
+    """The inputs of a run, opened and checked."""
 
     photos: TrainingPhotos
     text: Tensor
@@ -35,11 +36,11 @@ class Ingredients:
 
 
 def gather(config: Config, data: Path) -> Ingredients:
-    """Open what training on `data` needs.
+    """Open and check the data set of a run.
 
-    Raises UserError for an index without photos or base concepts, targets that are not base (the leak guard:
-    every target's concept is read), photos that are not there, columns that are missing, unfinished, of
-    another index, or of two teachers.
+    Raises UserError for an index without photos or base concepts, boxes of other than base concepts (the
+    concept of every box is read), missing photo files, and columns that are missing, unfinished, made for
+    another index, or made by different teachers.
     """
     index = open_index(data)
     check_leak(index)
@@ -70,13 +71,20 @@ def gather(config: Config, data: Path) -> Ingredients:
 
 
 def check_leak(index: Index) -> None:
-    """Prove by reading every row that no target is of a novel or other concept."""
+    """Raise UserError unless the index has photos and base concepts, and only boxes of base concepts.
+
+    The concept of every box is read.
+    """
     if not len(index.concepts.rows("base")):
         raise UserError(
-            f"{index.folder}: found no base concept, expected at least one; give another --split."
+            f"{index.folder}: found no base concept, expected at least one; build the index again with "
+            "another --split."
         )
     if not len(index):
-        raise UserError(f"{index.folder}: found an index without photos, expected at least one.")
+        raise UserError(
+            f"{index.folder}: found an index without photos, expected at least one; build it again with "
+            "annotations that list photos."
+        )
     leaked = novel_boxes(index)
     if leaked:
         raise UserError(
@@ -86,18 +94,18 @@ def check_leak(index: Index) -> None:
 
 
 def check_photos(index: Index) -> None:
-    """Look for a few photos, spread over the index: a moved folder is known before anything starts."""
-    rows = np.unique(np.linspace(0, len(index) - 1, PHOTOS_LOOKED_FOR).astype(int))
+    """Raise UserError if none of a few photo files, spread over the index, exists: the folder was moved."""
+    rows = np.unique(np.linspace(0, len(index) - 1, CHECKED_PHOTOS).astype(int))
     missing = [path for row in rows if not (path := index.photo_path(row)).is_file()]
     if len(missing) == len(rows):
         raise UserError(
-            f"{missing[0]}: no such photo, nor any other of the {len(rows)} looked for; build the index of "
-            f"{index.folder} again with the --images folder that holds them."
+            f"{missing[0]}: no such file, and no other of {len(rows)} checked photos exists; build the index "
+            f"of {index.folder} again with the --images folder that holds them."
         )
 
 
 def check_teachers(data: Path, text: Column, other: Column) -> None:
-    """Text and another column must be of one teacher: their cosines mean nothing otherwise."""
+    """Raise UserError unless two columns are of one teacher; otherwise their cosines are meaningless."""
     name, teacher = other.manifest.spec.name, teacher_of(text.manifest.spec.recipe) or {}
     step = f"make {name} again with --teacher {teacher.get('name') or 'NAME'} --overwrite"
     first, second = Origin.of(other, f"{data}: column {name}"), Origin.of(text)
@@ -105,9 +113,10 @@ def check_teachers(data: Path, text: Column, other: Column) -> None:
 
 
 def check_validation(config: Config, data: Path, facts: Facts | None) -> EvaluationSet:
-    """Whether a run could be evaluated on `data`, asked before hours are spent on it; what it would see.
+    """Return the opened data set that a run is evaluated on.
 
-    facts: of the run; None where it cannot be made yet. Raises UserError where text, priors or photos lack.
+    Called before training, so that a mistake does not show hours later. facts: of the run; None if unknown.
+    Raises UserError for missing text, priors or photos.
     """
     scene = open_evaluation_set(data, facts)
     if config.guidance.enabled and config.prior.cached:
@@ -124,13 +133,13 @@ def check_machine(config: Config, device: torch.device) -> list[str]:
 
 
 def check_metric(config: Config) -> None:
-    """`train.best_metric` must be a figure that an evaluation gives."""
+    """Raise UserError unless `train.best_metric` is a figure of the evaluation."""
     found, known = config.train.best_metric, sorted(FIGURES)
     require(found in known, "train.best_metric", found, f"one of {', '.join(known)}")
 
 
 def check_batch(config: Config, ranks: int) -> None:
-    """The batch must divide evenly over ranks and parts."""
+    """Raise UserError unless the batch divides evenly over ranks and accumulated parts."""
     parts = config.train.accumulate * ranks
     if config.train.batch % parts:
         raise UserError(

@@ -1,4 +1,4 @@
-"""How a run behaves towards its surroundings: versions written down, signals heeded, fixed kernels."""
+"""The process of a run: versions of packages, memory, signals, deterministic kernels."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import torch
 from cckt.detector.ranks.world import World
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "zarr", "safetensors")
+"""Packages whose versions a run records, besides cckt."""
 
 
 def versions(world: World) -> dict[str, Any]:
-    """What a run was made with."""
+    """Return versions, platform and device, for versions.json."""
     found = {name: importlib.metadata.version(name) for name in ("cckt", *PACKAGES)}
     name = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else platform.machine()
     return found | {
@@ -35,23 +36,26 @@ def versions(world: World) -> dict[str, Any]:
 
 
 def memory_mib(device: torch.device) -> float:
-    """The most memory this process has held so far, in MiB: on the GPU, or else resident in the host."""
+    """Return the peak memory of this process in MiB: allocated on the GPU, or resident in the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (2**20 if sys.platform == "darwin" else 2**10)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 class Signals:
-    """Notes the first SIGTERM, SIGINT or SIGUSR1, so that the step in hand ends and a checkpoint is written.
+    """Records the first SIGTERM, SIGINT or SIGUSR1, so that the run can finish its step and save a
+    checkpoint.
 
-    A second signal does what it did before. Off the main thread nothing is caught.
+    A second signal has its previous effect. Outside the main thread no signal is caught.
     """
 
     NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+    """Signals that are caught."""
 
     def __init__(self) -> None:
         self.name = ""
+        """Name of the signal that was received, "" before."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
@@ -71,10 +75,10 @@ class Signals:
 
 
 @contextmanager
-def deterministic(device: torch.device, demanded: bool) -> Iterator[None]:
-    """Deterministic kernels: on the CPU always, where they cost nothing; elsewhere where they are `demanded`.
+def deterministic(device: torch.device, required: bool) -> Iterator[None]:
+    """Use deterministic kernels in the block: always on CPUs, where they cost nothing; else if `required`.
 
-    torch warns of an operation that has none.
+    For an operation without one, torch warns.
     """
     before = (
         torch.are_deterministic_algorithms_enabled(),
@@ -82,7 +86,7 @@ def deterministic(device: torch.device, demanded: bool) -> Iterator[None]:
     )
     memory: Any = torch.utils.deterministic
     filled, tuned = memory.fill_uninitialized_memory, torch.backends.cudnn.benchmark
-    if demanded or device.type == "cpu":
+    if required or device.type == "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = memory.fill_uninitialized_memory = False

@@ -1,4 +1,4 @@
-"""A run: a model in training with everything that is saved and restored, and the folder it lives in."""
+"""A run: the model in training, everything that checkpoints save and restore, and its folder."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ MAY_CHANGE = {
     *option_names(PriorConfig, "prior."),
     *option_names(InferenceConfig, "inference."),
 }
-"""Options that a resumed run may be given anew; all others decide what its steps compute, and so do those of
-priors where training heeds them (guidance.priors)."""
+"""Options that may change when a run is resumed. All others, and the options of priors if training uses them
+(guidance.priors), determine what its steps compute."""
 
 
 @dataclass(frozen=True)
 class Folders:
-    """The data sets of a run, as absolute paths, and its `max_steps`; remembered, so that resuming need not
-    name them.
-    """
+    """Data sets and `max_steps` of a run, saved so that resuming does not need them again."""
 
     train: str
+    """Absolute path."""
     val: str | None
+    """Absolute path; None: no evaluation."""
     max_steps: int | None = None
 
     @staticmethod
     def of(train_data: Path, val_data: Path | None, max_steps: int | None) -> Folders:
-        """From paths as they were given."""
+        """Return the folders of relative or absolute paths."""
         val = str(val_data.resolve()) if val_data is not None else None
         return Folders(str(train_data.resolve()), val, max_steps)
 
@@ -73,17 +73,17 @@ class Folders:
 
     @staticmethod
     def load(run: Path) -> Folders:
-        """Read data.json. Raises UserError where `run` is no run folder, or an old one that has none."""
+        """Read data.json. Raises UserError if `run` is not a run folder or has no data.json (old runs)."""
         store.run_config(run)
         if not (run / "data.json").is_file():
             raise UserError(
-                f"{run}: no data.json says which data the run was begun with; give --train FOLDER."
+                f"{run}: found no data.json, expected one that names the training data; give --train FOLDER."
             )
         return Folders(**store.read_json(run / "data.json", "the data folders of a run"))
 
 
 class Run:
-    """The model, its optimiser and its average, at a step; what is not in here need not be saved."""
+    """Model, objective, optimiser and moving average at a step: all state that checkpoints must hold."""
 
     def __init__(self, config: Config, ingredients: Ingredients, out: Path, world: World) -> None:
         self.config, self.ingredients, self.out, self.world = config, ingredients, out, world
@@ -98,7 +98,7 @@ class Run:
         ).to(world.device)
         world.align(self.objective.buffers())
         if settings.compile:
-            self.model.compile()  # in place: weights keep their names
+            self.model.compile()  # in place, so that the names of the weights do not change
         self.optimizer = build_optimizer(self.model, settings, world.device)
         self.average = MovingAverage(self.model, settings.ema_decay) if settings.ema_decay else None
         photos = len(ingredients.photos)
@@ -119,14 +119,18 @@ class Run:
         self.step = 0
         self.best = float("-inf")
         self.evaluated = 0
-        """The step of the last evaluation."""
-        self.watched: dict[str, Any] = {}
-        """What `monitor.py` has counted up to the checkpoint that was restored."""
+        """Step of the last evaluation."""
+        self.monitor_state: dict[str, Any] = {}
+        """State of the monitor in the restored checkpoint."""
         self.saved = (-1, -1)
-        """Step and last evaluation of the newest checkpoint."""
+        """Step, and step of the last evaluation, of the newest checkpoint."""
 
     def open(self, resume: bool, folders: Folders, progress: Progress) -> None:
-        """Begin the folder, or take up what it holds."""
+        """Create the run folder, or restore its newest checkpoint if `resume`.
+
+        Raises UserError if the folder holds a run and `resume` is false, if it holds no intact checkpoint, or
+        if that run has other options or data.
+        """
         found, torn = store.newest_checkpoint(self.out)
         if resume:
             self._check_same()
@@ -134,12 +138,12 @@ class Run:
                 progress.note(line)
             if found is None:
                 raise UserError(
-                    f"{self.out}: found no whole checkpoint to resume, of {len(torn)}; delete the folder and "
-                    "train anew without --resume, or give another --out."
+                    f"{self.out}: found no intact checkpoint ({len(torn)} are torn), expected at least one "
+                    "to resume; delete the folder and train again without --resume, or give another --out."
                 )
             self._restore(found)
         elif found is not None or torn or (self.out / "model.safetensors").exists():
-            step = "add --resume to go on" if found else "delete it"
+            step = "add --resume to continue it" if found else "delete it"
             raise UserError(f"{self.out}: already holds a run; {step}, or give another --out.")
         self.world.wait()
         if self.world.first:
@@ -147,7 +151,7 @@ class Run:
                 self.out.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(
-                    f"--out {self.out}: cannot be made ({error.strerror}); name a folder that can be."
+                    f"--out {self.out}: the folder cannot be created ({error.strerror}); give another --out."
                 ) from None
             if resume:
                 store.remove_leftovers(self.out, self.step)
@@ -170,8 +174,8 @@ class Run:
         if facts != now:
             changed = next(key for key, value in vars(facts).items() if value != vars(now)[key])
             raise UserError(
-                f"{self.out}: the run was begun on other data ({changed} differs); resume it with the "
-                "--train folder and columns it was begun with."
+                f"{self.out}: the run was started with other data ({changed} differs); resume it with the "
+                "--train folder and the columns that it was started with."
             )
 
     def _restore(self, folder: Path) -> None:
@@ -187,19 +191,21 @@ class Run:
             self.average.load(store.load_weights(folder / "average.safetensors"), state["average_updates"])
         self.step, self.best = state["step"], state["best"]
         self.evaluated = state.get("evaluated", self.step)
-        self.watched = {name: value for name, value in state.items() if name not in ("optimizer", "scaler")}
+        self.monitor_state = {
+            name: value for name, value in state.items() if name not in ("optimizer", "scaler")
+        }
         self.saved = (self.step, self.evaluated)
 
-    def save(self, watched: dict[str, Any]) -> None:
-        """A checkpoint of this step, by rank 0. watched: what `monitor.py` has counted."""
+    def save(self, monitor_state: dict[str, Any]) -> None:
+        """Save a checkpoint of this step, on rank 0, unless it is already saved."""
         if not self.world.first or self.saved == (self.step, self.evaluated):
             return
         weights: dict[str, dict[str, Tensor]] = {"model": self.model.state_dict()}
         if self.average is not None:
             weights["average"] = self.average.weights
-        if memory := self.objective.state_dict():  # of terms that remember something
-            weights["objective"] = memory
-        state = watched | {
+        if buffers := self.objective.state_dict():  # of terms with buffers
+            weights["objective"] = buffers
+        state = monitor_state | {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.stepper.scaler.state_dict(),
             "average_updates": self.average.updates if self.average else 0,
@@ -210,8 +216,8 @@ class Run:
         store.save_checkpoint(self.out, self.step, weights, state, self.config.train.keep_checkpoints)
         self.saved = (self.step, self.evaluated)
 
-    def judged(self) -> dict[str, Tensor]:
-        """The weights the run is judged by: the moving average where there is one."""
+    def evaluated_weights(self) -> dict[str, Tensor]:
+        """Return the weights that are evaluated and saved at the end: the moving average, if there is one."""
         return self.average.weights if self.average is not None else self.model.state_dict()
 
 

@@ -1,7 +1,8 @@
-"""Training: from a data-set folder with columns to a run folder.
+"""Training: from a data set with columns to a run folder.
 
-The trainer loads no teacher: what the teacher knew is in the columns. It runs on one device, or on many ranks
-when torchrun or srun started it, and can be stopped and resumed at any step as if never stopped.
+The trainer loads no teacher; it reads the teacher's embeddings from columns. It runs on one device, or on
+several ranks if torchrun or srun starts it. A run that is stopped and resumed at any step equals an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from cckt.detector.evaluation.evaluate import evaluate_model
 from cckt.detector.evaluation.inference_loop import Abandoned
 from cckt.detector.ranks.world import joined
 from cckt.detector.runs import run_folder as store
+from cckt.detector.runs.folder_guard import training_lock
 from cckt.detector.runs.log import RunLog, check_wandb
-from cckt.detector.training.monitor import Watch
+from cckt.detector.training.monitor import Monitor
 from cckt.detector.training.preflight import (
     check_batch,
     check_machine,
@@ -33,7 +35,7 @@ from cckt.detector.training.process import Signals, deterministic
 from cckt.detector.training.run import Folders, Run
 
 STOP_AFTER = "stop_after"
-"""What "stopped" says of a run that ended at `stop_after`."""
+"""Value of "stopped" for a run that ended at `stop_after`."""
 
 
 def train(
@@ -47,26 +49,29 @@ def train(
     stop_after: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train a detector on `train_data` (a base-only index with columns text and crops).
+    """Train a detector and return the figures of the run.
 
-    val_data: a data set with columns text and priors to evaluate on, at the end and every
-    `train.evaluate_every` epochs; None evaluates nothing. out: the run folder (see runs/run_folder.py).
-    resume: go on from the newest whole checkpoint of `out`. max_steps: end after so many optimiser steps of
-    the run, rather than after `train.epochs`; the schedules do not change. stop_after: leave after so many
-    steps of this call with a checkpoint to resume from, as on a signal.
+    train_data: base-only index with columns text and crops. val_data: data set with columns text and priors,
+    evaluated at the end and every `train.evaluate_every` epochs; None: no evaluation. out: run folder
+    (runs/run_folder.py). resume: continue from the newest intact checkpoint of `out`. max_steps: end the run
+    after this number of optimiser steps instead of `train.epochs`; the schedules do not change. stop_after:
+    stop after this number of steps of this call, with a checkpoint to resume from, as on a signal.
 
-    Returns {"step", "epochs", "seconds", "images_per_s", "data_wait_share", "skipped", "photos_unreadable",
-    "stopped", "evaluation"}: data_wait_share is the part of the logged steps' time that no photo was ready
-    in; stopped the signal (SIGTERM, SIGINT, SIGUSR1) that ended the run after a checkpoint, "stop_after", or
-    ""; evaluation the figures on val_data, {} without. Every rank gets them. Raises UserError for whatever
-    `preflight.py` looks for, for an `out` that holds another run, after `train.nonfinite_limit` steps
-    in a row without a finite loss and gradient, and when another rank dies.
+    Returns, on every rank, {"step", "epochs", "seconds", "images_per_s", "data_wait_share", "skipped",
+    "photos_unreadable", "stopped", "evaluation"}. data_wait_share: share of the logged steps' time spent
+    waiting for data. stopped: the signal (SIGTERM, SIGINT, SIGUSR1) that ended the run after a checkpoint,
+    "stop_after", or "". evaluation: figures on val_data, {} without.
+
+    Raises UserError if a check of `preflight.py` fails, if `out` holds another run, files of somebody else or
+    a training in progress, after
+    `train.nonfinite_limit` consecutive steps with a non-finite loss or gradient, and if another rank dies.
     """
     for option, steps in (("--max-steps", max_steps), ("--stop-after", stop_after)):
         if steps is not None and steps < 1:
             raise UserError(f"{option} {steps}: expected at least 1.")
     with (
         joined(config.train.device, "option train.device") as world,
+        training_lock(out, world),
         deterministic(world.device, config.train.deterministic),
         Signals() as signals,
     ):
@@ -88,24 +93,22 @@ def train(
         last = last if max_steps is None else min(last, max_steps)
         log = RunLog(out, run.step, config, run.evaluated) if world.first else None
         try:
-            return _Loop(run, val_data, log, progress, signals).go(last, stop_after)
+            return _Loop(run, val_data, log, progress, signals).run_to(last, stop_after)
         finally:
             if log is not None:
                 log.close()
 
 
 def finished(run: Path) -> dict[str, Any]:
-    """The evaluation of a run that was trained to its end; {} of one that was not, or that had no data to be
-    evaluated on.
-    """
+    """Return the final evaluation of a run; {} if it is not finished or had no validation data."""
     if not (run / "metrics.json").is_file():
         return {}
-    known = store.read_json(run / "metrics.json", "a run folder")
-    return {} if known["stopped"] else dict(known["evaluation"])
+    metrics = store.read_json(run / "metrics.json", "a run folder")
+    return {} if metrics["stopped"] else dict(metrics["evaluation"])
 
 
 class _Loop:
-    """The steps of a run from where it stands, with its log, checkpoints and evaluations."""
+    """The remaining steps of a run, with log, checkpoints and evaluations."""
 
     def __init__(
         self, run: Run, val_data: Path | None, log: RunLog | None, progress: Progress, signals: Signals
@@ -113,20 +116,20 @@ class _Loop:
         self.run, self.val_data, self.log, self.progress, self.signals = run, val_data, log, progress, signals
         self.settings, self.world = run.config.train, run.world
 
-    def go(self, last: int, stop_after: int | None) -> dict[str, Any]:
-        """Up to step `last`, unless something stops the run; what `train` returns."""
+    def run_to(self, last: int, stop_after: int | None) -> dict[str, Any]:
+        """Train until step `last` or until the run is stopped; return the figures of `train`."""
         run, settings = self.run, self.settings
         began, first, evaluation = time.perf_counter(), run.step, {}
-        if self.world.first and run.step < last:  # a finished run goes on: what it was judged by is old
+        if self.world.first and run.step < last:  # a finished run is continued: its results are outdated
             for name in ("model.safetensors", "metrics.json"):
                 (run.out / name).unlink(missing_ok=True)
         stopped = self._steps(last, first + stop_after if stop_after is not None else last + 1)
         self.progress.finish()
-        run.save(self.watch.state())
+        run.save(self.monitor.state())
         seconds = time.perf_counter() - began
         if not stopped:
             if self.world.first:
-                store.save_weights(run.out / "model.safetensors", run.judged())
+                store.save_weights(run.out / "model.safetensors", run.evaluated_weights())
             try:
                 evaluation = self._evaluate()
             except Abandoned:
@@ -136,9 +139,9 @@ class _Loop:
             "epochs": run.step / run.steps_per_epoch,
             "seconds": seconds,
             "images_per_s": (run.step - first) * settings.batch / max(seconds, 1e-9),
-            "data_wait_share": self.watch.data_wait_share,
-            "skipped": self.watch.skipped,
-            "photos_unreadable": len(self.watch.unreadable),
+            "data_wait_share": self.monitor.data_wait_share,
+            "skipped": self.monitor.skipped,
+            "photos_unreadable": len(self.monitor.unreadable),
             "stopped": stopped,
             "evaluation": evaluation,
         }
@@ -147,8 +150,8 @@ class _Loop:
         self.world.wait()
         return metrics
 
-    def _steps(self, last: int, leave_at: int) -> str:
-        """Train until step `last`; why it was left before, "" if it was not."""
+    def _steps(self, last: int, stop_at: int) -> str:
+        """Train until step `last`; return why it stopped earlier, "" if it did not."""
         run, settings, photos = self.run, self.settings, self.run.ingredients.photos
         schedule = Schedule(
             len(photos),
@@ -160,24 +163,24 @@ class _Loop:
             run.step,
             last,
         )
-        self.watch = Watch(run, schedule, self.log, self.progress)
+        self.monitor = Monitor(run, schedule, self.log, self.progress)
         self.progress.start("training", last - run.step, "steps")
         on_gpu = self.world.device.type == "cuda"
         reading = batches(photos, schedule, pinned=on_gpu, ahead=on_gpu)
         try:
-            self._evaluate_if_due(last)  # of a step at which the session before was stopped
+            self._evaluate_if_due(last)  # if the previous process was stopped before it
             while run.step < last:
                 with run.stepper.times.part("data"):
                     parts = [next(reading).to(self.world.device) for _ in range(settings.accumulate)]
                 result = run.stepper(parts, run.step, stop=bool(self.signals.name))
                 run.step += 1
-                self.watch.look(run.step - 1, parts, result)
+                self.monitor.record(run.step - 1, parts, result)
                 if result.stop:
                     return self._signal
-                if run.step == leave_at:
+                if run.step == stop_at:
                     return STOP_AFTER
                 if run.step % settings.checkpoint_every == 0:
-                    run.save(self.watch.state())
+                    run.save(self.monitor.state())
                 self._evaluate_if_due(last)
         except Abandoned:
             return self._signal
@@ -188,24 +191,25 @@ class _Loop:
         return self.signals.name or "another rank's signal"
 
     def _evaluate_if_due(self, last: int) -> None:
-        """At the ends of the epochs that `train.evaluate_every` names, but for the last step's, once."""
+        """Evaluate at the end of every `train.evaluate_every`-th epoch, once, but not at the last step."""
         run, every = self.run, self.settings.evaluate_every
         epoch, within = divmod(run.step, run.steps_per_epoch)
         if not every or within or epoch % every or run.step >= last or run.evaluated == run.step:
             return
-        run.save(self.watch.state())  # an evaluation may outlast a scheduler's patience
+        run.save(self.monitor.state())  # an evaluation may take longer than a scheduler waits
         self._evaluate()
 
     def _evaluate(self) -> dict[str, Any]:
-        """Figures on the validation data, the photos shared by the ranks; keeps the best weights, and that it
-        was done. Raises `Abandoned` where a signal came in between: it is then owed.
+        """Evaluate on the validation data, shared by the ranks; save the best weights; return the figures.
+
+        Raises `Abandoned` if a signal arrives meanwhile; the evaluation is then repeated after a resume.
         """
         run = self.run
         if self.val_data is None:
             return {}
         own = {name: value.clone() for name, value in run.model.state_dict().items()}
-        run.model.load_state_dict(run.judged())
-        self.world.align(run.model.state_dict().values())  # ranks count their own running statistics
+        run.model.load_state_dict(run.evaluated_weights())
+        self.world.align(run.model.state_dict().values())  # running statistics differ between ranks
         try:
             metrics = evaluate_model(
                 run.model,
@@ -227,8 +231,8 @@ class _Loop:
         if value > run.best:
             run.best = value
             if self.world.first:
-                store.save_weights(run.out / "best.safetensors", run.judged())
+                store.save_weights(run.out / "best.safetensors", run.evaluated_weights())
         run.evaluated = run.step
-        run.save(self.watch.state())
-        self.watch.restart_clock()
+        run.save(self.monitor.state())
+        self.monitor.restart_clock()
         return figures

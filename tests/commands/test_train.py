@@ -49,7 +49,7 @@ def test_a_missing_folder_or_recipe_names_its_option(call: Call, tmp_path: Path)
     assert "name two runs" in call("train", "--resume", run, "--out", data).sentence()
     assert call(*begin(tmp_path, data, run)).code == 0
     (run / "data.json").unlink()
-    assert "no data.json says which data" in call("train", "--resume", run).sentence()
+    assert "found no data.json" in call("train", "--resume", run).sentence()
 
 
 def test_an_option_after_a_bare_resume_is_not_its_value(call: Call) -> None:

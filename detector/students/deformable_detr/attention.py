@@ -1,6 +1,6 @@
-"""Multi-scale deformable attention (Deformable DETR, Zhu et al., ICLR 2021, eq. 3).
+"""Multi-scale deformable attention (Deformable DETR, Zhu et al., ICLR 2021, eq. 3 of that paper).
 
-Shape legend: B photos, Q queries, d hidden, L levels, S = sum of h*w over levels.
+Shape legend: B images, Q queries, d hidden size, L levels, S = sum of h*w over levels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cckt.detector.students.precision import single
 
 
 class DeformableAttention(nn.Module):
-    """Each query looks at `points` places of every level, around its reference, with weights of its own."""
+    """Weighted sum of `points` samples per head and level, around the reference of each query."""
 
     def __init__(self, hidden: int, heads: int, levels: int, points: int) -> None:
         super().__init__()
@@ -30,7 +30,10 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Heads start looking in their own direction, points ever further out, all with the same weight."""
+        """Initialise: equal weights; each head samples in its direction, its point k at k cells.
+
+        The larger coordinate of that offset is k.
+        """
         nn.init.zeros_(self.sampling_offsets.weight)
         angles = torch.arange(self.heads) * (2 * math.pi / self.heads)
         direction = torch.stack([angles.cos(), angles.sin()], -1)
@@ -48,17 +51,16 @@ class DeformableAttention(nn.Module):
     def forward(
         self, query: Tensor, references: Tensor, memory: Tensor, shapes: Shapes, keep: Tensor | None
     ) -> Tensor:
-        """Attend.
+        """Return (B, Q, d), the attended values.
 
-        query: (B, Q, d); memory: (B, S, d); keep: (B, S, 1) bool, False where padded, or None.
-        references: (B or 1, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, normalised to the padded level.
-        Returns (B, Q, d).
+        query: (B, Q, d). references: (B or 1, Q, L, 2) points or (B, Q, L, 4) cxcywh boxes, normalised to the
+        padded level. memory: (B, S, d). keep: (B, S, 1) bool, False in the padding; None without padding.
         """
         batch, queries = query.shape[:2]
         value = self.value_proj(memory)
         if keep is not None:
             value = value * keep.to(value.dtype)
-        # Places and weights in float32 whatever the autocast: half a pixel of a wide level is below bfloat16.
+        # Float32 under autocast too: bfloat16 cannot represent half a cell of a wide level.
         offsets = single(self.sampling_offsets(query))
         weights = single(self.attention_weights(query))
         offsets = offsets.view(batch, queries, self.heads, self.levels, self.points, 2)
@@ -76,7 +78,7 @@ class DeformableAttention(nn.Module):
 
 
 def choose_kernel(module: nn.Module, kernel: Kernel) -> None:
-    """Tell every attention inside who samples for it."""
+    """Set the sampling implementation of every `DeformableAttention` in a module."""
     for one in module.modules():
         if isinstance(one, DeformableAttention):
             one.kernel = kernel

@@ -1,12 +1,13 @@
-"""Contrastive denoising: in training, further queries are told a place and a word: do they fit?
+"""Denoising queries: further queries of training that start at noised boxes (docs/method/cckt_det.md, section
+9 and eq. 26).
 
-After DN-DETR (Li et al., CVPR 2022) and DINO (Zhang et al., ICLR 2023), with language queries: a denoising
-query begins at a noised copy of an annotated box, and its content is that of a learned query plus the
-projected text of a concept. The right word near the box is to find the object; a box that is further off, or
-a wrong word, is background. Nothing is matched: every query knows its object.
+After DN-DETR (Li et al., CVPR 2022) and DINO (Zhang et al., ICLR 2023), with text: a denoising query starts
+at a noised copy of an annotated box, and its content is that of a learned query plus the projected text of a
+concept. With the right text and a near box it is positive and must find the object; with wrong text or a far
+box it is negative, that is background. Each query belongs to one object, so there is no matching.
 
-Shape legend: L decoder layers, B photos, N queries, R groups, M most objects of a photo (padded), C concepts,
-D teacher width, Q = R * 2 * M denoising queries: in each group first the M that fit, then the M that do not.
+Shape legend: B images, N queries, R groups, M most objects of an image (padded), C concepts, D width of the
+teacher, Q = R * 2 * M denoising queries: in each group first the M positive, then the M negative ones.
 """
 
 from __future__ import annotations
@@ -20,52 +21,52 @@ from cckt.detector.students.deformable_detr.outputs import NoisedQueries
 from cckt.detector.students.targets import PaddedTargets
 
 SMALLEST = 1e-3
-"""Least width and height of a noised box, as shares of the photo."""
+"""Smallest width and height of a noised box, as shares of the image."""
 
 
-def groups_of(wanted: int, objects: int, queries: int) -> int:
-    """As many groups as are wanted, but no more than let the denoising queries be as many as the others.
+def group_count(configured: int, objects: int, queries: int) -> int:
+    """Return the number of groups: `configured`, reduced until there are at most `queries` denoising queries.
 
-    objects: M of the batch. There is always one group.
+    objects: M of the batch. At least one group remains.
     """
-    return min(wanted, max(1, queries // max(1, 2 * objects)))
+    return min(configured, max(1, queries // max(1, 2 * objects)))
 
 
 def noised_queries(
     targets: PaddedTargets, text: Tensor, config: DenoiseConfig, queries: int
 ) -> NoisedQueries:
-    """Draw the denoising queries of a batch from torch's generator; Q is 0 where it has no objects.
+    """Draw the denoising queries of a batch from torch's generator; Q is 0 without objects.
 
-    text: (C, D) unit, the rows that `concepts` point to. queries: N, how many learned ones there are.
+    text: (C, D) unit, the rows that `concepts` point to. queries: N, the number of learned queries.
     """
-    photos, objects = targets.concepts.shape
-    groups = groups_of(config.groups, objects, queries)
-    shape = (photos, groups, 2, objects)
+    images, objects = targets.concepts.shape
+    groups = group_count(config.groups, objects, queries)
+    shape = (images, groups, 2, objects)
     real = targets.real[:, None, None].expand(shape)
     concepts = targets.concepts[:, None, None].expand(shape)
     device = concepts.device
-    fits = torch.arange(2, device=device).view(1, 1, 2, 1) == 0
-    wrong = ~fits & (torch.rand(shape, device=device) < config.wrong_words) & (len(text) > 1)
+    positive = torch.arange(2, device=device).view(1, 1, 2, 1) == 0
+    wrong = ~positive & (torch.rand(shape, device=device) < config.wrong_words) & (len(text) > 1)
     other = (concepts + torch.randint(1, max(2, len(text)), shape, device=device)) % len(text)
     words = text[torch.where(wrong, other, concepts)] * real[..., None]
-    far = ~fits & ~wrong
-    boxes = shaken(targets.boxes[:, None, None].expand(*shape, 4), far, config.box_noise)
+    far = ~positive & ~wrong
+    boxes = noised_boxes(targets.boxes[:, None, None].expand(*shape, 4), far, config.box_noise)
     slots = groups * 2 * objects
     return NoisedQueries(
-        boxes.reshape(photos, slots, 4),
-        words.reshape(photos, slots, text.shape[1]),
-        real.reshape(photos, slots),
+        boxes.reshape(images, slots, 4),
+        words.reshape(images, slots, text.shape[1]),
+        real.reshape(images, slots),
         torch.randint(0, queries, (slots,), device=device),
         groups,
     )
 
 
-def shaken(boxes: Tensor, far: Tensor, noise: float) -> Tensor:
-    """Move every side of the boxes by a random share of half the box's width or height.
+def noised_boxes(boxes: Tensor, far: Tensor, noise: float) -> Tensor:
+    """Move each side of the boxes by a random share of half the box's width or height (eq. 26).
 
-    boxes: (..., 4) cxcywh in [0, 1]; far: (...) bool. The share is from 0 to `noise`, either way; of the far
-    ones from `noise` to twice that, so that a side is always further off than any near one may be. Returns
-    boxes inside the photo, at least SMALLEST wide and high.
+    boxes: (..., 4) cxcywh in [0, 1]. far: (...) bool. The share is drawn from 0 to `noise`, for far boxes
+    from `noise` to twice that, with a random sign. Returns boxes inside the image, at least SMALLEST wide and
+    high.
     """
     half = torch.cat([boxes[..., 2:], boxes[..., 2:]], -1) / 2
     share = (torch.rand_like(boxes) + far[..., None].to(boxes.dtype)) * noise

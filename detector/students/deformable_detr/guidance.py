@@ -1,4 +1,8 @@
-"""Language queries (METHOD.md section 4, eq. 1) and which concepts count as present (section 3)."""
+"""Language queries: the text of the present concepts is added to the queries (docs/method/cckt_det.md, eqs. 8
+and 9).
+
+Shape legend: B images, N queries, G most present concepts of an image, D width of the teacher, d hidden size.
+"""
 
 from __future__ import annotations
 
@@ -9,46 +13,47 @@ from cckt.detector.students.contract import PresentText
 
 
 def deal(counts: Tensor, queries: int) -> Tensor:
-    """Deal the queries out to the present concepts: equal consecutive runs, the first N mod G one longer.
+    """Deal the queries to the present concepts in consecutive runs of equal length (eq. 9).
 
-    counts: (B,) int64, present concepts of each photo. Returns (B, queries) int64: the number of each query's
-    concept, or -1 where a photo has none. More concepts than queries: the first (likeliest) N have one each.
+    counts: (B,) int64, present concepts of each image. Returns (B, queries) int64: the concept of each query,
+    0..count-1, or -1 if the image has none. If the runs cannot be equal, the first N mod G have one query
+    more; with more concepts than queries, the first N concepts have one query each.
     """
     return deal_runs(counts, queries)[0]
 
 
 def deal_runs(counts: Tensor, queries: int) -> tuple[Tensor, Tensor]:
-    """`deal`, and each query's place in its concept's run (from 0), both (B, queries) int64.
+    """Return `deal` and the position of each query in its run (from 0), both (B, queries) int64.
 
-    Without present concepts all queries are one run.
+    In an image without present concepts all queries are one run.
     """
     groups = counts.clamp(0, queries)[:, None]
     share = groups.clamp(min=1)
-    # Not `queries // share`: a number over a tensor has no ONNX.
+    # Not `queries // share`: ONNX export does not support a Python number divided by a tensor.
     short = torch.full_like(share, queries) // share
     extra = queries - short * share
     query = torch.arange(queries, device=counts.device)[None]
-    in_long = extra * (short + 1)  # queries that stand in the longer runs
+    in_long = extra * (short + 1)  # queries in the longer runs
     concept = torch.where(query < in_long, query // (short + 1), extra + (query - in_long) // short)
     first = concept * short + torch.minimum(concept, extra)
     return torch.where(groups > 0, concept, -1), query - first
 
 
 class LanguageGuidance(nn.Module):
-    """Adds the projected text of the present concepts to the content of the queries."""
+    """Adds the projected text of the present concepts to the content of the queries (eq. 8)."""
 
     def __init__(self, embedding_dim: int, hidden: int) -> None:
         super().__init__()
         self.project = nn.Linear(embedding_dim, hidden)
-        # A unit vector times weights of variance 1 has entries of variance 1, as the learned content has.
-        # With a usual initialisation the words are a hundredth of its energy, and are never listened to.
+        # Weights of variance 1 map a unit vector to entries of variance 1, like the learned content. With a
+        # usual initialisation the text has a hundredth of the content's energy, and training ignores it.
         nn.init.normal_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
     def forward(self, content: Tensor, present: PresentText) -> Tensor:
-        """content: (B, N, d). Returns the same; without present concepts queries stay as learned."""
+        """Return the guided content, (B, N, d); queries of images without present concepts are unchanged."""
         text = present.embeddings
-        if text.shape[1] == 0:  # one padding row, so that the projection is in the graph of every rank
+        if text.shape[1] == 0:  # one row of padding, so that the projection is in the graph on every rank
             text = text.new_zeros((text.shape[0], 1, text.shape[2]))
         concept = deal(present.counts, content.shape[1])[..., None]
         added = self.project(text).gather(1, concept.clamp(min=0).expand(-1, -1, content.shape[-1]))

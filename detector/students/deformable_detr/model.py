@@ -26,7 +26,7 @@ from cckt.detector.students.deformable_detr.outputs import (
     TrainingQueries,
 )
 from cckt.detector.students.deformable_detr.query_init import BoxPosition, ProposalHead, choose_cells
-from cckt.detector.students.deformable_detr.sampling import demand_triton, has_triton, kernel_fault
+from cckt.detector.students.deformable_detr.sampling import has_triton, kernel_fault, require_triton
 from cckt.detector.students.deformable_detr.transformer import DeformableTransformer, Encoded
 from cckt.detector.students.heads import TextHead, UnitLinear
 from cckt.detector.students.targets import PaddedTargets
@@ -65,10 +65,10 @@ class DeformableDETR(Student):
         self.region_heads = nn.ModuleList([UnitLinear(hidden, embedding_dim) for _ in layers])
         own = model.class_embedding == "own"
         self.class_heads = nn.ModuleList([TextHead(hidden, embedding_dim, own) for _ in layers])
-        words = model.reference == "guided" and guided
-        self.proposals = None if learned else ProposalHead(hidden, embedding_dim, words)
+        guided_references = model.reference == "guided" and guided
+        self.proposals = None if learned else ProposalHead(hidden, embedding_dim, guided_references)
         self.box_position = None if learned else BoxPosition(hidden)
-        self.has_extra_regions = words
+        self.has_extra_regions = guided_references
 
     def encode(self, images: Tensor, padding: Tensor | None) -> Encoded:
         """Backbone, pyramid, encoder and, unless references are learned, the proposals of the cells."""
@@ -98,7 +98,7 @@ class DeformableDETR(Student):
         if training is not None:
             queries, mask = self._with_training_queries(queries, training)
         states, boxes = self.transformer.decode(
-            encoded, queries.content, queries.position, mask=mask, begin=queries.first_boxes
+            encoded, queries.content, queries.position, mask=mask, first_boxes=queries.first_boxes
         )
         output = self.heads(states, boxes, text)
         return _split(output, proposals, self.config.model.queries, training)
@@ -155,7 +155,7 @@ class DeformableDETR(Student):
         """Whether the Triton kernel runs on the device."""
         kernel = config.model.attention_kernel
         if kernel == "triton":
-            demand_triton(device)
+            require_triton(device)
         if kernel == "auto" and device.type == "cuda" and has_triton():
             fault = kernel_fault(device)
             if fault:
@@ -170,7 +170,7 @@ class DeformableDETR(Student):
         if self.proposals is None or self.box_position is None or encoded.proposals is None:
             assert self.query_position is not None, "learned references need query_position"
             return self.query_position.weight.expand(encoded.memory.shape[0], -1, -1), None, None
-        proposals = self.proposals.ask(encoded.proposals, guidance)
+        proposals = self.proposals.with_concepts(encoded.proposals, guidance)
         cells = choose_cells(proposals, encoded, guidance.counts, self.config.model.queries)
         first_boxes = proposals.boxes.detach().gather(1, cells[..., None].expand(-1, -1, 4))
         return self.box_position(first_boxes), first_boxes, proposals

@@ -1,6 +1,6 @@
-"""Where things are, as the transformer is told: encodings of cells, their centres, places before the sigmoid.
+"""Positions: sine encodings of encoder cells, centres of cells, inverse sigmoid.
 
-Shape legend: B photos, S = sum of h*w over levels, L levels.
+Shape legend: B images, S = sum of h*w over levels, L levels.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from cckt.detector.students.deformable_detr.shapes import Shapes
 
 
 def sine_positions(keep: Tensor, hidden: int) -> Tensor:
-    """Sine encoding of a cell's place within the unpadded part: y in the first half of channels, then x.
+    """Return sine encodings (B, h * w, hidden) of the cells' positions, relative to the unpadded part.
 
-    keep: (B, h, w) float, 1 inside the photo and 0 in the padding. Returns (B, h * w, hidden).
+    keep: (B, h, w) float, 1 inside the image and 0 in the padding. The first half of the channels encodes y,
+    the second x.
     """
     half = hidden // 2
     powers = torch.arange(half, device=keep.device).div(2, rounding_mode="floor").to(keep.dtype)
@@ -31,9 +32,9 @@ def sine_positions(keep: Tensor, hidden: int) -> Tensor:
 
 
 def cell_centres(shapes: Shapes, ratios: Tensor) -> Tensor:
-    """The encoder's reference points: every cell's own centre, told in the coordinates of every level.
+    """Return the encoder's reference points (B, S, L, 2): the centre of each cell, as x, y, on every level.
 
-    ratios: (B, L, 2) share of each padded level that is photo, as x, y. Returns (B, S, L, 2).
+    ratios: (B, L, 2) unpadded share of each level, as x, y. Points are normalised to the padded level.
     """
     centres = []
     for level, (height, width) in enumerate(shapes):
@@ -47,6 +48,6 @@ def cell_centres(shapes: Shapes, ratios: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """log(x / (1 - x)), x kept eps away from 0 and 1 (in numerator and denominator each)."""
+    """Return log(x / (1 - x)), finite for x in [0, 1]: numerator and denominator are at least `eps`."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

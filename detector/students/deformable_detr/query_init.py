@@ -1,10 +1,11 @@
-"""Where the queries begin to look: boxes that the encoder's cells propose, rather than learned points.
+"""First boxes of the queries, proposed by encoder cells (docs/method/cckt_det.md, section 9 and eq. 25).
 
-A class-agnostic head says of every cell of the pyramid whether an object is there, and its box; the likeliest
-cells give the queries their first boxes. So two-stage Deformable DETR (Zhu et al., ICLR 2021) and the mixed
-query selection of DINO (Zhang et al., ICLR 2023) do: what a query asks for stays learned, with its word.
+A class-agnostic head predicts the objectness and the box of every cell; the boxes of the best cells become
+the first boxes of the queries. This follows two-stage Deformable DETR (Zhu et al., ICLR 2021) and the mixed
+query selection of DINO (Zhang et al., ICLR 2023): the content of a query stays learned, plus guidance.
 
-Shape legend: B photos, S cells (sum of h*w over levels), N queries, G most present concepts, d hidden.
+Shape legend: B images, S cells (sum of h*w over levels), N queries, G most present concepts of an image,
+D width of the teacher, d hidden size.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from cckt.detector.students.deformable_detr.transformer import BoxHead, Encoded
 from cckt.detector.students.heads import PRIOR_LOGIT, UnitLinear
 from cckt.detector.students.precision import single
 
-CELLS_WIDE = 4.0
-"""Width and height of a cell's first box, in cells of its level: 32 px at stride 8."""
-WIDEST = 0.9
-"""Largest first width and height, as shares of the photo: its logit must stay small enough to move."""
+ANCHOR_CELLS = 4.0
+"""Width and height of a cell's anchor, in cells of its level: 32 px at stride 8."""
+LARGEST_ANCHOR = 0.9
+"""Largest width and height of an anchor, as shares of the image; the logits of larger ones train slowly."""
 
 
-def first_boxes(encoded: Encoded) -> Tensor:
-    """(B or 1, S, 4) float32 cxcywh in [0, 1] of the photo: a square of CELLS_WIDE cells round every centre.
+def anchors(encoded: Encoded) -> Tensor:
+    """Return the anchor of every cell: a square of ANCHOR_CELLS cells around the cell's centre.
 
-    A cell that is not padded has its centre inside the photo, so that no border needs to be left out.
+    (B or 1, S, 4) float32 cxcywh, relative to the unpadded image. The centre of an unpadded cell is inside
+    the image, so no border is excluded.
     """
     levels = []
     for level, (height, width) in enumerate(encoded.shapes):
@@ -44,47 +46,51 @@ def first_boxes(encoded: Encoded) -> Tensor:
             torch.arange(height, device=ratio.device), torch.arange(width, device=ratio.device), indexing="ij"
         )
         cell = torch.stack([x, y], -1).view(1, -1, 2).to(ratio.dtype)
-        extent = (CELLS_WIDE / (size * ratio)).clamp(max=WIDEST)
+        extent = (ANCHOR_CELLS / (size * ratio)).clamp(max=LARGEST_ANCHOR)
         levels.append(torch.cat([(cell + 0.5) / (size * ratio), extent.expand(-1, height * width, -1)], -1))
     return torch.cat(levels, 1)
 
 
 class ProposalHead(nn.Module):
-    """Objectness and box of every cell; and its region embedding, if words are to choose among cells."""
+    """Predicts objectness and box of every encoder cell.
 
-    def __init__(self, hidden: int, embedding_dim: int, words: bool) -> None:
+    guided: also predict a region embedding and the logits of the present concepts, which then choose cells.
+    """
+
+    def __init__(self, hidden: int, embedding_dim: int, guided: bool) -> None:
         super().__init__()
         self.project = nn.Linear(hidden, hidden)
         self.norm = nn.LayerNorm(hidden)
         self.objectness = nn.Linear(hidden, 1)
-        self.box = BoxHead(hidden, first=False)
+        self.box = BoxHead(hidden, from_point=False)
         nn.init.xavier_uniform_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         nn.init.constant_(self.objectness.bias, PRIOR_LOGIT)
-        self.region = UnitLinear(hidden, embedding_dim) if words else None
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0))) if words else None
-        self.bias = nn.Parameter(torch.tensor(PRIOR_LOGIT)) if words else None
+        self.region = UnitLinear(hidden, embedding_dim) if guided else None
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0))) if guided else None
+        self.bias = nn.Parameter(torch.tensor(PRIOR_LOGIT)) if guided else None
 
     def forward(self, encoded: Encoded) -> CellProposals:
-        """Propose. Boxes begin as `first_boxes`."""
+        """Return the proposals of all cells. An untrained head returns `anchors` as boxes."""
         x = self.norm(self.project(encoded.memory))
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would leave many cells tied
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 gives many cells equal scores
             objectness = self.objectness(x.to(self.objectness.weight.dtype)).squeeze(-1)
         if encoded.keep is not None:
             objectness = objectness.masked_fill(~encoded.keep.squeeze(-1), MASKED)
         delta = single(self.box(x))
-        boxes = (delta + inverse_sigmoid(first_boxes(encoded))).sigmoid()
+        boxes = (delta + inverse_sigmoid(anchors(encoded))).sigmoid()
         return CellProposals(objectness, boxes, self.region(x) if self.region is not None else None)
 
-    def ask(self, proposals: CellProposals, present: PresentText) -> CellProposals:
-        """The same with a logit for each present concept: scale * cosine + bias, as of the class head.
+    def with_concepts(self, proposals: CellProposals, present: PresentText) -> CellProposals:
+        """Add the logits of the present concepts at each cell: scale * cosine + bias, as in the class head.
 
-        A photo without concepts is asked for a word of zeros, so that every parameter is in the graph.
+        Without `guided` the proposals are unchanged. If no image has a present concept, one text of zeros is
+        used, so that every parameter is in the graph.
         """
         if proposals.region is None:
             return proposals
-        assert self.log_scale is not None
-        assert self.bias is not None
+        assert self.log_scale is not None, "a guided head needs log_scale"
+        assert self.bias is not None, "a guided head needs bias"
         text = present.embeddings
         if text.shape[1] == 0:
             text = text.new_zeros((text.shape[0], 1, text.shape[2]))
@@ -94,7 +100,7 @@ class ProposalHead(nn.Module):
 
 
 class BoxPosition(nn.Module):
-    """A box as the position of a query: sines of centre and size, then a small MLP (DAB-DETR, ICLR 2022)."""
+    """Position of a query, from its box: sines of centre and size, then an MLP (DAB-DETR, ICLR 2022)."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -105,13 +111,16 @@ class BoxPosition(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, boxes: Tensor) -> Tensor:
-        """boxes: (..., 4) cxcywh in [0, 1]. Returns (..., d)."""
+        """Return positions (..., d) of boxes (..., 4), cxcywh in [0, 1]."""
         out: Tensor = self.fc2(F.relu(self.fc1(sine_boxes(boxes, self.fc2.out_features))))
         return out
 
 
 def sine_boxes(boxes: Tensor, hidden: int) -> Tensor:
-    """(..., 4) -> (..., 2 * hidden): for each coordinate c, sin and cos of 2 pi c / 10000^(4 i / hidden)."""
+    """Return sine encodings (..., 2 * hidden) of boxes (..., 4).
+
+    Of each coordinate c: sin, then cos, of 2 pi c / 10000^(4 i / hidden) for i = 0 .. hidden / 4 - 1.
+    """
     step = torch.arange(hidden // 4, device=boxes.device, dtype=boxes.dtype) * (
         -4 * math.log(10000.0) / hidden
     )
@@ -120,44 +129,45 @@ def sine_boxes(boxes: Tensor, hidden: int) -> Tensor:
 
 
 def choose_cells(proposals: CellProposals, encoded: Encoded, counts: Tensor, queries: int) -> Tensor:
-    """The cell that each query begins at, (B, N) int64.
+    """Return the cell whose box is the first box of each query, (B, N) int64.
 
-    With words: every present concept's run of queries (`guidance.deal`) has the cells where objectness times
-    the probability of that concept is highest; two concepts may choose the same cell. Without a present
-    concept objectness alone decides.
+    With logits of the present concepts (guided references): the queries of a concept (`guidance.deal`) take
+    the cells with the highest objectness times probability of that concept (eq. 25), best first. Two concepts
+    may take the same cell. Without present concepts only objectness counts.
 
-    Without words: the N likeliest cells, dealt out to the present concepts' runs in turn, so that every word
-    gets its share of the best ones.
+    Otherwise: the N cells with the highest objectness, dealt to the present concepts in turn, so that each
+    concept has a share of the best cells.
 
-    Where a photo has fewer cells than there are queries, they are dealt again from the first. Equally likely
-    cells: the lower number first.
+    An image with fewer cells than queries uses its cells again, from the best one. Of equal cells the one
+    with the lower index is first. Padding comes last.
 
-    counts: (B,) present concepts of each photo.
+    counts: (B,) present concepts of each image.
     """
-    concept, place = deal_runs(counts, queries)
+    concept, rank = deal_runs(counts, queries)
     concept = concept.clamp(min=0)
     if proposals.words is None:
-        order = _likeliest_first(proposals.objectness)
+        order = _best_first(proposals.objectness)
         groups = counts.clamp(1, queries)[:, None]
-        return order.gather(1, _within(place * groups + concept, encoded))
+        return order.gather(1, _wrapped(rank * groups + concept, encoded))
     cells = proposals.objectness.shape[1]
-    likely = F.logsigmoid(proposals.words).transpose(1, 2)  # (B, G, S)
-    given = torch.arange(likely.shape[1], device=counts.device)[None] < counts[:, None]
-    # The padding keeps its place at the end: its objectness weighs more than any word can.
-    score = F.logsigmoid(proposals.objectness)[:, None] + likely * given[..., None].to(likely.dtype)
-    order = _likeliest_first(score).flatten(1)
-    return order.gather(1, concept * cells + _within(place, encoded))
+    probability = F.logsigmoid(proposals.words).transpose(1, 2)  # (B, G, S), logarithms
+    present = torch.arange(probability.shape[1], device=counts.device)[None] < counts[:, None]
+    # Padding stays last: its objectness (MASKED) is far below any sum of the other cells.
+    weight = present[..., None].to(probability.dtype)
+    score = F.logsigmoid(proposals.objectness)[:, None] + probability * weight
+    order = _best_first(score).flatten(1)
+    return order.gather(1, concept * cells + _wrapped(rank, encoded))
 
 
-def _likeliest_first(score: Tensor) -> Tensor:
-    """Numbers of the last axis by falling score, the lower one first of equals."""
-    if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK keeps equals in order
+def _best_first(score: Tensor) -> Tensor:
+    """Return the indices of the last axis by descending score; of equal scores the lower index is first."""
+    if torch.compiler.is_exporting():  # ONNX has no stable sort, but its TopK keeps the order of equal values
         return score.topk(score.shape[-1], dim=-1).indices
     return score.sort(dim=-1, descending=True, stable=True).indices
 
 
-def _within(rank: Tensor, encoded: Encoded) -> Tensor:
-    """Ranks taken round among the cells of each photo that are not padding."""
-    if encoded.keep is None:  # a tensor: ONNX divides by no size that it learns only from the photo
+def _wrapped(rank: Tensor, encoded: Encoded) -> Tensor:
+    """Return ranks modulo the number of unpadded cells of each image."""
+    if encoded.keep is None:  # a tensor as divisor: ONNX export does not support a symbolic size here
         return rank % torch.full((), encoded.memory.shape[1], dtype=rank.dtype, device=rank.device)
     return rank % encoded.keep.sum(1).clamp(min=1)

@@ -1,10 +1,9 @@
 """The core of deformable attention: bilinear samples of a pyramid, weighted and summed.
 
-`sample` picks the way by itself; all ways compute the same. `sample_grid` is the reference and runs anywhere;
-`sampling_cpu.py` is the way of CPUs, two to three times as fast there; `sampling_triton.py` that
-of GPUs.
+`sample` selects one of three implementations with equal results: `sample_grid` is the reference and runs on
+every device; `sampling_cpu.py` is two to three times as fast on CPUs; `sampling_triton.py` is for GPUs.
 
-Shape legend: B photos, Q queries, H heads, E width of a head, L levels, P points, S = sum of h*w over levels,
+Shape legend: B images, Q queries, H heads, E width of a head, L levels, P points, S = sum of h*w over levels,
 R = B*Q*H rows of the result, K = L*P samples of a row.
 """
 
@@ -22,22 +21,22 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.detector.students.deformable_detr.shapes import Shapes
 
 Kernel = Literal["auto", "torch", "triton"]
-"""Who samples: "auto" takes Triton's kernel for CUDA tensors where it can be had, "torch" never does,
-"triton" refuses to do without."""
+"""Implementation: "auto" uses the Triton kernel for CUDA tensors if it runs there; "torch" never uses it;
+"triton" raises UserError if it does not run."""
 
 
 def sample(
     value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor, kernel: Kernel = "auto"
 ) -> Tensor:
-    """Sample, weigh and sum.
+    """Return (B, Q, H * E): for each query and head the weighted sum of bilinear samples.
 
-    value: (B, S, H, E), levels one after another, cells of a level in reading order; a level may have none.
-    locations: (B, Q, H, L, P, 2) as x, y; 0..1 spans a level's outer edges; outside reads zeros.
-    weights: (B, Q, H, L, P). Locations and weights are float32, or float64 with such a value; the value may
-    be half precision, which the kernel sums in float32 and the other ways make float32 of first.
-    Returns (B, Q, H * E). Raises UserError for kernel="triton" where it cannot run.
+    value: (B, S, H, E), the levels concatenated, the cells of a level in row-major order; a level may be
+    empty. locations: (B, Q, H, L, P, 2) as x, y; 0 and 1 are the outer edges of a level; samples outside are
+    zero. weights: (B, Q, H, L, P). Locations and weights are float32, or float64 if the value is. The value
+    may have half precision: the Triton kernel sums in float32, the others convert to float32 first.
+    Raises UserError if kernel="triton" cannot run.
     """
-    if kernel != "torch" and _fused(value, shapes, locations, demanded=kernel == "triton"):
+    if kernel != "torch" and _use_triton(value, shapes, locations, required=kernel == "triton"):
         from cckt.detector.students.deformable_detr.sampling_triton import sample_triton
 
         return sample_triton(value, shapes, locations, weights)
@@ -49,28 +48,28 @@ def sample(
     return sample_grid(value, shapes, locations, weights)
 
 
-def _fused(value: Tensor, shapes: Shapes, locations: Tensor, demanded: bool) -> bool:
-    """Whether Triton's kernel takes these; if it is demanded, it must."""
+def _use_triton(value: Tensor, shapes: Shapes, locations: Tensor, required: bool) -> bool:
+    """Whether the Triton kernel runs on these tensors. Raises UserError if it is required and does not."""
     if value.device.type != "cuda" or not has_triton():
-        fault = _lacks(value.device)
+        fault = _missing(value.device)
     elif torch.float64 in (value.dtype, locations.dtype):
         fault = "the tensors are float64, expected float32, bfloat16 or float16"
     elif len(shapes) > 8:
         fault = f"the pyramid has {len(shapes)} levels, expected at most 8"
     else:
-        return demanded or not kernel_fault(value.device)
-    if demanded:
+        return required or not kernel_fault(value.device)
+    if required:
         raise _refusal(fault)
     return False
 
 
-def demand_triton(device: torch.device) -> None:
-    """Raises UserError where Triton's kernel cannot run on the device."""
+def require_triton(device: torch.device) -> None:
+    """Raise UserError unless the device is a GPU and Triton is installed."""
     if device.type != "cuda" or not has_triton():
-        raise _refusal(_lacks(device))
+        raise _refusal(_missing(device))
 
 
-def _lacks(device: torch.device) -> str:
+def _missing(device: torch.device) -> str:
     if device.type != "cuda":
         return f"the tensors are on {device.type}, expected cuda"
     return "triton is not installed; it comes with CUDA builds of torch"
@@ -91,9 +90,9 @@ def has_triton() -> bool:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 @cache
 def kernel_fault(device: torch.device) -> str:
-    """Why Triton's kernel does not run on a GPU, "" where it does; found out by a launch.
+    """Return why the Triton kernel does not run on a GPU, "" if it does; determined by one launch.
 
-    For its first one Triton needs a C compiler and Python's headers, and it must know the GPU.
+    The first launch needs a C compiler, Python's headers, and a GPU that Triton supports.
     """
     from cckt.detector.students.deformable_detr.sampling_triton import sample_triton
 
@@ -102,16 +101,16 @@ def kernel_fault(device: torch.device) -> str:
         weights = torch.zeros((1, 1, 1, 1, 1), device=device)
         try:
             sample_triton(value, [(1, 1)], torch.zeros((*weights.shape, 2), device=device), weights)
-        except Exception as fault:  # Triton and the compiler that it calls have kinds of their own
+        except Exception as fault:  # Triton and its compiler raise many classes
             return (str(fault).strip() or type(fault).__name__).splitlines()[0]
     return ""
 
 
 def sides_of(shapes: Shapes, like: Tensor) -> Tensor:
-    """(L, 2) width and height of each level, of the dtype and on the device of `like`."""
+    """Return (L, 2), width and height of each level, with the dtype and device of `like`."""
     if not torch.compiler.is_compiling():
         return _sides(tuple(shapes), like.dtype, like.device)
-    # In a graph for photos of any size they are symbols, which no constant tensor can hold.
+    # In a graph for images of any size, sides are symbols; torch.tensor takes only numbers.
     return torch.stack(
         [like.new_full((), side) for height, width in shapes for side in (width, height)]
     ).view(-1, 2)
@@ -119,13 +118,13 @@ def sides_of(shapes: Shapes, like: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _sides(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Kept, because a copy to a GPU waits for all that was asked of it before: once a layer, it was."""
+    """Cached: a copy to a GPU waits for all its pending work, and every layer needs this tensor."""
     with torch.inference_mode(False):
         return torch.tensor([[width, height] for height, width in shapes], dtype=dtype, device=device)
 
 
 def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`sample` by grid_sample, level by level."""
+    """Compute `sample` with torch's grid_sample, level by level."""
     batch, _, heads, width = value.shape
     queries, points = locations.shape[1], locations.shape[4]
     grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5)
@@ -134,7 +133,7 @@ def sample_grid(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tenso
     samples = []
     planes = torch.split(maps, [height * breadth for height, breadth in shapes], -1)
     for level, (plane, (height, breadth)) in enumerate(zip(planes, shapes, strict=True)):
-        # grid_sample refuses what the others take: nothing there, zeros. (In a graph sizes may be symbols.)
+        # grid_sample does not support empty levels; their samples are zero. (In a graph, sizes are symbols.)
         if not torch.compiler.is_compiling() and not height * breadth:
             samples.append(maps.new_zeros((batch * heads, width, queries, points)))
             continue

@@ -1,6 +1,6 @@
-"""The core of deformable attention on CPUs: each result is a weighted bag of rows of one table of cells.
+"""The core of deformable attention on CPUs: each row of the result is a weighted sum of rows of a table.
 
-Shape legend: B photos, Q queries, H heads, E width of a head, L levels, P points, S = sum of h*w over levels,
+Shape legend: B images, Q queries, H heads, E width of a head, L levels, P points, S = sum of h*w over levels,
 R = B*Q*H rows of the result, K = L*P samples of a row.
 """
 
@@ -20,9 +20,10 @@ from cckt.detector.students.deformable_detr.shapes import Shapes
 
 
 def sample_bags(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`sample` as bags of embeddings: a row of the result is a weighted sum of 4 K rows of a table of cells.
+    """Compute `sampling.sample` with embedding_bag: a row is a weighted sum of 4 K rows of a table of cells.
 
-    grid_sample on a CPU walks the channels one by one; here a head's channels lie together and are read once.
+    grid_sample on a CPU reads the channels one by one; here the channels of a head are contiguous and are
+    read once.
     """
     out: Tensor = _Bags.apply(value, locations, weights, shapes)
     return out
@@ -56,7 +57,8 @@ class _Bags(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             folded = _scatter(grad, rows, _shares(weigh, right, down), batch * framed * heads)
             for_value = _unframe([one.view(table.shape) for one in folded], ctx.shapes)
-        a, b, c, d = _dots(grad, table.view(-1, width), index).chunk(4, -1)  # the four corners' values . grad
+        # Dot products of the four corners with the gradient of their row.
+        a, b, c, d = _dots(grad, table.view(-1, width), index).chunk(4, -1)
         upper, lower = torch.lerp(a, b, right), torch.lerp(c, d, right)
         for_weights = torch.lerp(upper, lower, down).view(weights.shape)
         across = torch.lerp(b.sub_(a), d.sub_(c), down).mul_(weigh)
@@ -67,9 +69,9 @@ class _Bags(torch.autograd.Function):
 
 
 def value_gradient(grad: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The gradient of `sample` for its value, on any device, in an order of sums that never changes.
+    """Return the gradient of `sampling.sample` for its value, (B, S, H, E), on any device.
 
-    grad: (B, Q, H * E). Returns (B, S, H, E).
+    The order of the sums is fixed, so the result is deterministic. grad: (B, Q, H * E).
     """
     batch, heads, samples = grad.shape[0], locations.shape[2], weights.shape[3] * weights.shape[4]
     width = grad.shape[2] // heads
@@ -81,7 +83,10 @@ def value_gradient(grad: Tensor, shapes: Shapes, locations: Tensor, weights: Ten
 
 
 def _frame(value: Tensor, shapes: Shapes) -> Tensor:
-    """A frame of zero cells round every level: (B, S, H, E) -> (B, S', H, E), S' sums (h + 2) * (w + 2)."""
+    """Add a border of one zero cell to every level.
+
+    (B, S, H, E) -> (B, S', H, E), where S' is the sum of (h + 2) * (w + 2).
+    """
     batch, _, heads, width = value.shape
     levels = torch.split(value, [h * w for h, w in shapes], 1)
     framed = value.new_zeros((batch, sum((h + 2) * (w + 2) for h, w in shapes), heads, width))
@@ -92,7 +97,10 @@ def _frame(value: Tensor, shapes: Shapes) -> Tensor:
 
 
 def _unframe(corners: list[Tensor], shapes: Shapes) -> Tensor:
-    """Four gradients, each told at the upper left cell of a sample, added up at their cells: (B, S, H, E)."""
+    """Add the gradients of the four corners of samples at their cells and remove the border: (B, S, H, E).
+
+    corners: for each corner (B, S', H, E), stored at the upper left cell of its sample.
+    """
     batch, _, heads, width = corners[0].shape
     sizes = [(h + 2) * (w + 2) for h, w in shapes]
     levels = []
@@ -108,10 +116,11 @@ def _unframe(corners: list[Tensor], shapes: Shapes) -> Tensor:
 
 
 def _corners(framed: int, shapes: Shapes, locations: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Where each sample lies in the table of `framed` cells a photo.
+    """Return the position of each sample in the table of `framed` cells per image.
 
-    Returns the table row of its upper left cell (R, K) int32, the rows to the cell below (K,) int32, the
-    shares towards right and down (R, K), and whether x and y move the result (B, Q, H, L, P, 2) bool.
+    The table row of its upper left cell (R, K) int32; the number of rows to the cell below (K,) int32; the
+    shares of the right and the lower cells (R, K); and whether x and y have a gradient
+    (B, Q, H, L, P, 2) bool.
     """
     batch, heads, at = locations.shape[0], locations.shape[2], locations.device
     size = torch.tensor([[w, h] for h, w in shapes], dtype=locations.dtype, device=at).view(-1, 1, 2)
@@ -121,12 +130,12 @@ def _corners(framed: int, shapes: Shapes, locations: Tensor) -> tuple[Tensor, Te
     place = torch.addcmul(half, locations, size)
     inside = (place > -1) & (place < size)
     place = torch.maximum(torch.minimum(place, size, out=place), least, out=place)
-    # At the far edge the cell is the last one and the share is 1: all of it on the frame.
+    # At the far edge the cell is the last one and the share is 1: only the border counts.
     cell = torch.minimum(place.floor(), size - 1)
     share = place.sub_(cell)
     offset = (starts + wide + 1).to(cell.dtype).view(-1, 1)
     number = torch.addcmul(cell[..., 0] + offset, cell[..., 1], wide.to(cell.dtype).view(-1, 1)).int()
-    number.clamp_(0, framed - 1)  # NaN has no cell, but must not read outside; its share stays NaN
+    number.clamp_(0, framed - 1)  # NaN must not read outside the table; its share stays NaN
     base = torch.arange(batch, dtype=torch.int32, device=at).view(-1, 1, 1, 1, 1) * (framed * heads)
     base = base + torch.arange(heads, dtype=torch.int32, device=at).view(-1, 1, 1)
     rows = number.mul_(heads).add_(base)
@@ -137,7 +146,7 @@ def _corners(framed: int, shapes: Shapes, locations: Tensor) -> tuple[Tensor, Te
 
 
 def _shares(weights: Tensor, right: Tensor, down: Tensor) -> list[Tensor]:
-    """Weights of the upper left, upper right, lower left and lower right cells, (R, K) each."""
+    """Return the weights of the upper left, upper right, lower left and lower right cells, (R, K) each."""
     lower = weights * down
     upper = weights - lower
     upper_right, lower_right = upper * right, lower * right
@@ -145,7 +154,7 @@ def _shares(weights: Tensor, right: Tensor, down: Tensor) -> list[Tensor]:
 
 
 def _dots(grad: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    """grad[r] . table[index[r, k]] for all r, k: (R, 4 K). A product at given places of a sparse matrix."""
+    """Return the dot products of grad[r] and table[index[r, k]], (R, 4 K), as a sampled matrix product."""
     rows, columns = index.shape
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
@@ -154,7 +163,7 @@ def _dots(grad: Tensor, table: Tensor, index: Tensor) -> Tensor:
             index.view(-1),
             grad.new_zeros(rows * columns),
             (rows, table.shape[0]),
-            check_invariants=False,  # they forbid a column twice in a row, which is harmless here
+            check_invariants=False,  # they forbid a column twice in a row, which does no harm here
         )
     torch.sparse.sampled_addmm(places, grad, table.t(), beta=0.0, out=places)
     dots: Tensor = places.values()
@@ -162,15 +171,15 @@ def _dots(grad: Tensor, table: Tensor, index: Tensor) -> Tensor:
 
 
 def _scatter(grad: Tensor, rows: Tensor, shares: list[Tensor], cells: int) -> list[Tensor]:
-    """For each corner, (cells, E): the sum of share * grad over the samples whose upper left cell it is.
+    """Return, per corner, (cells, E): at each cell the sum of share * grad of the samples that start there.
 
-    A bag of rows of `grad` for each cell; one sort serves all four corners.
+    A sample starts at its upper left cell. One sort serves all four corners.
     """
     offsets, order = _by_cell(rows.view(-1), cells)
     source = order.div(rows.shape[1], rounding_mode="floor")
-    # The four shares of a sample lie together and move as one: a walk over the samples, not four.
+    # The four shares of a sample are contiguous, so that they are gathered in one pass.
     four = torch.stack([share.reshape(-1) for share in shares], -1)
-    if four.device.type == "cpu":  # torch would move the numbers one by one
+    if four.device.type == "cpu":  # torch would copy element by element
         four = torch.from_numpy(np.take(four.numpy(), order.numpy(), axis=0))
     else:
         four = four[order]
@@ -181,14 +190,14 @@ def _scatter(grad: Tensor, rows: Tensor, shares: list[Tensor], cells: int) -> li
 
 
 def _by_cell(keys: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """Samples in the order of their cells, first come first: where each cell's begin (cells,), and who (n,).
+    """Sort samples by cell, stably; return the first position of each cell (cells,) and the order (n,).
 
-    keys: (n,) int32 cells. On a CPU a key and its place are one 64-bit number: numpy sorts plain numbers with
-    vector instructions, several times as fast as torch sorts with places.
+    keys: (n,) int32, the cell of each sample. On a CPU, key and index are packed into one 64-bit integer:
+    numpy sorts integers with vector instructions, several times as fast as torch sorts with indices.
     """
     if keys.device.type == "cpu":
         bits = max(keys.shape[0], 1).bit_length()
-        assert cells < 1 << (63 - bits), f"{cells} cells"
+        assert cells < 1 << (63 - bits), f"expected fewer than 2^{63 - bits} cells, found {cells}"
         packed = keys.long().bitwise_left_shift_(bits).add_(torch.arange(keys.shape[0]))
         packed.numpy().sort()
         order = packed.bitwise_and((1 << bits) - 1)

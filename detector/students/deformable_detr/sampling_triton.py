@@ -1,15 +1,15 @@
-"""The core of deformable attention as one fused kernel for GPUs, forward and backward (Triton).
+"""The core of deformable attention as one fused Triton kernel for GPUs, forward and backward.
 
-Each program takes a few rows of the result: it finds the four cells round every sample, weighs and sums
-them in float32 without writing anything between, whatever the dtype of the values. The backward pass reads
-the same cells once and gives all three gradients. The gradient of a cell gathers from many rows: by atomic
-additions in float32, whose order, and so the last bits, differ from run to run; or, under
-torch.use_deterministic_algorithms(True), from a sort by cell (`sampling_cpu.value_gradient`), slower.
+Each program computes a few rows of the result: it reads the four cells around every sample and sums them,
+weighted, in float32, without intermediate results in memory. The backward pass reads the same cells once and
+computes all three gradients. The gradient of a cell is a sum over many rows: atomic additions in float32,
+whose order, and so the last bits, vary from run to run; or, with torch.use_deterministic_algorithms(True), a
+sort by cell (`sampling_cpu.value_gradient`), which is slower.
 
-`torch.ops.cckt.sample` is an operator of its own: torch.compile takes it as it is, without a graph break.
-Imported only where it is used, because Triton comes with CUDA builds of torch alone.
+`torch.ops.cckt.sample` is a custom operator, so torch.compile has no graph break. This module is imported
+only where the kernel is used, because Triton comes only with CUDA builds of torch.
 
-Shape legend: as in cckt.detector.students.deformable_detr.sampling.
+Shape legend: as in `sampling.py`.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ from cckt.detector.students.deformable_detr.sampling_cpu import value_gradient
 from cckt.detector.students.deformable_detr.shapes import Shapes
 
 MOST_LEVELS = 8
-"""The kernel takes the levels' sizes as numbers, so that photos of new sizes compile nothing."""
+"""Largest number of levels. Their sizes are arguments of the kernel: new ones need no compilation."""
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What values, locations and weights may be, each by itself."""
+"""Allowed dtypes of values, locations and weights, which may differ from each other."""
 
 TILE = 1024
-"""Numbers of the result that a program holds: rows times channels of a head."""
+"""Elements of the result per program: rows times channels of a head."""
 
-SCALARS = ["rows", "rows_a_photo", "cells", *(f"{s}{level}" for level in range(MOST_LEVELS) for s in "hw")]
-"""Numbers whose value the kernel is not compiled anew for."""
+SCALARS = ["rows", "rows_per_image", "cells", *(f"{s}{level}" for level in range(MOST_LEVELS) for s in "hw")]
+"""Arguments that do not specialise the kernel: new values need no compilation."""
 
 
 def sample_triton(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """`cckt.detector.students.deformable_detr.sampling.sample` by the kernel.
+    """Compute `sampling.sample` with the kernel.
 
-    Any of DTYPES, mixed as it comes; the result has that of `value`. CUDA tensors, or any under Triton's
-    interpreter. Locations of bfloat16 are exact to half a pixel in 128 only: hand them over in float32.
+    Tensors have any of DTYPES, also mixed; the result has the dtype of `value`. They are on a GPU, or on any
+    device under Triton's interpreter. Use float32 locations: bfloat16 resolves half a cell only up to 128
+    cells.
     """
     out: Tensor = torch.ops.cckt.sample(value, locations, weights, [side for one in shapes for side in one])
     return out
@@ -149,14 +150,14 @@ def _block(width: int) -> int:
 
 
 def _padded(sides: list[int]) -> list[int]:
-    assert len(sides) <= 2 * MOST_LEVELS, f"{len(sides) // 2} levels, at most {MOST_LEVELS}"
+    assert len(sides) <= 2 * MOST_LEVELS, f"expected at most {MOST_LEVELS} levels, found {len(sides) // 2}"
     return [*sides, *[0] * (2 * MOST_LEVELS - len(sides))]
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _pick(level: tl.constexpr, a, b, c, d, e, f, g, h):  # type: ignore[no-untyped-def]
-    """The number of a level; chosen while compiling."""
-    if level == 0:  # noqa: SIM116 (a kernel has no dictionaries)
+    """Return the argument of a level; resolved at compile time."""
+    if level == 0:  # noqa: SIM116 (Triton has no dictionaries)
         return a
     elif level == 1:
         return b
@@ -176,10 +177,11 @@ def _pick(level: tl.constexpr, a, b, c, d, e, f, g, h):  # type: ignore[no-untyp
 
 @triton.jit
 def _place(at, size):  # type: ignore[no-untyped-def]
-    """A coordinate in [0, 1] and a level's cells along it -> first cell, share of the second, moves.
+    """Return the first cell, the share of the second, and whether the coordinate has a gradient (`moves`).
 
-    Cells are -1..size; the second is the one after. Outside, no share changes with the place: `moves` is
-    False. What is no number keeps a share that is none, so that it shows in the result.
+    at: coordinate in [0, 1]; size: cells of the level along it. Cells are -1..size; the second cell is the
+    next one. Outside the level no share depends on the coordinate. NaN gives share NaN, which shows in the
+    result.
     """
     place = at * size - 0.5
     moves = (place > -1.0) & (place < size)
@@ -194,17 +196,17 @@ def _place(at, size):  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=SCALARS)  # type: ignore[untyped-decorator]
 def _forward(  # type: ignore[no-untyped-def]
     value, locations, weights, out,
-    rows, rows_a_photo, cells,
+    rows, rows_per_image, cells,
     h0, w0, h1, w1, h2, w2, h3, w3, h4, w4, h5, w5, h6, w6, h7, w7,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr,
     BLOCK: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """value (B, S, H, E), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P) -> out (B, Q, H, E)."""
+    """Compute out (B, Q, H, E); value (B, S, H, E), locations (B, Q, H, L, P, 2), weights (B, Q, H, L, P)."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     real = row < rows
     channel = tl.arange(0, CHANNELS)
     some = real[:, None] & (channel < WIDTH)[None, :]
-    first = (row // rows_a_photo) * cells * HEADS + row % HEADS  # table row of the photo's cell 0
+    first = (row // rows_per_image) * cells * HEADS + row % HEADS  # table row of cell 0 of the image
     total = tl.zeros((BLOCK, CHANNELS), tl.float32)
     start = 0
     for level in tl.static_range(LEVELS):
@@ -236,17 +238,17 @@ def _forward(  # type: ignore[no-untyped-def]
 @triton.jit(do_not_specialize=SCALARS)  # type: ignore[untyped-decorator]
 def _backward(  # type: ignore[no-untyped-def]
     grad, value, locations, weights, for_value, for_locations, for_weights,
-    rows, rows_a_photo, cells,
+    rows, rows_per_image, cells,
     h0, w0, h1, w1, h2, w2, h3, w3, h4, w4, h5, w5, h6, w6, h7, w7,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, LEVELS: tl.constexpr, POINTS: tl.constexpr,
     BLOCK: tl.constexpr, CHANNELS: tl.constexpr, ATOMIC: tl.constexpr,
 ):  # fmt: skip
-    """grad (B, Q, H, E) -> the gradients, in the shapes of the forward pass; for_value is float32, zeroed."""
+    """Compute the gradients from grad (B, Q, H, E), in the inputs' shapes; for_value: float32 zeros."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     real = row < rows
     channel = tl.arange(0, CHANNELS)
     some = real[:, None] & (channel < WIDTH)[None, :]
-    first = (row // rows_a_photo) * cells * HEADS + row % HEADS
+    first = (row // rows_per_image) * cells * HEADS + row % HEADS
     slope = tl.load(grad + row[:, None] * WIDTH + channel[None, :], mask=some, other=0.0).to(tl.float32)
     start = 0
     for level in tl.static_range(LEVELS):

@@ -1,8 +1,9 @@
-"""The deformable transformer (Deformable DETR): pyramid in, decoder states and refined boxes out.
+"""The deformable transformer of Deformable DETR: from a pyramid to decoder states and refined boxes.
 
-Shape legend: B photos, S = sum of h*w over levels, N queries, d hidden, L levels.
-Equal to transformers' DeformableDetrModel with the same weights (a test says so), less its dropout on
-the encoder's input.
+With the same weights it equals the DeformableDetrModel of the library transformers (a test compares them),
+except that it has no dropout on the encoder's input.
+
+Shape legend: B images, S = sum of h*w over levels, N queries, d hidden size, L levels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from cckt.detector.students.deformable_detr.shapes import Shapes
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, linear, with residual and norm after."""
+    """Linear, ReLU, linear; then residual and norm."""
 
     def __init__(self, hidden: int, ffn: int, dropout: float) -> None:
         super().__init__()
@@ -32,13 +33,14 @@ class FeedForward(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (..., d) of (..., d)."""
         inner = F.dropout(F.relu(self.fc1(x)), self.dropout, self.training)
         out: Tensor = self.norm(x + F.dropout(self.fc2(inner), self.dropout, self.training))
         return out
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention among queries; positions join queries and keys, not values."""
+    """Multi-head attention among queries; positions are added to queries and keys, not to values."""
 
     def __init__(self, hidden: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -52,13 +54,13 @@ class SelfAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x, position: (B, N, d); mask: (N, N) bool, True where a query may look, or None."""
+        """Return (B, N, d). x, position: (B, N, d). mask: as in `DeformableTransformer.decode`."""
         split = (*x.shape[:2], -1, self.heads, x.shape[-1] // self.heads)
         query, key = self.qk_proj(x + position).view(split).permute(2, 0, 3, 1, 4).unbind(0)
         value = self.v_proj(x).view(split).squeeze(2).transpose(1, 2)
         dropout = self.dropout if self.training else 0.0
         if x.device.type == "cpu":
-            # The CPU's fused attention is 16 times as slow backward in bfloat16 as in float32 (50 queries).
+            # On CPUs the backward pass of fused attention takes 16 times as long in bfloat16 (50 queries).
             with torch.autocast("cpu", enabled=False):
                 query, key, value = query.float(), key.float(), value.float()
                 mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
@@ -69,7 +71,7 @@ class SelfAttention(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention over the pyramid, then feed-forward; norms after (post-norm)."""
+    """Deformable self-attention over the pyramid, then feed-forward (post-norm)."""
 
     def __init__(self, hidden: int, heads: int, levels: int, points: int, ffn: int, dropout: float) -> None:
         super().__init__()
@@ -81,8 +83,9 @@ class EncoderLayer(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, references: Tensor, shapes: Shapes, keep: Tensor | None
     ) -> Tensor:
-        looked = self.attention(x + position, references, x, shapes, keep)
-        out: Tensor = self.feed_forward(self.norm(x + F.dropout(looked, self.dropout, self.training)))
+        """Return (B, S, d). x, position: (B, S, d); references and keep as in `DeformableAttention`."""
+        attended = self.attention(x + position, references, x, shapes, keep)
+        out: Tensor = self.feed_forward(self.norm(x + F.dropout(attended, self.dropout, self.training)))
         return out
 
 
@@ -108,30 +111,36 @@ class DecoderLayer(nn.Module):
         keep: Tensor | None,
         mask: Tensor | None,
     ) -> Tensor:
+        """Return (B, N, d). x, position: (B, N, d); mask as in `SelfAttention`; the rest as in
+        `DeformableAttention`."""
         mixed = self.self_attention(x, position, mask)
         x = self.self_norm(x + F.dropout(mixed, self.dropout, self.training))
-        looked = self.attention(x + position, references, memory, shapes, keep)
-        x = self.norm(x + F.dropout(looked, self.dropout, self.training))
+        attended = self.attention(x + position, references, memory, shapes, keep)
+        x = self.norm(x + F.dropout(attended, self.dropout, self.training))
         out: Tensor = self.feed_forward(x)
         return out
 
 
 class BoxHead(nn.Module):
-    """A 3-layer MLP, d -> 4: what to add to the reference box before the sigmoid."""
+    """A 3-layer MLP d -> 4: the change of the reference box, before the sigmoid (eq. 10).
 
-    def __init__(self, hidden: int, first: bool) -> None:
+    from_point: the reference is a point, so the head predicts the whole size.
+    """
+
+    def __init__(self, hidden: int, from_point: bool) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             [nn.Linear(hidden, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, 4)]
         )
         last = self.layers[2]
-        assert isinstance(last, nn.Linear)
+        assert isinstance(last, nn.Linear), f"expected Linear, found {type(last).__name__}"
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        if first:  # the first layer has no size to refine: start at a ninth of the photo, not at half of it
+        if from_point:  # start at sigmoid(-2) = 0.12 of the image's sides, not at half of them
             nn.init.constant_(last.bias[2:], -2.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return changes (..., 4) of states (..., d)."""
         for layer in list(self.layers)[:-1]:
             x = F.relu(layer(x))
         out: Tensor = self.layers[2](x)
@@ -139,7 +148,10 @@ class BoxHead(nn.Module):
 
 
 class DeformableTransformer(nn.Module):
-    """Encoder, decoder and the box heads that refine the references from layer to layer."""
+    """Encoder, decoder, and the box heads that refine the references from layer to layer.
+
+    boxes_given: `decode` gets a first box for each query; otherwise a reference point is learned for each.
+    """
 
     def __init__(
         self,
@@ -153,25 +165,25 @@ class DeformableTransformer(nn.Module):
         decoder_layers: int,
         boxes_given: bool = False,
     ) -> None:
-        """boxes_given: `decode` is told where to begin, instead of having a point learned for each query."""
         super().__init__()
         self.hidden = hidden
         self.recompute = False
-        """In training: keep only what enters a layer and compute the rest again in the backward pass."""
+        """In training: keep only the inputs of each layer and recompute the rest in the backward pass."""
         shape = (hidden, heads, levels, points, ffn, dropout)
         self.level_embed = nn.Parameter(torch.empty(levels, hidden))
         self.encoder = nn.ModuleList([EncoderLayer(*shape) for _ in range(encoder_layers)])
         self.decoder = nn.ModuleList([DecoderLayer(*shape) for _ in range(decoder_layers)])
         self.reference_points = None if boxes_given else nn.Linear(hidden, 2)
         self.box_heads = nn.ModuleList(
-            [BoxHead(hidden, first=layer == 0 and not boxes_given) for layer in range(decoder_layers)]
+            [BoxHead(hidden, from_point=layer == 0 and not boxes_given) for layer in range(decoder_layers)]
         )
         nn.init.normal_(self.level_embed)
         if self.reference_points is not None:
             nn.init.xavier_uniform_(self.reference_points.weight)
             nn.init.zeros_(self.reference_points.bias)
 
-    def _through(self, layer: nn.Module, *inputs: Tensor | Shapes | None) -> Tensor:
+    def _run_layer(self, layer: nn.Module, *inputs: Tensor | Shapes | None) -> Tensor:
+        """Return the layer's output, with activation checkpointing if `recompute`."""
         if self.recompute and torch.is_grad_enabled():
             out: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
         else:
@@ -179,10 +191,10 @@ class DeformableTransformer(nn.Module):
         return out
 
     def encode(self, pyramid: list[Tensor], padding: list[Tensor] | None) -> Encoded:
-        """pyramid: L maps (B, d, h, w); padding: L masks (B, h, w) bool, True where padded, or None."""
+        """Encode a pyramid of L maps (B, d, h, w). padding: L masks (B, h, w) bool, or None."""
         shapes: Shapes = [(level.shape[2], level.shape[3]) for level in pyramid]
         flat = torch.cat([level.flatten(2).transpose(1, 2) for level in pyramid], 1)
-        # Without padding nothing here depends on the photo, and one row serves the batch.
+        # Without padding, positions are equal for all images: one row serves the batch.
         if padding is None:
             kept = [flat.new_ones((1, *shape), dtype=torch.float32) for shape in shapes]
             keep, ratios = None, torch.ones((1, len(shapes), 2), device=flat.device)
@@ -202,7 +214,7 @@ class DeformableTransformer(nn.Module):
         memory = flat
         references = cell_centres(shapes, ratios)
         for layer in self.encoder:
-            memory = self._through(layer, memory, position, references, shapes, keep)
+            memory = self._run_layer(layer, memory, position, references, shapes, keep)
         return Encoded(memory, shapes, keep, ratios)
 
     def decode(
@@ -211,24 +223,24 @@ class DeformableTransformer(nn.Module):
         content: Tensor,
         position: Tensor,
         mask: Tensor | None = None,
-        begin: Tensor | None = None,
+        first_boxes: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Refine the queries.
+        """Return states (layers, B, N, d) and boxes (layers, B, N, 4).
 
-        content, position: (B, N, d); mask: (N, N) bool, True where a query may look at another, or None.
-        begin: (B, N, 4) float32 cxcywh, the first boxes, where `boxes_given`; no gradient flows into them.
-        Returns states (layers, B, N, d) and boxes (layers, B, N, 4), float32 cxcywh in [0, 1] of the photo.
+        Boxes are float32 cxcywh in [0, 1], relative to the unpadded image. content, position: (B, N, d).
+        mask: (N, N) bool, True if the query of the row may attend to that of the column; None for all.
+        first_boxes: (B, N, 4) float32 cxcywh, needed with `boxes_given`; no gradient flows into them.
         """
         x = content
         if self.reference_points is None:
-            assert begin is not None, "this transformer is told where its queries begin"
-            reference = begin.detach()  # (B, N, 4)
+            assert first_boxes is not None, "a transformer with boxes_given needs first_boxes, found None"
+            reference = first_boxes.detach()  # (B, N, 4)
         else:
             reference = self.reference_points(position).float().sigmoid()  # (B, N, 2), then (B, N, 4)
         states, boxes = [], []
         for layer, box_head in zip(self.decoder, self.box_heads, strict=True):
             ratios = encoded.ratios.repeat(1, 1, reference.shape[-1] // 2)
-            x = self._through(
+            x = self._run_layer(
                 layer,
                 x,
                 position,
@@ -250,10 +262,11 @@ class DeformableTransformer(nn.Module):
 
 
 class Encoded:
-    """The encoder's answer; `proposals` are added by the detector whose queries begin at them.
+    """Output of the encoder.
 
-    memory: (B, S, d); shapes: of the levels; keep: (B, S, 1) bool, False where padded, or None;
-    ratios: (B or 1, L, 2) share of each level that is photo, as x, y.
+    memory: (B, S, d). shapes: of the levels. keep: (B, S, 1) bool, False in the padding; None without
+    padding. ratios: (B or 1, L, 2) unpadded share of each level, as x, y. `proposals` of the cells are set
+    later, by a student whose queries start at boxes.
     """
 
     def __init__(self, memory: Tensor, shapes: Shapes, keep: Tensor | None, ratios: Tensor) -> None:

@@ -54,7 +54,7 @@ def test_no_files() -> None:
 
 def test_without_a_gpu_the_option_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"option data.decode: found 'cuda', but torch sees no CUDA device"):
+    with pytest.raises(UserError, match=r"option data.decode: found 'cuda', but torch finds no CUDA device"):
         gpu_decoder()
 
 
@@ -65,14 +65,14 @@ def test_a_torchvision_without_nvjpeg_says_so_before_the_first_photo(monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr("torchvision.io.decode_jpeg", refuses)
-    with pytest.raises(UserError, match=r"torchvision \S+ decodes none on it \(.*not compiled with nvJPEG"):
+    with pytest.raises(UserError, match=r"torchvision \S+ cannot decode on it \(.*not compiled with nvJPEG"):
         gpu_decoder()
     seen: list[int] = []
     monkeypatch.setattr("torchvision.io.decode_jpeg", lambda files, **_: seen.append(len(files)) or files)
     gpu_decoder()
     assert seen == [1]
     monkeypatch.delattr("torchvision.io.decode_jpeg")
-    with pytest.raises(UserError, match=r"decodes none on it \(.*decode_jpeg"):
+    with pytest.raises(UserError, match=r"cannot decode on it \(.*decode_jpeg"):
         gpu_decoder()
 
 

@@ -91,5 +91,5 @@ def test_a_resumed_run_refuses_priors_that_were_made_anew(tmp_path):
     train(config, data, None, tmp_path / "run", max_steps=1)
     shutil.rmtree(data / "priors" / "clip")
     write_column(data, index, "priors/clip", said, teacher="another/random:1")
-    with pytest.raises(UserError, match=r"begun on other data \(priors_recipe differs\)"):
+    with pytest.raises(UserError, match=r"started with other data \(priors_recipe differs\)"):
         train(config, data, None, tmp_path / "run", resume=True, max_steps=2)

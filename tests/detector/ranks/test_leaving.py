@@ -195,7 +195,9 @@ def test_a_run_without_an_intact_checkpoint_cannot_be_resumed(folder: Path, tmp_
     train(tiny_config(), folder, None, run, max_steps=1)
     (run / "checkpoints" / "step-00000001" / "state.pt").write_bytes(b"")
     (run / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no whole checkpoint to resume, of 1; delete the folder and train"):
+    with pytest.raises(
+        UserError, match=r"found no intact checkpoint \(1 are torn\), .*delete the folder and train"
+    ):
         train(tiny_config(), folder, None, run, resume=True)
     with pytest.raises(UserError, match="already holds a run; delete it, or give another --out"):
         train(tiny_config(), folder, None, run)
@@ -228,8 +230,8 @@ def test_invalid_options_create_no_files(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     for out, options, arguments, message in (
-        (file, (), {}, r"--out .*file: cannot be made \(File exists\)"),
-        (file / "below", (), {}, r"below: cannot be made \(Not a directory\)"),
+        (file, (), {}, r"--out .*file: the folder cannot be created \(File exists\)"),
+        (file / "below", (), {}, r"below: the folder cannot be created \(Not a directory\)"),
         (tmp_path / "a", (), {"max_steps": 0}, "--max-steps 0: expected at least 1"),
         (tmp_path / "a", (), {"stop_after": -1}, "--stop-after -1: expected at least 1"),
         (tmp_path / "a", ("train.best_metric=ap50_novell",), {}, "best_metric: found .*expected one of ap, "),

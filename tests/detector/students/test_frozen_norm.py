@@ -10,8 +10,8 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from cckt.detector.students.backbone import FROZEN, IN_ORDER
-from cckt.detector.students.frozen_norm import FoldedConv, FoldedNorm, fold_norms
+from cckt.detector.students.backbone import CONV_THEN_NORM, FROZEN_NORMS
+from cckt.detector.students.frozen_norm import Conv2dWithFrozenNorm, FoldedFrozenNorm, fold_frozen_norms
 
 
 def net(name: str) -> nn.Module:
@@ -37,9 +37,9 @@ def outputs(model: nn.Module) -> list[Tensor]:
 def test_folding_changes_nothing_but_the_work(name: str, not_folded: int) -> None:
     model = net(name)
     keys, before = list(model.state_dict()), outputs(model)
-    norms = sum(isinstance(one, FROZEN) for one in model.modules())
-    folded = fold_norms(model, FROZEN, IN_ORDER)
-    left = sum(isinstance(one, FROZEN) for one in model.modules())
+    norms = sum(isinstance(one, FROZEN_NORMS) for one in model.modules())
+    folded = fold_frozen_norms(model, FROZEN_NORMS, CONV_THEN_NORM)
+    left = sum(isinstance(one, FROZEN_NORMS) for one in model.modules())
     assert folded > 5
     assert folded + left == norms
     assert left == not_folded, "test_resnet's first convolution is a Sequential: the norm after it stays"
@@ -49,8 +49,8 @@ def test_folding_changes_nothing_but_the_work(name: str, not_folded: int) -> Non
 
 
 def test_nothing_to_fold() -> None:
-    assert fold_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), FROZEN, IN_ORDER) == 0
-    assert fold_norms(nn.Identity(), FROZEN, IN_ORDER) == 0
+    assert fold_frozen_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), FROZEN_NORMS, CONV_THEN_NORM) == 0
+    assert fold_frozen_norms(nn.Identity(), FROZEN_NORMS, CONV_THEN_NORM) == 0
 
 
 def test_a_norm_that_may_not_follow_its_convolution_is_left() -> None:
@@ -59,18 +59,18 @@ def test_a_norm_that_may_not_follow_its_convolution_is_left() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.conv1, self.bn1 = nn.Conv2d(4, 4, 1), FROZEN[0](4)
+            self.conv1, self.bn1 = nn.Conv2d(4, 4, 1), FROZEN_NORMS[0](4)
 
-    assert fold_norms(Other(), FROZEN, IN_ORDER) == 0
+    assert fold_frozen_norms(Other(), FROZEN_NORMS, CONV_THEN_NORM) == 0
 
 
 def test_biases_loading_and_copies() -> None:
     torch.manual_seed(2)
-    plain = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), FROZEN[1](4), nn.Conv2d(4, 2, 1))
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), FROZEN_NORMS[1](4), nn.Conv2d(4, 2, 1))
     other = copy.deepcopy(plain)
-    assert fold_norms(plain, FROZEN, IN_ORDER) == 1
-    assert isinstance(plain[0], FoldedConv)
-    assert isinstance(plain[1], FoldedNorm)
+    assert fold_frozen_norms(plain, FROZEN_NORMS, CONV_THEN_NORM) == 1
+    assert isinstance(plain[0], Conv2dWithFrozenNorm)
+    assert isinstance(plain[1], FoldedFrozenNorm)
     state = {key: torch.rand_like(value) for key, value in other.state_dict().items()}
     twin = copy.deepcopy(plain)
     other.load_state_dict(state)
@@ -81,9 +81,9 @@ def test_biases_loading_and_copies() -> None:
 
 
 def test_under_autocast_maps_stay_in_half_precision() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), FROZEN[1](4), nn.Conv2d(4, 2, 1))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), FROZEN_NORMS[1](4), nn.Conv2d(4, 2, 1))
     images = torch.randn(1, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         assert model[1](model[0](images)).dtype == torch.float32
-        fold_norms(model, FROZEN, IN_ORDER)
+        fold_frozen_norms(model, FROZEN_NORMS, CONV_THEN_NORM)
         assert model[1](model[0](images)).dtype == torch.bfloat16

@@ -13,7 +13,7 @@ from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.index import open_index
 from cckt.detector.data.schedule import Schedule
 from cckt.detector.runs.log import RunLog
-from cckt.detector.training.monitor import ENOUGH, WINDOW, Spikes
+from cckt.detector.training.monitor import MIN_HISTORY, WINDOW, SpikeDetector
 from cckt.detector.training.process import memory_mib
 from cckt.detector.training.step import Stepper
 from cckt.detector.training.train import train
@@ -21,24 +21,24 @@ from tests.detector.tiny import make_data, tiny_config
 
 
 def look(spikes, value, gradient=1.0):
-    return spikes.look({"total": value, "gradient": gradient, "class": 1e9})
+    return spikes.find({"total": value, "gradient": gradient, "class": 1e9})
 
 
 def test_nothing_is_a_spike_before_there_is_enough_to_compare_with():
-    spikes = Spikes(10)
-    assert not any(look(spikes, 10.0**power) for power in range(ENOUGH))
-    assert spikes.history["total"][-1] == 10.0 ** (ENOUGH - 1)
+    spikes = SpikeDetector(10)
+    assert not any(look(spikes, 10.0**power) for power in range(MIN_HISTORY))
+    assert spikes.history["total"][-1] == 10.0 ** (MIN_HISTORY - 1)
 
 
 def test_spikes_are_those_of_median_and_median_deviation():
     rng = np.random.default_rng(0)
     values = rng.lognormal(0, 0.5, 400)
     values[rng.integers(50, 400, 9)] *= 30
-    spikes, found, wanted = Spikes(6), [], []
+    spikes, found, wanted = SpikeDetector(6), [], []
     for at, value in enumerate(values):
         found += [at for spike in look(spikes, float(value)) if spike.figure == "total"]
         past = values[max(0, at - WINDOW) : at]
-        if len(past) >= ENOUGH:
+        if len(past) >= MIN_HISTORY:
             deviation = np.median(np.abs(past - np.median(past))) / 0.6745
             if value > np.median(past) + 6 * max(deviation, 0.1 * np.median(past)):
                 wanted.append(at)
@@ -47,23 +47,23 @@ def test_spikes_are_those_of_median_and_median_deviation():
 
 
 def test_a_level_curve_has_spikes_only_where_it_rises_and_0_finds_none():
-    spikes, off = Spikes(10), Spikes(0)
-    for _ in range(ENOUGH):
+    spikes, off = SpikeDetector(10), SpikeDetector(0)
+    for _ in range(MIN_HISTORY):
         assert look(spikes, 5.0) == look(off, 5.0) == []
     assert look(spikes, 9.9) == []
     assert look(spikes, 1.0) == []
     (spike,) = look(spikes, 10.1)
     assert (spike.figure, spike.value, spike.median, spike.deviation) == ("total", 10.1, 5.0, 0.5)
-    assert str(spike) == "total 10.1, before it 5 ± 0.5"
+    assert str(spike) == "total 10.1, previously 5 ± 0.5"
     assert [one.figure for one in look(spikes, 5.0, gradient=99.0)] == ["gradient"]
     assert look(off, 1e9) == []
 
 
 def test_history_goes_on_where_it_was():
-    spikes = Spikes(10)
+    spikes = SpikeDetector(10)
     for value in range(150):
         look(spikes, float(value))
-    again = Spikes(10, json.loads(json.dumps(spikes.history)))
+    again = SpikeDetector(10, json.loads(json.dumps(spikes.history)))
     assert len(again.history["total"]) == WINDOW
     assert look(again, 1e6) == look(spikes, 1e6) != []
 
@@ -90,7 +90,7 @@ def lines(run, kind):
 
 
 def test_a_spike_is_logged_with_its_photos_and_the_screen_shows_the_run(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("cckt.detector.training.monitor.ENOUGH", 3)
+    monkeypatch.setattr("cckt.detector.training.monitor.MIN_HISTORY", 3)
     take = Stepper.__call__
 
     def spiky(self, parts, step, stop=False):
@@ -109,7 +109,7 @@ def test_a_spike_is_logged_with_its_photos_and_the_screen_shows_the_run(folder, 
     assert (spike["step"], spike["figure"], spike["value"], spike["image_ids"]) == (7, "gradient", 1e6, ids)
     assert 0 < spike["median"] < 1e4
     (note,) = (note for note in screen.notes if "spike" in note)
-    assert note.startswith("step 6: a spike, gradient 1e+06, before it ")
+    assert note.startswith("step 6: spike of gradient 1e+06, previously ")
     assert note.endswith(f"photos {ids[0]}, {ids[1]}")
     (skipped,) = lines(tmp_path / "run", "skipped")
     assert skipped["step"] == 8
@@ -136,9 +136,11 @@ def test_fp16_may_overflow_while_its_scale_is_found_but_not_for_ever(folder, tmp
         return dataclasses.replace(result, losses=losses, finite=False, overflow=True)
 
     monkeypatch.setattr(Stepper, "__call__", overflowing)
-    monkeypatch.setattr("cckt.detector.training.monitor.OVERFLOWS", 4)
+    monkeypatch.setattr("cckt.detector.training.monitor.MAX_OVERFLOWS", 4)
     config, run = tiny_config("train.nonfinite_limit=3", "train.spike_factor=1"), tmp_path / "run"
-    with pytest.raises(UserError, match="3 steps in a row, up to step 6, had a loss or gradient"):
+    with pytest.raises(
+        UserError, match="3 consecutive steps, up to step 6, with a non-finite loss or gradient"
+    ):
         train(config, folder, None, run)
     assert [line["step"] for line in lines(run, "skipped")] == [5, 6, 7]
     assert lines(run, "spike") == []

@@ -56,7 +56,7 @@ def test_missing_photos_are_told_before_anything_starts(folder):
     for photo in (folder / "photos").iterdir():
         photo.unlink()
     with pytest.raises(
-        UserError, match=r"p0\.png: no such photo, nor any other of the 4 looked for; .*--images"
+        UserError, match=r"p0\.png: no such file, and no other of 4 checked photos exists; .*--images"
     ):
         gather(tiny_config(), folder)
 

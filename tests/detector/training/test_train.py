@@ -13,7 +13,9 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.index import open_index
+from cckt.detector.ranks.world import World
 from cckt.detector.runs import run_folder as store
+from cckt.detector.runs.folder_guard import training_lock
 from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.training.train import train
 from tests.detector.tiny import CONCEPTS, make_data, tiny_config, write_column
@@ -148,7 +150,7 @@ def test_a_folder_with_a_run_is_not_overwritten_and_another_run_not_resumed(fold
     ):
         train(tiny_config(*EMA, "train.lr=0.5"), folder, None, run, resume=True)
     other = make_data(tmp_path / "data", photos=3)
-    with pytest.raises(UserError, match=r"begun on other data \(index_digest differs\)"):
+    with pytest.raises(UserError, match=r"started with other data \(index_digest differs\)"):
         train(config, other, None, run, resume=True)
     with pytest.raises(UserError, match=r"no config\.toml"):
         train(config, folder, None, tmp_path / "none", resume=True)
@@ -172,7 +174,9 @@ def test_a_diverged_run_stops_with_its_batch_saved(folder, tmp_path, monkeypatch
     forward = DeformableDETR.forward
     monkeypatch.setattr(DeformableDETR, "forward", poisoned)
     config = tiny_config("train.nonfinite_limit=3")
-    with pytest.raises(UserError, match=r"3 steps in a row, up to step 2, .*nonfinite-00000002.*train\.lr"):
+    with pytest.raises(
+        UserError, match=r"3 consecutive steps, up to step 2, .*nonfinite-00000002.*train\.lr"
+    ):
         train(config, folder, None, tmp_path / "run")
     saved = next((tmp_path / "run").glob("nonfinite-*.safetensors"))
     assert store.load_weights(saved)["images.0"].dtype == torch.uint8
@@ -205,3 +209,27 @@ def test_evaluation_keeps_the_best_and_leaves_the_training_alone(folder, tmp_pat
     assert [line for line in lines if line["kind"] == "train"] == curve(tmp_path / "plain")
     assert (tmp_path / "often" / "best.safetensors").is_file()
     assert equal(weights(tmp_path / "often"), weights(tmp_path / "plain"))
+
+
+def test_a_second_training_in_the_same_folder_is_refused(folder, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(), folder, None, run, max_steps=1)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with (
+        training_lock(run, World(0, 1, torch.device("cpu"))),
+        pytest.raises(UserError, match=rf"process {os.getpid()} on .* is training in this folder"),
+    ):
+        train(tiny_config(), folder, None, run, resume=True, max_steps=2)
+    after = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert {name: after[name] for name in before if name != ".training.lock"} == {
+        name: content for name, content in before.items() if name != ".training.lock"
+    }
+    assert train(tiny_config(), folder, None, run, resume=True, max_steps=2)["step"] == 2
+
+
+def test_files_of_somebody_else_are_not_replaced(folder, tmp_path):
+    for name in ("config.toml", "data.json", "metrics.jsonl"):
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match="found config.toml in it, expected an empty folder or a run"):
+        train(tiny_config(), folder, None, tmp_path, max_steps=1)
+    assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"precious"}

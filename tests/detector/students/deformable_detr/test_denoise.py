@@ -14,7 +14,7 @@ from torch import Tensor
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, DenoiseConfig, LossConfig, MatcherConfig, OneToManyConfig
 from cckt.detector.students.deformable_detr.criterion import denoising_loss
-from cckt.detector.students.deformable_detr.denoise import groups_of, noised_queries, shaken
+from cckt.detector.students.deformable_detr.denoise import group_count, noised_boxes, noised_queries
 from cckt.detector.students.deformable_detr.model import attention_mask
 from cckt.detector.students.deformable_detr.outputs import NoisedQueries, TrainingQueries
 from cckt.detector.students.detection_loss import detection_losses
@@ -65,7 +65,7 @@ def test_no_objects_no_queries() -> None:
 def test_groups_are_fewer_where_objects_are_many(
     wanted: int, objects: int, queries: int, groups: int
 ) -> None:
-    assert groups_of(wanted, objects, queries) == groups
+    assert group_count(wanted, objects, queries) == groups
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.4, 1.0])
@@ -73,7 +73,7 @@ def test_sides_move_as_far_as_they_may(noise: float) -> None:
     torch.manual_seed(0)
     boxes = torch.tensor([0.5, 0.5, 0.2, 0.4]).expand(2000, 4)
     far = torch.arange(2000) % 2 == 1
-    found = shaken(boxes, far, noise)
+    found = noised_boxes(boxes, far, noise)
     assert bool((found[:, 2:] >= 1e-3).all())
     before, after = (torch.cat([b[:, :2] - b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], 1) for b in (boxes, found))
     share = (after - before).abs() / torch.tensor([0.1, 0.2, 0.1, 0.2])
@@ -88,7 +88,7 @@ def test_sides_move_as_far_as_they_may(noise: float) -> None:
 def test_a_noised_box_stays_in_the_photo() -> None:
     torch.manual_seed(0)
     boxes = torch.tensor([[0.05, 0.95, 0.1, 0.1], [0.5, 0.5, 1.0, 1.0]]).repeat(200, 1)
-    found = shaken(boxes, torch.ones(400, dtype=torch.bool), 1.0)
+    found = noised_boxes(boxes, torch.ones(400, dtype=torch.bool), 1.0)
     assert float(found.min()) >= 0
     assert float((found[:, :2] + found[:, 2:] / 2).max()) <= 1 + 1e-3
 

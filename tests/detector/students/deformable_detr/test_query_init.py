@@ -18,8 +18,8 @@ from cckt.detector.students.deformable_detr.query_init import (
     MASKED,
     BoxPosition,
     ProposalHead,
+    anchors,
     choose_cells,
-    first_boxes,
     sine_boxes,
 )
 from cckt.detector.students.deformable_detr.transformer import Encoded
@@ -81,7 +81,7 @@ def with_objectness(seen: Encoded, objectness: Tensor) -> Encoded:
 def test_first_boxes_are_squares_round_the_centres(kept: list[list[tuple[int, int]]] | None) -> None:
     shapes = [(4, 6), (2, 3)]
     seen = encoded(shapes, kept)
-    found = first_boxes(seen)
+    found = anchors(seen)
     for b, sizes in enumerate(kept or [shapes]):
         expected = []
         for (height, width), (rows, columns) in zip(shapes, sizes, strict=True):
@@ -98,10 +98,10 @@ def test_first_boxes_are_squares_round_the_centres(kept: list[list[tuple[int, in
 def test_a_new_head_proposes_the_first_boxes_with_low_objectness() -> None:
     torch.manual_seed(0)
     seen = encoded([(4, 6), (2, 3)], [[(4, 6), (2, 3)], [(3, 5), (2, 2)]])
-    found = ProposalHead(HIDDEN, WIDTH, words=False)(seen)
+    found = ProposalHead(HIDDEN, WIDTH, guided=False)(seen)
     assert seen.keep is not None
     kept = seen.keep[..., 0]
-    torch.testing.assert_close(found.boxes[kept], first_boxes(seen)[kept], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.boxes[kept], anchors(seen)[kept], atol=1e-5, rtol=1e-5)
     assert float(found.objectness[kept].detach().sigmoid().mean()) < 0.05
     assert bool((found.objectness[~kept] == MASKED).all())
     assert bool(found.boxes.isfinite().all())
@@ -110,7 +110,7 @@ def test_a_new_head_proposes_the_first_boxes_with_low_objectness() -> None:
 def test_objectness_and_boxes_stay_float32_under_autocast() -> None:
     seen = encoded([(3, 3)])
     with torch.autocast("cpu", torch.bfloat16):
-        found = ProposalHead(HIDDEN, WIDTH, words=False)(seen)
+        found = ProposalHead(HIDDEN, WIDTH, guided=False)(seen)
     assert found.objectness.dtype == found.boxes.dtype == torch.float32
 
 

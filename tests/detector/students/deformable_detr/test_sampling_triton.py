@@ -94,9 +94,9 @@ def test_without_triton_a_gpu_samples_as_before(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(sampling, "has_triton", lambda: False)
     there = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
-    assert not sampling._fused(there, [(2, 2)], there, demanded=False)
+    assert not sampling._use_triton(there, [(2, 2)], there, required=False)
     with pytest.raises(UserError, match="triton is not installed"):
-        sampling._fused(there, [(2, 2)], there, demanded=True)
+        sampling._use_triton(there, [(2, 2)], there, required=True)
 
 
 def test_a_gpu_that_triton_does_not_know_samples_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

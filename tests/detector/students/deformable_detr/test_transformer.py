@@ -42,7 +42,7 @@ def theirs() -> DeformableDetrModel:
     )
     torch.manual_seed(0)
     model = DeformableDetrModel(config).eval()
-    model.decoder.bbox_embed = nn.ModuleList([BoxHead(HIDDEN, first=False) for _ in range(3)])
+    model.decoder.bbox_embed = nn.ModuleList([BoxHead(HIDDEN, from_point=False) for _ in range(3)])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

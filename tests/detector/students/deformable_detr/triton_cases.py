@@ -201,7 +201,7 @@ def case_compiles_without_graph_breaks(device: str) -> None:
     shapes = [(3, 4), (2, 2)]
     query, references = torch.randn(1, 5, 32).to(device), torch.rand(1, 5, 2, 2).to(device)
     memory = torch.randn(1, 16, 32).to(device)
-    before, sampling._fused = sampling._fused, lambda *_, **__: True
+    before, sampling._use_triton = sampling._use_triton, lambda *_, **__: True
     try:
         compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
         found = compiled(query, references, memory, shapes, None)
@@ -210,7 +210,7 @@ def case_compiles_without_graph_breaks(device: str) -> None:
         attention.zero_grad()
         plain = attention(query, references, memory, shapes, None)
     finally:
-        sampling._fused = before
+        sampling._use_triton = before
     plain.square().sum().backward()
     torch.testing.assert_close(found, plain)
     torch.testing.assert_close(gradient, attention.sampling_offsets.weight.grad)
