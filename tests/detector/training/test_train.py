@@ -230,6 +230,6 @@ def test_a_second_training_in_the_same_folder_is_refused(folder, tmp_path):
 def test_files_of_somebody_else_are_not_replaced(folder, tmp_path):
     for name in ("config.toml", "data.json", "metrics.jsonl"):
         (tmp_path / name).write_text("precious")
-    with pytest.raises(UserError, match="found config.toml in it, expected an empty folder or a run"):
+    with pytest.raises(UserError, match=r"found config\.toml in it, expected an empty folder or a run"):
         train(tiny_config(), folder, None, tmp_path, max_steps=1)
     assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"precious"}
