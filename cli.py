@@ -1,247 +1,160 @@
-"""The command `cckt`: every verb parses its options, calls one function and shows what it answers.
+"""Command line `cckt`: assemble the commands and map errors to exit codes.
 
-Nothing heavy is imported here: verbs import what they need when they run, so that help answers at once.
-Exit codes: 0 done; 2 the user can mend it (one sentence on stderr); 1 a fault of ours; 128 + n: signal n.
+Commands import the library when they run, so `--help` stays fast. Exit codes: 0 done; 1 internal error; 2 an
+error the user can fix, one sentence on stderr; 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from cckt import __version__
 from cckt.cache_builder.base.errors import UserError
-from cckt.commands import cache as cli_cache
-from cckt.commands import columns as cli_columns
-from cckt.commands import detector as cli_detector
-from cckt.commands import results as cli_results
-from cckt.commands import train as cli_train
-from cckt.commands.console import Answer, TerminalProgress, complain
+from cckt.commands import cache, columns, data, priors
+from cckt.commands.ablate import ablate
+from cckt.commands.console import Answer, quiet_progress, show_error
+from cckt.commands.doctor import doctor
+from cckt.commands.eval import evaluate
+from cckt.commands.export import export
+from cckt.commands.predict import predict
+from cckt.commands.pseudo import pseudo
+from cckt.commands.quickstart import quickstart
+from cckt.commands.report import report
+from cckt.commands.train import TrainCommand, train
+
+VERBS = (
+    "quickstart",
+    "data",
+    "cache",
+    "train",
+    "eval",
+    "predict",
+    "report",
+    "pseudo",
+    "export",
+    "ablate",
+    "doctor",
+)
+"""Commands in the order of `cckt --help`, which is the order of use."""
 
 
 class _Stopped(Exception):
-    """Ctrl-C where no stage had a better sentence for it."""
+    """Ctrl-C in a command that has no message for it."""
 
 
-class _Front(TyperGroup):
-    """Verbs in the order of use; Ctrl-C comes through to `run`, whatever the parser would make of it."""
+class _Commands(TyperGroup):
+    """The commands in order; passes Ctrl-C to `run` instead of the parser's handler."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The order of help."""
-        return [
-            "quickstart",
-            "data",
-            "cache",
-            "train",
-            "eval",
-            "predict",
-            "report",
-            "pseudo",
-            "export",
-            "ablate",
-            "doctor",
-        ]
+        """Return the names in the order of VERBS."""
+        return list(VERBS)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise _Stopped from None
 
 
-app = typer.Typer(cls=_Front, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
-data = typer.Typer(help="Data sets: index your own, or render shapeworld.", no_args_is_help=True)
-app.add_typer(data, name="data")
-app.add_typer(cli_cache.app, name="cache")
-cli_cache.app.add_typer(cli_columns.app)
-app.command("train", cls=cli_train.TrainCommand)(cli_train.train)
-app.command("eval")(cli_detector.evaluate)
-app.command("predict")(cli_detector.predict)
-app.command("report")(cli_results.report)
-app.command("pseudo")(cli_results.pseudo)
-app.command("export")(cli_results.export)
-app.command("ablate")(cli_results.ablate)
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
-Json = cli_cache.Json
-NEXT = """
-Look at {out}/predictions/sheet.png; all figures are in {out}/metrics.json. Ask for words of your own:
+data_group = typer.Typer(help="Index your own data set, or render shapeworld.", no_args_is_help=True)
+data_group.command("index")(data.index)
+data_group.command("shapeworld")(data.shapeworld)
+app.add_typer(data_group, name="data")
 
-  cckt predict {out}/run {out}/held-out/photos --vocabulary "umbrella, airplane, snowflake" --out finds
+cache_group = typer.Typer(help="Build, verify and compare cached teacher features.", no_args_is_help=True)
+cache_group.command("text")(cache.text)
+cache_group.command("crops")(cache.crops)
+cache_group.command("images")(cache.images)
+cache_group.command("priors")(priors.priors)
+cache_group.command("all")(cache.all_columns)
+cache_group.command("info")(columns.info)
+cache_group.command("verify")(columns.verify)
+cache_group.command("diff")(columns.diff)
+cache_group.command("pull")(columns.pull)
+cache_group.command("finish")(columns.finish)
+app.add_typer(cache_group, name="cache")
 
-The same on your photos, with annotations in COCO format and a teacher that open_clip knows:
+app.command("quickstart")(quickstart)
+app.command("train", cls=TrainCommand)(train)
+app.command("eval")(evaluate)
+app.command("predict")(predict)
+app.command("report")(report)
+app.command("pseudo")(pseudo)
+app.command("export")(export)
+app.command("ablate")(ablate)
+app.command("doctor")(doctor)
 
-  cckt data index --annotations train.json --images photos --split split.json --keep base --out caches/train
-  cckt cache all caches/train --teacher ViT-B-32/laion2b_s34b_b79k
-  cckt train --recipe coco-48-17-r50 --train caches/train --out runs/mine
 
-and `cckt doctor --recipe coco-48-17-r50 --data caches/train` says beforehand whether everything fits."""
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Answer().lines(f"cckt {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
-def front(
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Show no progress; accepted anywhere on the command line.")
+    ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of a fault; may stand anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; accepted anywhere.")
     ] = False,
 ) -> None:
-    """Open-vocabulary detection by knowledge transfer: cache a teacher once, train a light detector from it.
+    """Train open-vocabulary detectors from cached features of a frozen CLIP teacher.
 
-    New here? [bold]cckt quickstart[/bold] shows all of it in ten minutes.
+    Start with [bold]cckt quickstart[/bold]: the whole pipeline in ten minutes.
     """
-    assert not debug, "run() takes --debug out"
-
-
-@data.command("index")
-def data_index(
-    annotations: Annotated[Path, typer.Option(help="JSON in COCO format: COCO, LVIS, Objects365, your own.")],
-    out: Annotated[Path, typer.Option(help="The data set's folder, to be made.")],
-    images: Annotated[
-        Path | None,
-        typer.Option(help="The folder that its file names start from; none to score detections alone."),
-    ] = None,
-    split: Annotated[
-        str, typer.Option(help="coco-48-17, lvis, all-base, or a file that says which concepts are base.")
-    ] = "all-base",
-    keep: Annotated[str, typer.Option(help="all, or base: leave out what training must not see.")] = "all",
-    json: Json = None,
-) -> None:
-    """Make the tables of a data set from its annotations."""
-    from cckt.cache_builder.index import build_index
-
-    report = build_index(annotations, images, out, split, keep, TerminalProgress())
-    answer = Answer(json)
-    answer.say(*report.lines())
-    if images is None:
-        answer.say("boxes alone: enough for cckt eval --detections; all else needs --images")
-    answer.figures(report.to_json())
-
-
-@data.command("shapeworld")
-def data_shapeworld(
-    photos: Annotated[int, typer.Option(help="How many.")],
-    out: Annotated[Path, typer.Option(help="The data set's folder, to be made.")],
-    seed: Annotated[int, typer.Option(help="Of the world; a photo follows from seed and number.")] = 1,
-    keep: Annotated[str, typer.Option(help="all, or base: leave out what training must not see.")] = "all",
-    workers: Annotated[int | None, typer.Option(help="Processes that render; default one a core.")] = None,
-    json: Json = None,
-) -> None:
-    """Render photos of the embedded world, with COCO JSON, split and index."""
-    from cckt.shapeworld.dataset import make_dataset
-
-    report = make_dataset(out, photos, seed, keep=keep, workers=workers, progress=TerminalProgress())
-    answer = Answer(json)
-    answer.say(*report.lines())
-    answer.figures(report.to_json())
-
-
-@app.command()
-def quickstart(
-    out: Annotated[Path, typer.Option(help="The folder for all of it.")] = Path("quickstart"),
-    full: Annotated[bool, typer.Option("--full", help="More photos and epochs: half an hour.")] = False,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Train the same detector without the method too.")
-    ] = False,
-    mllm: Annotated[
-        bool, typer.Option("--mllm", help="Score it with a multimodal LLM's priors besides CLIP's too.")
-    ] = False,
-    json: Json = None,
-) -> None:
-    """From nothing to a detector that finds what it was never shown, in ten minutes of two cores."""
-    from cckt.detector.evaluation.metrics import LABELS, percent
-    from cckt.detector.evaluation.protocols import SPLIT_FIGURES
-    from cckt.quickstart import FULL, QUICK
-    from cckt.quickstart import quickstart as all_of_it
-
-    answer = Answer(json)
-    figures = all_of_it(
-        out,
-        plan=FULL if full else QUICK,
-        plain=plain,
-        mllm="shapeworld" if mllm else None,
-        say=answer.heading,
-        progress=TerminalProgress(),
-    )
-    own = "CCKT-Det, CLIP priors" if mllm else "CCKT-Det"
-    rows = [
-        (own, figures),
-        ("the same detector, MLLM priors", figures["mllm"]),
-        ("without the method", figures["plain"]),
-        ("the same, priors weigh on its scores", figures["plain"] and figures["plain"]["weighed"]),
-    ]
-    answer.table(
-        "On held-out photos, in percent",
-        ["detector", *(LABELS[key] for key in SPLIT_FIGURES)],
-        [[name, *(percent(row[key]) for key in SPLIT_FIGURES)] for name, row in rows if row],
-    )
-    seconds = figures["seconds"].items()
-    answer.table(
-        "Where the time went", ["stage", "seconds"], [(name, f"{value:.0f}") for name, value in seconds]
-    )
-    answer.say(*NEXT.format(out=out).splitlines())
-    answer.figures(figures)
-
-
-@app.command()
-def doctor(
-    recipe: Annotated[str | None, typer.Option(help="A recipe, to see whether it and the data fit.")] = None,
-    overrides: cli_detector.Overrides = None,
-    data: Annotated[Path | None, typer.Option(help="Data set to train on.")] = None,
-    val: Annotated[Path | None, typer.Option(help="Data set to evaluate on.")] = None,
-    run: Annotated[Path | None, typer.Option(help="A run's folder.")] = None,
-    mllm_model: Annotated[
-        str | None, typer.Option(help="A multimodal LLM: can it be asked, and what are its yes and no?")
-    ] = None,
-    json: Json = None,
-) -> None:
-    """Say what is installed, what is missing, what fits, and prove that no novel box can reach training."""
-    from cckt.detector.config.config import apply_overrides
-    from cckt.detector.config.recipes import recipe as named
-    from cckt.detector.doctor import examine
-
-    config = apply_overrides(named(recipe), overrides or ()) if recipe else None
-    findings = examine(config, data=data, val=val, run=run, mllm_model=mllm_model)
-    answer = Answer(json)
-    for finding in findings:
-        answer.finding(finding.level, finding.subject, finding.message)
-    answer.figures({"findings": [vars(finding) for finding in findings]})
-    bad = sum(finding.level == "bad" for finding in findings)
-    if bad:
-        raise UserError(f"{bad} of these must be mended first; each line marked with a cross says how.")
+    assert not quiet, "expected run() to remove --quiet"
+    assert not debug, "expected run() to remove --debug"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Answer one command line; its exit code. `--debug` lets exceptions through."""
+    """Run one command line and return its exit code. With `--debug` exceptions pass through."""
     debug = "--debug" in arguments
-    rest = [argument for argument in arguments if argument != "--debug"]
+    rest = [argument for argument in arguments if argument not in ("--debug", "--quiet")]
     try:
-        typer.main.get_command(app).main(rest, prog_name="cckt")
+        with quiet_progress("--quiet" in arguments):
+            typer.main.get_command(app).main(rest, prog_name="cckt")
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except UserError as error:
         if debug:
             raise
-        complain(str(error))
+        show_error(str(error))
         return error.exit_code
     except _Stopped:
-        complain("stopped; what is finished is kept, the same command goes on.")
+        show_error("stopped; finished work is kept. Run the same command to continue.")
         return 130
-    except Exception as fault:
+    except Exception as error:
         if debug:
             raise
-        complain(
-            f"a fault of ours: {type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else ''} "
-            "- please report it, with what the same command says under --debug."
+        reason = str(error).splitlines()[0] if str(error) else ""
+        show_error(
+            f"internal error: {type(error).__name__}: {reason}; please report it with the output of the same "
+            "command under --debug."
         )
         return 1
     return 0
 
 
 def main() -> None:
-    """The console script."""
+    """Console script `cckt`."""
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,16 +1,23 @@
-"""The paper's tables as commands, every figure beside the paper's (METHOD.md section 6), and one of options.
+"""The paper's tables as commands, its figures next to ours (docs/method/cckt_det.md, section 11).
 
-table4  what guidance, contrast and similarity are worth   a run for each of five rows and each seed
-table5  what a stronger teacher is worth                   a run for each teacher and each seed
-table6  what rho and L do when chance fills up to L        one trained run, asked again and again
-options what options are worth, and how far the detector   a run for each row of options and each seed
-        leans on its priors
+table4   parts of the method: guidance, contrast, similarity    four trainings per seed, scored as five rows
+table5   stronger teachers                                      one training per teacher and seed
+table6   rho and L of the priors with random fill               one trained run under many priors
+options  any options, and dependence on the guidance            one training per row and seed
 
-All of it lies in one folder, where finished runs and columns are kept: killed anywhere, the same call goes
-on, and with more seeds only the new ones are trained.
+All tables share one output folder. Finished runs and columns are kept: the same call resumes after a stop,
+and with more seeds trains only the new runs.
+
+    data.py        data sets, a teacher's columns, and how strong a teacher is
+    options.py     the table of options
+    page.py        tables as JSON and Markdown
+    plan.py        rows of Table 4, and what an ablation compares
+    priors.py      Table 6
+    runs.py        train or resume runs, score them, and average over seeds
+    tables.py      Tables 4 and 5, and the entry point `ablate`
 """
 
-from cckt.ablation.plan import Plan
+from cckt.ablation.plan import AblationPlan
 from cckt.ablation.tables import ablate
 
-__all__ = ["Plan", "ablate"]
+__all__ = ["AblationPlan", "ablate"]

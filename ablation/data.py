@@ -1,4 +1,4 @@
-"""Data of an ablation: folders that were named or shapeworld's, a teacher's columns, and how strong it is."""
+"""Data of an ablation: named data sets or shapeworld, a teacher's columns, and the strength of a teacher."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cckt.ablation.plan import Plan
+from cckt.ablation.plan import AblationPlan
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
@@ -25,93 +25,98 @@ from cckt.detector.config.config import Config
 from cckt.shapeworld.dataset import make_dataset
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 77
-"""The quickstart's photos to train on; held-out ones on which nothing was chosen."""
-Say = Callable[[str], None]
+"""Photos of the quickstart to train on; held-out photos on which no choice was made."""
+COMPARED_ROWS = 4096
+"""Crops compared with the text embeddings at once."""
+Announce = Callable[[str], None]
+"""Called with a line before each run or stage."""
 
 
-def folders(plan: Plan, say: Say, progress: Progress, *, with_columns: bool = True) -> tuple[Path, Path]:
-    """The folders to train on and to measure on; of shapeworld where none are given."""
+def folders(
+    plan: AblationPlan, announce: Announce, progress: Progress, *, with_columns: bool = True
+) -> tuple[Path, Path]:
+    """Return the data sets to train on and to evaluate on; without names, render shapeworld first."""
     if plan.train is not None and plan.val is not None:
         return plan.train, plan.val
     if plan.train is not None or plan.val is not None:
-        raise UserError("one data set is named and the other is not; give both --train and --val.")
+        raise UserError("only one data set is named; give both --train and --val.")
     if not plan.recipe.startswith("shapeworld"):
-        raise UserError(
-            f"--recipe {plan.recipe} needs photos of yours; give --train FOLDER and --val FOLDER."
-        )
-    seen, val = plan.out / "train", plan.out / "held-out"
-    say(f"{plan.photos} photos of shapeworld to train on, {plan.held_out} to measure on")
+        raise UserError(f"--recipe {plan.recipe} needs your own data; give --train FOLDER and --val FOLDER.")
+    train_data, val = plan.out / "train", plan.out / "held-out"
+    announce(f"shapeworld: {plan.photos} photos to train on, {plan.held_out} to evaluate on")
     for folder, photos, seed, keep in (
-        (seen, plan.photos, TRAIN_SEED, "base"),
+        (train_data, plan.photos, TRAIN_SEED, "base"),
         (val, plan.held_out, HELD_OUT_SEED, "all"),
     ):
         if not (folder / "index" / "index.json").is_file():
             make_dataset(folder, photos, seed, keep=keep, progress=progress)
-        there = len(open_index(folder))
-        if there != photos:
+        found = len(open_index(folder))
+        if found != photos:
             raise UserError(
-                f"--out {plan.out}: holds tables of {there} photos in {folder.name}, this one is of "
-                f"{photos}; name another folder, or ask for as many."
+                f"--out {plan.out}: found {found} photos in {folder.name}, expected {photos}; name another "
+                f"folder, or pass {'--photos' if folder == train_data else '--held-out'} {found}."
             )
     if with_columns:
-        columns(seen, val, "shapeworld", plan, progress)
-    return seen, val
+        columns(train_data, val, "shapeworld", plan, progress)
+    return train_data, val
 
 
-def columns(seen: Path, val: Path, teacher: str, plan: Plan, progress: Progress) -> None:
-    """What runs read, by one teacher; finished columns are kept, and those of another teacher refused."""
+def columns(train_data: Path, val: Path, teacher: str, plan: AblationPlan, progress: Progress) -> None:
+    """Cache the columns that the runs read; keep finished ones, refuse those of another teacher."""
     configs = plan.configs()
-    known = load_teacher(teacher, device=configs[""].train.device)
-    cache_text(seen, known, progress=progress)
-    cache_crops(seen, known, progress=progress)
-    cache_text(val, known, progress=progress)
-    heeded = any(config.trains_on_priors for config in configs.values())
-    for folder in (seen, val) if heeded else (val,):
-        cache_images(folder, known, progress=progress)
+    loaded = load_teacher(teacher, device=configs[""].train.device)
+    cache_text(train_data, loaded, progress=progress)
+    cache_crops(train_data, loaded, progress=progress)
+    cache_text(val, loaded, progress=progress)
+    trained_with_priors = any(config.trains_on_priors for config in configs.values())
+    for folder in (train_data, val) if trained_with_priors else (val,):
+        cache_images(folder, loaded, progress=progress)
         cache_clip_priors(folder, progress=progress)
 
 
-def teacher_folders(plan: Plan, teacher: str, seen: Path, val: Path, progress: Progress) -> tuple[Path, Path]:
-    """Data-set folders of a teacher's own: the same tables over the same photos, its columns beside them."""
+def teacher_folders(
+    plan: AblationPlan, teacher: str, train_data: Path, val: Path, progress: Progress
+) -> tuple[Path, Path]:
+    """Return data set folders for one teacher: the same tables and photos, with its columns."""
     place = plan.out / "teachers" / label(teacher)
     folders = (place / "train", place / "val")
-    for source, folder in zip((seen, val), folders, strict=True):
+    for source, folder in zip((train_data, val), folders, strict=True):
         copy_index(open_index(source), folder)
     columns(*folders, teacher, plan, progress)
     return folders
 
 
 def label(teacher: str) -> str:
-    """A teacher's name as a folder can bear it; of a folder its last part."""
+    """Return a teacher's name as a folder name; of a local folder, its last part."""
     short = Path(teacher.removeprefix("local-dir:")).name if teacher.startswith("local-dir:") else teacher
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", short)
 
 
-def strength(seen: Path, val: Path, config: Config) -> dict[str, Any]:
-    """How strong a teacher is before any detector learns from it, in [0, 1].
+def strength(train_data: Path, val: Path, config: Config) -> dict[str, Any]:
+    """Return how strong a teacher is, in [0, 1], without a detector.
 
-    crops_named: share of the training crops whose nearest word, of all concepts, is their own; priors_ap:
-    mean average precision of ranking the held-out photos by its priors.
+    crops_named: share of training crops whose nearest text embedding, of all concepts, is that of their own
+    concept. priors_ap: mean average precision of ranking the images of `val` by its priors.
     """
-    index = open_index(seen)
-    text, crops = (open_column(seen, name, index_digest=index.digest) for name in ("text", "crops"))
+    index = open_index(train_data)
+    text, crops = (open_column(train_data, name, index_digest=index.digest) for name in ("text", "crops"))
     valid = np.flatnonzero(crops.valid_all())
     words = text.all()
     nearest = np.concatenate(
         [
             (crops.take(rows).astype(np.float32) @ words.T).argmax(1)
-            for rows in np.array_split(valid, max(1, len(valid) // 4096))
+            for rows in np.array_split(valid, max(1, len(valid) // COMPARED_ROWS))
         ]
     )
     named = float((nearest == index.box_concepts[valid]).mean()) if len(valid) else None
-    held = open_index(val)
-    column = open_column(val, "priors/clip", index_digest=held.digest)
+    held_out = open_index(val)
+    priors = open_column(val, "priors/clip", index_digest=held_out.digest)
     report = existence_report(
-        column.all(),
-        oracle_presence(held),
-        {"scored": held.rows("base", "novel")},
+        priors.all(),
+        oracle_presence(held_out),
+        {"scored": held_out.rows("base", "novel")},
         rho=config.prior.rho,
         limit=config.prior.limit,
-        valid=column.valid_all(),
+        valid=priors.valid_all(),
     )
     return {"crops_named": named, "priors_ap": report["scored"].ap}

@@ -1,4 +1,4 @@
-"""The answers of an ablation as JSON and as a page: ours beside the paper's, with what they say."""
+"""Tables of an ablation as JSON and Markdown, with the paper's figures next to ours."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from typing import Any
 
 import torch
 
-from cckt.ablation.plan import Plan
-from cckt.cache_builder.base.atomic_files import plain
+from cckt.ablation.plan import ROWS, AblationPlan
+from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.detector.evaluation.metrics import percent
-from cckt.detector.runs.run_folder import write_bytes, write_json
 
 TITLES = {
-    "table4": "Table 4: what each part is worth",
-    "table5": "Table 5: what a stronger teacher is worth",
-    "table6": "Table 6: what rho and L do when chance fills up to L",
-    "options": "What options are worth, and how far the detector leans on what it is told",
+    "table4": "Table 4: effect of each part of the method",
+    "table5": "Table 5: effect of a stronger teacher",
+    "table6": "Table 6: effect of rho and L with random fill",
+    "options": "Effect of options, and dependence on the guidance",
 }
 
 
-def save(plan: Plan, answer: dict[str, Any]) -> None:
-    """Write OUT/TABLE.json and OUT/TABLE.md; adds command, machine, seconds and checks to the answer."""
+def save(plan: AblationPlan, answer: dict[str, Any]) -> None:
+    """Write OUT/TABLE.json and OUT/TABLE.md; add command, machine, seconds and checks to the answer."""
     table = answer["table"]
     checks = {"table4": _parts, "table5": _teachers, "table6": _limits, "options": _effects}[table]
     answer |= {"command": command(table, plan), "machine": machine()}
@@ -39,7 +38,7 @@ def save(plan: Plan, answer: dict[str, Any]) -> None:
 
 
 def page(answer: dict[str, Any]) -> str:
-    """Markdown of an answer, as it stands in TABLE.json."""
+    """Return the contents of TABLE.json as Markdown."""
     table = answer["table"]
     lines = [f"## {TITLES[table]}", "", f"`{answer['command']}`", ""]
     lines += [f"{_minutes(answer['seconds'])} on {answer['machine']}. AP50 in percent.", ""]
@@ -47,21 +46,21 @@ def page(answer: dict[str, Any]) -> str:
     lines += [_line(head), _line(["---"] * len(head)), *map(_line, body), ""]
     lines += [f"* {sentence}" for sentence in sentences(answer)]
     if table == "table4":
-        lines += ["", "The rows as options over the recipe:", ""]
+        lines += ["", _shared_training(), "", "Options in which the rows differ from the recipe:", ""]
         for row in answer["rows"]:
-            told = ", ".join(f"{name}={_value(value)}" for name, value in row["options"].items())
-            lines.append(f"* {row['label']}: {told or 'the recipe itself'}")
+            options = ", ".join(f"{name}={_value(value)}" for name, value in row["options"].items())
+            lines.append(f"* {row['label']}: {options or 'none'}")
     return "\n".join(lines) + "\n"
 
 
 def rows(answer: dict[str, Any]) -> list[list[str]]:
-    """The table as words, its head first."""
+    """Return the table as text, its head first."""
     if answer["table"] == "table6":
         head = [
             "rho",
             "L",
-            "filled up with",
-            "passed a photo",
+            "fill",
+            "present per image",
             "AP50 novel",
             "base",
             "all",
@@ -69,14 +68,15 @@ def rows(answer: dict[str, Any]) -> list[list[str]]:
         ]
         return [head, *([*_cell(row), percent(row["paper"])] for row in answer["rows"])]
     seeds = max((len(row["runs"]) for row in answer["rows"]), default=0)
-    told = f"{seeds} seed{'s' * (seeds != 1)}"
+    over = f"{seeds} seed{'s' * (seeds != 1)}"
     if answer["table"] == "options":
-        head = ["", f"AP50 base / novel, {told}", "told its priors", "the truth", "it corrupted", "nothing"]
-        return [head, *([row["label"], *_leaning(row)] for row in answer["rows"])]
-    head = ["", f"AP50 novel, {told}", "base", "all", "the paper's novel"]
+        head = ["", f"AP50 base / novel, {over}"]
+        head += ["guided by priors", "by annotations", "by corrupted ones", "unguided"]
+        return [head, *([row["label"], *_by_guidance(row)] for row in answer["rows"])]
+    head = ["", f"AP50 novel, {over}", "base", "all", "the paper's novel"]
     stronger = answer["table"] == "table5"
     if stronger:
-        head[1:1] = ["crops named right", "AP of its priors"]
+        head[1:1] = ["crops named correctly", "AP of its priors"]
     body = []
     for row in answer["rows"]:
         measured = [percent(row[key]) for key in ("crops_named", "priors_ap")] if stronger else []
@@ -90,22 +90,22 @@ def rows(answer: dict[str, Any]) -> list[list[str]]:
 
 
 def sentences(answer: dict[str, Any]) -> list[str]:
-    """What the figures say, good or bad."""
+    """Return sentences that compare the figures."""
     checks = answer["checks"]
     if answer["table"] == "table4":
         if checks["over_plain"] is None:
-            return ["not every row is measured yet"]
+            return ["some rows are not measured yet"]
         over, best = 100 * checks["over_plain"], 100 * checks["over_next"]
         return [
-            f"all three together {over:+.1f} points of AP50 novel over plain (the paper: +12.6)",
+            f"all three parts: {over:+.1f} points of AP50 novel over the plain detector (the paper: +12.6)",
             f"and {best:+.1f} over the best other row, {checks['next']!r} (the paper: +4.3)",
         ]
     if answer["table"] == "table5":
         if checks["rising"] is None:
-            return ["not every teacher is measured yet"]
+            return ["some teachers are not measured yet"]
         return [f"AP50 novel {'rises' if checks['rising'] else 'does not rise'} with every stronger teacher"]
     if answer["table"] == "options":
-        return [_told(check, check is checks["rows"][0]) for check in checks["rows"]]
+        return [_effect_sentence(check, check is checks["rows"][0]) for check in checks["rows"]]
     return [
         f"rho {pair['rho']:g}: L {pair['to']} instead of {pair['from']} changes AP50 novel by "
         f"{_points(pair['difference'])} points ({_points(pair['low'])} to {_points(pair['high'])}): "
@@ -115,7 +115,7 @@ def sentences(answer: dict[str, Any]) -> list[str]:
 
 
 def _parts(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Table 4: all three against plain, and against the best other row."""
+    """Return, for Table 4, all three parts against plain and against the best other row."""
     known = {row["label"]: row["ap50_novel"] for row in rows if row.get("ap50_novel") is not None}
     if len(known) < len(rows):
         return {"over_plain": None, "over_next": None, "next": None, "above_every_row": None}
@@ -135,7 +135,7 @@ def _teachers(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _limits(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Table 6: by rho, whether AP50 novel falls with every higher L that chance fills up."""
+    """Return, for Table 6 and by rho, whether AP50 novel falls with every higher L at random fill."""
     answer: dict[str, Any] = {}
     for rho in sorted({row["rho"] for row in rows if row["fill"] == "random"}):
         values = [row["ap50_novel"] for row in rows if row["fill"] == "random" and row["rho"] == rho]
@@ -145,10 +145,11 @@ def _limits(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _effects(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of each row of options that has runs: what it adds to the recipe, and what it owes to what it is told.
+    """Return, for each row of options that has runs, its effect and its dependence on the guidance.
 
-    added: AP50 over the recipe's run of the same seed, and added_spread. lost: AP50 told the truth over AP50
-    told its own priors. kept: the share of AP50 told the truth that is left with nothing told. Of means.
+    added: mean difference in AP50 from the recipe's run of the same seed; added_spread: its deviation. lost:
+    AP50 guided by annotations minus AP50 guided by its own priors. kept: unguided AP50 as a share of AP50
+    guided by annotations. lost and kept are of the means over seeds.
     """
     return {
         "rows": [
@@ -161,7 +162,7 @@ def _effects(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _effect(recipe: dict[str, Any], row: dict[str, Any], split: str) -> dict[str, float | None]:
     key = f"ap50_{split}"
-    pairs = zip(recipe["runs"], row["runs"], strict=False)  # the row's last seed may be still to come
+    pairs = zip(recipe["runs"], row["runs"], strict=False)  # the row's last seed may be missing
     added = [run[key] - own[key] for own, run in pairs if None not in (own[key], run[key])]
     own, true, none = (row[f"{source}_{key}"] for source in ("own", "oracle", "none"))
     return {
@@ -172,19 +173,27 @@ def _effect(recipe: dict[str, Any], row: dict[str, Any], split: str) -> dict[str
     }
 
 
-def _told(check: dict[str, Any], first: bool) -> str:
+def _effect_sentence(check: dict[str, Any], is_recipe: bool) -> str:
     pair = check["base"], check["novel"]
     added = " / ".join(_spread(one["added"], one["added_spread"], _points) for one in pair)
     lost = " / ".join(_points(one["lost"]) for one in pair)
     kept = " / ".join(percent(one["kept"]) for one in pair)
-    over = "" if first else f"{added} points over the recipe; "
+    over = "" if is_recipe else f"{added} points over the recipe; "
     return (
-        f"{check['label']}: {over}told the truth {lost} points, told nothing {kept}% of AP50 told the truth"
+        f"{check['label']}: {over}with annotations instead of priors {lost} points; unguided {kept}% of AP50 "
+        "with annotations"
     )
 
 
-def command(table: str, plan: Plan) -> str:
-    """The command that makes the table; of folders outside the working folder only the names."""
+def _shared_training() -> str:
+    """Return the sentence on the rows of Table 4 that score the same training."""
+    labels = {row.key: row.label for row in ROWS}
+    pairs = [f"'{row.label}' and '{labels[row.scored_from]}'" for row in ROWS if row.scored_from]
+    return f"The rows {', '.join(pairs)} are one training, scored by the class head and by similarity."
+
+
+def command(table: str, plan: AblationPlan) -> str:
+    """Return the command that makes the table; folders outside the working folder by name only."""
     words = ["cckt", "ablate", table, "--recipe", plan.recipe]
     for option, folder in (("--train", plan.train), ("--val", plan.val), ("--run", plan.run)):
         words += [option, _name(folder)] if folder is not None else []
@@ -207,7 +216,7 @@ def command(table: str, plan: Plan) -> str:
 
 
 def machine() -> str:
-    """What the figures were made on, without its name."""
+    """Return what the figures were measured on, without a host name."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
     return (
@@ -227,15 +236,15 @@ def _line(cells: list[str]) -> str:
 def _cell(row: dict[str, Any]) -> list[str]:
     figures = [percent(row[key]) for key in ("ap50_novel", "ap50_base", "ap50_all")]
     if row["source"] in ("none", "oracle"):
-        told = "no guidance" if row["source"] == "none" else "the annotations"
-        return ["–", "–", told, f"{row['present_per_photo']:.1f}", *figures]
+        fill = "no guidance" if row["source"] == "none" else "the annotations"
+        return ["–", "–", fill, f"{row['present_per_photo']:.1f}", *figures]
     own = " (the run's)" if row["own"] and row["fill"] == "none" else ""
-    filled = {"random": "chance", "none": f"nothing{own}"}[row["fill"]]
-    return [f"{row['rho']:g}", str(row["limit"]), filled, f"{row['present_per_photo']:.1f}", *figures]
+    fill = {"random": "random", "none": f"none{own}"}[row["fill"]]
+    return [f"{row['rho']:g}", str(row["limit"]), fill, f"{row['present_per_photo']:.1f}", *figures]
 
 
-def _leaning(row: dict[str, Any]) -> list[str]:
-    """Base and novel as the run scores, and told only, weighing nothing, its own priors and others."""
+def _by_guidance(row: dict[str, Any]) -> list[str]:
+    """Return AP50 base / novel as the run scores, then under each kind of guidance without prior weight."""
     answer = []
     for source in ("", "own_", "oracle_", "corrupted_", "none_"):
         keys = (f"{source}ap50_{split}" for split in ("base", "novel"))

@@ -1,4 +1,4 @@
-"""What an ablation compares: the rows of Table 4, teachers, priors or options; on which data and seeds."""
+"""What an ablation compares: rows of Table 4, teachers, priors or options; on which data and seeds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, apply_overrides, changed
 from cckt.detector.config.recipes import recipe, without_contrast, without_guidance
 
+RHOS, LIMITS = (0.70, 0.90), (6, 12)
+"""rho and L of Table 6 in the paper."""
+
 
 @dataclass(frozen=True)
 class Row:
-    """A row of Table 4: its parts, and the paper's AP50 novel."""
+    """A row of Table 4: the parts of the method that it has, and the paper's AP50 novel.
+
+    similarity: scored by similarity, else by the class head. scored_from: key of the row whose trained
+    weights this row scores in another way; "" for a row with its own training.
+    """
 
     key: str
     label: str
@@ -22,51 +29,61 @@ class Row:
     contrast: bool
     similarity: bool
     paper: float
+    scored_from: str = ""
 
     def config(self, full: Config) -> Config:
-        """The full recipe without the parts that this row lacks.
+        """Return the full recipe without the parts that this row lacks.
 
-        What is not scored by similarity has a class head of its own, as METHOD.md's has: a recipe whose head
-        reads the region embedding would rank the same by either.
+        Every row has a separate embedding for the class head, as in the paper. With a shared embedding
+        (model.class_embedding=region) the class head and similarity would rank detections alike.
         """
-        config = full if self.guidance else without_guidance(full)
+        config = changed(full, "model", class_embedding="own")
+        if not self.guidance:
+            config = without_guidance(config)
         if not self.contrast:
             config = without_contrast(config)
         if not self.similarity:
-            config = changed(config, "model", class_embedding="own")
             config = changed(config, "inference", classification="head")
         return config
 
     def options(self, full: Config) -> dict[str, Any]:
-        """The options in which this row's config is not the recipe's: "section.name" -> value."""
-        ours, theirs = full.to_dict(), self.config(full).to_dict()
-        return {
-            f"{section}.{name}": value
-            for section, values in theirs.items()
-            if isinstance(values, dict)
-            for name, value in values.items()
-            if value != ours[section][name]
-        }
+        """Return the options in which this row differs from the recipe: "section.name" -> value."""
+        return differences(full, self.config(full))
+
+    def run(self, out: Path, seed: int) -> Path:
+        """Return the folder of the run that this row scores."""
+        return out / "table4" / f"{self.scored_from or self.key}-{seed}"
 
 
 ROWS = (
     Row("plain", "plain Deformable DETR", False, False, False, 0.254),
     Row("guidance", "+ guidance", True, False, False, 0.326),
-    Row("guidance-contrast", "+ guidance + contrast, scored by the class head", True, True, False, 0.317),
+    Row(
+        "guidance-contrast",
+        "+ guidance + contrast, scored by the class head",
+        True,
+        True,
+        False,
+        0.317,
+        "all",
+    ),
     Row("contrast-similarity", "contrast + similarity without guidance", False, True, True, 0.337),
     Row("all", "all three", True, True, True, 0.380),
 )
+"""Rows 3 and 5 are one training scored in two ways (docs/method/cckt_det.md, section 11)."""
+
+FULL_ROW = ROWS[-1]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is compared, on which data.
+class AblationPlan:
+    """What is compared, and on which data.
 
-    train, val: data-set folders; None renders shapeworld under `out`: `photos` to train on, `held_out` to
-    measure on. overrides: options laid over the recipe, for every run. epochs: a shorter (or longer) schedule
-    whose phases keep their proportions; None keeps the recipe's. teachers: of table5, the weakest first.
-    run: of table6; None takes, and where need be trains, seed 0 of table 4's last row. rhos, limits: of
-    table6. rows: of options, each "section.option=value" or several with spaces between them.
+    train, val: data set folders; None renders shapeworld under `out`, with `photos` to train on and
+    `held_out` to evaluate on. overrides: options of every run. epochs: length of the schedule, whose phases
+    keep their proportions; None keeps the recipe's. teachers: of table5, weakest first. run: of table6; None
+    takes seed 0 of Table 4's last row, trained if needed. rhos, limits: of table6. rows: of options, each
+    "section.option=value" or several of them separated by spaces.
     """
 
     out: Path
@@ -80,13 +97,13 @@ class Plan:
     held_out: int = 1000
     teachers: tuple[str, ...] = ()
     run: Path | None = None
-    rhos: tuple[float, ...] = (0.70, 0.90)
-    limits: tuple[int, ...] = (6, 12)
+    rhos: tuple[float, ...] = RHOS
+    limits: tuple[int, ...] = LIMITS
     rows: tuple[str, ...] = ()
     resamples: int = 500
 
     def config(self) -> Config:
-        """The full method's config. Raises UserError where the recipe lacks a part that is taken out."""
+        """Return the config of the full method. Raises UserError if it lacks a part that a table removes."""
         config = recipe(self.recipe)
         if self.epochs is not None:
             config = in_epochs(config, self.epochs)
@@ -97,26 +114,26 @@ class Plan:
             "terms.region_contrast.weight": config.terms["region_contrast"].weight > 0,
             "inference.classification": config.inference.classification != "head",
         }
-        for option, there in parts.items():
-            if not there:
+        for option, present in parts.items():
+            if not present:
                 raise UserError(
-                    f"option {option}: an ablation begins with all parts of the method, and the recipe "
-                    f"{self.recipe} as it is set lacks this one; leave the option as the recipe has it."
+                    f"option {option}: an ablation starts from all parts of the method, but the recipe "
+                    f"{self.recipe} with your options lacks this one; keep the recipe's value."
                 )
         return config
 
     def configs(self) -> dict[str, Config]:
-        """The full method's config under "", and that of each of `rows`.
+        """Return the config of the full method under "", and that of each of `rows`.
 
-        Raises UserError for a row that cannot be read, an unknown option, and two rows that are the same.
+        Raises UserError for a row that cannot be parsed, an unknown option, and two equal rows.
         """
         configs = {"": self.config()}
         for row in self.rows:
             config = apply_overrides(configs[""], _assignments(row), f'--row "{row}"')
             for other, known in configs.items():
                 if known == config:
-                    same = f'row "{other}"' if other else "recipe as it is set"
-                    raise UserError(f'--row "{row}": is the same as the {same}; leave it out.')
+                    same = f'row "{other}"' if other else "recipe with your options"
+                    raise UserError(f'--row "{row}": is the same as the {same}; remove it.')
             configs[row] = config
         return configs
 
@@ -126,12 +143,18 @@ def _assignments(row: str) -> list[str]:
         return shlex.split(row)
     except ValueError as error:
         raise UserError(
-            f'--row "{row}": {error}; expected SECTION.OPTION=VALUE, several with spaces between them.'
+            f'--row "{row}": {error}; expected SECTION.OPTION=VALUE, several separated by spaces.'
         ) from None
 
 
+def differences(config: Config, other: Config) -> dict[str, Any]:
+    """Return the options in which `other` differs from `config`: "section.name" -> value in `other`."""
+    ours = config.options()
+    return {name: value for name, value in other.options().items() if value != ours.get(name)}
+
+
 def in_epochs(config: Config, epochs: int) -> Config:
-    """The config in so many epochs, lower rate and contrast from the same shares of them on."""
+    """Return the config with `epochs` epochs; lower rate and contrast start at the same share of them."""
     if epochs < 1:
         raise UserError(f"--epochs {epochs}: expected at least 1.")
     share = epochs / config.train.epochs
@@ -140,4 +163,4 @@ def in_epochs(config: Config, epochs: int) -> Config:
         config, "train", epochs=epochs, lr_drop_epoch=min(last, round(config.train.lr_drop_epoch * share))
     )
     begin = min(last, round(config.terms["region_contrast"].first_epoch * share))
-    return changed(config, "loss", contrast_from_epoch=begin)
+    return changed(config, "terms.region_contrast", first_epoch=begin)

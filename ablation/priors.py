@@ -1,4 +1,4 @@
-"""Table 6: what rho and L do when chance fills up to L. One trained run is asked again and again."""
+"""Table 6: the effect of rho and L with random fill, measured by one trained run under many priors."""
 
 from __future__ import annotations
 
@@ -6,38 +6,39 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from cckt.ablation.data import Say, folders
+from cckt.ablation.data import Announce, folders
 from cckt.ablation.page import save
-from cckt.ablation.plan import ROWS, Plan
-from cckt.ablation.runs import FIGURES, asked, seeded, trained
+from cckt.ablation.plan import FULL_ROW, AblationPlan
+from cckt.ablation.runs import FIGURES, detect_variants, finish_run, with_seed
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.detector.config.config import PriorConfig
 from cckt.detector.evaluation.compare_runs import compare_detections
-from cckt.detector.evaluation.detect import Variant
 from cckt.detector.evaluation.evaluate import evaluate_detections
+from cckt.detector.evaluation.inference_loop import Variant
 from cckt.detector.runs.run_folder import run_config
 
-PAPER_PRIORS = {(0.7, 6): 0.380, (0.7, 12): 0.376, (0.9, 6): 0.368, (0.9, 12): 0.362}
-"""AP50 novel of the paper by (rho, L), filled up with random concepts."""
+PAPER_PRIORS = {(0.7, 6): 0.380, (0.9, 6): 0.376, (0.7, 12): 0.368, (0.9, 12): 0.362}
+"""AP50 novel in the paper by (rho, L), with random fill (docs/method/cckt_det.md, section 11)."""
 
 
-def table6(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
+def table6(plan: AblationPlan, announce: Announce, progress: Progress) -> dict[str, Any]:
+    """Make Table 6; arguments, answer and errors as for `ablate`."""
     if plan.run is not None and plan.val is None:
-        raise UserError(f"--run {plan.run}: say on which data set it is to be asked; give --val FOLDER.")
+        raise UserError(f"--run {plan.run}: no data set to evaluate it on; give --val FOLDER.")
     if plan.run is not None:
         run, val = plan.run, plan.val
     else:
-        seen, val = folders(plan, say, progress)
-        run = plan.out / "table4" / f"{ROWS[-1].key}-0"
-        trained(seeded(plan.config(), 0), seen, val, run, progress)
+        train_data, val = folders(plan, announce, progress)
+        run = FULL_ROW.run(plan.out, 0)
+        finish_run(FULL_ROW.config(with_seed(plan.config(), 0)), train_data, val, run, progress)
     assert val is not None
     began = time.perf_counter()
     config = run_config(run)
     if not config.guidance.enabled or not config.prior.cached:
         raise UserError(
-            f"{run}: is not guided by a column of priors, so rho and L change nothing; give "
-            "--run one that is."
+            f"{run}: is not guided by a column of priors, so rho and L have no effect; give --run with a "
+            "guided run."
         )
     own = config.prior
     cells = {
@@ -48,13 +49,13 @@ def table6(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
     }
     cells |= {"no priors": PriorConfig("none"), "true priors": PriorConfig("oracle")}
     inference = replace(config.inference, restrict_to_present=False)
-    say(f"{run.name}: {len(cells)} sets of priors from one pass over the photos")
+    announce(f"{run.name}: {len(cells)} sets of priors in one pass over the photos")
     variants = [Variant(name, prior, inference) for name, prior in cells.items()]
-    scene, found = asked(run, val, variants, progress)
+    scene, found = detect_variants(run, val, variants, progress)
     rows = []
     for name, prior in cells.items():
         figures = evaluate_detections(scene.index, found[name]).as_dict()
-        passed = scene.present(replace(prior, fill="none")) or []
+        present = scene.present_concepts(replace(prior, fill="none")) or []
         rows.append(
             {
                 "key": name,
@@ -63,7 +64,7 @@ def table6(plan: Plan, say: Say, progress: Progress) -> dict[str, Any]:
                 "rho": prior.rho,
                 "limit": prior.limit,
                 "own": (prior.rho, prior.limit) == (own.rho, own.limit),
-                "present_per_photo": sum(map(len, passed)) / max(1, len(scene.index)),
+                "present_per_photo": sum(map(len, present)) / max(1, len(scene.index)),
                 "paper": PAPER_PRIORS.get((prior.rho, prior.limit)) if prior.fill == "random" else None,
                 **{figure: figures[figure] for figure in FIGURES},
             }

@@ -1,75 +1,146 @@
-"""Runs of an ablation: kept when they are finished, gone on with when they are not; figures over seeds."""
+"""Runs of an ablation: train or resume them, score finished ones in several ways, average over seeds."""
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cckt.ablation.plan import differences
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.runner import Interrupted
-from cckt.detector.config.config import Config, changed
-from cckt.detector.evaluation.detect import Variant, infer
+from cckt.detector.config.config import Config, InferenceConfig, changed
 from cckt.detector.evaluation.detections import Detections
-from cckt.detector.evaluation.scene import Scene, open_scene
-from cckt.detector.inference.network import load_network
-from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config, write_json
+from cckt.detector.evaluation.evaluate import evaluate_detections
+from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
+from cckt.detector.evaluation.inference_loop import Variant, infer
+from cckt.detector.inference.inference_model import load_inference_model
+from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config
 from cckt.detector.training.preflight import check_batch, check_validation, gather
 from cckt.detector.training.train import finished, train
 
 FIGURES = ("ap50_novel", "ap50_base", "ap50_all", "ap")
+MADE_BY = "a run of cckt ablate"
 
 
-def seeded(config: Config, seed: int) -> Config:
+def with_seed(config: Config, seed: int) -> Config:
+    """Return the config with `seed` added to its own seed."""
     return changed(config, "train", seed=config.train.seed + seed)
 
 
-def check_rows(rows: Mapping[str, Config], seen: Path, val: Path) -> None:
-    """Whether each row, by its name, can be trained and measured, asked before the first of them takes hours.
+def check_rows(rows: Mapping[str, Config], train_data: Path, val: Path) -> None:
+    """Check that each row, by its name, can be trained and evaluated, before any training starts.
 
-    Raises UserError of the first that cannot.
+    Raises UserError for the first that cannot.
     """
     for name, config in rows.items():
         try:
             check_batch(config, 1)
-            check_validation(config, val, gather(config, seen).facts)
+            check_validation(config, val, gather(config, train_data).facts)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
 
 
-def trained(config: Config, seen: Path, val: Path, run: Path, progress: Progress) -> dict[str, Any]:
-    """The figures of a run that is finished, or of what is left to train of it.
+def finish_run(config: Config, train_data: Path, val: Path, run: Path, progress: Progress) -> dict[str, Any]:
+    """Return the figures of a run; train it, or resume its training, if it is not finished.
 
-    seconds: of training, over all parts of a run that was stopped by a signal; what a killed one had done
-    since its last checkpoint is not in it.
+    seconds: of training, over all sessions that ended or were stopped by a signal; of a killed session only
+    what is in its checkpoint. Raises UserError if the folder holds a run of other options or data, and
+    Interrupted when a signal stops the training.
     """
     if (run / "config.toml").is_file() and run_config(run) != config:
-        raise UserError(f"{run}: was begun with other options; name another --out, or delete this run.")
+        other = differences(config, run_config(run))
+        found = ", ".join(f"{name}={value}" for name, value in other.items())
+        raise UserError(
+            f"{run}: was begun with other options ({found}); name another --out, or delete this folder."
+        )
     known = finished(run)
     if known:
-        _check_same_data(run, seen, val, known)
-        return _told(run, known)
+        _check_same_data(run, train_data, val, known)
+        return _figures_of(run, known)
     resume = newest_checkpoint(run)[0] is not None
     before = _seconds(run)
     began = time.perf_counter()
     try:
-        metrics = train(config, seen, val, run, resume=resume, progress=progress)
+        metrics = train(config, train_data, val, run, resume=resume, progress=progress)
     finally:
         if run.is_dir():
             write_json(run / "ablate.json", {"seconds": before + time.perf_counter() - began})
     if metrics["stopped"]:
         when = f"step {metrics['step']} of {run.name}"
-        raise Interrupted.by(metrics["stopped"], when, "the same command goes on from there")
-    return _told(run, metrics["evaluation"])
+        raise Interrupted.by(metrics["stopped"], when, "run the same command to continue")
+    return _figures_of(run, metrics["evaluation"])
 
 
-def _check_same_data(run: Path, seen: Path, val: Path, evaluation: dict[str, Any]) -> None:
+def rescore(run: Path, val: Path, inference: InferenceConfig, progress: Progress) -> dict[str, Any]:
+    """Return the figures of a finished run on `val` with another scoring and the run's own priors.
+
+    seconds: of the scoring. The answer is kept in the run folder, as scored-CLASSIFICATION.json.
+    """
+    variant = Variant(inference.classification, run_config(run).prior, inference)
+
+    def compute() -> dict[str, Any]:
+        began = time.perf_counter()
+        scene, found = detect_variants(run, val, [variant], progress)
+        figures = evaluate_detections(scene.index, found[variant.name]).as_dict()
+        known = {name: figures[name] for name in ("photos", *FIGURES)}
+        return {"run": run.name, "seconds": time.perf_counter() - began, **known}
+
+    about = {**weights_and_index(run, val), "variant": asdict(variant)}
+    return remember(run / f"scored-{variant.name}.json", about, compute)
+
+
+def weights_and_index(run: Path, val: Path) -> dict[str, str]:
+    """Return digests of a run's weights and of the index of `val`."""
+    return {
+        "weights": hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(),
+        "index": open_index(val).digest,
+    }
+
+
+def remember(path: Path, about: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures kept in `path` if they are about the same inputs; else compute and keep them."""
+    if path.is_file():
+        known = read_json(path, MADE_BY)
+        if known.get("about") == about:
+            return dict(known["figures"])
+    figures = compute()
+    write_json(path, {"about": about, "figures": figures})
+    return figures
+
+
+def detect_variants(
+    run: Path, val: Path, variants: Sequence[Variant], progress: Progress
+) -> tuple[EvaluationSet, dict[str, Detections]]:
+    """Return the detections of a finished run on `val` for each variant, from one pass of its encoder.
+
+    Raises UserError if the run or its columns cannot be read.
+    """
+    network, facts = load_inference_model(run, run_config(run).train.device)
+    scene = open_evaluation_set(val, facts)
+    return scene, infer(network, scene, variants, progress=progress).detections
+
+
+def mean_over_seeds(runs: Sequence[dict[str, Any]], figures: Sequence[str] = FIGURES) -> dict[str, Any]:
+    """Return mean and sample deviation over the seeds for each figure, None if unknown; and all seconds."""
+    answer: dict[str, Any] = {"seconds": sum(run["seconds"] for run in runs)}
+    for figure in figures:
+        values = [run[figure] for run in runs if run[figure] is not None]
+        answer[figure] = statistics.fmean(values) if values else None
+        answer[f"{figure}_spread"] = statistics.stdev(values) if len(values) > 1 else None
+    return answer
+
+
+def _check_same_data(run: Path, train_data: Path, val: Path, evaluation: dict[str, Any]) -> None:
     for option, folder, digest in (
-        ("--train", seen, Facts.load(run).index_digest),
+        ("--train", train_data, Facts.load(run).index_digest),
         ("--val", val, evaluation["figures"]["index_digest"]),
     ):
         if open_index(folder).digest != digest:
@@ -78,7 +149,7 @@ def _check_same_data(run: Path, seen: Path, val: Path, evaluation: dict[str, Any
             )
 
 
-def _told(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
+def _figures_of(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     return {
         "run": run.name,
         "seconds": _seconds(run),
@@ -90,26 +161,4 @@ def _told(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
 def _seconds(run: Path) -> float:
     if not (run / "ablate.json").is_file():
         return 0.0
-    return float(read_json(run / "ablate.json", "a run of cckt ablate")["seconds"])
-
-
-def spread(runs: Sequence[dict[str, Any]], figures: Sequence[str] = FIGURES) -> dict[str, Any]:
-    """Mean and sample deviation over the seeds of each figure, None where there is none; seconds in all."""
-    answer: dict[str, Any] = {"seconds": sum(run["seconds"] for run in runs)}
-    for figure in figures:
-        values = [run[figure] for run in runs if run[figure] is not None]
-        answer[figure] = statistics.fmean(values) if values else None
-        answer[f"{figure}_spread"] = statistics.stdev(values) if len(values) > 1 else None
-    return answer
-
-
-def asked(
-    run: Path, val: Path, variants: Sequence[Variant], progress: Progress
-) -> tuple[Scene, dict[str, Detections]]:
-    """What a finished run finds on `val`, asked in several ways in one pass of its encoder, by their names.
-
-    Raises UserError where the run or its columns cannot be read.
-    """
-    network, facts = load_network(run, run_config(run).train.device)
-    scene = open_scene(val, facts)
-    return scene, infer(network, scene, variants, progress=progress).detections
+    return float(read_json(run / "ablate.json", MADE_BY)["seconds"])

@@ -1,10 +1,16 @@
-"""Build and open an index of COCO's size, synthesised: 118k photos, 860k boxes, 80 categories.
+"""Time the building and opening of an index of the size of COCO.
 
-Prints one JSON line: seconds (wall), cpu_seconds and peak_gb of the build (a process of its own), and
-open_seconds in a fresh process after the imports. Claims: under 90 s, under 4 GB, opens in under 0.2 s.
-`--masks` adds polygons of 15 points a box, which makes the file about as big as COCO's own (0.45 GB).
+Claim: building takes under 90 s and under 4 GB, opening under 0.2 s.
+Peer: none.
 
     python benchmarks/build_index.py [--photos 118000] [--boxes 860000] [--masks]
+
+The annotations are synthetic: 118,000 images, 860,000 boxes, 80 categories. --masks adds a polygon of 15
+points to each box, which gives a file of about the size of COCO's (0.45 GB). Prints one JSON line:
+
+    seconds, cpu_seconds, peak_gb   wall time, CPU time and peak memory of the build, in a process of its own
+    open_seconds                    time to open the index in a new process, after the imports
+    json_mb, photos, boxes          size of the file, and its contents
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import numpy as np
 
 
 def write_annotations(path: Path, photos: int, boxes: int, masks: bool) -> None:
-    """A COCO-format file whose lists are in no order, as real ones are."""
+    """Write a COCO-format file; images and boxes are in random order, as in real files."""
     rng = np.random.default_rng(0)
     image_ids = rng.permutation(600_000)[:photos] + 1
     of_image = image_ids[rng.integers(0, photos, boxes)]
@@ -53,6 +59,7 @@ def write_annotations(path: Path, photos: int, boxes: int, masks: bool) -> None:
 
 
 def _build(folder: Path, results: multiprocessing.Queue[dict[str, float]]) -> None:
+    """Build the index; put time, peak memory and number of boxes into the queue."""
     from cckt.cache_builder.index import build_index
 
     start, cpu = time.perf_counter(), time.process_time()
@@ -64,6 +71,7 @@ def _build(folder: Path, results: multiprocessing.Queue[dict[str, float]]) -> No
 
 
 def _open(folder: Path, results: multiprocessing.Queue[dict[str, float]]) -> None:
+    """Open the index and read one row; put the time into the queue."""
     from cckt.cache_builder.index import open_index
 
     start = time.perf_counter()
@@ -73,7 +81,7 @@ def _open(folder: Path, results: multiprocessing.Queue[dict[str, float]]) -> Non
 
 
 def main() -> None:
-    """Synthesise, build, open, print."""
+    """Write the file, build and open the index, and print the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

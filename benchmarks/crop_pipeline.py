@@ -1,27 +1,33 @@
-"""How near the crop cache comes to the ideal, and how far ahead of one crop at a time it is.
+"""Compare the crop pipeline with its slowest part, and with encoding one crop at a time.
 
-Prints one JSON line. In one run, over the same photos and boxes, best of `--repeats`, taken in turns so that
-a busy machine slows all alike:
+Claims: ideal_ratio is at least 0.9; with a tiny teacher on two cores, speedup_vs_single is at least 5.
+Peer: the loop of the paper's released script. It opens each image once; for each box it crops, preprocesses
+and encodes a batch of one, with open_clip's model as open_clip loads it, on all cores.
 
-* teacher_seconds: the teacher alone, on pixels that lie in memory, in the pipeline's batches;
-* decode_seconds: decode + crop + resize alone, by the pipeline's reader and threads;
-* pipeline_seconds: `cache_crops`, column written and finished;
-* single_seconds: the loop of the paper's released script: open each photo once, then for each of its boxes
-  crop, preprocess and encode a batch of one; with open_clip's model as open_clip loads it, on all cores;
-* ideal_ratio = max(teacher_seconds, decode_seconds) / pipeline_seconds, claimed at least 0.9: the slower
-  part hides the other. On a GPU they do not compete; on a CPU each is given its cores, in the pipeline and
-  alone: --workers threads that decode and --torch-threads for the teacher, together no more than there are;
-* shared_ratio: the same with the sum of both in the numerator, for threads that share all cores: 1 is a
-  pipeline that loses nothing between its parts; it does not stand for the claim;
-* teacher_gflops: billions of operations a second of the teacher alone, all cores (`gflop_per_crop` each);
-* speedup_vs_single = single_seconds / pipeline_seconds, claimed at least 5 with a tiny teacher on two cores.
+    python benchmarks/crop_pipeline.py --annotations instances_val2017.json --images val2017
+        [--teacher shapeworld] [--workers 1 --torch-threads 1] [--fast] [--precision bf16] [--batch 64]
+        [--copies 1] [--repeats 3]
 
-Also cosine_least and cosine_median of the pipeline's float16 rows to those of the loop, in its fp32; and with
---fast fast_cosine, the median that the report prints. --copies N lists every photo N times, each time decoded
-and cropped anew: starting and finishing a column costs a tenth of a second, however many photos there are.
+All parts run on the same images and boxes and alternate, so that other load on the machine affects all. Times
+are the best of --repeats. Prints one JSON line:
 
-    python benchmarks/crop_pipeline.py --annotations instances_val2017.json --images val2017 [--teacher
-    shapeworld] [--workers 1 --torch-threads 1] [--fast] [--precision bf16] [--batch 64]
+    teacher_seconds       the teacher on pixels in memory, in the batches of the pipeline
+    decode_seconds        decoding, cropping and resizing, with the reader and threads of the pipeline
+    pipeline_seconds      `cache_crops`: the column is written and finished
+    single_seconds        the peer
+    ideal_ratio           max(teacher_seconds, decode_seconds) / pipeline_seconds: 1 if the slower part hides
+                          the other. On a CPU each part has separate cores: --workers and --torch-threads
+                          together must not exceed the cores
+    shared_ratio          (teacher_seconds + decode_seconds) / pipeline_seconds, for threads that share all
+                          cores: 1 if nothing is lost between the parts; not part of the claim
+    speedup_vs_single     single_seconds / pipeline_seconds
+    teacher_gflops        billions of operations per second of the teacher; gflop_per_crop: of one crop
+    cosine_least, cosine_median   cosines of the pipeline's float16 rows and the peer's fp32 rows
+    fast_cosine           with --fast: median cosine in the report of the column
+    photos, copies, crops, teacher, device, precision, batch, workers, cores, torch_threads, load
+
+--copies N lists every image N times, each decoded and cropped separately: starting and finishing a column
+takes 0.1 s for any number of images.
 """
 
 from __future__ import annotations
@@ -54,12 +60,13 @@ from cckt.cache_builder.columns.images import encoder
 from cckt.cache_builder.columns.options import check_numbers
 from cckt.cache_builder.columns.report import CacheReport
 from cckt.cache_builder.index import Index, build_index, open_index
+from cckt.cache_builder.photos import open_image
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import load_teacher
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Wall time in seconds."""
+    """Return the wall time of a call in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
@@ -68,12 +75,12 @@ def timed(work: Callable[[], object]) -> float:
 def one_at_a_time(
     index: Index, model: torch.nn.Module, transform: Callable[[Image.Image], torch.Tensor]
 ) -> torch.Tensor:
-    """(n, D) rows of the usable boxes, made as the released script makes them."""
+    """Return (n, D) embeddings of the usable boxes, made like the released script."""
     rows = []
     for image in range(len(index)):
         boxes = index.boxes_of(image)
         usable = boxes.start + np.flatnonzero(usable_boxes(index, boxes.start, boxes.stop))
-        photo = Image.open(index.photo_path(image)).convert("RGB")
+        photo = open_image(index.photo_path(image)).convert("RGB")
         for box in crop_rectangles(index.box_xyxy[usable], photo.size).tolist():
             roi = transform(photo.crop(tuple(box))).unsqueeze(0)
             with torch.no_grad():
@@ -82,7 +89,7 @@ def one_at_a_time(
 
 
 def copied(records: dict[str, Any], copies: int) -> dict[str, Any]:
-    """COCO records of the same photos and boxes `copies` times, under ids of their own."""
+    """Return COCO records with every image and box `copies` times, with new ids."""
     images = 1 + max(image["id"] for image in records["images"])
     boxes = 1 + max(box["id"] for box in records["annotations"])
     return records | {
@@ -98,7 +105,7 @@ def copied(records: dict[str, Any], copies: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -132,16 +139,18 @@ def main() -> None:
         spans = photo_spans(index.box_images, 0)
 
         def decode() -> list[np.ndarray]:
+            """Decode, crop and resize all crops with the reader and threads of the pipeline."""
             with ThreadPoolExecutor(max(workers, 1)) as pool:
                 found = pool.map(lambda span: list(reader(*span)), spans)
                 return [item.data for items in found for item in items if item.data is not None]
 
         def pipeline() -> CacheReport:
+            """Make the column."""
             shutil.rmtree(data / "crops", ignore_errors=True)
             return cache_crops(data, teacher, batch=batch, workers=workers, fast=arguments.fast)
 
-        def teach() -> None:
-            """One batch ahead, as the pipeline does."""
+        def encode_all() -> None:
+            """Encode all batches, one batch ahead like the pipeline."""
             waiting: list[Callable[[], np.ndarray]] = []
             for pixels in batches:
                 waiting.append(encode(pixels))
@@ -157,11 +166,13 @@ def main() -> None:
         reports: list[CacheReport] = []
         for _ in range(arguments.repeats):
             torch.set_num_threads(threads)
-            encode(batches[0])()  # the teacher's threads are there
+            encode(batches[0])()  # start the threads of the teacher
             made = pipeline()
             reports.append(made)
-            seconds.setdefault("pipeline_seconds", []).append(made.seconds)  # without the sample of --fast
-            seconds.setdefault("teacher_seconds", []).append(timed(teach))
+            seconds.setdefault("pipeline_seconds", []).append(
+                made.seconds
+            )  # without the comparison of --fast
+            seconds.setdefault("teacher_seconds", []).append(timed(encode_all))
             seconds.setdefault("decode_seconds", []).append(timed(decode))
             torch.set_num_threads(all_threads)
             began = time.perf_counter()
@@ -169,10 +180,10 @@ def main() -> None:
             seconds.setdefault("single_seconds", []).append(time.perf_counter() - began)
         figures = {key: min(values) for key, values in seconds.items()}
         parts = figures["teacher_seconds"], figures["decode_seconds"]
-        agreed = reports[-1].agreement
+        agreement = reports[-1].agreement
         column = open_column(data, "crops")
         made_rows = torch.from_numpy(column.take(np.flatnonzero(column.valid_all()))).float()
-        likeness = torch.cosine_similarity(made_rows, rows)
+        cosines = torch.cosine_similarity(made_rows, rows)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             plain.encode_image(transform(Image.new("RGB", (64, 64))).unsqueeze(0))
         gflop = counter.get_total_flops() / 1e9
@@ -181,9 +192,9 @@ def main() -> None:
             "ideal_ratio": round(max(parts) / figures["pipeline_seconds"], 3),
             "shared_ratio": round(sum(parts) / figures["pipeline_seconds"], 3),
             "speedup_vs_single": round(figures["single_seconds"] / figures["pipeline_seconds"], 2),
-            "fast_cosine": None if agreed is None else round(agreed.median, 6),
-            "cosine_least": round(float(likeness.min()), 6),
-            "cosine_median": round(float(likeness.median()), 6),
+            "fast_cosine": None if agreement is None else round(agreement.median, 6),
+            "cosine_least": round(float(cosines.min()), 6),
+            "cosine_median": round(float(cosines.median()), 6),
             "gflop_per_crop": round(gflop, 3),
             "teacher_gflops": round(gflop * len(pixels) / figures["teacher_seconds"], 1),
             "photos": len(index),
@@ -202,7 +213,7 @@ def main() -> None:
 
 
 def _as_open_clip(name: str) -> tuple[str, str | None]:
-    """Model and weights as open_clip's own factory takes them; a seed's weights take no longer or shorter."""
+    """Return model and weights for open_clip's factory; random weights take as long as trained ones."""
     if name == "shapeworld":
         return f"local-dir:{Path(__file__).resolve().parents[1] / 'shapeworld' / 'teacher'}", None
     model, _, weights = name.partition("/")

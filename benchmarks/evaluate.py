@@ -1,19 +1,24 @@
-"""The evaluation engine against pycocotools: the same figures, how much faster.
+"""Compare the evaluation engine with pycocotools: equal figures, less time.
+
+Claim: the figures are equal and the time is several times shorter, on the same number of cores.
+Peers: pycocotools for COCO; for LVIS, our second implementation on top of pycocotools.
 
     python benchmarks/evaluate.py [--photos 5000] [--detections 500000] [--seed 0] [--threads 1]
 
-Made-up boxes and detections (near boxes, nowhere, duplicated, with tied scores; crowds for COCO, checked and
-incomplete pairs for LVIS). Prints one JSON line; seconds are of one run each:
+Boxes and detections are random: near boxes, elsewhere, duplicated, with tied scores; crowds for COCO,
+negative and not exhaustive pairs for LVIS. Times are of one run each. Prints one JSON line:
 
-    speedup_vs_pycocotools   80 concepts by COCO's rules. pycocotools' clock starts when its dictionaries and
-                             indices are ready, ours at plain arrays; both end at the precision table
-    speedup_lvis             1,203 concepts, federated, against our second implementation over pycocotools
+    speedup_vs_pycocotools   80 concepts by the rules of COCO. The time of pycocotools starts when its
+                             dictionaries and indices exist, ours at plain arrays; both end at the precision
+                             table
+    speedup_lvis             1,203 concepts by the rules of LVIS
     max_abs_difference       over all stats of both, and AP and AP50 of every concept
-    hotcoco_s, pycocotools_s, lvis_s, lvis_pycocotools_s, photos, detections, boxes, lvis_boxes, cores
-    records_s, lvis_records_s, intervals_s, lvis_intervals_s
-                             what else `cckt eval` computes: matching at ten IoU thresholds, 1,000 resamples
-    threads                  of our engine; pycocotools has one. --threads 1: one core against one core
-    peak_gib                 largest resident memory of the whole benchmark, mostly pycocotools's dictionaries
+    hotcoco_s, pycocotools_s, lvis_s, lvis_pycocotools_s        times of the engines
+    records_s, lvis_records_s, intervals_s, lvis_intervals_s    other work of `cckt eval`: matching at ten IoU
+                             thresholds, 1,000 bootstrap resamples
+    threads                  threads of our engine; pycocotools has one, so use --threads 1 to compare cores
+    peak_gib                 peak resident memory of the benchmark, mostly the dictionaries of pycocotools
+    photos, detections, boxes, lvis_boxes, cores
 """
 
 from __future__ import annotations
@@ -29,67 +34,71 @@ import time
 import numpy as np
 
 from cckt.detector.evaluation.bootstrap import intervals, thresholds_for
-from cckt.detector.evaluation.engines import curves
-from cckt.detector.evaluation.matches import match
+from cckt.detector.evaluation.coco_engines import curves
+from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.locate import LocatedDetections
+from cckt.detector.evaluation.match_detections import match_detections
 from cckt.detector.evaluation.metrics import Metrics, summarise
-from cckt.detector.evaluation.truth import Found, Truth
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Measure and print the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photos", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=500_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    given = parser.parse_args()
-    os.environ["RAYON_NUM_THREADS"] = str(given.threads)  # read by hotcoco when it is first used
-    rng = np.random.default_rng(given.seed)
-    coco = made_up_truth(rng, given.photos, 80, boxes=7 * given.photos, federated=False)
-    lvis = made_up_truth(rng, given.photos, 1203, boxes=12 * given.photos, federated=True)
-    answer: dict[str, float | int] = {"photos": given.photos, "detections": given.detections}
-    answer |= {"boxes": len(coco.images), "lvis_boxes": len(lvis.images), "cores": os.cpu_count() or 1}
-    answer["threads"] = given.threads
+    options = parser.parse_args()
+    os.environ["RAYON_NUM_THREADS"] = str(options.threads)  # hotcoco reads it at its first use
+    rng = np.random.default_rng(options.seed)
+    coco = random_truth(rng, options.photos, 80, boxes=7 * options.photos, federated=False)
+    lvis = random_truth(rng, options.photos, 1203, boxes=12 * options.photos, federated=True)
+    figures: dict[str, float | int] = {"photos": options.photos, "detections": options.detections}
+    figures |= {"boxes": len(coco.images), "lvis_boxes": len(lvis.images), "cores": os.cpu_count() or 1}
+    figures["threads"] = options.threads
     worst = 0.0
     for truth, word in ((coco, ""), (lvis, "lvis_")):
-        found = made_up_found(rng, truth, given.detections)
-        curves(truth, found.where(slice(0, 100)), "hotcoco")  # imported and warm
+        found = random_found(rng, truth, options.detections)
+        curves(truth, found.where(slice(0, 100)), "hotcoco")  # import and warm up
         began = time.perf_counter()
         fast = curves(truth, found, "hotcoco")
-        answer["hotcoco_s" if not word else "lvis_s"] = seconds = time.perf_counter() - began
+        figures["hotcoco_s" if not word else "lvis_s"] = seconds = time.perf_counter() - began
         began = time.perf_counter()
         slow = curves(truth, found, "pycocotools")
         whole = time.perf_counter() - began
         if not word:
-            whole = pycocotools_alone(truth, found)
-        answer[f"{word}pycocotools_s"] = whole
-        answer["speedup_lvis" if word else "speedup_vs_pycocotools"] = whole / seconds
-        figures = [summarise(truth, one, detections=given.detections, engine="") for one in (fast, slow)]
-        worst = max(worst, float(np.abs(listed(figures[0]) - listed(figures[1])).max()))
-        # What `cckt eval` computes besides: who found what, and how sure the figures are.
+            whole = pycocotools_seconds(truth, found)
+        figures[f"{word}pycocotools_s"] = whole
+        figures["speedup_lvis" if word else "speedup_vs_pycocotools"] = whole / seconds
+        both = [summarise(truth, one, detections=options.detections, engine="") for one in (fast, slow)]
+        worst = max(worst, float(np.abs(as_vector(both[0]) - as_vector(both[1])).max()))
+        # `cckt eval` also matches detections and computes intervals.
         began = time.perf_counter()
-        records = match(truth, found, thresholds_for(truth))
-        answer[f"{word}records_s"] = time.perf_counter() - began
+        records = match_detections(truth, found, thresholds_for(truth))
+        figures[f"{word}records_s"] = time.perf_counter() - began
         began = time.perf_counter()
         intervals(truth, records, resamples=1000)
-        answer[f"{word}intervals_s"] = time.perf_counter() - began
-    answer["max_abs_difference"] = worst
-    answer["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        figures[f"{word}intervals_s"] = time.perf_counter() - began
+    figures["max_abs_difference"] = worst
+    figures["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         json.dumps(
-            {key: round(v, 3) if isinstance(v, float) and v > 1e-3 else v for key, v in answer.items()}
+            {key: round(v, 3) if isinstance(v, float) and v > 1e-3 else v for key, v in figures.items()}
         )
     )
 
 
-def listed(metrics: Metrics) -> np.ndarray:
-    """Every figure as a vector; -1 where there is none."""
+def as_vector(metrics: Metrics) -> np.ndarray:
+    """Return all figures as a vector; -1 for missing ones."""
     rates = (metrics.ap_r, metrics.ap_c, metrics.ap_f)
     each = [value for one in metrics.per_concept for value in (one.ap, one.ap50, one.ap75)]
     return np.nan_to_num(np.array([*metrics.stats, *rates, *each]), nan=-1.0)
 
 
-def pycocotools_alone(truth: Truth, found: Found) -> float:
-    """Seconds of COCOeval's evaluate and accumulate on ready dictionaries."""
+def pycocotools_seconds(truth: GroundTruth, found: LocatedDetections) -> float:
+    """Return the seconds of COCOeval's evaluate and accumulate; building its dictionaries does not count."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -137,8 +146,10 @@ def pycocotools_alone(truth: Truth, found: Found) -> float:
         return time.perf_counter() - began
 
 
-def made_up_truth(rng: np.random.Generator, photos: int, concepts: int, boxes: int, federated: bool) -> Truth:
-    """Boxes of all sizes; concepts as unequally frequent as in the real data sets."""
+def random_truth(
+    rng: np.random.Generator, photos: int, concepts: int, boxes: int, federated: bool
+) -> GroundTruth:
+    """Return boxes of all sizes, with concept frequencies as uneven as in real data sets."""
     images = np.sort(rng.integers(photos, size=boxes))
     share = 1 / np.arange(1, concepts + 1) ** 0.8
     numbers = rng.choice(concepts, size=boxes, p=share / share.sum())
@@ -147,7 +158,7 @@ def made_up_truth(rng: np.random.Generator, photos: int, concepts: int, boxes: i
     xywh = np.concatenate([corner, sides], 1)
     annotated = np.zeros((photos, concepts), bool)
     annotated[images, numbers] = True
-    return Truth(
+    return GroundTruth(
         image_ids=np.arange(photos),
         widths=np.full(photos, 640),
         heights=np.full(photos, 640),
@@ -166,15 +177,15 @@ def made_up_truth(rng: np.random.Generator, photos: int, concepts: int, boxes: i
     )
 
 
-def made_up_found(rng: np.random.Generator, truth: Truth, count: int) -> Found:
-    """Near boxes or nowhere, of the right concept or another, scores tied to three digits."""
+def random_found(rng: np.random.Generator, truth: GroundTruth, count: int) -> LocatedDetections:
+    """Return detections near boxes or elsewhere, of the right concept or another, with tied scores."""
     source = rng.integers(len(truth.images), size=count)
     spread = rng.choice([0.03, 0.1, 0.4], (count, 1)) * truth.boxes_xywh[source][:, 2:].repeat(2, 1)
     xywh = truth.boxes_xywh[source] + rng.normal(0, 1, (count, 4)) * spread
     xywh[:, 2:] = np.abs(xywh[:, 2:])
     own = rng.random(count) < 0.6
     elsewhere = rng.random(count) < 0.3
-    return Found(
+    return LocatedDetections(
         np.where(elsewhere, rng.integers(len(truth.image_ids), size=count), truth.images[source]),
         np.where(own, truth.concepts[source], rng.integers(len(truth.names), size=count)),
         (rng.beta(1, 3, count) + 0.3 * (own & ~elsewhere)).clip(0, 1).round(3),

@@ -1,15 +1,17 @@
-"""A column of 1,000,000 x 768 float16 written, verified and reopened in little memory.
+"""Write, verify, open and read a large column in little memory.
 
-    python benchmarks/large_column.py [--rows 1000000] [--width 768] [--folder DIR]
+Claim: peak memory stays under 1000 MB for a column of 1,000,000 x 768 float16 (1.5 GB).
+Peer: none.
 
-Needs 1.6 GB of disk under --folder while it runs. Prints one JSON line:
+    python benchmarks/large_column.py [--rows 1000000] [--width 768] [--resident-mb 512] [--folder DIR]
 
-    write_s, verify_s, open_s, read_s  seconds to write and finish, to verify every byte, to open, and to read
-                                       1,000 times 65 random rows
-    peak_mb                            peak resident memory of the whole process, wanted: under 1000; reading
-                                       keeps --resident-mb mapped (by default it keeps up to an eighth of the
-                                       machine's memory: cached pages that all readers share)
-    column_mb, chunks, ok              size; chunk files; whether verify found nothing
+Needs 1.6 GB of disk space in --folder. Prints one JSON line:
+
+    write_s, verify_s, open_s   seconds to write and finish, to verify every byte, and to open
+    read_s                      seconds for 1,000 reads of 65 random rows
+    peak_mb                     peak resident memory of the process; reading keeps at most --resident-mb
+                                mapped (default of a reader: an eighth of the memory, shared by all readers)
+    column_mb, rows, width, chunks, ok   size, chunk files, and whether verification found no fault
 """
 
 from __future__ import annotations
@@ -27,18 +29,21 @@ from cckt.cache_builder.store import ColumnSpec, open_column, open_writer, verif
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    """Measure and print the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--resident-mb", type=int, default=512)
     parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        print(json.dumps(measure(Path(folder), given.rows, given.width, given.resident_mb << 20)))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        print(json.dumps(measure(Path(folder), options.rows, options.width, options.resident_mb << 20)))
 
 
 def measure(folder: Path, rows: int, width: int, resident: int) -> dict[str, float | int | bool]:
-    """Write, verify, reopen and read."""
+    """Write, verify, open and read a column; return the figures. resident: bound on mapped bytes."""
     random = np.random.default_rng(0)
     spec = ColumnSpec("crops", "boxes", rows, width, has_valid=True, index_digest="sha256:none")
     began = time.perf_counter()

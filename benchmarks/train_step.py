@@ -1,25 +1,26 @@
-"""A training step of the detector against transformers' Deformable DETR of the same size; waiting for data.
+"""Compare a training step with that of transformers' Deformable DETR of the same size.
+
+Claims: at most 0.67 of the peer's time on 2 CPU cores, at most 0.5 in bf16 on a GPU; training waits for data
+less than 3% of the time.
+Peer: DeformableDetrForObjectDetection of transformers.
 
     python benchmarks/train_step.py [--repeats 5] [--threads 2] [--device cpu] [--precision fp32] [--compile]
+        [--images FOLDER --annotations FILE]
 
-Both sides: ResNet-50 (stem and first stage frozen, norms frozen, untrained), 4 levels, 6 + 6 layers of width
-256, 300 queries with refined boxes, losses on every decoder layer, dropout 0.1 at the same places, 48
-classes; the same photos of one size and the same boxes. A step is forward, matching, losses and backward; the
-optimiser is not in it. Ours also carries the method: language queries, region embeddings of width 768, text
-head and contrastive loss. Steps of both take turns. Then a run of the real trainer on JPEGs of 640 x 480,
-read by `--workers` processes. Prints one JSON line:
+Both models have an untrained ResNet-50 (stem, first stage and norms frozen), 4 levels, 6 + 6 layers of width
+256, 300 queries with refined boxes, losses on every decoder layer, dropout 0.1 at the same places, and 48
+classes. They get the same images of one size and the same boxes. A step is forward, matching, losses and
+backward, without the optimiser. Ours also has the method: language queries, region embeddings of width 768,
+text head and contrastive loss. The steps alternate. Then the trainer runs on JPEGs of 640 x 480, or on
+--images with COCO --annotations, read by --workers processes. Prints one JSON line:
 
-    ratio_vs_transformers   median over the repeats of ours / theirs in the same turn; wanted: at most 0.67 on
-                            2 CPU cores, at most 0.5 in bf16 on a GPU
-    ratio_cpu_seconds       the same in seconds of this process on the CPU (with --threads 1 and
-                            OMP_NUM_THREADS=1 it bears a busy machine); null on a GPU
-    ours_s, theirs_s        median seconds of a step
-    ours_trainable, theirs_trainable   parameters with a gradient
-    data_wait_share         of the trainer's step time (its first window, where workers start, left out) spent
-                            waiting for a batch; wanted: under 0.03. null with --data-steps 0
-    device, threads, precision, load, and what else was asked for
-
-`--images FOLDER --annotations FILE` takes real photos (COCO format) for the last figure.
+    ratio_vs_transformers   median over the repeats of our time / theirs; ratio_least_most: the extremes
+    ratio_cpu_seconds       the median in CPU seconds of this process; other load on the machine affects it
+                            little with --threads 1 and OMP_NUM_THREADS=1; null on a GPU
+    ours_s, theirs_s, ours_trainable, theirs_trainable      median seconds of a step; trainable parameters
+    data_wait_share         share of the trainer's step time spent waiting for a batch, without the first
+                            logged window, in which the workers start; null with --data-steps 0
+    device, threads, precision, load, batch, size, compile, repeats, workers, torch
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ Step = Callable[[], None]
 
 
 def main() -> None:
+    """Measure and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -65,60 +67,69 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile both models")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--size", type=int, nargs=2, default=[480, 640], help="height and width")
-    parser.add_argument("--set", action="append", default=[], help="a.b=value, for our side")
-    parser.add_argument("--data-steps", type=int, default=12, help="0 leaves the data out")
+    parser.add_argument("--set", action="append", default=[], help="option a.b=value of our model")
+    parser.add_argument("--data-steps", type=int, default=12, help="0 skips data_wait_share")
     parser.add_argument("--data-batch", type=int, default=2)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--images", type=Path)
     parser.add_argument("--annotations", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     load = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as folder:
-        config = untrained(Path(folder), given)
-        answer: dict[str, Any] = compare(config, given) if given.repeats else {}
-        answer["data_wait_share"] = data_wait(config, Path(folder), given) if given.data_steps else None
-    device = torch.cuda.get_device_name() if given.device.startswith("cuda") else f"cpu x {os.cpu_count()}"
-    answer |= {"device": device, "threads": given.threads, "precision": given.precision, "load": load}
-    answer |= {"batch": given.batch, "size": given.size, "compile": given.compile, "repeats": given.repeats}
-    print(json.dumps(answer | {"workers": given.workers, "torch": torch.__version__}))
+        config = untrained_config(Path(folder), options)
+        figures: dict[str, Any] = compare(config, options) if options.repeats else {}
+        figures["data_wait_share"] = data_wait(config, Path(folder), options) if options.data_steps else None
+    device = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"cpu x {os.cpu_count()}"
+    figures |= {"device": device, "threads": options.threads, "precision": options.precision, "load": load}
+    figures |= {
+        "batch": options.batch,
+        "size": options.size,
+        "compile": options.compile,
+        "repeats": options.repeats,
+    }
+    print(json.dumps(figures | {"workers": options.workers, "torch": torch.__version__}))
 
 
-def untrained(folder: Path, given: argparse.Namespace) -> Config:
-    """The recipe with random weights in a file: they freeze stages and norms as pretrained ones do."""
+def untrained_config(folder: Path, options: argparse.Namespace) -> Config:
+    """Return the recipe with random backbone weights in a file.
+
+    Weights from a file freeze stages and norms, as pretrained weights do.
+    """
     torch.manual_seed(0)
     weights = folder / "backbone.safetensors"
     plain = Backbone(
-        apply_overrides(recipe("coco-48-17-r50"), [*given.set, "model.backbone_weights=none"]).model
+        apply_overrides(recipe("coco-48-17-r50"), [*options.set, "model.backbone_weights=none"]).model
     )
     save_file({name: value.contiguous() for name, value in plain.net.state_dict().items()}, weights)
-    sides = [f"data.short_sides={min(given.size)}", f"data.max_side={max(given.size)}"]
-    sides.append(f"data.eval_short_side={min(given.size)}")
-    options = [f"model.backbone_weights={weights}", "terms.region_contrast.first_epoch=0", *sides, *given.set]
-    return apply_overrides(recipe("coco-48-17-r50"), options)
+    sides = [f"data.short_sides={min(options.size)}", f"data.max_side={max(options.size)}"]
+    sides.append(f"data.eval_short_side={min(options.size)}")
+    contrast = "terms.region_contrast.first_epoch=0"
+    overrides = [f"model.backbone_weights={weights}", contrast, *sides, *options.set]
+    return apply_overrides(recipe("coco-48-17-r50"), overrides)
 
 
-def compare(config: Config, given: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a step of both, taking turns."""
+def compare(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of alternating steps of both models."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(given.batch, 3, *given.size, generator=generator).to(given.device)
-    corner = torch.rand(given.batch, OBJECTS, 2, generator=generator) * 0.6
-    side = torch.rand(given.batch, OBJECTS, 2, generator=generator) * 0.3 + 0.05
-    boxes = torch.cat([corner + side / 2, side], -1).to(given.device)
-    labels = torch.randint(0, CLASSES, (given.batch, OBJECTS), generator=generator).to(given.device)
-    ours, ours_trainable = our_step(config, given, images, boxes, labels)
-    theirs, theirs_trainable = their_step(config.model, given, images, boxes, labels)
-    for step in (ours, theirs):  # allocators, kernels and, where asked for, compilation
+    images = torch.randn(options.batch, 3, *options.size, generator=generator).to(options.device)
+    corner = torch.rand(options.batch, OBJECTS, 2, generator=generator) * 0.6
+    side = torch.rand(options.batch, OBJECTS, 2, generator=generator) * 0.3 + 0.05
+    boxes = torch.cat([corner + side / 2, side], -1).to(options.device)
+    labels = torch.randint(0, CLASSES, (options.batch, OBJECTS), generator=generator).to(options.device)
+    ours, ours_trainable = our_step(config, options, images, boxes, labels)
+    theirs, theirs_trainable = their_step(config.model, options, images, boxes, labels)
+    for step in (ours, theirs):  # allocate memory, select kernels, compile with --compile
         seconds(step)
         seconds(step)
-    turns = [(seconds(ours), seconds(theirs)) for _ in range(given.repeats)]
-    ratios = sorted(mine[0] / other[0] for mine, other in turns)
-    busy = statistics.median(mine[1] / other[1] for mine, other in turns)
+    turns = [(seconds(ours), seconds(theirs)) for _ in range(options.repeats)]
+    ratios = sorted(own[0] / other[0] for own, other in turns)
+    cpu_ratio = statistics.median(own[1] / other[1] for own, other in turns)
     return {
         "ratio_vs_transformers": round(statistics.median(ratios), 3),
-        "ratio_cpu_seconds": None if given.device.startswith("cuda") else round(busy, 3),
+        "ratio_cpu_seconds": None if options.device.startswith("cuda") else round(cpu_ratio, 3),
         "ratio_least_most": [round(ratios[0], 3), round(ratios[-1], 3)],
-        "ours_s": round(statistics.median(mine[0] for mine, _ in turns), 4),
+        "ours_s": round(statistics.median(own[0] for own, _ in turns), 4),
         "theirs_s": round(statistics.median(other[0] for _, other in turns), 4),
         "ours_trainable": ours_trainable,
         "theirs_trainable": theirs_trainable,
@@ -126,33 +137,33 @@ def compare(config: Config, given: argparse.Namespace) -> dict[str, Any]:
 
 
 def seconds(step: Step) -> tuple[float, float]:
-    """Wall seconds of a step, the device's work included, and this process's seconds on the CPU."""
+    """Return the wall seconds of a step with the work of the device, and the CPU seconds of this process."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    began, busy = time.perf_counter(), time.process_time()
+    began, cpu = time.perf_counter(), time.process_time()
     step()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - began, time.process_time() - busy
+    return time.perf_counter() - began, time.process_time() - cpu
 
 
-def precision(given: argparse.Namespace) -> Any:
-    """Autocast, where asked for."""
-    kind = given.device.partition(":")[0]
-    return torch.autocast(kind, torch.bfloat16) if given.precision == "bf16" else nullcontext()
+def precision(options: argparse.Namespace) -> Any:
+    """Return the autocast context of --precision."""
+    kind = options.device.partition(":")[0]
+    return torch.autocast(kind, torch.bfloat16) if options.precision == "bf16" else nullcontext()
 
 
 def our_step(
-    config: Config, given: argparse.Namespace, images: Tensor, boxes: Tensor, labels: Tensor
+    config: Config, options: argparse.Namespace, images: Tensor, boxes: Tensor, labels: Tensor
 ) -> tuple[Step, int]:
-    """Our model as the trainer runs it."""
-    model = build_student(config, WIDTH).to(given.device).train()
+    """Return a step of our model as the trainer runs it, and its trainable parameters."""
+    model = build_student(config, WIDTH).to(options.device).train()
     model.prepare_training(checkpoint_activations=False)
     objective = Objective(config, WIDTH, extra_regions=model.has_extra_regions)
-    run: Any = torch.compile(model) if given.compile else model
-    text = torch.nn.functional.normalize(torch.randn(CLASSES, WIDTH), dim=1).to(given.device)
-    crops = torch.nn.functional.normalize(torch.randn(*labels.shape, WIDTH), dim=-1).to(given.device)
-    valid = torch.ones(OBJECTS, dtype=torch.bool, device=given.device)
+    run: Any = torch.compile(model) if options.compile else model
+    text = torch.nn.functional.normalize(torch.randn(CLASSES, WIDTH), dim=1).to(options.device)
+    crops = torch.nn.functional.normalize(torch.randn(*labels.shape, WIDTH), dim=-1).to(options.device)
+    valid = torch.ones(OBJECTS, dtype=torch.bool, device=options.device)
     targets = pad_targets(
         [
             Targets(places, concepts, {"crop": TeacherRows(rows, valid)})
@@ -164,7 +175,7 @@ def our_step(
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        with precision(given):
+        with precision(options):
             output = run(images, None, text, present)
         pairs = model.match(output, targets, text)
         detection = model.detection_loss(output, targets, pairs, None, None)
@@ -175,9 +186,9 @@ def our_step(
 
 
 def their_step(
-    config: ModelConfig, given: argparse.Namespace, images: Tensor, boxes: Tensor, labels: Tensor
+    config: ModelConfig, options: argparse.Namespace, images: Tensor, boxes: Tensor, labels: Tensor
 ) -> tuple[Step, int]:
-    """transformers' model; its matching and losses are in its forward."""
+    """Return a step of transformers' model, which matches and computes losses in its forward pass."""
     backbone = TimmBackboneConfig(
         backbone=config.backbone, out_indices=[2, 3, 4], use_pretrained_backbone=False
     )
@@ -198,54 +209,57 @@ def their_step(
             activation_dropout=config.dropout,
         )
     )
-    for name, parameter in model.model.backbone.named_parameters():  # it does so for its own ResNet only
+    for (
+        name,
+        parameter,
+    ) in model.model.backbone.named_parameters():  # transformers freezes stages of its own ResNet only
         parameter.requires_grad_(any(stage in name for stage in ("layer2", "layer3", "layer4")))
-    model.to(given.device).train()
-    run: Any = torch.compile(model) if given.compile else model
-    goals = [{"boxes": one, "class_labels": row} for one, row in zip(boxes, labels, strict=True)]
+    model.to(options.device).train()
+    run: Any = torch.compile(model) if options.compile else model
+    targets = [{"boxes": one, "class_labels": row} for one, row in zip(boxes, labels, strict=True)]
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        with precision(given):
-            loss = run(pixel_values=images, labels=goals).loss
+        with precision(options):
+            loss = run(pixel_values=images, labels=targets).loss
         loss.backward()
 
     return step, trainable(model)
 
 
 def trainable(model: torch.nn.Module) -> int:
-    """Parameters with a gradient."""
+    """Return the number of parameters with a gradient."""
     return sum(one.numel() for one in model.parameters() if one.requires_grad)
 
 
-def data_wait(config: Config, folder: Path, given: argparse.Namespace) -> float:
-    """Share of the trainer's step time spent waiting for a batch."""
+def data_wait(config: Config, folder: Path, options: argparse.Namespace) -> float:
+    """Return the share of the trainer's step time spent waiting for a batch."""
     from cckt.detector.training.train import train
 
     data = folder / "data"
-    images, annotations = given.images, given.annotations
+    images, annotations = options.images, options.annotations
     if images is None or annotations is None:
-        images, annotations = photos(data, max(24, given.data_batch)), data / "annotations.json"
+        images, annotations = make_photos(data, max(24, options.data_batch)), data / "annotations.json"
     build_index(annotations, images, data, split="all-base", keep="base")
     index = open_index(data)
     random_column(data, "text", "concepts", len(index.concepts), "float32", index.digest)
     random_column(data, "crops", "boxes", len(index.box_xyxy), "float16", index.digest)
-    window = max(1, given.data_steps // 3)
-    options = [f"train.batch={given.data_batch}", f"data.workers={given.workers}", "data.cache_photos=0"]
-    options += [f"train.log_every={window}", f"train.device={given.device}", "train.epochs=100000"]
-    options += [f"train.precision={given.precision}", f"train.compile={str(given.compile).lower()}"]
+    window = max(1, options.data_steps // 3)
+    values = {"batch": options.data_batch, "log_every": window, "epochs": 100_000, "device": options.device}
+    values |= {"precision": options.precision, "compile": str(options.compile).lower()}
+    overrides = [f"train.{name}={value}" for name, value in values.items()]
+    overrides += [f"data.workers={options.workers}", "data.cache_photos=0"]
     run = folder / "run"
-    train(apply_overrides(config, options), data, None, run, max_steps=3 * window)
+    train(apply_overrides(config, overrides), data, None, run, max_steps=3 * window)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     parts = ("data", "forward", "matching", "loss", "backward", "update")
-    times = [{part: line[f"seconds_{part}"] for part in parts} for line in lines if line["kind"] == "train"][
-        1:
-    ]
-    return round(sum(one["data"] for one in times) / sum(sum(one.values()) for one in times), 5)
+    windows = [line for line in lines if line["kind"] == "train"][1:]
+    total = sum(line[f"seconds_{part}"] for line in windows for part in parts)
+    return round(sum(line["seconds_data"] for line in windows) / total, 5)
 
 
-def photos(folder: Path, count: int) -> Path:
-    """JPEGs of 640 x 480 with the detail of photos (about 100 kB), and annotations.json."""
+def make_photos(folder: Path, count: int) -> Path:
+    """Write JPEGs of 640 x 480 (about 100 kB each) and annotations.json; return the folder of the images."""
     random = np.random.default_rng(0)
     (folder / "photos").mkdir(parents=True)
     rows, boxes = [], []
@@ -267,7 +281,7 @@ def photos(folder: Path, count: int) -> Path:
 
 
 def random_column(data: Path, name: str, table: str, rows: int, dtype: str, digest: str) -> None:
-    """A finished column of unit noise: what is in it does not change how long it is read."""
+    """Write a column of random unit rows; its values do not affect the time."""
     recipe_of = {"teacher": {"name": "noise", "weight_digest": "sha256:noise"}}
     spec = ColumnSpec(
         name=name,

@@ -1,1 +1,15 @@
-"""The offline half: from annotated photos to proven columns."""
+"""The offline half: from annotated images to verified columns of teacher embeddings.
+
+base/          errors, progress, files, locks: what every room may import
+vocabulary.py  concepts in order
+index/         the tables of a data set, from annotations
+presence.py    which concepts an image holds
+photos.py      photos from disk to pixels
+store/         columns on disk
+runner/        read, encode and write in chunks
+teacher/       the frozen CLIP
+mllm/          the multimodal LLM
+columns/       make and verify columns
+quality/       how good priors are
+doctor.py      checks of installation, machine, data sets and teachers
+"""

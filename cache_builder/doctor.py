@@ -1,7 +1,7 @@
-"""Checks of the offline half: what is installed, what a data set and its columns are worth, who can be asked.
+"""Checks of the installation, of data sets and their columns, and of teachers and multimodal LLMs.
 
-A check looks at one thing and returns findings; it prints nothing and mends nothing. The online half's checks
-are in `cckt.detector.doctor`.
+Each check returns findings. It prints nothing and repairs nothing. The checks of recipes and runs are in
+`cckt.detector.doctor`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note, verify_index
+from cckt.cache_builder.photos import load_or_reason
 from cckt.cache_builder.store import ColumnInfo, column_info, list_columns, parse_name, teacher_of
 
-LOOKED_FOR = 64
-"""Photos of a data set that are looked for, spread over it."""
+SAMPLED_PHOTOS = 64
+"""Photos of a data set that are read, spread evenly over it."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. good: as it should be; warn: worth knowing; bad: must be mended first."""
+    """The result of one check. good: in order; warn: usable, but limited; bad: must be repaired first."""
 
     level: Literal["good", "warn", "bad"]
     subject: str
@@ -35,7 +36,7 @@ class Finding:
 
 
 def check_installation() -> list[Finding]:
-    """What cckt needs is there, and in which versions."""
+    """Check that every required package is installed; report the versions."""
     findings, found = [], []
     try:
         needed = importlib.metadata.requires("cckt") or []
@@ -56,7 +57,7 @@ def check_installation() -> list[Finding]:
 
 
 def check_machine() -> list[Finding]:
-    """What computes here."""
+    """Report cores, memory and devices of this machine."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -71,43 +72,43 @@ def check_machine() -> list[Finding]:
     if len(findings) == 1:
         findings.append(
             Finding(
-                "warn", "device", "cpu only: fine for shapeworld, days to weeks for a recipe of COCO's size"
+                "warn", "device", "cpu only: enough for shapeworld; a recipe for COCO takes days to weeks"
             )
         )
     return findings
 
 
 def check_data(data: Path) -> list[Finding]:
-    """A data-set folder: its tables, its photos and every column."""
+    """Check a data-set folder: its tables, a sample of its photos, and every column."""
     subject = str(data)
     try:
         index = open_index(data)
     except UserError as error:
         return [Finding("bad", subject, str(error))]
-    whole = verify_index(index)
+    verified = verify_index(index)
     counts = ", ".join(f"{len(index.concepts.rows(split))} {split}" for split in ("base", "novel", "other"))
-    told = "the tables are not what was built; build the index again with cckt data index"
-    if whole:
+    message = "the tables differ from those that were built; build the index again with cckt data index"
+    if verified:
         boxes = f"{len(index)} photos, {len(index.box_images)} boxes"
-        told = f"{boxes}, {counts} concepts, keep {index.keep}; tables as built"
-    findings = [Finding("good" if whole else "bad", subject, told), _photos(index)]
-    found = pseudo_note(index)
-    if found:
-        findings.append(Finding("warn", subject, f"{found}: to be trained on, not to be scored on"))
+        message = f"{boxes}, {counts} concepts, keep {index.keep}; tables unchanged since they were built"
+    findings = [Finding("good" if verified else "bad", subject, message), _check_photos(index)]
+    note = pseudo_note(index)
+    if note:
+        findings.append(Finding("warn", subject, f"{note}: train on this data set, but do not score on it"))
     names = list_columns(data)
     if not names:
-        findings.append(Finding("warn", subject, f"no column yet; make them with cckt cache all {data}"))
+        findings.append(Finding("warn", subject, f"no column yet; run cckt cache all {data}"))
     infos = []
     for name in names:
         try:
             infos.append(column_info(data, name))
         except UserError as error:
             findings.append(Finding("bad", f"{data} {name}", str(error)))
-    return [*findings, *(_column(index, info) for info in infos), *_one_teacher(subject, infos)]
+    return [*findings, *(_check_column(index, info) for info in infos), *_check_labels(subject, infos)]
 
 
 def check_leak(data: Path) -> list[Finding]:
-    """That no box of a concept that is not base can reach training from this data set, read box by box."""
+    """Check, box by box, that training on this data set sees only boxes of base concepts."""
     try:
         index = open_index(data)
         crops = column_info(data, "crops") if "crops" in list_columns(data) else None
@@ -128,18 +129,19 @@ def check_leak(data: Path) -> list[Finding]:
         Finding(
             "good",
             "leak",
-            f"{data}: each of {boxes} boxes was read and is of a base concept, none of the {barred} others",
+            f"{data}: {boxes} boxes were read, all of base concepts, none of the {barred} other concepts",
         )
     ]
     if crops is not None and crops.manifest.spec.index_digest == index.digest:
         rows = crops.manifest.spec.rows
-        findings.append(Finding("good", "leak", f"column crops holds these {rows} boxes and no other"))
+        findings.append(Finding("good", "leak", f"column crops holds these {rows} boxes and no others"))
     return findings
 
 
 def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Finding]:
-    """Whether the teachers named by the folders' columns can be asked here, each loaded once; training and
-    evaluation need none.
+    """Check that the teachers of the folders' columns can be loaded here and have the columns' weights.
+
+    Loads each teacher once. Only new columns and new words need a teacher; training and evaluation do not.
     """
     from cckt.cache_builder.teacher.clip import load_teacher
 
@@ -157,27 +159,27 @@ def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Findin
         try:
             loaded = load_teacher(name, device=device)
         except UserError as error:
-            findings.append(Finding("warn", "teacher", f"{error} New columns and new words cannot be made."))
+            findings.append(Finding("warn", "teacher", f"{error} Only new columns and words need it."))
             continue
         for digest in sorted(digests):
             same = loaded.weight_digest == digest
-            told = (
+            weights = (
                 "the weights that made the columns" if same else f"other weights than the columns' {digest}"
             )
             findings.append(
                 Finding(
                     "good" if same else "bad",
                     "teacher",
-                    f"{name}: {loaded.width} wide, on {loaded.device}, {told}",
+                    f"{name}: width {loaded.width}, on {loaded.device}, {weights}",
                 )
             )
     return findings
 
 
 def check_mllm(name: str, device: str = "auto") -> list[Finding]:
-    """Whether a multimodal LLM can be asked for priors here, and which of its tokens count as yes and no.
+    """Check that a multimodal LLM can be loaded here; report which of its tokens mean yes and no.
 
-    Nothing of it runs but the loading; code of its own is not trusted.
+    Code that comes with the model is not run.
     """
     from cckt.cache_builder.mllm import load_mllm
 
@@ -188,36 +190,40 @@ def check_mllm(name: str, device: str = "auto") -> list[Finding]:
         return [Finding("bad", subject, str(error))]
     millions = sum(value.numel() for value in loaded.model.parameters()) / 1e6
     kind = type(loaded.model).__name__
-    told = f"{kind}, {millions:.1f}M parameters, on {loaded.device}; tokens for {loaded.answers.line()}"
-    return [Finding("good", subject, told)]
+    message = f"{kind}, {millions:.1f}M parameters, on {loaded.device}; tokens for {loaded.yes_no.summary()}"
+    return [Finding("good", subject, message)]
 
 
-def _photos(index: Index) -> Finding:
-    rows = np.unique(np.linspace(0, max(len(index) - 1, 0), min(LOOKED_FOR, len(index))).astype(int))
-    missing = [index.photo_path(int(row)) for row in rows if not index.photo_path(int(row)).is_file()]
-    if not missing:
-        return Finding("good", str(index.folder), f"photos: {len(rows)} looked for, all there")
-    level: Literal["bad", "warn"] = "bad" if len(missing) == len(rows) else "warn"
-    told = f"photos: {len(missing)} of {len(rows)} looked for are not there, {missing[0]} the first"
-    return Finding(level, str(index.folder), told)
+def _check_photos(index: Index) -> Finding:
+    rows = np.unique(np.linspace(0, max(len(index) - 1, 0), min(SAMPLED_PHOTOS, len(index))).astype(int))
+    subject = str(index.folder)
+    try:
+        faults = [found for row in rows.tolist() if isinstance(found := load_or_reason(index, row), str)]
+    except UserError as error:
+        return Finding("bad", subject, str(error))
+    if not faults:
+        return Finding("good", subject, f"photos: a sample of {len(rows)} can be read")
+    level: Literal["bad", "warn"] = "bad" if len(faults) == len(rows) else "warn"
+    message = f"photos: {len(faults)} of a sample of {len(rows)} cannot be read, the first: {faults[0]}"
+    return Finding(level, subject, message)
 
 
-def _column(index: Index, info: ColumnInfo) -> Finding:
+def _check_column(index: Index, info: ColumnInfo) -> Finding:
     spec, subject = info.manifest.spec, f"{index.folder} {info.manifest.spec.name}"
     if spec.index_digest != index.digest:
-        told = f"made for another index ({spec.index_digest}, not {index.digest})"
-        return Finding("bad", subject, f"{told}; run {info.command} --overwrite")
+        message = f"made for another index ({spec.index_digest}, not {index.digest})"
+        return Finding("bad", subject, f"{message}; run {info.command} --overwrite")
     if not info.manifest.finished:
         return Finding("bad", subject, f"not finished; run {info.command}")
     maker = next((spec.recipe[key] for key in ("teacher", "model") if key in spec.recipe), None)
     maker = f" by {maker['name']}" if isinstance(maker, dict) else ""
     invalid = info.manifest.invalid
-    told = f"{spec.rows} x {spec.width}{maker}, {invalid} rows without a value, finished"
-    return Finding("warn" if invalid > spec.rows / 2 else "good", subject, told)
+    message = f"{spec.rows} x {spec.width}{maker}, {invalid} rows without a value, finished"
+    return Finding("warn" if invalid > spec.rows / 2 else "good", subject, message)
 
 
-def _one_teacher(subject: str, infos: Iterable[ColumnInfo]) -> list[Finding]:
-    """Under each label, "" first, one teacher; several labels are several teachers side by side."""
+def _check_labels(subject: str, infos: Iterable[ColumnInfo]) -> list[Finding]:
+    """Check that all columns with one label ("" for the first teacher) come from one teacher."""
     labels: dict[str, dict[str, list[str]]] = {}
     named: dict[str, str] = {}
     for info in infos:
@@ -229,14 +235,14 @@ def _one_teacher(subject: str, infos: Iterable[ColumnInfo]) -> list[Finding]:
             named[label] = teacher["name"]
     findings = []
     for teachers in (one for one in labels.values() if len(one) > 1):
-        told = "; ".join(f"{', '.join(names)}: {digest}" for digest, names in teachers.items())
+        found = "; ".join(f"{', '.join(names)}: {digest}" for digest, names in teachers.items())
         findings.append(
-            Finding("bad", subject, f"columns of several teachers ({told}); make all of them with one")
+            Finding("bad", subject, f"columns of several teachers ({found}); make all with one teacher")
         )
     if len(labels) > 1:
-        told = ", ".join(f"{label or 'the first'} ({named[label]})" for label in sorted(labels))
+        found = ", ".join(f"{label or 'no label'} ({named[label]})" for label in sorted(labels))
         findings.append(
-            Finding("good", subject, f"teachers side by side: {told}; --set data.teacher=LABEL takes one")
+            Finding("good", subject, f"teachers by label: {found}; --set data.teacher=LABEL selects one")
         )
     return findings
 

@@ -1,29 +1,36 @@
-"""Photos from disk to RGB pixels, and a clear word about the ones that cannot be read.
+"""Decode photos to RGB pixels, and report the ones that cannot be read.
 
-A data set of a hundred thousand photos holds a few that are missing, cut short or not photos at all. None of
-them may stop a run of hours, and none may be replaced by another: each is a `BadPhoto` with a reason, which
-the columns turn into invalid rows and one line in the report.
+A data set of a hundred thousand photos holds a few that are missing, truncated or no photos at all. They must
+not stop a run of hours, and no other photo may take their place. Each one is a `BadPhoto` with a reason;
+columns store its rows as invalid and note the reason. Where no photo can be read, the fault is not in the
+photos (a disk that is not mounted, missing permissions), and `check_photos` stops the run.
 
-Decisions, all of them visible in the pixels:
+Photos may come from anywhere: only files in one of FORMATS are decoded, none larger than MAX_PIXELS, and
+pipes and devices are never opened. `open_image` is the only function of the package that opens an image file.
 
-* **Orientation.** COCO-format boxes are drawn on the pixels as stored: the COCO API, and the loaders built
-  on it, ignore the EXIF orientation. So do we, as long as the stored size is the size in the annotations. If
-  only the rotated size is that one, whoever annotated saw the rotated photo, and it is rotated. Neither: the
-  boxes belong to another file, and the photo is bad.
-* **Transparency** is laid over white: the colour under a transparent pixel is whatever the editor left
-  there, often black.
-* **16 bits** are scaled to 8 (v / 257, rounded), not clipped as Pillow's own conversion of such greys is.
-* **Animations** give their first frame. Colour profiles are ignored, as open_clip ignores them.
+Rules that decide the pixels:
+
+* Orientation. Boxes of COCO-format files refer to the pixels as stored: the COCO API and loaders built on it
+  ignore the EXIF orientation. So does `load_photo`, if the stored size is the annotated one. If only the
+  rotated size is the annotated one, the boxes refer to the rotated photo, and the photo is rotated. If
+  neither is, the boxes belong to another file, and the photo is bad.
+* Transparent pixels are blended over white. Their own colour is arbitrary, often black.
+* 16 bits are scaled to 8 (v / 257, rounded). Pillow's own conversion of such greys clips them.
+* Animations give their first frame. Colour profiles are ignored, as in open_clip.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
+import os
 import stat
-from collections.abc import Callable
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cckt.cache_builder.base.errors import UserError
@@ -31,6 +38,13 @@ from cckt.cache_builder.index import Index
 
 MAX_PIXELS = 89_478_485
 """Largest photo, in pixels, that is decoded by default: a quarter of a gigabyte of RGB."""
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""Formats that are decoded, by Pillow's names. Pillow also knows formats that start other programs, such as
+Ghostscript for EPS. The contents of a file decide its format, not its name."""
+
+WARNED_SHARE = 0.1
+"""Share of unreadable photos above which a report warns."""
 
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,61 +55,91 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPS_SIDES = {_ORIENTATIONS[value] for value in (5, 6, 7, 8)}
 _EXIF_ORIENTATION = 0x0112
+
+_NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # faults of the machine, not of the photo
+# Errors of reading an open file; other errors come from decoders.
+_READ_ERRORS = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EACCES, errno.EPERM)
 
 
 class BadPhoto(Exception):
-    """A photo that cannot be used, and why. Its rows stay invalid; the run goes on.
+    """A photo that cannot be used, and why. Its rows stay invalid; the run continues.
 
-    `path` names the file; `reason` is a phrase that fits after "PATH: ".
+    reason: a phrase that fits after "PATH: ". errno: set where the system refused to open or read the file.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(path, reason)  # both as args: the exception crosses process borders by pickle
+    def __init__(self, path: Path, reason: str, errno: int | None = None) -> None:
+        super().__init__(path, reason, errno)  # all as arguments, so that pickle can rebuild the exception
         self.path = path
         self.reason = reason
+        self.errno = errno
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
 
 
+class _TooLarge(Image.DecompressionBombError):
+    """An image with more pixels than allowed; the message is a reason for `BadPhoto`."""
+
+
+def open_image(source: Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open an image in one of FORMATS without decoding its pixels; use it as a context manager.
+
+    Raises PIL.UnidentifiedImageError for any other format, PIL.Image.DecompressionBombError for an image of
+    more than `max_pixels`, and whatever the operating system or the decoder of the format raises.
+    """
+    image = Image.open(source, formats=_known_formats())
+    pixels = image.width * image.height
+    if pixels > max_pixels:
+        image.close()
+        raise _TooLarge(
+            f"is {image.width} x {image.height} ({pixels / 1e6:.0f} megapixels), over the limit of "
+            f"{max_pixels / 1e6:.0f}"
+        )
+    return image
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """Return those of FORMATS that this Pillow can read. The first call loads its decoders."""
+    Image.init()
+    # Pillow would print a warning for what max_pixels refuses with one sentence.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def load_photo(
     path: Path, size: tuple[int, int] | None = None, *, max_pixels: int = MAX_PIXELS, reduction: int = 1
 ) -> Image.Image:
-    """Decode `path` to a Pillow image of mode RGB, 8 bits a channel.
+    """Decode `path` to a Pillow image of mode RGB, 8 bits per channel.
 
-    `size` is (width, height) in pixels as the annotations have it and decides the orientation (see above);
-    without it the EXIF orientation is followed, which is what a person sees in any viewer.
+    size: annotated (width, height) in pixels, which decides the orientation (see above). Without it the EXIF
+    orientation applies, as in any viewer.
+    reduction: 1, 2, 4 or 8. A JPEG is decoded at 1/reduction of its size, sides rounded up, which is faster.
+    Other formats are decoded at full size.
 
-    reduction: 1, 2, 4 or 8; a JPEG is decoded at 1/reduction of its size, sides rounded up, which is faster.
-    Other kinds of photos come in full size.
-
-    Raises BadPhoto, and nothing else, for whatever is wrong with the file or its size.
+    Raises BadPhoto, and nothing else, for any fault of the file or its size.
     """
-    _check_file(path)
+    check_file(path)
     try:
-        with Image.open(path) as image:
-            pixels = image.width * image.height
-            if pixels > max_pixels:
-                raise BadPhoto(
-                    path,
-                    f"is {image.width} x {image.height} ({pixels / 1e6:.0f} megapixels), over the limit of "
-                    f"{max_pixels / 1e6:.0f}",
-                )
+        with open_image(path, max_pixels=max_pixels) as image:
             if image.format != "JPEG":
-                image.load()  # other kinds may tell their orientation after the pixels
+                image.load()  # other formats may store their orientation after the pixels
             turn, stored = _turn(image, size), image.size
             if reduction > 1:
                 image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
             rgb = to_rgb(image)
-    except BadPhoto:
-        raise
     except UnidentifiedImageError:
-        raise BadPhoto(path, "is not an image that Pillow can read") from None
+        raise BadPhoto(path, "is not an image in a supported format") from None
+    except _TooLarge as fault:
+        raise BadPhoto(path, str(fault)) from None
     except Image.DecompressionBombError:
         raise BadPhoto(path, f"has over {max_pixels / 1e6:.0f} megapixels, the limit") from None
+    except MemoryError:
+        raise BadPhoto(path, "cannot be decoded: no memory is left", errno.ENOMEM) from None
     except Exception as fault:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, KeyError ...
-        raise BadPhoto(path, f"cannot be decoded: {_phrase(fault)}") from None
+        raise _bad(path, fault) from None
     if turn is not None:
         rgb = rgb.transpose(turn)
     shown = stored[::-1] if turn in _SWAPS_SIDES else stored
@@ -107,10 +151,10 @@ def load_photo(
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert a decoded Pillow image of any mode to RGB by the rules at the top of this file.
 
-    Raises ValueError for modes whose range of values nobody has agreed on (32-bit and floating-point greys).
+    Raises ValueError for 32-bit and floating-point greys, whose range of values is not defined.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image.copy()  # the copy outlives the open file
+        return image.copy()  # the copy does not need the open file
     if image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
@@ -123,21 +167,32 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise BadPhoto unless `path` is a regular file with contents. Does not open it: a pipe would block."""
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise BadPhoto(path, "does not exist") from None
-    except OSError as fault:
-        raise BadPhoto(path, f"cannot be opened: {_phrase(fault)}") from None
+        raise BadPhoto(path, "does not exist", errno.ENOENT) from None
+    except (OSError, ValueError) as fault:  # ValueError: a NUL in the name
+        raise BadPhoto(path, f"cannot be opened: {_phrase(fault)}", getattr(fault, "errno", None)) from None
     if not stat.S_ISREG(status.st_mode):
         raise BadPhoto(path, "is not a file")
     if status.st_size == 0:
         raise BadPhoto(path, "is empty (0 bytes)")
 
 
+def _bad(path: Path, fault: Exception) -> BadPhoto:
+    """Return the BadPhoto for an exception of opening or decoding `path`."""
+    number = fault.errno if isinstance(fault, OSError) else None
+    if number is not None and getattr(fault, "filename", None) is not None:
+        return BadPhoto(path, f"cannot be opened: {_phrase(fault)}", number)
+    if number in _READ_ERRORS or number in _NO_RESOURCES:
+        return BadPhoto(path, f"cannot be read: {_phrase(fault)}", number)
+    return BadPhoto(path, f"cannot be decoded: {_phrase(fault)}")
+
+
 def _turn(image: Image.Image, size: tuple[int, int] | None) -> Image.Transpose | None:
-    """The turn that brings the decoded photo to the layout its boxes were drawn on."""
+    """Return the transposition that gives the image the layout its boxes refer to; None for none."""
     if size is not None and image.size == tuple(size):
         return None
     turn = _ORIENTATIONS.get(_orientation(image))
@@ -147,14 +202,10 @@ def _turn(image: Image.Image, size: tuple[int, int] | None) -> Image.Transpose |
     return turn if turned == tuple(size) else None
 
 
-_SWAPS_SIDES = {_ORIENTATIONS[value] for value in (5, 6, 7, 8)}
-
-
 def _orientation(image: Image.Image) -> int:
-    read: Callable[[], Any] = image.getexif
     try:
-        return int(read().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # broken EXIF in a sound photo says nothing about its pixels
+        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # broken EXIF does not make the pixels invalid
         return 1
 
 
@@ -164,20 +215,26 @@ def _phrase(fault: BaseException) -> str:
 
 
 def load_row(index: Index, image: int, *, strict: bool = False, reduction: int = 1) -> Image.Image:
-    """The photo of image row `image`, oriented as its boxes are, mode RGB; `reduction` as in `load_photo`.
+    """Return the photo of an image row in mode RGB, oriented as its boxes are. reduction: see `load_photo`.
 
-    Raises BadPhoto; UserError instead with `strict`, and always when the folder itself is gone: a
-    disk that dropped out must stop the run, not empty the rest of the column.
+    Raises BadPhoto for a bad photo, or UserError with `strict`. Always raises UserError where the fault is
+    not the photo's: the images folder is gone, or too many files are open. Such a fault must stop a run; else
+    all further rows would become invalid.
     """
     path = index.photo_path(image)
     try:
         return load_photo(path, (int(index.widths[image]), int(index.heights[image])), reduction=reduction)
     except BadPhoto as bad:
         check_folder(index)
+        if bad.errno in _NO_RESOURCES:
+            raise UserError(
+                f"photo {bad}; this process has reached a limit of the machine: use fewer --workers or raise "
+                "the limit (ulimit -n for open files), and run the same command again."
+            ) from bad
         if strict:
             raise UserError(
-                f"photo {bad}; mend it or take it out of the annotations, or leave --strict away to go on "
-                "without it."
+                f"photo {bad}; repair it or remove it from the annotations, or leave out --strict to "
+                "continue without it."
             ) from bad
         raise
 
@@ -185,7 +242,7 @@ def load_row(index: Index, image: int, *, strict: bool = False, reduction: int =
 def load_or_reason(
     index: Index, image: int, *, strict: bool = False, reduction: int = 1
 ) -> Image.Image | str:
-    """`load_row`, or for a bad photo the line to note: its file name and what is wrong with it."""
+    """Return `load_row`, or for a bad photo the note to store: its file name and the reason."""
     try:
         return load_row(index, image, strict=strict, reduction=reduction)
     except BadPhoto as bad:
@@ -193,10 +250,51 @@ def load_or_reason(
 
 
 def check_folder(index: Index) -> None:
-    """UserError where the folder of the photos is not there."""
-    if not index.image_root.is_dir():
+    """Raise UserError where the images folder is missing or empty, as without its disk."""
+    try:
+        with os.scandir(index.image_root) as entries:
+            if next(entries, None) is not None:
+                return
+        found = "is empty"
+    except OSError as fault:
+        if fault.errno in _NO_RESOURCES or isinstance(fault, PermissionError):
+            return  # its photos may be readable all the same
+        known = {errno.ENOENT: "does not exist", errno.ENOTDIR: "is not a folder"}
+        found = known.get(fault.errno or 0, f"cannot be read ({fault.strerror})")
+    raise UserError(
+        f"{index.image_root}, the folder of the photos of {index.folder}, {found}; restore it (is its disk "
+        "mounted?) and run the same command again, or run cckt data index with --images where they are now."
+    )
+
+
+def check_photos(index: Index, rows: NDArray[np.integer] | None = None) -> None:
+    """Raise UserError unless at least one photo can be read.
+
+    rows: image rows that a column needs; default all. Stops at the first photo that can be read, so on a
+    sound data set it costs one photo. Without a readable photo a column would hold only invalid rows.
+    """
+    check_folder(index)
+    wanted = range(len(index)) if rows is None else rows.tolist()
+    first: BadPhoto | None = None
+    for image in wanted:
+        try:
+            load_row(index, image)
+            return
+        except BadPhoto as bad:
+            first = first or bad
+    if first is not None:
         raise UserError(
-            f"{index.image_root}, the folder of the photos of {index.folder}, is not there; bring it back "
-            "and run the same command again, or index the annotations anew with --images where the photos "
-            "are now."
+            f"none of the {len(wanted)} photos of {index.folder} can be read (the first: {first}), expected "
+            "at least one; check that the disk is mounted and that you may read the files, then run the same "
+            "command again."
         )
+
+
+def unreadable_warning(unreadable: int, photos: int) -> str | None:
+    """Return a warning with the share of unreadable photos, None up to WARNED_SHARE."""
+    if unreadable <= WARNED_SHARE * photos:
+        return None
+    return (
+        f"warning: {unreadable} of {photos} photos ({unreadable / photos:.0%}) cannot be read, so their rows "
+        "have no value"
+    )

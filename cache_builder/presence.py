@@ -100,11 +100,20 @@ def oracle_presence(index: Index) -> NDArray[np.bool_]:
     return presence
 
 
-def crowd_presence(index: Index) -> NDArray[np.bool_]:
-    """Return (I, C) bool: the concept is annotated in the image, but only by crowds.
+def known_pairs(index: Index) -> NDArray[np.bool_] | None:
+    """Return (I, C) bool: whether the annotations settle if the concept is present; None where they settle
+    all.
 
-    Whether it counts as present is a matter of taste; figures of priors therefore leave such pairs out.
+    Not settled: a concept that only a crowd shows, which is neither a target nor absent; and, in LVIS, a
+    concept that is neither annotated nor verified to be absent. Figures of priors leave these pairs out.
     """
     crowds = np.zeros((len(index), len(index.concepts)), bool)
     crowds[index.box_images[index.iscrowd], index.box_concepts[index.iscrowd]] = True
-    return crowds & ~oracle_presence(index)
+    presence = oracle_presence(index)
+    crowds &= ~presence
+    federated = len(index.neg_rows) > 0
+    if not federated and not crowds.any():
+        return None
+    known = presence.copy() if federated else np.ones_like(presence)
+    known[np.repeat(np.arange(len(index)), np.diff(index.neg_offsets)), index.neg_rows] = True
+    return known & ~crowds

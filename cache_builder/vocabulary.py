@@ -1,4 +1,4 @@
-"""The concepts a detector can be asked for: of a data set, or typed in by hand."""
+"""Vocabularies: the concepts of a data set, or of a list that a user types."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 
 SPLITS = ("base", "novel", "other")
+"""base: boxes may be trained on. novel: to be found, never trained on. other: ignored."""
 
 
 def normalise_name(name: str) -> str:
-    """The form in which names are compared: lower case, `_` as space, single spaces."""
+    """Return the form in which names are compared: lower case, `_` as a space, single spaces."""
     return " ".join(name.replace("_", " ").casefold().split())
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"`, or `""` when nothing is near: the tail of an error sentence."""
+    """Return `"; did you mean 'x'?"` for the end of an error message, or "" where no name is similar."""
     by_form = {normalise_name(other): other for other in names}
     close = get_close_matches(normalise_name(name), by_form, n=1, cutoff=0.6)
     return f"; did you mean {by_form[close[0]]!r}?" if close else ""
@@ -31,33 +32,36 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Concept:
-    """One entry of a vocabulary.
-
-    category_id: the data set's id (1.. for a free vocabulary).
-    name: as the data set spells it (LVIS joins words with `_`).
-    synonyms: other names of the same concept, without `name` itself.
-    split: "base" (may be trained on), "novel" (to be found, never trained on), "other" (ignored).
-    frequency: "r", "c", "f" for LVIS, else "".
-    """
+    """One entry of a vocabulary."""
 
     category_id: int
+    """The data set's id; 1, 2, ... in a free vocabulary."""
     name: str
+    """As the data set spells it; LVIS joins words with `_`."""
     synonyms: tuple[str, ...] = ()
+    """Other names of the concept, without `name`."""
     split: str = "novel"
+    """One of SPLITS."""
     frequency: str = ""
+    """LVIS: "r" (rare), "c" (common), "f" (frequent); else ""."""
 
     def __post_init__(self) -> None:
-        assert self.split in SPLITS, f"split {self.split!r} is none of {SPLITS}"
-        assert self.frequency in ("", "r", "c", "f"), f"frequency {self.frequency!r}"
+        assert self.split in SPLITS, f"expected a split of {SPLITS}, found {self.split!r}"
+        assert self.frequency in ("", "r", "c", "f"), f"expected r, c, f or '', found {self.frequency!r}"
 
 
 class Vocabulary(Sequence[Concept]):
-    """An immutable list of C concepts; row k is concept k everywhere (text column, logits, priors)."""
+    """An immutable list of C concepts. Row k is concept k everywhere: text column, logits, priors.
 
-    def __init__(self, concepts: Iterable[Concept]) -> None:
+    typed: the user wrote the concepts and their synonyms, as `Vocabulary.free` reads them; False for the
+    concepts of a data set.
+    """
+
+    def __init__(self, concepts: Iterable[Concept], *, typed: bool = False) -> None:
         self._concepts = tuple(concepts)
+        self.typed = typed
         self._row_of = {concept.category_id: row for row, concept in enumerate(self._concepts)}
-        assert len(self._row_of) == len(self._concepts), "category ids are not unique"
+        assert len(self._row_of) == len(self._concepts), "expected unique category ids, found duplicates"
 
     @overload
     def __getitem__(self, row: int) -> Concept: ...
@@ -80,7 +84,7 @@ class Vocabulary(Sequence[Concept]):
 
     @property
     def names(self) -> list[str]:
-        """C names, in row order."""
+        """The C names, in row order."""
         return [concept.name for concept in self._concepts]
 
     @property
@@ -94,29 +98,30 @@ class Vocabulary(Sequence[Concept]):
         return "sha256:" + hashlib.sha256(json.dumps(self.to_json()).encode()).hexdigest()
 
     def rows(self, *splits: str) -> NDArray[np.int64]:
-        """Ascending concept rows that are in any of `splits`; all C rows when none is named."""
-        assert set(splits) <= set(SPLITS), f"{splits} are not all of {SPLITS}"
+        """Return the ascending concept rows in any of `splits`; all C rows without an argument."""
+        assert set(splits) <= set(SPLITS), f"expected splits of {SPLITS}, found {splits}"
         wanted = splits or SPLITS
         return np.array([row for row, c in enumerate(self._concepts) if c.split in wanted], dtype=np.int64)
 
     def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(C,) where each concept stands among `rows`, -1 for those that are not."""
+        """Return (C,) int64: the position of each concept in `rows`, -1 for a concept that is not there."""
         places = np.full(len(self), -1, np.int64)
         places[rows] = np.arange(len(rows))
         return places
 
     def in_split(self, *splits: str) -> NDArray[np.bool_]:
-        """(C,) bool: whether the concept of that row is in any of `splits`."""
+        """Return (C,) bool: whether the concept is in any of `splits`."""
         return np.array([concept.split in splits for concept in self._concepts], dtype=np.bool_)
 
     def row_of(self, category_id: int) -> int:
-        """The row of a category id; KeyError when the vocabulary lacks it."""
+        """Return the row of a category id. Raises KeyError for an unknown id."""
         return self._row_of[category_id]
 
     def row_named(self, name: str) -> int:
-        """The row of a name or synonym (case and `_` do not matter); the first one when several carry it.
+        """Return the row of a name or synonym, ignoring case and `_`. Names go before synonyms.
 
-        Raises UserError, suggesting the nearest name, when no concept has it.
+        The first row where several concepts have the name. Raises UserError with the most similar name where
+        no concept has it.
         """
         form = normalise_name(name)
         for row, concept in enumerate(self._concepts):
@@ -132,25 +137,25 @@ class Vocabulary(Sequence[Concept]):
         )
 
     def to_json(self) -> list[dict[str, Any]]:
-        """C plain dicts, the form index.json keeps."""
+        """Return C dicts, as index.json holds them."""
         return [{**asdict(concept), "synonyms": list(concept.synonyms)} for concept in self._concepts]
 
     @staticmethod
     def from_json(records: Iterable[dict[str, Any]]) -> Vocabulary:
-        """The inverse of `to_json`."""
+        """Return the vocabulary of `to_json`."""
         return Vocabulary(Concept(**{**r, "synonyms": tuple(r["synonyms"])}) for r in records)
 
     @staticmethod
     def free(text: str | Sequence[str]) -> Vocabulary:
-        """A vocabulary typed in: `"forklift, pallet, tv|television"`, or a list of such entries.
+        """Return the vocabulary of a typed text, such as `"forklift, pallet, tv|television"`.
 
-        Commas separate concepts (within a list they are part of the name), `|` separates a name from its
-        synonyms. Category ids run from 1, every split is "novel". Raises UserError when the vocabulary is
-        empty, an entry has no name, or a name stands twice.
+        Commas separate concepts; in a list of entries they are part of the name. `|` separates a name from
+        its synonyms. Category ids count from 1, and every split is "novel". Raises UserError for an empty
+        vocabulary, an entry without a name, and a name that occurs twice.
         """
         entries = text.split(",") if isinstance(text, str) else list(text)
         if isinstance(text, str) and entries and not entries[-1].strip():
-            entries.pop()  # a trailing comma, or nothing at all
+            entries.pop()  # a trailing comma, or an empty text
         if not entries:
             raise UserError(
                 "the vocabulary is empty: name at least one concept, "
@@ -173,4 +178,4 @@ class Vocabulary(Sequence[Concept]):
                     )
                 seen[normalise_name(name)] = number
             concepts.append(Concept(number, names[0], tuple(names[1:])))
-        return Vocabulary(concepts)
+        return Vocabulary(concepts, typed=True)

@@ -1,8 +1,18 @@
 """Open-vocabulary object detection by distilling a frozen CLIP: `from cckt import Detector`.
 
-The rooms at the top of the repository (cache_builder, detector, commands, shapeworld, ablation, cli.py) are
-subpackages of this one: links in a checkout, folders in a wheel. A file `detector.py` or `cli.py` in the
-user's folder therefore never shadows them. The Python API is imported on first use, so `--help` stays fast.
+The folders at the top of the repository are subpackages of this package: links in a checkout, real folders in
+a wheel. A user's own `detector.py` or `cli.py` therefore never shadows them. The Python API is imported on
+first use, so that `cckt --help` stays fast.
+
+    __main__.py        python -m cckt
+    api.py             the Python API
+    cli.py             the command line
+    quickstart.py      the whole pipeline on shapeworld
+    ablation/          the paper's tables on any data
+    cache_builder/     index of a data set, and cached teacher features as columns
+    commands/          the commands of the command line
+    detector/          training, evaluation and use of the detector
+    shapeworld/        a synthetic data set with its teacher
 """
 
 from __future__ import annotations
@@ -15,10 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Detector", "Prediction", "UserError", "Vocabulary", "write_coco", "write_csv", "write_yolo"]
 
+__version__ = "0.2.0"
+
 
 def __getattr__(name: str) -> Any:
+    """Import a name of the Python API."""
     if name in __all__:
         return getattr(import_module("cckt.api"), name)
-    if name == "__version__":
-        return import_module("importlib.metadata").version("cckt")
     raise AttributeError(f"module 'cckt' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m cckt` and `torchrun -m cckt`: the command line, whatever files lie in the working folder."""
+"""`python -m cckt` and `torchrun -m cckt`: the command line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The Python API: `from cckt import Detector`, then `Detector.load(run).predict(images, vocabulary)`.
+"""Python API: `from cckt import Detector`, then `Detector.load(run).predict(images, vocabulary)`.
 
-Here a trained detector and the teacher that it learnt from meet, as they do in `cckt predict`: the detector
-itself never loads a teacher (docs/architecture.md). docs/api.md shows the use.
+This module joins a trained detector with its teacher, as `cckt predict` does; the detector itself never loads
+a teacher. docs/api.md has examples.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from cckt.cache_builder.teacher.guide import TeacherGuide
 from cckt.cache_builder.vocabulary import Vocabulary
-from cckt.detector.inference import predict
+from cckt.detector.inference.own_evaluation import prior_tau
+from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction, write_coco, write_csv, write_yolo
 from cckt.detector.inference.vocabulary import Guide
 from cckt.detector.runs.run_folder import Facts
@@ -21,8 +22,8 @@ from cckt.detector.runs.run_folder import Facts
 __all__ = ["Detector", "Prediction", "UserError", "Vocabulary", "write_coco", "write_csv", "write_yolo"]
 
 
-class Detector(predict.Detector):
-    """A trained run with its teacher beside it; `predict` and `stream` as in the base class."""
+class Detector(Predictor):
+    """A trained run and its teacher; `predict` and `stream` are those of `Predictor`."""
 
     @classmethod
     def load(
@@ -34,19 +35,20 @@ class Detector(predict.Detector):
         weights: Path | None = None,
         teacher: str | Teacher | None = None,
     ) -> Self:
-        """Open a run folder, or a folder that `cckt export --format hf-folder` wrote.
+        """Open a run folder, or a folder written by `cckt export --format hf-folder`.
 
-        teacher: who reads the words; None: the one that the run learnt from, by its name. guide: in a
-        teacher's place, whoever knows it. weights: other than the judged ones. Raises UserError where `run`
-        is no run folder, its teacher cannot be had, or `teacher` has other weights than the run's.
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps". guide: source of text embeddings and priors; None
+        loads the teacher. weights: a file instead of the run's own weights. teacher: a loaded CLIP model or
+        its name; None loads the one that the run names. Raises UserError if `run` is no run folder, or the
+        teacher cannot be loaded or has other weights than the run's.
         """
         if guide is None:
             facts = Facts.load(Path(run))
-            named = teacher or (facts.taught_by or {}).get("name")
-            if named is None:
+            name = teacher or (facts.taught_by or {}).get("name")
+            if name is None:
                 raise UserError(
-                    f"{run} learnt from an imported table that names no teacher; give --teacher NAME."
+                    f"{run} was trained on an imported table that names no teacher; give --teacher NAME."
                 )
-            known = named if isinstance(named, Teacher) else load_teacher(named, device=device)
-            guide = TeacherGuide(known, facts.text_recipe)
+            loaded = name if isinstance(name, Teacher) else load_teacher(name, device=device)
+            guide = TeacherGuide(loaded, facts.text_recipe, prior_tau(Path(run)))
         return super().load(run, device, guide=guide, weights=weights)

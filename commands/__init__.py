@@ -1,1 +1,21 @@
-"""The verbs of the command line: parse options, call one function of the library, show what it returns."""
+"""Commands of `cckt`: each parses its options, calls one library function and shows the result.
+
+One file per command or group; `cli.py` assembles them. No command imports another one.
+
+    ablate.py          cckt ablate: the paper's tables on any data
+    cache.py           cckt cache text, crops, images, all: columns of a CLIP teacher
+    columns.py         cckt cache info, verify, diff, pull, finish: work on existing columns
+    console.py         progress, tables, figures and errors on the terminal; nothing else prints
+    data.py            cckt data index, shapeworld: make a data set
+    doctor.py          cckt doctor: check the installation, the data and a run
+    eval.py            cckt eval: score a run or a file of detections
+    export.py          cckt export: ONNX or torch graph, or a folder with a model card
+    options.py         option types and defaults that several commands share
+    predict.py         cckt predict: detect named concepts in photos and videos
+    prior_report.py    the tables of prior quality, for cache priors and eval
+    priors.py          cckt cache priors: concept probabilities from CLIP or a multimodal LLM
+    pseudo.py          cckt pseudo: a data set extended by a run's confident detections
+    quickstart.py      cckt quickstart: the whole pipeline on shapeworld
+    report.py          cckt report: one HTML file about one or several runs
+    train.py           cckt train: start or resume a run
+"""

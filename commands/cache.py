@@ -1,71 +1,60 @@
-"""The verbs `cckt cache ...`: parse, call one function, show its report."""
+"""`cckt cache text`, `crops`, `images` and `all`: cache the features of a CLIP teacher."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from cckt.commands.console import Answer, TerminalProgress
-
-if TYPE_CHECKING:
-    from cckt.cache_builder.columns.report import CacheReport
-
-app = typer.Typer(
-    help="What the teacher knows, cached as columns: make, prove, compare.", no_args_is_help=True
+from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, TAU, TEMPLATES
+from cckt.commands.console import TerminalProgress, show_reports
+from cckt.commands.options import (
+    DEVICE,
+    JITTER,
+    TEACHER_HELP,
+    Batch,
+    ColumnOut,
+    Crop,
+    Data,
+    Device,
+    Fast,
+    Flipped,
+    Jitter,
+    Json,
+    Name,
+    Overwrite,
+    Part,
+    Precision,
+    Processes,
+    Strict,
+    Synonyms,
+    Tau,
+    Teacher,
+    Templates,
+    Workers,
+    parse_part,
 )
 
-Data = Annotated[Path, typer.Argument(help="The data set's folder.")]
-Teacher = Annotated[
-    str,
-    typer.Option(
-        help="MODEL/PRETRAINED as open_clip names them, MODEL/random:SEED, local-dir:PATH, shapeworld."
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Precision = Annotated[str, typer.Option(help="What the teacher computes in: fp32, bf16 or fp16.")]
-Batch = Annotated[int, typer.Option(help="Pictures that the teacher looks at together.")]
-Workers = Annotated[int | None, typer.Option(help="Threads that decode; default one a core, at most 8.")]
-Processes = Annotated[bool, typer.Option("--processes", help="Decode in processes instead of threads.")]
-Name = Annotated[str, typer.Option(help="Of a second teacher: the column is KIND-NAME, beside the first's.")]
-Fast = Annotated[bool, typer.Option("--fast", help="Near the teacher's preprocessing; says how near.")]
-Flipped = Annotated[bool, typer.Option("--flipped", help="Mirrored crops too, as crops-flipped.")]
-Jitter = Annotated[int, typer.Option(help="So many views of moved boxes too, as crops-jitter-K.")]
-Synonyms = Annotated[bool, typer.Option("--synonyms", help="Average over synonyms too.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at a photo that cannot be read.")]
-Part = Annotated[str | None, typer.Option(metavar="I/N", help="Make the I-th of N parts, I from 0.")]
-Templates = Annotated[
-    str, typer.Option(help="single, ensemble12, imagenet80, or a file with a template a line.")
-]
-Crop = Annotated[str, typer.Option(help="box, or square: the context square round it.")]
-Tau = Annotated[float, typer.Option(help="Temperature of the cosine.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a column that was made otherwise.")]
-Out = Annotated[
-    str | None,
-    typer.Option("--out", metavar="PLACE", help="A folder or URL for the column; default: the data set's."),
-]
-Json = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the figures as JSON.")]
 
-
-@app.command()
 def text(
     data: Data,
-    teacher: Annotated[str | None, typer.Option(help="As for crops; optional with --import.")] = None,
-    templates: Templates = "ensemble12",
+    teacher: Annotated[str | None, typer.Option(help=f"{TEACHER_HELP} Optional with --import.")] = None,
+    templates: Templates = TEMPLATES,
     synonyms: Synonyms = False,
     name: Name = "",
     import_file: Annotated[
-        Path | None, typer.Option("--import", help="A table made elsewhere: .npy, .pt or .safetensors.")
+        Path | None,
+        typer.Option("--import", help="Use a table of embeddings from a .npy, .pt or .safetensors file."),
     ] = None,
-    device: Device = "auto",
-    precision: Precision = "fp32",
+    device: Device = DEVICE,
+    precision: Precision = PRECISION,
     part: Part = None,
     overwrite: Overwrite = False,
-    out: Out = None,
+    out: ColumnOut = None,
     json: Json = None,
 ) -> None:
-    """Concepts as the teacher reads them."""
+    """Cache the text embedding of each concept."""
     from cckt.cache_builder.columns.text import cache_text
 
     report = cache_text(
@@ -77,35 +66,34 @@ def text(
         device=device,
         precision=precision,
         import_file=import_file,
-        part=part_of(part),
+        part=parse_part(part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),
     )
-    tell(json, report)
+    show_reports(json, report)
 
 
-@app.command()
 def crops(
     data: Data,
     teacher: Teacher,
-    crop: Crop = "box",
+    crop: Crop = CROP,
     flipped: Flipped = False,
-    jitter: Jitter = 0,
+    jitter: Jitter = JITTER,
     name: Name = "",
     fast: Fast = False,
-    batch: Batch = 256,
+    batch: Batch = BATCH,
     workers: Workers = None,
     processes: Processes = False,
-    device: Device = "auto",
-    precision: Precision = "fp32",
+    device: Device = DEVICE,
+    precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
-    out: Out = None,
+    out: ColumnOut = None,
     json: Json = None,
 ) -> None:
-    """Annotated boxes as the teacher sees them."""
+    """Cache the image embedding of each annotated box."""
     from cckt.cache_builder.columns.all_at_once import cache_photos
 
     reports = cache_photos(
@@ -123,32 +111,31 @@ def crops(
         device=device,
         precision=precision,
         strict=strict,
-        part=part_of(part),
+        part=parse_part(part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),
     )
-    tell(json, *reports)
+    show_reports(json, *reports)
 
 
-@app.command()
 def images(
     data: Data,
     teacher: Teacher,
     name: Name = "",
     fast: Fast = False,
-    batch: Batch = 256,
+    batch: Batch = BATCH,
     workers: Workers = None,
     processes: Processes = False,
-    device: Device = "auto",
-    precision: Precision = "fp32",
+    device: Device = DEVICE,
+    precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
-    out: Out = None,
+    out: ColumnOut = None,
     json: Json = None,
 ) -> None:
-    """Whole photos as the teacher sees them."""
+    """Cache the embedding of each whole image."""
     from cckt.cache_builder.columns.images import cache_images
 
     report = cache_images(
@@ -162,40 +149,42 @@ def images(
         device=device,
         precision=precision,
         strict=strict,
-        part=part_of(part),
+        part=parse_part(part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),
     )
-    tell(json, report)
+    show_reports(json, report)
 
 
-@app.command("all")
-def every(
+def all_columns(
     data: Data,
-    teacher: Annotated[list[str], typer.Option(help="As for crops; several look at the photos in one pass.")],
+    teacher: Annotated[
+        list[str], typer.Option(help=f"{TEACHER_HELP} Repeat it to cache several teachers in one pass.")
+    ],
     name: Annotated[
-        list[str] | None, typer.Option(help="Of the second teacher and so on: columns KIND-NAME.")
+        list[str] | None,
+        typer.Option(help="Label of the second teacher, then of the third; columns are named KIND-NAME."),
     ] = None,
-    templates: Templates = "ensemble12",
+    templates: Templates = TEMPLATES,
     synonyms: Synonyms = False,
-    crop: Crop = "box",
+    crop: Crop = CROP,
     flipped: Flipped = False,
-    jitter: Jitter = 0,
+    jitter: Jitter = JITTER,
     fast: Fast = False,
-    tau: Tau = 0.07,
-    batch: Batch = 256,
+    tau: Tau = TAU,
+    batch: Batch = BATCH,
     workers: Workers = None,
     processes: Processes = False,
-    device: Device = "auto",
-    precision: Precision = "fp32",
+    device: Device = DEVICE,
+    precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
-    out: Out = None,
+    out: ColumnOut = None,
     json: Json = None,
 ) -> None:
-    """text, crops, images and priors, every photo decoded once."""
+    """Cache text, crops, images and CLIP priors; each image is decoded once."""
     from cckt.cache_builder.columns.all_at_once import cache_all
 
     reports = cache_all(
@@ -215,24 +204,9 @@ def every(
         device=device,
         precision=precision,
         strict=strict,
-        part=part_of(part),
+        part=parse_part(part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),
     )
-    tell(json, *reports)
-
-
-def part_of(text: str | None) -> tuple[int, int] | None:
-    """None leaves it to the runner, which then also helps where other ranks are late."""
-    from cckt.cache_builder.runner import part_of as parsed
-
-    return None if text is None else parsed(text)
-
-
-def tell(json: str | None, *reports: CacheReport) -> None:
-    answer = Answer(json)
-    for report in reports:
-        answer.say(*(line for line in report.lines() if line not in report.notes))  # these came as they arose
-    figures = {report.name: report.to_json() for report in reports}
-    answer.figures(figures if len(reports) > 1 else reports[0].to_json())
+    show_reports(json, *reports)

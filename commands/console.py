@@ -1,4 +1,4 @@
-"""What the command line shows: progress, tables, figures and errors. Nothing else prints."""
+"""Progress, tables, figures and errors on the terminal; no other module prints."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -20,18 +22,34 @@ from rich.text import Text
 from cckt.cache_builder.base.atomic_files import plain, write_bytes
 from cckt.cache_builder.base.errors import UserError
 
+if TYPE_CHECKING:
+    from cckt.cache_builder.columns.report import CacheReport
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
-_PLAIN_EVERY_S = 10.0  # between lines of a stage when the output is no terminal
+LINE_SECONDS = 10.0
+"""Seconds between two progress lines of a stage if stderr is not a terminal."""
+
+_quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quiet_progress(quiet: bool) -> Iterator[None]:
+    """Hide progress and stages inside the block if `quiet`; results, notes and errors stay."""
+    before = _quiet.set(quiet)
+    try:
+        yield
+    finally:
+        _quiet.reset(before)
 
 
 class _Bars(Bars):
-    """Bars under a table of figures, once there are any."""
+    """Progress bars below a table of figures, if there are any."""
 
     shown: Mapping[str, Mapping[str, float | str]] = {}
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """The table, then the bars."""
+        """Yield the table, then the bars."""
         if any(self.shown.values()):
             grid = Table.grid(padding=(0, 2))
             for row, figures in self.shown.items():
@@ -43,9 +61,10 @@ class _Bars(Bars):
 
 
 class TerminalProgress:
-    """A `Progress` on stderr: bars with rate and time left, or plain lines when it is no terminal."""
+    """`Progress` on stderr: bars on a terminal, else a line every LINE_SECONDS; only notes if quiet."""
 
     def __init__(self) -> None:
+        self._quiet = _quiet.get()
         self._bars: _Bars | None = None
         self._label, self._unit, self._total, self._done = "", "", 0, 0
         self._since = self._last_line = 0.0
@@ -53,12 +72,12 @@ class TerminalProgress:
         self._shown: Mapping[str, Mapping[str, float | str]] = {}
 
     def start(self, label: str, total: int, unit: str) -> None:
-        """Begin a stage; one that was running is over."""
+        """Begin a stage and finish the stage before it."""
         self.finish()
         self._label, self._unit, self._total, self._done = label, unit, total, 0
         self._since = self._last_line = time.monotonic()
         self._figures, self._shown = "", {}
-        if err.is_terminal:
+        if err.is_terminal and not self._quiet:
             self._bars = _Bars(
                 TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -68,14 +87,14 @@ class TerminalProgress:
             self._bars.add_task(label, total=total or None, rate="", figures="")
 
     def advance(self, n: int = 1, **figures: float | str) -> None:
-        """`n` more units are done."""
+        """Count `n` finished units; figures are shown next to the rate."""
         self._done += n
         if figures:
             self._figures = _named(figures)
         if self._bars is not None:
             task = self._bars.task_ids[0]
             self._bars.update(task, completed=self._done, rate=self._rate(), figures=self._figures)
-        elif time.monotonic() - self._last_line > _PLAIN_EVERY_S:
+        elif not self._quiet and time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()
             left = (self._total - self._done) * (self._last_line - self._since) / max(self._done, 1)
             line = (
@@ -88,24 +107,24 @@ class TerminalProgress:
             self._shown = {}
 
     def show(self, figures: Mapping[str, Mapping[str, float | str]]) -> None:
-        """A table over the bar; without a terminal, a second line under the next one."""
+        """Show a table above the bar, or as a second line below the next progress line."""
         self._shown = figures
         if self._bars is not None:
             self._bars.shown = figures
 
     def note(self, message: str) -> None:
-        """A line worth keeping."""
+        """Print a line that stays, such as a warning; also if quiet."""
         (self._bars.console if self._bars is not None else err).print(f"  {message}", markup=False)
 
     def finish(self) -> None:
-        """Close the stage with one line: how much, how fast."""
+        """End the stage and print its count and rate."""
         if not self._label:
             return
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
         seconds = time.monotonic() - self._since
-        if self._done:
+        if self._done and not self._quiet:
             line = f"  {self._label}: {self._done} {self._unit} in {seconds:.1f} s, {self._rate()}"
             err.print(f"{line}  {self._figures}".rstrip(), markup=False)
         self._label = ""
@@ -118,10 +137,10 @@ class TerminalProgress:
 
 
 class Answer:
-    """What a verb has to say: lines and tables on stdout, and its figures as JSON where they are asked for.
+    """Result of a command: lines and tables on stdout, and figures as JSON.
 
-    json: a file, "-" for stdout (then lines and tables go to stderr), or None. Of several ranks only the
-    first one speaks.
+    json: the file of the figures, "-" for stdout (lines and tables then go to stderr), or None for no JSON.
+    Only rank 0 prints and writes.
     """
 
     def __init__(self, json: str | None = None) -> None:
@@ -129,24 +148,29 @@ class Answer:
         self._page = err if json == "-" else out
         self._mute = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
 
-    def say(self, *lines: str) -> None:
-        """Lines of text."""
+    def lines(self, *lines: str) -> None:
+        """Print lines of text."""
         for line in () if self._mute else lines:
             self._page.print(line, markup=False)
 
     def heading(self, line: str) -> None:
-        """A line that begins something."""
+        """Print a heading."""
         if not self._mute:
             self._page.print(Text(line, style="bold"))
 
+    def stage(self, line: str) -> None:
+        """Print the heading of a stage of long work; nothing if quiet."""
+        if not _quiet.get():
+            self.heading(line)
+
     def finding(self, level: str, subject: str, message: str) -> None:
-        """What a doctor saw: good, warn or bad."""
+        """Print the outcome of a check; level: good, warn or bad."""
         mark, style = {"good": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}[level]
         if not self._mute:
             self._page.print(Text.assemble((f"{mark} ", style), (f"{subject}: ", "bold"), message))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table: the first column is text, the others figures; None is a dash."""
+        """Print a table; the first column is text, the others are figures. None is shown as a dash."""
         grid = Table(title=title or None, title_justify="left", title_style="bold")
         for at, column in enumerate(columns):
             grid.add_column(column, justify="left" if at == 0 else "right", overflow="fold")
@@ -156,7 +180,7 @@ class Answer:
             self._page.print(grid)
 
     def figures(self, figures: Mapping[str, Any]) -> None:
-        """The figures as JSON. Raises UserError where the file cannot be written."""
+        """Write the figures as JSON. Raises UserError if the file cannot be written."""
         if self._json is None or self._mute:
             return
         text = json.dumps(plain(figures), indent=1, allow_nan=False, default=str) + "\n"
@@ -172,8 +196,22 @@ class Answer:
             ) from None
 
 
-def complain(sentence: str) -> None:
-    """Say on stderr why nothing came of it."""
+def show_reports(json: str | None, *reports: CacheReport) -> None:
+    """Show the reports of cached columns, as lines and as JSON; several are keyed by column name."""
+    answer = Answer(json)
+    for report in reports:
+        show_report_lines(answer, report)
+    figures = {report.name: report.to_json() for report in reports}
+    answer.figures(figures if len(reports) > 1 else reports[0].to_json())
+
+
+def show_report_lines(answer: Answer, report: CacheReport) -> None:
+    """Show the lines of a report without its notes, which were printed as they arose."""
+    answer.lines(*(line for line in report.lines() if line not in report.notes))
+
+
+def show_error(sentence: str) -> None:
+    """Print why the command failed, on stderr."""
     err.print(Text.assemble(("cckt: ", "bold red"), sentence))
 
 

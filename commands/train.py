@@ -1,7 +1,8 @@
-"""The verb `cckt train`: begin a run, or go on with one."""
+"""`cckt train`: start or resume a run."""
 
 from __future__ import annotations
 
+import shlex
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,18 +11,17 @@ import typer
 from typer.core import TyperCommand
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.commands.cache import Json
 from cckt.commands.console import Answer, TerminalProgress
-from cckt.commands.detector import Overrides
+from cckt.commands.options import Json, Overrides
 
 
 class TrainCommand(TyperCommand):
-    """`--resume RUN` names the run; `--resume` alone means that of `--out`."""
+    """The command with an optional value of `--resume`: without one, `--out` names the run."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give a bare `--resume` an empty value."""
+        """Give `--resume` without a value the empty value."""
         words = [
-            "--resume=" if word == "--resume" and (after is None or after.startswith("--")) else word
+            "--resume=" if word == "--resume" and (after is None or after.startswith("-")) else word
             for word, after in zip_longest(args, args[1:])
         ]
         return super().parse_args(ctx, words)
@@ -29,32 +29,35 @@ class TrainCommand(TyperCommand):
 
 def train(
     train_data: Annotated[
-        Path | None, typer.Option("--train", help="Data set to train on (kept base).")
+        Path | None, typer.Option("--train", help="Data set to train on, indexed with --keep base.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder, to be made.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to create.")] = None,
     val_data: Annotated[Path | None, typer.Option("--val", help="Data set to evaluate on.")] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A named config: shapeworld, coco-48-17-r50, lvis-r50 and more; a wrong name lists them."
+            help="Recipe: shapeworld, coco-48-17-r50, lvis-r50 and others; a wrong name lists them all."
         ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML laid over the recipe.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file whose options replace the recipe's.")] = None,
     overrides: Overrides = None,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Without the method: no guidance, no contrast, the class head.")
+        bool,
+        typer.Option("--plain", help="Train without the method: no guidance, no contrast, class head score."),
     ] = False,
-    max_steps: Annotated[int | None, typer.Option(help="End after so many steps.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="End the run after this many steps.")] = None,
     stop_after: Annotated[
-        int | None, typer.Option(help="Leave after so many steps, with a checkpoint to resume from.")
+        int | None, typer.Option(help="Stop this process after this many steps, with a checkpoint.")
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Go on with this run from its newest whole checkpoint."),
+        typer.Option(
+            metavar="[RUN]", help="Resume a run from its newest checkpoint. Default: that of --out."
+        ),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Train a detector from columns."""
+    """Train a detector on cached columns."""
     from cckt.cache_builder.runner import Interrupted
     from cckt.detector.config import recipes
     from cckt.detector.config.config import apply_overrides, load_config
@@ -65,47 +68,48 @@ def train(
     from cckt.detector.training.train import STOP_AFTER
     from cckt.detector.training.train import train as train_detector
 
-    going_on = resume is not None
+    resuming = resume is not None
     if resume and out is not None and Path(resume).resolve() != out.resolve():
-        raise UserError(f"--resume {resume} and --out {out} name two runs; give one of them.")
+        raise UserError(f"--resume {resume} and --out {out} name two runs; pass only one of them.")
     out = Path(resume) if resume else out
     if out is None:
-        raise UserError("no run is named; give --out FOLDER for a new one, or --resume RUN.")
-    if recipe is None and not going_on and config is None:
+        raise UserError("no run is named; give --out FOLDER for a new run, or --resume RUN.")
+    if recipe is None and not resuming and config is None:
         raise UserError(f"no recipe is named; give --recipe, one of {', '.join(recipes.RECIPES)}.")
-    chosen = run_config(out) if recipe is None and going_on else recipes.recipe(recipe or "coco-48-17-r50")
+    chosen = run_config(out) if recipe is None and resuming else recipes.recipe(recipe or "coco-48-17-r50")
     chosen = recipes.plain(chosen) if plain else chosen
     chosen = load_config(config, chosen) if config is not None else chosen
     chosen = apply_overrides(chosen, overrides or ())
-    if going_on and (train_data is None or (out / "data.json").is_file()):
+    if resuming and (train_data is None or (out / "data.json").is_file()):
         known = Folders.load(out)
         train_data = train_data or Path(known.train)
         val_data = val_data or (Path(known.val) if known.val is not None else None)
         max_steps = known.max_steps if max_steps is None else max_steps
     if train_data is None:
         raise UserError(
-            "no data set is named; give --train FOLDER, one that cckt data index --keep base made."
+            "no data set is named; give --train FOLDER, a data set made by cckt data index --keep base."
         )
     figures = train_detector(
         chosen,
         train_data,
         val_data,
         out,
-        resume=going_on,
+        resume=resuming,
         max_steps=max_steps,
         stop_after=stop_after,
         progress=TerminalProgress(),
     )
     answer = Answer(json)
-    answer.say(f"{out}: step {figures['step']}, {figures['images_per_s']:.1f} images/s")
+    answer.lines(f"{out}: step {figures['step']}, {figures['images_per_s']:.1f} images/s")
     evaluation = figures["evaluation"]
     if evaluation:
         head = ["in percent, on", *(LABELS[name] for name in SPLIT_FIGURES)]
         cells = [percent(evaluation.get(name)) for name in SPLIT_FIGURES]
         answer.table("", head, [[str(val_data), *cells]])
     answer.figures(figures)
+    command = shlex.join(["cckt", "train", "--resume", str(out)])
     if figures["stopped"] == STOP_AFTER:
-        answer.say(f"left with a checkpoint; cckt train --resume {out} goes on.")
+        answer.lines(f"stopped with a checkpoint; run {command} to continue")
     elif figures["stopped"]:
         when = f"step {figures['step']}, with a checkpoint"
-        raise Interrupted.by(figures["stopped"], when, f"cckt train --resume {out} goes on")
+        raise Interrupted.by(figures["stopped"], when, f"run {command} to continue")

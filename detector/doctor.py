@@ -1,7 +1,8 @@
-"""Checks of the online half: a recipe, whether data fit it, and a run. Each returns findings.
+"""Check a recipe, its data sets and a run before a long job. Every check returns findings.
 
-The checks are the trainer's and the evaluator's own (`preflight`, `scene`, `network`), asked before hours are
-spent; nothing here knows a rule of its own but the one on unseen concepts.
+Training and evaluation make the same checks themselves (`training/preflight.py`,
+`evaluation/evaluation_set.py`, `inference/inference_model.py`). Only the check that novel concepts were not
+trained on (`check_unseen`) exists just here.
 """
 
 from __future__ import annotations
@@ -15,22 +16,24 @@ from cckt.cache_builder.index import open_index
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config
 from cckt.detector.data.schedule import Schedule
-from cckt.detector.inference.network import load_network
+from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
 from cckt.detector.students.build import build_student
 from cckt.detector.training.preflight import check_batch, check_validation, gather
 
 
-def examine(
-    asked: Config | None = None,
+def run_checks(
+    config: Config | None = None,
     *,
     data: Path | None = None,
     val: Path | None = None,
     run: Path | None = None,
     mllm_model: str | None = None,
 ) -> list[Finding]:
-    """All that can be said before hours are spent, each finding once: of the installation, the data sets,
-    their teachers, the leak, and whether the recipe `asked` for, or else the run's, fits them.
+    """Check the installation, the data sets and their teachers, leaks, and whether recipe and data fit.
+
+    config: the recipe; default that of `run`. data, val: data sets for training and evaluation. Returns each
+    finding once.
     """
     findings = [*offline.check_installation(), *offline.check_machine()]
     folders = dict.fromkeys(folder for folder in (data, val) if folder)
@@ -39,16 +42,16 @@ def examine(
     findings += offline.check_teachers(folders)
     if data is not None:
         findings += offline.check_leak(data)
-    config, facts = asked, None
+    recipe, facts = config, None
     if run is not None:
         found, facts = check_run(run)
         findings += found
         config = config or (run_config(run) if facts else None)
-    if asked is not None:
-        findings += check_recipe(asked)
+    if recipe is not None:
+        findings += check_recipe(recipe)
     if data is not None and config is not None:
-        found, of_data = check_training(config, data)
-        findings, facts = findings + found, facts or of_data
+        found, data_facts = check_training(config, data)
+        findings, facts = findings + found, facts or data_facts
     if val is not None and config is not None:
         findings += check_evaluation(config, val, facts)
     if val is not None and facts is not None:
@@ -59,32 +62,32 @@ def examine(
 
 
 def check_recipe(config: Config) -> list[Finding]:
-    """The student of a recipe can be built, with the pretrained weights it asks for."""
+    """Check that the student of a recipe can be built with its pretrained weights."""
     subject = f"recipe {config.recipe}"
     try:
         model = build_student(config, 512)
         note = ""
     except UserError as error:
         return [Finding("bad", subject, str(error))]
-    except Exception as fault:  # timm's downloader has its own kinds of complaint
+    except Exception as error:  # a failed download raises various errors
         model = build_student(config, 512, pretrained=False)
-        note = (str(fault).strip() or type(fault).__name__).splitlines()[0]
+        note = (str(error).strip() or type(error).__name__).splitlines()[0]
     millions = sum(value.numel() for value in model.parameters()) / 1e6
     train = config.train
-    told = (
+    message = (
         f"{config.model.backbone}, {millions:.1f}M parameters, {config.model.queries} queries, "
-        f"{train.epochs} epochs of {train.batch} photos a step in {train.precision}"
+        f"{train.epochs} epochs, {train.batch} photos per step, {train.precision}"
     )
     if note:
-        told = (
-            f"{told}; the backbone's pretrained weights are not to be had ({note}): run once with a network, "
-            "or --set model.backbone_weights=FILE.safetensors"
+        message += (
+            f"; the pretrained weights of the backbone cannot be loaded ({note}): run once with network "
+            "access or add --set model.backbone_weights=FILE.safetensors"
         )
-    return [Finding("warn" if note else "good", subject, told)]
+    return [Finding("warn" if note else "good", subject, message)]
 
 
 def check_training(config: Config, data: Path) -> tuple[list[Finding], Facts | None]:
-    """Everything `cckt train` looks for on its training data, and the facts of the run that it would be."""
+    """Check the training data as `cckt train` does; also return the facts of the run, None on failure."""
     subject = f"training on {data}"
     try:
         check_batch(config, 1)
@@ -93,30 +96,34 @@ def check_training(config: Config, data: Path) -> tuple[list[Finding], Facts | N
         return [Finding("bad", subject, str(error))], None
     facts, photos = ingredients.facts, len(ingredients.photos)
     steps = Schedule(photos, config.train.seed, config.train.batch).steps_per_epoch * config.train.epochs
-    told = (
-        f"fits: {photos} photos, {facts.n_classes} base concepts, {facts.embedding_dim} wide, {steps} steps"
+    message = (
+        f"fits: {photos} photos, {facts.n_classes} base concepts, embeddings of width {facts.embedding_dim}, "
+        f"{steps} steps"
     )
-    return [Finding("good", subject, told)], facts
+    return [Finding("good", subject, message)], facts
 
 
 def check_evaluation(config: Config, data: Path, facts: Facts | None) -> list[Finding]:
-    """A data set can be evaluated on by the run of `facts`; None: of a run that cannot be made yet."""
+    """Check that a run can be evaluated on a data set.
+
+    facts: those of the run; None if there is no run yet.
+    """
     subject = f"evaluation on {data}"
     try:
         scene = check_validation(config, data, facts)
     except UserError as error:
         return [Finding("bad", subject, str(error))]
     boxes = int((~scene.index.iscrowd).sum())
-    told = f"fits: {len(scene.index)} photos, {boxes} boxes, {len(scene.vocabulary)} concepts"
-    findings = [Finding("good", subject, f"{told}, priors {config.prior.source}")]
+    message = f"fits: {len(scene.index)} photos, {boxes} boxes, {len(scene.vocabulary)} concepts"
+    findings = [Finding("good", subject, f"{message}, priors {config.prior.source}")]
     if scene.index.keep == "base" and len(scene.index.rows("novel")):
-        told = "was built with --keep base: no novel box is there to be found; build it with --keep all"
-        findings.append(Finding("bad", subject, told))
+        message = "was built with --keep base, so it has no novel boxes; build it with --keep all"
+        findings.append(Finding("bad", subject, message))
     return findings
 
 
 def check_unseen(facts: Facts, data: Path) -> list[Finding]:
-    """No concept that a data set calls novel is among those that a run was trained on, by id or by name."""
+    """Check that no novel concept of a data set was trained on, by any of its names."""
     try:
         index = open_index(data)
     except UserError as error:
@@ -129,28 +136,31 @@ def check_unseen(facts: Facts, data: Path) -> list[Finding]:
         if trained & {normalise_name(name) for name in (concept.name, *concept.synonyms)}
     ]
     if seen:
-        told = (
-            f"{data} calls {', '.join(seen[:5])} novel, but the run is trained on {len(seen)} such concepts"
+        names = ", ".join(seen[:5]) + (" and others" if len(seen) > 5 else "")
+        message = (
+            f"the run was trained on {len(seen)} of the {len(novel)} novel concepts of {data} ({names}); "
+            "build both data sets with the same --split"
         )
-        return [Finding("bad", "leak", f"{told}; give both data sets one --split")]
-    told = f"none of the {len(novel)} novel concepts of {data} is among the {len(trained)} trained on"
-    return [Finding("good", "leak", told)]
+        return [Finding("bad", "leak", message)]
+    message = f"none of the {len(novel)} novel concepts of {data} is among the {len(trained)} trained ones"
+    return [Finding("good", "leak", message)]
 
 
 def check_run(run: Path) -> tuple[list[Finding], Facts | None]:
-    """A run folder: weights that fit its config, whole checkpoints, and what it learnt from."""
+    """Check the weights and checkpoints of a run; also return its facts, None if it is not a run."""
     subject = str(run)
     try:
-        network, facts = load_network(run, "cpu")
+        network, facts = load_inference_model(run, "cpu")
     except UserError as error:
         return [Finding("bad", subject, str(error))], None
-    newest, torn = newest_checkpoint(run)
-    learnt = (facts.taught_by or {}).get("name", "an imported table")
-    told = (
-        f"recipe {network.config.recipe}, {facts.n_classes} base concepts, learnt from {learnt}; weights fit"
+    newest, damaged = newest_checkpoint(run)
+    teacher = (facts.taught_by or {}).get("name", "an imported table")
+    message = (
+        f"recipe {network.config.recipe}, {facts.n_classes} base concepts, teacher {teacher}; the weights fit"
     )
-    findings = [Finding("good", subject, told)]
-    findings += [Finding("warn", subject, line) for line in torn]
+    findings = [Finding("good", subject, message)]
+    findings += [Finding("warn", subject, line) for line in damaged]
     if newest is not None and not (run / "model.safetensors").is_file():
-        findings.append(Finding("warn", subject, f"not finished: {newest.name} is the newest; resume it"))
+        message = f"not finished, newest checkpoint {newest.name}; continue with cckt train --resume {run}"
+        findings.append(Finding("warn", subject, message))
     return findings, facts

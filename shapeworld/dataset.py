@@ -1,8 +1,8 @@
-"""A data set of shapeworld: photos, COCO JSON, a split file and the index, from a seed.
+"""Render a shapeworld data set from a seed: images, COCO annotations, split file and index.
 
-`OUT/photos/00000042.png` is photo 42 of the world `seed`; `annotations.json` lists every object of the 65
-concepts, novel ones too, as COCO's files do; `split.json` says which are base. What training may see is the
-index's matter (`keep="base"`).
+`OUT/photos/00000042.png` is image 42 of the seed. `annotations.json` has the boxes of all 65 concepts in COCO
+format, novel ones included. `split.json` lists the base and novel concepts. The index may leave out novel
+boxes (`keep="base"`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index import IndexReport, build_index
 from cckt.shapeworld.pictographs import BASE, CONCEPTS, NOVEL
-from cckt.shapeworld.scene import SIDE, Photo, photo
+from cckt.shapeworld.scene import SIDE, render_photo
 
-LARGEST_SEED = 2**24 - 1  # larger ones are the teacher's reading and the backbone's pictures
+LARGEST_SEED = 2**24 - 1
+"""Larger seeds are reserved for the training data of the teacher and the backbone."""
+WORLD = "shapeworld 1"
+"""Name and version of the renderer, as in world.json."""
 
 
 def make_dataset(
@@ -35,11 +38,12 @@ def make_dataset(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> IndexReport:
-    """Render `photos` photos of the world `seed` into `out` and index them.
+    """Render images 0 to `photos` - 1 of `seed` into `out` and build their index.
 
-    Photos that are there already are kept: a photo follows from seed and number, and `world.json` refuses a
-    folder of another seed. `keep="base"` leaves novel boxes out of the index; the photos still show them.
-    Raises UserError for a count below 1, a seed out of range or a folder that holds another world.
+    Existing images are kept, because an image depends only on seed and number; `world.json` holds the seed of
+    the folder. keep: "all", or "base" to leave novel boxes out of the index; the images still show novel
+    objects. workers: number of processes; default one per core. Raises UserError for a count below 1, a seed
+    out of range, or a folder that holds images of another seed.
     """
     if photos < 1:
         raise UserError(f"--photos {photos}: expected at least 1 photo.")
@@ -47,7 +51,7 @@ def make_dataset(
         raise UserError(f"--seed {seed}: expected a number from 0 to {LARGEST_SEED}.")
     progress = progress or Silent()
     folder = out / "photos"
-    _claim(out, seed)
+    _require_seed(out, seed)
     folder.mkdir(parents=True, exist_ok=True)
     progress.start("rendering", photos, "photos")
     records: list[dict[str, Any]] = []
@@ -62,7 +66,7 @@ def make_dataset(
 
 
 def coco_annotations(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """COCO's "instances" format of rendered photos, in the order of their numbers."""
+    """Return rendered images, in the order of their numbers, in COCO's "instances" format."""
     categories = [
         {"id": row + 1, "name": name, "supercategory": "pictograph"} for row, name in enumerate(CONCEPTS)
     ]
@@ -87,30 +91,30 @@ def coco_annotations(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _render(folder: Path, seed: int, number: int) -> dict[str, Any]:
-    """Render photo `number`, write it if it is not there, and say what it shows."""
-    shown: Photo = photo(seed, number)
+    """Render image `number`, write it if it does not exist, and return its record."""
+    photo = render_photo(seed, number)
     path = folder / f"{number:08d}.png"
     if not path.exists():
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        Image.fromarray(shown.pixels).save(partial, format="PNG", compress_level=1)
+        Image.fromarray(photo.pixels).save(partial, format="PNG", compress_level=1)
         os.replace(partial, path)
-    objects = [(thing.name, thing.box_xyxy, thing.area) for thing in shown.objects]
+    objects = [(one.name, one.box_xyxy, one.area) for one in photo.objects]
     return {"number": number, "file_name": path.name, "objects": objects}
 
 
-def _claim(out: Path, seed: int) -> None:
-    """Say whose world the folder holds, or refuse one that holds another."""
-    claim = out / "world.json"
-    if claim.exists():
-        found = json.loads(claim.read_text())
-        if found != {"world": "shapeworld 1", "seed": seed}:
+def _require_seed(out: Path, seed: int) -> None:
+    """Write world.json. Raises UserError if it exists with another seed."""
+    card = out / "world.json"
+    if card.exists():
+        found = json.loads(card.read_text())
+        if found != {"world": WORLD, "seed": seed}:
             raise UserError(
                 f"--out {out}: found photos of seed {found.get('seed')}, expected seed {seed}; "
-                "name another folder or delete this one."
+                "give another folder or delete this one."
             )
         return
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(claim, {"world": "shapeworld 1", "seed": seed})
+    _write_json(card, {"world": WORLD, "seed": seed})
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -1,7 +1,7 @@
-"""Colours, textures, backgrounds and masks: how a photo of shapeworld looks before it has things in it.
+"""Draw colours, textures, backgrounds and masks of shapeworld images.
 
-Colours are float32 RGB in [0, 255]; masks are float32 in [0, 1]; all randomness comes from the generator
-handed in, so that a photo follows from its seed and number alone.
+Colours are float32 RGB in [0, 255], masks are float32 in [0, 1]. All random numbers come from the generator
+in the arguments, so an image depends only on its seed and number.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from PIL import Image, ImageDraw, ImageFilter
 Array: TypeAlias = "np.ndarray[tuple[int, ...], np.dtype[np.float32]]"
 
 
-def colour(rng: np.random.Generator) -> Array:
-    """A colour (3,) spread over hue and lightness, greys among them."""
+def random_colour(rng: np.random.Generator) -> Array:
+    """Return a random colour (3,); a quarter of them are nearly grey."""
     value = rng.uniform(0, 255, 3)
-    if rng.random() < 0.25:  # greys, blacks and whites are as common in the world as any hue
+    if rng.random() < 0.25:  # greys, blacks and whites are common in photos
         value = value.mean() + rng.uniform(-12, 12, 3)
     return np.clip(value, 0, 255).astype(np.float32)
 
 
-def contrasting(rng: np.random.Generator, against: Array, least: float) -> Array:
-    """A colour (3,) at least `least` away (L2, RGB) from `against`, or the farthest of eight tries."""
-    tries = [colour(rng) for _ in range(8)]
-    away = [float(np.linalg.norm(c - against)) for c in tries]
-    far_enough = [c for c, d in zip(tries, away, strict=True) if d >= least]
-    return far_enough[0] if far_enough else tries[int(np.argmax(away))]
+def contrasting_colour(rng: np.random.Generator, against: Array, least: float) -> Array:
+    """Return a colour (3,) at L2 distance `least` or more from `against`, or the farthest of eight tries."""
+    tries = [random_colour(rng) for _ in range(8)]
+    distances = [float(np.linalg.norm(one - against)) for one in tries]
+    far_enough = [one for one, distance in zip(tries, distances, strict=True) if distance >= least]
+    return far_enough[0] if far_enough else tries[int(np.argmax(distances))]
 
 
-def noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Array:
-    """Smooth noise (H, W) in [0, 1]: a `cells` x `cells` random grid, enlarged bicubically."""
+def smooth_noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Array:
+    """Return smooth noise (H, W) in [0, 1]: a random grid of `cells` x `cells`, enlarged bicubically."""
     grid = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8))
     return np.asarray(grid.resize(size[::-1], Image.Resampling.BICUBIC), dtype=np.float32) / np.float32(255)
 
@@ -39,9 +39,9 @@ def noise(rng: np.random.Generator, size: tuple[int, int], cells: int) -> Array:
 def texture(
     rng: np.random.Generator, size: tuple[int, int], first: Array, second: Array, clutter: float = 1.0
 ) -> Array:
-    """A fill (H, W, 3) between two colours: plain, a gradient, stripes, checks or blotches.
+    """Return a fill (H, W, 3) of two colours: plain, a gradient, stripes, checks or blotches.
 
-    clutter: 1 has all of them at their usual rates, 0 is always plain.
+    clutter: 0 gives only plain fills, 1 gives all kinds at their full rates.
     """
     height, width = size
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -60,20 +60,24 @@ def texture(
         cell = rng.uniform(4, 12)
         mix = ((rows // cell + columns // cell) % 2).astype(np.float32)
     else:
-        mix = noise(rng, size, int(rng.integers(3, 9)))
+        mix = smooth_noise(rng, size, int(rng.integers(3, 9)))
     return first + mix[..., None] * (second - first)
 
 
 def background(rng: np.random.Generator, side: int, clutter: float = 1.0) -> Array:
-    """A cluttered ground (side, side, 3): blotches at two scales, then planks, discs and wires over them."""
+    """Return a background (side, side, 3): blotches at two scales, then polygons, ellipses and lines."""
     size = (side, side)
-    ground = texture(rng, size, colour(rng), colour(rng), clutter)
-    ground += (noise(rng, size, int(rng.integers(3, 7))) - 0.5)[..., None] * rng.uniform(0, 90 * clutter)
-    ground += (noise(rng, size, int(rng.integers(12, 40))) - 0.5)[..., None] * rng.uniform(0, 60 * clutter)
+    ground = texture(rng, size, random_colour(rng), random_colour(rng), clutter)
+    ground += (smooth_noise(rng, size, int(rng.integers(3, 7))) - 0.5)[..., None] * rng.uniform(
+        0, 90 * clutter
+    )
+    ground += (smooth_noise(rng, size, int(rng.integers(12, 40))) - 0.5)[..., None] * rng.uniform(
+        0, 60 * clutter
+    )
     picture = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     for _ in range(rng.integers(0, 1 + round(8 * clutter))):
-        ink = tuple(int(v) for v in colour(rng))
+        ink = tuple(int(v) for v in random_colour(rng))
         points = rng.uniform(-0.1, 1.1, (rng.integers(3, 6), 2)) * side
         kind = rng.random()
         if kind < 0.35:
@@ -92,8 +96,11 @@ def background(rng: np.random.Generator, side: int, clutter: float = 1.0) -> Arr
 
 
 def warp(rng: np.random.Generator, drawing: Image.Image, longest: float, tilt: float) -> Array:
-    """`drawing` ("L") as a mask (h, w) of about `longest` px: stretched, tilted up to `tilt` degrees, and
-    seen in perspective. Cropped to its ink."""
+    """Return a drawing (mode "L") as a mask (h, w), cropped to its ink.
+
+    It is scaled to about `longest` pixels, stretched, rotated by up to `tilt` degrees, and seen in
+    perspective.
+    """
     stretch = np.exp(rng.uniform(-0.18, 0.18))
     scale = longest / max(drawing.width * stretch, drawing.height)
     size = (max(3, round(drawing.width * stretch * scale)), max(3, round(drawing.height * scale)))
@@ -112,7 +119,7 @@ def warp(rng: np.random.Generator, drawing: Image.Image, longest: float, tilt: f
 
 
 def _perspective(source: np.ndarray, target: np.ndarray) -> list[float]:
-    """The eight coefficients with which PIL maps points of `target` (4, 2) to points of `source` (4, 2)."""
+    """Return PIL's eight coefficients that map the points `target` (4, 2) to `source` (4, 2)."""
     rows = []
     for (x, y), (u, v) in zip(target, source, strict=True):
         rows.append([x, y, 1, 0, 0, 0, -u * x, -u * y])
@@ -120,7 +127,7 @@ def _perspective(source: np.ndarray, target: np.ndarray) -> list[float]:
     return [float(c) for c in np.linalg.solve(np.array(rows), source.reshape(8))]
 
 
-def halo(mask: Array, reach: int) -> Array:
-    """`mask` grown by `reach` px on every side: (h + 2 reach, w + 2 reach)."""
+def dilate(mask: Array, reach: int) -> Array:
+    """Return a mask dilated by `reach` pixels: (h, w) -> (h + 2 reach, w + 2 reach)."""
     grown = Image.fromarray((np.pad(mask, reach) * 255).astype(np.uint8))
     return np.asarray(grown.filter(ImageFilter.MaxFilter(2 * reach + 1)), dtype=np.float32) / np.float32(255)

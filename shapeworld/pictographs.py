@@ -1,10 +1,10 @@
-"""The things of shapeworld: 65 concepts of one to six drawings each, and the other words of its teacher.
+"""The 65 concepts of shapeworld with one to six drawings each, and the other words of its teacher.
 
-The drawings are pictographs of DejaVu Sans, which matplotlib ships. A concept is a name people use
-("umbrella", "chess knight") and the Unicode characters that draw it; the novel seventeen stand among the
-48 base ones as OV-COCO's do (cat, cow, umbrella, scissors, airplane, cup, keyboard ...). All the other
-pictographs of the font, under their Unicode names, are the rest of the language: the teacher has read
-about them, photos hold some of them, and no data set annotates them.
+The drawings are pictographs of the font DejaVu Sans, which matplotlib ships. A concept has a common name
+("umbrella", "chess knight") and the Unicode characters that draw it. Like OV-COCO it has 48 base concepts and
+17 novel ones (cat, cow, umbrella, scissors, airplane, cup, keyboard ...). All other pictographs of the font,
+under their Unicode names, are the other words: the teacher is trained on them, images show some of them, and
+no data set annotates them.
 """
 
 from __future__ import annotations
@@ -85,11 +85,13 @@ NOVEL: dict[str, str] = {
     "flag": "⚐⚑",
     "gear": "⚙",
 }
-CONCEPTS: tuple[str, ...] = tuple(sorted(BASE | NOVEL))  # category_id k is CONCEPTS[k - 1]
+CONCEPTS: tuple[str, ...] = tuple(sorted(BASE | NOVEL))
+"""All concepts; category id k is CONCEPTS[k - 1]."""
 
-_CELL = 96  # px: every drawing is rasterised once at this height and resampled from there
+_CELL = 96
+"""Size in pixels at which each drawing is rasterised once; images resample it."""
 _BLOCKS = ((0x2300, 0x23FF), (0x2600, 0x27BF), (0x2B00, 0x2BFF), (0x1F0A1, 0x1F0DF), (0x1F400, 0x1F6FF))
-# Strokes, brackets and ticks that no one would call a thing, and cards whose pips are unreadable small.
+# Strokes, brackets and ticks, which are not objects, and playing cards, which are unreadable when small.
 _NOT_THINGS = (
     "BRACKET",
     "PARENTHESIS",
@@ -109,7 +111,7 @@ _NOT_THINGS = (
     "NUMBER",
     "PLAYING CARD",
 )
-# Names of characters that look too much like one of the 65 to be called something else.
+# Names of characters that look too similar to one of the 65 concepts.
 _NEAR = (
     "UMBRELLA",
     "SCISSORS",
@@ -130,16 +132,16 @@ _NEAR = (
 
 
 def drawings(concept: str) -> str:
-    """The characters that draw `concept`, one of CONCEPTS."""
+    """Return the characters that draw one of CONCEPTS."""
     return BASE[concept] if concept in BASE else NOVEL[concept]
 
 
 @cache
 def other_words() -> dict[str, str]:
-    """Every other pictograph of the font: Unicode name in lower case -> its one character.
+    """Return the other pictographs of the font: Unicode name in lower case -> character.
 
-    None of them draws one of the 65 concepts. They are the breadth of the teacher's reading, the classes
-    the student's backbone is trained on, and things in photos that nobody annotated.
+    None of them draws one of the 65 concepts. They are further words of the teacher, classes for the training
+    of the backbone, and unannotated objects in images.
     """
     taken = set("".join((BASE | NOVEL).values()))
     words = {}
@@ -155,7 +157,7 @@ def other_words() -> dict[str, str]:
 
 @cache
 def letters() -> tuple[str, ...]:
-    """Letters of a dozen scripts: distractors in photos, and classes for the student's backbone."""
+    """Return letters of several scripts: distractors in images, and classes for the backbone."""
     blocks: tuple[tuple[int, int], ...] = (
         (0x41, 0x5A),
         (0x61, 0x7A),
@@ -170,7 +172,7 @@ def letters() -> tuple[str, ...]:
 
 @cache
 def raster(character: str) -> Image.Image:
-    """The drawing of one character: an "L" image of its ink, cropped to it, longest side 96 px."""
+    """Return the drawing of a character: a mode "L" image of its ink, cropped, long side 96 pixels."""
     left, top, right, bottom = _font(_CELL).getbbox(character)
     size = (int(right - left) + 4, int(bottom - top) + 4)
     mask = Image.new("L", size)
@@ -186,14 +188,14 @@ def raster(character: str) -> Image.Image:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib  # heavy: only the renderer needs it
+    import matplotlib  # slow to import, and only the renderer needs it
 
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def _in_font(character: str) -> bool:
-    """Whether the font draws `character` itself rather than its box for what it lacks."""
+    """Return whether the font has a glyph for `character`, not only the box for missing ones."""
     missing = np.asarray(_font(24).getmask("\U0010fffe", mode="L"))
     ink = np.asarray(_font(24).getmask(character, mode="L"))
     return (

@@ -1,9 +1,10 @@
-"""shapeworld's multimodal LLM as it is built: LLaVA's parts in transformers' own format, under 10 MB.
+"""Build shapeworld's multimodal LLM: the parts of LLaVA in transformers' format, under 10 MB.
 
-A ResNet looks (8 x 8 tokens of a photo of 128 px), a projector translates, a small Llama reads the question
-and answers. FastVLM is the architecture whose tower may be convolutional, which learns from few pictures what
-a ViT needs millions for. Every word of the language is one token, so that what a cell of the photo shows and
-the word for it can be one direction: the first layer then finds a word by looking for itself.
+A ResNet encodes an image of 128 pixels as 8 x 8 tokens, a projector maps them to the width of a small Llama,
+which reads the question and answers. The architecture is FastVLM because its image tower may be
+convolutional; a ViT needs far more training images. Each word is one token, so a token and the image cells
+that show it can have the same direction. The first attention layer can then find a word in the image by
+similarity.
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ from torch import nn
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.mllm import PROMPT, Mllm
-from cckt.shapeworld.reading import words
+from cckt.shapeworld.captions import words
 from cckt.shapeworld.scene import SIDE
 
 TOWER = "resnet10t"
-CHANNELS = (64, 128, 256, 320)  # of its stages; the last one narrower than timm's, to stay under 10 MB
-STRIDE = 16  # px of a photo that one token sees
+CHANNELS = (64, 128, 256, 320)
+"""Channels of the stages; the last one is narrower than in timm, to stay under 10 MB."""
+STRIDE = 16
+"""Side in pixels of the image cell of one token."""
 CELLS = (SIDE // STRIDE) ** 2
 WIDTH, LAYERS, HEADS, VOCABULARY = 192, 3, 3, 1024
 MEAN, STD = 0.5, 0.25
-LARGEST = 10_000_000  # bytes of safetensors
+MAX_BYTES = 10_000_000
+"""Largest size of the weights file."""
 CHAT = (
     "{% for message in messages %}{% for part in message.content %}"
     "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}"
@@ -44,10 +48,11 @@ CHAT = (
 )
 _SPECIAL = ("<pad>", "<bos>", "<eos>", "<image>")
 IMAGE = 3
+"""Id of the token <image>."""
 
 
 def build() -> Mllm:
-    """The untrained model with its processor, on the CPU, its weights drawn from torch's generator."""
+    """Return the untrained model and its processor on the CPU; weights come from torch's generator."""
     config = hf.FastVlmConfig(
         vision_config=hf.TimmWrapperConfig(
             architecture=TOWER,
@@ -64,7 +69,7 @@ def build() -> Mllm:
             num_key_value_heads=HEADS,
             max_position_embeddings=2048,
             initializer_range=0.05,
-            # Words look for pictures by what they are, wherever these stand: turn slowly.
+            # Words must match image cells at any distance, so positions rotate slowly.
             rope_parameters={"rope_type": "default", "rope_theta": 1e8},
             tie_word_embeddings=True,
             pad_token_id=0,
@@ -88,17 +93,17 @@ def build() -> Mllm:
         chat_template=CHAT,
     )
     model = hf.FastVlmForConditionalGeneration(config)
-    begin_alike(model.model)
+    initialise_attention(model.model)
     return Mllm.of("shapeworld", model, processor, device="cpu")
 
 
-def begin_alike(body: Any) -> None:
-    """Start where a word looks for the cells of the picture that are like it, and only if none is at itself.
+def initialise_attention(body: Any) -> None:
+    """Initialise the first layer so that a word attends to similar image cells.
 
-    Equal weights of query and key make the first layer's attention a comparison. The first coordinate says
-    whether a token is a word (above 0) or a cell (below), and unlike attracts there: without it every word
-    would find itself, and what it took from there would be the same with and without the thing (measured on
-    made-up cells: nothing was learnt in 90 steps).
+    Equal query and key weights make attention a measure of similarity. The first coordinate is positive for
+    words and negative for image cells, and its key is negated, so that words prefer cells to themselves.
+    Otherwise each word would attend to itself, with or without the object in the image (measured on synthetic
+    cells: no progress in 90 steps).
     """
     attention = body.language_model.layers[0].self_attn
     nn.init.orthogonal_(attention.q_proj.weight, gain=1.4)
@@ -111,9 +116,9 @@ def begin_alike(body: Any) -> None:
 
 
 def tokenizer() -> Any:
-    """A byte-level BPE that reads anything, with a token for each word and each half of METHOD's question.
+    """Return a byte-level BPE tokenizer with one token for each word and for each half of the prompt.
 
-    A question about a known word is two tokens behind the shared ones: the word, and the rest.
+    A question about a known word then adds two tokens to the shared ones: the word and the second half.
     """
     before, after = (part.strip().lower() for part in PROMPT.split("{concept}"))
     made = Tokenizer(models.BPE())
@@ -140,25 +145,30 @@ def tokenizer() -> Any:
     )
 
 
-def begin_from(tower: nn.Module, start: Path) -> int:
-    """Take over the weights of `start` (safetensors) that have a name and shape of the tower's; how many.
+def load_tower(tower: nn.Module, start: Path) -> int:
+    """Load the weights of `start` that have the name and shape of a tensor of the tower; return their number.
 
-    start: a backbone's file, or a teacher's, whose trunk is the same network: its last stage is wider, and
-    stays behind. Raises UserError where it has none.
+    start: safetensors of the backbone, or of the teacher, whose trunk is the same network with a wider last
+    stage that is not loaded. Raises UserError if the file cannot be read or has no such weights.
     """
     try:
         file = load_file(start)
-    except Exception as fault:  # safetensors has a kind of its own
+    except Exception as error:  # safetensors raises its own class
         raise UserError(
-            f"--start {start}: cannot be read as safetensors ({fault}); name a file that can."
-        ) from fault
-    own = tower.state_dict()
+            f"--start {start}: cannot be read as safetensors ({error}); give the weights of the backbone or "
+            "of a teacher."
+        ) from error
+    expected = tower.state_dict()
     found = {name.removeprefix("visual.trunk."): value for name, value in file.items()}
     fitting = {
-        name: v.to(own[name].dtype) for name, v in found.items() if name in own and v.shape == own[name].shape
+        name: value.to(expected[name].dtype)
+        for name, value in found.items()
+        if name in expected and value.shape == expected[name].shape
     }
     if not any(name.startswith("layer3") for name in fitting):
-        raise UserError(f"--start {start}: has no weights of a {TOWER}; give a backbone's or a teacher's.")
+        raise UserError(
+            f"--start {start}: has no weights of a {TOWER}; give the weights of the backbone or of a teacher."
+        )
     tower.load_state_dict(fitting, strict=False)
     return len(fitting)
 
@@ -168,6 +178,6 @@ def write(mllm: Mllm, out: Path) -> None:
     mllm.model.eval().half().save_pretrained(out)
     mllm.processor.save_pretrained(out)
     for path in out.iterdir():
-        path.chmod(0o644)  # safetensors writes for its owner alone
+        path.chmod(0o644)  # safetensors writes files that only their owner can read
     size = sum(path.stat().st_size for path in out.glob("*.safetensors"))
-    assert size <= LARGEST, f"{size} bytes of weights, over {LARGEST}"
+    assert size <= MAX_BYTES, f"expected at most {MAX_BYTES} bytes of weights, found {size}"

@@ -1,9 +1,10 @@
 """Train the student's backbone: `python -m cckt.shapeworld.train_backbone --out FILE`.
 
-What ImageNet is to COCO: a ResNet-10-t learns to tell single pictographs and letters apart, every drawing a
-class of its own, and keeps the stages up to stride 16. As ImageNet holds most of OV-COCO's novel categories
-(airliners, tabby cats, umbrellas ...), the 480 classes hold the drawings of all 65 concepts: numbers, never
-names or boxes. The detectors with and without the method start from the same file.
+It plays the role of ImageNet pretraining for COCO: a ResNet-10-t classifies images of single pictographs and
+letters, one class per drawing, and the stages up to stride 16 are kept. ImageNet contains most of the novel
+categories of OV-COCO (airliners, tabby cats, umbrellas ...); likewise the 480 classes contain the drawings of
+all 65 concepts, by class number, without names or boxes. Detectors with and without the method start from the
+same file.
 """
 
 from __future__ import annotations
@@ -22,69 +23,71 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cckt.shapeworld.pictographs import CONCEPTS, drawings, letters, other_words
-from cckt.shapeworld.scene import Pixels, a_drawing, specimen
+from cckt.shapeworld.scene import Pixels, pick_drawing, render_single
 
 NAME = "resnet10t"
-SIDE, VIEW = 68, 64  # px: rendered, and the window of it that is looked at
+SIDE, VIEW = 68, 64
+"""Sides in pixels of a rendered image and of the window that is cut from it."""
 MEAN, STD = 0.5, 0.25
 HELD_OUT = 2000
-_SEED = 0xBAC4B0  # no data set is rendered from it
+"""Number of test images."""
+_SEED = 0xBAC4B0
+"""Seed of the images; no data set may have it."""
 
 
 def classes() -> tuple[str, ...]:
-    """The characters to tell apart: all pictographs and every fourth letter."""
+    """Return the character of each class: all pictographs and every fourth letter."""
     return (*"".join(map(drawings, CONCEPTS)), *other_words().values(), *letters()[::4])
 
 
 def train(
-    out: Path, *, pictures: int, steps: int, batch: int, seed: int, workers: int, held_out: int = HELD_OUT
+    out: Path, *, images: int, steps: int, batch: int, seed: int, workers: int, held_out: int = HELD_OUT
 ) -> float:
-    """Train and write `out` (safetensors, float16, timm's names); returns held-out top-1 in [0, 1]."""
+    """Train and write `out` (float16 safetensors with the names of timm); return the test top-1 in [0, 1]."""
     torch.manual_seed(seed)
-    school = School(classes(), pictures, workers, held_out)
+    dataset = SingleDrawings(classes(), images, workers, held_out)
     trunk = timm.create_model(NAME, features_only=True, out_indices=(3,), pretrained=False)
     head = nn.Linear(trunk.feature_info.channels()[-1], len(classes()))
-    attend(trunk, lambda view: trunk(view)[-1], head, school, steps=steps, batch=batch, seed=seed)
+    train_classifier(trunk, lambda view: trunk(view)[-1], head, dataset, steps=steps, batch=batch, seed=seed)
     trunk.eval()
     right = 0
     with torch.no_grad():
-        for view, labels in school.examination():
-            right += int((head(pooled(trunk(view)[-1])).argmax(1) == labels).sum())
+        for view, labels in dataset.test_batches():
+            right += int((head(pool_features(trunk(view)[-1])).argmax(1) == labels).sum())
     out.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.half() if value.is_floating_point() else value
                for name, value in trunk.state_dict().items()}, out)  # fmt: skip
     return right / held_out
 
 
-def attend(
+def train_classifier(
     trunk: nn.Module,
     features: Callable[[Tensor], Tensor],
     head: nn.Module,
-    school: School,
+    dataset: SingleDrawings,
     *,
     steps: int,
     batch: int,
     seed: int,
     rate: float = 2e-3,
 ) -> None:
-    """Train `trunk` and `head` to classify the school's pictures: plain ones first, then ever more others.
+    """Train `trunk` and `head` to classify the images: plain ones first, then an increasing share of others.
 
-    `features` runs the trunk: (B, 3, H, W) -> (B, C, h, w).
+    features: runs the trunk, (B, 3, H, W) -> (B, C, h, w).
 
-    Without the plain ones a small network finds no first foothold among random colours and clutter (measured:
-    no progress in 220 steps of 128 pictures; with them it is past the plateau after 200).
+    Without plain images a small network does not start to learn among random colours and clutter (measured:
+    no progress in 220 steps of 128 images; with them it has left the plateau after 200).
     """
     optimizer = torch.optim.AdamW([*trunk.parameters(), *head.parameters()], lr=rate, weight_decay=0.05)
-    draws = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        set_rate(optimizer, rate, step, steps, warmup=50)
         plain = min(1.0, max(0.15, 1.2 - 1.6 * step / steps))
-        view, labels = school.lesson(batch, plain, draws)
+        view, labels = dataset.sample(batch, plain, generator)
         with torch.autocast("cpu", torch.bfloat16):
-            seen = features(view)
-        answers = head(pooled(seen))
-        loss = nn.functional.cross_entropy(answers, labels, label_smoothing=0.05)
+            maps = features(view)
+        logits = head(pool_features(maps))
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=0.05)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -92,59 +95,83 @@ def attend(
             sys.stderr.write(f"step {step}/{steps} plain {plain:.2f} loss {loss.item():.3f}\n")
 
 
-class School:
-    """Pictures of single drawings of `names` (a class each): a third plain, the rest as in photos."""
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, step: int, steps: int, warmup: int) -> None:
+    """Set the learning rate of a step: linear warm-up to `rate`, cosine to zero."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
-    def __init__(self, names: tuple[str, ...], pictures: int, workers: int, held_out: int = HELD_OUT) -> None:
-        rows = np.arange(pictures + held_out) % len(names)
-        plain = np.arange(len(rows)) < pictures // 3
+
+def clipped_step(
+    optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, step: int, steps: int, warmup: int
+) -> None:
+    """Take an optimiser step with the rate of `set_rate` and the gradient clipped at norm 1."""
+    set_rate(optimizer, rate, step, steps, warmup)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
+
+
+class SingleDrawings:
+    """Images of single drawings, one class per name, a third of the training images plain.
+
+    names: concepts, other words or single characters. images, held_out: numbers of training and test images.
+    """
+
+    def __init__(self, names: tuple[str, ...], images: int, workers: int, held_out: int = HELD_OUT) -> None:
+        rows = np.arange(images + held_out) % len(names)
+        plain = np.arange(len(rows)) < images // 3
         with ProcessPoolExecutor(workers) as pool:
-            drawn = list(
-                pool.map(_picture, range(len(rows)), [names[r] for r in rows], plain.tolist(), chunksize=256)
+            rendered = list(
+                pool.map(_render, range(len(rows)), [names[r] for r in rows], plain.tolist(), chunksize=256)
             )
-        self.pixels = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2)
+        self.pixels = torch.from_numpy(np.stack(rendered)).permute(0, 3, 1, 2)
         self.labels = torch.from_numpy(rows)
-        self.plain, self.taught, self.held_out = pictures // 3, pictures, held_out
+        self.plain, self.training, self.held_out = images // 3, images, held_out
 
-    def lesson(self, size: int, plain: float, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`size` pictures (size, 3, VIEW, VIEW), a share `plain` of them plain, and their classes.
+    def sample(self, size: int, plain: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw a training batch (size, 3, VIEW, VIEW), a share `plain` of it plain, and its classes.
 
-        Each through a random window, channels shuffled and sometimes inverted: colour is no clue.
+        Each batch has a random window and order of channels, and some images are inverted, so that colour
+        does not identify a class.
         """
         easy = int(size * plain)
         rows = torch.cat(
             [
-                torch.randint(0, self.plain, (easy,), generator=draws),
-                torch.randint(self.plain, self.taught, (size - easy,), generator=draws),
+                torch.randint(0, self.plain, (easy,), generator=generator),
+                torch.randint(self.plain, self.training, (size - easy,), generator=generator),
             ]
         )
-        top, left = (int(torch.randint(0, SIDE - VIEW + 1, (), generator=draws)) for _ in range(2))
-        order = torch.randperm(3, generator=draws)
+        top, left = (int(torch.randint(0, SIDE - VIEW + 1, (), generator=generator)) for _ in range(2))
+        order = torch.randperm(3, generator=generator)
         view = self.pixels[rows][:, order, top : top + VIEW, left : left + VIEW]
-        invert = torch.rand(size, 1, 1, 1, generator=draws) < 0.3
+        invert = torch.rand(size, 1, 1, 1, generator=generator) < 0.3
         return _normalised(torch.where(invert, 255 - view, view)), self.labels[rows]
 
-    def album(self) -> Iterator[Tensor]:
-        """All pictures that are taught, in order, through the middle window: (<= 250, 3, VIEW, VIEW) each."""
-        for pixels in self.pixels[: self.taught, :, 2 : 2 + VIEW, 2 : 2 + VIEW].split(250):  # type: ignore[no-untyped-call]
+    def training_batches(self) -> Iterator[Tensor]:
+        """Yield all training images in order, central window: (<= 250, 3, VIEW, VIEW)."""
+        for pixels in self.pixels[: self.training, :, 2 : 2 + VIEW, 2 : 2 + VIEW].split(250):  # type: ignore[no-untyped-call]
             yield _normalised(pixels)
 
-    def examination(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The held-out pictures, none of them plain, and their classes."""
-        for rows in torch.arange(self.taught, self.taught + self.held_out).split(250):  # type: ignore[no-untyped-call]
+    def test_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the test images, none of them plain, and their classes."""
+        for rows in torch.arange(self.training, self.training + self.held_out).split(250):  # type: ignore[no-untyped-call]
             yield _normalised(self.pixels[rows, :, 2 : 2 + VIEW, 2 : 2 + VIEW]), self.labels[rows]
 
 
-def pooled(features: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, C): the mean and the strongest answer, for a thing fills a part of the view."""
+def pool_features(features: Tensor) -> Tensor:
+    """Return half the sum of mean and maximum over the cells: (B, C, h, w) -> (B, C).
+
+    The maximum counts because an object fills only a part of the image.
+    """
     return 0.5 * (features.float().mean((2, 3)) + features.float().amax((2, 3)))
 
 
-def _picture(number: int, name: str, plain: bool) -> Pixels:
+def _render(number: int, name: str, plain: bool) -> Pixels:
     rng = np.random.default_rng((_SEED, number))
-    character = name if len(name) == 1 else a_drawing(rng, name)
+    character = name if len(name) == 1 else pick_drawing(rng, name)
     longest = float(np.exp(rng.uniform(np.log(30 if plain else 20), np.log(56))))
-    return specimen(rng, character, SIDE, longest, plain)
+    return render_single(rng, character, SIDE, longest, plain)
 
 
 def _normalised(view: Tensor) -> Tensor:
@@ -152,17 +179,17 @@ def _normalised(view: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """The command line."""
+    """Train with the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=int, default=60000)
+    parser.add_argument("--images", type=int, default=60000)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     options = vars(parser.parse_args())
     top1 = train(options.pop("out"), **options)
-    sys.stderr.write(f"held-out top-1 over {len(classes())} classes: {top1:.3f}\n")
+    sys.stderr.write(f"test top-1 over {len(classes())} classes: {top1:.3f}\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The paper's tables on a dozen photos, with students of milliseconds."""
+"""The paper's tables on a dozen photos, with students that take milliseconds."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cckt.ablation import Plan, ablate, runs
+from cckt.ablation import AblationPlan, ablate, runs
 from cckt.ablation.page import command, page, rows, sentences
 from cckt.ablation.plan import ROWS, in_epochs
 from cckt.cache_builder.base.errors import UserError
@@ -23,8 +24,10 @@ from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.index import copy_index, open_index, verify_index
 from cckt.cache_builder.runner import Interrupted
-from cckt.detector.config.config import Config, changed
+from cckt.detector.config.config import Config, changed, save_config
 from cckt.detector.config.recipes import RECIPES, plain, recipe
+from cckt.detector.evaluation.evaluate import evaluate_run
+from cckt.detector.evaluation.inference_loop import Variant
 from cckt.detector.runs.run_folder import run_config
 from tests.cache_builder.samples import write_teacher
 from tests.commands.front import SMALL, cckt
@@ -33,24 +36,26 @@ MICRO: dict[str, Any] = {"photos": 8, "held_out": 6, "overrides": (*SMALL, "prio
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, dict[str, Any]]:
-    plan = Plan(tmp_path_factory.mktemp("ablation") / "out", seeds=2, **MICRO)
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[AblationPlan, dict[str, Any]]:
+    plan = AblationPlan(tmp_path_factory.mktemp("ablation") / "out", seeds=2, **MICRO)
     return plan, ablate("table4", plan)
 
 
-def test_rows_take_parts_out_of_any_recipe() -> None:
+def test_rows_remove_parts_of_any_recipe() -> None:
     for name in RECIPES:
         full = recipe(name)
         configs = {row.key: row.config(full) for row in ROWS}
         assert configs["plain"] == changed(plain(full), "model", class_embedding="own")
-        assert configs["all"] == full
-        assert ROWS[-1].options(full) == {}
-    noisy = changed(recipe("coco-48-17-r50-fast"), "train", guidance_priors=0.5)
+        own = full.model.class_embedding == "own"
+        assert configs["all"] == changed(full, "model", class_embedding="own")
+        assert ROWS[-1].options(full) == ({} if own else {"model.class_embedding": "own"})
+        assert {config.model.class_embedding for config in configs.values()} == {"own"}
+    noisy = changed(recipe("coco-48-17-r50-fast"), "guidance", priors=0.5)
     assert noisy.guidance.drop * noisy.guidance.add * noisy.guidance.none > 0
-    deaf = ROWS[0].config(noisy)
-    told = ("guidance_drop", "guidance_add", "guidance_none", "guidance_priors")
-    assert all(getattr(deaf.train, name) == 0 for name in told), "nothing is told, so nothing is told amiss"
-    assert not deaf.trains_on_priors
+    unguided = ROWS[0].config(noisy)
+    noise = ("drop", "add", "none", "priors")
+    assert all(getattr(unguided.guidance, name) == 0 for name in noise), "expected no guidance noise"
+    assert not unguided.trains_on_priors
     full = recipe("coco-48-17-r50")
     assert ROWS[1].options(full) == {
         "matcher.cost_similarity": 0.0,
@@ -74,11 +79,11 @@ def test_a_shorter_schedule_keeps_its_proportions() -> None:
     assert in_epochs(Config(), 36) == Config()
     with pytest.raises(UserError, match="--epochs 0: expected at least 1"):
         in_epochs(Config(), 0)
-    plan = Plan(Path("out"), epochs=3, overrides=("train.epochs=5",))
-    assert plan.config().train.epochs == 5, "--set has the last word"
+    plan = AblationPlan(Path("out"), epochs=3, overrides=("train.epochs=5",))
+    assert plan.config().train.epochs == 5, "expected --set to apply after --epochs"
 
 
-def test_table4_has_a_mean_and_a_spread_beside_the_papers_figure(made: tuple[Plan, dict[str, Any]]) -> None:
+def test_table4_has_mean_spread_and_the_papers_figure(made: tuple[AblationPlan, dict[str, Any]]) -> None:
     plan, answer = made
     written = json.loads((plan.out / "table4.json").read_text())
     assert written == json.loads(json.dumps(answer))
@@ -89,10 +94,13 @@ def test_table4_has_a_mean_and_a_spread_beside_the_papers_figure(made: tuple[Pla
         assert row["ap50_base"] == pytest.approx(sum(values) / 2)
         assert row["ap50_base_spread"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
         assert row["paper"] == of.paper
-        config = run_config(plan.out / "table4" / f"{of.key}-1")
+        config = run_config(of.run(plan.out, 1))
+        assert row["runs"][1]["run"] == of.run(plan.out, 1).name
         assert config.train.seed == 1
         assert config.guidance.enabled == of.guidance
-        assert config.inference.classification == ("similarity" if of.similarity else "head")
+        assert (config.terms["region_contrast"].weight > 0) == of.contrast
+        if not of.scored_from:
+            assert config.inference.classification == ("similarity" if of.similarity else "head")
     assert answer["seconds"] == pytest.approx(sum(row["seconds"] for row in answer["rows"])) != 0
     text = (plan.out / "table4.md").read_text()
     assert text == page(written)
@@ -102,46 +110,92 @@ def test_table4_has_a_mean_and_a_spread_beside_the_papers_figure(made: tuple[Pla
         "| 25.4 |",
         "| 38.0 |",
         "guidance.enabled=false",
-        "the recipe itself",
+        "are one training, scored by the class head and by similarity",
     ):
         assert words in text, words
-    assert str(plan.out) not in text, "folders outside the working folder are named, not located"
+    assert str(plan.out) not in text, "expected only the names of folders outside the working folder"
 
 
-def test_again_trains_nothing_and_more_seeds_only_the_new_ones(
-    made: tuple[Plan, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+def test_rows_3_and_5_of_table4_are_one_training_scored_in_two_ways(
+    made: tuple[AblationPlan, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, answer = made
+    folders = {path.name for path in (plan.out / "table4").iterdir()}
+    assert folders == {f"{name}-{seed}" for seed in (0, 1)
+                       for name in ("plain", "guidance", "contrast-similarity", "all")}  # fmt: skip
+    by_head, by_similarity = (answer["rows"][number]["runs"][1] for number in (2, 4))
+    assert by_head["run"] == by_similarity["run"] == "all-1"
+    assert by_head["seconds"] > 0, "expected the seconds of the scoring"
+    run, held_out = plan.out / "table4" / "all-1", plan.out / "held-out"
+    config = run_config(run)
+    assert (config.model.class_embedding, config.inference.classification) == ("own", "similarity")
+    head = evaluate_run(run, held_out, classification="head", out=plan.out / "head").as_dict()
+    shutil.rmtree(plan.out / "head")
+    own = json.loads((run / "metrics.json").read_text())["evaluation"]
+    for figure in runs.FIGURES:
+        assert by_head[figure] == pytest.approx(head[figure], abs=1e-9)
+        assert by_similarity[figure] == own[figure]
+    scoring = changed(config, "inference", classification="head").inference
+    variants = [Variant("head", config.prior, scoring), Variant("own", config.prior, config.inference)]
+    _, found = runs.detect_variants(run, held_out, variants, Silent())
+    order = [found[name].category_ids.tolist() for name in ("head", "own")]
+    assert order[0] != order[1], "expected another order of scores"
+    monkeypatch.setattr(runs, "detect_variants", lambda *_: pytest.fail("expected kept figures"))
+    assert runs.rescore(run, held_out, scoring, Silent()) == by_head
+
+
+def test_a_run_of_other_options_is_named_with_them(made: tuple[AblationPlan, dict[str, Any]]) -> None:
+    plan = made[0]
+    run = ROWS[-1].run(plan.out, 0)
+    before = run_config(run)
+    save_config(changed(before, "model", class_embedding="region"), run / "config.toml")
+    try:
+        with pytest.raises(
+            UserError, match=r"all-0: was begun with other options \(model.class_embedding=region"
+        ):
+            ablate("table4", plan)
+    finally:
+        save_config(before, run / "config.toml")
+
+
+def test_a_second_call_trains_nothing_and_more_seeds_only_the_new_runs(
+    made: tuple[AblationPlan, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, answer = made
     trained: list[str] = []
     known = json.loads((plan.out / "table4" / "all-0" / "metrics.json").read_text())
 
-    def counted(config: Config, seen: Path, val: Path, run: Path, **options: Any) -> dict[str, Any]:
+    def fake(config: Config, train_data: Path, val: Path, run: Path, **options: Any) -> dict[str, Any]:
         trained.append(run.name)
+        shutil.copytree(plan.out / "table4" / "all-0", run)
+        save_config(config, run / "config.toml")
         return {**known, "stopped": ""}
 
-    monkeypatch.setattr(runs, "train", counted)
+    monkeypatch.setattr(runs, "train", fake)
     assert ablate("table4", plan)["rows"] == answer["rows"]
     assert trained == []
     assert [len(row["runs"]) for row in ablate("table4", replace(plan, seeds=3))["rows"]] == [3] * 5
-    assert trained == [f"{row.key}-2" for row in ROWS]
-    ablate("table4", plan)  # as it was, for the other tests
+    assert trained == ["plain-2", "guidance-2", "all-2", "contrast-similarity-2"]
+    for name in trained:
+        shutil.rmtree(plan.out / "table4" / name)
+    ablate("table4", plan)  # restores the files for the other tests
 
 
-def test_what_the_figures_say_is_said() -> None:
-    def told(*novel: float | None) -> list[str]:
+def test_sentences_of_table4() -> None:
+    def lines(*novel: float | None) -> list[str]:
         from cckt.ablation.page import _parts
 
         known = [{"label": row.label, "ap50_novel": value} for row, value in zip(ROWS, novel, strict=True)]
         return sentences({"table": "table4", "rows": known, "checks": _parts(known)})
 
-    assert told(0.1, 0.2, 0.3, None, 0.5) == ["not every row is measured yet"]
-    first, second = told(0.1, 0.2, 0.3, 0.25, 0.5)
-    assert "+40.0 points of AP50 novel over plain (the paper: +12.6)" in first
+    assert lines(0.1, 0.2, 0.3, None, 0.5) == ["some rows are not measured yet"]
+    first, second = lines(0.1, 0.2, 0.3, 0.25, 0.5)
+    assert "+40.0 points of AP50 novel over the plain detector (the paper: +12.6)" in first
     assert "+20.0 over the best other row, '+ guidance + contrast" in second
-    assert "-10.0 points" in told(0.2, 0.2, 0.3, 0.25, 0.1)[0]
+    assert "-10.0 points" in lines(0.2, 0.2, 0.3, 0.25, 0.1)[0]
 
 
-def test_table6_asks_one_run_under_every_prior(made: tuple[Plan, dict[str, Any]]) -> None:
+def test_table6_scores_one_run_under_every_prior(made: tuple[AblationPlan, dict[str, Any]]) -> None:
     plan = replace(made[0], limits=(2, 4), resamples=20)
     answer = ablate("table6", plan)
     assert answer["run"] == "all-0"
@@ -152,7 +206,7 @@ def test_table6_asks_one_run_under_every_prior(made: tuple[Plan, dict[str, Any]]
     known = json.loads((plan.out / "table4" / "all-0" / "metrics.json").read_text())["evaluation"]
     for figure in ("ap50_novel", "ap50_base", "ap50_all"):
         assert own[figure] == pytest.approx(known[figure], abs=1e-6), (
-            "the run's own priors give its own figures"
+            "expected the run's own figures with its own priors"
         )
     assert [pair["rho"] for pair in answer["higher_limit"]] == [0.1, 0.7, 0.9]
     by = {row["key"]: row for row in answer["rows"]}
@@ -163,15 +217,19 @@ def test_table6_asks_one_run_under_every_prior(made: tuple[Plan, dict[str, Any]]
     assert "| the annotations |" in text
 
 
-def test_the_papers_table6_stands_beside_its_own_cells() -> None:
+def test_figures_of_the_papers_table6() -> None:
     from cckt.ablation.priors import PAPER_PRIORS
 
-    assert [100 * value for value in PAPER_PRIORS.values()] == pytest.approx([38.0, 37.6, 36.8, 36.2])
-    assert list(PAPER_PRIORS) == [(0.7, 6), (0.7, 12), (0.9, 6), (0.9, 12)]
+    percent = {cell: round(100 * value, 1) for cell, value in PAPER_PRIORS.items()}
+    assert percent == {(0.7, 6): 38.0, (0.9, 6): 37.6, (0.7, 12): 36.8, (0.9, 12): 36.2}
+    for rho, falls in ((0.7, 1.2), (0.9, 1.4)):
+        assert percent[rho, 6] - percent[rho, 12] == pytest.approx(falls), "change with L"
+    for limit, falls in ((6, 0.4), (12, 0.6)):
+        assert percent[0.7, limit] - percent[0.9, limit] == pytest.approx(falls), "change with rho"
 
 
-def test_table5_gives_each_teacher_columns_of_its_own(
-    made: tuple[Plan, dict[str, Any]], tmp_path: Path
+def test_table5_caches_columns_for_each_teacher(
+    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path
 ) -> None:
     weak = write_teacher(tmp_path / "weak", seed=1)
     plan = replace(made[0], teachers=(weak, "shapeworld"), seeds=1)
@@ -179,13 +237,13 @@ def test_table5_gives_each_teacher_columns_of_its_own(
     first, second = answer["rows"]
     assert (first["key"], second["key"]) == ("weak", "shapeworld")
     assert 0 <= first["crops_named"] <= 1
-    assert second["crops_named"] > first["crops_named"], "one has learnt to see, the other is noise"
+    assert second["crops_named"] > first["crops_named"], "expected the random teacher to be weaker"
     assert second["crops_named"] > 0.5
     digests = {open_index(plan.out / "teachers" / name / "train").digest for name in ("weak", "shapeworld")}
     assert digests == {open_index(plan.out / "train").digest}
     assert answer["checks"]["rising"] in (True, False)
     head, *body = rows(answer)
-    assert head[1] == "crops named right"
+    assert head[1] == "crops named correctly"
     assert len(body) == 2
     assert "--teacher local-dir:weak --teacher shapeworld" in command("table5", plan)
     again = ablate("table5", plan)
@@ -193,7 +251,7 @@ def test_table5_gives_each_teacher_columns_of_its_own(
 
 
 def test_a_copied_index_is_the_same_index_over_the_same_photos(
-    made: tuple[Plan, dict[str, Any]], tmp_path: Path
+    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path
 ) -> None:
     source = open_index(made[0].out / "train")
     assert copy_index(source, tmp_path / "copy") == source.digest
@@ -203,30 +261,32 @@ def test_a_copied_index_is_the_same_index_over_the_same_photos(
     assert copy.card["dropped"] == source.card["dropped"]
 
 
-def test_a_signal_ends_it_and_the_same_call_goes_on(
-    made: tuple[Plan, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_signal_stops_it_and_the_same_call_resumes(
+    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = made[0].out / "train", made[0].out / "held-out"
     config, run = changed(made[0].config(), "train", epochs=2), tmp_path / "run"
-    really = runs.train
+    original = runs.train
     monkeypatch.setattr(
         runs,
         "train",
-        lambda *given, **options: really(*given, **options, max_steps=2) | {"stopped": "SIGTERM"},
+        lambda *given, **options: original(*given, **options, max_steps=2) | {"stopped": "SIGTERM"},
     )
-    with pytest.raises(Interrupted, match="stopped by SIGTERM at step 2 of run; the same command") as ended:
-        runs.trained(config, *folders, run, Silent())
+    with pytest.raises(
+        Interrupted, match="stopped by SIGTERM at step 2 of run; run the same command"
+    ) as ended:
+        runs.finish_run(config, *folders, run, Silent())
     assert ended.value.number == signal.SIGTERM
     before = json.loads((run / "ablate.json").read_text())["seconds"]
     (run / "metrics.json").unlink()
-    monkeypatch.setattr(runs, "train", really)
-    told = runs.trained(config, *folders, run, Silent())
-    assert told["seconds"] > before > 0
+    monkeypatch.setattr(runs, "train", original)
+    figures = runs.finish_run(config, *folders, run, Silent())
+    assert figures["seconds"] > before > 0
     assert (run / "checkpoints" / "step-00000008").is_dir()
 
 
-def test_killed_for_good_it_goes_on_to_the_same_figures(
-    made: tuple[Plan, dict[str, Any]], tmp_path: Path
+def test_a_killed_table_resumes_to_the_same_figures(
+    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path
 ) -> None:
     folders = ["--train", made[0].out / "train", "--val", made[0].out / "held-out", "--out", tmp_path / "out"]
     options = [word for value in (*SMALL, "train.checkpoint_every=1") for word in ("--set", value)]
@@ -239,12 +299,12 @@ def test_killed_for_good_it_goes_on_to_the_same_figures(
         stderr=subprocess.PIPE,
     )
     second = tmp_path / "out" / "table4" / "guidance-0" / "checkpoints"
-    patience = time.monotonic() + 900  # of a busy machine
-    while not list(second.glob("step-*")) and process.poll() is None and time.monotonic() < patience:
+    deadline = time.monotonic() + 900  # for a busy machine
+    while not list(second.glob("step-*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     process.kill()
-    _, told = process.communicate()
-    assert list(second.glob("step-*")), told.decode()
+    _, output = process.communicate()
+    assert list(second.glob("step-*")), output.decode()
     plan = replace(made[0], out=tmp_path / "out", train=made[0].out / "train", val=made[0].out / "held-out")
     answer = ablate("table4", replace(plan, seeds=1, overrides=(*SMALL, "train.checkpoint_every=1")))
     for row, known in zip(answer["rows"], made[1]["rows"], strict=True):
@@ -252,7 +312,7 @@ def test_killed_for_good_it_goes_on_to_the_same_figures(
             assert row["runs"][0][figure] == known["runs"][0][figure], row["key"]
 
 
-def test_mistakes(made: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
+def test_user_errors(made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path) -> None:
     plan = made[0]
     empty = replace(plan, out=tmp_path / "empty")
     for table, wrong, sentence in (
@@ -262,41 +322,49 @@ def test_mistakes(made: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
         (
             "table4",
             replace(empty, recipe="lvis-r50", overrides=()),
-            "--recipe lvis-r50 needs photos of yours",
+            "--recipe lvis-r50 needs your own data",
         ),
         (
             "table4",
             replace(empty, overrides=("guidance.enabled=false",)),
-            "option guidance.enabled: an ablation begins",
+            "option guidance.enabled: an ablation starts",
         ),
         *(
             (
                 "table4",
                 replace(empty, overrides=(f"prior.source={source}",)),
-                "option prior.source: an ablation begins",
+                "option prior.source: an ablation starts",
             )
             for source in ("none", "oracle", "corrupted")
         ),
         (
             "table4",
             replace(empty, rows=("train.lr=0.1",)),
-            "--row is of options, and table4 has rows",
+            "--row applies only to the table options; you passed table4",
         ),
-        ("table4", replace(plan, photos=9), "holds tables of 8 photos in train, this one is of 9"),
-        ("table4", replace(plan, overrides=(*SMALL, "train.lr=0.01")), "was begun with other options"),
+        (
+            "table4",
+            replace(plan, photos=9),
+            "found 8 photos in train, expected 9; name another folder, or pass --photos 8",
+        ),
+        (
+            "table4",
+            replace(plan, overrides=(*SMALL, "train.lr=0.01")),
+            r"was begun with other options \(train.lr=0.001, ",
+        ),
         ("table5", replace(empty, teachers=("shapeworld",)), "give --teacher NAME two times or more"),
         ("table5", replace(empty, teachers=("a/b", "a-b")), "two teachers are both called a-b"),
         ("table5", replace(empty, teachers=("a", "b"), overrides=("prior.source=mllm",)), "expected clip"),
-        ("options", empty, 'give --row "denoise.groups=0", once for each row'),
+        ("options", empty, 'give --row "denoise.groups=0" once per row'),
         (
             "options",
             replace(empty, rows=("guidance.order=shuffled",)),
-            "is the same as the recipe as it is set; leave it out",
+            "is the same as the recipe with your options; remove it",
         ),
         (
             "options",
             replace(empty, rows=("train.lr=0.1", "train.lr=1e-1")),
-            '--row "train.lr=1e-1": is the same as the row "train.lr=0.1"; leave it out',
+            '--row "train.lr=1e-1": is the same as the row "train.lr=0.1"; remove it',
         ),
         ("options", replace(empty, rows=("train.lr='1",)), "No closing quotation; expected SECTION"),
         (
@@ -304,7 +372,7 @@ def test_mistakes(made: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
             replace(empty, rows=("train.tempo=1",)),
             '--row "train.tempo=1": unknown option',
         ),
-        ("table6", replace(empty, run=tmp_path), "say on which data set it is to be asked; give --val"),
+        ("table6", replace(empty, run=tmp_path), "no data set to evaluate it on; give --val"),
         (
             "table6",
             replace(empty, run=plan.out / "table4" / "plain-0", val=plan.out / "held-out"),
@@ -318,7 +386,7 @@ def test_mistakes(made: tuple[Plan, dict[str, Any]], tmp_path: Path) -> None:
         ablate("table4", lacking)
 
 
-def test_runs_of_other_data_are_not_taken_for_these(made: tuple[Plan, dict[str, Any]]) -> None:
+def test_runs_of_other_data_are_refused(made: tuple[AblationPlan, dict[str, Any]]) -> None:
     plan = made[0]
     cache_images(plan.out / "train", "shapeworld")
     cache_clip_priors(plan.out / "train")
@@ -328,14 +396,14 @@ def test_runs_of_other_data_are_not_taken_for_these(made: tuple[Plan, dict[str, 
 
 
 def test_the_command_shows_the_table(
-    made: tuple[Plan, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    made: tuple[AblationPlan, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = made[0]
     options = [word for value in MICRO["overrides"] for word in ("--set", value)]
     words = ["--seeds", "2", "--photos", "8", "--held-out", "6", "--out", plan.out, *options]
-    said = cckt(capsys, "ablate", "table4", *words)
-    assert said.code == 0, said.err
-    for part in ("plain", "all three", "38.0", "table4.md", "over plain (the paper: +12.6)"):
-        assert part in said.out, part
+    outcome = cckt(capsys, "ablate", "table4", *words)
+    assert outcome.code == 0, outcome.err
+    for part in ("plain", "all three", "38.0", "table4.md", "over the plain detector (the paper: +12.6)"):
+        assert part in outcome.out, part
     sentence = cckt(capsys, "ablate", "table9", "--out", plan.out).sentence()
     assert "'table9' is not known" in sentence

@@ -22,8 +22,8 @@ FRONT = ("cckt", "cckt.__main__", "cckt.api", "cckt.cli", "cckt.quickstart")
 
 
 def is_script(module: str) -> bool:
-    """Run by hand with python -m: these train and examine what the package ships."""
-    return module.startswith(("cckt.shapeworld.train_", "cckt.shapeworld.examine"))
+    """Run by hand with python -m: these train and evaluate what the package ships."""
+    return module.startswith(("cckt.shapeworld.train_", "cckt.shapeworld.evaluate_"))
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,15 @@ def test_no_two_modules_import_each_other_at_their_top() -> None:
     assert not waiting, "an import circle"
 
 
+def test_no_two_public_classes_share_a_name() -> None:
+    places: dict[str, list[str]] = {}
+    for module, tree in modules().items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
 def test_no_floor_is_crowded() -> None:
     for folder in {path.parent for path in sources().values()}:
         assert len(list(folder.glob("*.py"))) <= 18, folder
@@ -237,7 +246,7 @@ def test_a_student_knows_no_loss_and_a_loss_no_student() -> None:
 
 
 def test_the_detector_reads_columns_and_never_makes_them() -> None:
-    allowed = {"base", "index", "presence", "vocabulary", "store", "photos", "doctor"}
+    allowed = {"base", "index", "presence", "vocabulary", "store", "photos", "quality", "doctor"}
     used = {
         (module, one.name)
         for module in modules()
@@ -366,6 +375,19 @@ def test_nothing_from_outside_is_unpickled() -> None:
 
 def test_every_module_says_what_it_is_for() -> None:
     assert not [module for module, tree in modules().items() if not ast.get_docstring(tree)]
+
+
+def test_every_folder_says_what_each_of_its_files_holds() -> None:
+    missing = []
+    for name, path in sources().items():
+        if path.name != "__init__.py":
+            continue
+        text = ast.get_docstring(modules()[name]) or ""
+        files = {other.name for other in path.parent.glob("*.py")} - {"__init__.py", "__main__.py"}
+        folders = {f"{inner.parent.name}/" for inner in path.parent.glob("*/__init__.py")}
+        links = {link.name for link in path.parent.iterdir() if link.is_symlink()}
+        missing += [f"{name}: {file}" for file in sorted((files | folders) - links) if file not in text]
+    assert not missing
 
 
 def test_the_package_holds_every_room_by_a_link() -> None:

@@ -1,4 +1,4 @@
-"""The quickstart on a dozen photos, with the teacher that ships and a student of milliseconds."""
+"""The quickstart on a dozen photos, with shapeworld's teacher and a student that takes milliseconds."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from cckt.detector.config.config import apply_overrides
 from cckt.detector.config.recipes import recipe
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.evaluation.protocols import SPLIT_FIGURES
-from cckt.quickstart import FULL, QUICK, Plan
+from cckt.quickstart import FULL, QUICK, QuickstartPlan
 from tests.cache_builder.mllm.mllm_models import outspoken
 from tests.commands.front import SMALL, cckt
 
-MICRO = Plan(train_photos=8, held_out_photos=6, overrides=tuple(SMALL))
+MICRO = QuickstartPlan(train_photos=8, held_out_photos=6, overrides=tuple(SMALL))
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[str]]:
     out = tmp_path_factory.mktemp("quick") / "out"
-    said: list[str] = []
-    figures = quickstart.quickstart(out, plan=MICRO, plain=True, say=said.append)
-    return out, figures, said
+    lines: list[str] = []
+    figures = quickstart.quickstart(out, plan=MICRO, plain=True, announce=lines.append)
+    return out, figures, lines
 
 
-def test_it_measures_both_detectors_and_writes_the_figures_down(
+def test_figures_of_both_detectors_are_written(
     done: tuple[Path, dict[str, Any], list[str]],
 ) -> None:
     out, figures, _ = done
@@ -53,38 +53,38 @@ def test_it_measures_both_detectors_and_writes_the_figures_down(
     assert written["plan"]["train_photos"] == MICRO.train_photos
 
 
-def test_training_photos_have_priors_only_where_training_heeds_them(
+def test_training_photos_have_priors_only_if_training_reads_them(
     done: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
     assert (done[0] / "held-out" / "priors" / "clip").is_dir()
     assert not (done[0] / "train" / "images").exists()
     assert not (done[0] / "train" / "priors").exists()
-    heeding = replace(MICRO, overrides=(*SMALL, "guidance.priors=0.5"))
-    quickstart.quickstart(tmp_path / "out", plan=heeding)
+    with_priors = replace(MICRO, overrides=(*SMALL, "guidance.priors=0.5"))
+    quickstart.quickstart(tmp_path / "out", plan=with_priors)
     assert (tmp_path / "out" / "train" / "priors" / "clip").is_dir()
 
 
-def test_plain_is_measured_with_the_methods_weight_of_priors_too(
+def test_plain_is_also_scored_with_the_prior_weight_of_the_method(
     done: tuple[Path, dict[str, Any], list[str]],
 ) -> None:
     out, figures, _ = done
     run, weight = out / "run-plain", recipe(MICRO.recipe).inference.prior_weight
     (folder,) = run.glob("eval-*")
     assert f"prior_weight={weight}" in folder.name
-    alone = evaluate_run(
+    expected = evaluate_run(
         run, out / "held-out", priors="clip", overrides=[f"inference.prior_weight={weight}"], out=out / "x"
     ).as_dict()
     shutil.rmtree(out / "x")
-    assert figures["plain"]["weighed"] == {name: alone[name] for name in SPLIT_FIGURES}
+    assert figures["plain"]["weighed"] == {name: expected[name] for name in SPLIT_FIGURES}
 
 
-def test_without_a_multimodal_llm_none_is_asked(done: tuple[Path, dict[str, Any], list[str]]) -> None:
+def test_without_mllm_no_multimodal_llm_runs(done: tuple[Path, dict[str, Any], list[str]]) -> None:
     out, figures, _ = done
     assert figures["mllm"] is None
     assert not (out / "held-out" / "priors" / "mllm").exists()
 
 
-def test_a_multimodal_llm_says_what_photos_hold_and_the_same_weights_are_scored(
+def test_mllm_scores_the_same_weights_with_its_priors(
     done: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
@@ -93,76 +93,76 @@ def test_a_multimodal_llm_says_what_photos_hold_and_the_same_weights_are_scored(
     out = tmp_path / "out"
     shutil.copytree(done[0], out)
     weights = (out / "run" / "model.safetensors").read_bytes()
-    said: list[str] = []
-    figures = quickstart.quickstart(out, plan=MICRO, mllm=str(model), say=said.append)
+    lines: list[str] = []
+    figures = quickstart.quickstart(out, plan=MICRO, mllm=str(model), announce=lines.append)
     assert (out / "run" / "model.safetensors").read_bytes() == weights
     index = open_index(out / "held-out")
     priors = open_column(out / "held-out", "priors/mllm", index_digest=index.digest)
     assert priors.all().shape == (MICRO.held_out_photos, 65)
-    alone = evaluate_run(out / "run", out / "held-out", priors="mllm", out=tmp_path / "alone").as_dict()
+    expected = evaluate_run(out / "run", out / "held-out", priors="mllm", out=tmp_path / "expected").as_dict()
     assert {name: figures["mllm"][name] for name in SPLIT_FIGURES} == {
-        name: alone[name] for name in SPLIT_FIGURES
+        name: expected[name] for name in SPLIT_FIGURES
     }
-    assert figures["ap50_all"] == done[1]["ap50_all"], "with CLIP priors as before"
+    assert figures["ap50_all"] == done[1]["ap50_all"], "expected the figures with CLIP priors unchanged"
     assert figures["mllm"]["priors"]["novel"]["pairs"] == figures["priors"]["novel"]["pairs"]
     assert {"ask", "evaluate mllm"} <= set(figures["seconds"])
     assert figures["seconds_total"] == pytest.approx(sum(figures["seconds"].values()))
     assert json.loads((out / "metrics.json").read_text())["mllm"] == json.loads(json.dumps(figures["mllm"]))
-    assert any("multimodal LLM" in line for line in said)
+    assert any("multimodal LLM" in line for line in lines)
 
 
-def test_shapeworlds_own_must_be_there_before_anything_is_done(
+def test_a_missing_multimodal_llm_is_reported_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    said = cckt(capsys, "quickstart", "--out", tmp_path / "out", "--mllm")
-    assert "--mllm-model shapeworld: its weights are not installed" in said.sentence()
+    outcome = cckt(capsys, "quickstart", "--out", tmp_path / "out", "--mllm")
+    assert "--mllm-model shapeworld: its weights are not installed" in outcome.sentence()
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_sets_both_priors_side_by_side(
+def test_the_command_shows_both_sources_of_priors(
     done: tuple[Path, dict[str, Any], list[str]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     _, figures, _ = done
-    asked: list[Any] = []
+    models: list[Any] = []
 
-    def answered(out: Path, **options: Any) -> dict[str, Any]:
-        asked.append(options["mllm"])
+    def fake(out: Path, **options: Any) -> dict[str, Any]:
+        models.append(options["mllm"])
         return figures | {"mllm": dict.fromkeys(SPLIT_FIGURES, 0.123), "plain": None}
 
-    monkeypatch.setattr(quickstart, "quickstart", answered)
-    said = cckt(capsys, "quickstart", "--out", "anywhere", "--mllm")
-    assert said.code == 0, said.err
-    assert asked == ["shapeworld"]
-    assert "CCKT-Det, CLIP priors" in said.out
-    assert "the same detector, MLLM priors" in said.out
-    assert "12.3" in said.out
+    monkeypatch.setattr(quickstart, "quickstart", fake)
+    outcome = cckt(capsys, "quickstart", "--out", "anywhere", "--mllm")
+    assert outcome.code == 0, outcome.err
+    assert models == ["shapeworld"]
+    assert "CCKT-Det, CLIP priors" in outcome.out
+    assert "the same detector, MLLM priors" in outcome.out
+    assert "12.3" in outcome.out
 
 
-def test_training_never_saw_a_novel_box_and_the_held_out_photos_show_some(
+def test_novel_boxes_are_held_out_only(
     done: tuple[Path, dict[str, Any], list[str]],
 ) -> None:
-    out, _, said = done
-    seen, held_out = open_index(out / "train"), open_index(out / "held-out")
-    assert (len(seen), len(held_out)) == (MICRO.train_photos, MICRO.held_out_photos)
-    assert novel_boxes(seen) == 0
+    out, _, lines = done
+    train_data, held_out = open_index(out / "train"), open_index(out / "held-out")
+    assert (len(train_data), len(held_out)) == (MICRO.train_photos, MICRO.held_out_photos)
+    assert novel_boxes(train_data) == 0
     assert novel_boxes(held_out) > 0
-    dropped = seen.card["dropped"]["novel"]
+    dropped = train_data.card["dropped"]["novel"]
     assert dropped > 0
-    assert any(f"{dropped} boxes" in line for line in said), "the leak guard's count is told"
+    assert any(f"{dropped} boxes" in line for line in lines), "expected the count of dropped boxes"
     config = (out / "run-plain" / "config.toml").read_text()
-    assert "guidance = false" in config
+    assert "[guidance]\nenabled = false\n" in config
 
 
-def test_the_teachers_guesses_are_measured_by_split(done: tuple[Path, dict[str, Any], list[str]]) -> None:
+def test_priors_are_measured_by_split(done: tuple[Path, dict[str, Any], list[str]]) -> None:
     _, figures, _ = done
     assert set(figures["priors"]) == {"base", "novel", "all"}
     assert figures["priors"]["base"]["pairs"] > 0
 
 
-def test_it_draws_a_sheet_and_single_photos(done: tuple[Path, dict[str, Any], list[str]]) -> None:
+def test_pictures_are_a_sheet_and_single_photos(done: tuple[Path, dict[str, Any], list[str]]) -> None:
     out, figures, _ = done
     assert figures["pictures"][0] == "predictions/sheet.png"
     assert len(figures["pictures"]) > 1
@@ -171,7 +171,7 @@ def test_it_draws_a_sheet_and_single_photos(done: tuple[Path, dict[str, Any], li
             assert min(picture.size) >= 300
 
 
-def test_again_keeps_what_is_finished(done: tuple[Path, dict[str, Any], list[str]]) -> None:
+def test_a_second_call_keeps_finished_work(done: tuple[Path, dict[str, Any], list[str]]) -> None:
     out, figures, _ = done
     kept = [out / "run" / "model.safetensors", out / "train" / "index" / "index.json"]
     kept += [next((out / "train" / "crops" / "values").glob("c.*")), next((out / "train").glob("photos/*"))]
@@ -179,18 +179,18 @@ def test_again_keeps_what_is_finished(done: tuple[Path, dict[str, Any], list[str
     again = quickstart.quickstart(out, plan=MICRO, plain=True)
     assert [path.stat().st_mtime_ns for path in kept] == before
     assert {name: again[name] for name in SPLIT_FIGURES} == {name: figures[name] for name in SPLIT_FIGURES}
-    assert again["seconds"]["train"] == figures["seconds"]["train"], "nothing was trained again"
+    assert again["seconds"]["train"] == figures["seconds"]["train"], "expected no new training"
 
 
-def test_the_command_shows_a_table_and_what_to_do_next(
+def test_the_command_shows_a_table_and_the_next_steps(
     done: tuple[Path, dict[str, Any], list[str]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out, figures, _ = done
     monkeypatch.setattr(quickstart, "QUICK", MICRO)
-    said = cckt(capsys, "quickstart", "--out", out, "--plain")
-    assert said.code == 0, said.err
+    outcome = cckt(capsys, "quickstart", "--out", out, "--plain")
+    assert outcome.code == 0, outcome.err
     for words in (
         "CCKT-Det",
         "without the method",
@@ -198,25 +198,25 @@ def test_the_command_shows_a_table_and_what_to_do_next(
         f"{100 * figures['ap50_base']:.1f}",
         "render",
     ):
-        assert words in said.out
-    assert f"cckt predict {out}/run" in said.out
-    assert "cckt data index --annotations" in said.out
+        assert words in outcome.out
+    assert f"cckt predict {out}/run" in outcome.out
+    assert "cckt data index --annotations" in outcome.out
 
 
-def test_a_folder_of_another_plan_or_of_something_else_is_refused(
+def test_a_folder_of_another_plan_or_origin_is_refused(
     done: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="another plan"):
         quickstart.quickstart(done[0], plan=replace(MICRO, train_photos=9))
     (tmp_path / "letter.txt").write_text("dear reader")
-    with pytest.raises(UserError, match="not an empty folder"):
+    with pytest.raises(UserError, match="neither an empty folder"):
         quickstart.quickstart(tmp_path, plan=MICRO)
-    with pytest.raises(UserError, match="not an empty folder"):
+    with pytest.raises(UserError, match="neither an empty folder"):
         quickstart.quickstart(tmp_path / "letter.txt", plan=MICRO)
 
 
 @pytest.mark.parametrize(("signal", "number"), [("SIGINT", 2), ("SIGTERM", 15), ("SIGUSR1", 10)])
-def test_a_stopped_training_says_so_and_counts_its_seconds(
+def test_a_stopped_training_raises_and_its_seconds_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signal: str, number: int
 ) -> None:
     def stopped(*given: Any, **options: Any) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def test_a_stopped_training_says_so_and_counts_its_seconds(
     assert quickstart._Stages(tmp_path / "out", MICRO, Silent()).seconds["train"] == 3.0
 
 
-def test_the_plans_are_plans_of_the_recipe() -> None:
+def test_overrides_of_the_plans_are_options_of_their_recipe() -> None:
     for plan in (QUICK, FULL):
         assert apply_overrides(recipe(plan.recipe), plan.overrides).recipe == plan.recipe
     assert FULL.train_photos > QUICK.train_photos

@@ -1,1 +1,11 @@
-"""TODO cache_builder/base."""
+"""What every room may import: errors, progress, files, locks, devices, shared defaults.
+
+errors.py        UserError, a fault that the user can correct
+constants.py     defaults that several rooms share
+progress.py      progress protocol for long-running work
+atomic_files.py  files that appear complete or not at all; values as JSON can hold them
+digests.py       sha256 of bytes and of files
+locks.py         lock files: one process at a time
+device.py        the device of --device; the digest of a model's weights
+hub.py           loading from the Hugging Face hub without output, prompts or long waits
+"""

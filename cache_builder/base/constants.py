@@ -26,8 +26,5 @@ BATCH = 256
 PRECISION = "fp32"
 """Precision of matrix products in a teacher or a multimodal LLM."""
 
-BACKEND = "transformers"
-"""Engine of a multimodal LLM."""
-
 PROMPT = "Question: Does {concept} exist in the image? Answer:"
 """Question to a multimodal LLM; docs/method/cckt_det.md, section 3."""

@@ -1,11 +1,13 @@
-"""Manners for libraries that fetch from the Hugging Face hub: quiet, and quick to see that it is away."""
+"""Loading through libraries of the Hugging Face hub: without output, without prompts, without long waits."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -13,14 +15,14 @@ from huggingface_hub import constants as hub
 
 
 def first_line(fault: BaseException) -> str:
-    """The first line of what an exception says, to stand inside a sentence."""
+    """Return the first line of an exception's message, to be quoted inside a sentence."""
     line = (str(fault).strip() or type(fault).__name__).splitlines()[0]
     return line.split(". Last error:")[0].rstrip(".")
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep open_clip's and the hub's logging off the terminal: faults are told in one sentence instead."""
+    """Keep log messages of open_clip and of the hub off the terminal; callers report faults themselves."""
     handlers, disabled = list(logging.root.handlers), logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
@@ -31,17 +33,44 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def no_prompts() -> Iterator[None]:
+    """Answer every prompt of a library with end of file.
+
+    transformers asks on the terminal whether to execute a repository's code; here the answer is always no.
+    """
+    before = sys.stdin
+    sys.stdin = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # where the question would be printed
+            yield
+    finally:
+        sys.stdin = before
+
+
+def hub_is_offline() -> bool:
+    """Return whether the hub cannot be reached: offline mode is on, or its host name cannot be resolved.
+
+    Behind a proxy the proxy resolves names, so the hub counts as reachable.
+    """
+    if hub.HF_HUB_OFFLINE:
+        return True
+    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return False
+    try:
+        socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
+    except OSError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
 def no_waiting_offline() -> Iterator[None]:
-    """Without a network the hub's client tries each file for 23 seconds; ask the resolver once instead."""
+    """Switch the hub's client to offline mode if the hub cannot be reached.
+
+    Without a network the client retries each file for 23 seconds; one look-up of the host name is enough.
+    """
     before = hub.HF_HUB_OFFLINE
-    behind_proxy = any(
-        os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-    )
-    if not before and not behind_proxy:
-        try:
-            socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
-        except OSError:
-            hub.HF_HUB_OFFLINE = True
+    hub.HF_HUB_OFFLINE = hub_is_offline()
     try:
         yield
     finally:

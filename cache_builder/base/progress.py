@@ -1,4 +1,4 @@
-"""How long work says where it is, without printing.
+"""Progress protocol for long-running work.
 
 Rooms report to a `Progress`; only the command line turns reports into bars or plain lines.
 """
@@ -10,26 +10,26 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a long function calls while it works."""
+    """Receiver of the reports of a long function."""
 
     def start(self, label: str, total: int, unit: str) -> None:
         """Begin a stage of `total` units ("photos", "steps", ...)."""
 
     def advance(self, n: int = 1, **figures: float | str) -> None:
-        """`n` more units are done; `figures` are shown beside the rate (a loss, a count)."""
+        """Count `n` more units as done; `figures` (a loss, a count) are shown with the rate."""
 
     def show(self, figures: Mapping[str, Mapping[str, float | str]]) -> None:
-        """A table beside the stage: of each row its subject and its figures by name. The last one counts."""
+        """Show a table with the stage: row name -> column name -> value. It replaces the table before."""
 
     def note(self, message: str) -> None:
-        """A line worth keeping: a bad photo, a repaired chunk."""
+        """Report a line that is kept: a bad photo, a repaired chunk."""
 
     def finish(self) -> None:
-        """The stage is over."""
+        """End the stage."""
 
 
 class Silent:
-    """A `Progress` that says nothing: the default of every library function."""
+    """A `Progress` without output: the default of every library function."""
 
     def start(self, label: str, total: int, unit: str) -> None:
         """Do nothing."""

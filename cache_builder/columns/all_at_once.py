@@ -1,4 +1,4 @@
-"""All columns of one or several teachers with every photo decoded once: what `cckt cache all` runs."""
+"""All columns of one or several teachers, with every photo decoded once: what `cckt cache all` runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Unpack
 from PIL import Image
 from torch import Tensor
 
+from cckt.cache_builder.base.constants import CROP, TAU, TEMPLATES
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.crops import (
     CROWD,
@@ -21,6 +22,7 @@ from cckt.cache_builder.columns.crops import (
     check_rule,
     crop_reader,
     crops_spec,
+    photos_with_crops,
     usable_boxes,
 )
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels
@@ -31,7 +33,7 @@ from cckt.cache_builder.columns.teachers import Teachers, load_teachers
 from cckt.cache_builder.columns.text import cache_text
 from cckt.cache_builder.columns.views import view_names
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.photos import check_folder, load_or_reason
+from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, Job, Target, run_targets
 from cckt.cache_builder.store import ColumnSpec, open_writer
 from cckt.cache_builder.teacher.clip import Teacher
@@ -44,32 +46,30 @@ def cache_all(
     teacher: Teachers,
     *,
     name: str | Sequence[str] = (),
-    templates: str | Path | Sequence[str] = "ensemble12",
+    templates: str | Path | Sequence[str] = TEMPLATES,
     synonyms: bool = False,
-    crop: str = "box",
+    crop: str = CROP,
     flipped: bool = False,
     jitter: int = 0,
     fast: bool = False,
-    tau: float = 0.07,
+    tau: float = TAU,
     **options: Unpack[Options],
 ) -> list[CacheReport]:
-    """Make `text`, then `crops` and `images` from one pass over the photos, then `priors/clip`; their
-    reports.
+    """Make `text`, then `crops` and `images` in one pass over the photos, then `priors/clip`; return reports.
 
     The columns are those of `cache_text`, `cache_crops`, `cache_images` and `cache_clip_priors`, byte for
-    byte. The priors are left out while other parts still have photos to encode: the last one to end makes
-    them. Several teachers look at the photos in the same pass; see `label_teachers` for `name`. flipped,
-    jitter: views of the crops, as in `cache_photos`. options: how they are made, see `Making`; `chunk_rows`
-    is of the columns of pictures.
+    byte. The priors are left out while other parts have photos to encode: the part that ends last makes them.
+    Several teachers share the pass; see `label_teachers` for `name`. flipped, jitter: views of the crops, see
+    `cache_photos`. options: see `Making`; `chunk_rows` is of `crops` and `images`.
 
-    The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
+    After a kill the same call resumes. Raises UserError for what the user can correct.
     """
     making = Making(**options)
     labelled = load_teachers(teacher, name, making.device, making.precision)
     reports = [
         cache_text(
             data,
-            known,
+            loaded,
             name=label,
             templates=templates,
             synonyms=synonyms,
@@ -78,7 +78,7 @@ def cache_all(
             out=making.out,
             progress=making.progress,
         )
-        for label, known in labelled.items()
+        for label, loaded in labelled.items()
     ]
     reports += cache_photos(
         data,
@@ -112,43 +112,44 @@ def cache_photos(
     *,
     name: str | Sequence[str] = (),
     kinds: Sequence[str] = ("crops", "images"),
-    crop: str = "box",
+    crop: str = CROP,
     flipped: bool = False,
     jitter: int = 0,
     fast: bool = False,
     **options: Unpack[Options],
 ) -> list[CacheReport]:
-    """Make columns of several `kinds`, views and teachers from one pass over the photos; a report each.
+    """Make columns of several kinds, views and teachers in one pass over the photos; return their reports.
 
-    flipped: besides `crops` make `crops-flipped`, every crop mirrored. jitter: and `crops-jitter-1` to
-    `crops-jitter-N`, boxes moved and scaled a little. crop, fast and `options` as in `cache_crops`; every
-    column is what that verb alone would make, byte for byte.
+    kinds: "crops", "images" or both. flipped: also make `crops-flipped`, of mirrored crops. jitter: also make
+    `crops-jitter-1` to `crops-jitter-N`, of boxes moved and scaled. crop, fast and options: see
+    `cache_crops`. Every column has the bytes that its own function makes.
     """
     making = Making(**options)
     check_rule(crop)
     views = view_names("", flipped, jitter)
     labelled = load_teachers(teacher, name, making.device, making.precision)
-    if len(labelled) == len(kinds) == len(views) == 1:  # where ranks of one column can help each other
-        ((label, known),) = labelled.items()
-        alone = partial(cache_crops, crop=crop) if kinds[0] == "crops" else cache_images
-        return [alone(data, known, name=label, fast=fast, **options)]
+    if len(labelled) == len(kinds) == len(views) == 1:  # ranks that make one column can help each other
+        ((label, loaded),) = labelled.items()
+        cache_one = partial(cache_crops, crop=crop) if kinds[0] == "crops" else cache_images
+        return [cache_one(data, loaded, name=label, fast=fast, **options)]
     index = open_index(data)
-    check_folder(index)
+    needed = None if "images" in kinds else photos_with_crops(index)
+    check_photos(index, needed)
     columns: list[tuple[ColumnSpec, CropReader | ImageReader, Teacher]] = []
-    for label, known in labelled.items():
+    for label, loaded in labelled.items():
         if "crops" in kinds:
             for column in view_names(label, flipped, jitter):
-                spec = crops_spec(index, known, crop, making.batch, making.chunk_rows, column, fast)
-                reader = crop_reader(index, known, crop, column.view, fast, making.strict)
-                columns.append((spec, reader, known))
+                spec = crops_spec(index, loaded, crop, making.batch, making.chunk_rows, column, fast)
+                reader = crop_reader(index, loaded, crop, column.view, fast, making.strict)
+                columns.append((spec, reader, loaded))
         if "images" in kinds:
-            spec = images_spec(index, known, making.batch, making.chunk_rows, label, fast)
-            columns.append((spec, image_reader(index, known, fast, making.strict), known))
+            spec = images_spec(index, loaded, making.batch, making.chunk_rows, label, fast)
+            columns.append((spec, image_reader(index, loaded, fast, making.strict), loaded))
     targets = [
         Target(
-            open_writer(making.place(data), spec, overwrite=making.overwrite), encoder(known), making.batch
+            open_writer(making.place(data), spec, overwrite=making.overwrite), encoder(loaded), making.batch
         )
-        for spec, _, known in columns
+        for spec, _, loaded in columns
     ]
     runs = run_targets(
         targets,
@@ -157,10 +158,10 @@ def cache_photos(
         **making.reading,
     )
     reports = []
-    for target, run, (_, made_by, known) in zip(targets, runs, columns, strict=True):
+    for target, run, (_, made_by, loaded) in zip(targets, runs, columns, strict=True):
         agreed = None
         if fast:
-            agreed = agreement_of(making.place(data), run.manifest, replace(made_by, fast=False), known)
+            agreed = agreement_of(making.place(data), run.manifest, replace(made_by, fast=False), loaded)
         reports.append(
             report_of(
                 target.writer,
@@ -169,6 +170,7 @@ def cache_photos(
                 strict=making.strict,
                 expected=(CROWD, SMALL),
                 agreement=agreed,
+                photos=len(photos_with_crops(index)) if isinstance(made_by, CropReader) else len(index),
             )
         )
     return reports
@@ -178,7 +180,7 @@ def cache_photos(
 class PhotoReader:
     """Reads a photo's rows for every column from one decoding. Picklable.
 
-    readers: one a target, in order. Columns whose pixels are the same (two teachers that share their
+    readers: one for each target, in order. Columns with the same pixels (of teachers with the same
     preprocessing) get the same items.
     """
 
@@ -187,7 +189,7 @@ class PhotoReader:
     strict: bool = False
 
     def __call__(self, job: Job) -> Iterable[tuple[int, Item]]:
-        """Items of the job's rows of each target: boxes of one photo, or that photo; any may be empty."""
+        """Yield (target, item) for the rows of a job: boxes of one photo, or the photo; rows may be empty."""
         photos: dict[int, Photo] = {}
         made: dict[str, list[Item]] = {}
         for target, (reader, (lo, hi)) in enumerate(zip(self.readers, job, strict=True)):
@@ -214,14 +216,14 @@ class PhotoReader:
 
 
 def _pixels_of(reader: CropReader | ImageReader) -> str:
-    """All that decides a reader's pixels but the index."""
+    """A key that is equal for readers with the same pixels, of one index."""
     crops = (reader.crop, reader.view) if isinstance(reader, CropReader) else ()
     recipe = json.dumps(reader.preprocess.recipe, sort_keys=True)
     return f"{crops} {reader.fast} {reader.on_device} {recipe}"
 
 
 def photo_jobs(index: Index, crops: Sequence[bool]) -> list[Job]:
-    """One job a photo: for each target its box rows (where `crops`) or its image row."""
+    """Return one job for each photo: for each target its box rows (if `crops`) or its image row."""
     offsets = index.box_offsets.tolist()
     return [
         tuple((offsets[i], offsets[i + 1]) if boxes else (i, i + 1) for boxes in crops)

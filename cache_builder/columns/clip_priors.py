@@ -1,8 +1,6 @@
-"""The column `priors/clip`: how likely each concept is in each photo, as the teacher's own two halves have
-it.
+"""The column `priors/clip`: the probability of each concept in each image by the teacher's two encoders.
 
-METHOD.md section 3, "Concept-existence priors". Probabilities are stored, never yes or no: the threshold is
-the reader's.
+docs/method/cckt_det.md, eq. 5. Probabilities are stored, not yes or no: the reader applies the threshold.
 """
 
 from __future__ import annotations
@@ -13,31 +11,35 @@ from pathlib import Path
 
 import numpy as np
 
+from cckt.cache_builder.base.constants import TAU
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.options import check_numbers, place
+from cckt.cache_builder.columns.remake import Made, Remake
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.presence import clip_probability
 from cckt.cache_builder.runner import Item, run_chunks
 from cckt.cache_builder.store import (
     ColumnName,
-    ColumnSpec,
     Origin,
     check_label,
+    column_spec,
     open_column,
     open_writer,
+    repair_command,
     require_same_teacher,
 )
 
 CHUNK_ROWS = 1024
+"""Images of a chunk."""
 
 
 def cache_clip_priors(
     data: Path,
     *,
     name: str = "",
-    tau: float = 0.07,
+    tau: float = TAU,
     part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
@@ -46,32 +48,33 @@ def cache_clip_priors(
 ) -> CacheReport:
     """Make the column `priors/clip` of the data set `data`: (I, C) float32, sigma(cos(image i, t_c) / tau).
 
-    It comes from the data set's columns `images` and `text`, which must be of one teacher; one matrix
-    product a chunk. A photo without an embedding leaves its row invalid. tau: the temperature, 0.07. name:
-    of a second teacher; `priors/clip-NAME` comes from its columns `images-NAME` and `text-NAME`.
+    It is computed from the data set's columns `images` and `text`, which must be of one teacher: one matrix
+    product for each chunk. A photo without an embedding leaves an invalid row. tau: temperature. name: label
+    of a second teacher; `priors/clip-NAME` is computed from `images-NAME` and `text-NAME`.
 
-    out: where the column goes, if not into the data set's folder: a folder or a URL (s3://, gs://, memory://).
+    out: place of the column, if not the data set's folder: a folder or a URL (s3://, gs://, memory://).
 
-    The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
+    After a kill the same call resumes. Raises UserError for what the user can correct.
     """
     check_numbers(chunk_rows, 1, part)
     if not (math.isfinite(tau) and tau > 0):
-        raise UserError(f"--tau is {tau}; give a temperature above 0, 0.07 unless you know better.")
+        raise UserError(f"--tau is {tau}; give a temperature above 0, such as the default {TAU}.")
     index = open_index(data)
     images, text = (
         open_column(place(data, out), str(ColumnName(kind, check_label(name))), index_digest=index.digest)
         for kind in ("images", "text")
     )
+    if len(index) and not images.valid_all().any():
+        raise UserError(
+            f"column {images.manifest.spec.name} has no valid row among {len(index)}: expected an embedding "
+            "of at least one photo; make it again with --overwrite where the photos can be read."
+        )
     step = "make both with one teacher, with --overwrite for the one to replace"
     require_same_teacher(Origin.of(images), Origin.of(text), step=step)
-    spec = ColumnSpec(
-        name=str(ColumnName("priors/clip", name)),
-        table="images x concepts",
+    spec = column_spec(
+        ColumnName("priors/clip", name),
         rows=len(index),
         width=len(index.concepts),
-        dtype="float32",
-        unit=False,
-        has_valid=True,
         chunk_rows=chunk_rows,
         index_digest=index.digest,
         recipe={
@@ -105,4 +108,22 @@ def cache_clip_priors(
         progress=progress,
         unit="photos",
     )
-    return report_of(writer, run, progress)
+    return report_of(writer, run, progress, photos=len(index))
+
+
+def remake_clip_priors(made: Made) -> Remake | None:
+    """See `recompute.REMAKE`. Raises UserError if `images` or `text` is missing or was made again since."""
+    spec, folder = made.spec, made.index.folder
+    columns = {}
+    for kind in ("images", "text"):
+        name = str(ColumnName(kind, made.name.label))
+        columns[kind] = open_column(folder, name, index_digest=made.index.digest)
+        found, recorded = columns[kind].manifest.digest, spec.recipe["from"][kind]
+        if found != recorded:
+            command = repair_command(str(folder), spec.name, spec.recipe)
+            raise UserError(
+                f"column {spec.name} of {folder} was made from another column {name} ({recorded}, now "
+                f"{found}); make it again with {command} --overwrite."
+            )
+    text, tau = columns["text"].all(), float(spec.recipe["tau"])
+    return lambda rows: clip_probability(columns["images"].take(rows), text, tau)

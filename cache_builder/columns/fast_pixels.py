@@ -1,4 +1,4 @@
-"""What `--fast` does with pixels, and the measure of what it costs in likeness."""
+"""Pixels of `--fast`, resized near the teacher's way, and the agreement of their embeddings."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.preprocess import Preprocess
 
 SAMPLE = 64
-"""Rows that are made again exactly, to say how near the fast ones are."""
+"""Rows that are made exactly as well, to measure the agreement."""
 
 
 def as_pixels(photo: Image.Image | Tensor) -> Tensor:
-    """(3, H, W) uint8, channels last in memory, as the resize is fastest with; a tensor stays as it is."""
+    """Return a photo as (3, H, W) uint8, channels last in memory, which resizes fastest."""
     if isinstance(photo, Tensor):
         return photo
     return torch.from_numpy(np.array(photo)).permute(2, 0, 1)
@@ -32,7 +32,7 @@ def as_pixels(photo: Image.Image | Tensor) -> Tensor:
 def fast_pixels(
     preprocess: Preprocess, part: Tensor, on_device: bool, flipped: bool = False
 ) -> NDArray[np.uint8]:
-    """A part (3, h, w) of a photo as an item's data: (3, S, S) uint8, only cut where the device resizes."""
+    """Return a part (3, h, w) of a photo as (3, S, S) uint8, or only cut if the device resizes."""
     part = preprocess.cut(part)
     if not on_device:
         part = preprocess.resized(part)
@@ -42,9 +42,7 @@ def fast_pixels(
 
 
 def stacked(preprocess: Preprocess, parts: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
-    """Item data of one batch -> (B, 3, S, S) uint8; parts that are not of that size yet are resized on
-    `device`.
-    """
+    """Return the items of one batch as (B, 3, S, S) uint8; other sizes are resized on `device`."""
     if all(part.shape == preprocess.shape for part in parts):
         return torch.from_numpy(np.stack(parts))
     moved = (torch.from_numpy(part).to(device, non_blocking=True) for part in parts)
@@ -54,8 +52,10 @@ def stacked(preprocess: Preprocess, parts: Sequence[NDArray[np.uint8]], device: 
 def agreement_of(
     data: Path | str, manifest: Manifest | None, exact: Callable[[int, int], Iterable[Item]], teacher: Teacher
 ) -> Agreement | None:
-    """How near the rows of a finished column are to the exact ones: SAMPLE valid rows, drawn by a fixed seed,
-    made again by the reader `exact`. None while it is not finished, or without a valid row.
+    """Return the agreement of a finished column with the exact rows.
+
+    SAMPLE valid rows, drawn with a fixed seed, are made again by the reader `exact`. None for an unfinished
+    column (manifest None) and for one without a valid row.
     """
     if manifest is None:
         return None
@@ -66,9 +66,9 @@ def agreement_of(
         (item.row, item.data)
         for row in rows.tolist()
         for item in exact(row, row + 1)
-        if item.data is not None  # the photo went bad since
+        if item.data is not None  # else the photo has become unreadable
     ]
     if not pairs:
         return None
-    again = teacher.encode_images(np.stack([pixels for _, pixels in pairs]))
-    return agreement(column.take([row for row, _ in pairs]), again)
+    made = teacher.encode_images(np.stack([pixels for _, pixels in pairs]))
+    return agreement(column.take([row for row, _ in pairs]), made)

@@ -1,4 +1,4 @@
-"""The column `images`: every whole photo as the teacher sees it (METHOD.md section 3, "Image embeddings")."""
+"""The column `images`: the teacher's embedding of every whole image (docs/method/cckt_det.md, eq. 4)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from torch import Tensor
 
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels, fast_pixels, stacked
 from cckt.cache_builder.columns.options import Making, Options
+from cckt.cache_builder.columns.remake import Made, Remake, remake_from_photos
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.photos import check_folder, load_or_reason
+from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, open_writer
+from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec, open_writer
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.preprocess import FAST, Preprocess
 
-PHOTOS_A_SPAN = 8  # read in one go by a worker: few enough to share small data sets among workers
+PHOTOS_PER_SPAN = 8
+"""Photos that a worker reads at a time: few, so that small data sets are shared among workers."""
 
 
 def cache_images(
@@ -33,28 +35,27 @@ def cache_images(
     fast: bool = False,
     **options: Unpack[Options],
 ) -> CacheReport:
-    """Make the column `images` of the data set `data`: (I, D) float16 unit, row i the photo of image row i.
+    """Make the column `images` of the data set `data`: (I, D) float16 unit, row i for image row i.
 
-    teacher: a name for `load_teacher`, or a loaded one (then `device` and `precision` are its own). The photo
-    goes through the teacher's own preprocessing. A photo that cannot be read leaves its row invalid and a
-    note.
+    teacher: a name for `load_teacher`, or a loaded one (then `device` and `precision` do not apply). Images
+    go through the teacher's preprocessing. A photo that cannot be read leaves an invalid row and a note.
 
-    name: the column is `images-NAME`, beside another teacher's `images`. fast: decode and resize near the
-    teacher's way and not exactly so; the report says how near. options: how it is made, see `Making`.
+    name: label of a second teacher; the column is `images-NAME`. fast: decode and resize near the teacher's
+    way instead of exactly; the report states the agreement. options: see `Making`.
 
-    The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
+    After a kill the same call resumes. Raises UserError for what the user can correct.
     """
     making = Making(**options)
     index = open_index(data)
-    check_folder(index)
-    known = making.teacher(teacher)
-    spec = images_spec(index, known, making.batch, making.chunk_rows, check_label(name), fast)
+    check_photos(index)
+    loaded = making.teacher(teacher)
+    spec = images_spec(index, loaded, making.batch, making.chunk_rows, check_label(name), fast)
     writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
-    reader = image_reader(index, known, fast, making.strict)
+    reader = image_reader(index, loaded, fast, making.strict)
     run = run_chunks(
         writer,
         reader,
-        encoder(known),
+        encoder(loaded),
         batch=making.batch,
         spans=_spans,
         unit="photos",
@@ -62,15 +63,15 @@ def cache_images(
     )
     agreed = None
     if fast:
-        agreed = agreement_of(making.place(data), run.manifest, replace(reader, fast=False), known)
-    return report_of(writer, run, making.reporter, strict=making.strict, agreement=agreed)
+        agreed = agreement_of(making.place(data), run.manifest, replace(reader, fast=False), loaded)
+    return report_of(writer, run, making.reporter, strict=making.strict, agreement=agreed, photos=len(index))
 
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Reads rows of `images`: each the teacher's (3, S, S) uint8 pixels of a photo. Picklable.
+    """Reads rows of `images`: the teacher's (3, S, S) uint8 pixels of an image. Picklable.
 
-    fast, on_device: as in `CropReader`.
+    fast, on_device: see `CropReader`.
     """
 
     index: Index
@@ -80,14 +81,14 @@ class ImageReader:
     on_device: bool = False
 
     def __call__(self, lo: int, hi: int) -> Iterable[Item]:
-        """Items of the image rows [lo, hi)."""
+        """Yield the items of image rows [lo, hi)."""
         for image in range(lo, hi):
             reduction = self.reduction(image)
             photo = load_or_reason(self.index, image, strict=self.strict, reduction=reduction)
             yield self.item(image, photo)
 
     def item(self, image: int, photo: Image.Image | Tensor | str) -> Item:
-        """The item of an image row whose photo was decoded already, or is bad for the reason given."""
+        """Return the item of an image row; photo: decoded, or the reason why it cannot be."""
         if isinstance(photo, str):
             return Item(image, reason=photo)
         if self.fast:
@@ -96,26 +97,24 @@ class ImageReader:
         return Item(image, self.preprocess.pixels(photo))
 
     def reduction(self, image: int) -> int:
-        """At which 1/n a JPEG may be decoded for an image row."""
+        """Return n such that the JPEG of an image row may be decoded at 1/n of its size."""
         sides = np.array([[self.index.widths[image], self.index.heights[image]]], np.float64)
         return self.preprocess.reduction(sides) if self.fast else 1
 
 
 def image_reader(index: Index, teacher: Teacher, fast: bool = False, strict: bool = False) -> ImageReader:
-    """The reader for a teacher; CUDA resizes by itself."""
+    """Return the reader for a teacher; on CUDA the device resizes."""
     return ImageReader(index, teacher.preprocess, strict, fast, fast and teacher.device.type == "cuda")
 
 
 def images_spec(
     index: Index, teacher: Teacher, batch: int, chunk_rows: int, label: str = "", fast: bool = False
 ) -> ColumnSpec:
-    """What the column is."""
-    return ColumnSpec(
-        name=str(ColumnName("images", label)),
-        table="images",
+    """Return the spec of the column."""
+    return column_spec(
+        ColumnName("images", label),
         rows=len(index),
         width=teacher.width,
-        has_valid=True,
         chunk_rows=chunk_rows,
         index_digest=index.digest,
         recipe={**teacher_recipe(teacher, batch, fast), "source": "whole photo"},
@@ -123,9 +122,9 @@ def images_spec(
 
 
 def teacher_recipe(teacher: Teacher, batch: int, fast: bool = False) -> dict[str, Any]:
-    """What every column of image embeddings says of how it was made.
+    """Return the part of a recipe that columns of image embeddings share.
 
-    `batch` is part of it: the last bits of a teacher's floats depend on the shape of its batch.
+    `batch` belongs to it, because the last bits of a teacher's floats depend on the shape of the batch.
     """
     return {
         "teacher": teacher.recipe(),
@@ -137,8 +136,9 @@ def teacher_recipe(teacher: Teacher, batch: int, fast: bool = False) -> dict[str
 
 
 def encoder(teacher: Teacher) -> Callable[[list[NDArray[np.uint8]]], Callable[[], NDArray[np.float32]]]:
-    """What the runner maps with: uint8 pixels of n rows, (3, S, S) or as `fast_pixels` leaves them to the
-    device -> a function that gives (n, D) float32.
+    """Return the runner's map: uint8 pixels of n rows -> a function that waits for (n, D) float32.
+
+    The pixels are (3, S, S), or of any size if `fast_pixels` left the resize to the device.
     """
 
     def encode(pixels: Sequence[NDArray[np.uint8]]) -> Callable[[], NDArray[np.float32]]:
@@ -147,5 +147,14 @@ def encoder(teacher: Teacher) -> Callable[[list[NDArray[np.uint8]]], Callable[[]
     return encode
 
 
+def remake_images(made: Made) -> Remake | None:
+    """See `recompute.REMAKE`."""
+    teacher = made.teacher()
+    if teacher is None:
+        return None
+    reader = ImageReader(made.index, teacher.preprocess, fast="fast" in made.spec.recipe)
+    return remake_from_photos(teacher, reader)
+
+
 def _spans(lo: int, hi: int) -> list[tuple[int, int]]:
-    return [(start, min(start + PHOTOS_A_SPAN, hi)) for start in range(lo, hi, PHOTOS_A_SPAN)]
+    return [(start, min(start + PHOTOS_PER_SPAN, hi)) for start in range(lo, hi, PHOTOS_PER_SPAN)]

@@ -1,4 +1,7 @@
-"""The column `priors/mllm`: how likely each concept is in each photo, as a multimodal LLM answers."""
+"""The column `priors/mllm`: the probability of each concept in each image by a multimodal LLM's answers.
+
+docs/method/cckt_det.md, eq. 6, and eq. 31 with calibration.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +12,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.constants import PRECISION, PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.options import check_numbers, place
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.mllm.answers import LEAST_SHARE, LOW_SHARE
-from cckt.cache_builder.mllm.asking import Asker, askers, check_backend
 from cckt.cache_builder.mllm.calibrate import Calibration, fit_calibration, rounded
-from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm, load_words
+from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.prefilter import Prefilter, open_prefilter
-from cckt.cache_builder.mllm.questions import PROMPT, check_prompt
-from cckt.cache_builder.mllm.scorer import sigmoid
-from cckt.cache_builder.photos import check_folder, load_or_reason
+from cckt.cache_builder.mllm.questions import Questions, check_prompt
+from cckt.cache_builder.mllm.scorer import Scorer, sigmoid
+from cckt.cache_builder.mllm.yes_no_tokens import LEAST_SHARE, LOW_SHARE
+from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnSpec, column_info, list_columns, open_writer
+from cckt.cache_builder.store import ColumnName, column_info, column_spec, list_columns, open_writer
 
 NAME = "priors/mllm"
 CHUNK_ROWS = 64
-"""Rows a chunk: a kill costs a minute of a large model."""
+"""Images of a chunk: about a minute of a large model, which is at most computed again after a kill."""
 
 PROBES = 4
-"""Photos on which the share of yes and no is measured before a run of hours begins."""
+"""Photos on which the share of yes and no is measured before a long run begins."""
 
 
 def cache_mllm_priors(
@@ -39,8 +42,7 @@ def cache_mllm_priors(
     *,
     prompt: str = PROMPT,
     device: str = "auto",
-    dtype: str = "fp32",
-    backend: str = "transformers",
+    dtype: str = PRECISION,
     block: int | None = None,
     prefilter: str | None = None,
     calibrate: Path | None = None,
@@ -55,70 +57,61 @@ def cache_mllm_priors(
 ) -> CacheReport:
     """Make the column `priors/mllm` of the data set `data`: (I, C) float32, P(yes) / (P(yes) + P(no)).
 
-    model: "shapeworld", a folder, an id on the hub, or a loaded one; None: shapeworld's for its worlds, else
-    `DEFAULT_MODEL`. prompt: the question, with {concept} for the name. dtype: fp32, bf16, fp16. backend:
-    "transformers", or "vllm" for its offline engine, which chooses device and blocks itself. block:
-    questions at a time (default: as many as pay; halved when memory runs out). prefilter: "clip:K" asks about
-    the K likeliest by the column `priors/clip`, the others get 0. calibrate: a training data set on whose
-    base concepts temperature and bias are fitted. workers: threads that decode and preprocess. A photo that
-    cannot be read leaves its row invalid; `strict` stops instead. part: (i, n), the i-th of n makers; None:
-    torchrun's rank, else all.
+    model: "shapeworld", a folder, an id on the hub, or a loaded model; None: shapeworld's for its data sets,
+    otherwise `DEFAULT_MODEL`. prompt: the question, with {concept} for the name. dtype: fp32, bf16, fp16.
+    block: questions at a time (default: the fastest number; halved when memory runs out). prefilter: "clip:K"
+    asks only about the K most likely concepts of the column `priors/clip`; the others get 0. calibrate: a
+    training data set on whose base concepts temperature and bias are fitted. workers: threads that decode and
+    preprocess. A photo that cannot be read leaves an invalid row; `strict` stops instead. part: (i, n), the
+    i-th of n makers; None: torchrun's rank, otherwise everything.
 
-    The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
+    After a kill the same call resumes. Raises UserError for what the user can correct.
     """
     workers = check_numbers(1, workers, part)
     check_prompt(prompt)
-    check_backend(backend)
     progress = progress or Silent()
     index = open_index(data)
-    check_folder(index)
+    check_photos(index)
     columns = place(data, out)
     chosen = open_prefilter(columns, prefilter, index) if prefilter else None
     mllm = model
     if not isinstance(mllm, Mllm):
         name = mllm or default_model(data)
-        if backend == "vllm":
-            mllm = load_words(name, dtype=dtype, trust_remote_code=trust_remote_code)
-        else:
-            mllm = load_mllm(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    ask = askers(mllm, prompt, backend, block, progress)
-    asker = ask(index.concepts.names)
+        mllm = load_mllm(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    scorer = Scorer(mllm, block=block, progress=progress)
+    questions = Questions(mllm, index.concepts.names, prompt)
     recipe: dict[str, Any] = {
         "formula": "P(yes) / (P(yes) + P(no))",
         "model": mllm.recipe(),
-        "backend": backend,
-        **asker.questions.recipe(),
-        "answers": mllm.answers.recipe(),
+        "backend": "transformers",  # the only one; recipes keep the key
+        **questions.recipe(),
+        "answers": mllm.yes_no.recipe(),
         "prefilter": chosen.recipe() if chosen else None,
         "calibrated_on": open_index(calibrate).digest if calibrate else None,
     }
-    notes = [mllm.answers.line()]
+    notes = [mllm.yes_no.summary()]
     if chosen:
-        notes.append(chosen.line(index))
+        notes.append(chosen.summary(index))
     measured = None if overwrite else measured_before(columns, index, recipe)
     if measured is None:
-        measured = {"share": probe(index, asker)}
+        measured = {"share": probe(index, questions, scorer)}
         if calibrate:
-            fitted = fit_calibration(calibrate, ask, mllm.name, progress=progress)
-            notes.append(fitted.line())
+            fitted = fit_calibration(calibrate, scorer, prompt, progress=progress)
+            notes.append(fitted.summary())
             measured["calibration"] = fitted.recipe()
         measured = (None if overwrite else measured_before(columns, index, recipe)) or measured
     low = check_share(measured["share"], mllm)
     if low:
         notes.append(low)
-    spec = ColumnSpec(
-        name=NAME,
-        table="images x concepts",
+    spec = column_spec(
+        ColumnName(NAME),
         rows=len(index),
         width=len(index.concepts),
-        dtype="float32",
-        unit=False,
-        has_valid=True,
         chunk_rows=chunk_rows,
         index_digest=index.digest,
         recipe={**recipe, "measured": measured},
     )
-    mapper = Mapper(asker, chosen, measured.get("calibration"), len(index.concepts))
+    mapper = Mapper(scorer, chosen, measured.get("calibration"), len(index.concepts))
 
     def read(lo: int, hi: int) -> Iterable[Item]:
         for row in range(lo, hi):
@@ -126,7 +119,7 @@ def cache_mllm_priors(
             if isinstance(photo, str):
                 yield Item(row, reason=photo)
             else:
-                yield Item(row, (row, asker.about(photo)))
+                yield Item(row, (row, questions.for_image(photo)))
 
     writer = open_writer(columns, spec, overwrite=overwrite)
     run = run_chunks(
@@ -145,60 +138,61 @@ def cache_mllm_priors(
             f"yes and no held {np.median(mapper.shares):.3f} of the probability (median over "
             f"{len(mapper.shares)} photos)"
         )
-    return report_of(writer, run, progress, [*asker.notes, *notes], strict=strict)
+    return report_of(writer, run, progress, [*scorer.notes, *notes], strict=strict, photos=len(index))
 
 
 class Mapper:
-    """What the runner maps with: the questions about a photo -> its (1, C) row.
+    """The runner's map: the questions about a photo -> its (1, C) row.
 
-    shares: of each photo, the median share of probability on yes and no.
+    shares: for each photo, the median share of probability on yes and no.
     """
 
     def __init__(
-        self, asker: Asker, prefilter: Prefilter | None, calibration: dict[str, Any] | None, width: int
+        self, scorer: Scorer, prefilter: Prefilter | None, calibration: dict[str, Any] | None, width: int
     ) -> None:
         self.shares: list[float] = []
-        self._asker, self._prefilter, self._width = asker, prefilter, width
+        self._scorer, self._prefilter, self._width = scorer, prefilter, width
         self._calibration = calibration
 
     def __call__(self, items: list[tuple[int, Any]]) -> NDArray[np.float32]:
         rows = np.zeros((len(items), self._width), np.float32)
         for at, (row, about) in enumerate(items):
-            asked = self._prefilter.concepts(row) if self._prefilter else None
-            concepts = list(range(self._width)) if asked is None else asked
-            scores = self._asker.score(about, concepts)
+            chosen = self._prefilter.concepts(row) if self._prefilter else None
+            concepts = list(range(self._width)) if chosen is None else chosen
+            scores = self._scorer.score(about, concepts)
             self.shares.append(float(np.median(scores.share)))
             rows[at, concepts] = calibrated(scores.logit, self._calibration)
         return rows
 
 
 def calibrated(logit: NDArray[np.float32], calibration: dict[str, Any] | None) -> NDArray[np.float32]:
-    """Logits -> probabilities, by a calibration as a recipe holds it, or as they are."""
+    """Return the probabilities of logits, with a calibration as a recipe holds it, or without (None)."""
     if calibration is None:
         return sigmoid(logit)
     return Calibration(**calibration)(logit)
 
 
-def probe(index: Index, asker: Asker) -> float:
-    """Median share of probability on yes and no over all questions about the first photos that can be read.
+def probe(index: Index, questions: Questions, scorer: Scorer) -> float:
+    """Return the median share of probability on yes and no over all questions about the first photos.
 
-    Two digits: what other machines and dtypes agree on. 1.0 where no photo can be read.
+    Rounded to two digits, on which other machines and dtypes agree. Photos that cannot be read are skipped;
+    1.0 if none can.
     """
     shares: list[NDArray[np.float32]] = []
     for row in range(len(index)):
         photo = load_or_reason(index, row)
         if not isinstance(photo, str):
-            shares.append(asker.score(asker.about(photo)).share)
+            shares.append(scorer.score(questions.for_image(photo)).share)
         if len(shares) == PROBES:
             break
     return round(rounded(float(np.median(np.concatenate(shares)))), 2) if shares else 1.0
 
 
 def check_share(share: float, mllm: Mllm) -> str | None:
-    """A line of warning where a model seldom answers yes or no; UserError where it practically never does."""
+    """Return a warning if a model seldom answers yes or no; raise UserError if it practically never does."""
     if share < LEAST_SHARE:
         raise UserError(
-            f"--mllm-model {mllm.name} answers neither yes nor no: they hold {share:.2f} of the probability "
+            f"--mllm-model {mllm.name} answers neither yes nor no: they have {share:.2f} of the probability "
             f"(median), expected at least {LEAST_SHARE}; give another --mllm-prompt or another model."
         )
     if share < LOW_SHARE:
@@ -210,8 +204,9 @@ def check_share(share: float, mllm: Mllm) -> str | None:
 
 
 def measured_before(columns: Path | str, index: Index, recipe: dict[str, Any]) -> dict[str, Any] | None:
-    """What an earlier maker of the same column measured: share and calibration are measured once, or the
-    rounding of another machine would make another column of it.
+    """Return what an earlier maker of the same column measured; None if there is none.
+
+    Share and calibration are measured once, because the rounding of another machine would change the recipe.
     """
     if NAME not in list_columns(columns):
         return None

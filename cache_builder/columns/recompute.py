@@ -1,41 +1,61 @@
-"""Whether the columns of a data set still are what their teacher says: what `cckt cache verify` runs."""
+"""Verify the columns of a data set against the teacher that made them: what `cckt cache verify` runs.
+
+How rows of a kind are made again is in the kind's own file and found through `REMAKE`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.columns.crops import CROWD, SMALL, CropReader
-from cckt.cache_builder.columns.images import ImageReader
+from cckt.cache_builder.columns.clip_priors import remake_clip_priors
+from cckt.cache_builder.columns.crops import CROWD, SMALL, remake_crops
+from cckt.cache_builder.columns.images import remake_images
+from cckt.cache_builder.columns.remake import Made, Remake
+from cckt.cache_builder.columns.text import remake_text
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import load_or_reason
-from cckt.cache_builder.presence import clip_probability
-from cckt.cache_builder.runner import Item
 from cckt.cache_builder.store import (
-    ColumnName,
-    ColumnSpec,
+    Manifest,
     VerifyReport,
     column_info,
     list_columns,
-    open_column,
     parse_name,
     verify_column,
 )
-from cckt.cache_builder.store.block import NOT_FINITE
-from cckt.cache_builder.store.command import mending_command
+from cckt.cache_builder.store.format.block import NOT_FINITE
+from cckt.cache_builder.store.verify import SAMPLE
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
-from cckt.cache_builder.teacher.prompts import embed_concepts, resolve_templates
 
-Again = Callable[[NDArray[np.int64]], NDArray[Any]]
-"""Ascending rows (n,) -> their values (n, width), made anew."""
+REMAKE: dict[str, Callable[[Made], Remake | None] | None] = {
+    "text": remake_text,
+    "crops": remake_crops,
+    "images": remake_images,
+    "priors/clip": remake_clip_priors,
+    "priors/mllm": None,
+}
+"""Kind of column -> how its rows are made again.
 
-TABLES = {"concepts": lambda index: len(index.concepts), "boxes": lambda index: len(index.box_images)}
+None: they are not; an answer of a multimodal LLM takes seconds."""
+
+TABLE_ROWS: dict[str, Callable[[Index], int]] = {
+    "concepts": lambda index: len(index.concepts),
+    "boxes": lambda index: len(index.box_images),
+    "images": len,
+    "images x concepts": len,
+}
+"""Table -> its number of rows."""
+
+IMAGE_OF_ROW: dict[str, Callable[[Index, int], int]] = {
+    "boxes": lambda index, row: int(index.box_images[row]),
+    "images": lambda index, row: row,
+}
+"""Table of columns that are made from photos -> the image row of one of its rows."""
+
+NOT_THE_PHOTO = (CROWD, SMALL, NOT_FINITE)
+"""Reasons of invalid rows that have nothing to do with the photo's file."""
 
 
 def verify_data(
@@ -44,24 +64,24 @@ def verify_data(
     *,
     teacher: str | None = None,
     device: str = "auto",
-    sample: int = 64,
+    sample: int = SAMPLE,
     repair: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[VerifyReport]:
     """Verify columns (all, or `names`) against their manifests, the index, and `sample` rows made again.
 
-    teacher: None takes the one that a column names; where that cannot be had the rows are not made again and
-    a note says so. A teacher that is named here must be the column's. sample 0 asks no teacher at all.
-    repair: mark wrong chunks missing, so that the column's own command makes them, and only them; chunks with
+    teacher: None takes the one that a column names; if it cannot be loaded the rows are not made again, and a
+    note reports it. A teacher given here must be the column's. sample: 0 makes no row again.
+    repair: mark wrong chunks missing, so that the column's command makes them, and only them; chunks with
     rows of photos that were bad and can be read now count as wrong.
 
-    Raises UserError where there is no index or no such column, and for a teacher that cannot be loaded or
-    whose weights are not the column's.
+    Raises UserError if the index or a column is missing, and for a teacher given here that cannot be loaded
+    or has other weights than the column's.
     """
     index, progress = open_index(data), progress or Silent()
     chosen = list(names or list_columns(data))
     if not chosen:
-        raise UserError(f"{data} has an index but no column yet; make one with cckt cache text {data}.")
+        raise UserError(f"{data} has an index but no column; make one with cckt cache text {data}.")
     loaded: dict[tuple[str, str], Teacher] = {}
 
     def load(name: str, precision: str) -> Teacher:
@@ -70,11 +90,14 @@ def verify_data(
         return loaded[name, precision]
 
     for name in chosen:
-        spec = _finished_spec(data, name)
-        again = None
-        if sample and spec is not None:
+        manifest = _manifest(data, name)
+        rows = TABLE_ROWS[manifest.spec.table](index) if manifest else None
+        remake, recoverable = None, None
+        if manifest is not None and manifest.finished and manifest.spec.rows == rows:
+            if repair:
+                recoverable = recoverable_rows(index, manifest)
             try:
-                again = recomputer(index, spec, teacher, load)
+                remake = remaker(Made(index, manifest.spec, teacher, load)) if sample else None
             except UserError as error:
                 if teacher is not None:
                     raise
@@ -83,96 +106,40 @@ def verify_data(
             data,
             name,
             index_digest=index.digest,
-            table_rows=TABLES.get(spec.table if spec else "", len)(index),
-            recompute=again,
+            table_rows=rows,
+            recompute=remake,
             sample=sample,
             repair=repair,
-            mended=mended_rows(index, spec, data) if repair and spec is not None else None,
+            recoverable=recoverable,
             progress=progress,
         )
 
 
-def recomputer(
-    index: Index, spec: ColumnSpec, teacher: str | None, load: Callable[[str, str], Teacher]
-) -> Again | None:
-    """How to make rows of a column again; None for one that no CLIP teacher of ours made (an imported table).
+def remaker(made: Made) -> Remake | None:
+    """Return the function that makes rows of a column again; None if there is none for it.
 
-    Raises UserError where the teacher cannot be had, has other weights, or the columns that the priors came
-    from are gone or others.
+    Raises UserError if the teacher cannot be loaded or has other weights, or if columns that it was made from
+    are missing or others.
     """
-    recipe = spec.recipe
-    name = parse_name(spec.name)
-    if name is None:
-        return None
-    if name.kind == "priors/clip":
-        return _priors_again(index, spec, name.label)
-    known = recipe.get("teacher")
-    if not isinstance(known, dict) or "import" in recipe or name.kind not in ("text", "crops", "images"):
-        return None
-    mind = load(teacher or known["name"], known.get("precision", "fp32"))
-    if mind.weight_digest != known["weight_digest"]:
-        raise UserError(
-            f"teacher {mind.name} has the weights {mind.weight_digest}, but column {spec.name} of "
-            f"{index.folder} was made with {known['name']} ({known['weight_digest']}); name that teacher."
-        )
-    if name.kind == "text":
-        templates = resolve_templates(recipe["templates"]["patterns"])
-        synonyms = bool(recipe.get("synonyms"))
-        return lambda rows: embed_concepts(
-            [index.concepts[int(row)] for row in rows], templates, mind.encode_texts, synonyms=synonyms
-        )
-    fast = "fast" in recipe
-    if name.kind == "images":
-        read_photo = ImageReader(index, mind.preprocess, fast=fast)
-        return lambda rows: _encoded(mind, [item for row in rows for item in read_photo(row, row + 1)])
-    read_box = CropReader(index, mind.preprocess, recipe["crop"]["rule"], view=name.view, fast=fast)
-    return lambda rows: _encoded(mind, [item for row in rows for item in read_box(row, row + 1)])
+    name = parse_name(made.spec.name)
+    how = REMAKE.get(name.kind) if name else None
+    return how(made) if how else None
 
 
-def mended_rows(index: Index, spec: ColumnSpec, data: Path) -> dict[int, str]:
-    """Rows of crops or images that lack a value for a photo's sake, whose photo can be read by now; row ->
-    what it was noted for.
-    """
-    name = parse_name(spec.name)
-    if name is None or name.kind not in ("crops", "images"):
+def recoverable_rows(index: Index, manifest: Manifest) -> dict[int, str]:
+    """Return the rows without a value because of a photo that can be read now; row -> its old reason."""
+    image_of = IMAGE_OF_ROW.get(manifest.spec.table)
+    if image_of is None:
         return {}
-    notes = column_info(data, spec.name).manifest.notes
-    faults = {row: why for row, why in notes.items() if why not in (CROWD, SMALL, NOT_FINITE)}
-    photo = {row: int(index.box_images[row]) if name.kind == "crops" else row for row in faults}
-    readable = {image for image in set(photo.values()) if not isinstance(load_or_reason(index, image), str)}
-    return {row: why for row, why in faults.items() if photo[row] in readable}
+    faults = {row: why for row, why in manifest.notes.items() if why not in NOT_THE_PHOTO}
+    image = {row: image_of(index, row) for row in faults}
+    readable = {one for one in set(image.values()) if not isinstance(load_or_reason(index, one), str)}
+    return {row: why for row, why in faults.items() if image[row] in readable}
 
 
-def _encoded(teacher: Teacher, items: Sequence[Item]) -> NDArray[np.float32]:
-    """(n, D): rows of zeros where a photo can no longer be read, which no cosine forgives."""
-    rows = np.zeros((len(items), teacher.width), np.float32)
-    good = [at for at, item in enumerate(items) if item.data is not None]
-    if good:
-        rows[good] = teacher.encode_images(np.stack([items[at].data for at in good]))
-    return rows
-
-
-def _priors_again(index: Index, spec: ColumnSpec, label: str) -> Again:
-    made_from = spec.recipe["from"]
-    columns = {}
-    for name in ("images", "text"):
-        column = str(ColumnName(name, label))
-        columns[name] = open_column(index.folder, column, index_digest=index.digest)
-        found = columns[name].manifest.digest
-        if found != made_from[name]:
-            raise UserError(
-                f"column {spec.name} of {index.folder} was made from another column {column} "
-                f"({made_from[name]}, now {found}); make it again with "
-                f"{mending_command(str(index.folder), spec.name, spec.recipe)} --overwrite."
-            )
-    text, tau = columns["text"].all(), float(spec.recipe["tau"])
-    return lambda rows: clip_probability(columns["images"].take(rows), text, tau)
-
-
-def _finished_spec(data: Path, name: str) -> ColumnSpec | None:
-    """None where the manifest cannot be trusted or the column is not finished: verify says what is wrong."""
+def _manifest(data: Path, name: str) -> Manifest | None:
+    """The manifest of a column; None if it cannot be read: `verify_column` reports why."""
     try:
-        manifest = column_info(data, name).manifest
+        return column_info(data, name).manifest
     except UserError:
         return None
-    return manifest.spec if manifest.finished else None

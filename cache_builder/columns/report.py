@@ -1,4 +1,4 @@
-"""What a cache verb did, in figures and in lines for a person."""
+"""The outcome of a `cckt cache` verb, as figures and as lines of text."""
 
 from __future__ import annotations
 
@@ -9,40 +9,46 @@ from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.photos import unreadable_warning
 from cckt.cache_builder.runner import RunReport
 from cckt.cache_builder.store import Agreement, ColumnWriter, Manifest
+from cckt.cache_builder.store.format.block import NOT_FINITE
 
-SHOWN_NOTES = 20
+MOST_NOTES = 20
+"""Notes that are shown."""
 
 ENOUGH = 0.999
-"""Median cosine to the exact rows under which a fast column is warned of."""
+"""Median cosine to the exact rows below which a fast column gets a warning."""
 
 
 @dataclass(frozen=True)
 class CacheReport:
-    """The outcome of one `cckt cache` verb.
-
-    rows: of the column. invalid: rows without a value; of the whole column once it is finished, before that
-    of the chunks made now. skipped_chunks: found finished; made_chunks: made now. seconds: of this process.
-    notes: lines about what was left out and why. manifest: None while other parts are still at work.
-    read_wait: seconds in which the teacher waited for photos; map_seconds: seconds in the teacher.
-    agreement: of a fast column, how near a sample of its rows is to the exact ones.
-    """
+    """The outcome of one `cckt cache` verb."""
 
     name: str
     rows: int
+    """Rows of the column."""
     invalid: int
+    """Rows without a value: of the whole column if it is finished, otherwise of the chunks made now."""
     skipped_chunks: int
+    """Chunks that were made before."""
     made_chunks: int
+    """Chunks made now."""
     seconds: float
+    """Duration in this process."""
     notes: list[str] = field(default_factory=list)
+    """What was left out and why, in lines."""
     manifest: Manifest | None = None
+    """None while other parts have chunks to make."""
     read_wait: float = 0.0
+    """Seconds in which the teacher waited for photos."""
     map_seconds: float = 0.0
+    """Seconds in the teacher."""
     agreement: Agreement | None = None
+    """Of a fast column: agreement of a sample of its rows with the exact ones."""
 
     def lines(self) -> list[str]:
-        """The report for a person, a line a fact."""
+        """Return the report as lines of text, one for each fact."""
         made = (
             f"{self.made_chunks} chunks made, {self.skipped_chunks} found"
             if self.skipped_chunks
@@ -52,9 +58,9 @@ class CacheReport:
             f"column {self.name}: {self.rows} rows, {self.invalid} without a value; {made} in "
             f"{self.seconds:.1f} s"
         ]
-        lines += self.notes[:SHOWN_NOTES]
-        if len(self.notes) > SHOWN_NOTES:
-            lines.append(f"and {len(self.notes) - SHOWN_NOTES} more such lines")
+        lines += self.notes[:MOST_NOTES]
+        if len(self.notes) > MOST_NOTES:
+            lines.append(f"and {len(self.notes) - MOST_NOTES} more such lines")
         if self.agreement is not None:
             lines.append(f"fast against exact, {self.agreement}")
         if self.manifest is None:
@@ -64,7 +70,7 @@ class CacheReport:
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Plain figures for `--json`."""
+        """Return the figures for `--json`."""
         return {
             "name": self.name,
             "rows": self.rows,
@@ -90,11 +96,13 @@ def report_of(
     strict: bool = False,
     expected: Sequence[str] = (),
     agreement: Agreement | None = None,
+    photos: int | None = None,
 ) -> CacheReport:
-    """Sum a run up and say its notes: `notes` first, then the reasons of invalid rows.
+    """Return the report of a run, and send its notes to `progress`: `notes`, then reasons of invalid rows.
 
-    expected: reasons that are nobody's fault, told in one line. strict: UserError where the column was
-    finished earlier, without --strict, over photos that were bad.
+    expected: reasons that are no fault of a photo, reported in one line each. strict: raise UserError if the
+    column was finished earlier, without --strict, with rows of bad photos. photos: number of photos that the
+    column needs; if many of them cannot be read, a warning with their share comes first.
     """
     row_notes = run.manifest.notes if run.manifest else run.notes
     counts = Counter(row_notes[row] for row in sorted(row_notes))
@@ -102,9 +110,12 @@ def report_of(
     if strict and faults:
         raise UserError(
             f"column {writer.spec.name} was made before without --strict and lacks rows of {len(faults)} bad "
-            f"photos ({faults[0]}); mend them, mark their rows with cckt cache verify --repair and run the "
-            "same command again."
+            f"photos ({faults[0]}); repair the photos, mark their rows with cckt cache verify --repair and "
+            "run the same command again."
         )
+    warning = unreadable_warning(len(set(faults) - {NOT_FINITE}), photos) if photos else None
+    if warning:
+        notes = [warning, *notes]
     lines = [*notes, *(f"{counts[reason]} rows: {reason}" for reason in expected if counts[reason]), *faults]
     if agreement is not None and agreement.median < ENOUGH:
         lines.append(

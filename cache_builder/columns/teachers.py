@@ -1,10 +1,11 @@
-"""Several teachers side by side, and the labels that keep their columns apart."""
+"""Several teachers at once, and the labels in the names of their columns."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
+from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.options import as_teacher
 from cckt.cache_builder.store import check_label
@@ -14,9 +15,9 @@ Teachers = str | Teacher | Sequence[str | Teacher]
 
 
 def load_teachers(
-    teacher: Teachers, name: str | Sequence[str] = (), device: str = "auto", precision: str = "fp32"
+    teacher: Teachers, name: str | Sequence[str] = (), device: str = "auto", precision: str = PRECISION
 ) -> dict[str, Teacher]:
-    """Label -> loaded teacher, in order; see `label_teachers`."""
+    """Return label -> loaded teacher, in order; see `label_teachers`."""
     given = [teacher] if isinstance(teacher, str | Teacher) else list(teacher)
     names = [one if isinstance(one, str) else one.name for one in given]
     labels = label_teachers(names, [name] if isinstance(name, str) else name)
@@ -24,14 +25,15 @@ def load_teachers(
 
 
 def label_teachers(teachers: Sequence[str], names: Sequence[str] = ()) -> list[str]:
-    """The label of each teacher in its columns' names, "" for none.
+    """Return the label of each teacher in the names of its columns; "" is no label.
 
-    With a name for every teacher these are the labels; with one less, or none at all, the first teacher has
-    none. Labels that nobody gave come from the architecture: vitl14 of ViT-L-14/openai. UserError where names
-    and teachers do not fit, or two labels are the same.
+    With a name for every teacher these are the labels; with one name less, or none, the first teacher has no
+    label. Without names the others are labelled by architecture: vitl14 for ViT-L-14/openai.
+
+    Raises UserError if names and teachers do not fit, or two labels are the same.
     """
     if not teachers:
-        raise UserError("no teacher is named; give --teacher NAME, as often as there are teachers.")
+        raise UserError("no teacher is named; give --teacher NAME, once for each teacher.")
     if not names:
         labels = ["", *(_short(teacher) for teacher in teachers[1:])]
     elif len(names) in (len(teachers), len(teachers) - 1):
@@ -44,7 +46,7 @@ def label_teachers(teachers: Sequence[str], names: Sequence[str] = ()) -> list[s
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise UserError(
-            f"two teachers would both make the columns {twice!r}; tell them apart with --name, once for each "
+            f"two teachers would both make the columns {twice!r}; give them names with --name, once for each "
             "teacher but the first."
         )
     return [check_label(label) for label in labels]

@@ -1,8 +1,10 @@
-"""The column `text`: concepts as the teacher reads them (METHOD.md section 3), or a table made elsewhere."""
+"""The column `text`: the teacher's embedding of every concept, or an imported table.
+
+docs/method/cckt_det.md, eq. 1.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,22 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.constants import BATCH, PRECISION, TEMPLATES
+from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.options import as_teacher, check_numbers, place
+from cckt.cache_builder.columns.remake import Made, Remake
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, open_writer
+from cckt.cache_builder.store import ColumnName, check_label, column_spec, open_writer
 from cckt.cache_builder.teacher.clip import Teacher
-from cckt.cache_builder.teacher.prompts import embed_concepts, resolve_templates, unit_rows
-from cckt.cache_builder.vocabulary import Concept, Vocabulary
+from cckt.cache_builder.teacher.prompts import embed_concepts, resolve_templates, spoken, unit_rows
+from cckt.cache_builder.vocabulary import Vocabulary
 
 CHUNK_ROWS = 64
-"""Concepts a chunk: 768 sentences with the default ensemble."""
-
-SENTENCES = 256
-"""Sentences that the teacher reads at once."""
+"""Concepts of a chunk: 768 sentences with the default ensemble."""
 
 
 def cache_text(
@@ -33,10 +35,10 @@ def cache_text(
     teacher: str | Teacher | None = None,
     *,
     name: str = "",
-    templates: str | Path | Sequence[str] = "ensemble12",
+    templates: str | Path | Sequence[str] = TEMPLATES,
     synonyms: bool = False,
     device: str = "auto",
-    precision: str = "fp32",
+    precision: str = PRECISION,
     import_file: Path | None = None,
     part: tuple[int, int] | None = None,
     chunk_rows: int = CHUNK_ROWS,
@@ -44,57 +46,54 @@ def cache_text(
     out: Path | str | None = None,
     progress: Progress | None = None,
 ) -> CacheReport:
-    """Make the column `text` of the data set `data`: (C, D) float32 unit, row c the concept of row c.
+    """Make the column `text` of the data set `data`: (C, D) float32 unit, row c for concept c.
 
-    templates: "single", "ensemble12", "imagenet80", a file, or a list of sentences with {}. synonyms:
-    average over a concept's synonyms too, not over its name alone. name: the column is `text-NAME`, beside
-    another teacher's `text`.
+    templates: "single", "ensemble12", "imagenet80", a file, or a list of sentences with {}. synonyms: take
+    the mean over a concept's synonyms too. name: label of a second teacher; the column is `text-NAME`.
 
-    import_file: take the rows from a table made elsewhere (see `read_table`), normalised on the way in;
-    `templates` and `synonyms` then do not apply. `teacher` says whose embedding space the table is in:
-    without it the column cannot be compared with one of images, so no CLIP priors can be made from it.
+    import_file: take the rows from a table (see `read_table`) and make them unit; `templates` and `synonyms`
+    then do not apply. `teacher` names the teacher that the table was made with: without it the column cannot
+    be compared with one of images, so that no CLIP priors can be made from it.
 
-    out: where the column goes, if not into the data set's folder: a folder or a URL (s3://, gs://, memory://).
+    out: place of the column, if not the data set's folder: a folder or a URL (s3://, gs://, memory://).
 
-    The same call goes on where a killed one stopped. Raises UserError for what the user can mend.
+    After a kill the same call resumes. Raises UserError for what the user can correct.
     """
-    check_numbers(SENTENCES, 0, part)
+    check_numbers(BATCH, 0, part)
     index = open_index(data)
     if teacher is None and import_file is None:
         raise UserError(
             "no teacher is named; give --teacher NAME, or --import FILE for a table made elsewhere."
         )
-    known = None if teacher is None else as_teacher(teacher, device, precision)
-    recipe: dict[str, Any] = {"normalisation": "unit", "teacher": known.recipe() if known else None}
+    loaded = None if teacher is None else as_teacher(teacher, device, precision)
+    recipe: dict[str, Any] = {"normalisation": "unit", "teacher": loaded.recipe() if loaded else None}
     if import_file is not None:
         table = read_table(Path(import_file), index.concepts)
-        if known is not None and table.shape[1] != known.width:
+        if loaded is not None and table.shape[1] != loaded.width:
             raise UserError(
                 f"{import_file} holds rows of {table.shape[1]} values, but embeddings of teacher "
-                f"{known.name} have {known.width}; name the teacher that the table was made with."
+                f"{loaded.name} have {loaded.width}; name the teacher that the table was made with."
             )
-        recipe["import"] = {"file": Path(import_file).name, "digest": _file_digest(Path(import_file))}
+        recipe["import"] = {"file": Path(import_file).name, "digest": file_digest(Path(import_file))}
         width = table.shape[1]
 
         def embed(rows: list[int]) -> NDArray[np.float32]:
             return table[rows]
     else:
-        assert known is not None
-        chosen, width = resolve_templates(templates), known.width
+        assert loaded is not None
+        chosen, width = resolve_templates(templates), loaded.width
         recipe["templates"] = {"name": chosen.name, "patterns": chosen.patterns, "digest": chosen.digest}
         recipe["synonyms"] = synonyms
-        recipe["batch"] = SENTENCES
+        recipe["batch"] = BATCH
 
         def embed(rows: list[int]) -> NDArray[np.float32]:
             concepts = [index.concepts[row] for row in rows]
-            return embed_concepts(concepts, chosen, known.encode_texts, synonyms=synonyms)
+            return embed_concepts(concepts, chosen, loaded.encode_texts, synonyms=synonyms)
 
-    spec = ColumnSpec(
-        name=str(ColumnName("text", check_label(name))),
-        table="concepts",
+    spec = column_spec(
+        ColumnName("text", check_label(name)),
         rows=len(index.concepts),
         width=width,
-        dtype="float32",
         chunk_rows=chunk_rows,
         index_digest=index.digest,
         recipe=recipe,
@@ -111,26 +110,27 @@ def cache_text(
     return report_of(writer, run, progress, _same_wordings(index) if import_file is None else ())
 
 
-def embed_vocabulary(
-    concepts: Sequence[Concept],
-    teacher: Teacher,
-    templates: str | Path | Sequence[str] = "ensemble12",
-    *,
-    synonyms: bool = False,
-) -> NDArray[np.float32]:
-    """(C, D) float32 unit embeddings of any concepts, such as a typed-in vocabulary; no files are touched."""
-    return embed_concepts(concepts, resolve_templates(templates), teacher.encode_texts, synonyms=synonyms)
+def remake_text(made: Made) -> Remake | None:
+    """See `recompute.REMAKE`."""
+    teacher = made.teacher()
+    if teacher is None:
+        return None
+    templates = resolve_templates(made.spec.recipe["templates"]["patterns"])
+    synonyms, concepts = bool(made.spec.recipe.get("synonyms")), made.index.concepts
+    return lambda rows: embed_concepts(
+        [concepts[int(row)] for row in rows], templates, teacher.encode_texts, synonyms=synonyms
+    )
 
 
 def read_table(path: Path, concepts: Vocabulary) -> NDArray[np.float32]:
-    """(C, D) float32 unit rows from a table made elsewhere.
+    """Return the rows of an imported table, (C, D) float32 unit.
 
-    .npy: one (C, D) array. .safetensors and .pt: one (C, D) tensor, alone or in a dictionary of one, or a
+    .npy: one (C, D) array. .safetensors and .pt: one (C, D) tensor, also in a dictionary of one, or a
     dictionary of C vectors (D,) under the concepts' names or category ids. Rows are in the order of category
-    ids, as the index has them. No pickled code is run: allow_pickle=False, weights_only=True.
+    ids, as in the index. No pickled code is executed: allow_pickle=False, weights_only=True.
 
-    Raises UserError: the file cannot be read so; rows that do not fit the concepts; NaN, infinity or a row
-    of zeros.
+    Raises UserError if the file cannot be read, its rows do not fit the concepts, or a row is non-finite or
+    zero.
     """
     table = _by_row(path, _load(path), concepts)
     if table.ndim != 2 or table.shape[1] < 1:
@@ -138,7 +138,7 @@ def read_table(path: Path, concepts: Vocabulary) -> NDArray[np.float32]:
             f"{path} holds an array of shape {table.shape}; a table of embeddings is ({len(concepts)}, D)."
         )
     if len(table) != len(concepts):
-        turned = "; it looks transposed" if table.shape[1] == len(concepts) else ""
+        turned = "; it may be transposed" if table.shape[1] == len(concepts) else ""
         raise UserError(
             f"{path} holds {len(table)} rows where the data set has {len(concepts)} concepts{turned}; "
             "give one row per category in the order of category ids."
@@ -151,14 +151,14 @@ def read_table(path: Path, concepts: Vocabulary) -> NDArray[np.float32]:
         row = int(np.flatnonzero(bad)[0])
         what = "is all zeros" if np.isfinite(rows[row]).all() else "holds NaN or infinity"
         raise UserError(
-            f"{path}: row {row} ({concepts[row].name}) {what}, as {int(bad.sum())} of {len(rows)} rows do; "
-            "every concept needs a direction."
+            f"{path}: row {row} ({concepts[row].name}) {what} (so in {int(bad.sum())} of {len(rows)} rows); "
+            "expected a vector with a direction for every concept."
         )
     return unit_rows(rows)
 
 
 def _load(path: Path) -> Any:
-    """What a file holds: an array, or a mapping from names to arrays."""
+    """The content of a file: an array, or a mapping from names to arrays."""
     import torch
     from safetensors.numpy import load_file
 
@@ -174,7 +174,7 @@ def _load(path: Path) -> Any:
                 return load_file(path)
             case ".pt" | ".pth":
                 return _as_arrays(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as fault:  # each reader has its own kinds of complaint
+    except Exception as fault:  # each reader raises its own kinds of exceptions
         reason = (str(fault).strip() or type(fault).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"{path} cannot be read as {path.suffix} ({reason}); give plain tensors, which need no pickled "
@@ -217,15 +217,8 @@ def _by_row(path: Path, held: Any, concepts: Vocabulary) -> NDArray[Any]:
     return np.stack(rows) if rows else np.zeros((0, 1), np.float32)
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
 def _same_wordings(index: Index) -> list[str]:
-    """A note for concepts that are said alike: no teacher can tell them apart."""
-    from cckt.cache_builder.teacher.prompts import spoken
-
+    """A note for each pair of concepts with the same wording, and so the same embedding."""
     first: dict[str, str] = {}
     notes = []
     for concept in index.concepts:

@@ -1,8 +1,7 @@
-"""Other views of a box for the teacher: mirrored, or moved and scaled a little (`crops-flipped`,
-`crops-jitter-k`).
+"""Further views of the annotated boxes: mirrored (`crops-flipped`), or moved and scaled (`crops-jitter-K`).
 
-A student that sees a photo mirrored should learn from the mirrored crop; one that learns from several near
-boxes of an object does not learn the annotator's exact pixels.
+A student that sees a photo mirrored learns from the mirrored crop. A student that learns from several boxes
+near an object does not learn the annotator's exact pixels.
 """
 
 from __future__ import annotations
@@ -15,16 +14,20 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.store import ColumnName
+from cckt.cache_builder.store.kinds import FLIPPED, JITTER
 
 SHIFT = 0.1
-"""A jittered box's centre moves by at most this share of the box's sides, either way."""
+"""The centre of a jittered box moves by at most this fraction of the box's sides, in each direction."""
+
 SCALE = 1.25
-"""Each of its sides is multiplied by 1 / SCALE to SCALE, evenly in the logarithm."""
+"""Each of its sides is multiplied by a factor of 1 / SCALE to SCALE, uniform in the logarithm."""
+
 MOST_JITTERS = 99
+"""Largest value of --jitter."""
 
 
 def view_recipe(name: ColumnName) -> dict[str, Any]:
-    """What a column's recipe says of its view; nothing for the boxes as they are."""
+    """Return the part of a recipe that describes the view; empty for the plain view."""
     if name.jitter:
         drawn = "PCG64 seeded by (annotation id, number)"
         return {"view": {"jitter": name.jitter, "shift": SHIFT, "scale": SCALE, "drawn": drawn}}
@@ -32,21 +35,21 @@ def view_recipe(name: ColumnName) -> dict[str, Any]:
 
 
 def view_names(label: str = "", flipped: bool = False, jitter: int = 0) -> list[ColumnName]:
-    """The columns of crops of one teacher: as they are, mirrored where asked for, `jitter` jittered ones.
+    """Return the names of one teacher's columns of crops: plain, `flipped`, and `jitter` jittered ones.
 
-    UserError for a count out of range.
+    UserError for a number out of range.
     """
     if not 0 <= jitter <= MOST_JITTERS:
         raise UserError(f"--jitter is {jitter}; give 0 (none) to {MOST_JITTERS} views.")
-    views = ["", *(["flipped"] if flipped else []), *(f"jitter-{k + 1}" for k in range(jitter))]
+    views = ["", *([FLIPPED] if flipped else []), *(f"{JITTER}-{k + 1}" for k in range(jitter))]
     return [ColumnName("crops", label, view) for view in views]
 
 
 def jittered_boxes(index: Index, rows: NDArray[np.int64], number: int) -> NDArray[np.float64]:
-    """(n, 4) float64 xyxy in pixels: the boxes of `rows` (n,), each moved and scaled by what its annotation
-    id and `number` (from 1) draw, clipped to its photo.
+    """Return the boxes of `rows` (n,) moved, scaled and clipped, (n, 4) float64 xyxy in pixels.
 
-    A box keeps at least a pixel of its photo: it moves by less than it is large.
+    The random numbers of a box depend only on its annotation id and on `number` (from 1). A box keeps at
+    least one pixel of its photo, because it moves by less than its size.
     """
     drawn = (
         np.stack(

@@ -1,11 +1,29 @@
-"""The index: three tables of a data set, made once from its annotations, and what may be seen of them."""
+"""The index of a data set: tables of images, boxes and concepts, made once from annotations.
+
+    formats/        readers of annotation formats
+    file_names.py   check file names of images, find them on disk
+    split_file.py   read a user's split file
+    splits.py       assign each concept to base, novel or other
+    assemble.py     clip, drop and sort annotations into tables
+    tables.py       the arrays of an index and their digests
+    reader.py       open an index: map and check its arrays
+    verify.py       checks that read whole tables
+    write.py        put an index into its folder
+    report.py       the report of a build
+    build.py        build an index from an annotation file
+    derive.py       make an index from another one
+
+Row k of every column belongs to row k of its table. The digest of an index decides which columns fit it.
+"""
 
 from cckt.cache_builder.index.build import build_index
 from cckt.cache_builder.index.derive import add_boxes, copy_index, pseudo_note, require_annotated
+from cckt.cache_builder.index.reader import DamagedIndex, Index, open_index
 from cckt.cache_builder.index.report import IndexReport
-from cckt.cache_builder.index.tables import Index, novel_boxes, open_index, verify_index
+from cckt.cache_builder.index.verify import novel_boxes, verify_index
 
 __all__ = [
+    "DamagedIndex",
     "Index",
     "IndexReport",
     "add_boxes",

@@ -1,4 +1,4 @@
-"""From checked arrays to the three tables: clip, drop what may not be seen, sort."""
+"""Turn annotations into the three tables: clip boxes, drop those that must not be seen, sort."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.index.formats.coco import Source
-from cckt.cache_builder.index.tables import Tables
+from cckt.cache_builder.index.formats import Annotations
+from cckt.cache_builder.index.tables import Tables, boxes_by_concept, row_offsets
 from cckt.cache_builder.vocabulary import Vocabulary
 
-# A box may stick out of its photo by the rounding of the file's decimals without being worth a count.
 CLIP_TOLERANCE_PX = 0.01
+"""A box that extends this little beyond its image is not counted as clipped: files round their decimals."""
 
 
 def assemble(
-    source: Source, names: list[str], concepts: Vocabulary, keep: str
+    annotations: Annotations, names: list[str], concepts: Vocabulary, keep: str
 ) -> tuple[Tables, dict[str, int], int]:
     """Clip, drop and sort.
 
-    names: I file names as they lie on disk, in the file's order. keep: "all" or "base".
-    Returns the tables, what was dropped (reason -> boxes, the first reason that holds), and how many of the
-    kept boxes were clipped.
+    names: I file names as found on disk, in the order of the file. concepts: with their splits. keep: "all",
+    or "base" to drop the boxes and LVIS marks of other concepts.
+
+    Returns the tables, the number of dropped boxes by reason (the first one that applies), and the number of
+    kept boxes that were clipped.
     """
-    image_order = np.argsort(source.images["id"], kind="stable")
-    ordered = source.images[image_order]
+    image_order = np.argsort(annotations.images["id"], kind="stable")
+    ordered = annotations.images[image_order]
     image_ids = np.ascontiguousarray(ordered["id"])
     widths, heights = np.ascontiguousarray(ordered["width"]), np.ascontiguousarray(ordered["height"])
     blobs = [names[k].encode("utf-8") for k in image_order]
 
-    boxes = source.boxes
+    boxes = annotations.boxes
     image_rows = np.searchsorted(image_ids, boxes["image_id"])
     concept_rows = np.searchsorted(concepts.category_ids, boxes["category_id"])
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is dropped below
+    with np.errstate(invalid="ignore", over="ignore"):  # non-finite boxes are dropped below
         raw = np.concatenate([boxes["xywh"][:, :2], boxes["xywh"][:, :2] + boxes["xywh"][:, 2:]], axis=1)
     limit = np.stack([widths, heights, widths, heights], axis=1)[image_rows].astype(np.float64)
     clipped = np.clip(raw, 0.0, limit)
@@ -60,11 +62,11 @@ def assemble(
     image_row_of = np.empty(len(image_order), np.int64)
     image_row_of[image_order] = np.arange(len(image_order))
     marks: dict[str, NDArray[Any]] = {}
-    for name, key in (("neg", "neg_category_ids"), ("not_exhaustive", "not_exhaustive_category_ids")):
-        mark_images = image_row_of[source.marks[key][:, 0]]
-        mark_rows = np.searchsorted(concepts.category_ids, source.marks[key][:, 1])
-        pairs = np.unique(np.stack([mark_images, mark_rows], axis=1)[base[mark_rows]], axis=0)
-        marks[f"{name}_offsets"] = _offsets(pairs[:, 0], len(image_ids))
+    for name, marked in (("neg", annotations.negatives), ("not_exhaustive", annotations.not_exhaustive)):
+        mark_rows = np.searchsorted(concepts.category_ids, marked[:, 1])
+        pairs = np.stack([image_row_of[marked[:, 0]], mark_rows], axis=1)[base[mark_rows]]
+        pairs = np.unique(pairs, axis=0)
+        marks[f"{name}_offsets"] = row_offsets(pairs[:, 0], len(image_ids))
         marks[f"{name}_rows"] = pairs[:, 1].astype(np.int32)
     tables = Tables(
         image_ids=image_ids,
@@ -72,7 +74,7 @@ def assemble(
         heights=heights,
         file_name_bytes=np.frombuffer(b"".join(blobs), np.uint8),
         file_name_offsets=np.cumsum([0, *map(len, blobs)], dtype=np.int64),
-        box_offsets=_offsets(image_rows[rows], len(image_ids)),
+        box_offsets=row_offsets(image_rows[rows], len(image_ids)),
         annotation_ids=boxes["id"][rows],
         box_images=image_rows[rows].astype(np.int32),
         box_concepts=box_concepts,
@@ -80,13 +82,7 @@ def assemble(
         areas=np.where(np.isfinite(areas) & (areas >= 0), areas, sides[:, 0] * sides[:, 1]),
         iscrowd=boxes["iscrowd"][rows] != 0,
         difficult=boxes["difficult"][rows] != 0,
-        concept_box_offsets=_offsets(box_concepts, len(concepts)),
-        concept_boxes=np.argsort(box_concepts, kind="stable").astype(np.int32),
+        **boxes_by_concept(box_concepts, len(concepts)),
         **marks,
     )
     return tables, dropped, n_clipped
-
-
-def _offsets(rows: NDArray[Any], n: int) -> NDArray[np.int64]:
-    counts = np.bincount(rows, minlength=n) if len(rows) else np.zeros(n, np.int64)
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

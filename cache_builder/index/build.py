@@ -1,4 +1,4 @@
-"""Build an index: read, split, assemble, write."""
+"""Build an index from an annotation file: read, split, assemble, write."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import numpy as np
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index.assemble import assemble
-from cckt.cache_builder.index.formats.coco import Source, read_source
+from cckt.cache_builder.index.file_names import ImageFolder
+from cckt.cache_builder.index.formats import AnnotationReader, Annotations
+from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.json_stream import require_file
-from cckt.cache_builder.index.names import PhotoFolder
+from cckt.cache_builder.index.reader import check_replaceable
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.splits import read_split
-from cckt.cache_builder.index.tables import check_replaceable, layout_digest, tables_digest
+from cckt.cache_builder.index.tables import tables_digest, tables_folder
 from cckt.cache_builder.index.write import write_index
 from cckt.cache_builder.vocabulary import SPLITS, Vocabulary
+
+READER: AnnotationReader = read_coco
+"""Reads the annotation file. COCO-format JSON is the only format so far."""
 
 
 def build_index(
@@ -27,17 +32,19 @@ def build_index(
     keep: str = "all",
     progress: Progress | None = None,
 ) -> IndexReport:
-    """Make the tables of a data set from its COCO-format JSON.
+    """Build the index of a data set from its annotation file.
 
-    annotations: COCO, LVIS, Objects365 or any custom file of the format. images: the folder its file names
-    start from; None for boxes alone, which is enough to score detections on. out: the data-set folder; the
-    index becomes `out/index/`, whole or not at all: an index that was there stays in force until the new one
-    is complete. split: "coco-48-17", "lvis", "all-base" or a file, see `read_split`. keep: "all", or "base"
-    to leave out every box, and every LVIS mark, of a concept that is not base (the leak guard: nothing made
-    from the index can see them); concept rows stay, so training and validation share them.
+    annotations: COCO-format JSON: COCO, LVIS, Objects365 or a custom file.
+    images: the folder that file names are relative to. None: the index serves only to score detections.
+    out: the data-set folder. The index is written to `out/index/`. An older index there stays valid until the
+        new one is complete.
+    split: "coco-48-17", "lvis", "all-base" or a file, see `read_split`.
+    keep: "all", or "base" to drop every box and every LVIS mark of a concept that is not base. Nothing made
+        from such an index can see them (leak guard). Concept rows stay, so that training and validation share
+        them.
 
-    The same annotations give the same digest whatever the order of the file's lists. Raises UserError for
-    every mistake in the file, the folder, the split or the options.
+    The digest does not depend on the order of the lists in the file. Raises UserError for a mistake in the
+    file, the folder, the split or the options.
     """
     annotations, out, progress = Path(annotations), Path(out), progress or Silent()
     images = None if images is None else Path(images)
@@ -45,30 +52,30 @@ def build_index(
         raise UserError(f"keep is {keep!r}: expected 'all' or 'base'")
     require_file(annotations)
     if images is not None and not images.is_dir():
-        raise UserError(f"{images} is not a folder: give the folder that the photos of {annotations} lie in")
+        raise UserError(f"{images} is not a folder: give the folder of the photos of {annotations}")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder for the data set")
     check_replaceable(out)
     rule = read_split(split)
-    source = read_source(annotations, progress)
-    concepts = Vocabulary(rule.apply(source))
-    names, missing = _resolve_names(source, images) if images is not None else (source.file_names, [])
-    tables, dropped, clipped = assemble(source, names, concepts, keep)
+    found = READER(annotations, progress)
+    concepts = Vocabulary(rule.apply(found))
+    names, missing = _resolve_names(found, images) if images is not None else (found.file_names, [])
+    tables, dropped, clipped = assemble(found, names, concepts, keep)
     digest = tables_digest(tables, concepts)
     root = (out if images is None else images).resolve()
     card = {
         "schema": 1,  # all boxes are annotated
         "digest": digest,
-        "tables": "tables-" + layout_digest(tables, digest),
+        "tables": tables_folder(tables, digest),
         "split": rule.name,
         "keep": keep,
-        "source": {"file": annotations.name, "digest": source.digest},
+        "source": {"file": annotations.name, "digest": found.digest},
         "image_root": relative_root(root, out.resolve()),
         "counts": {
             "images": len(tables.image_ids),
             "boxes": len(tables.annotation_ids),
             "crowd": int(tables.iscrowd.sum()),
-            "annotations": len(source.boxes),
+            "annotations": len(found.boxes),
         },
         "dropped": dropped,
         "clipped": clipped,
@@ -83,7 +90,7 @@ def build_index(
         keep=keep,
         images=len(tables.image_ids),
         images_without_boxes=int(np.count_nonzero(np.diff(tables.box_offsets) == 0)),
-        annotations=len(source.boxes),
+        annotations=len(found.boxes),
         boxes=len(tables.annotation_ids),
         crowd=int(tables.iscrowd.sum()),
         clipped=clipped,
@@ -96,22 +103,23 @@ def build_index(
     )
 
 
-def _resolve_names(source: Source, images: Path) -> tuple[list[str], list[str]]:
-    folder = PhotoFolder(images)
+def _resolve_names(annotations: Annotations, images: Path) -> tuple[list[str], list[str]]:
+    """Return all file names as found on disk, and those that are missing."""
+    folder = ImageFolder(images)
     names, missing = [], []
-    for name in source.file_names:
+    for name in annotations.file_names:
         resolved, found = folder.resolve(name)
         names.append(resolved)
         if not found:
             missing.append(resolved)
     if missing and len(missing) == len(names):
         raise UserError(
-            f"{images} holds none of the {len(names)} photos of {source.path} (the first is {missing[0]!r}): "
-            "give the folder that its file names start from"
+            f"{images} holds none of the {len(names)} photos of {annotations.path} (the first is "
+            f"{missing[0]!r}): give the folder that its file names start from"
         )
     return names, missing
 
 
 def relative_root(root: Path, out: Path) -> str:
-    """The photo folder as index.json names it: relative where it lies inside the data-set folder."""
+    """Return the images folder as index.json names it: relative where it is inside the data-set folder."""
     return root.relative_to(out).as_posix() if root.is_relative_to(out) else root.as_posix()

@@ -1,4 +1,4 @@
-"""An index made from another one: the same in another folder, or with boxes that nobody annotated, marked."""
+"""Make an index from another one: a copy in another folder, or one with boxes that a run found."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index.build import relative_root
+from cckt.cache_builder.index.reader import Index, check_replaceable
 from cckt.cache_builder.index.tables import (
     SCHEMA,
-    Index,
     Tables,
-    check_replaceable,
-    layout_digest,
+    boxes_by_concept,
+    row_offsets,
     tables_digest,
+    tables_folder,
 )
 from cckt.cache_builder.index.write import write_index
 from cckt.cache_builder.vocabulary import Vocabulary
@@ -31,15 +32,19 @@ def add_boxes(
     boxes_xyxy: NDArray[np.float64],
     origin: dict[str, Any],
 ) -> str:
-    """Write `out`/index: an index with K more boxes, whose box_origins is 1; returns its digest.
+    """Write an index with K more boxes to `out/index/`, marked by `box_origins` 1. Return its digest.
 
-    images, concepts: (K,) rows of the index; boxes_xyxy: (K, 4) px, clipped to their photos. Concepts of
-    these boxes become base. origin: where the boxes come from, plain values; it stands in the card under
-    "pseudo", with the number of boxes and the names that nobody's annotations made base. Boxes that were
-    pseudo before stay so, and what the card said of them stands under "before". Raises UserError where `out`
-    cannot be written or holds an index of a newer cckt.
+    images, concepts: (K,) rows of the index. boxes_xyxy: (K, 4) pixels; they are clipped to their images, and
+    boxes without area are dropped. origin: JSON values that say where the boxes come from.
+
+    The concepts of these boxes become base. The card holds `origin` under "pseudo", with the number of boxes
+    and the names of the concepts that became base. Boxes that were pseudo before stay so, and the earlier
+    entry is kept under "before". Raises UserError where `out` cannot be written or holds an index of a newer
+    cckt.
     """
-    assert len(images) == len(concepts) == len(boxes_xyxy), "columns of different lengths"
+    assert len(images) == len(concepts) == len(boxes_xyxy), (
+        f"expected arrays of one length, found {len(images)}, {len(concepts)}, {len(boxes_xyxy)}"
+    )
     check_replaceable(out)
     limit = np.stack([index.widths, index.heights] * 2, axis=1)[images].astype(np.float64)
     corners = np.clip(boxes_xyxy, 0.0, limit)
@@ -61,10 +66,8 @@ def add_boxes(
     order = np.lexsort((joined["annotation_ids"], joined["box_images"]))
     joined = {name: values[order] for name, values in joined.items()}
     same = {name: np.asarray(getattr(index, name)) for name in index.names if name not in joined}
-    same["box_offsets"] = _offsets(joined["box_images"], len(index))
-    same["concept_box_offsets"] = _offsets(joined["box_concepts"], len(index.concepts))
-    same["concept_boxes"] = np.argsort(joined["box_concepts"], kind="stable").astype(np.int32)
-    tables = Tables(**{**same, **joined})
+    same["box_offsets"] = row_offsets(joined["box_images"], len(index))
+    tables = Tables(**{**same, **joined, **boxes_by_concept(joined["box_concepts"], len(index.concepts))})
     named = set(concepts.tolist())
     promoted = [index.concepts[row] for row in sorted(named) if index.concepts[row].split != "base"]
     vocabulary = Vocabulary(
@@ -75,7 +78,7 @@ def add_boxes(
     counts = {"images": len(index), "boxes": len(order), "crowd": int(joined["iscrowd"].sum())}
     before = index.card.get("pseudo")
     named_before = before["made_base"] if before else []
-    told = {
+    pseudo = {
         **origin,
         "boxes": int(joined["box_origins"].sum()),
         "made_base": [*named_before, *(concept.name for concept in promoted)],
@@ -85,11 +88,11 @@ def add_boxes(
         **index.card,
         "schema": SCHEMA,
         "digest": digest,
-        "tables": "tables-" + layout_digest(tables, digest),
+        "tables": tables_folder(tables, digest),
         "keep": index.keep,
         "image_root": relative_root(index.image_root.resolve(), out.resolve()),
         "counts": {**index.card["counts"], **counts},
-        "pseudo": told,
+        "pseudo": pseudo,
         "concepts": vocabulary.to_json(),
     }
     write_index(out, tables, card)
@@ -97,35 +100,38 @@ def add_boxes(
 
 
 def pseudo_note(index: Index) -> str:
-    """How many boxes of an index nobody annotated, and what is base by them alone; "" for none."""
+    """Return a sentence with the number of pseudo boxes and the concepts that only they made base.
+
+    "" for an index without pseudo boxes.
+    """
     found = int(index.pseudo.sum())
     if not found:
         return ""
     card = index.card["pseudo"]
-    told = f"{found} of {len(index.box_images)} boxes are finds of the run {card.get('run')}"
+    note = f"{found} of {len(index.box_images)} boxes were found by the run {card.get('run')}, not annotated"
     if card["made_base"]:
         names = ", ".join(card["made_base"])
-        told += f", and {len(card['made_base'])} concepts are base by them alone ({names})"
-    return told
+        note += f"; only they make {len(card['made_base'])} concepts base ({names})"
+    return note
 
 
 def require_annotated(index: Index) -> None:
-    """Raises UserError for an index with boxes that nobody annotated: what is scored on them is scored on a
-    run's own opinion.
+    """Raise UserError for an index with pseudo boxes, which must not be scored on.
+
+    A score on boxes that a run found would measure agreement with that run.
     """
-    told = pseudo_note(index)
-    if told:
+    note = pseudo_note(index)
+    if note:
         raise UserError(
-            f"{index.folder}: {told}; they are there to be trained on, so score on the data set that it was "
-            "made from."
+            f"{index.folder}: {note}; such boxes serve only for training, so score on the data set that it "
+            "was made from."
         )
 
 
 def copy_index(index: Index, out: Path) -> str:
-    """Write `out`/index, the same index in another folder, so that another teacher's columns have a place;
-    its digest.
+    """Write the same index to `out/index/` and return its digest.
 
-    The photos stay where they are. Raises UserError where `out` cannot be written or holds an index of a
+    The images stay where they are. Raises UserError where `out` cannot be written or holds an index of a
     newer cckt.
     """
     check_replaceable(out)
@@ -133,7 +139,3 @@ def copy_index(index: Index, out: Path) -> str:
     root = relative_root(index.image_root.resolve(), out.resolve())
     write_index(out, tables, {**index.card, "image_root": root, "concepts": index.concepts.to_json()})
     return index.digest
-
-
-def _offsets(rows: NDArray[Any], n: int) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(rows, minlength=n), dtype=np.int64)])

@@ -1,4 +1,4 @@
-"""What a build has to say."""
+"""The report of an index build."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from cckt.cache_builder.index.tables import FOLDER
 
 _REASONS = {
-    "not_finite": "coordinates that are no finite numbers",
+    "not_finite": "non-finite coordinates",
     "no_area": "width or height not above 0",
     "outside_image": "outside their photo",
     "novel": "novel concept (keep base)",
@@ -19,12 +19,9 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What an index holds, and what was left out of it and why.
+    """Counts of an index: what it holds, and what was dropped and why.
 
-    annotations = boxes + sum(dropped.values()). Reasons: "not_finite" (NaN or infinite coordinates),
-    "no_area" (width or height not above 0), "outside_image" (nothing of it inside the photo), and under
-    keep="base" "novel" and "other". clipped: boxes cut to their photo and kept. photos_missing: not on disk.
-    unchanged: just this index already lay there.
+    annotations = boxes + sum(dropped.values()).
     """
 
     folder: Path
@@ -34,18 +31,25 @@ class IndexReport:
     images: int
     images_without_boxes: int
     annotations: int
+    """In the file."""
     boxes: int
     crowd: int
+    """Crowds among the boxes."""
     clipped: int
+    """Boxes that were clipped to their photo and kept."""
     photos_missing: int
+    """Photos that are not on disk."""
     first_missing: str
     dropped: dict[str, int] = field(default_factory=dict)
+    """Reason -> boxes. "not_finite": NaN or infinite coordinates; "no_area": width or height not above 0;
+    "outside_image": no part inside the photo; with keep="base" also "novel" and "other"."""
     boxes_per_split: dict[str, int] = field(default_factory=dict)
     concepts_per_split: dict[str, int] = field(default_factory=dict)
     unchanged: bool = False
+    """The same index was there already."""
 
     def lines(self) -> list[str]:
-        """The report for a person, a line a fact."""
+        """Return the report as text, one fact per line."""
         n_concepts = sum(self.concepts_per_split.values())
         concepts = ", ".join(f"{n} {split}" for split, n in self.concepts_per_split.items())
         boxes = ", ".join(f"{n} {split}" for split, n in self.boxes_per_split.items())
@@ -58,10 +62,10 @@ class IndexReport:
         if self.clipped:
             lines.append(f"{self.clipped} clipped to their photo")
         if self.photos_missing:
-            lines.append(f"{self.photos_missing} photos are not on disk, {self.first_missing} the first")
-        lines.append(f"{self.folder / FOLDER}, {self.digest}" + (" (as it was)" if self.unchanged else ""))
+            lines.append(f"{self.photos_missing} photos are not on disk, the first is {self.first_missing}")
+        lines.append(f"{self.folder / FOLDER}, {self.digest}" + (" (unchanged)" if self.unchanged else ""))
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Plain figures for `--json`."""
+        """Return the report as JSON values."""
         return {**asdict(self), "folder": str(self.folder)}

@@ -1,4 +1,4 @@
-"""Which concepts may be trained on (base), are to be found (novel), or are left aside (other)."""
+"""Assign each concept to a split: base (trained on), novel (to be found) or other (ignored)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.index.formats.coco import Source
-from cckt.cache_builder.index.split_file import read_lists, split_by_lists
+from cckt.cache_builder.index.formats import Annotations
+from cckt.cache_builder.index.split_file import read_split_file, split_by_lists
 from cckt.cache_builder.vocabulary import Concept, nearest_name, normalise_name
 
 # OV-COCO (Bansal et al. 2018; the lists of ovr-cnn and Detic): COCO's category id and name.
@@ -26,30 +26,31 @@ OV_COCO = {
     "67 dining table, 77 cell phone, 88 teddy bear, 89 hair drier",
 }
 
-# LVIS: a category in at most 10 photos of the training set is rare, in at most 100 common.
 LVIS_RARE_IMAGES, LVIS_COMMON_IMAGES = 10, 100
+"""A concept in at most this many images of LVIS's training set is rare; common; else frequent."""
 
-_Rule = Callable[[Source], list[Concept]]
+SplitRule = Callable[[Annotations], list[Concept]]
 
 
 @dataclass(frozen=True)
 class Split:
-    """A way to split concepts.
+    """A rule that assigns concepts to splits.
 
-    name: the built-in's, or the file's. apply: a source's C concepts, in row order, with their split; raises
-    UserError when the split does not fit the source.
+    name: of the built-in split, or of the file. apply: return the C concepts of annotations, in row order,
+    with their split; raises UserError where the split does not fit the annotations.
     """
 
     name: str
-    apply: _Rule
+    apply: SplitRule
 
 
 def read_split(split: str | Path) -> Split:
-    """The split "coco-48-17", "lvis", "all-base", or that of a user's file.
+    """Return the split "coco-48-17", "lvis" or "all-base", or that of a user's file.
 
-    coco-48-17: OV-COCO's 48 base and 17 novel categories, the other 15 aside; every category of the file must
-    be COCO's by id and by name. lvis: rare ones novel, common and frequent ones base. all-base: all of them.
-    A file: see `split_file.read_lists`. Raises UserError for an unknown name or a file that is no split.
+    coco-48-17: OV-COCO's 48 base and 17 novel concepts, the other 15 are "other"; every category of the file
+    must have the id and name that COCO gives it. lvis: rare concepts are novel, common and frequent ones
+    base. all-base: every concept is base. A file: see `split_file.read_split_file`. Raises UserError for an
+    unknown name or an invalid file.
     """
     rule = _BUILT_IN.get(str(split))
     if rule is not None:
@@ -61,13 +62,15 @@ def read_split(split: str | Path) -> Split:
             f"split {str(split)!r} is neither a file nor one of {', '.join(_BUILT_IN)}"
             f"{near or ': name one of these or give the path of a split file'}"
         )
-    lists = read_lists(path)
-    return Split(path.name, lambda source: split_by_lists(source, lists, path))
+    lists = read_split_file(path)
+    return Split(path.name, lambda annotations: split_by_lists(annotations, lists, path))
 
 
 def ov_coco(concepts: Iterable[Concept], where: str, step: str) -> list[Concept]:
-    """The concepts under OV-COCO's split. UserError where an id or a name is not COCO's: `where` says whose
-    they are, `step` what to do about it.
+    """Return the concepts with OV-COCO's splits.
+
+    Raises UserError where an id or a name is not COCO's. The message begins with `where` and ends with
+    `step`, the next step for the user.
     """
     known = {
         int(number): (name, split)
@@ -78,7 +81,7 @@ def ov_coco(concepts: Iterable[Concept], where: str, step: str) -> list[Concept]
     for concept in concepts:
         name, split = known.get(concept.category_id, ("", ""))
         if normalise_name(concept.name) != name:
-            expected = f"COCO's is {name!r}" if name else "COCO has no category of that id"
+            expected = f"must be {name!r} as in COCO" if name else "COCO has no category with that id"
             raise UserError(
                 f"{where}: category {concept.category_id} is {concept.name!r} there and {expected}; {step}"
             )
@@ -86,28 +89,29 @@ def ov_coco(concepts: Iterable[Concept], where: str, step: str) -> list[Concept]
     return placed
 
 
-def _coco_48_17(source: Source) -> list[Concept]:
-    where = f"split coco-48-17 does not fit {source.path}"
-    return ov_coco(source.concepts, where, "use --split all-base or a split file of your own")
+def _coco_48_17(annotations: Annotations) -> list[Concept]:
+    where = f"split coco-48-17 does not fit {annotations.path}"
+    return ov_coco(annotations.concepts, where, "use --split all-base or a split file")
 
 
-def _lvis(source: Source) -> list[Concept]:
+def _lvis(annotations: Annotations) -> list[Concept]:
     concepts = []
-    for concept, count in zip(source.concepts, source.image_counts, strict=True):
+    for concept, count in zip(annotations.concepts, annotations.image_counts, strict=True):
         letter = concept.frequency
         if not letter and count is not None:
             letter = "r" if count <= LVIS_RARE_IMAGES else "c" if count <= LVIS_COMMON_IMAGES else "f"
         if not letter:
             raise UserError(
-                f"split lvis does not fit {source.path}: category {concept.category_id} ({concept.name!r}) "
-                "has neither 'frequency' (r, c, f) nor 'image_count'; use LVIS's own file, or another --split"
+                f"split lvis does not fit {annotations.path}: category {concept.category_id} "
+                f"({concept.name!r}) has neither 'frequency' (r, c, f) nor 'image_count'; use LVIS's own "
+                "file, or another --split"
             )
         concepts.append(replace(concept, frequency=letter, split="novel" if letter == "r" else "base"))
     return concepts
 
 
-def _all_base(source: Source) -> list[Concept]:
-    return [replace(concept, split="base") for concept in source.concepts]
+def _all_base(annotations: Annotations) -> list[Concept]:
+    return [replace(concept, split="base") for concept in annotations.concepts]
 
 
-_BUILT_IN: dict[str, _Rule] = {"coco-48-17": _coco_48_17, "lvis": _lvis, "all-base": _all_base}
+_BUILT_IN: dict[str, SplitRule] = {"coco-48-17": _coco_48_17, "lvis": _lvis, "all-base": _all_base}

@@ -1,4 +1,4 @@
-"""Put an index into its folder: whole, or not at all."""
+"""Write an index into its folder in one step, so that readers see the old index or the new one."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.locks import alone
+from cckt.cache_builder.base.locks import hold_lock
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
 
 LOCK = ".lock"
 
 
 def write_index(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
-    """Put tables and card into `out/index/`; returns whether just that already lay there.
+    """Write tables and card to `out/index/`. Return whether the same index was there already.
 
-    The card names the folder of its tables and is replaced last, in one step: before it the old index is in
-    force, after it the new one, and a build that is killed leaves at most a folder nobody names, which the
-    next build sweeps away. Whoever has the old tables mapped keeps them. Raises UserError where `out` cannot
-    be written, or another build is writing there.
+    The card names the folder of its tables and is replaced last, in one step. Until then the old index is
+    valid, after it the new one. A build that is killed leaves at most an unused folder, which the next build
+    removes. Processes that have mapped the old tables keep them. Raises UserError where `out` cannot be
+    written, or where another build is writing there.
     """
-    with alone(out / FOLDER / LOCK, wait=False) as held:
+    with hold_lock(out / FOLDER / LOCK, wait=False) as held:
         if not held:
             raise UserError(
                 f"{out / FOLDER}: found another build that is writing there, expected none; wait until it is "
                 "done, or choose another --out"
             )
-        return _write_alone(out, tables, card)
+        return _write_locked(out, tables, card)
 
 
-def _write_alone(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
+def _write_locked(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
     folder = out / FOLDER
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
     target = folder / card["tables"]
     try:
-        tables_there = _same_tables(target, tables)
-        if tables_there and (folder / CARD).is_file() and (folder / CARD).read_text(encoding="utf-8") == text:
+        same_tables = _same_tables(target, tables)
+        if same_tables and (folder / CARD).is_file() and (folder / CARD).read_text(encoding="utf-8") == text:
             return True
         folder.mkdir(parents=True, exist_ok=True)
-        if not tables_there:
+        if not same_tables:
             _write_tables(folder, target, tables)
         temporary = folder / f".{CARD}-{os.getpid()}"
         temporary.write_text(text, encoding="utf-8")
@@ -63,7 +63,7 @@ def _write_tables(folder: Path, target: Path, tables: Tables) -> None:
     for name in tables.names:
         values = np.ascontiguousarray(getattr(tables, name), dtype=DTYPES[name])
         np.save(building / f"{name}.npy", values, allow_pickle=False)
-    if target.exists():  # of the same name but not the same: damaged since it was written
+    if target.exists():  # its contents differ from its name, so it was damaged
         os.rename(target, folder / f".damaged-{os.getpid()}")
     os.rename(building, target)
 
@@ -77,10 +77,10 @@ def _same_tables(folder: Path, tables: Tables) -> bool:
 
 
 def _sweep(folder: Path, keep: set[str]) -> None:
-    """Remove what earlier builds left, except the temporaries of a process that still lives."""
+    """Remove what earlier builds left, except temporary files of a process that is still running."""
     for path in folder.iterdir():
         name, _, pid = path.name.rpartition("-")
-        if path.name in keep or (name in (".building", f".{CARD}") and _alive(pid)):
+        if path.name in keep or (name in (".building", f".{CARD}") and _is_running(pid)):
             continue
         if name in ("tables", ".building", ".damaged"):
             shutil.rmtree(path, ignore_errors=True)
@@ -88,7 +88,7 @@ def _sweep(folder: Path, keep: set[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _alive(pid: str) -> bool:
+def _is_running(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):

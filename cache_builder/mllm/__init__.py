@@ -1,7 +1,17 @@
-"""Priors by a multimodal LLM: "Does {concept} exist in the image?", for every concept and photo.
+"""Concept-existence priors from a multimodal LLM (docs/method/cckt_det.md, section 3, eqs. 6 and 31).
 
-METHOD.md section 3, "Concept-existence priors". The picture, nine tenths of the work, is the same in all
-questions about a photo; it is computed once. The only room of cache_builder that imports transformers.
+    load.py            load a model with its processor, frozen
+    yes_no_tokens.py   the tokens that spell yes and no, and eq. 6
+    questions.py       tokenise the questions about an image: shared prefix and suffixes
+    strategies.py      ways to run the questions of an image through a model
+    prefix_cache.py    masks, positions and caches of suffixes behind a shared prefix
+    shared_vision.py   run the vision tower once per image
+    scorer.py          choose a strategy, score all concepts of an image
+    calibrate.py       fit temperature and bias on base concepts
+    prefilter.py       ask only about the concepts that another column ranks first
+
+There is one question per concept and image. All questions about an image share the image tokens, nine tenths
+of the work, which are computed once. The only room of cache_builder that imports transformers.
 """
 
 from __future__ import annotations
@@ -9,7 +19,6 @@ from __future__ import annotations
 from cckt.cache_builder.mllm.load import DEFAULT_MODEL, Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.questions import PROMPT, Questions
 from cckt.cache_builder.mllm.scorer import Scorer
-from cckt.cache_builder.quality.pope import pope_report
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -19,5 +28,4 @@ __all__ = [
     "Scorer",
     "default_model",
     "load_mllm",
-    "pope_report",
 ]

@@ -1,7 +1,7 @@
-"""Probabilities that mean what they say: a temperature and a bias, fitted on base concepts only.
+"""Calibrate yes/no answers: fit a temperature and a bias on base concepts (docs/method/cckt_det.md, eq. 31).
 
-Platt scaling (Platt 1999): p = sigma(z / T + b), z = log P(yes) - log P(no), with the T > 0 and b that make
-annotated presence likeliest. Novel concepts never take part: neither their questions nor their boxes.
+Platt scaling (Platt 1999): p = sigma(z / T + b), z = log P(yes) - log P(no), with the T > 0 and b of the
+highest likelihood of the annotated presence. Neither questions nor boxes of novel concepts take part.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.mllm.asking import Ask
-from cckt.cache_builder.mllm.scorer import sigmoid
-from cckt.cache_builder.photos import check_folder, load_or_reason
-from cckt.cache_builder.presence import oracle_presence
-from cckt.cache_builder.quality.existence import known_pairs
+from cckt.cache_builder.mllm.questions import Questions
+from cckt.cache_builder.mllm.scorer import Scorer, sigmoid
+from cckt.cache_builder.photos import check_photos, load_or_reason
+from cckt.cache_builder.presence import known_pairs, oracle_presence
 
 PHOTOS = 256
-"""Photos of the training index that are asked about; tens of thousands of answers for two numbers."""
+"""Images of the training index that are scored: tens of thousands of answers for two parameters."""
 
-_STEPS = 100  # Newton's method needs a handful; halved steps a few more
-_RIDGE = 1e-6  # keeps perfectly separable answers from an infinite slope
+_STEPS = 100  # Newton's method needs less than ten, and a few more where steps are halved
+_RIDGE = 1e-6  # keeps the slope finite where the answers are perfectly separable
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """p = sigma(z / temperature + bias), fitted over `pairs` answers about `photos` photos."""
+    """p = sigma(z / temperature + bias), fitted on `pairs` answers about `photos` images (eq. 31)."""
 
     temperature: float
     bias: float
@@ -39,15 +38,15 @@ class Calibration:
     pairs: int
 
     def __call__(self, logit: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Logits z of any shape -> probabilities, float32."""
+        """Return float32 probabilities of logits z of any shape."""
         return sigmoid(np.asarray(logit, np.float64) / self.temperature + self.bias)
 
     def recipe(self) -> dict[str, Any]:
-        """As a column's recipe holds it."""
+        """Return the calibration as a column's recipe holds it."""
         return asdict(self)
 
-    def line(self) -> str:
-        """For a person."""
+    def summary(self) -> str:
+        """Return the calibration as text."""
         return (
             f"calibrated on {self.pairs} answers about base concepts in {self.photos} photos: temperature "
             f"{self.temperature:.3g}, bias {self.bias:+.3g}"
@@ -55,21 +54,21 @@ class Calibration:
 
 
 def fit_calibration(
-    data: Path, ask: Ask, name: str, *, photos: int = PHOTOS, progress: Progress
+    data: Path, scorer: Scorer, prompt: str, *, photos: int = PHOTOS, progress: Progress
 ) -> Calibration:
-    """Ask the model `name` about the base concepts of the training data set `data` and fit its answers.
+    """Score the base concepts of the training data set `data` and fit a calibration to the answers.
 
-    photos: how many are asked about, spread evenly over the index. Crowds count as presence; pairs that the
-    annotations leave open (LVIS) do not count. Raises UserError where the index has no base concept, no photo
-    can be read, or the answers are all of one kind.
+    prompt: as for the column. photos: number of images, spread evenly over the index. Pairs
+    whose truth is unknown (LVIS, crowds) are ignored. Raises UserError where the index has no base
+    concept, no photo can be read, all pairs have one truth, or yes is more likely for absent concepts.
     """
     index = open_index(data)
-    check_folder(index)
     base = index.concepts.rows("base")
     if not len(base):
         raise UserError(f"--calibrate {data}: its index has no base concept; name a training data set.")
     rows = sorted({int(row) for row in np.linspace(0, len(index) - 1, min(photos, len(index)))})
-    asker = ask([index.concepts[row].name for row in base.tolist()])
+    check_photos(index, np.array(rows))
+    questions = Questions(scorer.mllm, [index.concepts[row].name for row in base.tolist()], prompt)
     logits, truth, read = [], [], 0
     presence, known = base_truth(index, base)
     progress.start("calibrating", len(rows), "photos")
@@ -79,38 +78,37 @@ def fit_calibration(
         if isinstance(photo, str):
             continue
         read += 1
-        scores = asker.score(asker.about(photo))
+        scores = scorer.score(questions.for_image(photo))
         logits.append(scores.logit[known[row]])
         truth.append(presence[row][known[row]])
     progress.finish()
-    if not logits:
-        raise UserError(f"--calibrate {data}: none of its photos can be read; look at {index.image_root}.")
     z, y = np.concatenate(logits).astype(np.float64), np.concatenate(truth)
     if y.all() or not y.any():
         raise UserError(
-            f"--calibrate {data}: its {read} photos show base concepts always or never, so "
-            "there is nothing to fit; name a training data set with boxes of several base concepts."
+            f"--calibrate {data}: its {read} photos show every base concept or none, so there is nothing to "
+            "fit; name a training data set with boxes of several base concepts."
         )
     temperature, bias = fit(z, y)
     if temperature <= 0:
         raise UserError(
-            f"--calibrate {data}: the more {name} says yes, the less often it is right; choose "
-            "another model or --mllm-prompt."
+            f"--calibrate {data}: the more likely {scorer.mllm.name} finds yes, the more often the "
+            "concept is absent; choose another model or --mllm-prompt."
         )
     return Calibration(rounded(temperature), rounded(bias), read, len(z))
 
 
 def base_truth(index: Index, base: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(I, B) bool presence of the base concepts `base` (B,), and (I, B) bool whether it is known at all."""
+    """Return (I, B) bool presence of the concept rows `base` (B,), and (I, B) bool whether it is known."""
     presence = oracle_presence(index)
-    known = known_pairs(index, presence)
+    known = known_pairs(index)
     return presence[:, base], (np.ones_like(presence) if known is None else known)[:, base]
 
 
 def fit(logit: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    """(T, b) that maximise the likelihood of `truth` (n,) under sigma(z / T + b), z = `logit` (n,).
+    """Return the (T, b) that maximise the likelihood of `truth` (n,) under sigma(z / T + b).
 
-    A negative T tells that yes is said of what is absent; an infinite one that the answers say nothing.
+    logit: (n,) z. T is negative where yes is more likely for absent concepts, infinite where the answers do
+    not depend on the truth. Uses Newton's method.
     """
     features = np.stack([logit, np.ones_like(logit)], axis=1)
     weights = np.array([0.0, np.log(truth.mean() / (1 - truth.mean()))])
@@ -135,5 +133,5 @@ def fit(logit: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, fl
 
 
 def rounded(value: float) -> float:
-    """Four significant digits: what another machine's rounding does not change."""
+    """Round to four significant digits, on which machines with different rounding agree."""
     return float(f"{value:.4g}")

@@ -1,161 +1,134 @@
-"""A multimodal LLM from the hub's cache or a folder, frozen, with its processor.
+"""Load a multimodal LLM from the hub's cache or a folder, frozen, with its processor.
 
-Whatever transformers loads through AutoModelForImageTextToText and AutoProcessor. Code that comes with a
-model runs only where `trust_remote_code` says so; weights are read as safetensors or with
-``torch.load(weights_only=True)``, as transformers does.
+Any model that transformers loads by AutoModelForImageTextToText and AutoProcessor. Code that comes with a
+model runs only with `trust_remote_code`. Weights are read as safetensors or by
+`torch.load(weights_only=True)`, as transformers does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import importlib.util
 import json
-import os
-import socket
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 import transformers
 from huggingface_hub import constants as hub
 
+from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import resolve_device, weight_digest
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.mllm.answers import Answers, find_answers
+from cckt.cache_builder.base.hub import hub_is_offline
+from cckt.cache_builder.mllm.yes_no_tokens import YesNoTokens, find_yes_no_tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULT_MODEL = "HuggingFaceTB/SmolVLM-500M-Instruct"
-"""What `--mllm` alone takes for photos of the real world: 0.5 B parameters, 1 GB in bf16, Apache-2.0."""
+"""The model of `--mllm` for real photos, if none is named: 0.5 B parameters, 1 GB in bf16, Apache-2.0."""
 
-# Of a configuration, what differs between two copies of one model.
+# Entries of a configuration that differ between two copies of one model.
 _VOLATILE = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "_commit_hash")
 
 
 @dataclass(frozen=True)
 class Mllm:
-    """A frozen model with what belongs to it.
-
-    `name` as asked for; `model` None where another engine holds it; `weight_digest` over the weights as
-    loaded in `dtype` ("fp32", "bf16", "fp16"); `encoder_decoder`: the words are read by an encoder and
-    answered by a decoder.
-    """
+    """A frozen model with its processor and tokenizer."""
 
     name: str
+    """As requested."""
     model: Any
-    config: Any
     processor: Any
     tokenizer: Any
-    answers: Answers
+    yes_no: YesNoTokens
     device: torch.device
     dtype: str
+    """"fp32", "bf16" or "fp16"."""
     weight_digest: str
+    """Over the weights as loaded in `dtype`."""
     encoder_decoder: bool
+    """An encoder reads the text and a decoder answers."""
 
     @staticmethod
-    def of(name: str, model: Any, processor: Any, *, device: str = "auto", dtype: str = "fp32") -> Mllm:
-        """Freeze `model` on `device` in `dtype`, and look its tokens up.
+    def of(name: str, model: Any, processor: Any, *, device: str = "auto", dtype: str = PRECISION) -> Mllm:
+        """Freeze `model` on `device` in `dtype`, and find its tokens for yes and no.
 
-        Raises UserError for a device that is not there, an unknown dtype, a processor without a tokenizer or
-        without a half for images, and a tokenizer without yes or no.
+        Raises UserError for a missing device, an unknown dtype, a processor without a tokenizer or an image
+        processor, and a tokenizer without a token for yes or no.
         """
-        where = resolve_device(device)
+        placed = resolve_device(device)
         check_dtype(dtype)
-        unloaded = Mllm.words(name, model.config, processor, dtype, "")
-        model = model.eval().requires_grad_(False).to(where, DTYPES[dtype])
-        return dataclasses.replace(unloaded, model=model, device=where, weight_digest=weight_digest(model))
-
-    @staticmethod
-    def words(name: str, config: Any, processor: Any, dtype: str, weights: str) -> Mllm:
-        """All but the weights, for an engine that holds them elsewhere; `weights`: their digest.
-
-        Raises UserError as `of` does.
-        """
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is None or getattr(processor, "image_processor", None) is None:
             raise UserError(
                 f"--mllm-model {name}: its processor is a {type(processor).__name__}, expected one with a "
                 "tokenizer and an image processor; choose a model that takes images and text."
             )
-        answers = find_answers(tokenizer, name)
-        configs = (config, config.get_text_config())
-        both = any(getattr(part, "is_encoder_decoder", False) for part in configs)
-        cpu = torch.device("cpu")
-        return Mllm(name, None, config, processor, tokenizer, answers, cpu, dtype, weights, both)
+        yes_no = find_yes_no_tokens(tokenizer, name)
+        configs = (model.config, model.config.get_text_config())
+        encoder_decoder = any(getattr(part, "is_encoder_decoder", False) for part in configs)
+        model = model.eval().requires_grad_(False).to(placed, DTYPES[dtype])
+        digest = weight_digest(model)
+        return Mllm(name, model, processor, tokenizer, yes_no, placed, dtype, digest, encoder_decoder)
 
     def recipe(self) -> dict[str, Any]:
-        """All that decides what this model says, as JSON."""
+        """Return all that decides the answers of this model, as JSON values."""
         return {
             "name": self.name,
-            "architecture": type(self.model).__name__
-            if self.model is not None
-            else self.config.architectures,
+            "architecture": type(self.model).__name__,
             "weight_digest": self.weight_digest,
-            "config_digest": _digest(self.config.to_dict()),
+            "config_digest": _digest(self.model.config.to_dict()),
             "preprocessing_digest": _digest(self.processor.image_processor.to_dict()),
             "dtype": self.dtype,
         }
 
 
 def load_mllm(
-    name: str, *, device: str = "auto", dtype: str = "fp32", trust_remote_code: bool = False
+    name: str, *, device: str = "auto", dtype: str = PRECISION, trust_remote_code: bool = False
 ) -> Mllm:
     """Load the model `name`: "shapeworld", a folder in transformers' format, or an id on the hub.
 
-    Raises UserError where it cannot be had (offline, not in the cache), takes no images, comes with code that
-    nobody trusted, or does not fit `Mllm.of`.
+    Raises UserError where it cannot be loaded (offline and not in the cache), takes no images, comes with
+    code that is not trusted, or does not fit `Mllm.of`.
     """
-    resolve_device(device)  # said before gigabytes are read
+    resolve_device(device)  # before gigabytes are read
     check_dtype(dtype)
-    source, options = _source(name, trust_remote_code)
-    with quiet():
-        _, processor = _words(name, source, options)
+    source = model_source(name)
+    local = Path(source).is_dir() or hub_is_offline()  # without a network each file costs half a minute
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
+    with silence_transformers():
+        processor = _load_processor(name, source, options)
         kind = transformers.AutoModelForImageTextToText
-        model = _had(name, kind, source, {**options, "dtype": DTYPES[dtype]})
+        model = _from_pretrained(name, kind, source, {**options, "dtype": DTYPES[dtype]})
     return Mllm.of(name, model, processor, device=device, dtype=dtype)
 
 
-def load_words(name: str, *, dtype: str = "bf16", trust_remote_code: bool = False) -> Mllm:
-    """The same without its weights: what is needed to put questions to a model that is served elsewhere.
-
-    Its weights are named by the commit of the hub, or by the digest of the folder's files.
-    """
-    check_dtype(dtype)
-    source, options = _source(name, trust_remote_code)
-    with quiet():
-        config, processor = _words(name, source, options)
-    commit = getattr(config, "_commit_hash", None)
-    weights = f"commit:{commit}" if commit else _digest_files(Path(source))
-    return Mllm.words(name, config, processor, dtype, weights)
-
-
 def check_dtype(dtype: str) -> None:
-    """UserError for a dtype that there is not."""
+    """Raise UserError for an unknown dtype."""
     if dtype not in DTYPES:
         raise UserError(f"--precision {dtype} is not known; choose one of {', '.join(DTYPES)}.")
 
 
 def default_model(data: Path) -> str:
-    """The model that `--mllm` alone means for a data set: shapeworld's own for a world of shapeworld."""
+    """Return the model of `--mllm` without `--mllm-model`: shapeworld's own for a data set of shapeworld."""
     return "shapeworld" if (data / "world.json").is_file() else DEFAULT_MODEL
 
 
-def place_of(name: str) -> str:
-    """What transformers and vLLM call the model `name`: a folder for shapeworld's, else as it is."""
+def model_source(name: str) -> str:
+    """Return the name that transformers loads: a folder for "shapeworld", else `name` itself."""
     return str(shapeworld_folder()) if name == "shapeworld" else name
 
 
 def shapeworld_folder() -> Path:
-    """Where shapeworld's own model lies; UserError where it was not installed."""
-    # The one-way rule: cache_builder finds shapeworld's files but never imports its code.
+    """Return the folder of shapeworld's own model. Raises UserError where it is not installed."""
+    # cache_builder may find shapeworld's files but must not import its code.
     spec = importlib.util.find_spec("cckt.shapeworld")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(place) / "mllm"
+    for package in (spec.submodule_search_locations or ()) if spec else ():
+        folder = Path(package) / "mllm"
         if (folder / "config.json").is_file():
             return folder
     raise UserError(
@@ -165,8 +138,8 @@ def shapeworld_folder() -> Path:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' advice off the terminal: what matters is told in one sentence instead."""
+def silence_transformers() -> Iterator[None]:
+    """Keep transformers' log, bars and warnings off the terminal; faults are raised as one message."""
     log = transformers.utils.logging
     before, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
@@ -181,83 +154,55 @@ def quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _source(name: str, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
-    """(what transformers calls it, options of every from_pretrained)."""
-    source = place_of(name)
-    return source, {"trust_remote_code": trust_remote_code, "local_files_only": _only_local(source)}
-
-
-def _words(name: str, source: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    """(config, processor) of a model that takes images and text; UserError for any other."""
-    config = _had(name, transformers.AutoConfig, source, options)
+def _load_processor(name: str, source: str, options: dict[str, Any]) -> Any:
+    """Load the processor of a model. Raises UserError for a model that does not take images and text."""
+    config = _from_pretrained(name, transformers.AutoConfig, source, options)
     remote = options["trust_remote_code"] and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
     if type(config) not in transformers.AutoModelForImageTextToText._model_mapping and not remote:
         raise UserError(
             f"--mllm-model {name} is a {config.model_type}, which takes no images; "
             f"expected a model that AutoModelForImageTextToText loads, such as {DEFAULT_MODEL}."
         )
-    return config, _had(name, transformers.AutoProcessor, source, options)
+    return _from_pretrained(name, transformers.AutoProcessor, source, options)
 
 
-def _had(name: str, kind: Any, source: str, options: dict[str, Any]) -> Any:
-    """`kind.from_pretrained`, its many faults told as one of ours."""
+def _from_pretrained(name: str, kind: Any, source: str, options: dict[str, Any]) -> Any:
+    """Call `kind.from_pretrained`. Raises UserError for any of its exceptions."""
     try:
         return kind.from_pretrained(source, **options)
     except Exception as fault:
-        raise UserError(_told(name, source, kind.__name__, options, fault)) from fault
+        raise UserError(_load_error(name, source, kind.__name__, options, fault)) from fault
 
 
-def _told(name: str, source: str, kind: str, options: dict[str, Any], fault: Exception) -> str:
+def _load_error(name: str, source: str, kind: str, options: dict[str, Any], fault: Exception) -> str:
     words = " ".join(str(fault).split()) or type(fault).__name__
     own_code = "trust_remote_code" in words or "custom code" in words
     words = words if len(words) <= 160 else words[:157] + "..."
     if own_code:
         return (
-            f"--mllm-model {name} comes with code of its own, which was not run; read that code and add "
-            "--trust-remote-code, or choose a model that transformers knows."
+            f"--mllm-model {name} comes with its own code, which was not run; read that code and add "
+            "--trust-remote-code, or choose a model that transformers supports."
         )
     if Path(source).is_dir():
         return (
             f"--mllm-model {name}: {kind} found no usable model in that folder ({words}); expected "
             "config.json, safetensors, tokenizer and processor files as save_pretrained writes them."
         )
-    where = (
+    tried = (
         "it is not in the cache and there is no network" if options["local_files_only"] else "from the hub"
     )
     return (
-        f"--mllm-model {name} could not be had ({where}: {words}); run once with a network so that it "
+        f"--mllm-model {name} could not be loaded ({tried}: {words}); run once with a network so that it "
         f"is kept in {hub.HF_HUB_CACHE}, or give a folder that holds it."
     )
 
 
-def _only_local(source: str) -> bool:
-    """Whether to look no further than this machine: without a network each file costs half a minute."""
-    if Path(source).is_dir() or hub.HF_HUB_OFFLINE:
-        return True
-    if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return False
-    try:
-        socket.getaddrinfo(urlsplit(hub.ENDPOINT).hostname, 443)
-    except OSError:
-        return True
-    return False
-
-
 def _digest(fields: Any) -> str:
-    text = json.dumps(_settled(fields), sort_keys=True, default=str)
+    text = json.dumps(_stable(fields), sort_keys=True, default=str)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def _digest_files(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _settled(value: Any) -> Any:
+def _stable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _settled(item) for key, item in value.items() if key not in _VOLATILE}
-    return [_settled(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(key): _stable(item) for key, item in value.items() if key not in _VOLATILE}
+    return [_stable(item) for item in value] if isinstance(value, list | tuple) else value

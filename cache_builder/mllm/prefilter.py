@@ -1,4 +1,4 @@
-"""Skip the hopeless: ask only about the concepts that another column of priors ranks first."""
+"""Ask only about the concepts of an image that another column of priors ranks first."""
 
 from __future__ import annotations
 
@@ -11,64 +11,67 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index
-from cckt.cache_builder.presence import oracle_presence
-from cckt.cache_builder.quality.existence import known_pairs
+from cckt.cache_builder.presence import known_pairs, oracle_presence
 from cckt.cache_builder.store import Column, open_column
 
 
 @dataclass(frozen=True)
 class Prefilter:
-    """The `keep` concepts of a photo that `column` ranks first; the others are not asked about."""
+    """Selects the `keep` concepts of an image with the highest priors in `column`; the others get prior 0."""
 
     column: Column
     keep: int
 
     def concepts(self, row: int) -> list[int] | None:
-        """Concept rows to ask about in image row `row`, ascending; None (all) where the column has no row."""
+        """Return the ascending concept rows to ask about for an image row.
+
+        None, which means all, where the column has no value for the image.
+        """
         if not self.column.valid([row])[0]:
             return None
-        return sorted(first(self.column.slice(row, row + 1), self.keep)[0].tolist())
+        return sorted(highest(self.column.slice(row, row + 1), self.keep)[0].tolist())
 
     def recipe(self) -> dict[str, Any]:
-        """As a column's recipe holds it."""
+        """Return the prefilter as a column's recipe holds it."""
         return {"column": self.column.manifest.digest, "keep": self.keep, "others": 0.0}
 
-    def line(self, index: Index) -> str:
-        """What it costs, for a person: the share of annotated pairs that it keeps."""
+    def summary(self, index: Index) -> str:
+        """Return its recall as text: the share of annotated pairs that it keeps."""
         found, pairs = self.recall(index)
         name = f"{self.column.manifest.spec.name.split('/')[1]}:{self.keep}"
         if not pairs:
             return f"prefilter {name}: no annotated photo to measure its recall on"
         return (
-            f"prefilter {name} keeps {found / pairs:.4f} of {pairs} annotated pairs and asks "
-            f"{min(self.keep, len(index.concepts))} of {len(index.concepts)} questions a photo"
+            f"prefilter {name} keeps {found / pairs:.4f} of {pairs} annotated pairs with "
+            f"{min(self.keep, len(index.concepts))} of {len(index.concepts)} questions per photo"
         )
 
     def recall(self, index: Index) -> tuple[int, int]:
-        """(annotated (photo, concept) pairs that are still asked about, all of them)."""
+        """Return the number of annotated (image, concept) pairs that are kept, and of all."""
         presence = oracle_presence(index)
-        known = known_pairs(index, presence)
+        known = known_pairs(index)
         if known is not None:
             presence &= known
         presence &= self.column.valid_all()[:, None]
         kept = np.zeros_like(presence)
-        np.put_along_axis(kept, first(self.column.all(), self.keep), True, axis=1)
+        np.put_along_axis(kept, highest(self.column.all(), self.keep), True, axis=1)
         return int((presence & kept).sum()), int(presence.sum())
 
 
-def first(priors: NDArray[np.floating], keep: int) -> NDArray[np.int64]:
-    """(I, min(keep, C)) concept rows of the largest priors of each photo; of equals the lower row."""
+def highest(priors: NDArray[np.floating], keep: int) -> NDArray[np.int64]:
+    """Return (I, min(keep, C)) concept rows of the highest priors of each image; ties go to the lower row."""
     return np.argsort(-priors, axis=1, kind="stable")[:, :keep]
 
 
 def open_prefilter(columns: Path | str, text: str, index: Index) -> Prefilter:
-    """The prefilter called `text`, "clip:K", by the CLIP priors among `columns`, a folder or a URL.
+    """Return the prefilter of `--prefilter clip:K`, by the column `priors/clip` in `columns`.
 
-    Raises UserError for anything else, and where the column is missing or of another index.
+    columns: a folder or URL. Raises UserError for any other text, and where the column is missing or of
+    another index.
     """
     source, _, number = text.partition(":")
     if source != "clip" or not number.isdigit() or int(number) < 1:
         raise UserError(
-            f"--prefilter {text} is not known; give clip:K, K concepts a photo, for example clip:20."
+            f"--prefilter {text} is not known; give clip:K, for K concepts per photo, such as clip:20."
         )
     return Prefilter(open_column(columns, "priors/clip", index_digest=index.digest), int(number))

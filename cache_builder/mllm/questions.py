@@ -1,9 +1,9 @@
-"""The questions about a photo as token ids, cut where they begin to differ.
+"""Tokenise the questions about an image, and split them into a shared prefix and suffixes.
 
-All questions are tokenised whole, once, on a blank picture: cutting the words first and tokenising the parts
-would give other tokens at the seam (" cat" and "cat" are two tokens, and "a" + "lamp" may be one). What they
-share from the left is the prefix; what is left of each is its suffix, at least one token. For a photo, one
-question is processed, and the others follow by exchanging suffixes.
+All questions are tokenised whole, once, with a blank image. Tokenising the parts of a question would give
+other tokens at the cut (" cat" and "cat" are two tokens, and "a" + "lamp" may be one). The tokens that all
+questions share from the left are the prefix; the rest of each question is its suffix, at least one token. For
+an image only one question is processed; the others differ by their suffixes.
 """
 
 from __future__ import annotations
@@ -18,52 +18,54 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cckt.cache_builder.base.constants import PROMPT as PROMPT
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.mllm.load import Mllm, quiet
-from cckt.cache_builder.store.command import QUESTION
+from cckt.cache_builder.mllm.load import Mllm, silence_transformers
 from cckt.cache_builder.teacher.prompts import spoken
 
-PROMPT = QUESTION
-"""METHOD.md section 3."""
+BLANK_SIDE = 224
+"""Side in pixels of the image with which the questions are tokenised: cheap, and valid for any model."""
 
-BLANK = 224  # px, side of the picture on which the questions are tokenised: cheap, and any model takes it
 
 Inputs = dict[str, Tensor]
+"""Inputs of the model by name."""
 
 
 @dataclass(frozen=True)
-class PhotoQuestions:
-    """All C questions about one photo.
-
-    prefix: input_ids (1, P) and whatever is aligned with it (attention_mask, token types). suffixes: the same
-    keys, (1, S_c) of each question. picture: what does not depend on the words (pixel_values ...). own: what
-    else depends on the words (InstructBLIP's Q-Former reads them too), of each question.
-    """
+class ImageQuestions:
+    """All C questions about one image."""
 
     prefix: Inputs
+    """input_ids (1, P), and the inputs that are aligned with it (attention_mask, token types)."""
     suffixes: Sequence[Inputs]
-    picture: Inputs
-    own: Sequence[Inputs]
+    """The same keys for each question, (1, S_c)."""
+    image_inputs: Inputs
+    """Inputs that do not depend on the text: pixel_values and others."""
+    question_inputs: Sequence[Inputs]
+    """Further inputs of each question that depend on the text (InstructBLIP's Q-Former reads it too)."""
     shared: bool
-    """Whether the prefix holds the whole picture, so that it may be computed once."""
+    """The prefix holds the whole image, so that it can be computed once."""
 
     def whole(self, concept: int) -> Inputs:
-        """The model's inputs for one question by itself."""
+        """Return the model's inputs for one whole question."""
         text = {
             key: torch.cat([value, self.suffixes[concept][key]], dim=1) for key, value in self.prefix.items()
         }
-        return {**text, **self.picture, **self.own[concept]}
+        return {**text, **self.image_inputs, **self.question_inputs[concept]}
 
     def __len__(self) -> int:
         return len(self.suffixes)
 
 
 class Questions:
-    """One question for each of C concepts, in one model's words and tokens.
+    """One question for each of C concepts, tokenised for one model.
 
-    bare: the C questions; texts: as the processor takes them, in the chat template where there is one
-    (`template`), with the picture's token where the model wants one. shareable: the picture stands before the
-    words that differ.
+    texts: the C questions as the processor takes them, with the image token where the model needs one.
+    template: whether they are inside the chat template of the model.
+    shareable: whether the image comes before the text that differs.
+
+    Raises UserError for an empty vocabulary, a prompt without {concept}, a concept that `check_concept`
+    refuses, and a model whose processor puts no image into the question.
     """
 
     def __init__(self, mllm: Mllm, concepts: Sequence[str], prompt: str = PROMPT) -> None:
@@ -72,74 +74,74 @@ class Questions:
         self._mllm = mllm
         self._lock = threading.Lock()  # fast tokenizers may not be used from two threads at once
         if not concepts:
-            raise UserError("there is no concept to ask about: the index has an empty vocabulary.")
+            raise UserError("the index has an empty vocabulary, so there is no concept to ask about.")
         names = [spoken(name) for name in concepts]
         for row, (name, raw) in enumerate(zip(names, concepts, strict=True)):
             check_concept(name, raw, row, mllm)
-        blank = Image.new("RGB", (BLANK, BLANK), (127, 127, 127))
-        self.template, self._before, self._after = self._wording(blank)
-        self.bare = [prompt.replace("{concept}", name) for name in names]
-        self.texts = [self._text(question) for question in self.bare]
+        blank = Image.new("RGB", (BLANK_SIDE, BLANK_SIDE), (127, 127, 127))
+        self.template, self._before, self._after = self._find_wrapping(blank)
+        self.texts = [self._text(prompt.replace("{concept}", name)) for name in names]
         whole = [self.encode(blank, text) for text in self.texts]
         ids = [inputs["input_ids"][0].tolist() for inputs in whole]
         self._common = common_prefix(ids)
         self._aligned = tuple(key for key in whole[0] if all(_is_aligned(inputs, key) for inputs in whole))
         self._suffixes = [{key: inputs[key][:, self._common :] for key in self._aligned} for inputs in whole]
-        others = [key for key in whole[0] if key not in self._aligned and not _is_picture(key)]
-        self._own = [{key: inputs[key] for key in others} for inputs in whole]
-        self._images = image_tokens(mllm)
-        self.shareable = not any(self._images & set(row[self._common :]) for row in ids)
+        others = [key for key in whole[0] if key not in self._aligned and not _is_of_image(key)]
+        self._question_inputs = [{key: inputs[key] for key in others} for inputs in whole]
+        marks = image_tokens(mllm)
+        self.shareable = not any(marks & set(row[self._common :]) for row in ids)
 
     def recipe(self) -> dict[str, Any]:
-        """As a column's recipe holds it."""
+        """Return the prompt as a column's recipe holds it."""
         return {"prompt": self.prompt, "chat_template": self.template}
 
     def suffix_lengths(self) -> list[int]:
-        """Tokens of each suffix."""
+        """Return the number of tokens of each suffix."""
         return [int(suffix["input_ids"].shape[1]) for suffix in self._suffixes]
 
-    def about(self, photo: Image.Image) -> PhotoQuestions:
-        """The questions about a photo (mode RGB), on the CPU."""
-        first = self.encode(photo, self.texts[0])
+    def for_image(self, image: Image.Image) -> ImageQuestions:
+        """Return the questions about an image (mode RGB) as CPU tensors."""
+        first = self.encode(image, self.texts[0])
         ids, tail = first["input_ids"], self._suffixes[0]["input_ids"]
         if not self.shareable or not torch.equal(ids[:, -tail.shape[1] :], tail):
-            return self._one_by_one(photo)
+            return self._without_prefix(image)
         length = ids.shape[1] - tail.shape[1]
-        picture = {k: v for k, v in first.items() if k not in self._aligned and k not in self._own[0]}
+        of_question = self._question_inputs[0]
+        of_image = {k: v for k, v in first.items() if k not in self._aligned and k not in of_question}
         prefix = {key: first[key][:, :length] for key in self._aligned}
-        return PhotoQuestions(prefix, self._suffixes, picture, self._own, shared=True)
+        return ImageQuestions(prefix, self._suffixes, of_image, self._question_inputs, shared=True)
 
-    def encode(self, photo: Image.Image, text: str) -> Inputs:
-        """The processor's tensors for one photo and one whole question."""
+    def encode(self, image: Image.Image, text: str) -> Inputs:
+        """Return the processor's tensors for an image and a whole question."""
         options: dict[str, Any] = {}
         bos = self._mllm.tokenizer.bos_token
         if self.template and bos and text.startswith(bos):
-            options["add_special_tokens"] = False  # the template has said it already
-        with self._lock, quiet():
-            found = self._mllm.processor(images=[photo], text=[text], return_tensors="pt", **options)
+            options["add_special_tokens"] = False  # the template has written it already
+        with self._lock, silence_transformers():
+            found = self._mllm.processor(images=[image], text=[text], return_tensors="pt", **options)
         return {key: value for key, value in found.items() if torch.is_tensor(value) and key != "labels"}
 
-    def _one_by_one(self, photo: Image.Image) -> PhotoQuestions:
-        """Where the words before or after the picture change with it: every question processed by itself."""
-        whole = [self.encode(photo, text) for text in self.texts]
+    def _without_prefix(self, image: Image.Image) -> ImageQuestions:
+        """Return the questions, each processed whole, for an image that changes the tokens of the text."""
+        whole = [self.encode(image, text) for text in self.texts]
         aligned = [key for key in whole[0] if all(_is_aligned(inputs, key) for inputs in whole)]
-        own = [key for key in whole[0] if key not in aligned and not _is_picture(key)]
-        return PhotoQuestions(
+        of_question = [key for key in whole[0] if key not in aligned and not _is_of_image(key)]
+        return ImageQuestions(
             {key: whole[0][key][:, :0] for key in aligned},
             [{key: inputs[key] for key in aligned} for inputs in whole],
-            {key: value for key, value in whole[0].items() if key not in aligned and key not in own},
-            [{key: inputs[key] for key in own} for inputs in whole],
+            {key: value for key, value in whole[0].items() if key not in aligned and key not in of_question},
+            [{key: inputs[key] for key in of_question} for inputs in whole],
             shared=False,
         )
 
-    def _wording(self, blank: Image.Image) -> tuple[bool, str, str]:
-        """(chat template?, text before, text after) so that the picture is in the question.
+    def _find_wrapping(self, blank: Image.Image) -> tuple[bool, str, str]:
+        """Return (uses a chat template, text before, text after) that puts the image into the question.
 
-        A processor without a template is given the question alone first: many add their picture tokens
-        themselves, in the place that they were trained with.
+        A processor without a template first gets only the question: many add their image tokens themselves,
+        in the position that they were trained with.
         """
         if getattr(self._mllm.processor, "chat_template", None):
-            before, after = self._templated()
+            before, after = self._template_parts()
             return True, before, after
         token = _image_token(self._mllm)
         faults = []
@@ -147,32 +149,32 @@ class Questions:
             self.template, self._before, self._after = False, before, ""
             try:
                 ids = self.encode(blank, self._text(self.prompt.replace("{concept}", "cat")))["input_ids"]
-            except Exception as fault:  # processors raise many kinds over a missing picture token
+            except Exception as fault:  # processors raise many types over a missing image token
                 faults.append(fault)
                 continue
             if not image_tokens(self._mllm) or image_tokens(self._mllm) & set(ids[0].tolist()):
                 return False, before, ""
         why = f": {' '.join(str(faults[-1]).split())[:160]}" if faults else ""
         raise UserError(
-            f"--mllm-model {self._mllm.name}: its processor puts no picture into the question{why}; give a "
-            "--mllm-prompt that names the model's picture token."
+            f"--mllm-model {self._mllm.name}: its processor puts no image into the question{why}; give a "
+            "--mllm-prompt that names the model's image token."
         )
 
-    def _templated(self) -> tuple[str, str]:
-        """What the chat template writes before and after the question."""
+    def _template_parts(self) -> tuple[str, str]:
+        """Return the text that the chat template writes before and after the question."""
         mark = "cckt question"
         content = [{"type": "image"}, {"type": "text", "text": mark}]
         try:
-            with quiet():
+            with silence_transformers():
                 text = self._mllm.processor.apply_chat_template(
                     [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
                 )
         except Exception as fault:
             raise UserError(
-                f"--mllm-model {self._mllm.name}: its chat template could not be filled with a picture and "
-                f"a question ({' '.join(str(fault).split())[:160]}); mend the template of its processor."
+                f"--mllm-model {self._mllm.name}: its chat template could not be filled with an image and "
+                f"a question ({' '.join(str(fault).split())[:160]}); repair the template of its processor."
             ) from fault
-        assert text.count(mark) == 1, text
+        assert text.count(mark) == 1, f"expected the question once in the template, found {text!r}"
         before, after = text.split(mark)
         return before, after
 
@@ -181,7 +183,7 @@ class Questions:
 
 
 def check_prompt(prompt: str) -> None:
-    """UserError unless the prompt has a place for the concept."""
+    """Raise UserError unless the prompt contains {concept}."""
     if "{concept}" not in prompt:
         raise UserError(
             f"--mllm-prompt {prompt!r} has no {{concept}}; put it where the concept's name belongs, as in "
@@ -190,10 +192,10 @@ def check_prompt(prompt: str) -> None:
 
 
 def check_concept(name: str, raw: str, row: int, mllm: Mllm) -> None:
-    """UserError for a concept that would not reach the model as words.
+    """Raise UserError for a concept that would not reach the model as words.
 
-    That is an empty name, one with control characters, and one that holds a token by which the model marks
-    pictures, turns or ends.
+    That is an empty name, a name with control characters, and a name with a special token of the model, which
+    marks an image, a turn or an end.
     """
     odd = next((c for c in name if unicodedata.category(c) in ("Cc", "Co", "Cs", "Cn")), None)
     marks = {str(token) for token in mllm.tokenizer.all_special_tokens} | {_image_token(mllm) or ""}
@@ -203,17 +205,17 @@ def check_concept(name: str, raw: str, row: int, mllm: Mllm) -> None:
     if not name:
         found = "no name"
     elif mark is not None:
-        found = f"{mark!r}, which {mllm.name} takes for a command"
+        found = f"{mark!r}, a special token of {mllm.name}"
     else:
-        found = f"the character U+{ord(odd or ' '):04X}, which is none of any language"
+        found = f"the character U+{ord(odd or ' '):04X}, which is no character of a language"
     raise UserError(
-        f"concept {row} ({raw!r}) has {found}; expected words, rename it in the annotations and index them "
-        "anew."
+        f"concept {row} ({raw!r}) has {found}; expected words, rename it in the annotations and build the "
+        "index again."
     )
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all rows share from the left, leaving at least one of each row over."""
+    """Return how many tokens all rows share from the left. At least one token of each row is left over."""
     limit = min(len(row) for row in rows) - 1
     first = rows[0]
     for at in range(limit):
@@ -223,10 +225,10 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
 
 
 def image_tokens(mllm: Mllm) -> set[int]:
-    """Ids that stand for a picture in the words; empty for models that keep pictures and words apart."""
+    """Return the ids of image tokens in the text; empty for models without any."""
     found = set()
     for owner, names in (
-        (mllm.config, ("image_token_id", "image_token_index")),
+        (mllm.model.config, ("image_token_id", "image_token_index")),
         (mllm.processor, ("image_token_id",)),
     ):
         found |= {getattr(owner, name, None) for name in names}
@@ -241,10 +243,10 @@ def _image_token(mllm: Mllm) -> str | None:
     return None
 
 
-def _is_picture(key: str) -> bool:
+def _is_of_image(key: str) -> bool:
     return key.startswith(("pixel", "image_"))
 
 
 def _is_aligned(inputs: Inputs, key: str) -> bool:
     ids = inputs["input_ids"]
-    return not _is_picture(key) and inputs[key].shape[:2] == ids.shape
+    return not _is_of_image(key) and inputs[key].shape[:2] == ids.shape

@@ -1,4 +1,4 @@
-"""How good existence priors are, before any detector stands on them: precision, recall, F1, AP per split."""
+"""Precision, recall, F1 and average precision of concept-existence priors, per split."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.index import Index
+from cckt.cache_builder.base.constants import LIMIT, RHO
+from cckt.cache_builder.presence import present_mask
 
 
 @dataclass(frozen=True)
-class ExistenceFigures:
-    """Priors against annotations over the concepts of one split; each in [0, 1], NaN where nothing can be
-    measured.
+class ExistenceMetrics:
+    """Priors compared with annotations over the concepts of one split.
 
-    precision, recall, f1: over all (photo, concept) pairs together, of p >= rho within the photo's `limit`
-    likeliest. ap: average precision of ranking the photos by p, a concept at a time, averaged over concepts
-    present somewhere. concepts: how many those are. pairs: annotated (photo, concept) pairs.
+    Shares are in [0, 1], NaN where nothing can be measured.
     """
 
     precision: float
+    """Over all (image, concept) pairs together, of the pairs that eq. 7 selects."""
     recall: float
+    """Likewise."""
     f1: float
+    """Likewise."""
     ap: float
+    """Average precision of ranking the images by the prior of a concept; mean over the concepts that are
+    present in some image."""
     concepts: int
+    """Concepts that have an average precision."""
     pairs: int
+    """Annotated (image, concept) pairs."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain figures."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
@@ -39,49 +44,50 @@ def existence_report(
     presence: NDArray[np.bool_],
     splits: Mapping[str, NDArray[np.integer]],
     *,
-    rho: float = 0.70,
-    limit: int = 6,
+    rho: float = RHO,
+    limit: int = LIMIT,
     valid: NDArray[np.bool_] | None = None,
     known: NDArray[np.bool_] | None = None,
-) -> dict[str, ExistenceFigures]:
-    """Figures for each split, and for "all" of their concepts together.
+) -> dict[str, ExistenceMetrics]:
+    """Return metrics of each split, and under "all" of their concepts together.
 
-    priors: (I, C) probabilities. presence: (I, C) bool, from `oracle_presence`. splits: name -> concept
-    rows; other concepts do not take part, and the limit is over those that do. valid: (I,) photos to count.
-    known: (I, C) pairs of which it is known whether the concept is there (LVIS; see `known_pairs`); the
-    others count neither way.
+    priors: (I, C) probabilities.
+    presence: (I, C) bool, from `oracle_presence`.
+    splits: name -> concept rows. Other concepts are ignored, also by `limit`.
+    rho, limit: select the present concepts of an image (docs/method/cckt_det.md, eq. 7).
+    valid: (I,) bool, images that count; default all.
+    known: (I, C) bool, pairs whose truth is known, from `known_pairs`; None: all. The others are ignored.
     """
-    assert priors.shape == presence.shape, (priors.shape, presence.shape)
-    asked = np.unique(np.concatenate([np.zeros(0, np.int64), *splits.values()]))
+    assert priors.shape == presence.shape, f"expected {presence.shape}, found {priors.shape}"
+    scored = np.unique(np.concatenate([np.zeros(0, np.int64), *splits.values()]))
     counted = np.ones(priors.shape, bool) if known is None else known.copy()
     if valid is not None:
         counted &= valid[:, None]
-    chosen = chosen_pairs(priors, asked, rho, limit)
+    chosen = chosen_pairs(priors, scored, rho, limit)
     return {
-        name: _figures(priors, presence, counted, chosen, rows)
-        for name, rows in {**splits, "all": asked}.items()
+        name: _metrics(priors, presence, counted, chosen, rows)
+        for name, rows in {**splits, "all": scored}.items()
     }
 
 
 def chosen_pairs(
-    priors: NDArray[np.floating], asked: NDArray[np.integer], rho: float, limit: int
+    priors: NDArray[np.floating], candidates: NDArray[np.integer], rho: float, limit: int
 ) -> NDArray[np.bool_]:
-    """(I, C) bool: p >= rho and among the photo's `limit` likeliest of the concept rows `asked` (METHOD.md
-    section 3).
+    """Return (I, C) bool: present concepts among the concept rows `candidates`, by eq. 7.
 
-    Of equals the lower row wins.
+    A prior of at least `rho` that is among the `limit` highest of its image. Equal priors are ranked by
+    concept row (docs/method/cckt_det.md, eq. 7).
     """
     chosen = np.zeros(priors.shape, bool)
-    order = asked[np.argsort(-priors[:, asked], axis=1, kind="stable")[:, :limit]]
-    np.put_along_axis(chosen, order, np.take_along_axis(priors, order, axis=1) >= rho, axis=1)
+    chosen[:, candidates] = present_mask(priors[:, candidates], rho, limit)
     return chosen
 
 
 def average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_]) -> float:
-    """Area under the precision-recall steps of ranking by `scores` (n,), `truth` (n,): sum of (R_k - R_k-1)
-    P_k.
+    """Return the area under the precision-recall steps of ranking by `scores` (n,), with truth (n,) bool.
 
-    Equal scores are one step, so their order does not matter. NaN without a positive.
+    sum_k (R_k - R_(k-1)) P_k. Equal scores form one step, so their order does not matter. NaN without a
+    positive.
     """
     if not truth.any():
         return float("nan")
@@ -93,43 +99,31 @@ def average_precision(scores: NDArray[np.floating], truth: NDArray[np.bool_]) ->
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
-def known_pairs(index: Index, presence: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """(I, C) bool: pairs whose truth the annotations settle; None where they settle all (every format but
-    LVIS).
-
-    LVIS is annotated for some concepts a photo: those present, and those verified absent.
-    """
-    if not len(index.neg_rows):
-        return None
-    known = presence.copy()
-    known[np.repeat(np.arange(len(index)), np.diff(index.neg_offsets)), index.neg_rows] = True
-    return known
+def ratio(part: int, whole: int) -> float:
+    """Return part / whole, NaN for a whole of 0."""
+    return part / whole if whole else float("nan")
 
 
-def _figures(
+def _metrics(
     priors: NDArray[np.floating],
     presence: NDArray[np.bool_],
     counted: NDArray[np.bool_],
     chosen: NDArray[np.bool_],
     rows: NDArray[np.integer],
-) -> ExistenceFigures:
-    truth, said, count = presence[:, rows], chosen[:, rows], counted[:, rows]
-    hits = int(np.count_nonzero(truth & said & count))
-    right, claimed = int(np.count_nonzero(truth & count)), int(np.count_nonzero(said & count))
+) -> ExistenceMetrics:
+    truth, positive, count = presence[:, rows], chosen[:, rows], counted[:, rows]
+    hits = int(np.count_nonzero(truth & positive & count))
+    present, claimed = int(np.count_nonzero(truth & count)), int(np.count_nonzero(positive & count))
     each = [
         average_precision(priors[counted[:, row], row], presence[counted[:, row], row])
         for row in rows.tolist()
     ]
     measured = [ap for ap in each if not np.isnan(ap)]
-    return ExistenceFigures(
-        precision=_share(hits, claimed),
-        recall=_share(hits, right),
-        f1=_share(2 * hits, claimed + right),
+    return ExistenceMetrics(
+        precision=ratio(hits, claimed),
+        recall=ratio(hits, present),
+        f1=ratio(2 * hits, claimed + present),
         ap=float(np.mean(measured)) if measured else float("nan"),
         concepts=len(measured),
-        pairs=right,
+        pairs=present,
     )
-
-
-def _share(part: int, whole: int) -> float:
-    return part / whole if whole else float("nan")

@@ -1,7 +1,7 @@
-"""How good the priors of a data set are, before anything is trained on them: every source side by side.
+"""Measure all priors of a data set against its annotations, one source next to the other.
 
-Needs the columns and the index, no model. The oracle, which is the annotations themselves, stands beside
-them as the bound: with `limit` concepts a photo even it may miss some.
+Needs the columns and the index, no model. The oracle (the annotations themselves) is the upper bound; with
+`limit` concepts per image even the oracle may miss some.
 """
 
 from __future__ import annotations
@@ -14,33 +14,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.constants import LIMIT, RHO
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.presence import oracle_presence
-from cckt.cache_builder.quality.existence import ExistenceFigures, existence_report, known_pairs
-from cckt.cache_builder.quality.pope import KINDS, PopeFigures, pope_report
+from cckt.cache_builder.presence import known_pairs, oracle_presence
+from cckt.cache_builder.quality.existence import (
+    ExistenceMetrics,
+    existence_report,
+)
+from cckt.cache_builder.quality.pope import KINDS, PopeMetrics, pope_report
 from cckt.cache_builder.store import column_info, list_columns, open_column
 
 ORACLE = "oracle"
-RHO, LIMIT = 0.70, 6
-"""METHOD.md section 3, for COCO."""
 
 
 @dataclass(frozen=True)
 class PriorReport:
-    """The figures of one source of priors.
-
-    source: "clip", "mllm", "clip-LABEL" or "oracle". photos: that it has priors of. existence: by split, at
-    `rho` within `limit`. pope: by kind of negatives and split; yes is p >= rho.
-    """
+    """The metrics of one source of priors."""
 
     source: str
+    """"clip", "mllm", "clip-LABEL" or "oracle"."""
     photos: int
-    existence: dict[str, ExistenceFigures]
-    pope: dict[str, dict[str, PopeFigures]]
+    """Images for which the source has priors."""
+    existence: dict[str, ExistenceMetrics]
+    """By split."""
+    pope: dict[str, dict[str, PopeMetrics]]
+    """By kind of negatives and split; the answer is yes for priors of at least rho."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain figures."""
+        """Return the metrics as JSON values."""
         return {
             "photos": self.photos,
             "existence": {split: found.to_json() for split, found in self.existence.items()},
@@ -53,7 +55,7 @@ class PriorReport:
 
 @dataclass(frozen=True)
 class PriorReports:
-    """All sources on one data set, at one pair of thresholds, over the same photos."""
+    """All sources on one data set, with the same thresholds and images."""
 
     data: Path
     rho: float
@@ -67,7 +69,7 @@ class PriorReports:
         return tuple(split for split in self.sources[0].existence if split != "all")
 
     def existence_rows(self) -> list[tuple[object, ...]]:
-        """(source and split, precision, recall, F1, AP), a row each."""
+        """Return one row per source and split: (name, precision, recall, F1, AP)."""
         return [
             (f"{one.source}, {split}", found.precision, found.recall, found.f1, found.ap)
             for split in (*self.splits, "all")
@@ -76,7 +78,7 @@ class PriorReports:
         ]
 
     def pope_rows(self) -> list[tuple[object, ...]]:
-        """(source and split, then F1 under each of KINDS), a row each; accuracy and more are in the JSON."""
+        """Return one row per source and split: (name, F1 for each of KINDS). The JSON holds all metrics."""
         return [
             (f"{one.source}, {split}", *(one.pope[kind][split].f1 for kind in KINDS))
             for split in (*self.splits, "all")
@@ -84,7 +86,7 @@ class PriorReports:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain figures: the thresholds, and each source by its name."""
+        """Return the thresholds and the metrics of each source as JSON values."""
         return {
             "data": str(self.data),
             "rho": self.rho,
@@ -99,13 +101,14 @@ def report_priors(
 ) -> PriorReports:
     """Measure the priors of the data set `data` against the annotations of its index.
 
-    sources: names of columns under priors/ ("clip", "mllm"); None: all that are finished. The oracle always
-    comes last. rho, limit: what counts as present (METHOD.md section 3). Only photos of which every source
-    has priors are counted, so that the sources stand on the same questions. An index kept base knows no
-    novel box, so its novel concepts are left out.
+    sources: names of columns under priors/ ("clip", "mllm"); default all finished ones. The oracle is last.
+    rho, limit: select the present concepts of an image (docs/method/cckt_det.md, eq. 7).
+
+    Only images with priors of every source count, so that all sources are measured on the same questions. An
+    index built with `keep="base"` holds no novel box, so novel concepts are not measured there.
 
     Raises UserError where a column is missing or of another index, nothing is annotated, or a threshold is
-    none.
+    out of range.
     """
     if not 0 <= rho <= 1:
         raise UserError(f"--rho is {rho}; give a probability from 0 to 1, such as {RHO}.")
@@ -113,26 +116,26 @@ def report_priors(
         raise UserError(f"--limit is {limit}; give at least 1 concept a photo, such as {LIMIT}.")
     index = open_index(data)
     presence = oracle_presence(index)
-    known = known_pairs(index, presence)
+    known = known_pairs(index)
     splits, notes = _splits(index)
-    asked = np.concatenate([np.zeros(0, np.int64), *splits.values()])
-    if not presence[:, asked].any():
+    scored = np.concatenate([np.zeros(0, np.int64), *splits.values()])
+    if not presence[:, scored].any():
         raise UserError(
             f"{data}: its index holds no box of a base or novel concept, so there is nothing to measure "
-            "priors against; build it from annotations, with a --split that names them."
+            "priors against; build it from annotations, with a --split that names such concepts."
         )
     if sources is None:
         sources, unfinished = _finished(data)
-        notes += [f"column priors/{name} is not finished and left out" for name in unfinished]
+        notes += [f"column priors/{name} is not finished, so it is not measured" for name in unfinished]
     found: dict[str, NDArray[np.float32]] = {}
-    both, counts = np.ones(len(index), bool), {ORACLE: len(index)}
+    complete, counts = np.ones(len(index), bool), {ORACLE: len(index)}
     for source in sources:
         column = open_column(data, f"priors/{source}", index_digest=index.digest)
         valid = column.valid_all()
         found[source], counts[source] = column.all(), int(valid.sum())
-        both &= valid
-    if not both.all():
-        notes.append(f"{int((~both).sum())} photos lack priors of some source and do not count")
+        complete &= valid
+    if not complete.all():
+        notes.append(f"{int((~complete).sum())} photos lack priors of some source, so they are not counted")
     found[ORACLE] = presence.astype(np.float32)
     return PriorReports(
         data,
@@ -142,15 +145,15 @@ def report_priors(
             PriorReport(
                 source,
                 counts[source],
-                existence_report(priors, presence, splits, rho=rho, limit=limit, valid=both, known=known),
-                # The oracle says 0 or 1: above 0 any threshold gives its own answers.
+                existence_report(priors, presence, splits, rho=rho, limit=limit, valid=complete, known=known),
+                # The oracle's priors are 0 and 1: any threshold above 0 separates them.
                 pope_report(
                     priors,
                     presence,
                     splits,
                     threshold=max(rho, 1e-6),
                     image_ids=index.image_ids,
-                    valid=both,
+                    valid=complete,
                     known=known,
                 ),
             )
@@ -161,17 +164,19 @@ def report_priors(
 
 
 def _splits(index: Index) -> tuple[dict[str, NDArray[np.int64]], list[str]]:
-    """Concept rows by split, of the splits whose boxes the index holds; and what to say of the others."""
+    """Return the concept rows of the splits whose boxes the index holds, and notes about the others."""
     splits = {split: index.rows(split) for split in ("base", "novel")}
     notes = []
     if index.keep == "base" and len(splits["novel"]):
         splits.pop("novel")
-        notes.append("kept base: the index knows no novel box, so novel concepts are not measured")
+        notes.append(
+            "the index was built with --keep base and holds no novel box, so novel concepts are not measured"
+        )
     return {split: rows for split, rows in splits.items() if len(rows)}, notes
 
 
 def _finished(data: Path) -> tuple[list[str], list[str]]:
-    """(finished, unfinished) sources of priors in a data set's folder."""
+    """Return the finished and the unfinished sources of priors of a data set."""
     found: dict[bool, list[str]] = {True: [], False: []}
     for name in list_columns(data):
         if name.startswith("priors/"):

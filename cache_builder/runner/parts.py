@@ -1,4 +1,4 @@
-"""Who makes which chunks: no coordination but chunk numbers, chunk files and ledgers."""
+"""Divide the chunks of a column among processes that share only its files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store import ColumnWriter
 
-_LOOK_SECONDS = 5.0
+_REFRESH_SECONDS = 5.0
+"""How often the list of missing chunks is read again."""
 
 
 def part_of(text: str | None = None, environment: Mapping[str, str] | None = None) -> tuple[int, int]:
-    """This process's part (i, n): of `--part I/N` (I from 0), and of torchrun's RANK and WORLD_SIZE where
-    they are set.
+    """Return the part (i, n) of this process: the i-th of n, counted from 0.
 
-    Both together multiply: each of N parts may itself be W ranks. Raises UserError for another form.
+    text: the value of `--part I/N`. environment: holds RANK and WORLD_SIZE under torchrun; default
+    os.environ. Both combine: each of N parts may be run by W ranks. Raises UserError for an invalid text.
     """
     index, count = 0, 1
     if text is not None:
@@ -36,36 +37,35 @@ def part_of(text: str | None = None, environment: Mapping[str, str] | None = Non
 
 
 def share(writer: ColumnWriter, part: tuple[int, int]) -> list[int]:
-    """All chunks of a part, made or not: those whose number leaves i when divided by n.
+    """Return all chunks of a part, made or missing: those with number % n == i.
 
-    By number and not by place among the missing: makers begin at different instants and see different chunks
-    missing.
+    The number decides, not the position among the missing chunks, since processes that start at different
+    times see different chunks missing.
     """
     index, count = part
-    assert 0 <= index < count, f"part {part}"
+    assert 0 <= index < count, f"expected a part (i, n) with 0 <= i < n, found {part}"
     return list(range(index, writer.n_chunks, count))
 
 
 def chunks_to_make(writer: ColumnWriter, part: tuple[int, int], assist: bool) -> Iterator[int]:
-    """Missing chunks of the own share, ascending; then, with `assist`, those that other parts have not come
-    to.
+    """Yield the missing chunks of a part's share, ascending; then, with `assist`, those of other parts.
 
-    Looks at the files again now and then, so that what another maker did meanwhile is not made twice. A
-    helper takes from the end, where the chunk's own maker comes last; should both make it, the bytes are the
-    same.
+    Reads the files again from time to time, so that a chunk that another process has finished meanwhile is
+    not made twice. With `assist`, chunks are taken from the end, which their own process reaches last. If two
+    processes make the same chunk, the bytes are the same.
     """
-    missing, looked = set(writer.missing()), time.monotonic()
-    given: set[int] = set()
+    missing, refreshed = set(writer.missing()), time.monotonic()
+    yielded: set[int] = set()
     for chunk in share(writer, part):
-        if chunk in missing and time.monotonic() - looked > _LOOK_SECONDS:
-            missing, looked = set(writer.missing()), time.monotonic()
+        if chunk in missing and time.monotonic() - refreshed > _REFRESH_SECONDS:
+            missing, refreshed = set(writer.missing()), time.monotonic()
         if chunk in missing:
-            given.add(chunk)
+            yielded.add(chunk)
             yield chunk
     while assist:
-        left = [chunk for chunk in writer.missing() if chunk not in given]
+        left = [chunk for chunk in writer.missing() if chunk not in yielded]
         if not left:
             return
         chunk = left[-1 - part[0] % len(left)]
-        given.add(chunk)
+        yielded.add(chunk)
         yield chunk

@@ -1,4 +1,4 @@
-"""Running one column, or several from one pass."""
+"""Make one column, or several in one pass."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from cckt.cache_builder.base.constants import BATCH
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.runner.batch_loop import Assembly, Item, RunReport, WriterThread
+from cckt.cache_builder.runner.chunk_assembler import ChunkAssembler, Item
 from cckt.cache_builder.runner.parts import chunks_to_make, part_of, share
-from cckt.cache_builder.runner.readahead import read_ahead
+from cckt.cache_builder.runner.read_ahead import read_ahead
+from cckt.cache_builder.runner.run_report import RunReport
 from cckt.cache_builder.runner.signals import Interrupted, Stop, stoppable
+from cckt.cache_builder.runner.writer_thread import WriterThread
 from cckt.cache_builder.store import ColumnWriter
 
 Range = tuple[int, int]
 Job = tuple[Range, ...]
-"""What one call of a reader reads: rows [lo, hi) of each target; lo == hi where it need not."""
+"""The work of one call of a reader: rows [lo, hi) of each target; lo == hi for a target without rows."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One column of a run: where it goes, and how item data become rows."""
+    """One column of a run: its writer, and the mapper from item data to rows. See `run_chunks`."""
 
     writer: ColumnWriter
     map: Callable[[list[Any]], Any]
-    """List of at most `batch` item data -> (n, width) float, anything numpy takes; or a function that waits
-    for it.
-    """
-    batch: int = 256
+    batch: int = BATCH
 
 
 def run_chunks(
@@ -37,7 +37,7 @@ def run_chunks(
     read: Callable[[int, int], Iterable[Item]],
     map: Callable[[list[Any]], Any],
     *,
-    batch: int = 256,
+    batch: int = BATCH,
     spans: Callable[[int, int], Sequence[Range]] | None = None,
     workers: int = 2,
     processes: bool = False,
@@ -46,25 +46,24 @@ def run_chunks(
     progress: Progress | None = None,
     unit: str = "rows",
 ) -> RunReport:
-    """Make the missing chunks that this part is dealt; finish the column when none is left.
+    """Make the missing chunks of this part. Finish the column when no chunk is missing.
 
-    read(lo, hi) yields one `Item` for each row of [lo, hi) it can, in any order; a row it does not yield is
-    invalid. It runs in one of `workers` threads (0: in this one), or with `processes` in spawned processes
-    (then it and its items are pickled); it raises UserError to stop the run.
-    map(list of at most `batch` item data) gives (n, width) float in the same order, numpy or anything numpy
-    takes. It runs in the calling thread. It may return a function of no arguments that gives them: that is
-    called after the next batch is launched, so that an asynchronous device never waits for the host.
-    batch: valid rows of a chunk in row order, cut every `batch`; they never cross a chunk. It belongs
-    in the recipe.
-    spans(lo, hi) cuts a chunk into the ranges `read` is called with (crops: where photos begin, so that each
-    is decoded once); default: every 64 rows.
-    part: (i, n), chunk numbers that leave i when divided by n; None: torchrun's RANK of WORLD_SIZE, else all.
-    assist: when the own share is done, make what other parts have not come to; None: only where `part` is
-    None.
+    read: read(lo, hi) yields one `Item` for each row of [lo, hi) in any order; rows without an item are
+        invalid. Runs in one of `workers` threads (0: in this thread), or with `processes` in spawned
+        processes, which pickle it and its items. Raises UserError to stop the run.
+    map: takes a list of at most `batch` item data and returns (n, width) float in the same order, as numpy or
+        anything that numpy converts. Runs in the calling thread. It may return a function without arguments
+        that returns the rows: that function is called after the next batch has been started, so that an
+        asynchronous device never waits for the host.
+    batch: rows that are mapped together: valid rows of one chunk in row order. It belongs in the recipe.
+    spans: spans(lo, hi) divides a chunk into the ranges that `read` is called with, such as the boxes of one
+        photo, so that a photo is decoded once. Default: every 64 rows.
+    part: (i, n), the chunks with number % n == i. Default: torchrun's RANK of WORLD_SIZE, else all chunks.
+    assist: make chunks of other parts when the own share is done. Default: only where `part` is None.
 
-    Kill it anywhere, at any number of makers: the same call goes on with what is missing, and the bytes are
-    the same. Raises Interrupted (a UserError) on Ctrl-C and SIGTERM, and what `read`, `map` and the store
-    raise.
+    After a kill the same call resumes with the missing chunks, for any number of processes; the bytes are the
+    same. Raises Interrupted (a UserError) on Ctrl-C and SIGTERM, and the errors of `read`, `map` and the
+    store.
     """
     if assist is None:
         assist = part is None
@@ -110,13 +109,16 @@ def run_targets(
     progress: Progress | None = None,
     unit: str = "rows",
 ) -> list[RunReport]:
-    """Make several columns from one pass: a photo is decoded once for all that need it.
+    """Make several columns in one pass, so that a photo is decoded once for all of them.
 
-    jobs: in order, each with a range of rows for each target (crops: the boxes of some photos; images: those
-    photos); together they cover every table once, ascending. Only jobs with rows of missing chunks are read,
-    and ranges that nobody needs come to `read` empty. read(job) yields (number of the target, Item).
-    part: (i, n) is dealt consecutive chunks, so that the columns of a part come from the same photos; None:
-    as in `run_chunks`. Everything else is as there; the bytes are those of `run_chunks` column by column.
+    jobs: in order, each with a range of rows of each target, such as the boxes of a photo and the photo.
+        Together they cover every table once, in ascending order. Jobs without rows of missing chunks are not
+        read, and `read` gets an empty range for a target without such rows.
+    read: read(job) yields (number of the target, Item).
+    part: (i, n), the i-th of n runs of consecutive chunks, so that the columns of a part share their photos.
+        Default: as in `run_chunks`.
+
+    The other parameters are those of `run_chunks`, and so are the bytes of each column.
     """
     index, count = part or part_of()
     reports = [RunReport() for _ in targets]
@@ -162,27 +164,27 @@ def _run(
     progress.start(", ".join(target.writer.spec.name for target in targets), rows, unit)
     try:
         with stoppable():
-            with WriterThread() as sink:
-                assemblies = [
-                    Assembly(target.writer, target.map, target.batch, chunks, sink, report)
+            with WriterThread() as writer_thread:
+                assemblers = [
+                    ChunkAssembler(target.writer, target.map, target.batch, chunks, writer_thread, report)
                     for target, chunks, report in zip(targets, wanted, reports, strict=True)
                 ]
                 ahead = 2 * max((target.batch for target in targets), default=1)
                 stream = read_ahead(read, jobs, workers, processes, _widest, ahead)
                 try:
                     while True:
-                        mark = time.perf_counter()
+                        waiting = time.perf_counter()
                         found = next(stream, None)
-                        read_wait += time.perf_counter() - mark
+                        read_wait += time.perf_counter() - waiting
                         if found is None:
                             break
-                        sink.check()
+                        writer_thread.check()
                         job, items = found
-                        for number, (assembly, (lo, hi)) in enumerate(zip(assemblies, job, strict=True)):
-                            fed = assembly.feed(lo, hi, [item for target, item in items if target == number])
-                            progress.advance(fed)
-                    for assembly in assemblies:
-                        assembly.drain()
+                        for number, (assembler, (lo, hi)) in enumerate(zip(assemblers, job, strict=True)):
+                            own = [item for target, item in items if target == number]
+                            progress.advance(assembler.add_rows(lo, hi, own))
+                    for assembler in assemblers:
+                        assembler.finish()
                 finally:
                     stream.close()
             for target, report in zip(targets, reports, strict=True):
@@ -195,7 +197,8 @@ def _run(
         )
         name = "Ctrl-C" if number == 2 else "SIGTERM"
         raise Interrupted(
-            f"Stopped by {name} after making {made}: nothing is torn, run the same command again to go on.",
+            f"stopped by {name} after making {made}; every chunk on disk is complete, run the same command "
+            "again to resume.",
             number,
         ) from stop
     finally:
@@ -213,7 +216,7 @@ def _read_all(read: Callable[[Job], Iterable[tuple[int, Item]]], job: Job) -> li
 
 
 def _widest(job: Job) -> int:
-    """Rows of a job, in the target where it has most."""
+    """Return the rows of a job in the target where it has most."""
     return max(hi - lo for lo, hi in job)
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a sentence: what is being written is written whole, then the run stops."""
+"""Stop on Ctrl-C and SIGTERM with a message, after the current write is complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cckt.cache_builder.base.errors import UserError
 
 
 class Interrupted(UserError):
-    """The user, the shell or the scheduler stopped a run; `number` is the signal's."""
+    """The user, the shell or the scheduler stopped a run. `number` is that of the signal."""
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
@@ -21,12 +21,15 @@ class Interrupted(UserError):
 
     @classmethod
     def by(cls, name: str, when: str, step: str) -> Self:
-        """By the signal called `name` ("SIGTERM", or "another rank's signal"), which stopped a training."""
+        """Return the error for a training that a signal stopped.
+
+        name: "SIGTERM", or "another rank's signal". when: the position. step: the next step for the user.
+        """
         return cls(f"stopped by {name} at {when}; {step}.", getattr(signal, name, signal.SIGTERM).value)
 
 
 class Stop(BaseException):
-    """Raised by the handler in the main thread; no `except Exception` on the way can lose it."""
+    """Raised in the main thread by the signal handler. A BaseException, so no `except Exception` hides it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -35,9 +38,9 @@ class Stop(BaseException):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, the first SIGINT or SIGTERM raises `Stop`; a second one acts as it would have without us.
+    """Raise `Stop` on the first SIGINT or SIGTERM in the block; a second one has its usual effect.
 
-    Only the main thread can take signals; elsewhere this does nothing.
+    Does nothing outside the main thread, since only the main thread receives signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

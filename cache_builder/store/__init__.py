@@ -1,28 +1,56 @@
-"""Columns that prove themselves: zarr v3 groups whose chunk files are plain rows (DESIGN section 2).
+"""Columns on disk: zarr v3 groups whose chunk files are plain rows, with a manifest of digests.
 
 Write with `open_writer`, read with `open_column`. No other room imports zarr.
+
+    kinds.py           the kinds of columns; names of columns; the command that makes one
+    reader.py          read a finished column
+    begin.py           begin a column in its place; what --overwrite may replace
+    writer.py          write chunks, resume, finish
+    check.py           check the files of a column, one chunk at a time
+    verify.py          verify a column, mark chunks to be made again
+    agreement.py       how far two versions of the same rows agree
+    info.py            list the columns of a data set, describe one
+    diff.py            compare two columns
+    pull.py            copy finished columns from one place to another
+    origin.py          whose embeddings a column holds
+    teacher_labels.py  labels of the teachers whose columns a data set holds
+
+    format/            what a column is on disk
+    places/            folders and object stores, and how rows are read there
 """
 
 from __future__ import annotations
 
 from cckt.cache_builder.store.agreement import Agreement
 from cckt.cache_builder.store.check import Problem
-from cckt.cache_builder.store.inspect import ColumnDiff, ColumnInfo, column_info, diff_columns, list_columns
-from cckt.cache_builder.store.manifest import Manifest
-from cckt.cache_builder.store.naming import ColumnName, check_label, parse_name
+from cckt.cache_builder.store.diff import ColumnDiff, diff_columns
+from cckt.cache_builder.store.format.manifest import Manifest
+from cckt.cache_builder.store.format.spec import ColumnSpec
+from cckt.cache_builder.store.info import ColumnInfo, column_info, list_columns
+from cckt.cache_builder.store.kinds import (
+    KINDS,
+    ColumnKind,
+    ColumnName,
+    Setting,
+    check_label,
+    column_spec,
+    parse_name,
+    repair_command,
+)
 from cckt.cache_builder.store.origin import Origin, require_same_teacher, teacher_of
 from cckt.cache_builder.store.pull import PullReport, pull
 from cckt.cache_builder.store.reader import Column, open_column
-from cckt.cache_builder.store.spec import ColumnSpec
-from cckt.cache_builder.store.teacher_labels import column_of, label_of, teachers_there
+from cckt.cache_builder.store.teacher_labels import column_of, list_teachers, matching_label
 from cckt.cache_builder.store.verify import VerifyReport, verify_column
 from cckt.cache_builder.store.writer import ColumnWriter, open_writer
 
 __all__ = [
+    "KINDS",
     "Agreement",
     "Column",
     "ColumnDiff",
     "ColumnInfo",
+    "ColumnKind",
     "ColumnName",
     "ColumnSpec",
     "ColumnWriter",
@@ -30,19 +58,22 @@ __all__ = [
     "Origin",
     "Problem",
     "PullReport",
+    "Setting",
     "VerifyReport",
     "check_label",
     "column_info",
     "column_of",
+    "column_spec",
     "diff_columns",
-    "label_of",
     "list_columns",
+    "list_teachers",
+    "matching_label",
     "open_column",
     "open_writer",
     "parse_name",
     "pull",
+    "repair_command",
     "require_same_teacher",
     "teacher_of",
-    "teachers_there",
     "verify_column",
 ]

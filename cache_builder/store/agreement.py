@@ -1,4 +1,4 @@
-"""How far two makings of the same rows agree."""
+"""How far two versions of the same rows agree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Agreement:
-    """Cosines of row pairs (1 = same direction), and the largest difference of two values."""
+    """Statistics of the cosines of row pairs (1: same direction), and the largest difference of values."""
 
     rows: int
     minimum: float
@@ -20,7 +20,7 @@ class Agreement:
     mean: float
     largest_difference: float
     worst: int
-    """Which of the rows has the minimum."""
+    """Position of the row with the smallest cosine."""
 
     def __str__(self) -> str:
         return (
@@ -30,7 +30,10 @@ class Agreement:
 
 
 def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
-    """(n,) cosines of rows of a and b (n, width); 1 for two zero rows, 0 for a zero row and another."""
+    """Return the (n,) cosines of rows of a and b (n, width).
+
+    Two zero rows have cosine 1, a zero row and another one 0.
+    """
     a, b = a.astype(np.float64), b.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     same = ~a.any(axis=1) & ~b.any(axis=1)
@@ -40,13 +43,13 @@ def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def agreement(a: NDArray[Any], b: NDArray[Any]) -> Agreement:
-    """Agreement of rows of a and b, both (n, width), n >= 1; a row that is not finite counts as cosine -1."""
-    assert a.shape == b.shape, f"rows {a.shape} against {b.shape}"
+    """Return the agreement of rows of a and b, both (n, width), n >= 1; a non-finite row has cosine -1."""
+    assert a.shape == b.shape, f"expected rows of one shape, found {a.shape} and {b.shape}"
     return summary(cosines(a, b), float(np.nan_to_num(np.abs(a.astype(np.float64) - b), nan=np.inf).max()))
 
 
 def summary(found: NDArray[np.float64], largest_difference: float) -> Agreement:
-    """Agreement of (n,) cosines, n >= 1."""
+    """Return the agreement of (n,) cosines, n >= 1."""
     found = np.nan_to_num(found, nan=-1.0)
     return Agreement(
         rows=len(found),

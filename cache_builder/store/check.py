@@ -1,4 +1,4 @@
-"""Looking at every file of a column, a chunk at a time."""
+"""Check the files of a column, one chunk at a time."""
 
 from __future__ import annotations
 
@@ -9,26 +9,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.store.agreement import Agreement, agreement
-from cckt.cache_builder.store.block import UNIT_TOLERANCE
-from cckt.cache_builder.store.layout import array_documents
-from cckt.cache_builder.store.ledger import FOLDER, Entry, LedgerWriter, read_ledgers
-from cckt.cache_builder.store.manifest import GROUP, Manifest
-from cckt.cache_builder.store.places.files import TEMPORARY, ChunkFiles
+from cckt.cache_builder.store.format.block import UNIT_TOLERANCE
+from cckt.cache_builder.store.format.file_names import (
+    BEGUN,
+    GROUP,
+    chunk_file,
+    document_file,
+    is_ledger,
+    is_temporary,
+)
+from cckt.cache_builder.store.format.layout import array_documents
+from cckt.cache_builder.store.format.ledger import LedgerEntry, LedgerWriter, read_ledgers
+from cckt.cache_builder.store.format.manifest import Manifest
+from cckt.cache_builder.store.format.spec import run_bounds, some_runs
+from cckt.cache_builder.store.places.contract import ChunkFiles
 from cckt.cache_builder.store.reader import Column
-from cckt.cache_builder.store.spec import ColumnSpec, chunk_file, digest_of, some_runs
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong."""
+    """One fault of a column."""
 
     kind: str
     """A word for programs: manifest, unfinished, index, rows, document, missing, size, digest, swapped,
-    not_finite, not_unit, not_zero, invalid_count, foreign, recompute or mended."""
+    not_finite, not_unit, not_zero, invalid_count, foreign, recompute or recoverable."""
     message: str
     chunk: int | None = None
-    """The chunk to make again, where that mends it."""
+    """The chunk to make again, if that repairs the fault."""
 
 
 class Check:
@@ -40,48 +49,53 @@ class Check:
         self.bad: set[int] = set()
         self.bad_documents = False
         self.invalid = 0
-        self._good: list[Entry] = []
+        self._good: dict[int, LedgerEntry] = {}
         self._sizes = files.sizes()
-        self._words = self._vouched(self.spec)
-        self._homes = {word: chunk for chunk, words in self._words.items() for word in words["values"]}
+        self._versions: dict[str, str] = dict(manifest.versions)
+        self._entries: dict[int, LedgerEntry] = {}
+        """Of an unfinished column: chunk -> its first entry."""
+        self._expected = self._digests()
+        """Chunk -> array -> digests that its file may have."""
+        self._homes = {
+            digest: chunk for chunk, arrays in self._expected.items() for digest in arrays["values"]
+        }
 
-    def say(self, kind: str, message: str, chunk: int | None = None) -> None:
-        """Note a problem; with a chunk, that chunk is to be made again."""
+    def report(self, kind: str, message: str, chunk: int | None = None) -> None:
+        """Add a problem; a chunk given with it must be made again."""
         self.problems.append(Problem(kind, message, chunk))
         if chunk is not None:
             self.bad.add(chunk)
 
     def alignment(self, index_digest: str | None, table_rows: int | None) -> None:
-        """Does the column belong to the index at hand?"""
+        """Check that the column belongs to the index."""
         spec = self.spec
         if index_digest is not None and spec.index_digest != index_digest:
-            self.say("index", f"made for index {spec.index_digest}, this data set's is {index_digest}")
+            self.report("index", f"made for index {spec.index_digest}, this data set's is {index_digest}")
         if table_rows is not None and spec.rows != table_rows:
-            self.say("rows", f"{spec.rows} rows, the table of {spec.table} has {table_rows}")
+            self.report("rows", f"{spec.rows} rows, the table of {spec.table} has {table_rows}")
 
     def names(self) -> None:
-        """Are the files of the column there, with no others among them?"""
-        documents = {f"{array}/zarr.json" for array in self.spec.arrays}
+        """Check that the files of the column exist and that there are no others."""
+        documents = {document_file(array) for array in self.spec.arrays}
         for name in sorted(documents):
             data = self.files.get(name)
             if data is None or digest_of(data) != self.manifest.documents[name]:
-                self.say("document", f"{name} is {'gone' if data is None else 'not as it was written'}")
+                self.report("document", f"{name} is {'missing' if data is None else 'not as it was written'}")
                 self.bad_documents = True
         chunks = {
             chunk_file(array, chunk) for array in self.spec.arrays for chunk in range(self.spec.n_chunks)
         }
         for name in sorted(set(self._sizes) - documents - chunks - {GROUP}):
-            ours = name.startswith(FOLDER) or TEMPORARY in name
-            if self.manifest.finished or not ours:
-                self.say("foreign", f"{name} does not belong to the column")
+            if self.manifest.finished or not (is_ledger(name) or is_temporary(name)):
+                self.report("foreign", f"{name} does not belong to the column")
         if not self.manifest.finished:
-            missing = [chunk for chunk in range(self.spec.n_chunks) if chunk not in self._words]
-            told = f", chunks {some_runs(missing)} are missing" if missing else ""
-            self.say("unfinished", f"the column is not finished{told}")
+            missing = [chunk for chunk in range(self.spec.n_chunks) if chunk not in self._expected]
+            which = f", chunks {some_runs(missing)} are missing" if missing else ""
+            self.report("unfinished", f"the column is not finished{which}")
 
     def chunk(self, chunk: int) -> None:
-        """Check one chunk that is vouched for; its word stays good where nothing is wrong."""
-        if chunk not in self._words:
+        """Check one chunk that has a digest; keep its ledger entry if nothing is wrong."""
+        if chunk not in self._expected:
             return
         before = len(self.problems)
         blocks: dict[str, NDArray[Any]] = {}
@@ -90,26 +104,30 @@ class Check:
             name = chunk_file(array, chunk)
             data, size = self.files.get(name), self.spec.chunk_bytes(array)
             if data is None:
-                self.say("missing", f"{name} is gone", chunk)
+                self.report("missing", f"{name} is missing", chunk)
             elif len(data) != size:
-                self.say("size", f"{name} has {len(data)} bytes, expected {size}", chunk)
+                self.report("size", f"{name} has {len(data)} bytes, expected {size}", chunk)
             else:
                 digests[array] = digest_of(data)
                 blocks[array] = np.frombuffer(data, dtype).reshape(-1, width)
-                if digests[array] not in self._words[chunk][array]:
-                    home = self._homes.get(digests[array]) if array == "values" else None
-                    if home is not None:
-                        self.say("swapped", f"{name} holds the rows of chunk {home}", chunk)
-                    else:
-                        expected = " or ".join(self._words[chunk][array])
-                        self.say("digest", f"{name} has digest {digests[array]}, expected {expected}", chunk)
+                if digests[array] not in self._expected[chunk][array]:
+                    self._wrong_digest(array, chunk, digests[array])
         if "values" in blocks and ("valid" in blocks or not self.spec.has_valid):
             invalid = self._rows(chunk, blocks)
             if len(self.problems) == before:
-                self._good.append(Entry(chunk, digests, invalid, self._notes_of(chunk)))
+                self._good[chunk] = LedgerEntry(chunk, digests, invalid)
+
+    def _wrong_digest(self, array: str, chunk: int, found: str) -> None:
+        name = chunk_file(array, chunk)
+        home = self._homes.get(found) if array == "values" else None
+        if home is not None:
+            self.report("swapped", f"{name} holds the rows of chunk {home}", chunk)
+        else:
+            expected = " or ".join(self._expected[chunk][array])
+            self.report("digest", f"{name} has digest {found}, expected {expected}", chunk)
 
     def _rows(self, chunk: int, blocks: dict[str, NDArray[Any]]) -> int:
-        """Finite, unit and zero rows where they must be; counts the invalid ones."""
+        """Check for finite, unit and zero rows; count the invalid ones."""
         lo, hi = self.spec.bounds(chunk)
         values = blocks["values"][: hi - lo]
         flags = blocks["valid"][: hi - lo, 0].astype(bool) if self.spec.has_valid else np.ones(hi - lo, bool)
@@ -118,35 +136,39 @@ class Check:
         where = f"in chunk {chunk} (rows {lo}-{hi - 1})"
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
-            self.say("not_finite", f"{int((~finite).sum())} rows are not finite {where}", chunk)
+            self.report("not_finite", f"{int((~finite).sum())} rows are not finite {where}", chunk)
         if self.spec.unit:
             lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
             wrong = flags & finite & (np.abs(lengths - 1) > UNIT_TOLERANCE[self.spec.dtype])
             if wrong.any():
-                self.say("not_unit", f"{int(wrong.sum())} rows are not of length 1 {where}", chunk)
+                self.report("not_unit", f"{int(wrong.sum())} rows are not of length 1 {where}", chunk)
         if values[~flags].any() or blocks["values"][hi - lo :].any():
-            self.say("not_zero", f"invalid or padding rows are not zero {where}", chunk)
+            self.report("not_zero", f"invalid or padding rows are not zero {where}", chunk)
         return invalid
 
     def recompute(
-        self, again: Callable[[NDArray[np.int64]], NDArray[Any]], sample: int, seed: int, minimum: float
+        self, remake: Callable[[NDArray[np.int64]], NDArray[Any]], sample: int, seed: int, minimum: float
     ) -> Agreement | None:
-        """Stored rows against the teacher's word of today."""
+        """Compare a sample of stored rows with the same rows made again; None without a valid row."""
         column = Column(self.files, self.manifest)
         valid = np.flatnonzero(column.valid_all())
         rows = np.sort(np.random.default_rng(seed).permutation(valid)[:sample])
         if not len(rows):
             return None
-        agreed = agreement(column.take(rows), np.asarray(again(rows)))
+        agreed = agreement(column.take(rows), np.asarray(remake(rows)))
         if not agreed.minimum >= minimum:
             worst = int(rows[agreed.worst])
-            self.say(
+            self.report(
                 "recompute", f"row {worst} has cosine {agreed.minimum:.6f} to the teacher's, under {minimum}"
             )
         return agreed
 
+    def remove_temporary(self) -> None:
+        """Remove what killed writers left."""
+        self.files.remove(name for name in self._sizes if is_temporary(name))
+
     def mark_missing(self) -> None:
-        """Take the finished flag and the word on bad chunks away, in an order that a kill cannot spoil."""
+        """Unfinish the column and record only its good chunks, in an order that a kill cannot spoil."""
         documents = array_documents(self.spec)
         if self.bad_documents:
             for name, document in documents.items():
@@ -154,33 +176,44 @@ class Check:
             digests = {name: digest_of(document) for name, document in documents.items()}
         else:
             digests = dict(self.manifest.documents)
-        old = [name for name in self._sizes if name.startswith(FOLDER)]
-        self.files.put(f"{FOLDER}begin", b"", new=True)
-        versions = self._versions
-        good = [entry for entry in self._good if entry.chunk not in self.bad]
-        LedgerWriter(self.files, self.spec, versions).append_all(good)
+        old = [name for name in self._sizes if is_ledger(name) and name != BEGUN]
+        self.files.put(BEGUN, b"", new=True)
+        good = {chunk: entry for chunk, entry in self._good.items() if chunk not in self.bad}
+        notes = self._notes_of(good)
+        entries = [
+            LedgerEntry(chunk, entry.digests, entry.invalid, notes.get(chunk, {}))
+            for chunk, entry in good.items()
+        ]
+        LedgerWriter(self.files, self.spec, self._versions).append_all(entries)
         self.files.put(GROUP, Manifest(self.spec, digests).to_bytes())
-        self.files.remove(name for name in old if name != f"{FOLDER}begin")
+        self.files.remove(old)
 
-    def _vouched(self, spec: ColumnSpec) -> dict[int, dict[str, list[str]]]:
+    def _digests(self) -> dict[int, dict[str, list[str]]]:
         """Chunk -> array -> digests it may have: one by the manifest, or those of the ledgers."""
-        self._versions: dict[str, str] = dict(self.manifest.versions)
-        self._notes: dict[int, dict[int, str]] = {}
         if self.manifest.finished:
-            for row, reason in self.manifest.notes.items():
-                self._notes.setdefault(row // spec.chunk_rows, {})[row] = reason
-            columns = self.manifest.chunks
-            return {n: {array: [columns[array][n]] for array in spec.arrays} for n in range(spec.n_chunks)}
-        vouched = read_ledgers(self.files, self._sizes, spec)
-        for versions in vouched.versions:
+            chunks, arrays = self.manifest.chunks, self.spec.arrays
+            return {n: {array: [chunks[array][n]] for array in arrays} for n in range(self.spec.n_chunks)}
+        ledgers = read_ledgers(self.files, self._sizes, self.spec)
+        for versions in ledgers.versions:
             for library, version in versions.items():
                 known = self._versions.get(library, version).split(", ")
                 self._versions[library] = ", ".join(sorted({*known, version}))
-        words: dict[int, dict[str, list[str]]] = {}
-        for chunk, entries in vouched.entries.items():
-            self._notes[chunk] = dict(entries[0].notes)
-            words[chunk] = {array: [entry.digests[array] for entry in entries] for array in spec.arrays}
-        return words
+        self._entries = {chunk: entries[0] for chunk, entries in ledgers.entries.items()}
+        return {
+            chunk: {array: [entry.digests[array] for entry in entries] for array in self.spec.arrays}
+            for chunk, entries in ledgers.entries.items()
+        }
 
-    def _notes_of(self, chunk: int) -> dict[int, str]:
-        return self._notes.get(chunk, {})
+    def _notes_of(self, good: dict[int, LedgerEntry]) -> dict[int, dict[int, str]]:
+        """Chunk -> row -> reason, of good chunks: runs are expanded only to rows that files really hold."""
+        if not self.manifest.finished:
+            return {chunk: dict(self._entries[chunk].notes) for chunk in good}
+        notes: dict[int, dict[int, str]] = {chunk: {} for chunk in good}
+        size = self.spec.chunk_rows
+        for reason, runs in self.manifest.reasons.items():
+            for first, last in run_bounds(runs):
+                for chunk in range(first // size, last // size + 1):
+                    if chunk in notes:
+                        lo, hi = max(first, chunk * size), min(last + 1, (chunk + 1) * size)
+                        notes[chunk].update(dict.fromkeys(range(lo, hi), reason))
+        return {chunk: dict(sorted(rows.items())) for chunk, rows in notes.items()}

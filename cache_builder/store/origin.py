@@ -1,4 +1,4 @@
-"""Whose embeddings a column holds, and the one check that two of them can be compared."""
+"""Whose embeddings a column holds, and the one check that two columns can be compared."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from cckt.cache_builder.store.reader import Column
 
 
 def teacher_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The teacher of a recipe as it describes itself: name, weight_digest and more. None for an imported
-    table.
-    """
+    """Return the teacher in a recipe: its name, weight_digest and more. None for an imported table."""
     teacher = recipe.get("teacher")
     return dict(teacher) if isinstance(teacher, Mapping) else None
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Something that holds embeddings, or learnt from them."""
+    """The teacher of something that holds embeddings or was trained with them."""
 
     what: str
     """For messages: "column text of caches/coco", "the run's embeddings"."""
@@ -29,23 +27,23 @@ class Origin:
 
     @staticmethod
     def of(column: Column, what: str = "") -> Origin:
-        """Of a column."""
+        """Return the origin of a column."""
         spec = column.manifest.spec
         return Origin(what or f"column {spec.name}", teacher_of(spec.recipe), column.width)
 
 
 def require_same_teacher(first: Origin, second: Origin, *, step: str, imported: bool = False) -> None:
-    """UserError, naming both digests, unless the embeddings of both come from one teacher.
+    """Raise UserError, naming both digests, unless the embeddings of both come from one teacher.
 
-    What counts is the weights and what is built of them, not the name they go by. step: how to mend it, after
-    "; ". imported: let a table that was made elsewhere pass, which names no teacher: its width must do.
+    The weights and the architecture decide, not the name. step: what the user can do, after "; ". imported:
+    accept an imported table that names no teacher, if its width fits.
     """
     one, other = first.teacher, second.teacher
     for origin in (first, second):
         if origin.teacher is None and not imported:
             raise UserError(
-                f"{origin.what} was imported without saying whose embeddings it holds; "
-                "import it again with --teacher NAME --overwrite, NAME being the teacher that made the table."
+                f"{origin.what} was imported without the name of its teacher, expected one; import it again "
+                "with --teacher NAME --overwrite, NAME being the teacher that made the table."
             )
     if one is not None and other is not None:
         if one.get("weight_digest") != other.get("weight_digest"):

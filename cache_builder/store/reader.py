@@ -1,4 +1,4 @@
-"""Reading a finished column at memory speed."""
+"""Read a finished column at the speed of memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.store.command import mending_command
-from cckt.cache_builder.store.manifest import Manifest, read_manifest
+from cckt.cache_builder.store.format.file_names import GROUP, chunk_file
+from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
+from cckt.cache_builder.store.kinds import repair_command
+from cckt.cache_builder.store.places.contract import ChunkFiles
 from cckt.cache_builder.store.places.fetched import FetchedRows
-from cckt.cache_builder.store.places.files import ChunkFiles, open_files
+from cckt.cache_builder.store.places.files import open_files
 from cckt.cache_builder.store.places.mapped import MappedRows, can_map
-from cckt.cache_builder.store.spec import chunk_file
 
 
 def open_column(
@@ -27,20 +28,20 @@ def open_column(
 ) -> Column:
     """Open a finished column of the data-set folder (or URL) `data`; reads one small file, no rows.
 
-    resident: bytes by which reading a mapped column may enlarge this process, about; None: an eighth of the
+    resident: about how many bytes reading a mapped column may add to this process; None: an eighth of the
     machine's memory, at least 512 MB. They are the kernel's cached pages, shared with every other reader.
 
-    Raises UserError: there is none; it is unfinished (zarr would read its missing chunks as zeros); its
-    manifest was edited; it was made for another index, or by another recipe, than the digests given.
+    Raises UserError if the column is missing, is unfinished (zarr would read its missing chunks as zeros),
+    has an edited manifest, or was made for another index, or by another recipe, than the given digests.
     """
     files = open_files(data, name)
     manifest = read_manifest(files)
     if manifest is None:
         raise UserError(
-            f"There is no column {name} under {data}: expected {files.place}/zarr.json, make it with "
-            f"`{mending_command(str(data), name)}`."
+            f"There is no column {name} under {data}: expected {files.place}/{GROUP}, make it with "
+            f"`{repair_command(str(data), name)}`."
         )
-    command = mending_command(str(data), name, manifest.spec.recipe)
+    command = repair_command(str(data), name, manifest.spec.recipe)
     if not manifest.finished:
         raise UserError(
             f"Column {files.place} is not finished: expected every chunk to be made before it is read, run "
@@ -60,9 +61,7 @@ def open_column(
 
 
 class Column:
-    """A finished column. Picklable and cheap to send: a worker maps the same files anew, on its first
-    read.
-    """
+    """A finished column. Picklable and cheap to send: a worker maps the same files at its first read."""
 
     def __init__(self, files: ChunkFiles, manifest: Manifest, resident: int | None = None) -> None:
         self.manifest = manifest
@@ -82,12 +81,12 @@ class Column:
 
     @property
     def rows(self) -> int:
-        """Rows of the column, those of its table."""
+        """Number of rows, that of its table."""
         return self.manifest.spec.rows
 
     @property
     def width(self) -> int:
-        """Values a row."""
+        """Values of a row."""
         return self.manifest.spec.width
 
     @property
@@ -96,30 +95,31 @@ class Column:
         return self.manifest.spec.arrays["values"][1]
 
     def take(self, rows: ArrayLike) -> NDArray[Any]:
-        """Copy of (n, width) `dtype` at rows (n,), any order, repeats allowed. IndexError outside
-        0..rows-1.
+        """Return a copy, (n, width) of `dtype`, of rows (n,), in any order, with repeats.
+
+        IndexError outside 0..rows-1.
         """
         return self._array("values").take(self._checked(rows))
 
     def slice(self, lo: int, hi: int) -> NDArray[Any]:
-        """Copy of (hi - lo, width) `dtype`: rows [lo, hi), 0 <= lo <= hi <= rows."""
+        """Return a copy, (hi - lo, width) of `dtype`, of rows [lo, hi), 0 <= lo <= hi <= rows."""
         if not 0 <= lo <= hi <= self.rows:
             raise IndexError(f"rows {lo}:{hi} of column {self.manifest.spec.name} with {self.rows} rows")
         return self._array("values").slice(lo, hi)
 
     def all(self) -> NDArray[Any]:
-        """Copy of the whole column, (rows, width) `dtype`: for small ones."""
+        """Return a copy of the whole column, (rows, width) of `dtype`: for small columns."""
         return self.slice(0, self.rows)
 
     def valid(self, rows: ArrayLike) -> NDArray[np.bool_]:
-        """(n,) bool at rows (n,): whether the row has a value; all true in a column without flags."""
+        """Return (n,) bool for rows (n,): whether a row has a value; all true in a column without flags."""
         checked = self._checked(rows)
         if not self.manifest.spec.has_valid:
             return np.ones(len(checked), bool)
         return self._array("valid").take(checked)[:, 0].astype(bool)
 
     def valid_all(self) -> NDArray[np.bool_]:
-        """(rows,) bool."""
+        """Return `valid` of all rows, (rows,) bool."""
         if not self.manifest.spec.has_valid:
             return np.ones(self.rows, bool)
         return self._array("valid").slice(0, self.rows)[:, 0].astype(bool)
@@ -128,7 +128,7 @@ class Column:
         checked: NDArray[np.intp] = np.ascontiguousarray(rows, dtype=np.intp)
         if checked.ndim != 1:
             raise IndexError(f"rows of shape {checked.shape}, expected (n,)")
-        # As unsigned numbers negative rows are huge: one comparison looks at both ends.
+        # As unsigned numbers negative rows are huge, so one comparison checks both ends.
         if checked.size and checked.view(np.uintp).max() >= self._limit:
             raise IndexError(
                 f"rows {checked.min()}..{checked.max()} of column {self.manifest.spec.name} with "

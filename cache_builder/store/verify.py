@@ -1,4 +1,4 @@
-"""Whether a column still is what its manifest says, and what to make again where it is not."""
+"""Verify a column against its manifest, and mark the chunks that must be made again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.store.agreement import Agreement
 from cckt.cache_builder.store.check import Check, Problem
-from cckt.cache_builder.store.command import mending_command
-from cckt.cache_builder.store.manifest import GROUP, Manifest, read_manifest
+from cckt.cache_builder.store.format.file_names import GROUP
+from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
+from cckt.cache_builder.store.format.spec import some_runs
+from cckt.cache_builder.store.kinds import repair_command
 from cckt.cache_builder.store.places.files import open_files
-from cckt.cache_builder.store.spec import some_runs
+
+SAMPLE = 64
+"""Rows that are made again."""
+
+MINIMUM_COSINE = 0.999
+"""Smallest cosine of a stored row to the same row made again that is no problem."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +34,15 @@ class VerifyReport:
     name: str
     place: str
     manifest: Manifest | None
-    """None where it cannot be trusted."""
+    """None if it cannot be trusted."""
     chunks: int
-    """Chunk numbers looked at."""
+    """Chunks that were checked."""
     rows: int
     invalid: int
     """Invalid rows found."""
     problems: tuple[Problem, ...]
     agreement: Agreement | None
-    """Stored rows against recomputed ones, where asked for."""
+    """Agreement of stored rows with the same rows made again, if that was requested."""
     repaired: tuple[int, ...]
     """Chunks marked missing: the next run of the column's command makes them, and only them."""
     command: str
@@ -43,11 +50,11 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong."""
+        """Whether there is no problem."""
         return not self.problems
 
     def lines(self) -> list[str]:
-        """For a person."""
+        """Return the report as lines of text."""
         lines = [f"{self.place}: {self.rows} rows in {self.chunks} chunks, {self.invalid} invalid"]
         lines += [f"{problem.kind}: {problem.message}" for problem in self.problems]
         if self.agreement is not None:
@@ -66,23 +73,22 @@ def verify_column(
     index_digest: str | None = None,
     table_rows: int | None = None,
     recompute: Callable[[NDArray[np.int64]], NDArray[Any]] | None = None,
-    sample: int = 64,
+    sample: int = SAMPLE,
     seed: int = 0,
-    minimum_cosine: float = 0.999,
+    minimum_cosine: float = MINIMUM_COSINE,
     repair: bool = False,
-    mended: Mapping[int, str] | None = None,
+    recoverable: Mapping[int, str] | None = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Check every byte of a column, finished or not, in the memory of one chunk.
 
-    index_digest, table_rows: of the index it should belong to. recompute(rows (n,) ascending) -> (n, width)
-    makes `sample` valid rows (drawn by `seed`) again with the named teacher; a cosine below `minimum_cosine`
-    is a problem.
-    repair: chunks found wrong are marked missing, so that the column's own command makes them again and
-    nothing else. Foreign files are told, never deleted.
-    mended: row -> why, of rows without a value that could have one now; their chunks count as wrong.
+    index_digest, table_rows: of the index that it should belong to. recompute(rows (n,) ascending) -> (n,
+    width) makes `sample` valid rows (drawn by `seed`) again; a cosine below `minimum_cosine` is a problem.
+    repair: mark wrong chunks missing, so that the column's command makes them again and nothing else, and
+    remove temporary files of killed writers. Foreign files are reported, never deleted. recoverable: row ->
+    reason, of rows without a value that can have one now; their chunks count as wrong.
 
-    Raises UserError where there is no column at all.
+    Raises UserError if there is no column.
     """
     progress = progress or Silent()
     files = open_files(data, name)
@@ -90,13 +96,12 @@ def verify_column(
         manifest = read_manifest(files)
     except UserError as error:
         found = Problem("manifest", str(error))
-        return VerifyReport(
-            name, files.place, None, 0, 0, 0, (found,), None, (), mending_command(str(data), name)
-        )
+        command = repair_command(str(data), name)
+        return VerifyReport(name, files.place, None, 0, 0, 0, (found,), None, (), command)
     if manifest is None:
         raise UserError(
             f"There is no column {name} under {data}: expected {files.place}/{GROUP}, make it with "
-            f"`{mending_command(str(data), name)}`."
+            f"`{repair_command(str(data), name)}`."
         )
     check = Check(files, manifest)
     check.alignment(index_digest, table_rows)
@@ -108,19 +113,21 @@ def verify_column(
         progress.advance(hi - lo)
     progress.finish()
     if manifest.finished and check.invalid != manifest.invalid and not check.bad:
-        check.say(
+        check.report(
             "invalid_count", f"{check.invalid} rows are invalid, the manifest counts {manifest.invalid}"
         )
-    for row, why in (mended or {}).items():
-        check.say(
-            "mended",
-            f"row {row} has no value, but could have one now: {why}",
+    for row, why in (recoverable or {}).items():
+        check.report(
+            "recoverable",
+            f"row {row} has no value, but can have one now: {why}",
             row // manifest.spec.chunk_rows,
         )
     agreed = None
     if recompute is not None and manifest.finished and not check.bad:
         agreed = check.recompute(recompute, sample, seed, minimum_cosine)
     repaired: tuple[int, ...] = ()
+    if repair and manifest.finished:
+        check.remove_temporary()
     if repair and (check.bad or check.bad_documents):
         repaired = tuple(sorted(check.bad))
         check.mark_missing()
@@ -134,5 +141,5 @@ def verify_column(
         tuple(check.problems),
         agreed,
         repaired,
-        mending_command(str(data), name, manifest.spec.recipe),
+        repair_command(str(data), name, manifest.spec.recipe),
     )

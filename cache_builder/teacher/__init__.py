@@ -1,1 +1,11 @@
-"""TODO cache_builder/teacher."""
+"""The frozen CLIP whose embeddings are cached: loading, preprocessing, prompts.
+
+clip.py          load a teacher by its name
+foreign_code.py  refuse a teacher whose files contain code
+encoder.py       the frozen model: unit embeddings of images and sentences
+preprocess.py    the teacher's preprocessing, without the teacher
+tiles.py         a batch on the CPU, in tiles
+fold_norms.py    batch norms folded into convolutions
+prompts.py       from concept names to sentences; text ensembles
+guide.py         a teacher for new concepts and new images at inference
+"""

@@ -1,9 +1,9 @@
 """Batch norms folded into the convolutions before them: the same function in fewer passes over memory.
 
-A frozen batch norm is y = a x + b a channel, and a convolution is linear, so that both are one convolution
-with other weights: exact algebra, other last bits. On the CPU the ReLU that follows is computed with it (the
-oneDNN operators that torch's own compiler emits), and the weights are laid out for it once instead of at
-every call. A tower without batch norms, as every ViT is, stays as it is, bit for bit.
+A frozen batch norm is y = a x + b for each channel and a convolution is linear, so both together are one
+convolution with other weights: the same algebra, with different rounding. On the CPU a ReLU that follows is
+computed in the same operator (the oneDNN operators that torch's compiler emits), and the weights get their
+layout once instead of at every call. A tower without batch norms, such as a ViT, keeps its exact output.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 
-class FoldedConv(nn.Module):
-    """A convolution with the batch norm after it, and the ReLU after that where `relu`.
+class FusedConv(nn.Module):
+    """A convolution, its batch norm and, with `relu`, its ReLU.
 
-    (B, C, H, W) of any floating dtype -> (B, K, h, w) of `dtype`, in which weights are kept.
+    (B, C, H, W) of any floating dtype -> (B, K, h, w) of `dtype`, the dtype of the weights.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, relu: bool, dtype: torch.dtype) -> None:
@@ -38,7 +38,7 @@ class FoldedConv(nn.Module):
         self._packed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Return the output of the fused operators."""
         x = x.to(self.weight.dtype)
         padding, stride, dilation, groups = self._shape
         if not _has_fused(self.weight):
@@ -46,29 +46,29 @@ class FoldedConv(nn.Module):
                 x = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
             return x.relu_() if self.relu else x
         operators = torch.ops.mkldnn
-        if self._packed is None:  # the best layout depends on the shape of the input; threads agree on it
+        if self._packed is None:  # the best layout depends on the input shape
             self._packed = operators._reorder_convolution_weight(
                 self.weight, padding, stride, dilation, groups, list(x.shape)
             )
         after = "relu" if self.relu else "none"
-        answer: Tensor = operators._convolution_pointwise(
+        output: Tensor = operators._convolution_pointwise(
             x, self._packed, self.bias, padding, stride, dilation, groups, after, [], ""
         )
-        return answer
+        return output
 
 
 def fold_batch_norms(tower: nn.Module, dtype: torch.dtype) -> bool:
-    """Fold what can be folded, in place; whether anything was. dtype: of the folded weights.
+    """Fold batch norms of a tower in place; return whether any was folded. dtype: of the folded weights.
 
-    A pair is folded where a trace proves that the convolution's only reader is the norm, and that both are
-    called once. A tower that cannot be traced stays as it is. In eval mode only.
+    A pair is folded if a trace proves that only the norm reads the convolution, and that both are called
+    once. A tower that cannot be traced is not changed. The tower must be in eval mode.
     """
-    assert not tower.training
+    assert not tower.training, "expected a tower in eval mode"
     if not any(isinstance(module, nn.BatchNorm2d) for module in tower.modules()):
         return False
     try:
         graph = _Tracer().trace(tower)
-    except Exception:  # data-dependent control flow fails in as many ways as there is code
+    except Exception:  # data-dependent control flow raises exceptions of any type
         return False
     modules = dict(tower.named_modules())
     calls = [str(node.target) for node in graph.nodes if node.op == "call_module"]
@@ -93,12 +93,12 @@ def fold_batch_norms(tower: nn.Module, dtype: torch.dtype) -> bool:
             continue
         if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or norm.running_mean is None:
             continue
-        # timm's norms may carry their activation (BatchNormAct2d); others are followed by it
-        own = [getattr(norm, name, nn.Identity()) for name in ("drop", "act")]
-        acts = [part for part in own if not isinstance(part, nn.Identity)]
+        # timm's norms may contain their activation (BatchNormAct2d); after others it is a module
+        inner = [getattr(norm, name, nn.Identity()) for name in ("drop", "act")]
+        acts = [part for part in inner if not isinstance(part, nn.Identity)]
         follow = None if acts else reader(after)
         relu = [type(part) for part in acts or [module_of(follow)]] == [nn.ReLU]
-        _put(tower, str(node.target), FoldedConv(conv, norm, relu, dtype))
+        _put(tower, str(node.target), FusedConv(conv, norm, relu, dtype))
         _put(tower, str(after.target), nn.Identity() if relu else nn.Sequential(*acts))
         if relu and follow is not None:
             _put(tower, str(follow.target), nn.Identity())
@@ -117,7 +117,7 @@ def _put(tower: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _has_fused(weight: Tensor) -> bool:
-    """Whether torch here has oneDNN's fused convolutions for such weights."""
+    """Whether this build of torch has oneDNN's fused convolutions for such weights."""
     known: Callable[..., Any] | None = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
     usable = weight.device.type == "cpu" and torch._C._has_mkldnn and known is not None
     if weight.dtype == torch.bfloat16:

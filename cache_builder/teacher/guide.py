@@ -1,4 +1,4 @@
-"""A teacher beside a trained detector: it reads typed-in words and says what a new photo may hold."""
+"""A teacher next to a trained detector: text embeddings of new concepts and priors of new images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cckt.cache_builder.base.constants import TAU, TEMPLATES
 from cckt.cache_builder.presence import clip_probability
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.prompts import embed_concepts, resolve_templates
@@ -16,26 +17,33 @@ from cckt.cache_builder.vocabulary import Vocabulary
 
 
 class TeacherGuide:
-    """What `cckt.detector.inference.predict` asks while it looks at photos that no cache knows.
+    """The `Guide` of `cckt.detector.inference.predict` made from a CLIP teacher.
 
-    text_recipe: of the text column that the run learnt from, so that new words are filled into the same
-    templates; an imported table names none, and the default ensemble is taken.
+    text_recipe: recipe of the text column that the run was trained with; its templates, and for concepts of a
+    data set its choice about synonyms, are used here too. An imported table records neither: the defaults of
+    `cckt cache text` apply. tau: temperature of the priors; None is the default of `cckt cache priors`.
     """
 
     def __init__(
-        self, teacher: Teacher, text_recipe: Mapping[str, Any] | None = None, tau: float = 0.07
+        self, teacher: Teacher, text_recipe: Mapping[str, Any] | None = None, tau: float | None = None
     ) -> None:
         self.name, self.weight_digest = teacher.name, teacher.weight_digest
         recorded = (text_recipe or {}).get("templates") or {}
-        self._templates = resolve_templates(recorded.get("patterns") or "ensemble12")
-        self._teacher, self._tau = teacher, tau
+        self._templates = resolve_templates(recorded.get("patterns") or TEMPLATES)
+        self._synonyms = bool((text_recipe or {}).get("synonyms", False))
+        self._teacher, self._tau = teacher, TAU if tau is None else tau
 
     def text(self, vocabulary: Vocabulary) -> NDArray[np.float32]:
-        """(C, D) float32 unit: the prompt ensemble of each concept, over its synonyms where it has some."""
-        return embed_concepts(vocabulary, self._templates, self._teacher.encode_texts, synonyms=True)
+        """Return (C, D) float32 unit text embeddings (docs/method/cckt_det.md, eq. 1).
+
+        Concepts of a data set are embedded as in the run's text column: with their synonyms only if the
+        column was made with --synonyms. Synonyms that the user typed ("tv|television") are always averaged.
+        """
+        synonyms = vocabulary.typed or self._synonyms
+        return embed_concepts(vocabulary, self._templates, self._teacher.encode_texts, synonyms=synonyms)
 
     def presence(self, photos: Sequence[Image.Image], text: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """(B, C) float32: sigma(cos(photo, concept) / tau) of RGB photos (METHOD.md section 3)."""
+        """Return (B, C) float32 priors of RGB images (docs/method/cckt_det.md, eq. 5)."""
         if not photos:
             return np.zeros((0, len(text)), np.float32)
         pixels = np.stack([self._teacher.preprocess.pixels(photo) for photo in photos])

@@ -1,4 +1,4 @@
-"""A teacher's own preprocessing, apart from the teacher: what workers hold."""
+"""A teacher's preprocessing, without the teacher: for the workers that decode."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ REDUCTIONS = (8, 4, 2)
 """Scales 1/n at which a JPEG can be decoded directly."""
 
 GAP = 3.0
-"""A reduced photo shows what the teacher sees in at least this many times its pixels a side. Measured on COCO
-with a trained teacher: at 2.5 the median cosine of whole photos to the exact ones is 0.998."""
+"""Each side of a reduced photo, or of a crop in it, has at least this many times the teacher's pixels.
+
+Measured on COCO with a trained teacher: at 2.5 whole photos have median cosine 0.998 to the exact ones."""
 
 FAST = {
     "resize": "torchvision uint8, antialias, cut to the teacher's shape first",
@@ -27,20 +28,19 @@ FAST = {
 
 
 class Preprocess:
-    """A teacher's own inference preprocessing, in two halves so that bytes travel and not floats.
+    """A teacher's inference preprocessing, in two halves, so that workers send bytes and not floats.
 
-    `pixels` is what has to happen where the photo is decoded (resize, centre crop or pad; Pillow); `finish`
-    what may happen on the device, for a whole batch (to [0, 1], normalise). One after the other they equal
-    open_clip's transform bit for bit on the CPU. Small and picklable: worker processes hold it without the
-    model.
+    `pixels` runs where the photo is decoded (resize, centre crop or pad; Pillow). `finish` runs on the
+    device, for a whole batch (scale to [0, 1], normalise). Together they equal open_clip's transform bit for
+    bit on the CPU. Small and picklable: worker processes have it without the model.
 
-    `cut` and `resized` are the fast way to the same shape, near in value and not equal (`--fast`).
+    `cut` and `resized` are the fast way to the same shape, with values near the exact ones (`--fast`).
     """
 
     def __init__(self, transform: Any, recipe: dict[str, Any]) -> None:
         *geometry, to_tensor, normalise = transform.transforms
-        assert type(to_tensor).__name__ == "MaybeToTensor", transform
-        assert type(normalise).__name__ == "Normalize", transform
+        kinds = [type(step).__name__ for step in (to_tensor, normalise)]
+        assert kinds == ["MaybeToTensor", "Normalize"], f"expected open_clip's transform, found {transform}"
         self.transform = transform
         self.recipe = recipe
         self._geometry = geometry
@@ -48,32 +48,30 @@ class Preprocess:
         self._std = torch.tensor(normalise.std, dtype=torch.float32).view(1, 3, 1, 1)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """(3, S, S) float32, normalised: open_clip's transform itself."""
+        """Return (3, S, S) float32, normalised, by open_clip's transform."""
         result: Tensor = self.transform(image)
         return result
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """(3, S, S) uint8: resized and cropped, not yet normalised."""
+        """Return (3, S, S) uint8, resized and cropped, not normalised."""
         for step in self._geometry:
             image = step(image)
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     def finish(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) uint8 on any device -> float32, normalised, on that device."""
+        """Return pixels (B, 3, S, S) uint8 as float32, normalised, on their device."""
         scaled = pixels.to(torch.float32).div_(255)
         return scaled.sub_(self._mean.to(pixels.device)).div_(self._std.to(pixels.device))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(3, H, W) of what the teacher takes."""
+        """(3, H, W) of the teacher's input."""
         size = self.recipe["size"]
         height, width = (size, size) if isinstance(size, int) else size
         return (3, height, width)
 
     def cut(self, crop: Tensor) -> Tensor:
-        """(3, h, w) uint8 -> the part of it that the teacher will see, a view: what a centre crop after the
-        resize would keep, cut before.
-        """
+        """Return a view of a crop (3, h, w) uint8: what a centre crop after the resize would keep."""
         if self._mode != "shortest":
             return crop
         (_, high, wide), (height, width) = self.shape, crop.shape[-2:]
@@ -83,8 +81,9 @@ class Preprocess:
         return crop[:, top : top + kept_height, left : left + kept_width]
 
     def resized(self, part: Tensor) -> Tensor:
-        """What `cut` left, on any device -> (3, S, S) uint8 on that device: resized there, and padded where
-        the teacher takes photos whole.
+        """Return the result of `cut`, on any device, as (3, S, S) uint8 on that device.
+
+        It is resized, and padded if the teacher's preprocessing keeps the whole image.
         """
         (_, high, wide), (height, width) = self.shape, part.shape[-2:]
         size = [high, wide]
@@ -102,8 +101,9 @@ class Preprocess:
         return padded
 
     def reduction(self, sides: NDArray[Any]) -> int:
-        """n such that JPEGs may be decoded at 1/n; sides: (m, 2) width and height in pixels of all that the
-        teacher is to see of a photo.
+        """Return n such that a JPEG may be decoded at 1/n of its size.
+
+        sides: (m, 2) width and height in pixels of all rectangles of the photo that the teacher encodes.
         """
         _, high, wide = self.shape
         ratios = sides / np.array([wide, high])

@@ -1,13 +1,12 @@
-"""From concept names to the sentences a teacher reads (METHOD.md section 3, "Text").
+"""From concept names to sentences and their mean embedding (docs/method/cckt_det.md, eq. 1).
 
-A template is a sentence with one `{}`; the ensemble of a concept is the mean of its sentences' unit
-embeddings, made unit again. No articles are mended: "a photo of a umbrella." is what CLIP's own ensembles
-say too, and the mean over templates drowns it.
+A template is a sentence with one `{}`. The ensemble of a concept is the mean of the unit embeddings of its
+sentences, made unit again. Articles are not corrected: CLIP's ensembles have "a photo of a umbrella." too,
+and the mean over templates hides it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.constants import TEMPLATES
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.vocabulary import Concept
 
@@ -34,69 +35,67 @@ ENSEMBLE12 = (
     "a blurry photo of a {}.",
     "a photo of a {}.",
 )
-"""The twelve of METHOD.md section 3: the default."""
+"""The 12 templates of the default, `TEMPLATES`."""
 
 SINGLE = ("a photo of a {}.",)
 
-_SETS = ("single", "ensemble12", "imagenet80")
+SETS = ("single", TEMPLATES, "imagenet80")
 
 
 @dataclass(frozen=True)
 class Templates:
-    """A named list of templates; `name` is the set's name, or "own" for a list of the user's."""
+    """A named list of templates; `name` is the set's name, or "own" for a list of the user."""
 
     name: str
     patterns: tuple[str, ...]
 
     @property
     def digest(self) -> str:
-        """ "sha256:..." over the patterns in order."""
-        return "sha256:" + hashlib.sha256(json.dumps(self.patterns).encode()).hexdigest()
+        """ "sha256:..." of the patterns in order."""
+        return digest_of(json.dumps(self.patterns).encode())
 
     def fill(self, words: str) -> list[str]:
-        """One sentence per template."""
+        """Return one sentence for each template."""
         return [pattern.replace("{}", words) for pattern in self.patterns]
 
 
 def resolve_templates(templates: str | Path | Sequence[str]) -> Templates:
-    """The templates meant by `--templates`: a set's name, a file, or a list.
+    """Return the templates of `--templates`: the name of a set, a file, or a list.
 
-    A file holds one template a line, or a JSON list of them. Every template holds `{}` exactly once.
+    A file holds one template on each line, or a JSON list of templates. Every template has `{}` exactly once.
 
-    Raises UserError for an unknown name, a file without templates, or a template without its one `{}`.
+    Raises UserError for an unknown name, a file without templates, or a template without exactly one `{}`.
     """
     if not isinstance(templates, str | Path):
         return _checked(tuple(templates), "the list given as templates")
     if templates == "single":
         return Templates("single", SINGLE)
-    if templates == "ensemble12":
-        return Templates("ensemble12", ENSEMBLE12)
+    if templates == TEMPLATES:
+        return Templates(TEMPLATES, ENSEMBLE12)
     if templates == "imagenet80":
-        from cckt.cache_builder.teacher.clip import (
-            imagenet_templates,
-        )  # open_clip is heavy, and only the teacher imports it
+        from cckt.cache_builder.teacher.clip import imagenet_templates  # open_clip is slow to import
 
         return Templates("imagenet80", imagenet_templates())
     path = Path(templates)
     if not path.is_file():
         raise UserError(
-            f"--templates {templates} is neither one of {', '.join(_SETS)} nor a file; "
-            "give one of them, or a file with one template a line, each with a {} for the name."
+            f"--templates {templates} is neither one of {', '.join(SETS)} nor a file; "
+            "give one of them, or a file with one template on each line, with {} for the name."
         )
     return _checked(_read(path), str(path))
 
 
 def spoken(name: str) -> str:
-    """A category's name as a sentence holds it: underscores become spaces, runs of spaces one space.
+    """Return a category's name as used in sentences: underscores become spaces, runs of spaces one space.
 
-    LVIS qualifies names in brackets, "bow_(weapon)" beside "bow_(decorative_ribbons)". The bracket stays,
-    because without it two concepts would get one embedding: "bow (weapon)".
+    Brackets are kept. LVIS has "bow_(weapon)" and "bow_(decorative_ribbons)", which would get one embedding
+    without them.
     """
     return " ".join(name.replace("_", " ").split())
 
 
 def wordings(concept: Concept, synonyms: bool = False) -> list[str]:
-    """The wordings of a concept, its name first; with `synonyms` also those, each spoken form once."""
+    """Return the wordings of a concept, its name first, then with `synonyms` its synonyms, each once."""
     names = [concept.name, *(concept.synonyms if synonyms else ())]
     return list(dict.fromkeys(spoken(name) for name in names))
 
@@ -108,11 +107,10 @@ def embed_concepts(
     *,
     synonyms: bool = False,
 ) -> NDArray[np.float32]:
-    """(C, D) float32 unit text embeddings of `concepts`.
+    """Return (C, D) float32 unit text embeddings of `concepts`; docs/method/cckt_det.md, eq. 1.
 
-    `encode` maps B sentences to (B, D) float32 unit rows. A concept's row is the normalised mean over all its
-    sentences: templates x wordings (METHOD.md section 3). Sums are taken in float64, so that the order of
-    templates does not show.
+    encode: maps B sentences to (B, D) float32 unit rows. A concept's row is the normalised mean over all its
+    sentences, templates x wordings. Sums are taken in float64, so that the order of templates has no effect.
     """
     sentences = [[s for words in wordings(c, synonyms) for s in templates.fill(words)] for c in concepts]
     rows = encode([sentence for group in sentences for sentence in group])
@@ -123,10 +121,10 @@ def embed_concepts(
 
 
 def unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """(n, D) float32 rows of length 1; a row of zeros is a fault of the caller's."""
+    """Return rows (n, D) scaled to length 1, float32; AssertionError for a row of zeros."""
     rows = rows.astype(np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    assert np.all(lengths > 0), "a row of zeros has no direction"
+    assert np.all(lengths > 0), "expected no row of zeros"
     unit: NDArray[np.float32] = (rows / lengths).astype(np.float32)
     return unit
 
@@ -138,7 +136,7 @@ def _read(path: Path) -> tuple[str, ...]:
             return tuple(json.loads(text))
     except (OSError, ValueError) as fault:
         raise UserError(
-            f"{path} cannot be read as templates ({fault}); give one a line, or a JSON list of strings."
+            f"{path} cannot be read as templates ({fault}); give one on each line, or a JSON list of strings."
         ) from None
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 

@@ -17,7 +17,7 @@ from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.checks import require
 from cckt.detector.config.data import DataConfig
-from cckt.detector.config.dataclass_io import merged, override, to_mapping, toml_text
+from cckt.detector.config.dataclass_io import flat, merged, override, to_mapping, toml_text
 from cckt.detector.config.inference import InferenceConfig, PriorConfig
 from cckt.detector.config.method import DenoiseConfig, GuidanceConfig, OneToManyConfig
 from cckt.detector.config.model import LossConfig, MatcherConfig, ModelConfig
@@ -80,6 +80,10 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Return nested dicts of plain JSON values."""
         return to_mapping(self)
+
+    def options(self) -> dict[str, Any]:
+        """Return dotted name -> plain value of every option of a section: {"train.lr": 1e-4, ...}."""
+        return {name: value for name, value in flat(self.to_dict()).items() if "." in name}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any], where: str = "config") -> Config:

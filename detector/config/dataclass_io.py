@@ -160,6 +160,14 @@ def _plain_value(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as dotted name -> value."""
+    values: dict[str, Any] = {}
+    for name, value in mapping.items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return values
+
+
 def merged(instance: T, changes: Mapping[str, Any], where: str, prefix: str = "") -> T:
     """Return a copy of a frozen dataclass with a nested mapping applied.
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.photos import check_file, open_image
 
 Decoder = Callable[[list[Tensor]], list[Tensor]]
 """Maps encoded files, (n,) uint8 each, on the CPU, to images (3, H, W) uint8 on the device."""
@@ -61,8 +62,9 @@ def jpeg_bytes(path: Path, size: tuple[int, int]) -> Tensor | None:
     size: (width, height) of the annotations; a photo of another size is not for the GPU.
     """
     try:
+        check_file(path)
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content)) as image:
             plain = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == tuple(size)
     except Exception:  # Pillow raises many classes; decoding on the CPU reports the reason
         return None
@@ -87,7 +89,7 @@ def _decode_one(file: Tensor, decode: Decoder) -> Tensor | str:
     except RuntimeError:
         pass
     try:
-        with Image.open(io.BytesIO(file.numpy().tobytes())) as image:
+        with open_image(io.BytesIO(file.numpy().tobytes())) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
     except Exception as fault:  # decoders raise OSError, SyntaxError, struct.error, ...
         return f"cannot be decoded: {' '.join(str(fault).split())}"

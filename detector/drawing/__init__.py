@@ -1,1 +1,10 @@
-"""TODO detector/drawing."""
+"""Draw detections on images, with Pillow.
+
+colours.py        a colour per concept; contrast of text on it
+draw.py           boxes and labels on one image; contact sheets of several
+gallery.py        images of a data set with the novel concepts that a detector found
+outlines.py       anti-aliased outlines, plain or dashed
+place_labels.py   positions of labels: near their box, inside the image, without overlap
+predict_files.py  predict on photo and video files, and draw the detections
+text.py           fonts; text shortened to a width
+"""

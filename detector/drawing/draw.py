@@ -1,8 +1,7 @@
-"""Pictures of detections that a person likes to look at, by Pillow alone.
+"""Draw boxes and labels on one image (`draw_marks`), or on a page of several (`contact_sheet`).
 
-`draw_marks` puts boxes and labels on one photo; `contact_sheet` sets many on a page. A concept has the same
-colour in every picture, for it follows from its name. Novel concepts are starred, their outline dashed over
-white.
+The colour of a concept depends only on its name, so it is the same in every image. Novel concepts have a star
+and a dashed outline on white.
 """
 
 from __future__ import annotations
@@ -12,21 +11,23 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from cckt.detector.drawing.paint import DIM, INK, PAPER, colour_of, font, ink_on, oklch, outline
-from cckt.detector.drawing.place_labels import Chip, place_chips
+from cckt.detector.drawing.colours import DIM, INK, PAPER, colour_of, ink_on, oklch
+from cckt.detector.drawing.outlines import outline
+from cckt.detector.drawing.place_labels import Label, place_labels
+from cckt.detector.drawing.text import fit_text, font
 from cckt.detector.inference.prediction import Prediction
 
 STAR = "★"
 LEGEND = oklch(0.56, 0.18, 255.0)
 SMALL = 512
-"""Photos whose long side is shorter are drawn larger, by a whole number, until it is at least this."""
+"""Smallest long side in px: smaller images are enlarged by an integer factor."""
 LARGE = 2048
-"""Photos whose long side is longer are drawn smaller."""
+"""Largest long side in px: larger images are reduced."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """One box on a photo: box_xyxy in pixels of the photo; score None for ground truth."""
+    """A box to draw: box_xyxy in pixels of the image; score None for ground truth."""
 
     box_xyxy: tuple[float, float, float, float]
     name: str
@@ -35,35 +36,34 @@ class Mark:
 
     @property
     def text(self) -> str:
-        """What the label says."""
+        """Text of the label."""
         return self.short if self.score is None else f"{self.short} {self.score:.2f}"
 
     @property
     def short(self) -> str:
-        """What it says where there is little room."""
+        """Text of the label without the score, for small spaces."""
         return f"{STAR} {self.name}" if self.novel else self.name
 
 
 def marks_of(prediction: Prediction) -> list[Mark]:
-    """A prediction's finds as marks: one for each thing, not every name of every box."""
+    """Return the marks of a prediction, one per object (`Prediction.distinct`)."""
     shown = prediction.distinct()
     columns = zip(shown.boxes_xyxy.tolist(), shown.names, shown.scores.tolist(), shown.novel, strict=True)
     return [Mark(tuple(box), name, score, bool(novel)) for box, name, score, novel in columns]
 
 
 def draw_prediction(photo: Image.Image, prediction: Prediction) -> Image.Image:
-    """A photo with what was found in it."""
+    """Return the image with its detections drawn."""
     return draw_marks(photo, marks_of(prediction))
 
 
 def draw_marks(
     photo: Image.Image, marks: Sequence[Mark], *, legend: bool = True, scale: float | None = None
 ) -> Image.Image:
-    """A photo with its marks, and a legend under it if a mark is novel.
+    """Return a copy of the image with its marks, and a legend below it if a mark is novel.
 
-    scale: output pixels per photo pixel; None enlarges small photos by a whole number (128 px becomes 512)
-    and shrinks very large ones. Boxes may stand out of the photo; they are cut at its edge. The photo is not
-    changed.
+    scale: output pixels per image pixel; None enlarges small images by an integer factor (128 px becomes 512)
+    and reduces very large ones. Boxes are clipped to the image.
     """
     canvas = enlarge(photo, scale)
     ratio = canvas.width / photo.width
@@ -77,16 +77,16 @@ def draw_marks(
     order = sorted(range(len(marks)), key=lambda i: (not marks[i].novel, -(marks[i].score or 1.0)))
     texts = [(marks[at].text, marks[at].short) for at in order]
     names = [marks[at].name for at in order]
-    chips = place_chips([boxes[at] for at in order], texts, face, canvas.size, line, names)
-    for at, chip in reversed([(at, chip) for at, chip in zip(order, chips, strict=True) if chip]):
-        _draw_chip(canvas, chip, colour_of(marks[at].name), marks[at].novel, face)
+    labels = place_labels([boxes[at] for at in order], texts, face, canvas.size, line, names)
+    for at, label in reversed([(at, label) for at, label in zip(order, labels, strict=True) if label]):
+        _draw_label(canvas, label, colour_of(marks[at].name), marks[at].novel, face)
     if legend and any(mark.novel for mark in marks):
         canvas = _with_legend(canvas, any(not mark.novel for mark in marks))
     return canvas
 
 
 def enlarge(photo: Image.Image, scale: float | None = None) -> Image.Image:
-    """The photo as RGB at the size it is drawn at."""
+    """Return a copy of the image as RGB, at the size at which it is drawn."""
     long = max(photo.size)
     if scale is None:
         scale = -(-SMALL // long) if long < SMALL else min(1.0, LARGE / long)
@@ -109,10 +109,10 @@ def _clip(box: tuple[float, ...], size: tuple[int, int]) -> tuple[float, float, 
     return left, top, max(left + 1, min(box[2], width - 1)), max(top + 1, min(box[3], height - 1))
 
 
-def _draw_chip(
-    canvas: Image.Image, chip: Chip, colour: tuple[int, int, int], novel: bool, face: ImageFont.FreeTypeFont
+def _draw_label(
+    canvas: Image.Image, label: Label, colour: tuple[int, int, int], novel: bool, face: ImageFont.FreeTypeFont
 ) -> None:
-    left, top, right, bottom = chip.box
+    left, top, right, bottom = label.box
     radius = (bottom - top) / 4
     size = (round(right - left), round(bottom - top))
     fine = 4
@@ -129,7 +129,7 @@ def _draw_chip(
         canvas.paste(Image.new("RGB", size, colour), at, mask)
     draw = ImageDraw.Draw(canvas)
     draw.text(
-        ((left + right) / 2, (top + bottom) / 2), chip.text, font=face, fill=ink_on(colour), anchor="mm"
+        ((left + right) / 2, (top + bottom) / 2), label.text, font=face, fill=ink_on(colour), anchor="mm"
     )
 
 
@@ -142,7 +142,7 @@ def _with_legend(canvas: Image.Image, base_too: bool) -> Image.Image:
 
 
 def legend_strip(width: int, size: int, base_too: bool = True) -> Image.Image:
-    """What the outlines mean, `width` px wide; lines are broken where it is narrow."""
+    """Return a legend of the outlines, `width` px wide; its entries wrap if it is narrow."""
     items = [(True, f"{STAR} novel: never annotated in training")]
     if base_too:
         items.append((False, "base: annotated in training"))
@@ -167,7 +167,7 @@ def legend_strip(width: int, size: int, base_too: bool = True) -> Image.Image:
 
 @dataclass(frozen=True)
 class Tile:
-    """One photo of a contact sheet."""
+    """One image of a contact sheet."""
 
     photo: Image.Image
     marks: Sequence[Mark]
@@ -177,9 +177,9 @@ class Tile:
 def contact_sheet(
     tiles: Sequence[Tile], *, columns: int = 3, cell: int = 420, title: str = "", subtitle: str = ""
 ) -> Image.Image:
-    """A page of photos, each fitted into a cell of `cell` px, with captions and one legend.
+    """Return a page of images, each fitted into a cell of `cell` px, with captions and one legend.
 
-    No tile gives a page that says so.
+    Without tiles the page holds the sentence "No photo to show."
     """
     gap, size = round(cell / 18), max(13, round(cell / 26))
     cells = [_tile(tile, cell, size) for tile in tiles]
@@ -205,28 +205,19 @@ def contact_sheet(
 
 def _tile(tile: Tile, cell: int, size: int) -> Image.Image:
     scale = min(cell / tile.photo.width, cell / tile.photo.height)
-    # Labels are as large as their picture allows, so a picture is drawn at the size at which it is shown.
+    # Drawn at its final size, because the size of labels depends on it.
     picture = draw_marks(tile.photo, tile.marks, legend=False, scale=scale)
     band = round(size * 1.9) if tile.caption else 0
     page = Image.new("RGB", (cell, picture.height + band), PAPER)
     page.paste(picture, ((cell - picture.width) // 2, 0))
     ImageDraw.Draw(page).text(
         (cell / 2, picture.height + band / 2),
-        _fit(tile.caption, font(size), cell),
+        fit_text(tile.caption, font(size), cell),
         font=font(size),
         fill=DIM,
         anchor="mm",
     )
     return page
-
-
-def _fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
-    """The text, its end replaced by an ellipsis if it is too long."""
-    if face.getlength(text) <= width:
-        return text
-    while text and face.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
 
 
 def _heading(width: int, gap: int, size: int, title: str, subtitle: str) -> Image.Image:
@@ -237,6 +228,6 @@ def _heading(width: int, gap: int, size: int, title: str, subtitle: str) -> Imag
     head = Image.new("RGB", (width, height), PAPER)
     draw, y = ImageDraw.Draw(head), float(gap)
     for text, face, colour in lines:
-        draw.text((gap, y), _fit(text, face, width - 2 * gap), font=face, fill=colour)
+        draw.text((gap, y), fit_text(text, face, width - 2 * gap), font=face, fill=colour)
         y += face.size * 1.5
     return head

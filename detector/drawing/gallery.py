@@ -1,4 +1,4 @@
-"""What a detector finds that nobody annotated for it, as pictures."""
+"""Draw the novel concepts that a detector finds in a data set."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.photos import load_photo
 from cckt.detector.drawing.draw import STAR, Tile, contact_sheet, draw_prediction, marks_of
-from cckt.detector.inference.predict import Detector
+from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction
 
-LOOKED_AT, SHOWN, SINGLES = 96, 12, 6
-"""Photos predicted for the pictures, photos on the contact sheet, and pictures of one photo."""
+PREDICTED, SHOWN, SINGLES = 96, 12, 6
+"""Images to predict, images on the contact sheet, and images drawn separately."""
 
 
-def draw_finds(out: Path, detector: Detector, index: Index, progress: Progress) -> list[Path]:
-    """Pictures of what it finds in photos that hold something novel; the contact sheet is the first.
+def draw_finds(out: Path, detector: Predictor, index: Index, progress: Progress) -> list[Path]:
+    """Draw detections in images with novel annotations; return the files, the contact sheet first.
 
-    Of the first LOOKED_AT such photos those with the most confident novel find are shown.
+    Of the first PREDICTED such images, those with the highest score of a novel detection are drawn. Returns
+    [] if no image has a novel annotation.
     """
     novel = index.concepts.in_split("novel")[index.box_concepts]  # (M,) bool
     rows = [row for row in range(len(index)) if novel[index.boxes_of(row)].any()]
-    rows = rows[:LOOKED_AT]
+    rows = rows[:PREDICTED]
     if not rows:
         return []
     found: list[tuple[int, Prediction]] = []
@@ -40,8 +41,8 @@ def draw_finds(out: Path, detector: Detector, index: Index, progress: Progress) 
         [_tile(index, row, prediction) for row, prediction in found[:SHOWN]],
         columns=4,
         cell=300,
-        title="Found without ever having been annotated",
-        subtitle=f"the most confident novel finds in {len(rows)} held-out photos",
+        title="Found without annotations",
+        subtitle=f"the most confident novel detections in {len(rows)} held-out photos",
     )
     pictures = [out / "sheet.png"]
     sheet.save(pictures[0])
@@ -54,7 +55,7 @@ def draw_finds(out: Path, detector: Detector, index: Index, progress: Progress) 
 
 def _tile(index: Index, row: int, prediction: Prediction) -> Tile:
     shown = np.unique(index.box_concepts[index.boxes_of(row)])
-    there = [index.concepts[int(concept)] for concept in shown]
-    there.sort(key=lambda concept: concept.split != "novel")
-    names = ", ".join(f"{STAR} {one.name}" if one.split == "novel" else one.name for one in there)
+    annotated = [index.concepts[int(concept)] for concept in shown]
+    annotated.sort(key=lambda concept: concept.split != "novel")
+    names = ", ".join(f"{STAR} {one.name}" if one.split == "novel" else one.name for one in annotated)
     return Tile(load_photo(index.photo_path(row)), marks_of(prediction), f"shows {names}")

@@ -1,4 +1,4 @@
-"""Where labels go: beside their box, inside the picture, and not on one another if it can be helped."""
+"""Choose positions of labels: near their box, inside the image, and without overlap if possible."""
 
 from __future__ import annotations
 
@@ -9,52 +9,53 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ImageFont
 
-from cckt.detector.drawing.paint import Box
+from cckt.detector.drawing.outlines import Box
+from cckt.detector.drawing.text import fit_text
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Chip:
-    """A label: its text and its background's box in pixels of the canvas."""
+class Label:
+    """A label: its text, and the box of its background in pixels of the canvas."""
 
     text: str
     box: Box
 
 
-def place_chips(
+def place_labels(
     boxes: Sequence[Box],
     texts: Sequence[Sequence[str]],
     face: ImageFont.FreeTypeFont,
     size: tuple[int, int],
     line: float,
     keys: Sequence[str],
-) -> list[Chip | None]:
-    """A place for each label, in the given order of importance.
+) -> list[Label | None]:
+    """Return a label for each box, or None if it is left out. Boxes are in order of importance.
 
-    texts: of each label its wordings, the fullest first; a shorter one is taken where the full one finds no
-    free place. Tried in turn: over the box's upper edge, under its lower one, inside its corners, beside it,
-    then steps along its edges; of the free places the one that hides least. Where nothing is free the label
-    is left out (None) if one of the same key (concept) stands already, since its colour says the same; else
-    it overlaps as little as it can. Labels wider than the canvas are shortened.
+    texts: for each label its wordings, the longest first; a shorter one is used if the longer finds no free
+    position. Candidates are above the upper edge of the box, below the lower edge, inside the corners, at the
+    sides, then steps along the edges; of the free ones, the one that hides least is chosen. If none is free,
+    the label is left out if a label with the same key (concept, so the same colour) exists; else the
+    candidate with the least overlap is chosen. Labels wider than the canvas are shortened.
     """
-    chips: list[Chip | None] = []
+    labels: list[Label | None] = []
     named: set[str] = set()
     for number, (box, wordings, key) in enumerate(zip(boxes, texts, keys, strict=True)):
         others = [other for i, other in enumerate(boxes) if i != number]
-        taken = [chip.box for chip in chips if chip]
+        taken = [label.box for label in labels if label]
         options = []
         for wording in wordings:
-            text = _shorten(wording, face, size[0] - face.size)
-            overlap, chip = _best(text, box, face, size, line, others, taken)
-            options.append((overlap, chip))
+            text = fit_text(wording, face, size[0] - face.size)
+            overlap, label = _best(text, box, face, size, line, others, taken)
+            options.append((overlap, label))
             if overlap < 0.02:
                 break
         overlap, best = min(options, key=lambda option: option[0])
         keep = overlap < 0.1 or key not in named
-        chips.append(best if keep else None)
+        labels.append(best if keep else None)
         named.add(key)
-    return chips
+    return labels
 
 
 def _best(
@@ -65,21 +66,22 @@ def _best(
     line: float,
     others: Sequence[Box],
     taken: Sequence[Box],
-) -> tuple[float, Chip]:
-    """The best place for one wording, and the share of it that lies on earlier labels."""
+) -> tuple[float, Label]:
+    """Return the share of a label that covers earlier labels, and the label, at the best position."""
     width, height = round(face.getlength(text) + face.size * 0.9), round(face.size * 1.5)
     places = _inside(np.array(list(_places(box, width, height, line))), size)
     overlap = _shared(places, taken).sum(1).round() / (width * height)
-    # A label on another's small box hides what it is about; on a large one it does not matter.
+    # Covering a small box hides its object; covering part of a large one does not.
     hidden = (_shared(places, others) / _area(others)).sum(1)
     hidden += 0.5 * (_shared(places, [box]) / _area([box])).sum(1)
     cost = hidden.round(1) + 0.02 * np.arange(len(places))
     best = np.lexsort((cost, overlap.round(2)))[0]
     left, top, right, bottom = places[best].tolist()
-    return float(overlap[best]), Chip(text, (left, top, right, bottom))
+    return float(overlap[best]), Label(text, (left, top, right, bottom))
 
 
 def _places(box: Box, width: float, height: float, line: float) -> Iterator[Box]:
+    """Yield the candidate positions of a label, best first."""
     left, top, right, bottom = box
     edge = line / 2
     starts = [
@@ -109,14 +111,14 @@ def _places(box: Box, width: float, height: float, line: float) -> Iterator[Box]
 
 
 def _inside(places: Floats, size: tuple[int, int]) -> Floats:
-    """(P, 4) boxes moved into the canvas."""
+    """Return (P, 4) boxes moved into the canvas."""
     sides = places[:, 2:] - places[:, :2]
     low = np.minimum(np.maximum(places[:, :2], 0), np.maximum(0, np.array(size) - sides))
     return np.concatenate([low, low + sides], 1)
 
 
 def _shared(places: Floats, others: Sequence[Box]) -> Floats:
-    """(P, O) px^2 of each place that lies on each other box."""
+    """Return (P, O) px^2, the area that each position shares with each other box."""
     boxes = np.array(others, np.float64).reshape(-1, 4)
     low = np.maximum(places[:, None, :2], boxes[None, :, :2])
     high = np.minimum(places[:, None, 2:], boxes[None, :, 2:])
@@ -125,15 +127,7 @@ def _shared(places: Floats, others: Sequence[Box]) -> Floats:
 
 
 def _area(boxes: Sequence[Box]) -> Floats:
-    """(O,) px^2, at least 1."""
+    """Return (O,) areas in px^2, at least 1."""
     table = np.array(boxes, np.float64).reshape(-1, 4)
     area: Floats = np.maximum(1.0, np.prod(table[:, 2:] - table[:, :2], 1))
     return area
-
-
-def _shorten(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
-    if face.getlength(text) <= width:
-        return text
-    while len(text) > 1 and face.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"

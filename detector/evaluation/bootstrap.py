@@ -1,8 +1,7 @@
-"""Is it real? Intervals and paired comparisons by drawing photos again, with replacement.
+"""Confidence intervals and paired comparisons by bootstrap: images are drawn with replacement.
 
-A drawn photo brings its detections and its boxes as often as it was drawn, so a resample is the same records
-under whole-number weights: nothing is matched twice, and only the cumulated sums at true positives are made
-anew.
+An image drawn k times counts k times with all its detections and boxes. A resample is therefore the same
+matches with integer weights: matching happens once, and only cumulative sums are computed per resample.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ import numpy.typing as npt
 from scipy import sparse
 
 from cckt.cache_builder.base.atomic_files import plain
-from cckt.detector.evaluation.engines import IOU_THRESHOLDS, RECALLS
-from cckt.detector.evaluation.matches import Matches
-from cckt.detector.evaluation.truth import Truth
+from cckt.detector.evaluation.coco_engines import IOU_THRESHOLDS, RECALLS
+from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.match_detections import DetectionMatches
 
 Floats = npt.NDArray[np.float64]
 
-TOGETHER = 256
-"""Resamples whose AP is computed at once."""
+RESAMPLES_AT_ONCE = 256
+"""Resamples whose AP is computed at once; bounds memory."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its bootstrap interval at `level`, in [0, 1]; nan where it is void."""
+    """A figure and its bootstrap interval at `level`, in [0, 1]; NaN if the figure cannot be computed."""
 
     value: float
     low: float
@@ -36,16 +35,16 @@ class Interval:
     level: float
 
     def as_dict(self) -> dict[str, float | None]:
-        """For JSON."""
+        """Return plain values for JSON."""
         known: dict[str, float | None] = plain(asdict(self))
         return known
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """B minus A of one figure over the same resamples.
+    """The difference B - A of one figure, over the same resamples.
 
-    p: two-sided, how often the difference has not the observed sign.
+    p: two-sided p-value of the sign of the difference.
     """
 
     a: float
@@ -58,27 +57,32 @@ class Comparison:
 
     @property
     def known(self) -> bool:
-        """Whether there was anything to compare."""
+        """Whether the figure exists for both."""
         return bool(np.isfinite(self.difference))
 
     @property
     def differs(self) -> bool:
-        """Whether the interval of the difference leaves zero out."""
+        """Whether the interval of the difference excludes zero."""
         return self.low > 0 or self.high < 0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return plain values for JSON."""
         return {**plain(asdict(self)), "differs": self.differs}
 
 
 def intervals(
-    truth: Truth, matches: Matches, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    truth: GroundTruth,
+    matches: DetectionMatches,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> dict[str, Interval]:
-    """Intervals of the protocol's headline figures, as far as `matches` has their thresholds.
+    """Return intervals of the protocol's headline figures whose IoU thresholds `matches` has.
 
-    Percentiles of the draws, moved so that their median stands at the figure: a resample holds fewer
-    different photos, so fewer false positives stand between true ones and its AP is a little high, by more
-    than its spread where there are few boxes. Within [0, 1].
+    They are percentiles of the resampled values, shifted so that their median is the figure, and clipped to
+    [0, 1]. Without the shift they are too high: a resample has fewer distinct images, so fewer false
+    positives rank between true ones; with few boxes this bias exceeds the spread.
     """
     observed, drawn = _figures(truth, matches, resamples, seed)
     answer = {}
@@ -90,16 +94,22 @@ def intervals(
 
 
 def _centred(values: Floats, observed: float) -> Floats:
-    """The finite draws, moved so that their median is the observed value."""
+    """Return the finite values, shifted so that their median is the observed value."""
     known = values[np.isfinite(values)]
     centred: Floats = known - np.median(known) + observed if len(known) else known
     return centred
 
 
 def compare(
-    truth: Truth, a: Matches, b: Matches, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+    truth: GroundTruth,
+    a: DetectionMatches,
+    b: DetectionMatches,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> dict[str, Comparison]:
-    """Two runs, each resample with the same photos for both, so that what both find hard cancels out."""
+    """Compare two runs on the same resamples, so that the difficulty of the drawn images cancels out."""
     observed_a, drawn_a = _figures(truth, a, resamples, seed)
     observed_b, drawn_b = _figures(truth, b, resamples, seed)
     answer = {}
@@ -107,7 +117,7 @@ def compare(
         difference = observed_b[name] - observed_a[name]
         change = _centred(drawn_b[name] - drawn_a[name], difference)
         low, high = _percentiles(change, 50 * (1 - level), 50 * (1 + level))
-        # One is added so that no finite number of resamples claims p = 0.
+        # + 1, so that a finite number of resamples never gives p = 0.
         sides = [int((change <= 0).sum()), int((change >= 0).sum())]
         p = min(1.0, 2 * (min(sides) + 1) / (len(change) + 1)) if len(change) else float("nan")
         answer[name] = Comparison(observed_a[name], observed_b[name], difference, low, high, level, p)
@@ -115,9 +125,9 @@ def compare(
 
 
 def _figures(
-    truth: Truth, matches: Matches, resamples: int, seed: int
+    truth: GroundTruth, matches: DetectionMatches, resamples: int, seed: int
 ) -> tuple[dict[str, float], dict[str, Floats]]:
-    """Observed figures, and (resamples,) of each."""
+    """Return the observed figures, and (resamples,) resampled values of each."""
     photos = len(truth.image_ids)
     weights = np.ones((resamples + 1, photos), np.float64)
     rng = np.random.default_rng(seed)
@@ -125,21 +135,21 @@ def _figures(
         weights[row] = np.bincount(rng.integers(photos, size=photos), minlength=photos) if photos else 0
     table = weighted_table(truth, matches, weights)
     means = {
-        name: _row_means(table[_at(matches, name)].mean(0)[:, _of(truth, name)])
+        name: _row_means(table[_threshold_rows(matches, name)].mean(0)[:, _concepts_of(truth, name)])
         for name in truth.headline
-        if _at(matches, name)
+        if _threshold_rows(matches, name)
     }
     return {name: float(mean[0]) for name, mean in means.items()}, {n: mean[1:] for n, mean in means.items()}
 
 
-def thresholds_for(truth: Truth) -> tuple[float, ...]:
-    """The IoU thresholds to match at so that every headline figure has its interval."""
+def thresholds_for(truth: GroundTruth) -> tuple[float, ...]:
+    """Return the IoU thresholds that the headline figures need."""
     whole = any(not re.match(r"ap\d\d", name) for name in truth.headline)
     return tuple(IOU_THRESHOLDS.tolist()) if whole else (0.5,)
 
 
-def _at(matches: Matches, name: str) -> list[int]:
-    """The rows of the thresholds that a figure is a mean over: 0.5 for ap50, all ten for ap; [] if absent."""
+def _threshold_rows(matches: DetectionMatches, name: str) -> list[int]:
+    """Rows of the IoU thresholds of a figure: 0.5 for ap50, ten for ap; [] if one is missing."""
     given = re.match(r"ap(\d\d)", name)
     wanted = [int(given[1]) / 100] if given else IOU_THRESHOLDS.tolist()
     rows = [int(np.abs(np.array(matches.thresholds) - one).argmin()) for one in wanted]
@@ -147,8 +157,8 @@ def _at(matches: Matches, name: str) -> list[int]:
     return rows if there else []
 
 
-def _of(truth: Truth, name: str) -> npt.NDArray[np.bool_]:
-    """(C,) bool: the concepts that a figure is a mean over."""
+def _concepts_of(truth: GroundTruth, name: str) -> npt.NDArray[np.bool_]:
+    """(C,) bool: the concepts that a figure averages over."""
     tail = name.partition("_")[2]
     if tail in ("base", "novel"):
         return truth.in_split(tail)
@@ -157,17 +167,16 @@ def _of(truth: Truth, name: str) -> npt.NDArray[np.bool_]:
     return np.ones(len(truth.names), bool)
 
 
-def weighted_ap(truth: Truth, matches: Matches, weights: Floats) -> Floats:
-    """(B, C) AP with each photo counted by its weight, mean over the matched thresholds; see
-    `weighted_table`."""
+def weighted_ap(truth: GroundTruth, matches: DetectionMatches, weights: Floats) -> Floats:
+    """Return (B, C) AP of weighted images, mean over the IoU thresholds; see `weighted_table`."""
     mean: Floats = weighted_table(truth, matches, weights).mean(0)
     return mean
 
 
-def weighted_table(truth: Truth, matches: Matches, weights: Floats) -> Floats:
-    """AP of each threshold and concept with each photo counted by its weight.
+def weighted_table(truth: GroundTruth, matches: DetectionMatches, weights: Floats) -> Floats:
+    """Return (T, B, C) AP of each threshold, weighting and concept.
 
-    weights: (B, I) at least 0. Returns (T, B, C); nan where the weighted photos hold no box of the concept.
+    weights: (B, I), at least 0, how often each image counts. NaN if the images hold no box of the concept.
     """
     table = np.full((len(matches.thresholds), len(weights), len(truth.names)), np.nan)
     bounds = np.searchsorted(matches.concepts, np.arange(len(truth.names) + 1))
@@ -178,9 +187,9 @@ def weighted_table(truth: Truth, matches: Matches, weights: Floats) -> Floats:
     )
     right, wrong = matches.right, matches.wrong
     with_boxes = np.flatnonzero([len(photos) > 0 for photos in boxes])
-    # A few resamples at a time, a photo's weights side by side: what is cumulated stays in the cache.
-    for low in range(0, len(weights), TOGETHER):
-        some = slice(low, low + TOGETHER)
+    # Blocks of resamples, with the weights of one image contiguous: the sums stay in the CPU cache.
+    for low in range(0, len(weights), RESAMPLES_AT_ONCE):
+        some = slice(low, low + RESAMPLES_AT_ONCE)
         by_photo = np.ascontiguousarray(weights[some].T)
         for concept in with_boxes:
             positives = by_photo[boxes[concept]].sum(0)
@@ -198,16 +207,16 @@ def _ap(
     weights: Floats,
     positives: Floats,
 ) -> Floats:
-    """(B,) 101-point AP. Precision peaks at true positives, so the curve is only needed there.
+    """Return (B,) 101-point AP. Precision is only needed at true positives, where it peaks.
 
-    weights: (I, B); positives: (B,), boxes under these weights.
+    weights: (I, B); positives: (B,), weighted number of boxes.
     """
     hits = images[right]
     if not len(hits):
         return np.zeros(weights.shape[1])
     right_sum = np.cumsum(weights[hits], 0)
-    # False positives before each hit: counted by photo once, then weighted. Those after the last count for
-    # nothing.
+    # False positives before each hit, counted per image and then weighted. Those after the last hit do not
+    # matter.
     before, photos = np.cumsum(right)[wrong], images[wrong]
     some = np.searchsorted(before, len(hits))
     shape = (len(hits), len(weights))
@@ -215,7 +224,7 @@ def _ap(
     wrong_sum = np.cumsum(counts @ weights, 0)
     precision = right_sum / (right_sum + wrong_sum + np.spacing(1))
     precision = np.maximum.accumulate(precision[::-1], 0)[::-1]
-    # A hit's precision counts for every recall level that it is the first to reach.
+    # The precision of a hit counts once for each recall level that it is the first to reach.
     reached = np.searchsorted(RECALLS, right_sum / np.maximum(positives, 1e-300), side="right")
     levels = np.diff(reached, axis=0, prepend=0)
     value: Floats = (levels * precision).sum(0) / len(RECALLS)
@@ -223,6 +232,7 @@ def _ap(
 
 
 def _row_means(table: Floats) -> Floats:
+    """Return the mean of the finite values of each row, NaN without any."""
     known = np.isfinite(table)
     count = known.sum(1)
     total = np.where(known, table, 0).sum(1)

@@ -1,4 +1,4 @@
-"""One against another on the same photos: does novel AP50 differ, or is it chance?"""
+"""Compare two runs on one data set: does AP50 novel differ by more than chance?"""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from cckt.cache_builder.index import Index, open_index
 from cckt.detector.evaluation.bootstrap import Comparison, compare, thresholds_for
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
-from cckt.detector.evaluation.matches import match
+from cckt.detector.evaluation.ground_truth import ground_truth_of
+from cckt.detector.evaluation.locate import locate_detections
+from cckt.detector.evaluation.match_detections import match_detections
 from cckt.detector.evaluation.metrics import Metrics, percent
-from cckt.detector.evaluation.truth import locate, truth_of
+from cckt.detector.evaluation.results_file import DETECTIONS_FILE, read_results
 from cckt.detector.ranks.world import joined
 
 
@@ -27,23 +29,26 @@ def compare_detections(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Whether the protocol's headline figures of B differ from A's: paired bootstrap over the photos."""
-    truth = truth_of(index, protocol)
+    """Compare the headline figures of the protocol, B minus A, by paired bootstrap over the images."""
+    truth = ground_truth_of(index, protocol)
     thresholds = thresholds_for(truth)
-    matches = [match(truth, locate(detections, index, truth), thresholds) for detections in (a, b)]
+    matches = [
+        match_detections(truth, locate_detections(detections, index, truth), thresholds)
+        for detections in (a, b)
+    ]
     return compare(truth, *matches, resamples=resamples, seed=seed)
 
 
 @dataclass(frozen=True)
-class Duel:
-    """Run A against run B on one data set: the figures of both, and of their differences, B minus A."""
+class RunComparison:
+    """Metrics of runs A and B on one data set, and comparisons of their headline figures, B minus A."""
 
     a: Metrics
     b: Metrics
     comparisons: dict[str, Comparison]
 
     def rows(self) -> list[tuple[str, str, str, str, str, str]]:
-        """(figure, A, B, B - A with its interval, p, verdict), in percent."""
+        """Return (figure, A, B, B - A with its interval, p, verdict), in percent."""
         return [
             (
                 name,
@@ -59,7 +64,7 @@ class Duel:
         ]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return plain values for JSON."""
         compared = {name: one.as_dict() for name, one in self.comparisons.items()}
         return {"a": self.a.as_dict(), "b": self.b.as_dict(), "comparisons": compared}
 
@@ -78,18 +83,18 @@ def compare_runs(
     resamples: int = 1000,
     seed: int = 0,
     progress: Progress | None = None,
-) -> Duel:
-    """Score two runs on a data set and say whether `against` (B) differs from `run` (A).
+) -> RunComparison:
+    """Score two runs on a data set and compare `against` (B) with `run` (A).
 
-    Either may be a file in COCO results format. priors, classification, overrides: for both, as
-    `evaluate_run` takes them. Both runs' figures and detections are written as `evaluate_run` does. Raises
-    UserError as it does.
+    Either may be a file in COCO results format. priors, classification, overrides: as for `evaluate_run`, for
+    both runs. The metrics and detections of both runs are written as `evaluate_run` does. Raises UserError as
+    `evaluate_run` and `read_results` do.
     """
     index = open_index(data)
 
-    def answer(one: Path) -> tuple[Metrics, Detections]:
+    def scored(one: Path) -> tuple[Metrics, Detections]:
         if one.suffix == ".json":
-            found = Detections.from_json(one, "--detections" if one == run else "--against")
+            found = read_results(one, index, "--detections" if one == run else "--against", progress)
             return evaluate_detections(index, found, engine=engine, protocol=protocol), found
         metrics = evaluate_run(
             one,
@@ -102,9 +107,9 @@ def compare_runs(
             device=device,
             progress=progress,
         )
-        return metrics, Detections.from_json(Path(metrics.figures["folder"]) / "detections.json")
+        return metrics, Detections.from_json(Path(metrics.figures["folder"]) / DETECTIONS_FILE)
 
     with joined(device):
-        (metrics_a, a), (metrics_b, b) = answer(run), answer(against)
+        (metrics_a, a), (metrics_b, b) = scored(run), scored(against)
     compared = compare_detections(index, a, b, protocol=protocol, resamples=resamples, seed=seed)
-    return Duel(metrics_a, metrics_b, compared)
+    return RunComparison(metrics_a, metrics_b, compared)

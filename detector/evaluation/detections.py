@@ -1,4 +1,4 @@
-"""What a detector said, as four columns: the COCO results format without its dicts."""
+"""Detections as four columns, read from and written to COCO results files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _KEYS = ("image_id", "category_id", "bbox", "score")
 
 @dataclass(frozen=True)
 class Detections:
-    """K detections, in the order they were given; equal scores keep that order, as the protocol asks.
+    """K detections in their given order, which decides between equal scores.
 
     image_ids: (K,) int64, ids of the data set (not rows).
     category_ids: (K,) int64, ids of the data set (not concept rows).
-    scores: (K,) float64; a file's digits are kept, since rounding makes ties and ties change AP.
-    boxes_xywh: (K, 4) float64, left, top, width, height in pixels of the original photo; width, height >= 0.
+    scores: (K,) float64, not rounded: rounding makes ties, and ties change AP.
+    boxes_xywh: (K, 4) float64, left, top, width, height in pixels of the original image; width, height >= 0.
 
-    Raises UserError for scores that are no numbers and for boxes that are none. Duplicates are allowed:
-    the protocol itself counts all but one as false.
+    Raises UserError for non-finite scores or boxes, and for a negative width or height. Duplicates are
+    allowed: the protocol counts all but one as false positives.
     """
 
     image_ids: npt.NDArray[np.int64]
@@ -35,23 +35,23 @@ class Detections:
     scores: npt.NDArray[np.float64]
     boxes_xywh: npt.NDArray[np.float64]
     source: str = "the detections"
-    """Named in messages: the file they came from."""
+    """The file they came from, for messages."""
 
     def __post_init__(self) -> None:
-        """Bring the columns to their types and refuse what cannot be scored."""
+        """Convert the columns to their dtypes and check their values."""
         n = len(self.scores)
         object.__setattr__(self, "image_ids", np.asarray(self.image_ids, np.int64).reshape(-1))
         object.__setattr__(self, "category_ids", np.asarray(self.category_ids, np.int64).reshape(-1))
         object.__setattr__(self, "scores", np.asarray(self.scores, np.float64).reshape(-1))
         object.__setattr__(self, "boxes_xywh", np.asarray(self.boxes_xywh, np.float64).reshape(-1, 4))
         lengths = {n, len(self.image_ids), len(self.category_ids), len(self.boxes_xywh)}
-        assert len(lengths) == 1, f"columns of different lengths: {sorted(lengths)}"
+        assert len(lengths) == 1, f"expected columns of one length, found {sorted(lengths)}"
         bad = np.flatnonzero(~np.isfinite(self.scores))
         if bad.size:
             raise UserError(
                 f"{self.source}: detection {bad[0]} of image {self.image_ids[bad[0]]} has the score "
-                f"{self.scores[bad[0]]}, expected a finite number ({bad.size} such); remove or repair these "
-                "entries."
+                f"{self.scores[bad[0]]}, expected a finite number ({bad.size} such scores); remove or "
+                "repair these entries."
             )
         wrong = ~np.isfinite(self.boxes_xywh).all(1) | (self.boxes_xywh[:, 2:] < 0).any(1)
         bad = np.flatnonzero(wrong)
@@ -59,21 +59,22 @@ class Detections:
             raise UserError(
                 f"{self.source}: detection {bad[0]} of image {self.image_ids[bad[0]]} has the box "
                 f"{self.boxes_xywh[bad[0]].tolist()}, expected finite [left, top, width, height] with width "
-                f"and height at least 0 ({bad.size} such); convert corner boxes, or remove these entries."
+                f"and height at least 0 ({bad.size} such boxes); convert corner boxes, or remove these "
+                "entries."
             )
 
     def __len__(self) -> int:
-        """How many detections there are."""
+        """Return the number of detections."""
         return len(self.scores)
 
     @staticmethod
     def empty() -> Detections:
-        """No detection at all."""
+        """Return zero detections."""
         return Detections(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty((0, 4)))
 
     @staticmethod
     def join(parts: Iterable[Detections]) -> Detections:
-        """Several, one after the other."""
+        """Concatenate several, in their order."""
         parts = [Detections.empty(), *parts]
         return Detections(
             np.concatenate([p.image_ids for p in parts]),
@@ -83,7 +84,7 @@ class Detections:
         )
 
     def where(self, keep: npt.NDArray[Any]) -> Detections:
-        """Those that a boolean mask or an array of positions picks."""
+        """Return the detections selected by a mask or an array of positions."""
         return Detections(
             self.image_ids[keep],
             self.category_ids[keep],
@@ -96,8 +97,9 @@ class Detections:
     def from_json(path: Path | str, option: str = "--detections") -> Detections:
         """Read a COCO results file: a list of {image_id, category_id, bbox [x, y, w, h], score}.
 
-        Further keys (segmentation, id, ...) are ignored. option: what named the file, for messages. Raises
-        UserError for a file that is missing, is no JSON or is no such list.
+        Other keys (segmentation, id, ...) are ignored. option: the option that named the file, for messages.
+        Raises UserError if the file is missing, is not JSON or is not such a list. `read_results` also checks
+        that the file belongs to an index.
         """
         path = Path(path)
         try:
@@ -123,26 +125,26 @@ class Detections:
             if not isinstance(record, dict) or any(key not in record for key in _KEYS):
                 lacks = [k for k in _KEYS if k not in record] if isinstance(record, dict) else list(_KEYS)
                 raise UserError(
-                    f"{source}: entry {number} lacks {', '.join(lacks)}; expected detections with "
-                    f"{', '.join(_KEYS)}, as the COCO results format has them."
+                    f"{source}: entry {number} lacks {', '.join(lacks)}, expected detections with "
+                    f"{', '.join(_KEYS)}; write a file in COCO results format."
                 )
         try:
-            # Through object arrays, so that 1.5 or "7" as an id is refused and not rounded.
+            # Value by value, so that the ids 1.5 and "7" are refused and not converted.
             image_ids = np.array([_as_id(record["image_id"]) for record in records], np.int64)
             category_ids = np.array([_as_id(record["category_id"]) for record in records], np.int64)
             scores = _numbers([record["score"] for record in records])
             boxes = _numbers([record["bbox"] for record in records]).reshape(-1, 4)
             if len(boxes) != len(records):
-                raise ValueError("a bbox has not 4 numbers")
+                raise ValueError("a bbox does not have 4 numbers")
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError(
-                f"{source}: a detection is malformed ({error}); expected whole-number ids, a score and a "
-                "bbox of 4 numbers in every entry."
+                f"{source}: a detection is malformed ({error}), expected integer ids, a score and a bbox of "
+                "4 numbers in every entry; repair or remove this entry."
             ) from None
         return Detections(image_ids, category_ids, scores, boxes, source)
 
     def to_records(self) -> list[dict[str, Any]]:
-        """The COCO results format: one dict a detection, plain Python numbers."""
+        """Return the COCO results format: one dict per detection, with Python numbers."""
         columns = zip(
             self.image_ids.tolist(),
             self.category_ids.tolist(),
@@ -153,7 +155,7 @@ class Detections:
         return [{"image_id": i, "category_id": c, "bbox": b, "score": s} for i, c, b, s in columns]
 
     def to_json(self, path: Path | str) -> Path:
-        """Write a COCO results file, by rename; reading it back gives the same numbers to the last bit."""
+        """Write a COCO results file atomically; reading it gives the same bits."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, json.dumps(self.to_records(), separators=(",", ":")).encode())
@@ -162,12 +164,12 @@ class Detections:
 
 def _as_id(value: Any) -> int:
     if isinstance(value, bool) or int(value) != value:
-        raise ValueError(f"{value!r} is no id")
+        raise ValueError(f"{value!r} is not an id")
     return int(value)
 
 
 def _numbers(values: list[Any]) -> npt.NDArray[np.float64]:
-    found = np.array(values)  # without a dtype, in which "0.5" and true would become numbers
+    found = np.array(values)  # no dtype here: it would convert "0.5" and true to numbers
     if values and found.dtype.kind not in "iuf":
-        raise ValueError("a score or a bbox is no number, or a bbox has not 4 numbers")
+        raise ValueError("a score or a bbox is not numeric, or a bbox does not have 4 numbers")
     return found.astype(np.float64)

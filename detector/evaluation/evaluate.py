@@ -1,8 +1,8 @@
-"""The figures of the papers: of detections from anywhere, of a model in memory, of a run on disk.
+"""Evaluate detections, a model in memory, or a run folder.
 
-Three steps that can be taken one by one: `open_scene` (what is looked at), `infer` (detections, in as many
-variants of priors and scoring as wanted, from one pass), `evaluate_detections` (figures by the rules of the
-COCO and LVIS APIs).
+The three steps are also available separately: `open_evaluation_set` (the data), `infer` (detections for
+several variants of priors and scoring in one pass), `evaluate_detections` (figures by the rules of the COCO
+and LVIS APIs).
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cckt.cache_builder.base.atomic_files import write_json
+from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
 from cckt.detector.config.config import Config, InferenceConfig, PriorConfig, apply_overrides
 from cckt.detector.config.dataclass_io import choices
-from cckt.detector.evaluation.detect import Abandoned, Inferred, Variant, infer_together
 from cckt.detector.evaluation.detections import Detections
-from cckt.detector.evaluation.figures import measure, scored
+from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
+from cckt.detector.evaluation.inference_loop import Abandoned, InferenceResult, Variant, infer_on_ranks
+from cckt.detector.evaluation.measure import measure, metrics_of_variant
 from cckt.detector.evaluation.metrics import Metrics
 from cckt.detector.evaluation.protocols import Protocol
-from cckt.detector.evaluation.scene import Scene, open_scene
-from cckt.detector.inference.network import Network, load_network, network_of
+from cckt.detector.evaluation.results_file import DETECTIONS_FILE, METRICS_FILE
+from cckt.detector.inference.inference_model import InferenceModel, inference_model, load_inference_model
 from cckt.detector.ranks.world import World, joined
-from cckt.detector.runs.run_folder import Facts, file_digest, judged_weights, read_json, write_json
+from cckt.detector.runs.run_folder import Facts, evaluation_weights
 from cckt.detector.students.contract import Student
 
 
@@ -38,29 +41,15 @@ def evaluate_detections(
     resamples: int = 0,
     seed: int = 0,
 ) -> Metrics:
-    """Score any detections, ours or not, on an index.
+    """Score detections of any detector on an index (docs/method/cckt_det.md, section 1).
 
-    engine: "hotcoco" (fast) or "pycocotools" (the oracle); the figures are the same. protocol: "ov-coco",
-    "ov-lvis", "coco", "objects365", "custom", or "auto", which looks at the index (see `protocol_for`).
-    resamples: above 0, bootstrap intervals over photos for the protocol's headline figures are added.
-    Detections of concepts that the protocol ignores are dropped. Raises UserError for ids that the index does
-    not have. Source: METHOD.md section 1.
+    engine: "hotcoco" (fast) or "pycocotools" (reference); the figures are equal. protocol: "ov-coco",
+    "ov-lvis", "coco", "objects365", "custom", or "auto", which depends on the index (see `protocol_for`).
+    resamples: bootstrap resamples of the images for intervals of the headline figures; 0 for none.
+    Detections of concepts that the protocol does not score are dropped. Raises UserError for ids that are not
+    in the index, and for boxes that cannot be in its pixels.
     """
     return measure(index, detections, protocol, engine).with_intervals(resamples, seed)
-
-
-def tell_other_index(detections: Path, index: Index, progress: Progress) -> None:
-    """A note where the figures beside a file of detections, ours, say that it is of another index."""
-    card = detections.with_name("metrics.json")
-    if not card.is_file():
-        return
-    figures = read_json(card, "figures").get("figures") or {}
-    known = figures.get("index_digest", index.digest)
-    if known != index.digest:
-        progress.note(
-            f"{card} says that these were found on {figures.get('data')} ({known}), not on {index.folder} "
-            f"({index.digest})"
-        )
 
 
 def evaluate_model(
@@ -75,18 +64,19 @@ def evaluate_model(
     stop: Callable[[], bool] = bool,
     progress: Progress | None = None,
 ) -> Metrics:
-    """Score a model where it is, with the config's priors and scoring; it is left in eval mode.
+    """Score a model on its current device, with the priors and the scoring of its config.
 
-    data: a data-set folder (or its index) with a text column and the column of config.prior.source. facts: of
-    its run, to check the teacher; None where the caller has done so. world: ranks with the same model, who
-    share the photos and all get the figures. stop: is asked now and then whether to leave; every rank then
-    raises `Abandoned`. Raises UserError for what is missing or does not fit.
+    The model is left in eval mode. data: a data-set folder (or its index) with a text column and the column
+    of config.prior.source. facts: of its run, to check the teacher; None if the caller has checked it. world:
+    ranks that hold the same model; they share the images, and all return the metrics. stop: called after
+    every batch; when it returns True, every rank raises `Abandoned`. Raises UserError for inputs that are
+    missing or do not fit.
     """
-    scene = open_scene(data, facts, protocol)
-    network = network_of(model, config)
-    variant = under(scene.protocol, Variant("", config.prior, config.inference))
-    world = world or World(0, 1, network.device)
-    return _evaluated(world, network, scene, variant, engine, 0, facts, progress, stop)[0]
+    dataset = open_evaluation_set(data, facts, protocol)
+    prepared = inference_model(model, config)
+    variant = limit_to_protocol(dataset.protocol, Variant("", config.prior, config.inference))
+    world = world or World(0, 1, prepared.device)
+    return _evaluated(world, prepared, dataset, variant, engine, 0, facts, progress, stop)[0]
 
 
 def evaluate_run(
@@ -108,51 +98,52 @@ def evaluate_run(
     """Score a run folder on a data set, and write detections.json and metrics.json.
 
     priors: "clip", "mllm", "oracle", "corrupted" or "none"; classification: "similarity", "head" or
-    "product"; restrict_to_present: drop concepts the priors rule out. None takes each from the run's config.
-    overrides: "inference.prior_weight=0.5", "prior.rho=0.8": other options of these two sections. protocol:
-    as for `evaluate_detections`; one that is named also says how many detections a photo may have. weights:
-    other than those the run is judged by. resamples: bootstrap intervals. out: the folder to write; None: in
-    the run, eval-DATA-PRIORS-CLASSIFICATION, with the overrides and the protocol's name if there are any. The
-    metrics' figures say the folder, the images per second and the settings.
+    "product"; restrict_to_present: drop concepts that are not present. None is the run's config for each.
+    overrides: options of the sections inference and prior, such as "inference.prior_weight=0.5". protocol: as
+    for `evaluate_detections`; a named protocol also sets the number of detections per image. weights: a file
+    of weights in place of the run's final ones. resamples: bootstrap resamples; 0 for no intervals. out: the
+    folder to write; None is eval-DATA-PRIORS-CLASSIFICATION in the run folder, plus overrides and protocol if
+    given. `Metrics.figures` holds the folder, the images per second and the settings.
 
-    The data set may have another vocabulary than the one the run was trained on (transfer): its own text
-    column, made by the run's teacher, is what is asked for. Under torchrun or srun the ranks share the
-    photos, and the first one writes. Raises UserError for a run, data set or column that is missing or does
-    not fit the others.
+    The vocabulary of the data set may differ from the one of training (transfer): the text column of the data
+    set, made by the run's teacher, is used. Under torchrun or srun the ranks share the images, and the first
+    rank writes. Raises UserError for a run, data set or column that is missing or does not fit.
     """
     with joined(device) as world:
-        network, facts = load_network(run, str(world.device), weights)
-        scene = open_scene(data, facts, protocol)
-        config = asked_otherwise(network.config, overrides)
+        model, facts = load_inference_model(run, str(world.device), weights)
+        dataset = open_evaluation_set(data, facts, protocol)
+        config = override_config(model.config, overrides)
         chosen = chosen_variant(config, priors, classification, restrict_to_present)
-        variant = under(scene.protocol, chosen)
-        metrics, inferred = _evaluated(world, network, scene, variant, engine, resamples, facts, progress)
+        variant = limit_to_protocol(dataset.protocol, chosen)
+        metrics, inferred = _evaluated(world, model, dataset, variant, engine, resamples, facts, progress)
         named = "".join(f"-{one.partition('.')[2]}" for one in overrides)
         named = re.sub(r"[^\w.=-]", "_", named) + ("" if protocol == "auto" else f"-{protocol}")
         out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
-        made = made_of(run, scene, variant.prior, weights)
+        digests = input_digests(run, dataset, variant.prior, weights)
         metrics = replace(
-            metrics, figures=metrics.figures | {"run": str(run), "folder": str(out), "made_of": made}
+            metrics, figures=metrics.figures | {"run": str(run), "folder": str(out), "made_of": digests}
         )
         if inferred is not None:
-            inferred.detections[variant.name].to_json(out / "detections.json")
-            write_json(out / "metrics.json", metrics.as_dict())
-        world.wait()  # for the files
+            inferred.detections[variant.name].to_json(out / DETECTIONS_FILE)
+            write_json(out / METRICS_FILE, metrics.as_dict())
+        world.wait()  # until the files are written
     return metrics
 
 
-def made_of(run: Path, scene: Scene, prior: PriorConfig, weights: Path | None = None) -> dict[str, str]:
-    """Digests of all that a run's figures on a scene follow from, but for the settings."""
-    return {"weights": file_digest(weights or judged_weights(run)), **scene.made_of(prior)}
+def input_digests(
+    run: Path, dataset: EvaluationSet, prior: PriorConfig, weights: Path | None = None
+) -> dict[str, str]:
+    """Return digests of all inputs of an evaluation: weights, index and columns, but not the settings."""
+    return {"weights": file_digest(weights or evaluation_weights(run)), **dataset.input_digests(prior)}
 
 
-def asked_otherwise(config: Config, overrides: Sequence[str]) -> Config:
-    """The config with other options of priors and scoring. UserError for any other section's."""
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
+    """Return the config with overridden options of priors and scoring; UserError for other sections."""
     for one in overrides:
         if not one.startswith(("inference.", "prior.")):
             raise UserError(
-                f"--set {one}: an evaluation can change options of inference and prior alone; train a run "
-                "with the others."
+                f"--set {one}: expected an option of the sections inference or prior, which an evaluation "
+                "can change; train a run with the option instead."
             )
     return apply_overrides(config, overrides)
 
@@ -163,7 +154,10 @@ def chosen_variant(
     classification: str | None = None,
     restrict_to_present: bool | None = None,
 ) -> Variant:
-    """The config's way to detections but for what was chosen. Raises UserError for an unknown choice."""
+    """Return the variant of a config with the given choices; None keeps the config's.
+
+    Raises UserError for an unknown choice.
+    """
     prior, inference = config.prior, config.inference
     _check("--priors", priors, choices(PriorConfig, "source"))
     _check("--classification", classification, choices(InferenceConfig, "classification"))
@@ -177,8 +171,8 @@ def chosen_variant(
     return Variant(f"{prior.source}-{inference.classification}{restricted}", prior, inference)
 
 
-def under(protocol: Protocol, variant: Variant) -> Variant:
-    """The variant with as many detections a photo as the protocol wants."""
+def limit_to_protocol(protocol: Protocol, variant: Variant) -> Variant:
+    """Return the variant with the number of detections per image that the protocol prescribes."""
     if protocol.top is None:
         return variant
     return replace(variant, inference=replace(variant.inference, top=protocol.top))
@@ -186,23 +180,23 @@ def under(protocol: Protocol, variant: Variant) -> Variant:
 
 def _evaluated(
     world: World,
-    network: Network,
-    scene: Scene,
+    model: InferenceModel,
+    dataset: EvaluationSet,
     variant: Variant,
     engine: str,
     resamples: int,
     facts: Facts | None,
     progress: Progress | None,
     stop: Callable[[], bool] = bool,
-) -> tuple[Metrics, Inferred | None]:
-    """The figures, on every rank; what was found, on rank 0. What any rank raises is raised by all."""
+) -> tuple[Metrics, InferenceResult | None]:
+    """Return the metrics on every rank and the detections on rank 0; all raise the error of any rank."""
     outcome: Metrics | UserError | Abandoned = Abandoned()
     inferred = None
     try:
         shown = progress if world.first else None
-        inferred = infer_together(network, scene, [variant], world, stop=stop, progress=shown)
+        inferred = infer_on_ranks(model, dataset, [variant], world, stop=stop, progress=shown)
         if inferred is not None:
-            outcome = scored(scene, inferred, variant, engine, resamples, facts)
+            outcome = metrics_of_variant(dataset, inferred, variant, engine, resamples, facts)
     except (UserError, Abandoned) as error:
         if world.size == 1:
             raise

@@ -1,4 +1,4 @@
-"""From curves to the figures people compare: AP50 of base, novel and all, AP, and AP by concept."""
+"""The figures of an evaluation: AP50 base, novel and all, AP, APr, and AP per concept."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from cckt.cache_builder.base.atomic_files import plain
 from cckt.detector.evaluation.bootstrap import Interval
-from cckt.detector.evaluation.engines import AREAS, Curves
+from cckt.detector.evaluation.coco_engines import AREA_RANGES, AREAS, Curves
+from cckt.detector.evaluation.ground_truth import GroundTruth
 from cckt.detector.evaluation.protocols import PROTOCOLS, SPLIT_FIGURES, Protocol
-from cckt.detector.evaluation.truth import Truth
 
 NAN = float("nan")
 LABELS = {
@@ -29,12 +29,14 @@ LABELS = {
     "ap_c": "APc",
     "ap_f": "APf",
 }
-"""Figures as people call them."""
+"""Names of figures as papers print them."""
+FEW_BOXES = 10
+"""A figure that averages over fewer boxes is marked with their number."""
 
 
 @dataclass(frozen=True)
 class ConceptFigures:
-    """One concept: its boxes (no crowds), AP (mean over IoU .50:.95), AP50 and AP75, nan without a box."""
+    """Boxes (without crowds), AP (mean over IoU .50:.95), AP50 and AP75 of a concept; NaN without a box."""
 
     category_id: int
     name: str
@@ -48,12 +50,12 @@ class ConceptFigures:
 
 @dataclass(frozen=True)
 class Metrics:
-    """All figures of one evaluation, in [0, 1]; nan where nothing could be measured (-1 in the protocol)."""
+    """All figures of one evaluation, in [0, 1]; NaN if there is no box to find (-1 in the protocol)."""
 
     ap50_base: float
     ap50_novel: float
     ap50_all: float
-    """Means of AP50 over the concepts of the split that have a box (METHOD.md section 1)."""
+    """Mean AP50 of the concepts of a split that have a box (docs/method/cckt_det.md, section 1)."""
     ap: float
     ap75: float
     ap_base: float
@@ -64,11 +66,11 @@ class Metrics:
     ap_r: float
     ap_c: float
     ap_f: float
-    """AP over LVIS's rare, common and frequent concepts; nan for data sets without frequencies."""
+    """AP of rare, common and frequent concepts of LVIS; NaN for data sets without frequencies."""
     ar_1: float
     ar_10: float
     ar_most: float
-    """Recall averaged over IoU at the protocol's last limit: 100 (COCO) or 300 (LVIS) detections."""
+    """Recall averaged over IoU, with at most 100 (COCO) or 300 (LVIS) detections per image."""
     ar_small: float
     ar_medium: float
     ar_large: float
@@ -79,38 +81,48 @@ class Metrics:
     detections: int
     per_concept: tuple[ConceptFigures, ...]
     intervals: dict[str, Interval] = field(default_factory=dict)
-    """Bootstrap intervals by the figure's name, where they were asked for."""
+    """Bootstrap intervals by the name of the figure; empty without resamples."""
     figures: dict[str, Any] = field(default_factory=dict)
-    """What else is worth keeping: images per second, priors, thresholds, digests."""
+    """Settings and measurements of a run: images per second, priors, thresholds, digests."""
+    boxes_per_figure: dict[str, int] = field(default_factory=dict)
+    """Annotated boxes (without crowds) that a figure averages over, by its name."""
 
     @property
     def stats(self) -> tuple[float, ...]:
-        """The COCO API's twelve numbers in its order, -1 where there is nothing."""
+        """The twelve numbers of the COCO API in its order, -1 in place of NaN."""
         values = (self.ap, self.ap50_all, self.ap75, self.ap_small, self.ap_medium, self.ap_large)
         recalls = (self.ar_1, self.ar_10, self.ar_most, self.ar_small, self.ar_medium, self.ar_large)
         return tuple(-1.0 if math.isnan(value) else value for value in (*values, *recalls))
 
     def as_dict(self) -> dict[str, Any]:
-        """For metrics.json: plain types, None in place of nan, `per_concept` as a list of dicts."""
+        """Return plain values for metrics.json: None in place of NaN, `per_concept` as a list of dicts."""
         answer: dict[str, Any] = plain(asdict(self))
         return answer
 
     def rows(self) -> list[tuple[str, str]]:
-        """The headline figures as (label, percent with its interval if there is one); a dash for none."""
+        """Return the headline figures as (label, text).
+
+        The text is the value in percent, its interval if there is one, and the number of boxes if it is below
+        FEW_BOXES; a dash in place of NaN.
+        """
         protocol = PROTOCOLS[self.protocol]
-        split = () if protocol.everything else SPLIT_FIGURES
+        split = () if protocol.scores_other else SPLIT_FIGURES
         sizes = ("ap75", "ap_small", "ap_medium", "ap_large")
         names = dict.fromkeys((*protocol.headline, *split, *sizes))
-        return [(label_of(name, protocol), self._cell(name)) for name in names]
+        return [(figure_label(name, protocol), self._cell(name)) for name in names]
 
     def _cell(self, name: str) -> str:
         interval = self.intervals.get(name)
         known = interval is not None and not math.isnan(interval.low)
         span = f" ({percent(interval.low)} to {percent(interval.high)})" if interval and known else ""
-        return percent(getattr(self, name)) + span
+        value, boxes = getattr(self, name), self.boxes_per_figure.get(name, FEW_BOXES)
+        few = (
+            f", only {boxes} box{'es' * (boxes != 1)}" if boxes < FEW_BOXES and not math.isnan(value) else ""
+        )
+        return percent(value) + span + few
 
     def concept_rows(self) -> list[tuple[str, str, str, str, str]]:
-        """(concept, split, boxes, AP50, AP), novel ones first, then by falling AP50; without boxes last."""
+        """Return (concept, split, boxes, AP50, AP): novel first, by falling AP50, without boxes last."""
 
         def order(concept: ConceptFigures) -> tuple[bool, bool, float, str]:
             missing = math.isnan(concept.ap50)
@@ -123,23 +135,23 @@ class Metrics:
 
 
 FIGURES = frozenset(one.name for one in fields(Metrics) if one.type == "float")
-"""Names of the figures that are one number."""
+"""Names of the figures that are a single number."""
 
 
-def label_of(name: str, protocol: Protocol) -> str:
-    """A figure's label; where there is no split, AP50 is of all concepts without saying so."""
-    return "AP50" if name == "ap50_all" and protocol.everything else LABELS[name]
+def figure_label(name: str, protocol: Protocol) -> str:
+    """Return the label of a figure; without base and novel, AP50 of all concepts is just "AP50"."""
+    return "AP50" if name == "ap50_all" and protocol.scores_other else LABELS[name]
 
 
 def percent(value: float | None) -> str:
-    """0.4567 -> "45.7"; None and nan -> a dash."""
+    """0.4567 -> "45.7"; None and NaN -> a dash."""
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
-def summarise(truth: Truth, result: Curves, *, detections: int, engine: str) -> Metrics:
-    """Means as the COCO and LVIS APIs take them: over every entry that is not -1, -1 (here nan) for none.
+def summarise(truth: GroundTruth, result: Curves, *, detections: int, engine: str) -> Metrics:
+    """Average curves as the COCO and LVIS APIs do: over all entries that are not -1; NaN without any.
 
-    detections: how many were given, before any limit.
+    detections: number of detections given, before any limit.
     """
     everything = np.ones(len(truth.names), bool)
     base, novel = truth.in_split("base"), truth.in_split("novel")
@@ -166,7 +178,7 @@ def summarise(truth: Truth, result: Curves, *, detections: int, engine: str) -> 
         ap_r=precision(frequency == "r"),
         ap_c=precision(frequency == "c"),
         ap_f=precision(frequency == "f"),
-        # LVIS has one limit, 300, and no recall at 1 and 10.
+        # LVIS has a single limit, 300, and no recall at 1 and 10.
         ar_1=NAN if truth.federated else recall(0),
         ar_10=NAN if truth.federated else recall(1),
         ar_most=recall(),
@@ -179,10 +191,31 @@ def summarise(truth: Truth, result: Curves, *, detections: int, engine: str) -> 
         boxes=int((~truth.crowd).sum()),
         detections=detections,
         per_concept=_per_concept(truth, result),
+        boxes_per_figure=_boxes_per_figure(truth),
     )
 
 
-def _per_concept(truth: Truth, result: Curves) -> tuple[ConceptFigures, ...]:
+def _boxes_per_figure(truth: GroundTruth) -> dict[str, int]:
+    real = ~truth.crowd
+    of_concept = truth.concepts[real]
+
+    def count(concepts: npt.NDArray[np.bool_]) -> int:
+        return int(concepts[of_concept].sum())
+
+    frequency = np.array(truth.frequencies)
+    sizes = {}
+    for area, (low, high) in zip(AREAS, AREA_RANGES, strict=True):
+        sizes[area] = int(((truth.areas[real] >= low) & (truth.areas[real] <= high)).sum())
+    return {
+        **dict.fromkeys(("ap50_all", "ap", "ap75"), int(real.sum())),
+        **dict.fromkeys(("ap50_base", "ap_base"), count(truth.in_split("base"))),
+        **dict.fromkeys(("ap50_novel", "ap_novel"), count(truth.in_split("novel"))),
+        **{f"ap_{area}": sizes[area] for area in AREAS[1:]},
+        **{f"ap_{letter}": count(frequency == letter) for letter in "rcf"},
+    }
+
+
+def _per_concept(truth: GroundTruth, result: Curves) -> tuple[ConceptFigures, ...]:
     boxes = np.bincount(truth.concepts[~truth.crowd], minlength=len(truth.names))
     table = result.precision[:, :, :, 0, -1]
     return tuple(
@@ -201,5 +234,6 @@ def _per_concept(truth: Truth, result: Curves) -> tuple[ConceptFigures, ...]:
 
 
 def _mean(table: npt.NDArray[np.float64]) -> float:
+    """Return the mean of the entries that are not -1, NaN without any."""
     known = table[table > -1]
     return float(known.mean()) if known.size else NAN

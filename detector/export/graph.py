@@ -1,4 +1,4 @@
-"""Take a trained detector elsewhere: a graph with its words baked in, for ONNX runtimes or torch.export."""
+"""Export a detector with a fixed vocabulary as a graph, for ONNX runtimes or torch.export."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
-from cckt.detector.inference.predict import Detector
-from cckt.detector.inference.scoring import score
-from cckt.detector.runs.run_folder import write_json
+from cckt.detector.inference.postprocess import class_scores
+from cckt.detector.inference.predict import Predictor
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import PresentText
 
 TOLERANCE = 1e-3
-"""Largest difference from torch, of boxes (fractions) and scores, with which a graph is handed out."""
+"""Largest accepted difference from torch, of boxes (fractions) and scores."""
 LARGEST = 4096
-"""Longest side in pixels of a graph for photos of any size."""
+"""Longest side in pixels of the images of a graph for any size."""
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class Halved(nn.Module):
-    """2 x 2 average pooling of any side, odd ones too: what timm's ResNets do with ceil_mode.
+class HalvingPool(nn.Module):
+    """2 x 2 average pooling with ceil_mode, as in timm's ResNets, in a form that can be traced for any size.
 
-    The sizes that ceil_mode gives cannot be proved for all photos at once when a graph is traced. A last row
-    or column seen twice is averaged to itself, and left out where the side is even.
+    torch.export cannot derive the output size of ceil_mode symbolically. Here the last row and column are
+    repeated: with an odd side they are averaged with themselves, with an even side the copies are not read.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Halved(nn.Module):
 
 
 def traceable(model: Model) -> Model:
-    """A copy of a model with the pools that can be traced for any size; its answers are the same."""
+    """Return a copy of a model with pools that can be traced for any size; its outputs are the same."""
 
     def halves(part: nn.Module) -> bool:
         if not isinstance(part, nn.AvgPool2d) or not part.ceil_mode or part.count_include_pad:
@@ -56,24 +56,24 @@ def traceable(model: Model) -> Model:
     for module in list(copied.modules()):
         for name, part in module.named_children():
             if halves(part):
-                setattr(module, name, Halved())
+                setattr(module, name, HalvingPool())
     return copied
 
 
-class Baked(nn.Module):
-    """A detector that only takes photos: words, priors, normalisation and scoring are part of it.
+class GraphModel(nn.Module):
+    """A detector whose only input is images: text, present concepts and normalisation are buffers.
 
     forward(images (B, 3, H, W) float32 RGB in [0, 1]) -> boxes (B, N, 4) float32 x0 y0 x1 y1 as fractions of
-    the photo's sides, scores (B, N, C) float32 in [0, 1].
+    the image's sides, scores (B, N, C) float32 in [0, 1].
     """
 
-    def __init__(self, detector: Detector, text: np.ndarray, present: np.ndarray) -> None:
+    def __init__(self, detector: Predictor, text: np.ndarray, present: np.ndarray) -> None:
         super().__init__()
-        config = detector.network.config
-        self.model = traceable(detector.network.model)
+        config = detector.model.config
+        self.model = traceable(detector.model.model)
         self.tau = config.model.tau
         self.inference = config.inference
-        place = detector.network.device
+        place = detector.model.device
         self.register_buffer("text", torch.from_numpy(np.array(text, np.float32)).to(place))
         guidance = PresentText.gather(self.get_buffer("text"), [torch.from_numpy(present)])
         self.register_buffer("words", guidance.embeddings)
@@ -82,7 +82,7 @@ class Baked(nn.Module):
         self.register_buffer("std", torch.tensor(config.data.std, device=place).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """See the class."""
+        """Return boxes and scores; see the class."""
         text, batch = self.get_buffer("text"), images.shape[0]
         pixels = (images - self.get_buffer("mean")) / self.get_buffer("std")
         guidance = PresentText(
@@ -90,15 +90,15 @@ class Baked(nn.Module):
         )
         output = self.model.decode(self.model.encode(pixels, None), text, guidance).last()
         inference = self.inference
-        scores = score(output, text, self.tau, inference.classification, softmax=inference.softmax)
+        scores = class_scores(output, text, self.tau, inference.classification, softmax=inference.softmax)
         return to_xyxy(output.boxes[-1]), scores
 
 
 @dataclass(frozen=True)
 class GraphReport:
-    """What was written, and how far its answers are from torch's on random photos.
+    """What was written, and its largest differences from torch on random images.
 
-    size: (height, width) that its photos must have, in pixels; None: any, from `least` px on either side.
+    size: (height, width) of its images in pixels; None: any size from `least` px per side.
     """
 
     path: Path
@@ -111,12 +111,12 @@ class GraphReport:
     scores_difference: float
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return plain values for JSON."""
         return {**asdict(self), "path": str(self.path)}
 
 
 def export_graph(
-    detector: Detector,
+    detector: Predictor,
     vocabulary: Vocabulary | str | Sequence[str],
     out: Path,
     *,
@@ -125,53 +125,56 @@ def export_graph(
     text: np.ndarray | Tensor | None = None,
     present: Sequence[str | int] = (),
 ) -> GraphReport:
-    """Write a graph that takes photos in batches of any number, and beside it NAME.json with its words.
+    """Write a graph for image batches of any number, and NAME.json next to it, with the vocabulary.
 
-    out: the file, such as detector.onnx or detector.pt2. size: (height, width) of the photos in pixels; None:
-    any size, one within a batch. text: (C, D) embeddings by the run's teacher; None asks the detector's
-    guide. present: concepts the queries are guided by, in every photo; none leaves them as learned. The
-    written file is read back and compared with torch on random photos, of several sizes where it takes any.
+    out: the file, such as detector.onnx or detector.pt2. size: (height, width) of the images in pixels; None:
+    any size, one size per batch. text: (C, D) embeddings by the run's teacher; None uses the guide of the
+    detector. present: concepts that guide the queries, the same in every image; empty for no guidance. The
+    written file is read and compared with torch on random images, of several sizes if it accepts any.
 
-    Raises UserError for words that cannot be read, a size that the model cannot take, a
-    model that cannot be traced for photos of any size, or missing packages (pip install 'cckt[export]').
+    Raises UserError for a vocabulary without text embeddings, a size outside the limits,
+    a model that cannot be traced for images of any size, and missing packages (pip install 'cckt[export]').
     """
     if format not in ("onnx", "torch"):
         raise UserError(f"--format {format} is not known; expected onnx, torch or hf-folder.")
-    config = detector.network.config
+    config = detector.model.config
     if format == "onnx":
-        _need("onnx", "onnxscript", "onnxruntime")
-    words, table, rows = detector.read(vocabulary, text, present)
-    least = _least(config)
+        _require_packages("onnx", "onnxscript", "onnxruntime")
+    words, table, rows = detector.prepare(vocabulary, text, present)
+    least = _smallest_side(config)
     if size is not None and not least <= min(size) <= max(size) <= LARGEST:
         raise UserError(
-            f"--size {size[0]}x{size[1]}: expected {least} to {LARGEST} pixels on either side of the photos."
+            f"--size {size[0]}x{size[1]}: expected {least} to {LARGEST} pixels per side; give a size within "
+            "these limits."
         )
     if out.is_dir() or out.suffix == ".json":
         raise UserError(
-            f"--out {out}: expected a file such as detector.onnx or detector.pt2; NAME.json beside it will "
-            "say its words."
+            f"--out {out}: expected a file such as detector.onnx or detector.pt2; name such a file "
+            "(NAME.json is written next to it)."
         )
-    baked = Baked(detector, table, rows).eval().cpu()
+    graph_model = GraphModel(detector, table, rows).eval().cpu()
     generator = torch.Generator().manual_seed(0)
-    photos = [torch.rand((2, 3, *one), generator=generator) for one in _tried(config, size, least)]
+    photos = [torch.rand((2, 3, *one), generator=generator) for one in _checked_sizes(config, size, least)]
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{os.getpid()}-{out.name}")
     write = _write_onnx if format == "onnx" else _write
     try:
         with torch.no_grad():
-            write(_traced(baked, photos[0], size is None, least), partial, photos[0])
+            write(_traced(graph_model, photos[0], size is None, least), partial, photos[0])
             answer = _onnx_reader(partial) if format == "onnx" else _reader(partial)
-            pairs = [(answer(one), baked(one)) for one in photos]
+            pairs = [(answer(one), graph_model(one)) for one in photos]
         gaps = [max(float((a[k] - b[k]).abs().max()) for a, b in pairs) for k in (0, 1)]
         if not max(gaps) <= TOLERANCE:
-            raise AssertionError(f"the {format} graph differs from torch by {max(gaps):.2g} > {TOLERANCE}")
+            raise AssertionError(
+                f"expected a {format} graph within {TOLERANCE} of torch, found {max(gaps):.2g}"
+            )
         os.replace(partial, out)
     except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as fault:
         if size is not None:
             raise
         raise UserError(
-            f"a {config.model.backbone} detector cannot be written as a graph for photos of any size "
-            f"({_reason(fault)}); fix one with --size HEIGHTxWIDTH."
+            f"a {config.model.backbone} detector cannot be traced as a graph for photos of any size "
+            f"({_reason(fault)}); give one size with --size HEIGHTxWIDTH."
         ) from fault
     finally:
         partial.unlink(missing_ok=True)
@@ -181,9 +184,12 @@ def export_graph(
     return report
 
 
-def _tried(config: Config, size: tuple[int, int] | None, least: int) -> list[tuple[int, int]]:
-    """Sizes that a graph is compared at: the one it takes; else a small one, with which it is traced, the
-    evaluation's own and that one upright."""
+def _checked_sizes(config: Config, size: tuple[int, int] | None, least: int) -> list[tuple[int, int]]:
+    """Return the (height, width) at which a graph is compared with torch.
+
+    They are the one size of the graph; or a small size, used for tracing too, the evaluation size, and the
+    evaluation size rotated.
+    """
     if size is not None:
         return [size]
     short = max(least, config.data.eval_short_side)
@@ -191,26 +197,28 @@ def _tried(config: Config, size: tuple[int, int] | None, least: int) -> list[tup
     return [(least + 8, least + 37), (short, long), (long, short)]
 
 
-def _least(config: Config) -> int:
-    """Fewest pixels of a side: no level has one cell only, for a side of one is traced as a constant."""
+def _smallest_side(config: Config) -> int:
+    """Return the smallest side in pixels: levels need 2 cells, as a side of 1 is traced as a constant."""
     last, levels = config.model.strides[-1], config.model.levels
     added = levels - len(config.model.strides)
     return max(2 * last, (last << added) + 1)
 
 
-def _traced(baked: Baked, photos: Tensor, any_size: bool, least: int) -> torch.export.ExportedProgram:
+def _traced(
+    graph_model: GraphModel, photos: Tensor, any_size: bool, least: int
+) -> torch.export.ExportedProgram:
     free = {0: torch.export.Dim("batch", min=1, max=1024)}
     if any_size:
         sides = ("height", "width")
         free |= {at: torch.export.Dim(name, min=least, max=LARGEST) for at, name in enumerate(sides, 2)}
-    return torch.export.export(baked, (photos,), dynamic_shapes={"images": free})
+    return torch.export.export(graph_model, (photos,), dynamic_shapes={"images": free})
 
 
-def _card(detector: Detector, words: Vocabulary, report: GraphReport) -> dict[str, Any]:
-    """What NAME.json says."""
+def _card(detector: Predictor, words: Vocabulary, report: GraphReport) -> dict[str, Any]:
+    """Return the content of NAME.json."""
     data, inference = (
-        detector.network.config.data,
-        detector.network.config.inference,
+        detector.model.config.data,
+        detector.model.config.inference,
     )
     height, width = report.size or ("height", "width")
     sides = f"at least {report.least} px on either side; " if report.size is None else ""
@@ -221,12 +229,11 @@ def _card(detector: Detector, words: Vocabulary, report: GraphReport) -> dict[st
         "left_to_you": {
             "nms": inference.nms,
             "top": inference.top,
-            "priors": "none are weighed in, whatever the run does: the graph asks no teacher",
-            "precision": "the graph computes in float32; where the run computes in half precision its own "
-            "scores differ from these by hundredths",
+            "priors": "not applied, whatever inference.prior_weight of the run is: the graph has no teacher",
+            "precision": "float32; scores of a run in half precision differ by hundredths",
         },
         "threshold": detector.threshold,
-        "threshold_of": "the run's own evaluation, with its priors and NMS",
+        "threshold_of": detector.own_threshold.origin,
         "concepts": words.to_json(),
         "report": report.as_dict(),
     }
@@ -242,17 +249,18 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, photos: Tenso
         output_names=["boxes", "scores"],
         optimize=True,
     )
-    assert graph is not None
+    assert graph is not None, "torch.onnx.export: expected a graph, found None"
     graph.save(str(path), external_data=False)
 
 
 def run_onnx(path: Path, photos: Tensor) -> tuple[Tensor, ...]:
-    """Boxes and scores of an ONNX file on the CPU. Raises UserError where onnxruntime is missing."""
+    """Return boxes and scores of an ONNX file on the CPU. Raises UserError without onnxruntime."""
     return _onnx_reader(path)(photos)
 
 
 def _onnx_reader(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    _need("onnxruntime")
+    """Load an ONNX file as a function of images."""
+    _require_packages("onnxruntime")
     runtime = importlib.import_module("onnxruntime")
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda photos: tuple(
@@ -266,24 +274,24 @@ def _write(program: torch.export.ExportedProgram, path: Path, photos: Tensor) ->
 
 
 def _reader(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """A torch.export archive, read back."""
+    """Load a torch.export archive as a function of images."""
     with path.open("rb") as file:
         module: Callable[[Tensor], tuple[Tensor, ...]] = torch.export.load(file).module()
     return module
 
 
 def _reason(fault: BaseException) -> str:
-    """What began it, in a line."""
+    """Return the first cause of an exception in one line."""
     while fault.__cause__ is not None:
         fault = fault.__cause__
     first = next((line.strip() for line in str(fault).splitlines() if line.strip()), "")
     return f"{type(fault).__name__}: {first}"
 
 
-def _need(*packages: str) -> None:
+def _require_packages(*packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(
-                f"exporting to ONNX needs the package {package}, which is not installed; run pip install "
+                f"export to ONNX needs the package {package}, which is not installed; run pip install "
                 "'cckt[export]'."
             )

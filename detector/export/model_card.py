@@ -1,4 +1,4 @@
-"""A run as a folder that others can load and read about: weights, facts, and a README made from them."""
+"""Export a run as a folder for publication: weights, config, facts, and a model card made from them."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.base.atomic_files import write_bytes, write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, save_config
 from cckt.detector.evaluation.metrics import LABELS, percent
 from cckt.detector.runs.run_folder import (
     Facts,
-    judged_weights,
+    evaluation_figures,
+    evaluation_weights,
     load_weights,
-    own_figures,
     run_config,
     save_weights,
-    write_bytes,
-    write_json,
 )
 
 
 def export_folder(run: Path, out: Path, *, licence: str = "other", overwrite: bool = False) -> Path:
-    """Write a folder that `Detector.load(out)` opens, with a model card; returns it.
+    """Write a folder that `cckt.Detector.load(out)` loads, with a model card; return the folder.
 
-    It holds model.safetensors, config.toml, config.json (the same, for hubs that read it), facts.json,
-    metrics.json (of its own evaluation, whose best threshold is the detector's) and README.md. No
-    optimiser, log or photo. licence: of the weights, an identifier such as apache-2.0. Raises UserError
-    where `run` is no run or has no weights, or `out` holds something.
+    It holds model.safetensors, config.toml, config.json (the same config, for model hubs), facts.json,
+    metrics.json (the run's own evaluation, which sets the threshold) and README.md; neither optimiser state,
+    logs nor images. licence: identifier of the licence of the weights, such as apache-2.0. Raises UserError
+    if `run` is not a run folder or has no weights, and if `out` is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
-        raise UserError(f"--out {out}: is not an empty folder; name another one.")
+        raise UserError(
+            f"--out {out}: is not an empty folder, expected a new or an empty one; name another folder."
+        )
     config, facts = run_config(run), Facts.load(run)
-    weights = judged_weights(run)
-    figures = own_figures(run)
+    weights = evaluation_weights(run)
+    figures = evaluation_figures(run)
     out.mkdir(parents=True, exist_ok=True)
     tensors = load_weights(weights)
     save_weights(out / "model.safetensors", tensors)
-    # The backbone's weights are in the file, wherever they came from.
+    # The weights file includes the backbone: the source of its initial weights is not read again.
     save_config(config, out / "config.toml")
     write_json(out / "config.json", {"library": "cckt", **config.to_dict()})
     facts.save(out)
@@ -55,7 +56,7 @@ def export_folder(run: Path, out: Path, *, licence: str = "other", overwrite: bo
 def model_card(
     name: str, config: Config, facts: Facts, figures: dict[str, Any], licence: str, parameters: int
 ) -> str:
-    """Markdown with the front matter that model hubs read."""
+    """Return the model card: Markdown with the front matter of model hubs."""
     teacher = facts.taught_by or {}
     known = {label: figures[key] for key, label in LABELS.items() if isinstance(figures.get(key), float)}
     about = figures.get("figures") or {}
@@ -70,43 +71,44 @@ def model_card(
         "",
         f"# {name}",
         "",
-        "An open-vocabulary detector: it was trained on boxes of the base concepts below and finds what is "
-        "named to it in words, whether or not it was ever annotated. Made with cckt (CCKT-Det, ICLR 2025).",
+        "An open-vocabulary object detector. It was trained on boxes of the base concepts below, and detects "
+        "any concept given by name. Made with cckt (CCKT-Det, ICLR 2025).",
         "",
         "## Use",
         "",
         "```python",
         "from cckt import Detector",
-        'detector = Detector.load("this/folder")  # with the teacher below, to read the words',
-        'found = cckt.detector.inference.predict(["photo.jpg"], "forklift, pallet, tv|television")',
+        'detector = Detector.load("this/folder")  # also loads the teacher below',
+        'found = detector.predict(["photo.jpg"], "forklift, pallet, tv|television")',
         "```",
         "",
         'Or: `cckt predict this/folder photo.jpg --vocabulary "forklift, pallet" --out finds`',
         "",
-        "## What it is",
+        "## Model",
         "",
         "| | |",
         "|---|---|",
         f"| recipe | {config.recipe} |",
-        f"| backbone | {model.backbone}, started from: {model.backbone_weights} |",
+        f"| backbone | {model.backbone}, initial weights: {model.backbone_weights} |",
         f"| parameters | {parameters:,} |",
-        f"| queries, layers | {model.queries}, {model.encoder_layers} + {model.decoder_layers} |",
+        f"| queries | {model.queries} |",
+        f"| encoder, decoder layers | {model.encoder_layers}, {model.decoder_layers} |",
         f"| guided by present concepts | {'yes' if config.guidance.enabled else 'no'} |",
-        f"| scored by | {config.inference.classification} |",
-        f"| photos at | short side {config.data.eval_short_side} px, long at most {config.data.max_side} |",
+        f"| classification score | {config.inference.classification} |",
+        f"| image size | short side {config.data.eval_short_side} px, long {config.data.max_side} px |",
         "",
         "## Teacher",
         "",
-        "Words must be embedded by the very teacher it learnt from:",
+        "Text must be embedded by the teacher that the detector was trained with:",
         "",
         f"- name: {teacher.get('name', 'an imported table of text embeddings')}",
-        f"- weights: {teacher.get('weight_digest', 'not known')}",
+        f"- weights: {teacher.get('weight_digest', 'unknown')}",
         f"- width: {facts.embedding_dim}",
         "",
         "## Data",
         "",
         f"Trained on {facts.n_classes} base concepts of the index {facts.index_digest}: {', '.join(names)}.",
-        *([f"Not all of it was annotated: {facts.pseudo}."] if facts.pseudo else []),
+        *([f"Some boxes are not annotations: {facts.pseudo}."] if facts.pseudo else []),
         "",
         "## Figures",
         "",
@@ -122,14 +124,14 @@ def model_card(
             *(f"| {label} | {percent(value)} |" for label, value in known.items()),
         ]
     else:
-        lines.append("It was not evaluated yet.")
+        lines.append("This run has no evaluation.")
     lines += [
         "",
         "## Licences",
         "",
-        f"These weights: {licence}. They were learnt from photos, annotations, backbone weights and a "
-        "teacher that each have a licence of their own; whoever publishes this folder checks that these "
-        f"allow it (teacher: {teacher.get('name', 'unknown')}; backbone: {model.backbone_weights}). "
+        f"These weights: {licence}. The training images, annotations, backbone weights and teacher each have "
+        "their own licence; check that these permit publication before you publish this folder (teacher: "
+        f"{teacher.get('name', 'unknown')}; backbone: {model.backbone_weights}). "
         "The code of cckt is Apache-2.0.",
         "",
         "## Config",

@@ -1,4 +1,4 @@
-"""Where photos come from: files, folders, patterns, a list on stdin, the frames of a video."""
+"""Find input images: files, folders, patterns, a list on stdin, frames of a video."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpe
 
 
 def find_photos(places: Sequence[str | Path], listed: Iterable[str] = ()) -> list[Path]:
-    """Photos and videos by name: files as they are; of folders and patterns ("shots/**/*.jpg") what they
-    hold, by name; "-" stands for the lines of `listed` (stdin). Twice the same file counts once.
+    """Return paths of photos and videos, each once.
 
-    Raises UserError for a place that is not there or holds none.
+    places: files; folders and patterns ("shots/**/*.jpg"), whose photos and videos are sorted by name; "-"
+    for the lines of `listed` (stdin). Raises UserError for a place that does not exist or has no photo.
     """
     found: list[Path] = []
     for place in map(str, places):
@@ -41,11 +41,12 @@ def find_photos(places: Sequence[str | Path], listed: Iterable[str] = ()) -> lis
         else:
             inside = []
         if not inside:
-            what = (
-                "the list on stdin is empty" if place == "-" else f"{place}: no such photo, nor a folder or"
+            raise UserError(
+                "the list on stdin is empty, expected one path per line; give photos that exist."
+                if place == "-"
+                else f"{place}: found no photo, expected a photo, or a folder or pattern that holds some; "
+                "give photos that exist."
             )
-            rest = "" if place == "-" else " pattern that holds some"
-            raise UserError(f"{what}{rest}; give photos that exist.")
         found += inside
     return list(dict.fromkeys(found))
 
@@ -55,25 +56,25 @@ def _is_shown(path: Path) -> bool:
 
 
 def name_of(source: str | Path) -> str:
-    """What files about a photo are called: its name without the ending; of a video's frame, all of it."""
+    """Return the name for files about a photo: its file name without suffix, or the full name of a frame."""
     path = Path(source)
     return path.stem if path.suffix.lower() in PHOTO_SUFFIXES else path.name
 
 
 def is_video(path: Path) -> bool:
-    """Whether a name is a video's."""
+    """Whether the suffix is one of a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
-    """Frames `every` so many seconds as RGB pictures whose filename says file and time: "clip.mp4@12.00s".
+    """Yield RGB frames, one per `every` seconds, with file and time as filename: "clip.mp4@12.00s".
 
-    They are decoded as they are asked for, by the ffmpeg on the path or that of the package imageio-ffmpeg.
-    Raises UserError where there is none or it cannot read the file.
+    Frames are decoded on demand, by the ffmpeg on the path or the one of the package imageio-ffmpeg. Raises
+    UserError if there is no ffmpeg or it cannot read the file.
     """
     check_video(path, every)
     program = _ffmpeg()
-    assert program is not None
+    assert program is not None, "check_video: expected an ffmpeg, found None"
     if not path.is_file():
         raise UserError(f"{path}: no such video; give one that exists.")
     command = [program, "-nostdin", "-loglevel", "error", "-i", str(path), "-vf", f"fps=1/{every:g}"]
@@ -84,7 +85,7 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
         number = 0
         try:
             while (frame := _next_ppm(process.stdout)) is not None:
-                # As Pillow itself names what it opens; a prediction takes its source from it.
+                # Pillow uses the same attribute; a prediction takes its source from it.
                 vars(frame)["filename"] = f"{path}@{number * every:.2f}s"
                 yield frame
                 number += 1
@@ -93,13 +94,14 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
             fault = process.stderr.read().decode(errors="replace").strip()
             code = process.wait()
         if code and not number:
-            raise UserError(f"{path}: ffmpeg cannot read it ({fault.splitlines()[-1] if fault else code}).")
+            reason = fault.splitlines()[-1] if fault else f"exit code {code}"
+            raise UserError(f"{path}: ffmpeg cannot read it ({reason}); give a video that ffmpeg can decode.")
 
 
 def check_video(path: Path, every: float) -> None:
-    """Whether videos can be read at all. Raises UserError without ffmpeg, and where `every` is no time."""
+    """Raise UserError if there is no ffmpeg, or if `every` is not a positive number of seconds."""
     if not every > 0:
-        raise UserError(f"--every {every:g}: expected seconds above 0 between two frames.")
+        raise UserError(f"--every {every:g}: expected seconds above 0 between two frames, such as 1.")
     if _ffmpeg() is None:
         raise UserError(
             f"{path} is a video, and ffmpeg, which reads it, is not installed; install it, or run pip "
@@ -108,21 +110,21 @@ def check_video(path: Path, every: float) -> None:
 
 
 def _ffmpeg() -> str | None:
-    """The program: on the path, else the one that a wheel brings."""
+    """Return the ffmpeg on the path, else the one of imageio-ffmpeg, else None."""
     on_path = shutil.which("ffmpeg")
     if on_path is not None or importlib.util.find_spec("imageio_ffmpeg") is None:
         return on_path
     try:
         return str(importlib.import_module("imageio_ffmpeg").get_ffmpeg_exe())
-    except RuntimeError:  # the wheel of this platform brings none
+    except RuntimeError:  # this platform's wheel has no ffmpeg
         return None
 
 
 def _next_ppm(stream: IO[bytes]) -> Image.Image | None:
-    """The next binary PPM of a stream, None at its end."""
+    """Return the next binary PPM image of a stream, None at its end."""
     fields: list[bytes] = []
     word = b""
-    while len(fields) < 4:  # P6, width, height, 255, each ended by one white byte
+    while len(fields) < 4:  # P6, width, height, 255, each followed by one whitespace byte
         byte = stream.read(1)
         if not byte:
             return None

@@ -1,7 +1,7 @@
-"""Use a trained detector: any photo, any vocabulary.
+"""Predict with a trained detector: any image, any vocabulary.
 
-The detector never loads a teacher. Text embeddings and priors come from whoever has one: a `Guide` (the
-command line makes it from a teacher), or arrays.
+The detector never loads a teacher. Text embeddings and priors come from a `Guide`, which the command line
+makes from a teacher, or from arrays that the caller gives.
 """
 
 from __future__ import annotations
@@ -24,50 +24,72 @@ from cckt.cache_builder.presence import choose_present
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.config.dataclass_io import choices
-from cckt.detector.inference.network import Network, load_network
+from cckt.detector.inference.inference_model import InferenceModel, load_inference_model
+from cckt.detector.inference.own_evaluation import Threshold
+from cckt.detector.inference.postprocess import configured_scores, top_detections
 from cckt.detector.inference.prediction import Prediction
-from cckt.detector.inference.scoring import scores_as, top_detections
-from cckt.detector.inference.vocabulary import Floats, Guide, rows_of, unit_text, with_splits
-from cckt.detector.runs.run_folder import Facts, own_figures
+from cckt.detector.inference.vocabulary import Floats, Guide, rows_of_concepts, unit_text, with_splits
+from cckt.detector.runs.run_folder import Facts
 
 Photo = str | Path | Image.Image
 
 
-class Detector:
-    """A trained run, ready to be asked.
+class Predictor:
+    """A trained run that predicts on images.
 
-    `Detector.load(run, guide=guide).predict(["photo.jpg"], "forklift, pallet, tv|television")`
+    `Predictor.load(run, guide=guide).predict(["photo.jpg"], "forklift, pallet, tv|television")`
     """
 
     def __init__(
-        self, network: Network, facts: Facts, guide: Guide | None = None, threshold: float = 0.5
+        self,
+        model: InferenceModel,
+        facts: Facts,
+        guide: Guide | None = None,
+        threshold: Threshold | None = None,
     ) -> None:
-        """Raises UserError where the guide's teacher is not the run's."""
-        self.network, self.facts, self.guide, self.threshold = network, facts, guide, threshold
+        """Raises UserError when the teacher of the guide is not the run's teacher."""
+        self.model, self.facts, self.guide = model, facts, guide
+        self.own_threshold = threshold or Threshold()
         expected = facts.taught_by
         if guide is not None and expected and guide.weight_digest != expected["weight_digest"]:
             raise UserError(
-                f"--teacher {guide.name} has the weights {guide.weight_digest}, but the run learnt from "
-                f"{expected['name']} ({expected['weight_digest']}); give that teacher."
+                f"--teacher {guide.name} has the weights {guide.weight_digest}, but the run was trained with "
+                f"{expected['name']} ({expected['weight_digest']}), expected the same weights; give that "
+                "teacher."
             )
 
     @classmethod
     def load(
         cls, run: Path | str, device: str = "auto", *, guide: Guide | None = None, weights: Path | None = None
     ) -> Self:
-        """Open a run folder. device: "auto", "cpu", "cuda", "cuda:1", "mps". weights: other than the judged
-        ones.
+        """Load a run folder.
 
-        threshold becomes the score that the run's own evaluation found best, where it had one. Raises
-        UserError where `run` is no run folder or the guide is of another teacher.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps". weights: a file of weights in place of the run's final
+        ones. Raises UserError when `run` is not a run folder or the guide has another teacher.
         """
-        network, facts = load_network(Path(run), device, weights)
-        return cls(network, facts, guide, _threshold(Path(run)))
+        model, facts = load_inference_model(Path(run), device, weights)
+        return cls(model, facts, guide, Threshold.of(Path(run)))
+
+    @property
+    def threshold(self) -> float:
+        """Lowest score that `predict` returns by default, from the run's own evaluation; 0.5 without one."""
+        return self.own_threshold.score
+
+    @property
+    def warning(self) -> str:
+        """A sentence when no detection of the run's own evaluation is correct; "" otherwise."""
+        if self.own_threshold.best_f1 != 0:
+            return ""
+        return (
+            "no detection of the run's own evaluation is correct (best F1 is 0), so predictions are not "
+            f"reliable and scores from the default {self.threshold:g} up are kept; train the run longer, or "
+            "choose a score with --min-score."
+        )
 
     def predict(
         self, images: Photo | Iterable[Photo], vocabulary: Vocabulary | str | Sequence[str], **options: Any
     ) -> list[Prediction]:
-        """All of `stream`'s predictions as a list, one for each image in their order."""
+        """Return the predictions of `stream` as a list, one per image, in the order of the images."""
         return list(self.stream(images, vocabulary, **options))
 
     def stream(
@@ -85,25 +107,24 @@ class Detector:
         batch: int | None = None,
         strict: bool = True,
     ) -> Iterator[Prediction]:
-        """Find the vocabulary's concepts in photos, a batch at a time; photos are read when their batch
-        comes.
+        """Yield one prediction per image; images are read batch by batch.
 
-        images: paths, Pillow images, or one of either. vocabulary: a Vocabulary, "forklift, pallet,
-        tv|television", or a list of such names; concepts whose names the run was trained on are base, the
-        others novel.
-        text: (C, D) unit embeddings of the vocabulary by the run's teacher; None asks the guide.
-        priors: what the guide says of each photo ("guide"), nothing ("none"), or as the run was set up and a
-        guide is at hand ("config"). present: concepts (names or rows) known to be there, likeliest first,
-        instead of priors.
-        restrict_to_present: name only concepts that the priors or `present` allow; None: as the run was set
-        up, where either is at hand. classification, top: None: as the run was set up. min_score: leave out
-        lower ones; None: `threshold`. strict: False turns a photo that cannot be read into a prediction with
-        a fault.
+        images: paths, Pillow images, or a single one. vocabulary: a Vocabulary, a text such as
+        "forklift, pallet, tv|television", or a list of such names; concepts that the run was trained on are
+        base, all others novel. text: (C, D) unit embeddings of the vocabulary by the run's teacher; None uses
+        the guide.
+        priors: "guide" uses the guide's priors, "none" uses none, "config" uses the guide's if there is a
+        guide and the run's config uses priors. present: names or rows of the present concepts, most likely
+        first, in place of priors.
+        restrict_to_present: drop concepts that are not present; None is the run's config if present concepts
+        are known, else False. classification, top: None is the run's config. min_score: lowest score that is
+        returned; None is `threshold`. batch: images per forward pass; None is the run's config. strict: False
+        turns an unreadable image into a prediction with a fault.
 
-        Photos of different shapes in one batch are padded, which moves scores a little; batch=1 pads nothing.
+        Images of different shapes in one batch are padded, which changes scores slightly; batch=1 never pads.
 
-        Raises UserError for an empty vocabulary, text that is missing or does not fit, an option out of its
-        range, a photo that cannot be read.
+        Raises UserError for an empty vocabulary, text that is missing or does not fit, an option out of
+        range, and an unreadable image.
         """
         known_ways = choices(InferenceConfig, "classification")
         if classification is not None and classification not in known_ways:
@@ -113,17 +134,17 @@ class Detector:
         for option, number in (("top", top), ("batch", batch)):
             if number is not None and number < 1:
                 raise UserError(f"{option} {number}: expected at least 1.")
-        words, known = self._understood(vocabulary, text)
-        config = self.network.config
+        words, table = self._prepared(vocabulary, text)
+        config = self.model.config
         use_guide = self._use_guide(priors, present is not None)
         informed = present is not None or use_guide
         if restrict_to_present and not informed:
             raise UserError(
-                "restrict_to_present needs to know what is present; give a teacher for priors, or a present "
-                "list."
+                "restrict_to_present needs present concepts, and there are neither priors nor a present "
+                "list; give --teacher, or present=[...]."
             )
-        fixed = None if present is None else rows_of(words, present)
-        on_device = torch.from_numpy(known).to(self.network.device)
+        fixed = None if present is None else rows_of_concepts(words, present)
+        on_device = torch.from_numpy(table).to(self.model.device)
         floor = self.threshold if min_score is None else min_score
         inference = replace(
             config.inference,
@@ -137,55 +158,55 @@ class Detector:
         first = 0
         while group := list(islice(source, batch or inference.batch)):
             opened = [_open(photo, strict) for photo in group]
-            photos = [photo for photo, _, fault in opened if not fault]
+            readable = [image for image, _, fault in opened if not fault]
             numbers = [first + at for at, (_, _, fault) in enumerate(opened) if not fault]
             first += len(opened)
-            said = self._said(photos, known) if use_guide and photos else None
-            chosen = [fixed] * len(photos) if fixed is not None else self._chosen(said, numbers)
-            found = iter(self._answer(photos, words, on_device, chosen, said, inference, floor))
+            guided = self._guide_priors(readable, table) if use_guide and readable else None
+            chosen = [fixed] * len(readable) if fixed is not None else self._chosen(guided, numbers)
+            found = iter(self._predict_batch(readable, words, on_device, chosen, guided, inference, floor))
             for _, name, fault in opened:
                 if fault:
                     yield Prediction.empty(words, (0, 0), name, fault)
                 else:
                     yield replace(next(found), source=name)
 
-    def read(
+    def prepare(
         self,
         vocabulary: Vocabulary | str | Sequence[str],
         text: Floats | Tensor | None = None,
         present: Sequence[str | int] = (),
     ) -> tuple[Vocabulary, npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The words with this run's splits, their (C, D) unit embeddings, and the rows of those present.
+        """Return the vocabulary with this run's splits, its (C, D) unit embeddings, and the present rows.
 
         Raises UserError as `stream` does.
         """
-        words, table = self._understood(vocabulary, text)
-        return words, table, rows_of(words, present)
+        words, table = self._prepared(vocabulary, text)
+        return words, table, rows_of_concepts(words, present)
 
-    def _understood(
+    def _prepared(
         self, vocabulary: Vocabulary | str | Sequence[str], text: Floats | Tensor | None
     ) -> tuple[Vocabulary, npt.NDArray[np.float32]]:
         words = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.free(vocabulary)
         words = with_splits(words, self.facts.annotated)
         return words, unit_text(words, text, self.guide, self.facts)
 
-    def _answer(
+    def _predict_batch(
         self,
-        photos: list[Image.Image],
+        images: list[Image.Image],
         words: Vocabulary,
         text: Tensor,
         present: list[npt.NDArray[np.int64]] | None,
-        said: npt.NDArray[np.float32] | None,
+        priors: npt.NDArray[np.float32] | None,
         inference: InferenceConfig,
         floor: float,
     ) -> list[Prediction]:
-        if not photos:
+        if not images:
             return []
-        network = self.network
-        output = network.answer([network.view(photo) for photo in photos], text, present)
-        scores = scores_as(inference, output, text, network.config.model.tau, present, said)
-        sizes = [(photo.height, photo.width) for photo in photos]
-        answer = []
+        model = self.model
+        output = model.forward([model.preprocess(image) for image in images], text, present)
+        scores = configured_scores(inference, output, text, model.config.model.tau, present, priors)
+        sizes = [(image.height, image.width) for image in images]
+        predictions = []
         for at, found in enumerate(
             top_detections(scores, output.boxes[-1], sizes, inference.top, inference.nms)
         ):
@@ -194,44 +215,52 @@ class Detector:
                 found.scores.float().cpu().numpy(),
                 found.concepts.cpu().numpy(),
                 words,
-                photos[at].size,
+                images[at].size,
                 present=None if present is None else tuple(int(row) for row in present[at]),
             )
-            # A concept that is ruled out scores 0 and is no find, whatever the threshold.
-            answer.append(one.where((one.scores >= floor) & (one.scores > 0)))
-        return answer
+            # A concept that restrict_to_present drops has score 0 and is never returned.
+            predictions.append(one.where((one.scores >= floor) & (one.scores > 0)))
+        return predictions
 
-    def _said(self, photos: list[Image.Image], text: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(B, C): what the guide says the photos hold."""
-        assert self.guide is not None
-        return np.asarray(self.guide.presence(photos, text), np.float32)
+    def _guide_priors(
+        self, images: list[Image.Image], text: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Return (B, C) priors of images by the guide."""
+        assert self.guide is not None, "expected a guide, found None"
+        return np.asarray(self.guide.presence(images, text), np.float32)
 
     def _chosen(
-        self, said: npt.NDArray[np.float32] | None, numbers: Sequence[int]
+        self, priors: npt.NDArray[np.float32] | None, numbers: Sequence[int]
     ) -> list[npt.NDArray[np.int64]] | None:
-        """What counts as present; chance is drawn by a photo's number in the stream, whatever its batch."""
-        if said is None:
+        """Choose the present concepts (docs/method/cckt_det.md, eq. 7); None without priors.
+
+        A random fill is seeded by the number of the image in the stream, so it does not depend on the batch.
+        """
+        if priors is None:
             return None
-        prior = self.network.config.prior
-        return choose_present(said, prior.rho, prior.limit, prior.fill, numbers)
+        prior = self.model.config.prior
+        return choose_present(priors, prior.rho, prior.limit, prior.fill, numbers)
 
     def _use_guide(self, priors: str, given: bool) -> bool:
         if priors not in ("config", "guide", "none"):
             raise UserError(f"priors {priors!r} is not known; expected config, guide or none.")
         if priors == "guide" and self.guide is None:
             raise UserError(
-                "priors on the fly need the run's teacher; give --teacher, or take --priors none."
+                "priors of new images need the run's teacher, and none is given; give --teacher, or --priors "
+                "none."
             )
-        wanted = self.network.guided and self.network.config.prior.source != "none"
-        return not given and self.guide is not None and (priors == "guide" or (priors == "config" and wanted))
+        by_config = self.model.guided and self.model.config.prior.source != "none"
+        return (
+            not given and self.guide is not None and (priors == "guide" or (priors == "config" and by_config))
+        )
 
 
 def _open(photo: Photo, strict: bool) -> tuple[Image.Image, str, str]:
-    """An RGB photo, its name and why it could not be read."""
+    """Return an RGB image, its name, and the reason if it is unreadable ("" if it is not)."""
     if not isinstance(photo, str | Path | Image.Image):
         raise UserError(
-            f"a photo is a path or a Pillow image, found {type(photo).__name__}; of an array of uint8 pixels "
-            "make one with PIL.Image.fromarray."
+            f"found an image of type {type(photo).__name__}, expected a path or a Pillow image; convert an "
+            "array of uint8 pixels with PIL.Image.fromarray."
         )
     name = str(getattr(photo, "filename", "")) if isinstance(photo, Image.Image) else str(photo)
     try:
@@ -242,9 +271,3 @@ def _open(photo: Photo, strict: bool) -> tuple[Image.Image, str, str]:
         if strict:
             raise UserError(f"{fault}; give a photo that can be opened, or leave it out.") from None
         return Image.new("RGB", (1, 1)), name, str(fault)
-
-
-def _threshold(run: Path) -> float:
-    """The score below which the run's evaluation found more wrong than right; 0.5 without one."""
-    known = (own_figures(run).get("figures") or {}).get("best_f1") or {}
-    return float(known.get("score", 0.5))

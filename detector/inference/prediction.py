@@ -1,4 +1,4 @@
-"""What was found in one photo, and the files it can be written to."""
+"""The detections of one image, and writers of COCO, YOLO and CSV files."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ import numpy.typing as npt
 import torch
 from torchvision.ops import nms
 
-from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.atomic_files import write_bytes, write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.inference.photo_sources import name_of
 
+IMAGES_FILE = "images.json"
+"""Name of the file with the images and categories of predictions.json, in the same folder."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """K finds in one photo, best first.
+    """The K detections of one image, highest score first.
 
-    boxes_xyxy: (K, 4) float32, left, top, right, bottom in pixels of the original photo, inside it.
-    scores: (K,) float32 in [0, 1]. concepts: (K,) int64, rows of `vocabulary`, whose splits say what was
-    annotated in training (base) and what was not (novel). size: width and height of the photo in pixels.
-    source: the file, or "".
-    present: rows of the concepts that the priors said were there, likeliest first; None if no one was asked.
-    fault: why the photo could not be read ("" if it could); then there are no finds.
+    boxes_xyxy: (K, 4) float32, left, top, right, bottom in pixels of the original image, clipped to it.
+    scores: (K,) float32 in [0, 1]. concepts: (K,) int64, rows of `vocabulary`, in which concepts annotated in
+    training have the split "base", all others "novel". size: width and height of the image in pixels. source:
+    the file, or "".
+    present: rows of the present concepts that guided the queries, most likely first; None without priors.
+    fault: the reason if the image is unreadable, else ""; such an image has no detections.
     """
 
     boxes_xyxy: npt.NDArray[np.float32]
@@ -47,45 +50,45 @@ class Prediction:
     def __post_init__(self) -> None:
         shapes = (self.boxes_xyxy.shape, self.scores.shape, self.concepts.shape)
         k = len(self.scores)
-        assert shapes == ((k, 4), (k,), (k,)), f"columns of different lengths: {shapes}"
+        assert shapes == ((k, 4), (k,), (k,)), f"expected shapes (K, 4), (K,), (K,), found {shapes}"
 
     @staticmethod
     def empty(vocabulary: Vocabulary, size: tuple[int, int], source: str = "", fault: str = "") -> Prediction:
-        """Nothing found."""
+        """Return a prediction without detections."""
         boxes, scores = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
         return Prediction(boxes, scores, np.zeros(0, np.int64), vocabulary, size, source, None, fault)
 
     def __len__(self) -> int:
-        """How many finds there are."""
+        """Return the number of detections."""
         return len(self.scores)
 
     @property
     def names(self) -> list[str]:
-        """K names."""
+        """Concept names of the K detections."""
         return [self.vocabulary[int(row)].name for row in self.concepts]
 
     @property
     def novel(self) -> npt.NDArray[np.bool_]:
-        """(K,) bool: found without ever having been annotated in training."""
+        """(K,) bool: the concept was not annotated in training."""
         return np.array([self.vocabulary[int(row)].split == "novel" for row in self.concepts], bool)
 
     def where(self, keep: npt.NDArray[Any]) -> Prediction:
-        """Those that a mask or an array of positions picks."""
+        """Return the detections selected by a mask or an array of positions."""
         return replace(
             self, boxes_xyxy=self.boxes_xyxy[keep], scores=self.scores[keep], concepts=self.concepts[keep]
         )
 
     def distinct(self, overlap: float = 0.7) -> Prediction:
-        """One find for each thing, for pictures: a box that overlaps a better one (IoU above `overlap`) is
-        left out.
+        """Return one detection per object, for drawing.
 
-        A query may name its box several times over, and the protocol wants all of it; a person does not.
+        A box whose IoU with a box of higher score is above `overlap` is dropped, whatever the concepts: one
+        query can give several detections with different concepts.
         """
         boxes, scores = torch.from_numpy(self.boxes_xyxy), torch.from_numpy(self.scores)
         return self.where(nms(boxes, scores, overlap).numpy())
 
     def to_supervision(self) -> Any:
-        """As `supervision.Detections`. Raises UserError where that package is not installed."""
+        """Return a `supervision.Detections`. Raises UserError if that package is not installed."""
         try:
             supervision = importlib.import_module("supervision")
         except ImportError:
@@ -100,7 +103,7 @@ class Prediction:
 
 
 def write_coco(predictions: Sequence[Prediction], path: Path, image_ids: Sequence[int] | None = None) -> Path:
-    """COCO results format. image_ids: one for each prediction; None numbers them from 1 in their order."""
+    """Write a COCO results file. image_ids: one per prediction; None numbers the images from 1."""
     ids = range(1, len(predictions) + 1) if image_ids is None else image_ids
     records = [
         {
@@ -120,29 +123,47 @@ def write_coco(predictions: Sequence[Prediction], path: Path, image_ids: Sequenc
     return _write(path, json.dumps(records, separators=(",", ":")))
 
 
-def label_names(sources: Sequence[str]) -> list[str]:
-    """What the label files of photos and video frames are called, without their ending.
+def write_coco_images(predictions: Sequence[Prediction], path: Path) -> Path:
+    """Write the images and categories that the ids of a COCO results file refer to.
 
-    Raises UserError where two have one name, or one has none.
+    Images are numbered from 1 as in `write_coco`. `cckt eval --detections` compares the names in this file
+    with those of the index.
+    """
+    images = [
+        {"id": number, "file_name": one.source, "width": one.size[0], "height": one.size[1]}
+        for number, one in enumerate(predictions, 1)
+    ]
+    concepts = predictions[0].vocabulary if predictions else ()
+    categories = [{"id": concept.category_id, "name": concept.name} for concept in concepts]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"images": images, "categories": categories})
+    return path
+
+
+def label_names(sources: Sequence[str]) -> list[str]:
+    """Return the names of YOLO label files without their suffix, one per image or video frame.
+
+    Raises UserError for two images with one name, and for an image without a name.
     """
     names = [name_of(source) for source in sources]
     counts = Counter(names)
     twice = next((name for name in names if not name or counts[name] > 1), None)
     if twice is not None:
         raise UserError(
-            f"--format yolo names a file after each photo, but found {twice or 'a photo without a name'!r} "
-            "more than once; predict such photos into different folders, or take --format csv."
+            f"--format yolo writes one file per photo name, and found {twice or 'a photo without a name'!r} "
+            "more than once, expected different names; predict such photos into different folders, or use "
+            "--format csv."
         )
     return names
 
 
 def write_yolo(predictions: Sequence[Prediction], folder: Path) -> list[Path]:
-    """A text file for each photo that could be read, `row cx cy w h score` in fractions of its sides; and,
-    beside the folder, classes.txt with the names.
+    """Write one text file per readable image, and classes.txt next to the folder.
 
-    Files are named after their photos. Raises UserError as `label_names` does.
+    A line is `row cx cy w h score`, with the box in fractions of the image's sides; row k is line k of
+    classes.txt. Files have the names of their images. Raises UserError as `label_names` does.
     """
-    readable = [one for one in predictions if not one.fault]  # an empty file would say: nothing is there
+    readable = [one for one in predictions if not one.fault]  # an empty file would mean: no detections
     stems = label_names([one.source for one in readable])
     paths = []
     for stem, one in zip(stems, readable, strict=True):
@@ -159,7 +180,7 @@ def write_yolo(predictions: Sequence[Prediction], folder: Path) -> list[Path]:
 
 
 def write_csv(predictions: Sequence[Prediction], path: Path) -> Path:
-    """A line a find: photo, concept, category_id, novel (0 or 1), score, left, top, right, bottom (px)."""
+    """Write one line per detection: photo, concept, category_id, novel (0 or 1), score, box edges (px)."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["photo", "concept", "category_id", "novel", "score", "left", "top", "right", "bottom"])

@@ -1,4 +1,4 @@
-"""A vocabulary as a run understands it: which words are base, and the embedding that each is found by."""
+"""A vocabulary prepared for a run: its splits and its text embeddings."""
 
 from __future__ import annotations
 
@@ -20,39 +20,41 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 class Guide(Protocol):
-    """Who knows the teacher: it reads words and looks at photos."""
+    """A teacher as inference uses it: text embeddings of new concepts, and priors of new images."""
 
     name: str
     weight_digest: str
-    """ "sha256:..." of the teacher's weights; must be that of the run's teacher."""
+    """ "sha256:..." of the teacher's weights; must equal that of the run's teacher."""
 
     def text(self, vocabulary: Vocabulary) -> Floats:
-        """(C, D) float32 unit: the prompt ensemble of each concept."""
+        """Return (C, D) float32 unit text embeddings (docs/method/cckt_det.md, eq. 1)."""
 
     def presence(self, photos: Sequence[Image.Image], text: Floats) -> Floats:
-        """(B, C) probability that the concept is in the photo (METHOD.md section 3)."""
+        """Return (B, C) priors of B images (docs/method/cckt_det.md, eq. 5)."""
 
 
 def with_splits(words: Vocabulary, annotated: AbstractSet[str]) -> Vocabulary:
-    """The vocabulary with splits as a run has it: base if trained on by that name, else novel.
+    """Return the vocabulary with the splits of a run: "base" if the run was trained on it, else "novel".
 
-    annotated: the normalised names and synonyms that the run was trained on.
+    annotated: names that the run was trained on, as `normalise_name` writes them; a concept is base if its
+    name or one of its synonyms is among them.
     """
 
     def split(concept: Concept) -> str:
         names = {normalise_name(name) for name in (concept.name, *concept.synonyms)}
         return "base" if names & annotated else "novel"
 
-    return Vocabulary(replace(concept, split=split(concept)) for concept in words)
+    concepts = (replace(concept, split=split(concept)) for concept in words)
+    return Vocabulary(concepts, typed=words.typed)
 
 
 def unit_text(
     words: Vocabulary, text: Floats | Tensor | None, guide: Guide | None, facts: Facts
 ) -> npt.NDArray[np.float32]:
-    """(C, D) float32 unit embeddings of a vocabulary: `text`, or where that is None what the guide reads.
+    """Return (C, D) float32 unit text embeddings of a vocabulary: `text`, or the guide's if that is None.
 
-    Raises UserError for an empty vocabulary, where nobody can read it, and for text of another shape or
-    without a direction.
+    Raises UserError for an empty vocabulary, when neither text nor guide is given, and for text of another
+    shape, zeros or non-finite values.
     """
     if not len(words):
         raise UserError(
@@ -62,28 +64,35 @@ def unit_text(
         if guide is None:
             teacher = facts.taught_by or {}
             raise UserError(
-                "nobody can read the vocabulary: give --teacher "
-                f"{teacher.get('name') or 'NAME'} (the run's), or text embeddings."
+                "the vocabulary has no text embeddings and no teacher to compute them; give --teacher "
+                f"{teacher.get('name') or 'NAME'} (the run's teacher), or text embeddings."
             )
         text = guide.text(words)
     table = np.asarray(text.cpu() if isinstance(text, Tensor) else text, np.float32)
     expected = (len(words), facts.embedding_dim)
     if table.shape != expected:
         raise UserError(
-            f"the text embeddings have shape {table.shape}, expected {expected}: a row for each concept, "
-            "as wide as the embeddings of the run's teacher."
+            f"the text embeddings have shape {table.shape}, expected {expected}: one row per concept, as "
+            "wide as the embeddings of the run's teacher."
         )
     length = np.linalg.norm(table, axis=1, keepdims=True)
     if not np.isfinite(length).all() or not (length > 0).all():
-        raise UserError("the text embeddings hold a row that is no direction (zeros, NaN); make them again.")
+        row = int(np.flatnonzero(~(np.isfinite(length) & (length > 0)).ravel())[0])
+        raise UserError(
+            f"the text embedding of {words[row].name!r} (row {row}) is zero or non-finite, expected a vector "
+            "of length above 0; compute the embeddings again."
+        )
     unit: npt.NDArray[np.float32] = table / length
     return unit
 
 
-def rows_of(words: Vocabulary, present: Sequence[str | int]) -> npt.NDArray[np.int64]:
-    """Rows of concepts that are named, or given as rows. UserError for one that is not there."""
+def rows_of_concepts(words: Vocabulary, present: Sequence[str | int]) -> npt.NDArray[np.int64]:
+    """Return the rows of concepts given by name or by row. Raises UserError for one that does not exist."""
     rows = [words.row_named(one) if isinstance(one, str) else int(one) for one in present]
     bad = next((row for row in rows if not 0 <= row < len(words)), None)
     if bad is not None:
-        raise UserError(f"present names row {bad}, but the vocabulary has rows 0 to {len(words) - 1}.")
+        raise UserError(
+            f"present holds row {bad}, expected rows 0 to {len(words) - 1} of the vocabulary; give a name or "
+            "a row of the vocabulary."
+        )
     return np.array(rows, np.int64)

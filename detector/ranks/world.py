@@ -1,7 +1,8 @@
-"""Ranks: who am I, how many are we, and what we tell each other.
+"""Process group of the ranks of a run, and their collectives.
 
-The launcher says so: torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun (SLURM_*). Without one there is a single
-rank and nothing here communicates. `cckt.detector.ranks.rank_death` sees to it that a dead rank ends all.
+Rank and size come from the variables of the launcher: torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or srun
+(SLURM_*). Without a launcher there is one rank, and nothing here communicates. If a rank dies,
+`rank_death.py` ends the others.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.ranks.rank_death import Lifeline
+from cckt.detector.ranks.rank_death import RankMonitor
 
 T = TypeVar("T")
 
-MEETING = datetime.timedelta(minutes=5)
-"""How long ranks wait for each other to begin: another node may still be loading its software."""
+RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=5)
+"""Time limit for all ranks to start: another node may still be loading its software."""
 
-TIMEOUT = datetime.timedelta(minutes=30)
-"""How long a rank waits for the others while they live: longer than rank 0 takes to score detections."""
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
+"""Time limit of a collective among living ranks: longer than rank 0 takes to score detections."""
 
 
 @dataclass(frozen=True)
 class World:
-    """One rank among `size`, with the device it computes on. Rank 0 is the one that writes."""
+    """One rank among `size`, with its device. Only rank 0 writes files."""
 
     rank: int
     size: int
@@ -45,33 +46,33 @@ class World:
         return self.rank == 0
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all ranks, on each of them."""
+        """Return the sum of `values` over all ranks, on every rank; `values` is changed in info."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
-    def most(self, numbers: Sequence[int]) -> list[int]:
-        """The largest of each number over all ranks, on each of them."""
+    def maximum(self, numbers: Sequence[int]) -> list[int]:
+        """Return the maximum of each number over all ranks, on every rank."""
         if self.size == 1:
             return list(numbers)
         values = torch.tensor(numbers, dtype=torch.int64, device=self.device)
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return list(map(int, values.tolist()))
 
-    def beside(self, rows: Tensor) -> Tensor:
-        """(n, ...) -> (size n, ...): every rank's rows, of the same shape on each, in the order of ranks.
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Concatenate the rows of all ranks: (n, ...) -> (size n, ...), in the order of ranks.
 
-        Gradients of what any rank makes of them go back to the rank whose rows they are.
+        Every rank must pass the same shape. Gradients from all ranks flow back to the rank that owns a row.
         """
-        return rows if self.size == 1 else cast(Tensor, _Beside.apply(rows, self.rank, self.size))
+        return rows if self.size == 1 else cast(Tensor, _GatherRows.apply(rows, self.rank, self.size))
 
     def wait(self) -> None:
-        """Until every rank is here."""
+        """Wait until every rank has called this."""
         if self.size > 1:
             dist.barrier()
 
     def gather(self, value: T) -> list[T] | None:
-        """Every rank's `value`, in the order of ranks, on rank 0; None on the others."""
+        """Return the values of all ranks, in the order of ranks, on rank 0; None on the others."""
         if self.size == 1:
             return [value]
         found: list[Any] | None = [None] * self.size if self.first else None
@@ -79,7 +80,7 @@ class World:
         return found
 
     def share(self, value: T) -> T:
-        """Rank 0's `value` on every rank."""
+        """Return rank 0's `value` on every rank."""
         if self.size == 1:
             return value
         box = [value]
@@ -87,7 +88,7 @@ class World:
         return box[0]
 
     def align(self, tensors: Iterable[Tensor]) -> None:
-        """Give tensors of the same shapes on every rank rank 0's values, in place."""
+        """Copy rank 0's values into the tensors of every rank, in place; shapes must agree."""
         if self.size > 1:
             for tensor in tensors:
                 whole = tensor.detach().contiguous()
@@ -95,9 +96,9 @@ class World:
                 tensor.detach().copy_(whole)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over ranks.
+        """Return the model with gradients averaged over ranks.
 
-        Every step must give every parameter a gradient, be it zero: nobody looks for those without one.
+        Every step must give every parameter a gradient, even if it is zero: unused ones are not detected.
         """
         if self.size == 1:
             return model
@@ -105,8 +106,8 @@ class World:
         return nn.parallel.DistributedDataParallel(model, devices, gradient_as_bucket_view=True)
 
 
-class _Beside(torch.autograd.Function):
-    """Gather forward; backward every rank's slice of the sum of all gradients."""
+class _GatherRows(torch.autograd.Function):
+    """All-gather in the forward pass; in the backward pass, this rank's slice of the summed gradients."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, rank: int, size: int) -> Tensor:
@@ -118,15 +119,16 @@ class _Beside(torch.autograd.Function):
         return torch.cat(every).to(rows.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        whole = slopes[0].clone(memory_format=torch.contiguous_format)  # others may hold the same tensor
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        whole = gradients[0].clone(memory_format=torch.contiguous_format)  # the input may be shared
         dist.all_reduce(whole)
         return whole.chunk(ctx.size)[ctx.rank], None, None
 
 
 def pick_device(name: str, local_rank: int = 0, option: str = "--device") -> torch.device:
-    """ "auto" or a device's name -> a device. Raises UserError, which names `option`, for one that is not
-    there.
+    """Return the device of a name; "auto" takes CUDA, else MPS, else the CPU.
+
+    Raises UserError naming `option` for an unknown name or a device that does not exist.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -140,7 +142,7 @@ def pick_device(name: str, local_rank: int = 0, option: str = "--device") -> tor
         raise unknown from None
     if device.type == "cuda":
         count = torch.cuda.device_count()
-        # A scheduler may show each rank its own GPU only, which is then number 0 for all of them.
+        # A scheduler may make only one GPU visible to each rank; then it is number 0 for all of them.
         index = local_rank % max(count, 1) if device.index is None else device.index
         if index >= count:
             raise UserError(
@@ -156,20 +158,27 @@ def pick_device(name: str, local_rank: int = 0, option: str = "--device") -> tor
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a launcher says: this rank, all ranks, this rank on its machine, and where rank 0 listens."""
+class LaunchInfo:
+    """Variables of the launcher."""
 
     rank: int
     size: int
+    """Number of ranks."""
     local_rank: int
+    """Number of this rank on its machine."""
     address: str
+    """Host name of rank 0."""
     port: int
+    """Port at which rank 0 listens."""
 
 
-def place_of(environment: Mapping[str, str]) -> Place | None:
-    """Read torchrun's or srun's variables; None where neither started more than this process."""
+def read_launch_info(environment: Mapping[str, str]) -> LaunchInfo | None:
+    """Read the variables of torchrun or srun; None without a launcher.
+
+    Raises UserError for values that make no sense.
+    """
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        place = Place(
+        info = LaunchInfo(
             _number(environment, "RANK"),
             _number(environment, "WORLD_SIZE"),
             _number(environment, "LOCAL_RANK", 0),
@@ -178,7 +187,7 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
         )
     elif _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:
         job = _number(environment, "SLURM_JOB_ID", 0)
-        place = Place(
+        info = LaunchInfo(
             _number(environment, "SLURM_PROCID"),
             _number(environment, "SLURM_STEP_NUM_TASKS"),
             _number(environment, "SLURM_LOCALID", 0),
@@ -187,77 +196,78 @@ def place_of(environment: Mapping[str, str]) -> Place | None:
         )
     else:
         return None
-    if not 0 <= place.rank < place.size:
+    if not 0 <= info.rank < info.size:
         raise UserError(
-            f"the launcher calls this rank {place.rank} of {place.size}, expected 0 to {place.size - 1}; "
+            f"the launcher started rank {info.rank} of {info.size}, expected 0 to {info.size - 1}; "
             "start it with torchrun or srun."
         )
-    return place
+    return info
 
 
-def _number(environment: Mapping[str, str], name: str, usual: int | None = None) -> int:
-    text = environment.get(name, "" if usual is None else str(usual))
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """Return the whole number in a variable. Raises UserError if it holds anything else."""
+    text = environment.get(name, "" if default is None else str(default))
     if not text.isdecimal():
         raise UserError(
             f"{name}: found {text!r} in the environment, expected the whole number that torchrun or srun "
-            "puts there; unset it, or start with one of them."
+            "sets; unset it, or start with one of them."
         )
     return int(text)
 
 
 def first_host(nodes: str) -> str:
-    """The first of Slurm's node list: "gpu[03-05,09],login1" -> "gpu03"."""
+    """Return the first host of a Slurm node list: "gpu[03-05,09],login1" -> "gpu03"."""
     first = re.match(r"[^,\[]+(\[[^\]]+\])?[^,]*", nodes)
     host = first.group(0) if first else nodes
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", host)
 
 
-def _meeting(place: Place) -> Any:
-    """The store that the ranks meet at. Raises UserError where not all of them come within `MEETING`."""
+def _rendezvous_store(info: LaunchInfo) -> Any:
+    """Return the store of the process group; UserError if not all ranks connect within the time limit."""
     try:
-        where = f"tcp://{place.address}:{place.port}"
-        store, _, _ = next(rendezvous(where, place.rank, place.size, timeout=MEETING))
-    except (RuntimeError, ValueError) as error:  # time-outs and sockets are of torch's own kinds
+        url = f"tcp://{info.address}:{info.port}"
+        store, _, _ = next(rendezvous(url, info.rank, info.size, timeout=RENDEZVOUS_TIMEOUT))
+    except (RuntimeError, ValueError) as error:  # torch raises these for time-outs and socket errors
         raise UserError(
-            f"rank {place.rank} of {place.size} did not meet all others at {place.address}:{place.port} in "
-            f"{MEETING.seconds} s; look at what they say, and whether MASTER_ADDR and MASTER_PORT name a "
-            "place that all of them can reach."
+            f"rank {info.rank} of {info.size} did not meet all other ranks at {info.address}:{info.port} "
+            f"within {RENDEZVOUS_TIMEOUT.seconds} s; read their output, and check that MASTER_ADDR and "
+            "MASTER_PORT name an address that all of them can reach."
         ) from error
-    store.set_timeout(TIMEOUT)
+    store.set_timeout(COLLECTIVE_TIMEOUT)
     return store
 
 
 @contextmanager
 def joined(device: str, option: str = "--device") -> Iterator[World]:
-    """This process's place among the ranks, for as long as the block runs; within another such block, its.
+    """Join the process group for the block; a nested call reuses the outer one.
 
-    device: as the user's `option` says, "auto" where nobody did. CUDA ranks talk by NCCL, others by gloo.
-    Raises UserError when another rank dies; a rank that cannot, because it hangs in a collective, is ended
-    (see `cckt.detector.ranks.rank_death`).
+    device: name of a device or "auto"; option: the option that set it, for messages. CUDA ranks communicate
+    by NCCL, others by gloo. Raises UserError when another rank dies; a rank that hangs in a collective cannot
+    raise, so its process is ended (see `rank_death.py`).
     """
-    place = place_of(os.environ)
-    chosen = pick_device(device, 0 if place is None else place.local_rank, option)
-    if chosen.type == "cuda":  # kernels, events and pinned memory go to the current one
+    info = read_launch_info(os.environ)
+    chosen = pick_device(device, 0 if info is None else info.local_rank, option)
+    if chosen.type == "cuda":  # kernels, events and pinned memory use the current device
         torch.cuda.set_device(chosen)
-    if place is None or place.size == 1:
+    if info is None or info.size == 1:
         yield World(0, 1, chosen)
         return
     if dist.is_initialized():
-        yield World(place.rank, place.size, chosen)
+        yield World(info.rank, info.size, chosen)
         return
     dist.init_process_group(
         "nccl" if chosen.type == "cuda" else "gloo",
-        store=_meeting(place),
-        rank=place.rank,
-        world_size=place.size,
-        timeout=TIMEOUT,
+        store=_rendezvous_store(info),
+        rank=info.rank,
+        world_size=info.size,
+        timeout=COLLECTIVE_TIMEOUT,
     )
-    world = World(place.rank, place.size, chosen)
-    with Lifeline(place.rank, place.size, place.address, world.share) as lifeline:
+    world = World(info.rank, info.size, chosen)
+    with RankMonitor(info.rank, info.size, info.address, world.share) as monitor:
         try:
             yield world
-        except RuntimeError as error:  # as collectives raise
-            lifeline.explain(error)
+        except RuntimeError as error:  # raised by collectives
+            monitor.raise_if_lost(error)
             raise
         finally:
             dist.destroy_process_group()

@@ -1,5 +1,5 @@
 "use strict";
-// Charts drawn at the width they have, so that their text is readable on a phone; drawn again when it changes.
+// Charts, drawn at the width of their container and again when it changes, so that text stays readable on a phone.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -8,7 +8,7 @@ function el(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "c") node.style.setProperty("--c", value);
-    else if (name === "style" && value) node.style.cssText += value; // not over a colour that is set
+    else if (name === "style" && value) node.style.cssText += value; // keep a colour set before
     else if (value !== null && value !== false) node.setAttribute(name, value);
   }
   node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== ""));
@@ -25,7 +25,7 @@ function shape(tag, attributes = {}, text = "") {
   return node;
 }
 
-// Round numbers that span [low, high], about `count` of them.
+// About `count` round numbers that span [low, high].
 function ticks(low, high, count) {
   const span = high - low || 1;
   const raw = span / Math.max(1, count);
@@ -59,7 +59,7 @@ const tip = {
 
 const drawings = [];
 
-// Drawn once the page stands (drawAll), and again whenever the place gets another width.
+// Draw when the page is complete (drawAll), and again when the width of `host` changes.
 function drawn(host, draw) {
   let last = 0;
   const again = () => {
@@ -76,7 +76,7 @@ function drawAll() { for (const one of drawings) one(); }
 function lineChart({ series, xLabel, yLabel, x: xRange, y: yRange, height = 250, diagonal = false, form = short }) {
   const shown = series.filter((one) => one.y && one.y.some((v) => v !== null));
   const xs = shown.flatMap((one) => one.x), ys = shown.flatMap((one) => one.y).filter((v) => v !== null);
-  if (!shown.length) return el("p", { class: "note" }, "Nothing to draw.");
+  if (!shown.length) return el("p", { class: "note" }, "No data.");
   const [x0, x1] = xRange ?? [Math.min(...xs), Math.max(...xs)];
   const pad = (Math.max(...ys) - Math.min(...ys)) * 0.06 || Math.abs(ys[0]) * 0.1 || 1;
   const [y0, y1] = yRange ?? [Math.min(...ys) >= 0 ? Math.max(0, Math.min(...ys) - pad) : Math.min(...ys) - pad, Math.max(...ys) + pad];
@@ -133,7 +133,7 @@ function lineChart({ series, xLabel, yLabel, x: xRange, y: yRange, height = 250,
 
 // points: [{x, y, r, colour, label, rows}]
 function scatter({ points, xLabel, yLabel, y: yRange, height = 270, form = short }) {
-  if (!points.length) return el("p", { class: "note" }, "Nothing to draw.");
+  if (!points.length) return el("p", { class: "note" }, "No data.");
   const xs = points.map((p) => p.x), ys = points.map((p) => p.y);
   const pad = (Math.max(...xs) - Math.min(...xs)) * 0.05 || 0.05;
   const [x0, x1] = [Math.min(...xs) - pad, Math.max(...xs) + pad], [y0, y1] = yRange ?? [0, Math.max(...ys) * 1.08 || 1];

@@ -1,4 +1,7 @@
-"""What novel things are taken for: themselves, their nearest base concepts, something else, or nothing."""
+"""Count the concepts that novel objects are detected as.
+
+The best detection of a box has the right concept, a base one, another novel one, or there is none.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cckt.detector.evaluation.matches import iou
-from cckt.detector.evaluation.truth import Found, Rows, Truth
-from cckt.detector.report.errors import FOUND, by_photo
+from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
+from cckt.detector.evaluation.locate import LocatedDetections
+from cckt.detector.evaluation.match_detections import iou
+from cckt.detector.report.errors import MATCH_IOU, group_by_image
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A base concept, the cosine of its text with the novel one's, and how many boxes were taken for it."""
+    """A base concept seen from a novel one: cosine of their texts, and number of boxes detected as it."""
 
     name: str
     cosine: float
@@ -22,70 +26,72 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class Confused:
-    """One novel concept: its boxes, and what the surest detection on each of them (IoU 0.5) says.
+class ConceptConfusion:
+    """The boxes of one novel concept, by the best detection that overlaps each of them (IoU 0.5).
 
-    right, base, novel, nothing: how many were called by their name, a base one, another novel one, not found.
-    nearest: the base concepts whose text is nearest, nearest first. taken_for: the base concepts that its
-    boxes were taken for, most first.
+    correct, base, other_novel, missed: number of boxes whose best detection has the right concept, a base
+    one, another novel one, or that have no detection. nearest: base concepts by falling cosine of the texts.
+    detected_as: base concepts by falling number of boxes, without those that have none.
     """
 
     name: str
     boxes: int
-    right: int
+    correct: int
     base: int
-    novel: int
-    nothing: int
+    other_novel: int
+    missed: int
     nearest: tuple[Neighbour, ...]
-    taken_for: tuple[Neighbour, ...]
+    detected_as: tuple[Neighbour, ...]
 
 
 def confusion(
-    truth: Truth, found: Found, text: npt.NDArray[np.floating], *, nearest: int = 5
-) -> list[Confused]:
-    """Every novel concept with a box, those most often mistaken first.
+    truth: GroundTruth, found: LocatedDetections, text: npt.NDArray[np.floating], *, nearest: int = 5
+) -> list[ConceptConfusion]:
+    """Return the confusion of every novel concept that has a box, lowest share of correct boxes first.
 
-    text: (C, D) unit, of the truth's concepts. All detections count, however unsure.
+    text: (C, D) unit embeddings of the concepts of `truth`. Detections of any score count. nearest: most base
+    concepts in each list.
     """
-    said = said_of(truth, found)
+    detected = best_concepts(truth, found)
     cosine = np.asarray(text, np.float64) @ np.asarray(text, np.float64).T
     base = np.flatnonzero(truth.in_split("base"))
-    answer = []
+    result = []
     for concept in np.flatnonzero(truth.in_split("novel")):
-        names = said[(truth.concepts == concept) & ~truth.crowd]
-        if not len(names):
+        of_boxes = detected[(truth.concepts == concept) & ~truth.crowd]
+        if not len(of_boxes):
             continue
-        counts = np.bincount(names[names >= 0], minlength=len(truth.names))
+        counts = np.bincount(of_boxes[of_boxes >= 0], minlength=len(truth.names))
 
         def neighbour(other: int, concept: int = int(concept), counts: Rows = counts) -> Neighbour:
             return Neighbour(truth.names[other], float(cosine[concept, other]), int(counts[other]))
 
         by_text = base[np.argsort(-cosine[concept, base], kind="stable")][:nearest]
         by_count = base[np.argsort(-counts[base], kind="stable")][:nearest]
-        answer.append(
-            Confused(
+        result.append(
+            ConceptConfusion(
                 name=truth.names[concept],
-                boxes=len(names),
-                right=int(counts[concept]),
+                boxes=len(of_boxes),
+                correct=int(counts[concept]),
                 base=int(counts[base].sum()),
-                novel=int(counts.sum() - counts[base].sum() - counts[concept]),
-                nothing=int((names < 0).sum()),
-                nearest=tuple(neighbour(int(one)) for one in by_text),
-                taken_for=tuple(neighbour(int(one)) for one in by_count if counts[one]),
+                other_novel=int(counts.sum() - counts[base].sum() - counts[concept]),
+                missed=int((of_boxes < 0).sum()),
+                nearest=tuple(neighbour(int(row)) for row in by_text),
+                detected_as=tuple(neighbour(int(row)) for row in by_count if counts[row]),
             )
         )
-    return sorted(answer, key=lambda one: (one.right / one.boxes, one.name))
+    return sorted(result, key=lambda one: (one.correct / one.boxes, one.name))
 
 
-def said_of(truth: Truth, found: Found) -> Rows:
-    """(M,) the concept that the surest detection on each box names, whatever the box is; -1 for none."""
-    said = np.full(len(truth.images), -1, np.int64)
-    real = np.flatnonzero(~truth.crowd)
-    for rows, boxes in by_photo(truth, np.arange(len(found.scores)), found.images, real):
+def best_concepts(truth: GroundTruth, found: LocatedDetections) -> Rows:
+    """Return (M,) the concept of the best-scored detection that overlaps each box; -1 if there is none."""
+    concepts = np.full(len(truth.images), -1, np.int64)
+    boxes_without_crowds = np.flatnonzero(~truth.crowd)
+    all_rows = np.arange(len(found.scores))
+    for rows, boxes in group_by_image(truth, all_rows, found.images, boxes_without_crowds):
         overlap = iou(found.boxes_xywh[rows], truth.boxes_xywh[boxes], np.zeros(len(boxes), bool))
-        surest = np.where(overlap >= FOUND, found.scores[rows][:, None], -np.inf)
-        if surest.size:
-            at = surest.argmax(0)
-            seen = np.isfinite(surest.max(0))
-            said[boxes[seen]] = found.concepts[rows][at[seen]]
-    return said
+        scores = np.where(overlap >= MATCH_IOU, found.scores[rows][:, None], -np.inf)
+        if scores.size:
+            best = scores.argmax(0)
+            overlapped = np.isfinite(scores.max(0))
+            concepts[boxes[overlapped]] = found.concepts[rows][best[overlapped]]
+    return concepts

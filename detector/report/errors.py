@@ -1,18 +1,19 @@
-"""What keeps AP50 from 100: the kinds of errors, and what each of them costs.
+"""Classify detection errors and compute the AP50 that each kind of error costs.
 
-After TIDE (Bolya et al., ECCV 2020): a detection that counts as wrong at IoU 0.5 has one kind, the first that
-holds of
+After TIDE (Bolya et al., ECCV 2020). A detection that is wrong at IoU 0.5 has one kind, the first that
+applies:
 
-* localisation: its own concept lies there, IoU 0.1 to 0.5;
-* classification: another concept lies there, IoU at least 0.5;
-* duplicate: its own concept lies there, but a surer detection has found it;
-* background: IoU with anything is below 0.1;
-* both: what is left, another concept not quite there;
+* localisation: overlaps a box of its own concept with IoU 0.1 to 0.5;
+* classification: overlaps a box of another concept with IoU of at least 0.5;
+* duplicate: overlaps a box of its own concept that a detection with a higher score has found;
+* background: IoU with every box is below 0.1;
+* both: the remaining ones; another concept, with IoU below 0.5.
 
-and a box that no detection found, nor one of the first two kinds would have, is missed. What a kind costs is
-the AP50 gained when all errors of that kind are put right and nothing else is: wrong places and names are
-corrected for the surest detection of each free box, all other wrong detections go, missed boxes are not asked
-for.
+A box is missed if no detection found it and no localisation or classification error concerns it.
+
+The cost of a kind is the AP50 gained if all errors of that kind, and no others, were corrected. Wrong boxes
+and wrong concepts are corrected for the best-scored detection of each box that is not found yet. Other wrong
+detections are removed. Missed boxes no longer count.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cckt.detector.evaluation.engines import RECALLS
-from cckt.detector.evaluation.matches import Matches, iou
-from cckt.detector.evaluation.truth import Rows, Truth
+from cckt.detector.evaluation.coco_engines import RECALLS
+from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
+from cckt.detector.evaluation.match_detections import DetectionMatches, iou
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
-FOUND, NEAR = 0.5, 0.1
+MATCH_IOU, NEAR_IOU = 0.5, 0.1
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(5)
 
 Floats = npt.NDArray[np.float64]
@@ -37,10 +38,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Errors:
-    """kind: (K,) int64, number in KINDS of each detection of the Matches, -1 where it is not wrong.
+    """Errors of the detections of `DetectionMatches`.
 
-    target: (K,) int64, the truth box that a wrong name or place was about, -1 for the other kinds. missed:
-    (M,) bool, boxes that nothing came near.
+    kind: (K,) int64, index into KINDS; -1 if the detection is not wrong. target: (K,) int64, the box that a
+    localisation or classification error concerns; -1 for other kinds. missed: (M,) bool, the missed boxes.
     """
 
     kind: Rows
@@ -48,92 +49,106 @@ class Errors:
     missed: npt.NDArray[np.bool_]
 
 
-def classify(truth: Truth, matches: Matches) -> Errors:
-    """The kind of every error at the first threshold of the matches, which must be 0.5."""
-    assert matches.thresholds[0] == FOUND, matches.thresholds
+def classify(truth: GroundTruth, matches: DetectionMatches) -> Errors:
+    """Classify every error at the first IoU threshold of the matches, which must be 0.5."""
+    assert matches.thresholds[0] == MATCH_IOU, f"expected {MATCH_IOU} first, found {matches.thresholds}"
     kind = np.full(len(matches.scores), -1, np.int64)
     target = np.full(len(matches.scores), -1, np.int64)
-    real = np.flatnonzero(~truth.crowd)
-    for wrong, boxes in by_photo(truth, np.flatnonzero(matches.wrong[0]), matches.images, real):
+    boxes_without_crowds = np.flatnonzero(~truth.crowd)
+    wrong_rows = np.flatnonzero(matches.wrong[0])
+    for wrong, boxes in group_by_image(truth, wrong_rows, matches.images, boxes_without_crowds):
         overlap = iou(matches.boxes_xywh[wrong], truth.boxes_xywh[boxes], np.zeros(len(boxes), bool))
         same = matches.concepts[wrong][:, None] == truth.concepts[boxes][None]
-        own, own_at = _best(np.where(same, overlap, -1))
-        other, other_at = _best(np.where(same, -1, overlap))
+        own, own_column = _row_maximum(np.where(same, overlap, -1))
+        other, other_column = _row_maximum(np.where(same, -1, overlap))
         kind[wrong] = np.select(
-            [(own >= NEAR) & (own < FOUND), other >= FOUND, own >= FOUND, np.maximum(own, other) < NEAR],
+            [
+                (own >= NEAR_IOU) & (own < MATCH_IOU),
+                other >= MATCH_IOU,
+                own >= MATCH_IOU,
+                np.maximum(own, other) < NEAR_IOU,
+            ],
             [LOCALISATION, CLASSIFICATION, DUPLICATE, BACKGROUND],
             BOTH,
         )
-        at = np.where(kind[wrong] == LOCALISATION, own_at, other_at)
-        about = np.isin(kind[wrong], (LOCALISATION, CLASSIFICATION))
-        target[wrong[about]] = boxes[at[about]]
-    reached = np.zeros(len(truth.images), bool)
-    reached[matches.box[0][matches.box[0] >= 0]] = True
-    reached[target[target >= 0]] = True
-    return Errors(kind, target, ~reached & ~truth.crowd)
+        column = np.where(kind[wrong] == LOCALISATION, own_column, other_column)
+        has_target = np.isin(kind[wrong], (LOCALISATION, CLASSIFICATION))
+        target[wrong[has_target]] = boxes[column[has_target]]
+    detected = np.zeros(len(truth.images), bool)
+    detected[matches.box[0][matches.box[0] >= 0]] = True
+    detected[target[target >= 0]] = True
+    return Errors(kind, target, ~detected & ~truth.crowd)
 
 
-def by_photo(truth: Truth, rows: Rows, images: Rows, boxes: Rows) -> Iterator[tuple[Rows, Rows]]:
-    """For each photo with some of `rows` (of a table whose photos are `images`): these, and its boxes."""
+def group_by_image(truth: GroundTruth, rows: Rows, images: Rows, boxes: Rows) -> Iterator[tuple[Rows, Rows]]:
+    """Yield (rows, boxes) of each image that has some of `rows`.
+
+    rows: detections; images: (K,) image of every detection; boxes: ascending rows of the truth boxes to use.
+    """
     rows = rows[np.argsort(images[rows], kind="stable")]
-    photos, starts = np.unique(images[rows], return_index=True)
+    unique, starts = np.unique(images[rows], return_index=True)
     ends = [*starts.tolist(), len(rows)][1:]
     truth_images = truth.images[boxes]
-    for photo, low, high in zip(photos, starts.tolist(), ends, strict=True):
-        first, last = np.searchsorted(truth_images, photo), np.searchsorted(truth_images, photo, "right")
+    for image, low, high in zip(unique, starts.tolist(), ends, strict=True):
+        first, last = np.searchsorted(truth_images, image), np.searchsorted(truth_images, image, "right")
         yield rows[low:high], boxes[first:last]
 
 
-def _best(overlap: Floats) -> tuple[Floats, Rows]:
-    """(K,) largest of each row, and where; -1 and 0 without columns."""
+def _row_maximum(overlap: Floats) -> tuple[Floats, Rows]:
+    """Return (K,) maximum and its column of each row of (K, M); -1 and 0 if M is 0."""
     if not overlap.shape[1]:
         return np.full(len(overlap), -1.0), np.zeros(len(overlap), np.int64)
-    at = overlap.argmax(1)
-    return np.take_along_axis(overlap, at[:, None], 1)[:, 0], at.astype(np.int64)
+    column = overlap.argmax(1)
+    return np.take_along_axis(overlap, column[:, None], 1)[:, 0], column.astype(np.int64)
 
 
-def costs(truth: Truth, matches: Matches, errors: Errors) -> dict[str, dict[str, dict[str, Any]]]:
-    """split -> kind -> {"count", "lost"}: how many errors of the split's own concepts, and the AP50 that
-    putting them right gains on the split's concepts (None where no concept of it has a box)."""
+def costs(
+    truth: GroundTruth, matches: DetectionMatches, errors: Errors
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return split -> kind -> {"count", "lost"}.
+
+    count: number of errors of the concepts of the split. lost: mean AP50 that the concepts of the split gain
+    if all errors of the kind are corrected; None if no concept of the split has a box.
+    """
     positives = np.bincount(truth.concepts[~truth.crowd], minlength=len(truth.names))
     counted = ~matches.ignored[0]
     right = matches.right[0]
-    now = _ap50(matches.concepts[counted], matches.scores[counted], right[counted], positives)
-    answer: dict[str, dict[str, dict[str, Any]]] = {}
+    current = _ap50(matches.concepts[counted], matches.scores[counted], right[counted], positives)
+    result: dict[str, dict[str, dict[str, Any]]] = {}
     for number, name in enumerate(KINDS):
-        mended = _mended(truth, matches, errors, number, positives, counted & True)
+        corrected = _corrected_ap50(truth, matches, errors, number, positives, counted)
         for split in ("base", "novel"):
             concepts = truth.in_split(split) & (positives > 0)
             if name == "missed":
                 count = int(truth.in_split(split)[truth.concepts[errors.missed]].sum())
             else:
                 count = int(truth.in_split(split)[matches.concepts[errors.kind == number]].sum())
-            gained = mended[concepts] - now[concepts]
+            gained = corrected[concepts] - current[concepts]
             lost = float(gained.mean()) if concepts.any() else None
-            answer.setdefault(split, {})[name] = {"count": count, "lost": lost}
-    return answer
+            result.setdefault(split, {})[name] = {"count": count, "lost": lost}
+    return result
 
 
-def _mended(
-    truth: Truth,
-    matches: Matches,
+def _corrected_ap50(
+    truth: GroundTruth,
+    matches: DetectionMatches,
     errors: Errors,
     number: int,
     positives: Rows,
     counted: npt.NDArray[np.bool_],
 ) -> Floats:
-    """(C,) AP50 as if there were no error of a kind."""
+    """Return (C,) AP50 with all errors of kind `number` corrected. positives: (C,) boxes of each concept."""
     concepts, scores, right = matches.concepts.copy(), matches.scores, matches.right[0].copy()
     if KINDS[number] == "missed":
         missed = np.bincount(truth.concepts[errors.missed], minlength=len(truth.names))
         return _ap50(concepts[counted], scores[counted], right[counted], positives - missed)
-    these = np.flatnonzero(errors.kind == number)
+    wrong = np.flatnonzero(errors.kind == number)
     keep = counted.copy()
-    keep[these] = False
+    keep[wrong] = False
     if number in (CLASSIFICATION, LOCALISATION):
         taken = np.zeros(len(truth.images), bool)
         taken[matches.box[0][right]] = True
-        for row in these[np.argsort(-scores[these], kind="stable")]:
+        for row in wrong[np.argsort(-scores[wrong], kind="stable")]:
             box = errors.target[row]
             if not taken[box]:
                 taken[box] = keep[row] = right[row] = True
@@ -142,8 +157,8 @@ def _mended(
 
 
 def _ap50(concepts: Rows, scores: Floats, right: npt.NDArray[np.bool_], positives: Rows) -> Floats:
-    """(C,) 101-point AP of each concept, 0 where nothing is to be found any more (then nothing is lost)."""
-    answer = np.ones(len(positives))
+    """Return (C,) 101-point AP of each concept; 1 for a concept without boxes, which then loses nothing."""
+    ap = np.ones(len(positives))
     order = np.lexsort((-scores, concepts))
     concepts, right = concepts[order], right[order]
     bounds = np.searchsorted(concepts, np.arange(len(positives) + 1))
@@ -153,6 +168,6 @@ def _ap50(concepts: Rows, scores: Floats, right: npt.NDArray[np.bool_], positive
         hits = np.cumsum(right[bounds[concept] : bounds[concept + 1]])
         precision = hits / np.arange(1, len(hits) + 1)
         precision = np.maximum.accumulate(precision[::-1])[::-1]
-        at = np.searchsorted(hits / boxes, RECALLS)
-        answer[concept] = np.append(precision, 0.0)[np.minimum(at, len(precision))].mean()
-    return answer
+        column = np.searchsorted(hits / boxes, RECALLS)
+        ap[concept] = np.append(precision, 0.0)[np.minimum(column, len(precision))].mean()
+    return ap

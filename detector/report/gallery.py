@@ -1,4 +1,4 @@
-"""Photos worth looking at: novel things that were found, missed, and seen where there are none."""
+"""Choose example images of novel objects (found, missed, falsely detected) and prepare them for the page."""
 
 from __future__ import annotations
 
@@ -13,21 +13,27 @@ from PIL import Image
 
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.photos import BadPhoto, load_photo
-from cckt.detector.evaluation.matches import iou
-from cckt.detector.evaluation.truth import Found, Rows, Truth
-from cckt.detector.report.errors import FOUND, NEAR
+from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
+from cckt.detector.evaluation.locate import LocatedDetections
+from cckt.detector.evaluation.match_detections import iou
+from cckt.detector.report.errors import MATCH_IOU, NEAR_IOU
 
-SIDE = 440
-"""Pixels of the long side of a photo in the report; smaller photos stay as they are."""
-MOST = 25
-"""Finds shown in a photo."""
+LONG_SIDE = 440
+"""Long side of an image in the report in pixels; smaller images are not enlarged."""
+MAX_SHOWN = 25
+"""Most detections shown in an image."""
+SAME_OBJECT_IOU = 0.7
+"""Of detections that overlap more than this, only the best one is shown."""
+SHARES = (("found", 0.4), ("missed", 0.4), ("false", 0.2))
+"""Kinds of examples, and their shares of the gallery."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a run shows in one photo: finds from its threshold up, one for each thing, surest first.
+class ShownDetections:
+    """The detections shown in one image, by falling score.
 
-    boxes: (K, 4) xywh px; concepts, scores: (K,); right: (K,) bool, its concept lies there at IoU 0.5.
+    boxes: (K, 4) xywh in pixels. concepts, scores: (K,). right: (K,) bool, whether a box of the concept
+    overlaps with IoU of at least 0.5.
     """
 
     boxes: np.ndarray
@@ -36,121 +42,124 @@ class Seen:
     right: np.ndarray
 
 
-def seen_in(truth: Truth, found: Found, photo: int, threshold: float) -> Seen:
-    """The finds of a photo that a person would be shown."""
-    rows = np.flatnonzero((found.images == photo) & (found.scores >= threshold))
+def shown_detections(
+    truth: GroundTruth, found: LocatedDetections, image: int, threshold: float
+) -> ShownDetections:
+    """Return the best detection of each object of an image, of those with a score of at least `threshold`."""
+    rows = np.flatnonzero((found.images == image) & (found.scores >= threshold))
     rows = rows[np.argsort(-found.scores[rows], kind="stable")]
-    none = np.zeros(0, bool)
     kept: list[int] = []
     for row in rows.tolist():
-        if len(kept) == MOST:
+        if len(kept) == MAX_SHOWN:
             break
-        here = found.boxes_xywh[[row]]
-        if not kept or iou(here, found.boxes_xywh[kept], np.zeros(len(kept), bool)).max() <= 0.7:
+        box, no_crowds = found.boxes_xywh[[row]], np.zeros(len(kept), bool)
+        if not kept or iou(box, found.boxes_xywh[kept], no_crowds).max() <= SAME_OBJECT_IOU:
             kept.append(row)
     picked = np.array(kept, np.int64)
-    mine = np.flatnonzero(truth.images == photo)
+    boxes = np.flatnonzero(truth.images == image)
     right = np.zeros(len(picked), bool)
-    if len(mine) and len(picked):
-        overlap = iou(found.boxes_xywh[picked], truth.boxes_xywh[mine], truth.crowd[mine])
-        same = found.concepts[picked][:, None] == truth.concepts[mine][None]
-        right = ((overlap >= FOUND) & same).any(1)
-    else:
-        right = np.resize(none, len(picked))
-    return Seen(found.boxes_xywh[picked], found.concepts[picked], found.scores[picked], right)
+    if len(boxes) and len(picked):
+        overlap = iou(found.boxes_xywh[picked], truth.boxes_xywh[boxes], truth.crowd[boxes])
+        same = found.concepts[picked][:, None] == truth.concepts[boxes][None]
+        right = ((overlap >= MATCH_IOU) & same).any(1)
+    return ShownDetections(found.boxes_xywh[picked], found.concepts[picked], found.scores[picked], right)
 
 
-def choose(truth: Truth, found: Found, threshold: float, *, most: int) -> list[tuple[str, int, str]]:
-    """(kind, photo, concept's name) of up to `most` photos, each once.
+def choose_examples(
+    truth: GroundTruth, found: LocatedDetections, threshold: float, *, most: int
+) -> list[tuple[str, int, str]]:
+    """Return (kind, image, name of the concept) of up to `most` images, each image once.
 
-    "find": a novel box under a sure find of its concept, surest first. "miss": a novel box without, largest
-    share of its photo first. "false": a sure find of a novel concept where nothing of it is. Concepts take
-    turns, so that a frequent one does not fill the page.
+    "found": a novel box with a shown detection of its concept, highest score first. "missed": a novel box
+    without one, largest share of the image first. "false": a shown detection of a novel concept that overlaps
+    no box of it, highest score first. Concepts alternate, so that a frequent one does not fill the page.
     """
     found = found.where(found.scores >= threshold)
     novel = truth.in_split("novel")
-    scored: dict[str, list[tuple[float, int, int]]] = {"find": [], "miss": [], "false": []}
-    photos = np.unique(
-        np.concatenate([truth.images[novel[truth.concepts]], found.images[_sure(found, novel, threshold)]])
-    )
-    for photo in photos.tolist():
-        seen = seen_in(truth, found, photo, threshold)
-        mine = np.flatnonzero((truth.images == photo) & ~truth.crowd)
-        overlap = iou(seen.boxes, truth.boxes_xywh[mine], np.zeros(len(mine), bool))
-        same = seen.concepts[:, None] == truth.concepts[mine][None]
-        for at, box in enumerate(mine.tolist()):
+    candidates: dict[str, list[tuple[float, int, int]]] = {kind: [] for kind, _ in SHARES}
+    with_novel_box = truth.images[novel[truth.concepts]]
+    with_novel_detection = found.images[novel[found.concepts]]
+    for image in np.unique(np.concatenate([with_novel_box, with_novel_detection])).tolist():
+        shown = shown_detections(truth, found, image, threshold)
+        boxes = np.flatnonzero((truth.images == image) & ~truth.crowd)
+        overlap = iou(shown.boxes, truth.boxes_xywh[boxes], np.zeros(len(boxes), bool))
+        same = shown.concepts[:, None] == truth.concepts[boxes][None]
+        for column, box in enumerate(boxes.tolist()):
             concept = int(truth.concepts[box])
             if not novel[concept]:
                 continue
-            hits = np.flatnonzero((overlap[:, at] >= FOUND) & same[:, at])
+            hits = np.flatnonzero((overlap[:, column] >= MATCH_IOU) & same[:, column])
             if len(hits):
-                scored["find"].append((float(seen.scores[hits].max()), photo, concept))
+                candidates["found"].append((float(shown.scores[hits].max()), image, concept))
             else:
                 area = float(truth.boxes_xywh[box, 2] * truth.boxes_xywh[box, 3])
-                share = area / float(truth.widths[photo] * truth.heights[photo])
-                scored["miss"].append((share, photo, concept))
-        for number in np.flatnonzero(novel[seen.concepts] & ~seen.right).tolist():
-            near = (overlap[number] >= NEAR) & same[number] if len(mine) else np.zeros(0, bool)
+                share = area / float(truth.widths[image] * truth.heights[image])
+                candidates["missed"].append((share, image, concept))
+        for row in np.flatnonzero(novel[shown.concepts] & ~shown.right).tolist():
+            near = (overlap[row] >= NEAR_IOU) & same[row] if len(boxes) else np.zeros(0, bool)
             if not near.any():
-                scored["false"].append((float(seen.scores[number]), photo, int(seen.concepts[number])))
-    answer: list[tuple[str, int, str]] = []
+                candidates["false"].append((float(shown.scores[row]), image, int(shown.concepts[row])))
+    result: list[tuple[str, int, str]] = []
     used: set[int] = set()
-    for kind, share in (("find", 0.4), ("miss", 0.4), ("false", 0.2)):
-        for photo, concept in _in_turns(scored[kind], used, round(most * share)):
-            answer.append((kind, photo, truth.names[concept]))
-    return answer
+    for kind, share in SHARES:
+        for image, concept in _alternate_concepts(candidates[kind], used, round(most * share)):
+            result.append((kind, image, truth.names[concept]))
+    return result
 
 
-def _sure(found: Found, novel: np.ndarray, threshold: float) -> np.ndarray:
-    sure: np.ndarray = novel[found.concepts] & (found.scores >= threshold)
-    return sure
+def _alternate_concepts(
+    candidates: list[tuple[float, int, int]], used: set[int], most: int
+) -> list[tuple[int, int]]:
+    """Return up to `most` (image, concept), by falling value, concepts in turn.
 
-
-def _in_turns(scored: list[tuple[float, int, int]], used: set[int], most: int) -> list[tuple[int, int]]:
-    """(photo, concept) by falling score, concepts in turns, photos that are not used yet."""
-    lines: dict[int, list[int]] = {}
-    for _, photo, concept in sorted(scored, key=lambda one: (-one[0], one[1:])):
-        lines.setdefault(concept, []).append(photo)
-    answer: list[tuple[int, int]] = []
-    while lines and len(answer) < most:
-        for concept in list(lines):
-            free = [photo for photo in lines[concept] if photo not in used]
+    Images in `used` are skipped; the chosen ones are added to it.
+    """
+    queues: dict[int, list[int]] = {}
+    for _, image, concept in sorted(candidates, key=lambda one: (-one[0], one[1:])):
+        queues.setdefault(concept, []).append(image)
+    result: list[tuple[int, int]] = []
+    while queues and len(result) < most:
+        for concept in list(queues):
+            free = [image for image in queues[concept] if image not in used]
             if not free:
-                del lines[concept]
-            elif len(answer) < most:
-                answer.append((free[0], concept))
+                del queues[concept]
+            elif len(result) < most:
+                result.append((free[0], concept))
                 used.add(free[0])
-                lines[concept] = free[1:]
-    return answer
+                queues[concept] = free[1:]
+    return result
 
 
-def tiles(
-    index: Index, truth: Truth, runs: Sequence[tuple[Found, float]], *, most: int
+def gallery_images(
+    index: Index, truth: GroundTruth, runs: Sequence[tuple[LocatedDetections, float]], *, most: int
 ) -> list[dict[str, Any]]:
-    """The gallery: photos chosen by the first run, with what is there and what every run shows there."""
-    answer = []
-    for kind, photo, concept in choose(truth, *runs[0], most=most):
+    """Return the page data of the gallery: image, annotations, and what every run shows.
+
+    runs: detections and score threshold of each run. The first run chooses the images.
+    """
+    result = []
+    for kind, image, concept in choose_examples(truth, *runs[0], most=most):
         try:
-            size = (int(truth.widths[photo]), int(truth.heights[photo]))
-            picture = load_photo(index.photo_path(photo), size)
+            size = (int(truth.widths[image]), int(truth.heights[image]))
+            picture = load_photo(index.photo_path(image), size)
         except BadPhoto:
             continue
-        mine = np.flatnonzero(truth.images == photo)
+        boxes = np.flatnonzero(truth.images == image)
         novel = truth.in_split("novel")
         sides = np.array([*size, *size], np.float64)
-        there = [
+        annotations = [
             {
                 "box": (truth.boxes_xywh[row] / sides).round(4).tolist(),
                 "name": truth.names[truth.concepts[row]],
                 "novel": bool(novel[truth.concepts[row]]),
                 "crowd": bool(truth.crowd[row]),
             }
-            for row in mine
+            for row in boxes
         ]
-        shown = []
+        detections = []
         for found, threshold in runs:
-            seen = seen_in(truth, found, photo, threshold)
-            shown.append(
+            shown = shown_detections(truth, found, image, threshold)
+            detections.append(
                 [
                     {
                         "box": (box / sides).round(4).tolist(),
@@ -160,29 +169,29 @@ def tiles(
                         "right": bool(right),
                     }
                     for box, number, score, right in zip(
-                        seen.boxes, seen.concepts, seen.scores, seen.right, strict=True
+                        shown.boxes, shown.concepts, shown.scores, shown.right, strict=True
                     )
                 ]
             )
-        answer.append(
+        result.append(
             {
                 "kind": kind,
                 "concept": concept,
-                "file": index.file_name(photo),
+                "file": index.file_name(image),
                 "width": size[0],
                 "height": size[1],
                 "picture": data_url(picture),
-                "truth": there,
-                "runs": shown,
+                "truth": annotations,
+                "runs": detections,
             }
         )
-    return answer
+    return result
 
 
 def data_url(picture: Image.Image) -> str:
-    """A photo as text that a page can hold."""
+    """Return a reduced image as a JPEG data URL."""
     small = picture.copy()
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    small.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
     memory = io.BytesIO()
     small.save(memory, "JPEG", quality=84, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(memory.getvalue()).decode()

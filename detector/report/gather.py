@@ -1,4 +1,4 @@
-"""What a report says of one run: figures, curves, errors, confusion, priors."""
+"""Collect the report data of one run: figures, curves, errors, confusion, priors, digests."""
 
 from __future__ import annotations
 
@@ -8,72 +8,73 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.atomic_files import plain, write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.store import column_of, open_column, teacher_of
 from cckt.detector.config.config import PriorConfig
+from cckt.detector.evaluation.coco_engines import AREAS, Curves
 from cckt.detector.evaluation.detections import Detections
-from cckt.detector.evaluation.engines import AREAS, Curves
-from cckt.detector.evaluation.evaluate import chosen_variant, evaluate_run, made_of, under
-from cckt.detector.evaluation.figures import Measured, measure
-from cckt.detector.evaluation.matches import best_f1
-from cckt.detector.evaluation.metrics import Metrics, label_of
+from cckt.detector.evaluation.evaluate import chosen_variant, evaluate_run, input_digests, limit_to_protocol
+from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
+from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.match_detections import best_f1
+from cckt.detector.evaluation.measure import Measurement, measure
+from cckt.detector.evaluation.metrics import Metrics, figure_label
 from cckt.detector.evaluation.protocols import Protocol
-from cckt.detector.evaluation.scene import Scene, open_scene
-from cckt.detector.evaluation.truth import Truth
 from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import classify, costs
 from cckt.detector.report.log import read_log
-from cckt.detector.report.priors import prior_quality, sweep
-from cckt.detector.runs.run_folder import Facts, judged_weights, read_json, run_config, write_json
+from cckt.detector.report.priors import prior_quality, sweep_priors
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, read_json, run_config
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a run said on a data set: everything a report is made of but its photos."""
+class RunAnalysis:
+    """Report data of one run on one data set, without the gallery."""
 
-    scene: Scene
-    measured: Measured
+    scene: EvaluationSet
+    measured: Measurement
     threshold: float
+    """Score of the best F1."""
     page: dict[str, Any]
-    """The run's part of the page, plain values."""
+    """The run's part of the page data, as values that JSON can hold."""
 
 
 @dataclass(frozen=True)
-class Choices:
-    """How runs are asked; None leaves it to each run's config."""
+class ReportOptions:
+    """Options of a report; None takes the value from the config of each run."""
 
     protocol: str = "auto"
     priors: str | None = None
     classification: str | None = None
     device: str = "auto"
     resamples: int = 300
-    with_sweep: bool = True
+    sweep: bool = True
 
 
-def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> Answers:
-    """Score a run, or take up the evaluation it has, and look into it.
+def collect(run: Path, data: Path, options: ReportOptions, progress: Progress) -> RunAnalysis:
+    """Evaluate a run, or read an existing evaluation, and analyse the detections.
 
     Raises UserError for a run, data set or column that is missing or does not fit the others.
     """
     config, facts = run_config(run), Facts.load(run)
-    scene = open_scene(data, facts, choices.protocol)
-    prior = chosen_variant(config, choices.priors, choices.classification).prior
-    made = made_of(run, scene, prior)
-    folder = _evaluation(run, data, scene, choices, made, progress)
-    known = measure(scene.index, Detections.from_json(folder / "detections.json"), scene.protocol)
-    truth, found, matches = known.truth, known.found, known.matches
+    scene = open_evaluation_set(data, facts, options.protocol)
+    prior = chosen_variant(config, options.priors, options.classification).prior
+    made = input_digests(run, scene, prior)
+    folder = _evaluation(run, data, scene, options, made, progress)
+    measured = measure(scene.index, Detections.from_json(folder / "detections.json"), scene.protocol)
+    truth, found, matches = measured.truth, measured.found, measured.matches
     threshold = best_f1(truth, matches)["score"]
-    swept = _swept(run, folder, scene, prior, choices, made, progress) if choices.with_sweep else None
+    swept = _sweep(run, folder, scene, prior, options, made, progress) if options.sweep else None
     page = {
         "name": run.resolve().name,
         "folder": str(run),
-        "headline": _headline(known.with_intervals(choices.resamples), scene.protocol),
+        "headline": _headline(measured.with_intervals(options.resamples), scene.protocol),
         "log": read_log(run),
-        "curves": _pr(truth, known.curves),
-        "sizes": _sizes(truth, known.curves),
-        "concepts": [plain(asdict(one)) for one in known.metrics.per_concept],
+        "curves": _precision_curves(truth, measured.curves),
+        "sizes": _sizes(truth, measured.curves),
+        "concepts": [plain(asdict(one)) for one in measured.metrics.per_concept],
         "errors": costs(truth, matches, classify(truth, matches)),
         "confusion": [asdict(one) for one in confusion(truth, found, scene.text.numpy())],
         "priors": prior_quality(scene, prior),
@@ -82,111 +83,125 @@ def answers_of(run: Path, data: Path, choices: Choices, progress: Progress) -> A
         "config": _flat(config.to_dict()),
         "digests": _digests(run, facts, scene, folder),
     }
-    return Answers(scene, known, threshold, page)
+    return RunAnalysis(scene, measured, threshold, page)
 
 
 def _evaluation(
-    run: Path, data: Path, scene: Scene, choices: Choices, made: dict[str, str], progress: Progress
+    run: Path,
+    data: Path,
+    scene: EvaluationSet,
+    options: ReportOptions,
+    made: dict[str, str],
+    progress: Progress,
 ) -> Path:
-    """The folder of a finished evaluation of just these weights, columns and settings, or a new one."""
+    """Return the folder of an evaluation of these weights, columns and options; evaluate if there is none."""
     config = run_config(run)
-    variant = under(scene.protocol, chosen_variant(config, choices.priors, choices.classification))
+    variant = limit_to_protocol(
+        scene.protocol, chosen_variant(config, options.priors, options.classification)
+    )
     name = variant.name
-    wanted = {
+    required = {
         "made_of": made,
         "prior": asdict(variant.prior),
         "inference": asdict(variant.inference),
     }
-    named = "" if choices.protocol == "auto" else f"-{choices.protocol}"
-    folder = run / f"eval-{Path(data).resolve().name}-{name}{named}"
+    suffix = "" if options.protocol == "auto" else f"-{options.protocol}"
+    folder = run / f"eval-{Path(data).resolve().name}-{name}{suffix}"
     card = folder / "metrics.json"
     if card.is_file() and (folder / "detections.json").is_file():
         known = read_json(card, "figures written by cckt eval").get("figures", {})
-        if plain(wanted).items() <= known.items():
+        if plain(required).items() <= known.items():
             return folder
     evaluate_run(
         run,
         data,
-        priors=choices.priors,
-        classification=choices.classification,
-        protocol=choices.protocol,
-        device=choices.device,
+        priors=options.priors,
+        classification=options.classification,
+        protocol=options.protocol,
+        device=options.device,
         out=folder,
         progress=progress,
     )
     return folder
 
 
-def _swept(
+def _sweep(
     run: Path,
     folder: Path,
-    scene: Scene,
+    scene: EvaluationSet,
     prior: PriorConfig,
-    choices: Choices,
+    options: ReportOptions,
     made: dict[str, str],
     progress: Progress,
 ) -> dict[str, Any] | None:
-    """rho x L, kept beside the evaluation it belongs to."""
+    """Return AP50 over rho and L, read from or written to sweep.json in the folder of the evaluation."""
     path = folder / "sweep.json"
-    asked = {"prior": asdict(prior), "inference": asdict(run_config(run).inference), "made_of": made}
+    key = {"prior": asdict(prior), "inference": asdict(run_config(run).inference), "made_of": made}
     if path.is_file():
         kept: dict[str, Any] = read_json(path, "a sweep written by cckt report")
-        if asked.items() <= kept.items():
-            return {name: one for name, one in kept.items() if name not in asked}
+        if key.items() <= kept.items():
+            return {name: one for name, one in kept.items() if name not in key}
     try:
-        swept = sweep(run, scene, prior, choices.device, progress)
-    except UserError as fault:
-        progress.note(f"no sweep of rho and L: {fault}")
+        swept = sweep_priors(run, scene, prior, options.device, progress)
+    except UserError as error:
+        progress.note(f"rho and L are not varied in the report: {error}")
         return None
     if swept is not None:
-        write_json(path, swept | asked)
+        write_json(path, swept | key)
     return swept
 
 
 def _headline(metrics: Metrics, protocol: Protocol) -> list[dict[str, Any]]:
-    answer = []
+    """Return the main figures of the protocol with their intervals."""
+    rows = []
     for name in protocol.headline:
         interval = metrics.intervals.get(name)
         ends = {"low": interval.low, "high": interval.high} if interval else {"low": None, "high": None}
-        value = {"key": name, "label": label_of(name, protocol), "value": getattr(metrics, name), **ends}
-        answer.append(plain(value))
-    return answer
+        value = {"key": name, "label": figure_label(name, protocol), "value": getattr(metrics, name), **ends}
+        rows.append(plain(value))
+    return rows
 
 
-def _pr(truth: Truth, table: Curves) -> dict[str, list[float] | None]:
-    """Precision at 101 recalls, mean over the concepts of the split that have a box, at IoU 0.5 and 0.75."""
-    answer: dict[str, list[float] | None] = {}
+def _precision_curves(truth: GroundTruth, table: Curves) -> dict[str, list[float] | None]:
+    """Return precision at 101 recalls, mean over the concepts that have a box, by split and IoU (50, 75).
+
+    None for a split without such a concept.
+    """
+    curves: dict[str, list[float] | None] = {}
     for split in ("base", "novel"):
-        for word, threshold in (("50", 0), ("75", 5)):
+        for iou, threshold in (("50", 0), ("75", 5)):
             part = table.precision[threshold][:, truth.in_split(split), 0, -1]
             part = part[:, (part > -1).all(0)]
-            answer[split + word] = part.mean(1).round(4).tolist() if part.shape[1] else None
-    return answer
+            curves[split + iou] = part.mean(1).round(4).tolist() if part.shape[1] else None
+    return curves
 
 
-def _sizes(truth: Truth, table: Curves) -> list[dict[str, Any]]:
+def _sizes(truth: GroundTruth, table: Curves) -> list[dict[str, Any]]:
+    """Return AP by split and size of the boxes; None if there is no such box."""
     rows = []
     for split in ("base", "novel"):
         for number, area in enumerate(AREAS[1:], 1):
             part = table.precision[:, :, truth.in_split(split), number, -1]
-            known = part[part > -1]
-            rows.append({"split": split, "size": area, "ap": float(known.mean()) if known.size else None})
+            measured = part[part > -1]
+            ap = float(measured.mean()) if measured.size else None
+            rows.append({"split": split, "size": area, "ap": ap})
     return rows
 
 
-def _digests(run: Path, facts: Facts, scene: Scene, folder: Path) -> list[tuple[str, str]]:
+def _digests(run: Path, facts: Facts, scene: EvaluationSet, folder: Path) -> list[tuple[str, str]]:
+    """Return names and values of everything the figures depend on, except options; software versions last."""
     teacher = facts.taught_by or {}
     text = teacher_of(_text_recipe(scene)) or {}
     rows = [
         ("run", str(run)),
-        ("weights", judged_weights(run).name),
+        ("weights", evaluation_weights(run).name),
         ("evaluation", str(folder)),
-        ("index trained on", facts.index_digest),
-        ("index scored on", scene.index.digest),
+        ("training index", facts.index_digest),
+        ("evaluation index", scene.index.digest),
         ("teacher", str(teacher.get("name", "an imported table"))),
-        ("teacher's weights", str(teacher.get("weight_digest", "–"))),
-        ("text of the data set by", str(text.get("name", "an imported table"))),
-        ("base concepts trained on", str(facts.n_classes)),
+        ("weights of the teacher", str(teacher.get("weight_digest", "–"))),
+        ("teacher of the text column", str(text.get("name", "an imported table"))),
+        ("base concepts in training", str(facts.n_classes)),
     ]
     try:
         versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
@@ -196,8 +211,8 @@ def _digests(run: Path, facts: Facts, scene: Scene, folder: Path) -> list[tuple[
     return rows
 
 
-def _text_recipe(scene: Scene) -> Mapping[str, Any]:
-    """How the data set's text column was made."""
+def _text_recipe(scene: EvaluationSet) -> Mapping[str, Any]:
+    """Return the recipe of the data set's text column."""
     recipe: Mapping[str, Any] = open_column(
         scene.index.folder, column_of(scene.index.folder, "text", scene.teacher)
     ).manifest.spec.recipe
@@ -205,11 +220,12 @@ def _text_recipe(scene: Scene) -> Mapping[str, Any]:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    answer: dict[str, str] = {}
+    """Return option name ("train.lr") -> value as text."""
+    flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            answer |= _flat(value, f"{prefix}{name}.")
+            flat |= _flat(value, f"{prefix}{name}.")
         else:
             shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            answer[prefix + name] = shown
-    return answer
+            flat[prefix + name] = shown
+    return flat

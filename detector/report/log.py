@@ -1,4 +1,4 @@
-"""The curves of a run, from its metrics.jsonl."""
+"""Read the training curves of a run from metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -7,41 +7,43 @@ import math
 from pathlib import Path
 from typing import Any
 
-POINTS = 300
-"""Of a curve; longer ones are averaged down to so many."""
+MAX_POINTS = 300
+"""Most points of a curve; longer curves are averaged."""
 
 
 def read_log(run: Path) -> dict[str, Any]:
-    """kind ("train", "evaluation") -> {"step": [...], figure: [...]}, each figure as long as its steps.
+    """Return kind ("train", "evaluation") -> {"step": [...], figure: [...]}, with lists of equal length.
 
-    {} for a run without a log. Lines that are torn are left out; of a step that was written twice, the last
+    {} for a run without a log. Incomplete lines are skipped. If a step was written twice, the last line
     counts.
     """
     path = run / "metrics.jsonl"
     if not path.is_file():
         return {}
-    lines: dict[str, dict[int, dict[str, float]]] = {}
+    by_kind: dict[str, dict[int, dict[str, float]]] = {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
             figures = {k: float(v) for k, v in line.items() if isinstance(v, int | float) and k != "step"}
-            lines.setdefault(str(line["kind"]), {})[int(line["step"])] = figures
+            by_kind.setdefault(str(line["kind"]), {})[int(line["step"])] = figures
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
-    return {kind: _columns(steps) for kind, steps in lines.items()}
+    return {kind: _curves(steps) for kind, steps in by_kind.items()}
 
 
-def _columns(lines: dict[int, dict[str, float]]) -> dict[str, list[float | None]]:
+def _curves(lines: dict[int, dict[str, float]]) -> dict[str, list[float | None]]:
+    """Return the figures of all steps by name, averaged to at most MAX_POINTS points."""
     steps = sorted(lines)
     names = dict.fromkeys(name for step in steps for name in lines[step])
-    size = math.ceil(len(steps) / POINTS) or 1
-    parts = [steps[at : at + size] for at in range(0, len(steps), size)]
-    answer: dict[str, list[float | None]] = {"step": [float(part[-1]) for part in parts]}
+    size = math.ceil(len(steps) / MAX_POINTS) or 1
+    parts = [steps[start : start + size] for start in range(0, len(steps), size)]
+    curves: dict[str, list[float | None]] = {"step": [float(part[-1]) for part in parts]}
     for name in names:
-        answer[name] = [_mean([lines[step].get(name, math.nan) for step in part]) for part in parts]
-    return answer
+        curves[name] = [_finite_mean([lines[step].get(name, math.nan) for step in part]) for part in parts]
+    return curves
 
 
-def _mean(values: list[float]) -> float | None:
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else None
+def _finite_mean(values: list[float]) -> float | None:
+    """Return the mean of the finite values; None if there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None

@@ -1,4 +1,4 @@
-"""Put a report together: look into every run, then one HTML file with its style, its script and its data."""
+"""Assemble a report: collect the data of every run and write one HTML file with style, script and data."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.atomic_files import plain, write_bytes
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.detector.evaluation.bootstrap import compare
-from cckt.detector.report.gallery import tiles
-from cckt.detector.report.gather import Answers, Choices, answers_of
-from cckt.detector.runs.run_folder import read_json, write_bytes
+from cckt.detector.report.gallery import gallery_images
+from cckt.detector.report.gather import ReportOptions, RunAnalysis, collect
+from cckt.detector.runs.run_folder import read_json
+
+SCRIPTS = ("charts.js", "gallery.js", "page.js")
 
 
 def write_report(
@@ -32,41 +34,45 @@ def write_report(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Path:
-    """Write one self-contained HTML file about one run, or several side by side; returns its path.
+    """Write one self-contained HTML file that explains one run or compares several; return its path.
 
-    out: the file; None: report.html in the first run's folder. data: the data set to look at them on; None:
-    the one of the first run's newest evaluation. protocol, priors, classification: as for `evaluate_run`.
-    sweep: also ask for all combinations of some rho and L (one pass of the encoder, a dozen of the decoder).
-    photos: most in the gallery. resamples: of the intervals, and of the comparison with the first run.
+    out: the file; default report.html in the first run's folder. data: data set of the evaluation; default
+    that of the first run's newest evaluation. protocol, priors, classification: as in `evaluate_run`. sweep:
+    include AP50 over a grid of rho and L, which takes one pass of the encoder and a dozen of the decoder.
+    photos: most images in the gallery. resamples: bootstrap resamples of the intervals and of the comparison
+    with the first run.
 
-    Evaluations that are there and newer than the weights are taken up; what is missing is computed and kept
-    in the run's folder. Raises UserError where a run, data set or column is missing or does not fit.
+    Existing evaluations of the same weights, columns and options are used. Missing ones are computed and kept
+    in the run's folder. Raises UserError if a run, data set or column is missing or does not fit the others.
     """
     progress = progress or Silent()
     if not runs:
-        raise UserError("no run is named; give at least one run's folder.")
+        raise UserError("found no run, expected at least one run folder; name one.")
     if out is not None and out.is_dir():
-        raise UserError(f"--out {out}: is a folder; name a file, such as {out / 'report.html'}.")
+        raise UserError(
+            f"--out {out}: found a folder, expected a file; give one such as {out / 'report.html'}."
+        )
     if photos < 0:
         raise UserError(f"--photos {photos}: expected 0 or more.")
-    known = [run.resolve() for run in runs]
-    if len(set(known)) != len(known):
-        raise UserError("a run is named twice; name each once.")
-    place = data or _last_data(runs[0])
-    choices = Choices(protocol, priors, classification, device, resamples, sweep)
-    answers = [answers_of(run, place, choices, progress) for run in runs]
-    first = answers[0]
-    pages = [one.page for one in answers]
-    _tell_names_apart(pages)
+    resolved = [run.resolve() for run in runs]
+    repeated = [run for run, path in zip(runs, resolved, strict=True) if resolved.count(path) > 1]
+    if repeated:
+        raise UserError(f"{repeated[0]}: found this run twice, expected each run once; remove one of them.")
+    data = data or _last_data(runs[0])
+    options = ReportOptions(protocol, priors, classification, device, resamples, sweep)
+    reports = [collect(run, data, options, progress) for run in runs]
+    first = reports[0]
+    pages = [report.page for report in reports]
+    _number_equal_names(pages)
     page = {
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "data": _data_card(place, first),
+        "data": _data_card(data, first),
         "runs": pages,
-        "comparisons": _comparisons(answers, resamples),
-        "gallery": tiles(
+        "comparisons": _comparisons(reports, resamples),
+        "gallery": gallery_images(
             first.scene.index,
             first.measured.truth,
-            [(one.measured.found, one.threshold) for one in answers],
+            [(report.measured.found, report.threshold) for report in reports],
             most=photos,
         ),
     }
@@ -77,45 +83,44 @@ def write_report(
 
 
 def render(page: dict[str, Any]) -> str:
-    """The file's text: a page that asks the network for nothing, and is told not to."""
-    room = files("cckt.detector.report")
+    """Return the text of the HTML file; its content security policy blocks all requests to the network."""
+    folder = files("cckt.detector.report")
     title = "cckt report: " + ", ".join(run["name"] for run in page["runs"])
-    # Only "<" could end the script element early; JSON may write it as an escape.
+    # "<" could end the script element early, so it is escaped; JSON allows that.
     values = json.dumps(plain(page), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     parts = {
         "{{title}}": title.replace("&", "&amp;").replace("<", "&lt;"),
-        "{{style}}": room.joinpath("page.css").read_text(encoding="utf-8"),
+        "{{style}}": folder.joinpath("page.css").read_text(encoding="utf-8"),
         "{{data}}": values,
-        "{{script}}": room.joinpath("charts.js").read_text(encoding="utf-8")
-        + room.joinpath("page.js").read_text(encoding="utf-8"),
+        "{{script}}": "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS),
     }
-    text = room.joinpath("page.html").read_text(encoding="utf-8")
-    before: list[str] = []
-    for mark, value in parts.items():
-        head, _, text = text.partition(mark)
-        before += [head, value]
-    return "".join([*before, text])
+    text = folder.joinpath("page.html").read_text(encoding="utf-8")
+    pieces: list[str] = []
+    for placeholder, value in parts.items():
+        before, _, text = text.partition(placeholder)
+        pieces += [before, value]
+    return "".join([*pieces, text])
 
 
 def _last_data(run: Path) -> Path:
+    """Return the data set of the newest evaluation of a run. Raises UserError if there is none."""
     cards = sorted(run.glob("eval-*/metrics.json"), key=lambda card: card.stat().st_mtime)
     if not cards:
+        raise UserError(f"{run}: found no evaluation; give --data FOLDER, or run cckt eval first.")
+    data = Path(read_json(cards[-1], "figures written by cckt eval")["figures"]["data"])
+    if not data.is_dir():
         raise UserError(
-            f"{run} was not scored on a data set yet; give --data FOLDER, or score it first with cckt eval."
+            f"{data}: no such folder, but {run} was last evaluated on it; give the data set by --data FOLDER."
         )
-    place = Path(read_json(cards[-1], "figures written by cckt eval")["figures"]["data"])
-    if not place.is_dir():
-        raise UserError(
-            f"{place}, which {run} was last scored on, is not there any more; give --data FOLDER."
-        )
-    return place
+    return data
 
 
-def _data_card(place: Path, first: Answers) -> dict[str, Any]:
+def _data_card(data: Path, first: RunAnalysis) -> dict[str, Any]:
+    """Return the facts about the data set that the page shows."""
     truth, index = first.measured.truth, first.scene.index
     return {
-        "name": place.resolve().name,
-        "folder": str(place),
+        "name": data.resolve().name,
+        "folder": str(data),
         "digest": index.digest,
         "protocol": first.scene.protocol.name,
         "meaning": first.scene.protocol.meaning,
@@ -126,17 +131,20 @@ def _data_card(place: Path, first: Answers) -> dict[str, Any]:
     }
 
 
-def _comparisons(answers: list[Answers], resamples: int) -> list[dict[str, Any]]:
-    """Every further run against the first: paired bootstrap of AP50."""
-    first = answers[0].measured
+def _comparisons(reports: list[RunAnalysis], resamples: int) -> list[dict[str, Any]]:
+    """Compare every further run with the first one by a paired bootstrap of AP50."""
+    first = reports[0].measured
     rows = []
-    for number, other in enumerate(answers[1:], 1):
-        drawn = compare(first.truth, first.finer, other.measured.finer, resamples=resamples)
+    for number, other in enumerate(reports[1:], 1):
+        drawn = compare(
+            first.truth, first.headline_matches, other.measured.headline_matches, resamples=resamples
+        )
         rows.append({"run": number, "figures": {name: one.as_dict() for name, one in drawn.items()}})
     return rows
 
 
-def _tell_names_apart(runs: list[dict[str, Any]]) -> None:
+def _number_equal_names(runs: list[dict[str, Any]]) -> None:
+    """Add a number to names that occur more than once."""
     names = [run["name"] for run in runs]
     for number, run in enumerate(runs):
         if names.count(run["name"]) > 1:

@@ -1,5 +1,7 @@
-"""The log of a run: metrics.jsonl always, TensorBoard where it is installed, Weights & Biases where it is
-asked for; and where a step's time goes."""
+"""Log of a run, and timing of the parts of a step.
+
+The log is metrics.jsonl, TensorBoard if it is installed, and Weights & Biases if train.wandb_project is set.
+"""
 
 from __future__ import annotations
 
@@ -14,22 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config
-from cckt.detector.runs.run_folder import read_json, write_bytes, write_json
+from cckt.detector.runs.run_folder import read_json
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
 class RunLog:
-    """Lines of figures by step.
+    """Figures of a run by step.
 
-    A resumed run takes up the log at the checkpoint's step: what was written after it is dropped, so that the
-    log reads as if there had been no interruption; so is an evaluation past step `evaluated`, which a kill
-    kept from any checkpoint. config: of the run; its train.wandb_project is logged to.
-    Raises UserError where that cannot be begun.
+    On resume, lines after the checkpoint are removed, so the log is the same as that of an uninterrupted run.
+
+    from_step: step of the checkpoint. evaluated: step of its last evaluation; later evaluations, which are in
+    no checkpoint, are removed too. config: config of the run; None logs to no Weights & Biases project.
+    Raises UserError if Weights & Biases cannot start.
     """
 
     def __init__(
@@ -38,11 +41,11 @@ class RunLog:
         self._path = run / "metrics.jsonl"
         self._drop_after(from_step, from_step if evaluated is None else evaluated)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = _board(run / "tensorboard", from_step)
+        self._board = _tensorboard(run / "tensorboard", from_step)
         self._wandb = _wandb(run, config) if config is not None and config.train.wandb_project else None
 
     def write(self, kind: str, step: int, figures: Mapping[str, float | int | str]) -> None:
-        """kind: "train" or "evaluation"; step: optimiser steps done."""
+        """Write figures. kind: "train" or "evaluation"; step: number of finished optimiser steps."""
         self._file.write(json.dumps(plain({"kind": kind, "step": step, **figures})) + "\n")
         self._file.flush()
         numbers = {f"{kind}/{name}": value for name, value in figures.items() if not isinstance(value, str)}
@@ -53,12 +56,12 @@ class RunLog:
             self._wandb.log(numbers, step=step)
 
     def event(self, kind: str, step: int, facts: Mapping[str, Any]) -> None:
-        """Something that happened ("spike", "skipped"), with JSON values; a line of metrics.jsonl only."""
+        """Write an event ("spike", "skipped") with JSON values to metrics.jsonl only."""
         self._file.write(json.dumps(plain({"kind": kind, "step": step, **facts})) + "\n")
         self._file.flush()
 
     def close(self) -> None:
-        """Close all of it; a second time does nothing."""
+        """Close all logs; calling it again does nothing."""
         self._file.close()
         if self._board is not None:
             self._board.close()
@@ -69,11 +72,11 @@ class RunLog:
     def _drop_after(self, step: int, evaluated: int) -> None:
         if self._path.is_file():
             lines = self._path.read_bytes().splitlines(True)
-            write_bytes(self._path, b"".join(line for line in lines if _stands(line, step, evaluated)))
+            write_bytes(self._path, b"".join(line for line in lines if _is_kept(line, step, evaluated)))
 
 
-def _stands(line: bytes, step: int, evaluated: int) -> bool:
-    """Whether a line is of the steps and evaluations that a run has behind it; a torn one is of none."""
+def _is_kept(line: bytes, step: int, evaluated: int) -> bool:
+    """Return whether a line is at or before the checkpoint; an incomplete line is not."""
     try:
         known = json.loads(line)
         return float(known["step"]) <= (evaluated if known["kind"] == "evaluation" else step)
@@ -81,7 +84,7 @@ def _stands(line: bytes, step: int, evaluated: int) -> bool:
         return False
 
 
-def _board(folder: Path, from_step: int) -> SummaryWriter | None:
+def _tensorboard(folder: Path, from_step: int) -> SummaryWriter | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -90,7 +93,7 @@ def _board(folder: Path, from_step: int) -> SummaryWriter | None:
 
 
 def check_wandb(project: str) -> None:
-    """Raises UserError where a project is named and wandb is not installed."""
+    """Raise UserError if `project` is not empty and wandb is not installed."""
     if project:
         try:
             importlib.import_module("wandb")
@@ -102,7 +105,7 @@ def check_wandb(project: str) -> None:
 
 
 def _wandb(run: Path, config: Config) -> Any:
-    """The run at Weights & Biases: begun, or taken up again by the id in wandb.json."""
+    """Start or resume the run at Weights & Biases; its id is kept in wandb.json."""
     wandb: Any = importlib.import_module("wandb")
     known = run / "wandb.json"
     if not known.is_file():
@@ -126,7 +129,7 @@ def _wandb(run: Path, config: Config) -> Any:
 class StepTimes:
     """Seconds spent in the named parts of a step, summed until `take`.
 
-    On CUDA the parts are bounded by events and read only in `take`, so that timing makes nothing wait.
+    On CUDA, events mark the parts and are read only in `take`, so timing adds no synchronisation.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -136,7 +139,7 @@ class StepTimes:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the block as `name`."""
+        """Add the duration of the block to `name`."""
         began = time.perf_counter()
         first = self._event() if self._cuda and name != "data" else None
         yield
@@ -146,7 +149,7 @@ class StepTimes:
             self._events.append((name, first, self._event()))
 
     def take(self) -> dict[str, float]:
-        """part -> seconds since the last call."""
+        """Return the seconds of each part since the last call."""
         for name, first, last in self._events:
             last.synchronize()
             self._seconds[name] = self._seconds.get(name, 0.0) + first.elapsed_time(last) / 1000

@@ -19,8 +19,8 @@ from cckt.detector.students.contract import Student
 def parameter_groups(student: Student, config: TrainConfig) -> list[dict[str, Any]]:
     """Return AdamW's groups: backbone and sampling layers have their own learning rates (eq. 23).
 
-    Every trainable parameter is in exactly one group. All have weight decay, also norms and biases.
-    `set_rate` multiplies the learning rate of the step by the group's `lr_factor`.
+    Every trainable parameter is in exactly one group. All have weight decay, as in DETR, norms and biases
+    too. `set_rate` multiplies the learning rate of the step by the group's `lr_factor`.
     """
     factors = {"backbone": config.backbone_lr_factor, "sampling": config.sampling_lr_factor, "rest": 1.0}
     return [

@@ -16,8 +16,8 @@ from cckt.detector.config.checks import require
 from cckt.detector.config.config import Config
 from cckt.detector.data.dataset import TrainingPhotos
 from cckt.detector.data.gpu_decode import gpu_decoder
+from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.metrics import FIGURES
-from cckt.detector.evaluation.scene import Scene, open_scene
 from cckt.detector.runs.run_folder import Facts
 from cckt.detector.students.build import student_class
 
@@ -112,15 +112,15 @@ def check_teachers(data: Path, text: Column, other: Column) -> None:
     require_same_teacher(first, second, step=step, imported=True)
 
 
-def check_validation(config: Config, data: Path, facts: Facts | None) -> Scene:
+def check_validation(config: Config, data: Path, facts: Facts | None) -> EvaluationSet:
     """Return the opened data set that a run is evaluated on.
 
     Called before training, so that a mistake does not show hours later. facts: of the run; None if unknown.
     Raises UserError for missing text, priors or photos.
     """
-    scene = open_scene(data, facts)
+    scene = open_evaluation_set(data, facts)
     if config.guidance.enabled and config.prior.cached:
-        scene.priors(config.prior.source)
+        scene.priors_column(config.prior.source)
     check_photos(scene.index)
     return scene
 

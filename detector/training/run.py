@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.detector.config.config import Config, InferenceConfig, PriorConfig, save_config
@@ -68,7 +69,7 @@ class Folders:
 
     def save(self, run: Path) -> None:
         """Write data.json."""
-        store.write_json(run / "data.json", asdict(self))
+        write_json(run / "data.json", asdict(self))
 
     @staticmethod
     def load(run: Path) -> Folders:
@@ -153,9 +154,9 @@ class Run:
                     f"--out {self.out}: the folder cannot be created ({error.strerror}); give another --out."
                 ) from None
             if resume:
-                store.sweep(self.out, self.step)
+                store.remove_leftovers(self.out, self.step)
             save_config(self.config, self.out / "config.toml")
-            store.write_json(self.out / "versions.json", versions(self.world))
+            write_json(self.out / "versions.json", versions(self.world))
             folders.save(self.out)
             self.ingredients.facts.save(self.out)
 
@@ -179,11 +180,11 @@ class Run:
 
     def _restore(self, folder: Path) -> None:
         path = folder / "model.safetensors"
-        store.fit_weights(self.model, store.load_weights(path), path)
+        store.load_into(self.model, store.load_weights(path), path)
         state = store.load_state(folder)
         if self.objective.state_dict():
             path = folder / "objective.safetensors"
-            store.fit_weights(self.objective, store.load_weights(path), path)
+            store.load_into(self.objective, store.load_weights(path), path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])
         if self.average is not None:

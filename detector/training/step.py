@@ -120,7 +120,7 @@ class Stepper:
 
     def _padded_alike(self, parts: Sequence[Batch]) -> Sequence[Batch]:
         """Return the parts with targets padded as on the rank with the most objects."""
-        most = self.world.most([part.targets.boxes.shape[1] for part in parts])
+        most = self.world.maximum([part.targets.boxes.shape[1] for part in parts])
         return [
             replace(part, targets=part.targets.padded_to(objects))
             for part, objects in zip(parts, most, strict=True)

@@ -11,15 +11,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.detector.config.config import Config
 from cckt.detector.data.dataset import batches
 from cckt.detector.data.schedule import Schedule
-from cckt.detector.evaluation.detect import Abandoned
 from cckt.detector.evaluation.evaluate import evaluate_model
+from cckt.detector.evaluation.inference_loop import Abandoned
 from cckt.detector.ranks.world import joined
 from cckt.detector.runs import run_folder as store
+from cckt.detector.runs.folder_guard import training_lock
 from cckt.detector.runs.log import RunLog, check_wandb
 from cckt.detector.training.monitor import Monitor
 from cckt.detector.training.preflight import (
@@ -60,7 +62,8 @@ def train(
     waiting for data. stopped: the signal (SIGTERM, SIGINT, SIGUSR1) that ended the run after a checkpoint,
     "stop_after", or "". evaluation: figures on val_data, {} without.
 
-    Raises UserError if a check of `preflight.py` fails, if `out` holds another run, after
+    Raises UserError if a check of `preflight.py` fails, if `out` holds another run, files of somebody else or
+    a training in progress, after
     `train.nonfinite_limit` consecutive steps with a non-finite loss or gradient, and if another rank dies.
     """
     for option, steps in (("--max-steps", max_steps), ("--stop-after", stop_after)):
@@ -68,6 +71,7 @@ def train(
             raise UserError(f"{option} {steps}: expected at least 1.")
     with (
         joined(config.train.device, "option train.device") as world,
+        training_lock(out, world),
         deterministic(world.device, config.train.deterministic),
         Signals() as signals,
     ):
@@ -142,7 +146,7 @@ class _Loop:
             "evaluation": evaluation,
         }
         if self.world.first:
-            store.write_json(run.out / "metrics.json", metrics)
+            write_json(run.out / "metrics.json", metrics)
         self.world.wait()
         return metrics
 

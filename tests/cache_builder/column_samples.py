@@ -17,7 +17,7 @@ INDEX = "sha256:index"
 
 
 def crops_spec(rows: int = 100, chunk_rows: int = 16, width: int = 24, **changes: Any) -> ColumnSpec:
-    """A column as crops makes it."""
+    """Return the spec of a column like crops."""
     fields: dict[str, Any] = {
         "name": "crops",
         "table": "boxes",
@@ -34,7 +34,7 @@ def crops_spec(rows: int = 100, chunk_rows: int = 16, width: int = 24, **changes
 
 
 def four_specs(rows: int = 60, chunk_rows: int = 8) -> list[ColumnSpec]:
-    """One of each kind of column."""
+    """Return one spec for each shape of column."""
     return [
         crops_spec(5, 2, name="text", table="concepts", dtype="float32", has_valid=False),
         crops_spec(rows, chunk_rows),
@@ -52,13 +52,13 @@ def four_specs(rows: int = 60, chunk_rows: int = 8) -> list[ColumnSpec]:
 
 
 def row_of(spec: ColumnSpec, row: int) -> np.ndarray:
-    """The value a row has, whoever makes it: (width,) float32."""
+    """Return the value of a row, the same for every maker: (width,) float32."""
     made = np.random.default_rng([row, spec.width]).normal(size=spec.width).astype(np.float32)
     return made / np.linalg.norm(made) if spec.unit else np.abs(made)
 
 
 def is_bad(spec: ColumnSpec, row: int) -> bool:
-    """Every seventh row of a column with flags has no value."""
+    """Return whether a row has no value: every seventh one of a column with flags."""
     return spec.has_valid and row % 7 == 3
 
 
@@ -69,9 +69,10 @@ def make(
     delay: float = 0.0,
     rows_read: list[int] | None = None,
     batches: list[list[int]] | None = None,
+    overwrite: bool = False,
     **options: Any,
 ):
-    """Make the column (or go on with it) and return the report."""
+    """Make the column, or resume it, and return the report."""
 
     def read(lo: int, hi: int) -> list[Item]:
         if rows_read is not None:
@@ -94,11 +95,11 @@ def make(
         "spans": lambda lo, hi: [(k, min(k + 6, hi)) for k in range(lo, hi, 6)],
         **options,
     }
-    return run_chunks(open_writer(data, spec), read, embed, **options)
+    return run_chunks(open_writer(data, spec, overwrite=overwrite), read, embed, **options)
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Every file under a folder with the digest of its bytes."""
+    """Return every file under a folder with the digest of its bytes."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -106,8 +107,8 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
-class Told:
-    """A `Progress` that remembers."""
+class Recorder:
+    """A `Progress` that keeps the calls it gets."""
 
     def __init__(self) -> None:
         self.calls: list[tuple] = []

@@ -19,7 +19,7 @@ WIDTH = 24
 
 
 def tiny_config(**changes: Any) -> dict[str, Any]:
-    """An open_clip model config: ViT of one layer, 32 px, D = 24."""
+    """Return an open_clip model config: a ViT of one layer, 32 px, D = 24."""
     return {
         "embed_dim": WIDTH,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
@@ -31,9 +31,9 @@ def tiny_config(**changes: Any) -> dict[str, Any]:
 def write_teacher(
     folder: Path, seed: int = 0, preprocess: dict[str, Any] | None = None, **changes: Any
 ) -> str:
-    """Write an untrained teacher to `folder` as safetensors and config; its name, "local-dir:...".
+    """Write an untrained teacher to `folder` as safetensors and config; return its name, "local-dir:...".
 
-    Biases and scales are shaken too, so that nothing in it is exactly zero.
+    Noise is added to biases and scales too, so that none is exactly zero.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_config(**changes)
@@ -53,10 +53,10 @@ def write_teacher(
 
 
 def write_photos(folder: Path, photos: int = 6, boxes: int = 5, seed: int = 0) -> Path:
-    """Render photos of several sizes with boxes, and index them; the data-set folder.
+    """Render photos of several sizes with boxes and index them; return the data-set folder.
 
-    Every photo has `boxes` boxes of at least 16 px; besides, the first has a crowd and the second a box of
-    15 px. The third has no box at all.
+    Every photo has `boxes` boxes of at least 16 px. In addition the first has a crowd and the second a box of
+    15 px. The third has no box.
     """
     rng = np.random.default_rng(seed)
     images, annotations = [], []
@@ -100,6 +100,6 @@ def write_photos(folder: Path, photos: int = 6, boxes: int = 5, seed: int = 0) -
 
 
 def index_photos(folder: Path) -> Path:
-    """(Re)build the index of `write_photos`' folder; the data-set folder."""
+    """Build the index of the folder of `write_photos`, also again; return the data-set folder."""
     build_index(folder / "coco.json", folder / "photos", folder / "data", "all-base")
     return folder / "data"

@@ -30,7 +30,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def bad(findings: list[Finding]) -> str:
-    """The messages of what must be mended."""
+    """Return the messages of what must be repaired."""
     return "; ".join(f"{one.subject}: {one.message}" for one in findings if one.level == "bad")
 
 
@@ -40,7 +40,9 @@ def test_an_empty_folder_holds_no_index(tmp_path: Path) -> None:
     assert check_teachers([tmp_path]) == []
 
 
-def test_this_installation_is_whole_and_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (found,) = check_installation()
     assert found.level == "good"
     assert "torch " in found.message
@@ -56,7 +58,7 @@ def test_this_installation_is_whole_and_a_missing_package_is_named(monkeypatch: 
     assert "zarr>=3.1 is missing; run pip install 'zarr>=3.1'" in bad(check_installation())
 
 
-def test_a_data_set_without_columns_is_worth_a_warning(data: Path) -> None:
+def test_a_data_set_without_columns_gets_a_warning(data: Path) -> None:
     findings = check_data(data)
     assert not bad(findings)
     assert any("no column yet" in one.message and one.level == "warn" for one in findings)
@@ -66,15 +68,20 @@ def test_tables_that_were_changed_are_found(data: Path) -> None:
     folder = data / "index" / open_index(data).card["tables"]
     areas = np.load(folder / "areas.npy")
     np.save(folder / "areas.npy", areas + 1)
-    assert "the tables are not what was built" in bad(check_data(data))
+    assert "the tables differ from those that were built" in bad(check_data(data))
 
 
-def test_photos_that_went_away_are_found(data: Path, tmp_path: Path) -> None:
+def test_photos_that_cannot_be_read_are_found(data: Path, tmp_path: Path) -> None:
     (tmp_path / "photos" / "000.png").unlink()
     (found,) = [one for one in check_data(data) if one.message.startswith("photos")]
-    assert (found.level, "1 of 6 looked for are not there" in found.message) == ("warn", True)
+    assert found.level == "warn"
+    assert "1 of a sample of 6 cannot be read, the first: 000.png does not exist" in found.message
+    for path in (tmp_path / "photos").iterdir():
+        path.write_bytes(b"")
+    (tmp_path / "photos" / "000.png").touch()
+    assert "6 of a sample of 6 cannot be read" in bad(check_data(data))
     shutil.rmtree(tmp_path / "photos")
-    assert "6 of 6 looked for are not there" in bad(check_data(data))
+    assert "the folder of the photos of" in bad(check_data(data))
 
 
 def test_columns_of_two_teachers_and_of_another_index_are_found(data: Path, tmp_path: Path) -> None:
@@ -93,7 +100,7 @@ def test_columns_of_two_teachers_and_of_another_index_are_found(data: Path, tmp_
     assert {one.level for one in check_teachers([data])} == {"good", "warn"}, "gone is worth a warning"
 
 
-def test_a_column_of_another_index_leads_to_the_command_that_mends_it(data: Path, tmp_path: Path) -> None:
+def test_a_column_of_another_index_names_the_command_that_makes_it_again(data: Path, tmp_path: Path) -> None:
     cache_crops(data, write_teacher(tmp_path / "teacher"))
     text = (tmp_path / "coco.json").read_text()
     (tmp_path / "coco.json").write_text(text.replace('"name": "cat"', '"name": "lynx"'))
@@ -103,10 +110,10 @@ def test_a_column_of_another_index_leads_to_the_command_that_mends_it(data: Path
     assert f"cckt cache crops {data} --teacher" in told
 
 
-def test_the_leak_guard_counts_boxes_and_the_crops_made_of_them(data: Path, tmp_path: Path) -> None:
+def test_the_leak_check_counts_boxes_and_the_rows_of_crops(data: Path, tmp_path: Path) -> None:
     cache_crops(data, write_teacher(tmp_path / "teacher"))
     boxes = len(open_index(data).box_images)
     findings = check_leak(data)
     assert not bad(findings)
-    assert f"each of {boxes} boxes was read" in findings[0].message
+    assert f"{boxes} boxes were read, all of base concepts" in findings[0].message
     assert f"column crops holds these {boxes} boxes" in findings[1].message

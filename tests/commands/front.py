@@ -1,8 +1,9 @@
-"""A small world to type commands at: data sets, columns and a run, made through the command line itself."""
+"""Run command lines in tests, and build a small world for them: data sets, columns and a run."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,40 +30,45 @@ SMALL = [
     "train.precision=fp32",
     "train.device=cpu",
 ]
-"""Options that bring the recipe shapeworld down to milliseconds a step."""
+"""Options that make a step of the recipe shapeworld take milliseconds."""
 
 
 def options(*more: str) -> list[str]:
+    """Return SMALL and more options as words of a command line."""
     return [word for value in (*SMALL, *more) for word in ("--set", value)]
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command line came to."""
+class Outcome:
+    """Exit code and output of a command line."""
 
     code: int
     out: str
     err: str
 
     def sentence(self) -> str:
-        """The one line that a mistake of the user's is answered with."""
+        """Return the message of a user error; assert that it is one line at the end of stderr."""
         assert self.code == 2, f"exit {self.code}: {self.out}{self.err}"
         assert "Traceback" not in self.err
         lines = [line for line in self.err.splitlines() if line.startswith("cckt: ")]
         assert len(lines) == 1, self.err
-        assert self.err.endswith(lines[0] + "\n"), "the sentence comes last, whole and on one line"
+        assert self.err.endswith(lines[0] + "\n"), "expected the message on the last line"
         return lines[0].removeprefix("cckt: ")
 
 
-def cckt(capsys: pytest.CaptureFixture[str], *words: object) -> Said:
+Call = Callable[..., Outcome]
+
+
+def cckt(capsys: pytest.CaptureFixture[str], *words: object) -> Outcome:
+    """Run a command line in this process."""
     capsys.readouterr()
     code = cli.run([str(word) for word in words])
     captured = capsys.readouterr()
-    return Said(code, captured.out, captured.err)
+    return Outcome(code, captured.out, captured.err)
 
 
 def coco(folder: Path, photos: int = 6) -> Path:
-    """Photos of coloured squares with annotations of four concepts, two of them novel, and a split file."""
+    """Write photos of coloured squares, annotations of four concepts, two of them novel, and a split file."""
     (folder / "photos").mkdir(parents=True)
     images, annotations = [], []
     for number in range(photos):
@@ -90,19 +96,23 @@ def coco(folder: Path, photos: int = 6) -> Path:
 
 
 def write(path: Path, value: Any) -> Path:
+    """Write text, or a value as JSON."""
     path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
     return path
 
 
 def index(folder: Path, name: str, keep: str) -> list[object]:
-    """The words that index `coco(folder)` into folder/name."""
+    """Return the words that index `coco(folder)` into folder/name."""
     given = ["--annotations", folder / "coco.json", "--images", folder / "photos"]
     return ["data", "index", *given, "--split", folder / "split.json", "--keep", keep, "--out", folder / name]
 
 
 @dataclass(frozen=True)
 class World:
-    """Folders: `seen` to train on (text, crops), `held` held out (text, images, priors), a `run` on them."""
+    """Folders of a run and its data sets.
+
+    seen: to train on, with columns text and crops. held: to evaluate on, with text, images and priors.
+    """
 
     folder: Path
     seen: Path
@@ -112,6 +122,7 @@ class World:
 
     @staticmethod
     def build(folder: Path) -> World:
+        """Make everything in `folder` by command lines."""
         coco(folder)
         teacher = write_teacher(folder / "teacher")
         world = World(folder, folder / "seen", folder / "held", folder / "run", teacher)
@@ -129,6 +140,6 @@ class World:
         return world
 
     def train(self, out: Path, *more: str) -> list[object]:
-        """The words that train a small detector for a step."""
+        """Return the words that train a small detector for one step."""
         folders = ["--train", self.seen, "--val", self.held, "--out", out]
         return ["train", "--recipe", "shapeworld", *folders, "--max-steps", "1", *options(), *more]

@@ -1,23 +1,13 @@
-"""`cckt train`: runs that are left and gone on with, by their name alone."""
+"""`cckt train`: starting, stopping and resuming runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from cckt.detector.config.config import save_config
-from tests.commands.front import Said, cckt
+from tests.commands.front import Call, World, write
 from tests.detector.tiny import make_data, tiny_config
-
-Say = Callable[..., Said]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    return lambda *words: cckt(capsys, *words)
 
 
 def begin(folder: Path, data: Path, run: Path) -> list[object]:
@@ -26,20 +16,20 @@ def begin(folder: Path, data: Path, run: Path) -> list[object]:
     return ["train", *words, "--stop-after", "2", "--json", "-"]
 
 
-def test_a_run_is_left_and_gone_on_with_by_its_name(say: Say, tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_by_its_name(call: Call, tmp_path: Path) -> None:
     data, run, moved = make_data(tmp_path / "data"), tmp_path / "run", tmp_path / "moved"
-    said = say(*begin(tmp_path, data, run))
-    assert said.code == 0, said.err
-    figures = json.loads(said.out)
+    outcome = call(*begin(tmp_path, data, run))
+    assert outcome.code == 0, outcome.err
+    figures = json.loads(outcome.out)
     assert (figures["step"], figures["stopped"], figures["evaluation"]) == (2, "stop_after", {})
-    assert f"cckt train --resume {run} goes on" in said.err
-    said = say("train", "--resume", run, "--stop-after", "1", "--json", "-")
-    assert json.loads(said.out)["step"] == 3, said.err
+    assert f"run cckt train --resume {run} to continue" in outcome.err
+    outcome = call("train", "--resume", run, "--stop-after", "1", "--json", "-")
+    assert json.loads(outcome.out)["step"] == 3, outcome.err
     data.rename(moved)
-    assert str(data) in say("train", "--resume", run).sentence()
-    said = say("train", "--out", run, "--train", moved, "--val", moved, "--resume", "--json", "-")
-    assert said.code == 0, said.err
-    figures = json.loads(said.out)
+    assert str(data) in call("train", "--resume", run).sentence()
+    outcome = call("train", "--out", run, "--train", moved, "--val", moved, "--resume", "--json", "-")
+    assert outcome.code == 0, outcome.err
+    figures = json.loads(outcome.out)
     assert (figures["step"], figures["stopped"]) == (9, "")
     assert figures["evaluation"]["figures"]["data"] == str(moved)
     assert json.loads((run / "data.json").read_text()) == {
@@ -49,14 +39,41 @@ def test_a_run_is_left_and_gone_on_with_by_its_name(say: Say, tmp_path: Path) ->
     }
 
 
-def test_what_is_missing_is_asked_for_by_its_option(say: Say, tmp_path: Path) -> None:
+def test_a_missing_folder_or_recipe_names_its_option(call: Call, tmp_path: Path) -> None:
     data, run = make_data(tmp_path / "data"), tmp_path / "run"
     for words in ((), ("--resume",), ("--recipe", "shapeworld")):
-        assert "no run is named; give --out FOLDER" in say("train", *words).sentence()
-    said = say("train", "--recipe", "shapeworld", "--out", run)
-    assert "no data set is named; give --train FOLDER" in said.sentence()
-    assert "a run folder made by cckt train" in say("train", "--resume", run).sentence()
-    assert "name two runs" in say("train", "--resume", run, "--out", data).sentence()
-    assert say(*begin(tmp_path, data, run)).code == 0
+        assert "no run is named; give --out FOLDER" in call("train", *words).sentence()
+    outcome = call("train", "--recipe", "shapeworld", "--out", run)
+    assert "no data set is named; give --train FOLDER" in outcome.sentence()
+    assert "a run folder made by cckt train" in call("train", "--resume", run).sentence()
+    assert "name two runs" in call("train", "--resume", run, "--out", data).sentence()
+    assert call(*begin(tmp_path, data, run)).code == 0
     (run / "data.json").unlink()
-    assert "found no data.json" in say("train", "--resume", run).sentence()
+    assert "found no data.json" in call("train", "--resume", run).sentence()
+
+
+def test_an_option_after_a_bare_resume_is_not_its_value(call: Call) -> None:
+    assert "Usage: cckt train" in call("train", "--resume", "-h").out
+
+
+def test_resume_needs_no_recipe(call: Call, world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert call(*world.train(out)).code == 0
+    folders = ["--train", world.seen, "--val", world.held, "--out", out]
+    outcome = call("train", *folders, "--resume", "--max-steps", "2", "--json", "-")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["step"] == 2
+
+
+def test_plain_config_and_set_apply_to_the_recipe_in_this_order(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    from cckt.detector.runs.run_folder import run_config
+
+    config = write(tmp_path / "more.toml", "[train]\nlr = 0.001\nlog_every = 7\n")
+    out = tmp_path / "run"
+    outcome = call(*world.train(out, "--plain", "--config", str(config), "--set", "train.log_every=9"))
+    assert outcome.code == 0, outcome.err
+    found = run_config(out)
+    assert (found.guidance.enabled, found.inference.classification) == (False, "head")
+    assert (found.train.lr, found.train.log_every) == (0.001, 9)

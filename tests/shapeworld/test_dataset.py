@@ -1,4 +1,4 @@
-"""A data set of shapeworld: the same bytes for the same seed, indexed, resumable; novel boxes stay out."""
+"""Shapeworld data sets: the same bytes for the same seed, index, resuming, novel boxes left out."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import novel_boxes, open_index
 from cckt.shapeworld.dataset import coco_annotations, make_dataset
 from cckt.shapeworld.pictographs import CONCEPTS
-from cckt.shapeworld.scene import photo
+from cckt.shapeworld.scene import render_photo
 
 
-def test_no_photos_are_refused(tmp_path: Path) -> None:
+def test_invalid_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--photos 0"):
         make_dataset(tmp_path / "w", 0, 0)
     with pytest.raises(UserError, match="--seed -1"):
@@ -24,14 +24,14 @@ def test_no_photos_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "w").exists()
 
 
-def test_annotations_of_nothing() -> None:
+def test_annotations_of_no_images() -> None:
     empty = coco_annotations([])
     assert empty["images"] == []
     assert empty["annotations"] == []
     assert [category["name"] for category in empty["categories"]] == list(CONCEPTS)
 
 
-def test_a_data_set_is_photos_annotations_split_and_index(tmp_path: Path) -> None:
+def test_a_data_set_has_images_annotations_split_and_index(tmp_path: Path) -> None:
     out = tmp_path / "world"
     report = make_dataset(out, 12, seed=4, workers=1)
     index = open_index(out)
@@ -39,14 +39,14 @@ def test_a_data_set_is_photos_annotations_split_and_index(tmp_path: Path) -> Non
     assert len(index.rows("base")) == 48
     assert len(index.rows("novel")) == 17
     for row in range(12):
-        shown = photo(4, row)
-        assert (np.asarray(Image.open(index.photo_path(row))) == shown.pixels).all()
+        photo = render_photo(4, row)
+        assert (np.asarray(Image.open(index.photo_path(row))) == photo.pixels).all()
         boxes = index.box_xyxy[index.boxes_of(row)]
-        assert sorted(map(tuple, boxes.tolist())) == sorted(thing.box_xyxy for thing in shown.objects)
+        assert sorted(map(tuple, boxes.tolist())) == sorted(one.box_xyxy for one in photo.objects)
     assert report.lines()
 
 
-def test_training_sees_novel_things_but_no_novel_box(tmp_path: Path) -> None:
+def test_training_images_show_novel_objects_without_boxes(tmp_path: Path) -> None:
     every = make_dataset(tmp_path / "all", 30, seed=9, workers=1)
     make_dataset(tmp_path / "base", 30, seed=9, keep="base", workers=1)
     whole, base = open_index(tmp_path / "all"), open_index(tmp_path / "base")
@@ -59,7 +59,7 @@ def test_training_sees_novel_things_but_no_novel_box(tmp_path: Path) -> None:
     assert every.boxes_per_split["novel"] == novel_boxes(whole)
 
 
-def test_more_photos_go_on_where_it_stopped(tmp_path: Path) -> None:
+def test_existing_images_are_kept_and_another_seed_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "world"
     make_dataset(out, 3, seed=1, workers=1)
     kept = (out / "photos/00000001.png").stat().st_mtime_ns
@@ -70,7 +70,7 @@ def test_more_photos_go_on_where_it_stopped(tmp_path: Path) -> None:
         make_dataset(out, 5, seed=2, workers=1)
 
 
-def test_a_damaged_claim_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_another_renderer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "world.json").write_text(json.dumps({"world": "another 1", "seed": 0}))
-    with pytest.raises(UserError, match="name another folder"):
+    with pytest.raises(UserError, match="give another folder"):
         make_dataset(tmp_path, 1, seed=0, workers=1)

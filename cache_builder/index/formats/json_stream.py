@@ -1,10 +1,11 @@
-"""Read the lists of a big JSON file record by record, so that it never lies in memory as one tree."""
+"""Read the lists of a large JSON file record by record, without holding the whole file in memory."""
 
 from __future__ import annotations
 
 import codecs
 import hashlib
 import json
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -13,29 +14,33 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 
 BLOCK_BYTES = 1 << 22
-# json reports an error this near the end of what was read when the text merely goes on in the next block.
 TAIL_CHARS = 64
+"""An error of the decoder this close to the end of the text may only mean that the next block is needed."""
 _WHITESPACE = " \t\n\r"
 
 
 def require_file(path: Path) -> None:
-    """Raise UserError unless `path` is a file that can be read."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: give the COCO-format JSON file itself")
+    """Raise UserError unless `path` is a regular file that can be read."""
     try:
-        path.open("rb").close()
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: give the path of a COCO-format JSON file") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a folder: give the COCO-format JSON file itself")
+    if not stat.S_ISREG(mode):  # opening a pipe would block; it could not be read twice either
+        raise UserError(f"{path} is a pipe or device: save the annotations to a file and give that file")
 
 
 class JsonLists:
-    """The top-level lists of one JSON object in a file, as a stream of records.
+    """A stream of the records in the top-level lists of one JSON object.
 
-    `records()` yields `(key, record)` for every element of every top-level list named in `keys`; everything
-    else is checked to be JSON and let go. Memory is one block of text and one record. Afterwards `digest` is
-    `"sha256:..."` of the file's bytes, `found` the names of the top-level keys.
+    `records()` yields `(key, record)` for every element of every top-level list named in `keys`. The rest of
+    the file is parsed and dropped. Memory holds one block of text and one record. After the last record,
+    `digest` is "sha256:..." of the file's bytes and `found` lists the top-level keys.
     """
 
     def __init__(self, path: Path, keys: tuple[str, ...], progress: Progress) -> None:
@@ -51,7 +56,7 @@ class JsonLists:
         self._ended = False
 
     def records(self) -> Iterator[tuple[str, Any]]:
-        """Yield (key, record). Raises UserError for a missing file or broken JSON, with the position."""
+        """Yield (key, record). Raises UserError for a missing file, and for broken JSON with its position."""
         require_file(self.path)
         self._file: IO[bytes] = self.path.open("rb")
         self._hash = hashlib.sha256()
@@ -107,7 +112,7 @@ class JsonLists:
                 return
 
     def _value(self) -> Any:
-        """Decode the value at the cursor, reading on while it is cut off by the end of the block."""
+        """Decode the value at the cursor. Read another block while the end of the text cuts it off."""
         self._peek()
         while True:
             try:
@@ -121,12 +126,12 @@ class JsonLists:
                 raise self._broken("nested too deeply") from None
             open_ended = self._text[end - 1] not in '}]"' and end >= len(self._text) - TAIL_CHARS
             if open_ended and self._more():
-                continue  # of a number cut off at "1." or "1e" the decoder takes the "1"
+                continue  # a number that is cut off at "1." or "1e" decodes as 1
             self._at = end
             return value
 
     def _peek(self) -> str:
-        """The next character that is not white space, "" at the end of the file."""
+        """Return the next character that is not white space, "" at the end of the file."""
         while True:
             while self._at < len(self._text):
                 character = self._text[self._at]
@@ -149,7 +154,10 @@ class JsonLists:
         return found == ","
 
     def _more(self) -> bool:
-        """Let go of what was consumed; append a block, or as much as is pending (so a value costs O(n))."""
+        """Drop the consumed text and append a block. Return False at the end of the file.
+
+        The block is at least as long as the pending text, so that a value of n characters costs O(n).
+        """
         if self._ended:
             return False
         data = self._file.read(max(BLOCK_BYTES, len(self._text) - self._at))

@@ -1,4 +1,4 @@
-"""Chunk files read whole and kept for a while: for stores and systems that cannot be memory-mapped."""
+"""Rows of chunk files that cannot be memory-mapped: fetched as a whole and kept for a while."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.store.places.files import ChunkFiles
-from cckt.cache_builder.store.spec import ColumnSpec, chunk_file
+from cckt.cache_builder.store.format.file_names import chunk_file
+from cckt.cache_builder.store.format.spec import ColumnSpec
+from cckt.cache_builder.store.places.contract import ChunkFiles
 
 KEPT_BYTES = 256 << 20
-"""Bytes of fetched chunks a reader keeps, least recently used leave first."""
+"""Bytes of fetched chunks that a reader keeps; the least recently used are dropped first."""
 
 
 class FetchedRows:
-    """The same reads as `MappedRows`, through `ChunkFiles.get`. Slow for random rows: stage with `pull`
-    to train.
+    """The same reads as `MappedRows`, through `ChunkFiles.get`.
+
+    Slow for random rows: copy the column with `pull` before training.
     """
 
     def __init__(self, files: ChunkFiles, spec: ColumnSpec, array: str) -> None:
@@ -28,7 +30,7 @@ class FetchedRows:
         self._room = max(1, KEPT_BYTES // max(1, spec.chunk_bytes(array)))
 
     def take(self, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """Copy of (n, width) at rows (n,); each chunk is fetched once."""
+        """Return a copy, (n, width), of rows (n,); each chunk is fetched once."""
         out = np.empty((len(rows), self._width), self._dtype)
         chunks, offsets = np.divmod(rows, self._spec.chunk_rows)
         order = np.argsort(chunks, kind="stable")
@@ -38,7 +40,7 @@ class FetchedRows:
         return out
 
     def slice(self, lo: int, hi: int) -> NDArray[Any]:
-        """Copy of rows [lo, hi)."""
+        """Return a copy of rows [lo, hi)."""
         return self.take(np.arange(lo, hi))
 
     def _chunk(self, chunk: int) -> NDArray[Any]:

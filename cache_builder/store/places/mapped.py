@@ -1,8 +1,8 @@
-"""Chunk files as one piece of memory.
+"""Rows of local chunk files, memory-mapped as one array.
 
-All chunks of an array are mapped side by side into one reserved stretch of addresses, so that random rows of
-a thousand files are one numpy gather, as fast as a single memmap. Python's own mmap keeps a descriptor a map
-(until 3.13) and cannot choose addresses; the C library does both.
+All chunks of an array are mapped one after the other into one reserved range of addresses. So random rows of
+a thousand files are one numpy gather, as fast as a single memmap. Python's mmap keeps one descriptor for each
+map (until 3.13) and cannot choose addresses; the C library can do both.
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 
 RESIDENT_BYTES, RESIDENT_SHARE = 512 << 20, 8
-"""Pages a reader may keep mapped before it gives them all back (the kernel's cache still holds them): its
-memory grows by no more than about an eighth of the machine's, or 512 MB where that is more, however large the
-column. A column above the bound pays a page fault for most rows that it reads: ten times a memmap's 0.015 ms
-for 65 rows were measured."""
+"""Pages that a reader may keep mapped before it releases them all (the kernel's cache still holds them).
+
+So its memory grows by at most about an eighth of the machine's memory, or by 512 MB if that is more, whatever
+the size of the column. In a column above the bound most rows cost a page fault: reading 65 rows took ten
+times
+as long as the 0.015 ms of a memmap."""
 
 _MAP_FIXED = 0x10  # Linux, macOS and the BSDs agree
-_FAULT_BYTES = 1 << 20  # a page fault maps a whole large folio of the kernel's cache: 0.7 MB was seen
+_FAULT_BYTES = 1 << 20  # a page fault maps a large folio of the kernel's cache: up to 0.7 MB was measured
 
 
 def can_map() -> bool:
-    """Whether this system has POSIX mmap."""
+    """Return whether this system has POSIX mmap."""
     return sys.platform != "win32"
 
 
 class MappedRows:
     """(rows, width) of little-endian `dtype` from `paths`, one file of `chunk_rows` rows each; read-only.
 
-    Files are mapped when first touched. Nothing is held open. Raises UserError where a file is gone or short.
+    A file is mapped at its first use and not held open. Raises UserError if a file is missing or short.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class MappedRows:
         dtype: np.dtype[Any],
         resident: int | None = None,
     ) -> None:
-        """resident: bytes of pages to keep mapped at most, about; None: `resident_bound`."""
+        """resident: about how many bytes of pages may stay mapped; None: `resident_bound()`."""
         self._paths = paths
         self._rows, self._chunk_rows, self._width = rows, chunk_rows, width
         self._bytes = chunk_rows * width * dtype.itemsize
@@ -63,9 +65,9 @@ class MappedRows:
         shape = (len(paths), chunk_rows, width)
         strides = (stride, width * dtype.itemsize, dtype.itemsize)
         self._cube: NDArray[Any] = np.ndarray(shape, dtype, self._map.memory, 0, strides)
-        # Where chunks fill whole pages there are no gaps: every row lies one row after the last.
+        # If chunks fill whole pages there are no gaps, and the rows are contiguous.
         self._flat = self._cube.reshape(-1, width) if stride == self._bytes else None
-        # A column that fits may stay mapped; only Linux tells and takes pages back.
+        # A column that fits may stay mapped. Only Linux reports and releases pages.
         self._bound = resident_bound() if resident is None else resident
         self._watched = sys.platform == "linux" and stride * len(paths) > self._bound
         self._row_touch = min(_FAULT_BYTES, self._bytes)
@@ -73,37 +75,37 @@ class MappedRows:
         self._before = _resident_bytes() if self._watched else 0
 
     def take(self, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """Copy of (n, width) at rows (n,), any order, repeats allowed; callers have checked the range."""
+        """Return a copy, (n, width), of rows (n,), in any order, with repeats; callers check the range."""
         if self._flat is not None and self._all_mapped:
             taken: NDArray[Any] = self._flat.take(rows, axis=0)
         else:
             chunks, offsets = np.divmod(rows, self._chunk_rows)
             if not self._all_mapped:
-                self._bring(np.unique(chunks[~self._mapped[chunks]]))
+                self._map_chunks(np.unique(chunks[~self._mapped[chunks]]))
             taken = self._cube[chunks, offsets]
         self._account(len(rows) * self._row_touch)
         return taken
 
     def slice(self, lo: int, hi: int) -> NDArray[Any]:
-        """Copy of rows [lo, hi)."""
+        """Return a copy of rows [lo, hi)."""
         out = np.empty((hi - lo, self._width), self._cube.dtype)
         for chunk in range(lo // self._chunk_rows, -(-hi // self._chunk_rows) if hi > lo else 0):
             if not self._mapped[chunk]:
-                self._bring(np.array([chunk]))
+                self._map_chunks(np.array([chunk]))
             start = chunk * self._chunk_rows
             a, b = max(lo, start), min(hi, start + self._chunk_rows)
             out[a - lo : b - lo] = self._cube[chunk, a - start : b - start]
             self._account((b - a) * out.strides[0])
         return out
 
-    def _bring(self, chunks: NDArray[np.intp]) -> None:
+    def _map_chunks(self, chunks: NDArray[np.intp]) -> None:
         for chunk in chunks.tolist():
             self._map.place(chunk, self._paths[chunk], self._bytes)
             self._mapped[chunk] = True
         self._all_mapped = bool(self._mapped.all())
 
     def _account(self, touched: int) -> None:
-        """Give resident pages back when they are too many; `touched`: bytes that may have come at most."""
+        """Release resident pages if there are too many; touched: an upper bound of the bytes just mapped."""
         if not self._watched:
             return
         self._budget -= touched
@@ -117,8 +119,9 @@ class MappedRows:
 
 
 class _Reservation:
-    """`count` places of `stride` bytes each, side by side, empty until a file is placed; unmapped with
-    its last view.
+    """`count` slots of `stride` bytes each, contiguous, empty until a file is placed in them.
+
+    The range is unmapped with its last view.
     """
 
     def __init__(self, stride: int, count: int) -> None:
@@ -133,7 +136,7 @@ class _Reservation:
         self.memory = memoryview(buffer).toreadonly()
 
     def place(self, index: int, path: Path, size: int) -> None:
-        """Map `size` bytes of a file at place `index`, read-only and shared with every other reader."""
+        """Map `size` bytes of a file into slot `index`, read-only and shared with every other reader."""
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
@@ -143,7 +146,7 @@ class _Reservation:
             ) from error
         try:
             found = os.fstat(descriptor).st_size
-            if found != size:  # touching a page behind a file's end kills the process
+            if found != size:  # reading a page beyond a file's end kills the process
                 raise UserError(
                     f"Chunk file {path} has {found} bytes: expected {size}, run `cckt cache verify "
                     "--repair` on the data set."
@@ -156,14 +159,12 @@ class _Reservation:
             os.close(descriptor)
 
     def release_pages(self) -> None:
-        """Drop this process's page table entries; the data stays in the kernel's cache and comes back by
-        itself.
-        """
+        """Drop this process's page table entries; the kernel's cache keeps the data for later reads."""
         self._library.madvise(self._address, self._size, mmap.MADV_DONTNEED)
 
 
 def resident_bound() -> int:
-    """Bytes of pages that a reader keeps mapped at most, about, on this machine."""
+    """Return about how many bytes of pages a reader may keep mapped on this machine."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -172,7 +173,7 @@ def resident_bound() -> int:
 
 
 def _resident_bytes() -> int:
-    """File-backed resident memory of this process, Linux only; some microseconds."""
+    """File-backed resident memory of this process; Linux only, some microseconds."""
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[2]) * mmap.PAGESIZE
 

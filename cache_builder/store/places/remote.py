@@ -1,7 +1,7 @@
 """Columns in object stores and other places that fsspec reaches: s3://, gs://, memory://, ...
 
-Needs the extra `remote` (fsspec and the scheme's library). Credentials are the library's own affair: its
-environment variables, files and roles. An object appears whole when its upload ends, so puts are atomic.
+Needs the extra `remote` (fsspec and the scheme's library). That library reads credentials from its own
+environment variables, files and roles. An object appears when its upload ends, so writes are atomic.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.store.places.files import Bytes
+from cckt.cache_builder.store.places.contract import Bytes
 
 
 class RemoteFiles:
-    """`ChunkFiles` under a URL. Nothing is cached but this process's own ledger lines."""
+    """`ChunkFiles` under a URL. Only the ledger lines of this process are cached."""
 
     def __init__(self, url: str) -> None:
         self.place = url
@@ -28,7 +28,7 @@ class RemoteFiles:
         try:
             import fsspec
 
-            # Listings must show what other makers did a moment ago.
+            # Listings must show what other makers have just written.
             found = fsspec.core.url_to_fs(self.place, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise UserError(
@@ -45,7 +45,7 @@ class RemoteFiles:
         self.__init__(state["place"])  # type: ignore[misc]
 
     def put(self, name: str, data: Bytes, *, new: bool = False) -> bool:
-        """See `ChunkFiles.put`. `new` asks the store to refuse an existing name, where it can."""
+        """See `ChunkFiles.put`. With `new` the store refuses an existing name, if it supports that."""
         content = bytes(data)
         try:
             if not new:
@@ -58,7 +58,7 @@ class RemoteFiles:
         except FileExistsError:
             return False
         except Exception as error:
-            raise self._mendable(error, name) from error
+            raise self._explained(error, name) from error
 
     def get(self, name: str) -> bytes | None:
         """See `ChunkFiles.get`."""
@@ -68,7 +68,7 @@ class RemoteFiles:
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise self._mendable(error, name) from error
+            raise self._explained(error, name) from error
 
     def size(self, name: str) -> int | None:
         """See `ChunkFiles.size`."""
@@ -78,12 +78,10 @@ class RemoteFiles:
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise self._mendable(error, name) from error
+            raise self._explained(error, name) from error
 
     def append(self, name: str, data: bytes) -> None:
-        """See `ChunkFiles.append`. Objects cannot grow: this process, its only writer, puts the whole
-        anew.
-        """
+        """See `ChunkFiles.append`. Objects cannot grow: the only writer writes all of it again."""
         content = self._own.get(name, b"") + data
         self.put(name, content)
         self._own[name] = content
@@ -96,7 +94,7 @@ class RemoteFiles:
         except FileNotFoundError:
             return {}
         except Exception as error:
-            raise self._mendable(error, "") from error
+            raise self._explained(error, "") from error
         start = len(self._root) + 1
         return {str(full)[start:]: int(details["size"]) for full, details in found.items()}
 
@@ -108,27 +106,26 @@ class RemoteFiles:
             except FileNotFoundError:
                 continue
             except Exception as error:
-                raise self._mendable(error, name) from error
+                raise self._explained(error, name) from error
 
     def clear(self) -> None:
-        """See `ChunkFiles.clear`: the manifest first, so that what is left cannot be read."""
+        """See `ChunkFiles.clear`. The manifest goes first, so that the rest cannot be read."""
         names = sorted(self.sizes(), key=lambda name: name != "zarr.json")
         self.remove(names)
 
-    def alone(self) -> AbstractContextManager[object]:
-        """See `ChunkFiles.alone`: object stores have no locks."""
+    def locked(self) -> AbstractContextManager[object]:
+        """See `ChunkFiles.locked`. Object stores have no locks."""
         return nullcontext()
 
     def path(self, name: str) -> Path | None:
-        """See `ChunkFiles.path`: there is none."""
+        """See `ChunkFiles.path`. An object cannot be mapped."""
         return None
 
     def _full(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
-    def _mendable(self, error: Exception, name: str) -> UserError:
+    def _explained(self, error: Exception, name: str) -> UserError:
         return UserError(
-            f"{self.place}/{name} could not be used ({type(error).__name__}: {error}): look at the address, "
-            "the credentials and the network; what is finished is kept, run the same command again to go "
-            "on."
+            f"{self.place}/{name} could not be used ({type(error).__name__}: {error}): check the address, "
+            "the credentials and the network; what is finished is kept, run the same command again to resume."
         )

@@ -108,10 +108,10 @@ def contrastive_loss(
         excluded = ~crops.candidate[first:][pairs.images]
     else:
         flat = region.flatten(1, 2)  # (L, B N, D)
-        every = ranks.beside(flat.transpose(0, 1)).transpose(0, 1)
+        every = ranks.gather_rows(flat.transpose(0, 1)).transpose(0, 1)
         scores = torch.einsum("md,lnd->lmn", teacher.flatten(0, 1), every) / tau  # (L, B M, R B N)
         if kept is not None:
-            scores = scores.masked_fill(~ranks.beside(kept).flatten(), MASKED)
+            scores = scores.masked_fill(~ranks.gather_rows(kept).flatten(), MASKED)
         row, column = pairs.images * most + pairs.objects, pairs.images * regions + chosen
         own = scores[layer, row, first * regions + column]
         to_student = scores.logsumexp(-1)[layer, row]
@@ -175,11 +175,14 @@ class _Crops:
 
 
 def _crops(objects: Objects, options: RegionContrastConfig, dtype: torch.dtype, ranks: Ranks) -> _Crops:
-    teacher, known = ranks.beside(objects.embeddings.to(dtype)), ranks.beside(objects.valid & objects.real)
+    teacher, known = (
+        ranks.gather_rows(objects.embeddings.to(dtype)),
+        ranks.gather_rows(objects.valid & objects.real),
+    )
     if options.teacher_bank == "instance":
         return _Crops(_masked(teacher, known), known, known)
-    concepts, real = ranks.beside(objects.concepts), ranks.beside(objects.real)
-    chance = ranks.beside(torch.rand(objects.concepts.shape, device=known.device))
+    concepts, real = ranks.gather_rows(objects.concepts), ranks.gather_rows(objects.real)
+    chance = ranks.gather_rows(torch.rand(objects.concepts.shape, device=known.device))
     drawn = _draw(concepts, known, chance)  # (R B, M): a flat number of an object of the same class
     teacher = teacher.flatten(0, 1)[drawn]
     known = known.flatten()[drawn] & real

@@ -27,7 +27,7 @@ class Ranks(Protocol):
     def rank(self) -> int:
         """Number of this rank."""
 
-    def beside(self, rows: Tensor) -> Tensor:
+    def gather_rows(self, rows: Tensor) -> Tensor:
         """(n, ...) -> (R n, ...): concatenate the rows of all ranks; gradients flow back to the rank of each
         row."""
 
@@ -37,7 +37,7 @@ class OneRank:
 
     rank = 0
 
-    def beside(self, rows: Tensor) -> Tensor:
+    def gather_rows(self, rows: Tensor) -> Tensor:
         """Return the rows."""
         return rows
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.locks import alone
+from cckt.cache_builder.base.locks import hold_lock
 from cckt.cache_builder.index import write as index_write
 from cckt.cache_builder.index.tables import CARD, FOLDER
 from cckt.cache_builder.store import open_column, open_writer
@@ -22,7 +22,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def hold(path, taken, leave):
-    with alone(path, wait=True):
+    with hold_lock(path, wait=True):
         taken.set()
         leave.wait()
 
@@ -35,30 +35,82 @@ def other_holder(path):
     return process, leave
 
 
-def test_nobody_else(tmp_path):
+def test_a_lock_is_held_and_its_file_removed(tmp_path):
     lock = tmp_path / "new" / "lock"
     for wait in (False, True):
-        with alone(lock, wait=wait) as held:
+        with hold_lock(lock, wait=wait) as held:
             assert held
             assert lock.exists()
         assert not lock.exists()
 
 
-def test_a_place_that_cannot_be_written_is_not_the_locks_to_tell(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_by_the_block(tmp_path):
     (tmp_path / "file").touch()
-    with alone(tmp_path / "file" / "lock", wait=False) as held:
+    with hold_lock(tmp_path / "file" / "lock", wait=False) as held:
         assert held
 
 
-def test_one_at_a_time_and_a_killed_holder_holds_nobody_up(tmp_path):
+@pytest.mark.parametrize("target", ["nowhere/x", "file", "."])
+def test_a_symbolic_link_as_a_lock_file_is_refused(tmp_path, target):
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "lock").symlink_to(target)
+    with (
+        pytest.raises(UserError, match=r"lock is a symbolic link: .* remove the link"),
+        hold_lock(tmp_path / "lock", wait=True),
+    ):
+        pass
+    assert (tmp_path / "file").read_text() == "precious"
+    assert not (tmp_path / "nowhere").exists()
+    (tmp_path / ".tmp-lock-crops").symlink_to("nowhere/x")
+    with pytest.raises(UserError, match="is a symbolic link"):
+        open_writer(tmp_path, crops_spec(), overwrite=True)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder in which nothing can be created")
+def test_a_folder_that_cannot_be_created_is_one_sentence(tmp_path):
+    with (
+        pytest.raises(UserError, match="lock file /proc/x/lock cannot be created") as caught,
+        hold_lock(Path("/proc/x/lock"), wait=False),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_one_process_at_a_time_and_a_killed_holder_frees_the_lock(tmp_path):
     lock = tmp_path / "lock"
     process, _ = other_holder(lock)
-    with alone(lock, wait=False) as held:
+    with hold_lock(lock, wait=False) as held:
         assert not held
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    with alone(lock, wait=False) as held:
+    with hold_lock(lock, wait=False) as held:
         assert held
+
+
+def hold_with_child(path, children, leave):
+    with hold_lock(path, wait=True):
+        child = os.fork()
+        if child == 0:
+            leave.wait()
+            os._exit(0)
+        children.put(child)
+        leave.wait()
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_killed_holder(tmp_path):
+    lock, children, leave = tmp_path / "lock", SPAWN.Queue(), SPAWN.Event()
+    process = SPAWN.Process(target=hold_with_child, args=(lock, children, leave))
+    process.start()
+    child = children.get(timeout=60)
+    try:
+        with hold_lock(lock, wait=False) as held:
+            assert not held
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        with hold_lock(lock, wait=False) as held:
+            assert held
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_a_second_build_of_an_index_is_refused(tmp_path):
@@ -76,7 +128,7 @@ def overwrite(folder, width, go):
     make(Path(folder), crops_spec(width=width))
 
 
-def test_several_overwrite_at_the_same_instant(tmp_path):
+def test_several_processes_overwrite_at_the_same_time(tmp_path):
     """Each would clear away what another has begun; the first clears the old column, the others join."""
     make(tmp_path, crops_spec(width=8))
     go = SPAWN.Event()
@@ -88,8 +140,8 @@ def test_several_overwrite_at_the_same_instant(tmp_path):
         maker.join()
         assert maker.exitcode == 0
     column = open_column(tmp_path, "crops")
-    make(tmp_path / "alone", crops_spec(width=24))
-    np.testing.assert_array_equal(column.all(), open_column(tmp_path / "alone", "crops").all())
+    make(tmp_path / "single", crops_spec(width=24))
+    np.testing.assert_array_equal(column.all(), open_column(tmp_path / "single", "crops").all())
     assert not list(tmp_path.glob(".tmp-*"))
 
 
@@ -102,7 +154,7 @@ def written(folder):
     return writers
 
 
-def test_two_finish_at_the_same_instant(tmp_path, monkeypatch):
+def test_two_writers_finish_at_the_same_time(tmp_path, monkeypatch):
     """The sweep of the one does not take the manifest that the other is about to rename."""
     first, second = written(tmp_path)
     replace, others = os.replace, []
@@ -121,7 +173,7 @@ def test_two_finish_at_the_same_instant(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.rglob("*")} & {"ledger", ".tmp-lock-crops"} == set()
 
 
-def test_a_late_sweep_spares_what_was_begun_anew(tmp_path):
+def test_a_late_sweep_keeps_a_column_that_was_begun_again(tmp_path):
     first, _ = written(tmp_path)
     first.finish()
     again = open_writer(tmp_path, crops_spec(), overwrite=True)
@@ -130,7 +182,7 @@ def test_a_late_sweep_spares_what_was_begun_anew(tmp_path):
     assert again.missing() == list(range(1, crops_spec().n_chunks))
 
 
-def test_a_chunk_that_was_swept_is_written_where_a_third_has_begun_anew(tmp_path, monkeypatch):
+def test_a_swept_chunk_is_written_again_if_a_third_writer_has_begun_again(tmp_path, monkeypatch):
     spec = crops_spec()
     first, second = written(tmp_path)
     rows = np.stack([row_of(spec, row) for row in range(*spec.bounds(0))])

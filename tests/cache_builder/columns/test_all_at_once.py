@@ -48,8 +48,10 @@ def test_all_columns_byte_for_byte(data: Path, teacher: Teacher) -> None:
     assert {name: column_bytes(data, name) for name in COLUMNS} == apart
     assert [report.name for report in reports] == ["text", "crops", "images", "priors/clip"]
     bad = "004.png is empty (0 bytes)"
-    assert reports[1].notes == ["1 rows: the box is a crowd", "1 rows: the box is under 16 px on a side", bad]
-    assert reports[2].notes == [bad]
+    left_out = ["1 rows: the box is a crowd", "1 rows: the box is under 16 px on a side"]
+    cannot_be_read = "photos ({share}) cannot be read, so their rows have no value"
+    assert reports[1].notes == [f"warning: 1 of 5 {cannot_be_read.format(share='20%')}", *left_out, bad]
+    assert reports[2].notes == [f"warning: 1 of 6 {cannot_be_read.format(share='17%')}", bad]
 
 
 def test_each_photo_is_decoded_once(data: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +78,7 @@ def test_parts_share_the_photos_and_the_last_makes_the_priors(data: Path, teache
     assert all(report.manifest for report in second)
 
 
-def test_mistakes_are_told_before_anything_is_written(data: Path, teacher: Teacher) -> None:
+def test_mistakes_are_reported_before_anything_is_written(data: Path, teacher: Teacher) -> None:
     with pytest.raises(UserError, match="--crop round is not known"):
         cache_photos(data, teacher, crop="round")
     with pytest.raises(UserError, match="--batch is 0"):

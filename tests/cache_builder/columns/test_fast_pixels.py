@@ -70,7 +70,7 @@ def test_resizing_on_the_device_is_the_same(tmp_path: Path) -> None:
     assert np.abs(mirrored[..., ::-1].astype(int) - here).max() <= 1
 
 
-def test_how_far_a_photo_may_be_reduced(tmp_path: Path) -> None:
+def test_a_photo_is_reduced_only_as_far_as_its_crops_allow(tmp_path: Path) -> None:
     own = preprocess(tmp_path, resize_mode="shortest")
     assert own.reduction(np.zeros((0, 2))) == 1
     for n in (2, 4, 8):
@@ -82,7 +82,7 @@ def test_how_far_a_photo_may_be_reduced(tmp_path: Path) -> None:
     assert whole.reduction(np.array([[GAP * 2 * 32, 10]])) == 2
 
 
-def test_a_reduced_jpeg_is_the_photo_smaller(tmp_path: Path) -> None:
+def test_a_reduced_jpeg_shows_the_whole_photo(tmp_path: Path) -> None:
     photo = smooth(208, 152)
     photo.save(tmp_path / "a.jpg", quality=95, subsampling=0)
     for n in (1, 2, 4, 8):
@@ -98,7 +98,7 @@ def test_a_reduced_jpeg_is_the_photo_smaller(tmp_path: Path) -> None:
     assert load_photo(tmp_path / "b.jpg", reduction=8).size == (2, 2), "as far as it goes"
 
 
-def test_a_reduced_photo_is_turned_as_the_whole_one(tmp_path: Path) -> None:
+def test_a_reduced_photo_has_the_orientation_of_the_whole_one(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     smooth(200, 120).save(tmp_path / "a.jpg", exif=exif)
@@ -126,7 +126,7 @@ def large_jpegs(data: Path) -> None:
     build_index(data.parent / "coco.json", data.parent / "photos", data, "all-base")
 
 
-def test_fast_columns_say_how_near_they_are_and_can_be_proven(data: Path, teacher: Teacher) -> None:
+def test_fast_columns_report_their_agreement_and_are_verified(data: Path, teacher: Teacher) -> None:
     large_jpegs(data)
     index = open_index(data)
     assert CropReader(index, teacher.preprocess, fast=True).reduction(0) > 1
@@ -142,7 +142,9 @@ def test_fast_columns_say_how_near_they_are_and_can_be_proven(data: Path, teache
     with pytest.raises(UserError, match="holds a column of another recipe"):
         cache_crops(data, teacher, batch=4)
     fast = {name: open_column(data, name).all() for name in ("crops", "images")}
-    assert cache_crops(data, teacher, fast=True, batch=4).made_chunks == 0, "the same as alone"
+    assert cache_crops(data, teacher, fast=True, batch=4).made_chunks == 0, (
+        "the same as with its own function"
+    )
     assert cache_images(data, teacher, fast=True, batch=4, overwrite=True).made_chunks == 1
     np.testing.assert_array_equal(open_column(data, "images").all(), fast["images"])
     exact = cache_crops(data, teacher, batch=4, overwrite=True)
@@ -152,7 +154,7 @@ def test_fast_columns_say_how_near_they_are_and_can_be_proven(data: Path, teache
     assert (open_column(data, "crops").all() != fast["crops"]).any()
 
 
-def test_a_fast_column_far_from_the_exact_one_is_warned_of(
+def test_a_fast_column_far_from_the_exact_one_gets_a_warning(
     data: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Preprocess, "resized", lambda self, part: torch.zeros(3, 32, 32, dtype=torch.uint8))

@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> Path:
 
 
 class Notebook:
-    """A Progress that keeps what it is told."""
+    """A Progress that keeps its notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -80,14 +80,14 @@ def test_rows_equal_open_clip_called_directly(data: Path, teacher: Teacher) -> N
 
 def test_workers_and_parts_change_no_byte(data: Path, teacher: Teacher) -> None:
     cache_images(data, teacher, batch=3, workers=0, chunk_rows=2)
-    alone = column_bytes(data, "images")
+    single = column_bytes(data, "images")
     shutil.rmtree(data / "images")
     first = cache_images(data, teacher, batch=3, workers=3, chunk_rows=2, part=(1, 2))
     assert first.manifest is None
     assert first.lines()[-1] == "not finished: other parts have chunks to make"
     second = cache_images(data, teacher, batch=3, workers=3, chunk_rows=2, part=(0, 2))
     assert second.manifest is not None
-    assert column_bytes(data, "images") == alone
+    assert column_bytes(data, "images") == single
 
 
 def break_photos(data: Path) -> None:
@@ -106,18 +106,19 @@ def test_bad_photos_leave_invalid_rows_and_a_line(data: Path, teacher: Teacher) 
     np.testing.assert_array_equal(column.all()[[0, 2, 4]], 0)
     assert report.invalid == 3
     assert report.notes == progress.notes
-    assert report.notes[:2] == ["000.png does not exist", "002.png is empty (0 bytes)"]
-    assert "is 5 x 5 where the annotations say" in report.notes[2]
+    assert report.notes[0].startswith("warning: 3 of 7 photos (43%) cannot be read")
+    assert report.notes[1:3] == ["000.png does not exist", "002.png is empty (0 bytes)"]
+    assert "is 5 x 5 where the annotations say" in report.notes[3]
     assert progress.done == 7
     assert "7 rows, 3 without a value" in report.lines()[0]
     assert json.loads(json.dumps(report.to_json()))["invalid"] == 3
 
 
-def test_strict_stops_at_a_bad_photo_and_goes_on_when_it_is_mended(data: Path, teacher: Teacher) -> None:
+def test_strict_stops_at_a_bad_photo_and_resumes_once_it_is_repaired(data: Path, teacher: Teacher) -> None:
     photo = data.parent / "photos" / "005.png"
     kept = photo.read_bytes()
     photo.write_bytes(kept[:50])
-    with pytest.raises(UserError, match=r"005\.png: cannot be decoded: .*; mend it or take it out"):
+    with pytest.raises(UserError, match=r"005\.png: cannot be decoded: .*; repair it or remove it"):
         cache_images(data, teacher, strict=True, chunk_rows=2)
     photo.write_bytes(kept)
     report = cache_images(data, teacher, strict=True, chunk_rows=2)
@@ -125,10 +126,10 @@ def test_strict_stops_at_a_bad_photo_and_goes_on_when_it_is_mended(data: Path, t
     assert report.skipped_chunks >= 1
 
 
-def test_strict_minds_what_an_earlier_run_left_out(data: Path, teacher: Teacher) -> None:
+def test_strict_refuses_rows_that_an_earlier_run_left_out(data: Path, teacher: Teacher) -> None:
     break_photos(data)
     cache_images(data, teacher)
-    with pytest.raises(UserError, match=r"lacks rows of 3 bad photos \(000\.png does not exist\); mend"):
+    with pytest.raises(UserError, match=r"lacks rows of 3 bad photos \(000\.png does not exist\); repair"):
         cache_images(data, teacher, strict=True)
 
 
@@ -136,7 +137,7 @@ def test_a_vanished_folder_stops_the_run(data: Path, teacher: Teacher) -> None:
     index = open_index(data)
     os.rename(data.parent / "photos", data.parent / "moved")
     for call in (lambda: cache_images(data, teacher), lambda: load_row(index, 0)):
-        with pytest.raises(UserError, match=r"the folder of the photos of .* is not there; bring it back"):
+        with pytest.raises(UserError, match=r"the folder of the photos of .* does not exist; restore it"):
             call()
     assert not (data / "images").exists()
 
@@ -155,7 +156,7 @@ def test_a_photo_turned_by_exif_is_used_as_it_was_annotated(tmp_path: Path, teac
     np.testing.assert_array_equal(open_column(data, "images").all(), before)
 
 
-def test_the_recipe_is_told_in_full(data: Path, teacher: Teacher) -> None:
+def test_the_recipe_is_complete(data: Path, teacher: Teacher) -> None:
     manifest = cache_images(data, teacher).manifest
     assert manifest is not None
     assert manifest.spec.recipe == {
@@ -175,7 +176,7 @@ def test_another_teacher_is_another_column(data: Path, teacher: Teacher, tmp_pat
         cache_images(data, other, device="cpu")
 
 
-def test_numbers_out_of_range(data: Path, teacher: Teacher) -> None:
+def test_numbers_out_of_range_are_refused(data: Path, teacher: Teacher) -> None:
     with pytest.raises(UserError, match="--workers is -1"):
         cache_images(data, teacher, workers=-1)
     with pytest.raises(UserError, match="--batch is 0; give at least 1"):
@@ -188,12 +189,12 @@ def test_numbers_out_of_range(data: Path, teacher: Teacher) -> None:
     assert not (data / "images").exists()
 
 
-def test_a_data_set_without_an_index(tmp_path: Path, teacher: Teacher) -> None:
+def test_a_data_set_without_an_index_is_refused(tmp_path: Path, teacher: Teacher) -> None:
     with pytest.raises(UserError, match="holds no index"):
         cache_images(tmp_path, teacher)
 
 
-def test_the_index_changed(data: Path, teacher: Teacher) -> None:
+def test_a_column_of_an_old_index_is_refused(data: Path, teacher: Teacher) -> None:
     cache_images(data, teacher)
     held = json.loads((data.parent / "coco.json").read_text())
     held["annotations"].pop()

@@ -43,7 +43,7 @@ def bytes_under(data: Path, name: str) -> dict[str, bytes]:
 
 
 def child(data: Path, name: str) -> int:
-    """Fork a maker of one column; 0 in its exit status says that it finished."""
+    """Fork a maker of one column; its exit status is 0 if it finished."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -79,7 +79,7 @@ def drive(whole: Path, data: Path, seed: int) -> None:
     assert kills == KILLS
 
 
-def test_killed_at_random_every_column_is_the_same_to_the_byte(tmp_path: Path) -> None:
+def test_columns_killed_at_random_have_the_same_bytes(tmp_path: Path) -> None:
     whole, data = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, data):
         make_dataset(folder, 24, seed=6, workers=1)

@@ -12,12 +12,11 @@ import pytest
 import transformers
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.columns import mllm_priors as column_module
 from cckt.cache_builder.columns.mllm_priors import cache_mllm_priors, check_share
 from cckt.cache_builder.index import build_index, open_index
 from cckt.cache_builder.mllm import Mllm, Questions, Scorer, default_model, load_mllm
-from cckt.cache_builder.mllm.prefilter import first
+from cckt.cache_builder.mllm.prefilter import highest
 from cckt.cache_builder.photos import load_photo
 from cckt.cache_builder.store import ColumnSpec, open_column, open_writer
 from tests.cache_builder.mllm.mllm_models import build, outspoken
@@ -51,7 +50,7 @@ def expected_rows(data: Path, mllm: Mllm) -> dict[int, np.ndarray]:
     index = open_index(data)
     questions, scorer = Questions(mllm, index.concepts.names), Scorer(mllm, block=1)
     return {
-        row: scorer.score(questions.about(load_photo(index.photo_path(row)))).probability
+        row: scorer.score(questions.for_image(load_photo(index.photo_path(row)))).probability
         for row in range(5)
         if row != 3
     }
@@ -67,8 +66,8 @@ def test_the_column(data: Path, mllm: Mllm) -> None:
     assert np.ptp(column.all()[[0, 1, 2, 4]]) > 0.02
     assert not column.all()[3].any()
     assert report.invalid == 1
-    assert "003.png is not an image that Pillow can read" in report.notes
-    assert "outspoken is asked by shared prefix, suffixes packed in one row" in report.notes
+    assert "003.png is not an image in a supported format" in report.notes
+    assert "outspoken runs with a shared prefix and suffixes packed in one row" in report.notes
     assert any(line.startswith("yes and no held 0.") for line in report.notes)
     recipe = column.manifest.spec.recipe
     assert recipe["model"]["weight_digest"] == mllm.weight_digest
@@ -111,7 +110,7 @@ def write_clip(data: Path, priors: np.ndarray) -> None:
     writer.finish()
 
 
-def test_elsewhere_it_is_measured_once_too(
+def test_a_column_in_another_place_is_measured_once_too(
     data: Path, mllm: Mllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "elsewhere"
@@ -141,20 +140,20 @@ def test_prefilter(data: Path, mllm: Mllm) -> None:
     kept = sum(c in np.argsort(-priors[i])[:2] for i, c in pairs)
     line = f"prefilter clip:2 keeps {kept / len(pairs):.4f} of {len(pairs)} annotated pairs"
     assert any(
-        note.startswith(line) and note.endswith("asks 2 of 4 questions a photo") for note in report.notes
+        note.startswith(line) and note.endswith("with 2 of 4 questions per photo") for note in report.notes
     )
     recipe = open_column(data, "priors/mllm").manifest.spec.recipe["prefilter"]
     assert recipe["keep"] == 2
     assert recipe["column"] == open_column(data, "priors/clip").manifest.digest
 
 
-def test_first_of_equals_is_the_lower_row() -> None:
-    np.testing.assert_array_equal(first(np.array([[0.5, 0.9, 0.5]]), 2), [[1, 0]])
-    assert first(np.zeros((2, 3)), 9).shape == (2, 3)
+def test_of_equal_priors_the_lower_row_is_first() -> None:
+    np.testing.assert_array_equal(highest(np.array([[0.5, 0.9, 0.5]]), 2), [[1, 0]])
+    assert highest(np.zeros((2, 3)), 9).shape == (2, 3)
 
 
 @pytest.mark.parametrize("text", ["clip", "clip:0", "clip:x", "oracle:5", ""])
-def test_prefilters_there_are_not(data: Path, mllm: Mllm, text: str) -> None:
+def test_an_unknown_prefilter_is_refused(data: Path, mllm: Mllm, text: str) -> None:
     if not text:
         with pytest.raises(UserError, match="There is no column priors/clip"):
             cache_mllm_priors(data, mllm, prefilter="clip:2")
@@ -169,8 +168,10 @@ def training_set(folder: Path, mllm: Mllm, novel_boxes: bool) -> Path:
     coco = json.loads((folder / "coco.json").read_text())
     index = open_index(folder / "data")
     questions, scorer = Questions(mllm, index.concepts.names), Scorer(mllm)
-    said = np.stack([scorer.score(questions.about(load_photo(index.photo_path(k)))).logit for k in range(5)])
-    there = said > np.median(said)
+    priors = np.stack(
+        [scorer.score(questions.for_image(load_photo(index.photo_path(k)))).logit for k in range(5)]
+    )
+    there = priors > np.median(priors)
     there[0] = ~there[0]  # it errs about the first photo
     coco["annotations"] = [
         {**coco["annotations"][0], "id": 1 + 4 * photo + c, "image_id": photo, "category_id": 1 + c}
@@ -218,13 +219,15 @@ def test_a_folder_in_transformers_format(data: Path, tmp_path: Path) -> None:
     assert (loaded.dtype, str(loaded.model.dtype)) == ("bf16", "torch.bfloat16")
     index = open_index(data)
     questions, scorer = Questions(loaded, index.concepts.names), Scorer(loaded)
-    half = scorer.score(questions.about(load_photo(index.photo_path(0))))
+    half = scorer.score(questions.for_image(load_photo(index.photo_path(0))))
     np.testing.assert_allclose(half.probability, open_column(data, "priors/mllm").all()[0], atol=0.1)
 
 
-def test_models_that_cannot_be_had(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_is_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cckt.cache_builder.mllm.load.hub.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"no-such/model could not be had \(it is not in the cache and there"):
+    with pytest.raises(
+        UserError, match=r"no-such/model could not be loaded \(it is not in the cache and there"
+    ):
         cache_mllm_priors(data, "no-such/model")
     with pytest.raises(UserError, match="AutoConfig found no usable model in that folder"):
         cache_mllm_priors(data, str(tmp_path))
@@ -239,9 +242,9 @@ def test_models_that_cannot_be_had(data: Path, tmp_path: Path, monkeypatch: pyte
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "config.json").write_text(json.dumps(code))
     (tmp_path / "code" / "own.py").write_text("raise SystemExit('this code ran')")
-    with pytest.raises(UserError, match="comes with code of its own, which was not run"):
+    with pytest.raises(UserError, match="comes with its own code, which was not run"):
         cache_mllm_priors(data, str(tmp_path / "code"))
-    with pytest.raises(UserError, match="--device tpu is not to be had here"):
+    with pytest.raises(UserError, match="--device tpu is not available"):
         cache_mllm_priors(data, str(tmp_path), device="tpu")
 
 
@@ -266,7 +269,7 @@ def test_mistakes_about_the_question(data: Path, mllm: Mllm) -> None:
 
 
 def test_a_model_that_answers_neither(data: Path) -> None:
-    with pytest.raises(UserError, match=r"llava answers neither yes nor no: they hold 0.0"):
+    with pytest.raises(UserError, match=r"llava answers neither yes nor no: they have 0.0"):
         cache_mllm_priors(data, build("llava"))
     assert check_share(0.5, build("llava")) is None
     warning = check_share(0.3, build("llava"))
@@ -278,11 +281,3 @@ def test_the_model_that_is_meant(data: Path) -> None:
     assert default_model(data) == "HuggingFaceTB/SmolVLM-500M-Instruct"
     (data / "world.json").write_text("{}")
     assert default_model(data) == "shapeworld"
-
-
-def test_no_photo_can_be_read(mllm: Mllm, tmp_path: Path) -> None:
-    data = write_photos(tmp_path / "set", photos=1)
-    (tmp_path / "set" / "photos" / "000.png").write_bytes(b"")
-    report = cache_mllm_priors(data, mllm, progress=Silent())
-    assert report.invalid == 1
-    assert report.notes[-1] == "000.png is empty (0 bytes)"

@@ -16,10 +16,10 @@ from safetensors.numpy import save_file
 from torch.nn import functional as F
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.columns.text import cache_text, embed_vocabulary, read_table
+from cckt.cache_builder.columns.text import cache_text, read_table
 from cckt.cache_builder.index import build_index, open_index
 from cckt.cache_builder.store import open_column
-from cckt.cache_builder.teacher.prompts import resolve_templates, spoken
+from cckt.cache_builder.teacher.prompts import embed_concepts, resolve_templates, spoken
 from cckt.cache_builder.vocabulary import Concept, Vocabulary
 from tests.cache_builder.samples import CONCEPTS, WIDTH, write_photos, write_teacher
 from tests.places import SHARED
@@ -71,7 +71,7 @@ def test_rows_equal_open_clip_called_directly(data: Path, tiny: str) -> None:
     assert again.manifest == report.manifest
 
 
-def test_the_recipe_is_told_in_full(data: Path, tiny: str) -> None:
+def test_the_recipe_is_complete(data: Path, tiny: str) -> None:
     report = cache_text(data, tiny, templates=["one {}", "{} two"], device="cpu")
     assert report.manifest is not None
     recipe = report.manifest.spec.recipe
@@ -96,19 +96,19 @@ def test_other_templates_are_another_column(data: Path, tiny: str) -> None:
     assert first.manifest.digest != second.manifest.digest
 
 
-def test_synonyms_take_part_when_asked(tiny: str) -> None:
+def test_synonyms_are_averaged_on_request(tiny: str) -> None:
     from cckt.cache_builder.teacher.clip import load_teacher
 
     teacher = load_teacher(tiny, device="cpu")
-    concepts = Vocabulary.free("tv|television, cat")
-    plain = embed_vocabulary(concepts, teacher, "single")
-    both = embed_vocabulary(concepts, teacher, "single", synonyms=True)
+    concepts, templates = Vocabulary.free("tv|television, cat"), resolve_templates("single")
+    plain = embed_concepts(concepts, templates, teacher.encode_texts)
+    both = embed_concepts(concepts, templates, teacher.encode_texts, synonyms=True)
     mean = plain[0] + teacher.encode_texts(["a photo of a television."])[0]
     np.testing.assert_allclose(both[0], mean / np.linalg.norm(mean), atol=1e-6)
     np.testing.assert_array_equal(both[1], plain[1])
 
 
-def test_concepts_that_are_said_alike_are_noted(tmp_path: Path, tiny: str) -> None:
+def test_concepts_with_one_wording_get_a_note(tmp_path: Path, tiny: str) -> None:
     folder = tmp_path / "set"
     write_photos(folder, photos=1)
     held = json.loads((folder / "coco.json").read_text())
@@ -159,7 +159,7 @@ def test_import_for_a_teacher(data: Path, tmp_path: Path, tiny: str) -> None:
         cache_text(data, tiny, import_file=tmp_path / "other.npy", device="cpu")
 
 
-def test_tables_that_do_not_fit(tmp_path: Path) -> None:
+def test_tables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     def kept(name: str, held: Any) -> Path:
         path = tmp_path / name
         if name.endswith("npy"):
@@ -177,12 +177,12 @@ def test_tables_that_do_not_fit(tmp_path: Path) -> None:
     endless[0, 0] = np.inf
     for path, words in (
         (kept("a.npy", table(4)), "holds 4 rows where the data set has 5 concepts; give"),
-        (kept("b.npy", table(6, 5)), "holds 6 rows where the data set has 5 concepts; it looks transposed"),
+        (kept("b.npy", table(6, 5)), "holds 6 rows where the data set has 5 concepts; it may be transposed"),
         (kept("c.npy", table(5)[0]), "holds an array of shape (6,)"),
         (kept("d.npy", np.zeros((5, 0))), "holds an array of shape (5, 0)"),
-        (kept("e.npy", bad), "row 3 (thing_3) holds NaN or infinity, as 1 of 5 rows do"),
+        (kept("e.npy", bad), "row 3 (thing_3) holds NaN or infinity (so in 1 of 5 rows)"),
         (kept("f.npy", endless), "row 0 (thing_0) holds NaN or infinity"),
-        (kept("g.npy", zero), "row 2 (thing_2) is all zeros, as 1 of 5 rows do"),
+        (kept("g.npy", zero), "row 2 (thing_2) is all zeros (so in 1 of 5 rows)"),
         (kept("h.npy", table(5).astype(complex)), "values of type complex128"),
         (kept("i.npy", np.array([{}] * 5, object)), "cannot be read as .npy"),
         (kept("j.pt", {"a": torch.zeros(5, 2), "b": "words"}), "cannot be read as .pt (it holds a str"),
@@ -200,7 +200,7 @@ def test_tables_that_do_not_fit(tmp_path: Path) -> None:
         assert words in refusal(path, five), path
 
 
-def test_files_that_are_no_tables(tmp_path: Path) -> None:
+def test_files_that_are_not_tables_are_refused(tmp_path: Path) -> None:
     five = vocabulary(5)
     assert "is not a file" in refusal(tmp_path / "none.npy", five)
     for suffix in ("npy", "pt", "safetensors"):
@@ -218,7 +218,7 @@ class Trap:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_no_pickled_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pickled_code_is_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trap.pt").write_bytes(pickle.dumps(Trap()))
     np.save(tmp_path / "trap.npy", np.array([Trap()], object), allow_pickle=True)
@@ -231,7 +231,7 @@ def test_no_pickled_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("file", "count"),
     [("lvis_v1_clip_a+cname.npy", 1203), ("coco_clip_a+cname.npy", 80), ("o365_clip_a+cnamefix.npy", 365)],
 )
-def test_published_tables_are_taken(file: str, count: int) -> None:
+def test_published_tables_are_imported(file: str, count: int) -> None:
     path = SHARED / "text_embeddings" / file
     if not path.is_file():
         pytest.skip("../shared/data is not here")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cckt.cache_builder.base.constants import PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.all_at_once import cache_all, cache_photos
 from cckt.cache_builder.columns.crops import cache_crops, crop_rectangles, usable_boxes
@@ -17,7 +18,7 @@ from cckt.cache_builder.columns.teachers import label_teachers
 from cckt.cache_builder.columns.views import SCALE, SHIFT, jittered_boxes, view_names
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.store import ColumnName, check_label, list_columns, open_column, parse_name
-from cckt.cache_builder.store.command import QUESTION, mending_command
+from cckt.cache_builder.store.kinds import repair_command
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from tests.cache_builder.samples import write_photos, write_teacher
 
@@ -38,7 +39,7 @@ def column_bytes(data: Path) -> dict[str, bytes]:
     return {str(path.relative_to(data)): path.read_bytes() for path in files}
 
 
-def test_names_say_kind_teacher_and_view() -> None:
+def test_names_have_a_kind_a_label_and_a_view() -> None:
     for name, expected in {
         "crops": ("crops", "", ""),
         "crops-flipped": ("crops", "", "flipped"),
@@ -53,27 +54,27 @@ def test_names_say_kind_teacher_and_view() -> None:
         assert str(found) == name
     assert parse_name("notes") is None
     assert parse_name("crops-two-words") is None
-    command = mending_command("set", "crops-vitl14-jitter-3", {"teacher": {"name": "big"}, "fast": {}})
+    command = repair_command("set", "crops-vitl14-jitter-3", {"teacher": {"name": "big"}, "fast": {}})
     assert command == "cckt cache crops set --name vitl14 --jitter 3 --teacher big --fast"
-    assert mending_command("set", "priors/clip-vitl14") == "cckt cache priors set --name vitl14"
+    assert repair_command("set", "priors/clip-vitl14") == "cckt cache priors set --name vitl14"
 
 
-def test_the_command_of_mllm_priors_names_the_model_and_what_it_was_asked() -> None:
-    assert mending_command("set", "priors/mllm") == "cckt cache priors set --mllm"
+def test_the_command_of_mllm_priors_names_the_model_and_the_prompt() -> None:
+    assert repair_command("set", "priors/mllm") == "cckt cache priors set --mllm"
     model = {"name": "some model", "dtype": "fp32"}
-    plain = {"model": model, "backend": "transformers", "prompt": QUESTION, "prefilter": None}
-    command = mending_command("set", "priors/mllm", plain)
+    plain = {"model": model, "backend": "transformers", "prompt": PROMPT, "prefilter": None}
+    command = repair_command("set", "priors/mllm", plain)
     assert command == "cckt cache priors set --mllm --mllm-model 'some model'"
-    other = {"model": model | {"dtype": "bf16"}, "backend": "vllm", "prompt": "{concept}?"}
+    other = {"model": model | {"dtype": "bf16"}, "prompt": "{concept}?"}
     other |= {"prefilter": {"keep": 9}, "calibrated_on": "sha256:1"}
-    assert mending_command("set", "priors/mllm", other) == (
-        "cckt cache priors set --mllm --mllm-model 'some model' --mllm-prompt '{concept}?' --backend vllm "
+    assert repair_command("set", "priors/mllm", other) == (
+        "cckt cache priors set --mllm --mllm-model 'some model' --mllm-prompt '{concept}?' "
         "--precision bf16 --prefilter clip:9 --calibrate TRAINING_DATA"
     )
 
 
 @pytest.mark.parametrize("label", ["ViT", "a-b", "flipped", "jitter", "a/b", "a "])
-def test_labels_that_would_be_misread_are_refused(label: str) -> None:
+def test_ambiguous_labels_are_refused(label: str) -> None:
     with pytest.raises(UserError, match=r"--name .* cannot be used"):
         check_label(label)
 
@@ -87,7 +88,7 @@ def test_labels_of_teachers() -> None:
     assert label_teachers(["a/b", "c/d"], ["x", "y"]) == ["x", "y"]
     with pytest.raises(UserError, match="--name was given 1 times for 3 teachers"):
         label_teachers(["a/b", "c/d", "e/f"], ["x"])
-    with pytest.raises(UserError, match=r"both make the columns 'vitl14'; tell them apart with --name"):
+    with pytest.raises(UserError, match=r"both make the columns 'vitl14'; give them names with --name"):
         label_teachers(["a/b", "ViT-L-14/openai", "ViT-L-14/laion2b_s32b_b82k"])
     with pytest.raises(UserError, match="no teacher is named"):
         label_teachers([])
@@ -125,7 +126,7 @@ def test_jittered_boxes_stay_near_and_inside(data: Path) -> None:
     assert (own > 1).all()
 
 
-def test_how_many_jitters() -> None:
+def test_a_number_of_jittered_views_out_of_range_is_refused() -> None:
     assert [str(name) for name in view_names("", True, 2)] == [
         "crops",
         "crops-flipped",
@@ -155,7 +156,7 @@ def test_one_pass_for_views_and_teachers_equals_one_verb_each(data: Path, teache
     assert column_bytes(data) == together
 
 
-def test_all_columns_of_two_teachers_are_proven(data: Path, teachers: list[Teacher]) -> None:
+def test_all_columns_of_two_teachers_are_verified(data: Path, teachers: list[Teacher]) -> None:
     reports = cache_all(data, teachers, name="two", templates="single", flipped=True)
     assert [report.name for report in reports][-2:] == ["priors/clip", "priors/clip-two"]
     found = list(verify_data(data, sample=5))
@@ -177,7 +178,7 @@ def test_the_column_of_a_view_names_it_in_its_recipe(data: Path, teachers: list[
     assert ColumnName("crops", view="jitter-2").jitter == 2
 
 
-def test_a_mended_photo_is_made_by_repair(data: Path, teachers: list[Teacher]) -> None:
+def test_rows_of_a_repaired_photo_are_made_again(data: Path, teachers: list[Teacher]) -> None:
     photo = data.parent / "photos" / "003.png"
     kept = photo.read_bytes()
     photo.write_text("not a photo")
@@ -185,16 +186,14 @@ def test_a_mended_photo_is_made_by_repair(data: Path, teachers: list[Teacher]) -
     assert all(report.ok for report in verify_data(data, ["crops"], sample=0, repair=True)), "still bad"
     photo.write_bytes(kept)
     (report,) = verify_data(data, ["crops"], sample=0, repair=True)
-    assert {problem.kind for problem in report.problems} == {"mended"}
-    assert (
-        "row 12 has no value, but could have one now: 003.png is not an image" in report.problems[0].message
-    )
+    assert {problem.kind for problem in report.problems} == {"recoverable"}
+    assert "row 12 has no value, but can have one now: 003.png is not an image" in report.problems[0].message
     after = cache_crops(data, teachers[0], chunk_rows=5)
     assert after.made_chunks == len(report.repaired) == 2
     assert after.invalid == before.invalid - 5 == 2
 
 
-def test_overwrite_makes_a_finished_column_again_and_goes_on_with_an_unfinished_one(
+def test_overwrite_makes_a_finished_column_again_and_resumes_an_unfinished_one(
     data: Path, teachers: list[Teacher]
 ) -> None:
     made = cache_crops(data, teachers[0], chunk_rows=5)

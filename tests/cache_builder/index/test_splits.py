@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.index.formats.coco import Source
+from cckt.cache_builder.index.formats import Annotations
 from cckt.cache_builder.index.splits import OV_COCO, read_split
 from cckt.cache_builder.vocabulary import Concept
 from tests.places import SHARED
@@ -17,11 +17,11 @@ from tests.places import SHARED
 VOCABULARIES = SHARED / "vocabularies"
 
 
-def source(*concepts: Concept, counts: list[int | None] | None = None) -> Source:
-    return Source(Path("a.json"), concepts=list(concepts), image_counts=counts or [None] * len(concepts))
+def source(*concepts: Concept, counts: list[int | None] | None = None) -> Annotations:
+    return Annotations(Path("a.json"), concepts=list(concepts), image_counts=counts or [None] * len(concepts))
 
 
-def named(*names: str) -> Source:
+def named(*names: str) -> Annotations:
     return source(*(Concept(10 * k, name, split="other") for k, name in enumerate(names, 1)))
 
 
@@ -32,7 +32,7 @@ def coco80() -> list[Concept]:
     ]
 
 
-def splits(split: str | Path, concepts: Source) -> list[str]:
+def splits(split: str | Path, concepts: Annotations) -> list[str]:
     return [concept.split for concept in read_split(split).apply(concepts)]
 
 
@@ -51,13 +51,16 @@ def test_ov_coco_is_the_published_list() -> None:
 
 
 def test_ov_coco_is_checked_by_id_and_name() -> None:
-    assert splits("coco-48-17", source(Concept(1, "Person"), Concept(5, "airplane"))) == ["base", "novel"]
+    assert splits("coco-48-17", source(Concept(1, "Person"), Concept(5, "airplane"))) == [
+        "base",
+        "novel",
+    ]
     with pytest.raises(
-        UserError, match=r"category 3 is 'truck' there and COCO's is 'car'; use --split all-base"
+        UserError, match=r"category 3 is 'truck' there and must be 'car' as in COCO; use --split all-base"
     ):
         read_split("coco-48-17").apply(source(Concept(1, "person"), Concept(3, "truck")))
     with pytest.raises(
-        UserError, match="category 12 is 'street sign' there and COCO has no category of that id"
+        UserError, match="category 12 is 'street sign' there and COCO has no category with that id"
     ):
         read_split("coco-48-17").apply(source(Concept(12, "street sign")))
 
@@ -145,14 +148,14 @@ def test_a_name_stands_for_all_that_carry_it(tmp_path: Path) -> None:
         ('{"base": [1.5]}', "1.5 in 'base' is neither a name nor an integer category id"),
         ('{"base": [true]}', "True in 'base' is neither"),
         ('{"base": [{}]}', "neither a name nor an integer"),
-        ('{"base": "cup"}', "'base' is no list"),
+        ('{"base": "cup"}', "'base' is not a list"),
         ('{"bases": ["cup"]}', r"unknown key 'bases'; did you mean 'base'\?"),
         ('{"zzzzz": ["cup"]}', "unknown key 'zzzzz': expected"),
         ("{}", "names no base and no novel concept"),
         ('{"base": [}', "not valid JSON at line 1, column 11"),
         ('["cup"]', "holds a list, not a split"),
         ("", "names no base and no novel concept"),
-        ("cup\n", r"line 1: 'cup' stands under no heading; write 'base:' or 'novel:'"),
+        ("cup\n", r"line 1: 'cup' is under no heading; write 'base:' or 'novel:'"),
     ],
 )
 def test_a_split_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:

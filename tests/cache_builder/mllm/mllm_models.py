@@ -13,8 +13,8 @@ import transformers as hf
 from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from cckt.cache_builder.mllm.answers import find_answers
 from cckt.cache_builder.mllm.load import Mllm
+from cckt.cache_builder.mllm.yes_no_tokens import find_yes_no_tokens
 
 CONCEPTS = (
     "cat",
@@ -90,17 +90,17 @@ def build(kind: str) -> Mllm:
 
 
 def outspoken() -> tuple[Any, Any]:
-    """A LLaVA (model, processor) that says yes or no and hardly anything else: its words push them up."""
+    """A LLaVA (model, processor) that says yes or no with nearly all probability: every token raises them."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model, processor = _llava()
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.data.normal_(0, 1.5 / math.sqrt(parameter.shape[-1]))
-    answers = find_answers(processor.tokenizer, "outspoken")
+    tokens = find_yes_no_tokens(processor.tokenizer, "outspoken")
     model.model.language_model.embed_tokens.weight.data[:, 0] = 20
     model.lm_head.weight.data[:, 0] = 0
-    model.lm_head.weight.data[[*answers.yes, *answers.no], 0] = 2
+    model.lm_head.weight.data[[*tokens.yes, *tokens.no], 0] = 2
     return model, processor
 
 
@@ -162,7 +162,7 @@ def _llava_chat() -> tuple[Any, Any]:
 
 
 def _llava_window() -> tuple[Any, Any]:
-    """Every layer of its words sees 12 tokens back."""
+    """Every layer of its language model attends to the last 12 tokens."""
     return _llava(hf.MistralConfig(**_text(sliding_window=12)))
 
 
@@ -238,7 +238,7 @@ def _paligemma() -> tuple[Any, Any]:
 
 
 def _gemma3() -> tuple[Any, Any]:
-    """Five of six layers see 12 tokens back; within a picture every token sees every other."""
+    """Sliding-attention layers see the last 12 tokens; image tokens attend to each other."""
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
     config = hf.Gemma3Config(
         vision_config={**_sight(), "vision_use_head": False},
@@ -255,7 +255,7 @@ def _gemma3() -> tuple[Any, Any]:
 
 
 def _llava_state() -> tuple[Any, Any]:
-    """Two of three layers of its words are convolutions, which carry a state instead of keys and values."""
+    """Two of three layers of its language model are convolutions, which carry a state and no keys."""
     return _llava(hf.Lfm2Config(**_text(layer_types=["conv", "full_attention", "conv"])))
 
 

@@ -1,4 +1,4 @@
-"""Prompts, chat templates, seams between tokens, and the words a concept may not be."""
+"""Prompts, chat templates, cuts between tokens, and concepts that are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.mllm.answers import find_answers
 from cckt.cache_builder.mllm.questions import Questions, common_prefix
 from tests.cache_builder.mllm.mllm_models import CONCEPTS, build, photo, tokenizer
 
@@ -23,7 +22,7 @@ from tests.cache_builder.mllm.mllm_models import CONCEPTS, build, photo, tokeniz
 def test_prefix_and_suffix_are_the_whole_prompts_tokens(kind: str, concepts: tuple[str, ...]) -> None:
     questions = Questions(build(kind), concepts)
     picture = photo(3, (70, 50))
-    about = questions.about(picture)
+    about = questions.for_image(picture)
     assert about.shared
     assert len(about) == len(concepts)
     for row, text in enumerate(questions.texts):
@@ -34,19 +33,19 @@ def test_prefix_and_suffix_are_the_whole_prompts_tokens(kind: str, concepts: tup
         assert about.suffixes[row]["input_ids"].shape[1] >= 1
 
 
-def test_words_that_melt_into_the_prompt() -> None:
-    """Where the concept stands without a space, the seam falls inside a token."""
+def test_a_concept_may_share_a_token_with_the_prompt() -> None:
+    """Without a space before the concept, the cut would be inside a token."""
     questions = Questions(build("llava"), ["s", "t", " cat"], "Question: Doe{concept} exist? Answer:")
-    about = questions.about(photo())
+    about = questions.for_image(photo())
     for row, text in enumerate(questions.texts):
         torch.testing.assert_close(
             about.whole(row)["input_ids"], questions.encode(photo(), text)["input_ids"]
         )
 
 
-def test_a_picture_after_the_words_is_asked_one_by_one() -> None:
+def test_an_image_after_the_text_has_no_shared_prefix() -> None:
     questions = Questions(build("llava"), CONCEPTS[:3], "Does {concept} exist? <image> Answer:")
-    about = questions.about(photo())
+    about = questions.for_image(photo())
     assert not about.shared
     for row, text in enumerate(questions.texts):
         torch.testing.assert_close(
@@ -54,18 +53,17 @@ def test_a_picture_after_the_words_is_asked_one_by_one() -> None:
         )
 
 
-def test_the_chat_template_is_used_where_there_is_one() -> None:
+def test_the_chat_template_of_a_model_is_used() -> None:
     chat = Questions(build("llava_chat"), ["cat"], "Is there a {concept}?")
     assert chat.template
     assert chat.texts == ["user: <image>Is there a cat?\nassistant:"]
-    assert chat.bare == ["Is there a cat?"]
     assert chat.recipe() == {"prompt": "Is there a {concept}?", "chat_template": True}
     plain = Questions(build("llava"), ["cat"], "Is there a {concept}? {other}")
     assert plain.texts == ["<image>\nIs there a cat? {other}"]
     assert not plain.template
 
 
-def test_names_are_spoken_as_words() -> None:
+def test_names_are_written_as_words() -> None:
     assert "Does bow (weapon) exist" in Questions(build("llava"), ["bow_(weapon)"]).texts[0]
 
 
@@ -83,25 +81,25 @@ def test_common_prefix(rows: list[list[int]]) -> None:
     ("concepts", "prompt", "words"),
     [
         (["cat"], "Is there a cat?", "--mllm-prompt 'Is there a cat\\?' has no {concept}"),
-        (["cat", "<image>"], "{concept}?", "concept 1 .* has '<image>', which llava takes for a command"),
-        (["<eos> cat"], "{concept}?", "has '<eos>', which llava takes for a command"),
+        (["cat", "<image>"], "{concept}?", "concept 1 .* has '<image>', a special token of llava"),
+        (["<eos> cat"], "{concept}?", "has '<eos>', a special token of llava"),
         (["cat", "d\x00g"], "{concept}?", r"concept 1 \('d\\x00g'\) has the character U\+0000"),
         (["\ud800"], "{concept}?", "has the character U\\+D800"),
         (["_"], "{concept}?", "concept 0 .'_'. has no name"),
         ([], "{concept}?", "empty vocabulary"),
     ],
 )
-def test_mistakes(concepts: list[str], prompt: str, words: str) -> None:
+def test_concepts_and_prompts_that_are_refused(concepts: list[str], prompt: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         Questions(build("llava"), concepts, prompt)
 
 
-def test_names_of_any_language() -> None:
+def test_names_of_any_language_are_accepted() -> None:
     names = ["crème brûlée", "猫", "кот", "🐱", "mo‌bile"]
     assert len(Questions(build("llava"), names).texts) == 5
 
 
-def test_a_template_that_cannot_be_filled() -> None:
+def test_a_template_that_cannot_be_filled_is_reported() -> None:
     mllm = build("llava")
 
     class Strict:
@@ -117,64 +115,12 @@ def test_a_template_that_cannot_be_filled() -> None:
         Questions(dataclasses.replace(mllm, processor=Strict()), ["cat"])
 
 
-def test_a_processor_that_puts_no_picture_in() -> None:
+def test_a_processor_that_puts_no_image_in_is_refused() -> None:
     class Blind:
         image_token_id = 4
 
         def __call__(self, **inputs: Any) -> dict[str, Any]:
             return {"input_ids": torch.tensor([[7, 8, 9]])}
 
-    with pytest.raises(UserError, match="its processor puts no picture into the question"):
+    with pytest.raises(UserError, match="its processor puts no image into the question"):
         Questions(dataclasses.replace(build("llava"), processor=Blind(), tokenizer=tokenizer()), ["cat"])
-
-
-class _Vocabulary:
-    """Just enough of a tokenizer."""
-
-    all_special_ids: tuple[int, ...] = (9,)
-
-    def __init__(self, *pieces: str) -> None:
-        self.pieces = pieces
-
-    def get_vocab(self) -> dict[str, int]:
-        return {piece: number for number, piece in enumerate(self.pieces)}
-
-
-def test_spellings_of_yes_and_no() -> None:
-    pieces = (
-        "yes",
-        "Ġyes",
-        "▁Yes",
-        "YES</w>",
-        "ĠNo",
-        "no.",
-        "No,",
-        "ĊNo",
-        "nose",
-        "yes",
-        "##no",
-        "eyes",
-        "Ġno-",
-    )
-    found = find_answers(_Vocabulary(*dict.fromkeys(pieces)), "m")
-    assert found.yes == {0: "yes", 1: " yes", 2: " Yes", 3: "YES"}
-    assert found.no == {4: " No", 5: "no.", 6: "No,", 7: "\nNo"}
-    assert found.line() == "yes: 'yes', ' yes', ' Yes', 'YES'; no: ' No', 'no.', 'No,', '\\nNo'"
-    assert found.recipe()["no"][0] == {"id": 4, "text": " No"}
-
-
-@pytest.mark.parametrize(("pieces", "word"), [(("Ġyes", "cat"), "'no'"), (("no",), "'yes'"), ((), "'yes'")])
-def test_no_token_for_an_answer(pieces: tuple[str, ...], word: str) -> None:
-    with pytest.raises(UserError, match=f"--mllm-model m: its tokenizer has no single token for {word}"):
-        find_answers(_Vocabulary(*pieces), "m")
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.floats(-30, 30), min_size=6, max_size=6))
-def test_reading_logits(values: list[float]) -> None:
-    answers = find_answers(_Vocabulary("yes", "cat", "Ġno", "dog", "ĠYes", "No"), "m")
-    logit, share = answers.read(torch.tensor(values))
-    odds = torch.tensor(values, dtype=torch.float64).exp()
-    yes, no = odds[[0, 4]].sum(), odds[[2, 5]].sum()
-    assert float(logit.double().sigmoid()) == pytest.approx(float(yes / (yes + no)), abs=1e-5)
-    assert float(share) == pytest.approx(float((yes + no) / odds.sum()), abs=1e-5)

@@ -1,4 +1,4 @@
-"""Whatever way questions are put, the answers are those of one question at a time."""
+"""Every strategy gives the answers of one question at a time."""
 
 from __future__ import annotations
 
@@ -11,32 +11,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.mllm.packing import packed_mask
-from cckt.cache_builder.mllm.passes import Packed, Plain, PlainSeenOnce, Stacked, Way
+from cckt.cache_builder.mllm.prefix_cache import packed_mask
 from cckt.cache_builder.mllm.questions import Questions
 from cckt.cache_builder.mllm.scorer import Scorer, out_of_memory
+from cckt.cache_builder.mllm.strategies import (
+    BatchedSuffixes,
+    PackedSuffixes,
+    Strategy,
+    WholePrompts,
+    WholePromptsVisionOnce,
+)
 from tests.cache_builder.mllm.mllm_models import CONCEPTS, build, photo
 
-WAYS: dict[str, Way] = {
-    "llava": Packed,
-    "llava_chat": Packed,
-    "llava_window": Packed,
-    "llava_state": Stacked,
-    "qwen2_vl": Packed,
-    "qwen2_5_vl": Packed,
-    "idefics3": Packed,
-    "gemma3": Packed,
-    "paligemma": PlainSeenOnce,
-    "instructblip": PlainSeenOnce,
-    "florence2": PlainSeenOnce,
+FASTEST: dict[str, Strategy] = {
+    "llava": PackedSuffixes,
+    "llava_chat": PackedSuffixes,
+    "llava_window": PackedSuffixes,
+    "llava_state": BatchedSuffixes,
+    "qwen2_vl": PackedSuffixes,
+    "qwen2_5_vl": PackedSuffixes,
+    "idefics3": PackedSuffixes,
+    "gemma3": PackedSuffixes,
+    "paligemma": WholePromptsVisionOnce,
+    "instructblip": WholePromptsVisionOnce,
+    "florence2": WholePromptsVisionOnce,
 }
-"""The fastest way that fits each architecture."""
+"""The fastest strategy that fits each architecture."""
 
 _known: dict[str, tuple[Questions, torch.Tensor]] = {}
 
 
-def alone(kind: str) -> tuple[Questions, np.ndarray]:
-    """Probabilities (C,) by transformers' own `generate`, a whole question at a time, none of our cutting."""
+def reference(kind: str) -> tuple[Questions, np.ndarray]:
+    """Probabilities (C,) by transformers' own `generate`, one whole question at a time."""
     mllm = build(kind)
     if kind not in _known:
         questions, logits = Questions(mllm, CONCEPTS), []
@@ -51,92 +57,92 @@ def alone(kind: str) -> tuple[Questions, np.ndarray]:
         _known[kind] = questions, torch.stack(logits)
     questions, said = _known[kind]
     both = said.softmax(-1)
-    yes, no = (both[:, list(ids)].sum(-1) for ids in (mllm.answers.yes, mllm.answers.no))
+    yes, no = (both[:, list(ids)].sum(-1) for ids in (mllm.yes_no.yes, mllm.yes_no.no))
     return questions, (yes / (yes + no)).numpy()
 
 
-@pytest.mark.parametrize("kind", WAYS)
-def test_equal_to_one_question_at_a_time(kind: str) -> None:
-    questions, expected = alone(kind)
-    assert np.ptp(expected) > 0.05, "a model that says the same of everything proves nothing"
+@pytest.mark.parametrize("kind", FASTEST)
+def test_scores_equal_one_question_at_a_time(kind: str) -> None:
+    questions, expected = reference(kind)
+    assert np.ptp(expected) > 0.05, "a model with equal answers proves nothing"
     scorer = Scorer(build(kind))
-    about = questions.about(photo())
+    about = questions.for_image(photo())
     found = scorer.score(about).probability
-    assert scorer.way is WAYS[kind], scorer.notes
+    assert scorer.strategy is FASTEST[kind], scorer.notes
     np.testing.assert_allclose(found, expected, atol=1e-4)
     rng = np.random.default_rng(0)
     for block in (1, 2, 4):
         order = rng.permutation(len(CONCEPTS)).tolist()
-        some = Scorer(build(kind), way=WAYS[kind], block=block).score(about, order)
+        some = Scorer(build(kind), strategy=FASTEST[kind], block=block).score(about, order)
         np.testing.assert_allclose(some.probability, expected[order], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["llava", "llava_window", "qwen2_5_vl", "idefics3", "gemma3"])
-def test_a_row_for_each_suffix_is_as_right(kind: str) -> None:
-    questions, expected = alone(kind)
-    found = Scorer(build(kind), way=Stacked, block=4).score(questions.about(photo()))
+def test_batched_suffixes_equal_one_question_at_a_time(kind: str) -> None:
+    questions, expected = reference(kind)
+    found = Scorer(build(kind), strategy=BatchedSuffixes, block=4).score(questions.for_image(photo()))
     np.testing.assert_allclose(found.probability, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "gemma3"])
-def test_plain_batches_are_as_right(kind: str) -> None:
-    questions, expected = alone(kind)
-    found = Scorer(build(kind), way=Plain, block=4).score(questions.about(photo()))
+def test_whole_prompts_equal_one_question_at_a_time(kind: str) -> None:
+    questions, expected = reference(kind)
+    found = Scorer(build(kind), strategy=WholePrompts, block=4).score(questions.for_image(photo()))
     np.testing.assert_allclose(found.probability, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "idefics3"])
-def test_photos_of_other_shapes(kind: str) -> None:
-    """Pictures of more tokens, with positions in rows and columns or cut in tiles."""
+def test_images_of_other_shapes_get_another_prefix(kind: str) -> None:
+    """Images of more tokens, with positions in rows and columns or cut into tiles."""
     mllm, picture = build(kind), photo(1, (32, 128))
     questions = Questions(mllm, CONCEPTS[:4])
-    about = questions.about(picture)
-    wide = Scorer(mllm, way=Packed).score(about).probability
-    plain = Scorer(mllm, way=Plain, block=1).score(about).probability
+    about = questions.for_image(picture)
+    wide = Scorer(mllm, strategy=PackedSuffixes).score(about).probability
+    plain = Scorer(mllm, strategy=WholePrompts, block=1).score(about).probability
     np.testing.assert_allclose(wide, plain, atol=1e-4)
-    assert about.prefix["input_ids"].shape[1] != questions.about(photo()).prefix["input_ids"].shape[1]
+    assert about.prefix["input_ids"].shape[1] != questions.for_image(photo()).prefix["input_ids"].shape[1]
 
 
-def test_models_that_cannot_share_say_why() -> None:
+def test_notes_say_why_a_strategy_does_not_fit() -> None:
     scorer = Scorer(build("paligemma"))
-    scorer.score(alone("paligemma")[0].about(photo()), [0])
+    scorer.score(reference("paligemma")[0].for_image(photo()), [0])
     assert len(scorer.notes) == 3
-    assert "cannot be asked by shared prefix, suffixes packed in one row: its prob" in scorer.notes[0]
-    assert scorer.notes[2] == "paligemma is asked by plain batches, the picture looked at once"
+    assert "cannot run with a shared prefix and suffixes packed in one row: its prob" in scorer.notes[0]
+    assert scorer.notes[2] == "paligemma runs with batches of whole prompts, the vision tower run once"
 
 
-def test_the_picture_is_looked_at_once() -> None:
+def test_the_vision_tower_runs_once_per_image() -> None:
     mllm, looks = build("instructblip"), []
     handle = mllm.model.vision_model.encoder.register_forward_pre_hook(lambda *_: looks.append(1))
-    questions = alone("instructblip")[0]
-    Scorer(mllm, way=PlainSeenOnce, block=2).score(questions.about(photo()))
+    questions = reference("instructblip")[0]
+    Scorer(mllm, strategy=WholePromptsVisionOnce, block=2).score(questions.for_image(photo()))
     handle.remove()
     assert len(looks) == 1
     assert "forward" not in vars(mllm.model.vision_model)
 
 
-def test_the_prefix_is_read_once() -> None:
+def test_the_prefix_is_computed_once() -> None:
     mllm, tokens = build("llava"), []
     layer = mllm.model.model.language_model.layers[0]
     handle = layer.register_forward_pre_hook(lambda module, args: tokens.append(args[0].shape[:2].numel()))
-    questions = alone("llava")[0]
-    about = questions.about(photo())
-    Scorer(mllm, way=Packed, block=3).score(about)
+    questions = reference("llava")[0]
+    about = questions.for_image(photo())
+    Scorer(mllm, strategy=PackedSuffixes, block=3).score(about)
     handle.remove()
     assert tokens[0] == about.prefix["input_ids"].shape[1]
     assert sum(tokens[1:]) == sum(questions.suffix_lengths())
 
 
-def test_one_photo_that_breaks_the_words_up_otherwise() -> None:
-    questions, expected = alone("llava")
-    scorer = Scorer(build("llava"), way=Packed)
-    found = scorer.score(questions._one_by_one(photo()), [3, 0])
+def test_an_image_with_other_text_tokens_is_scored_without_a_prefix() -> None:
+    questions, expected = reference("llava")
+    scorer = Scorer(build("llava"), strategy=PackedSuffixes)
+    found = scorer.score(questions._without_prefix(photo()), [3, 0])
     np.testing.assert_allclose(found.probability, expected[[3, 0]], atol=1e-4)
-    assert scorer.way is Packed
+    assert scorer.strategy is PackedSuffixes
 
 
-def test_nothing_asked() -> None:
-    scores = Scorer(build("llava")).score(alone("llava")[0].about(photo()), [])
+def test_no_concepts_give_empty_scores() -> None:
+    scores = Scorer(build("llava")).score(reference("llava")[0].for_image(photo()), [])
     assert scores.logit.shape == scores.share.shape == scores.probability.shape == (0,)
 
 
@@ -146,7 +152,9 @@ def test_nothing_asked() -> None:
     st.integers(1, 8),
     st.one_of(st.none(), st.integers(1, 9)),
 )
-def test_the_mask_of_packed_suffixes(lengths: list[int], prefix: int, window: int | None) -> None:
+def test_the_mask_of_packed_suffixes_equals_counting(
+    lengths: list[int], prefix: int, window: int | None
+) -> None:
     kept = prefix if window is None else min(prefix, window - 1)
     mask = packed_mask(lengths, prefix, kept, window, torch.float32, torch.device("cpu"))
     tokens = [(n, prefix + k) for n, length in enumerate(lengths) for k in range(length)]
@@ -158,54 +166,54 @@ def test_the_mask_of_packed_suffixes(lengths: list[int], prefix: int, window: in
             assert (mask[0, 0, row, column] == 0) == sees
 
 
-class _Hungry(Stacked):
+class _Hungry(BatchedSuffixes):
     """Runs out of memory over more than `most` questions."""
 
     most = 2
 
-    def ask(self, rows: Any) -> torch.Tensor:
+    def next_token_logits(self, rows: Any) -> torch.Tensor:
         if len(rows) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return super().ask(rows)
+        return super().next_token_logits(rows)
 
 
 def test_out_of_memory_halves_the_block() -> None:
-    questions, expected = alone("llava")
-    scorer = Scorer(build("llava"), way=_Hungry, block=8)
-    np.testing.assert_allclose(scorer.score(questions.about(photo())).probability, expected, atol=1e-4)
+    questions, expected = reference("llava")
+    scorer = Scorer(build("llava"), strategy=_Hungry, block=8)
+    np.testing.assert_allclose(scorer.score(questions.for_image(photo())).probability, expected, atol=1e-4)
     assert scorer.notes == [
-        "8 questions at a time did not fit the memory; going on with 4",
-        "4 questions at a time did not fit the memory; going on with 2",
+        "8 questions at a time do not fit into memory; continuing with 4",
+        "4 questions at a time do not fit into memory; continuing with 2",
     ]
 
 
-def test_out_of_memory_over_one_question(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_with_one_question_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Hungry, "most", 0)
-    with pytest.raises(UserError, match="does not fit the memory of cpu even with one question"):
-        Scorer(build("llava"), way=_Hungry).score(alone("llava")[0].about(photo()))
+    with pytest.raises(UserError, match="does not fit into the memory of cpu even with one question"):
+        Scorer(build("llava"), strategy=_Hungry).score(reference("llava")[0].for_image(photo()))
 
 
-def test_what_is_no_want_of_memory_is_not_hidden() -> None:
-    class Broken(Stacked):
-        def ask(self, rows: Any) -> torch.Tensor:
+def test_other_errors_than_out_of_memory_are_raised() -> None:
+    class Broken(BatchedSuffixes):
+        def next_token_logits(self, rows: Any) -> torch.Tensor:
             raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        Scorer(build("llava"), way=Broken).score(alone("llava")[0].about(photo()))
+        Scorer(build("llava"), strategy=Broken).score(reference("llava")[0].for_image(photo()))
     assert out_of_memory(MemoryError())
     assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
 
 
-def test_a_model_that_answers_otherwise_in_company(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(Plain):
-        name = "a wrong way"
+def test_a_model_without_a_right_strategy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(WholePrompts):
+        name = "a wrong strategy"
 
-        def ask(self, rows: Any) -> torch.Tensor:
-            return -super().ask(rows)
+        def next_token_logits(self, rows: Any) -> torch.Tensor:
+            return -super().next_token_logits(rows)
 
-    monkeypatch.setattr("cckt.cache_builder.mllm.scorer.WAYS", (Wrong,))
-    with pytest.raises(UserError, match="answers otherwise in company than alone"):
-        Scorer(build("llava")).score(alone("llava")[0].about(photo()))
+    monkeypatch.setattr("cckt.cache_builder.mllm.scorer.STRATEGIES", (Wrong,))
+    with pytest.raises(UserError, match="every known way to batch its questions changes the answers"):
+        Scorer(build("llava")).score(reference("llava")[0].for_image(photo()))
 
 
 def test_block_must_be_positive() -> None:

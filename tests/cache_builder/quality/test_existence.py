@@ -1,4 +1,4 @@
-"""Figures of existence priors, each against a slow reference."""
+"""Metrics of existence priors, each compared with a slow reference."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cckt.cache_builder.presence import known_pairs, oracle_presence
 from cckt.cache_builder.quality.existence import (
     average_precision,
     chosen_pairs,
     existence_report,
-    known_pairs,
 )
 
 SPLITS = {"base": np.array([0, 2, 4]), "novel": np.array([1, 5])}  # concept 3 is "other"
@@ -31,7 +31,7 @@ def slow_ap(scores: list[float], truth: list[bool]) -> float:
     return area
 
 
-def test_nothing_to_measure() -> None:
+def test_metrics_of_nothing_are_nan() -> None:
     report = existence_report(np.zeros((0, 6)), np.zeros((0, 6), bool), SPLITS)
     assert list(report) == ["base", "novel", "all"]
     assert all(math.isnan(figures.ap) and math.isnan(figures.f1) for figures in report.values())
@@ -39,7 +39,7 @@ def test_nothing_to_measure() -> None:
     assert math.isnan(average_precision(np.array([0.5]), np.array([False])))
 
 
-def test_a_perfect_prior() -> None:
+def test_a_perfect_prior_scores_one() -> None:
     truth = np.random.default_rng(0).random((9, 6)) < 0.4
     report = existence_report(truth.astype(np.float32), truth, SPLITS)
     for figures in report.values():
@@ -49,7 +49,7 @@ def test_a_perfect_prior() -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.3, 0.5, 0.9]), st.booleans()), min_size=1, max_size=12))
-def test_average_precision_with_ties(pairs: list[tuple[float, bool]]) -> None:
+def test_average_precision_does_not_depend_on_the_order_of_ties(pairs: list[tuple[float, bool]]) -> None:
     scores, truth = [s for s, _ in pairs], [t for _, t in pairs]
     ours = average_precision(np.array(scores), np.array(truth))
     if any(truth):
@@ -60,7 +60,7 @@ def test_average_precision_with_ties(pairs: list[tuple[float, bool]]) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**31), st.sampled_from([0.2, 0.5, 0.7]), st.integers(0, 6))
-def test_figures_against_counting_by_hand(seed: int, rho: float, limit: int) -> None:
+def test_metrics_equal_counting_by_hand(seed: int, rho: float, limit: int) -> None:
     rng = np.random.default_rng(seed)
     priors = rng.choice([0.1, 0.2, 0.5, 0.7, 0.95], (5, 6))
     truth, valid, known = rng.random((5, 6)) < 0.4, rng.random(5) < 0.8, rng.random((5, 6)) < 0.8
@@ -88,19 +88,38 @@ def test_figures_against_counting_by_hand(seed: int, rho: float, limit: int) -> 
         assert (figures.concepts, figures.pairs) == (len(aps), right)
 
 
-def test_concepts_outside_the_splits_take_no_place_under_the_limit() -> None:
+def test_concepts_outside_the_splits_do_not_count_for_the_limit() -> None:
     priors = np.array([[0.8, 0.1, 0.1, 0.99, 0.1, 0.1]])
     assert np.argwhere(chosen_pairs(priors, np.array([0, 1, 2, 4, 5]), 0.7, 1)).tolist() == [[0, 0]]
 
 
-def test_lvis_settles_only_what_it_annotated() -> None:
-    presence = np.array([[True, False, False], [False, False, False]])
+class Marks(SimpleNamespace):
+    """The parts of an index that the truth of pairs is read from: two images, three concepts."""
 
-    class Marks(SimpleNamespace):
-        def __len__(self) -> int:
-            return 2
+    def __len__(self) -> int:
+        return 2
 
-    marks = Marks(neg_rows=np.array([2, 0]), neg_offsets=np.array([0, 1, 2]))
-    assert known_pairs(marks, presence).tolist() == [[True, False, True], [True, False, False]]
-    marks.neg_rows = np.zeros(0, int)
-    assert known_pairs(marks, presence) is None
+
+def marks(boxes: list[tuple[int, int, bool]], absent: list[list[int]]) -> Marks:
+    """boxes: (image, concept, crowd). absent: per image, concepts that are verified to be absent."""
+    images, concepts, crowds = zip(*boxes, strict=True)
+    return Marks(
+        concepts=range(3),
+        box_images=np.array(images),
+        box_concepts=np.array(concepts),
+        iscrowd=np.array(crowds),
+        neg_rows=np.array([row for rows in absent for row in rows], int),
+        neg_offsets=np.cumsum([0, *map(len, absent)]),
+    )
+
+
+def test_lvis_states_the_truth_of_some_pairs() -> None:
+    one = marks([(0, 0, False)], [[2], [0]])
+    assert known_pairs(one).tolist() == [[True, False, True], [True, False, False]]
+    assert known_pairs(marks([(0, 0, False)], [[], []])) is None
+
+
+def test_a_concept_that_only_a_crowd_shows_is_neither_present_nor_absent() -> None:
+    one = marks([(0, 0, False), (0, 0, True), (1, 2, True)], [[], []])
+    assert oracle_presence(one).tolist() == [[True, False, False], [False, False, False]]
+    assert known_pairs(one).tolist() == [[True, True, True], [True, True, False]]

@@ -1,4 +1,4 @@
-"""Sources of priors side by side, against figures counted one by one."""
+"""All sources of priors of a data set, compared with metrics counted one by one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_priors(data: Path, source: str, priors: np.ndarray, lost: tuple[int, .
     writer.finish()
 
 
-def test_nothing_annotated_is_nothing_to_measure_against(tmp_path: Path) -> None:
+def test_an_index_without_boxes_is_refused(tmp_path: Path) -> None:
     folder = coco(tmp_path)
     whole = json.loads((folder / "coco.json").read_text())
     write(folder / "coco.json", whole | {"annotations": []})
@@ -55,7 +55,7 @@ def test_nothing_annotated_is_nothing_to_measure_against(tmp_path: Path) -> None
         report_priors(built(folder, "none", "all"))
 
 
-def test_the_oracle_alone_is_right_about_everything(data: Path) -> None:
+def test_the_oracle_is_right_about_everything(data: Path) -> None:
     found = report_priors(data)
     (oracle,) = found.sources
     assert (found.rho, found.limit, found.notes, oracle.source) == (0.70, 6, (), "oracle")
@@ -68,7 +68,7 @@ def test_the_oracle_alone_is_right_about_everything(data: Path) -> None:
     assert report_priors(data, limit=1).sources[0].existence["all"].recall == 0.5, "two things a photo"
 
 
-def test_sources_stand_side_by_side_on_the_same_photos(data: Path) -> None:
+def test_sources_are_measured_on_the_same_photos(data: Path) -> None:
     rng = np.random.default_rng(0)
     clip, mllm = rng.random((2, 6, 4)).astype(np.float32)
     write_priors(data, "clip", clip, lost=(2,))
@@ -76,7 +76,7 @@ def test_sources_stand_side_by_side_on_the_same_photos(data: Path) -> None:
     found = report_priors(data, rho=0.4, limit=2)
     assert [one.source for one in found.sources] == ["clip", "mllm", "oracle"]
     assert [one.photos for one in found.sources] == [5, 5, 6]
-    assert found.notes == ("2 photos lack priors of some source and do not count",)
+    assert found.notes == ("2 photos lack priors of some source, so they are not counted",)
     built_index = open_index(data)
     truth = oracle_presence(built_index)
     for one, priors in zip(found.sources, (clip, mllm, truth.astype(np.float32)), strict=True):
@@ -101,7 +101,7 @@ def test_sources_stand_side_by_side_on_the_same_photos(data: Path) -> None:
     assert [one.source for one in report_priors(data, ["mllm"]).sources] == ["mllm", "oracle"]
 
 
-def test_an_unfinished_column_is_left_out_and_one_asked_for_must_be_there(data: Path) -> None:
+def test_an_unfinished_column_is_left_out_and_a_requested_one_must_exist(data: Path) -> None:
     spec = ColumnSpec(
         name="priors/clip", table="images x concepts", rows=6, width=4, dtype="float32", unit=False,
         has_valid=True, index_digest=open_index(data).digest,
@@ -109,18 +109,18 @@ def test_an_unfinished_column_is_left_out_and_one_asked_for_must_be_there(data: 
     open_writer(data, spec)
     found = report_priors(data)
     assert [one.source for one in found.sources] == ["oracle"]
-    assert found.notes == ("column priors/clip is not finished and left out",)
+    assert found.notes == ("column priors/clip is not finished, so it is not measured",)
     with pytest.raises(UserError, match="There is no column priors/mllm under"):
         report_priors(data, ["mllm"])
 
 
-def test_of_what_was_kept_base_only_base_is_measured(tmp_path: Path) -> None:
+def test_only_base_concepts_are_measured_with_keep_base(tmp_path: Path) -> None:
     found = report_priors(built(coco(tmp_path), "seen", "base"))
     assert found.splits == ("base",)
-    assert "the index knows no novel box" in found.notes[0]
+    assert "holds no novel box" in found.notes[0]
 
 
-def test_thresholds_that_are_none(data: Path) -> None:
+def test_thresholds_out_of_range_are_refused(data: Path) -> None:
     with pytest.raises(UserError, match=r"--rho is 1.5; give a probability from 0 to 1"):
         report_priors(data, rho=1.5)
     with pytest.raises(UserError, match=r"--limit is 0; give at least 1"):

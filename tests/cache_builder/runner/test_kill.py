@@ -1,4 +1,4 @@
-"""kill -9 anywhere: the next run gives the bytes of one that was never killed."""
+"""kill -9 anywhere: the next run gives the bytes of a run that was never killed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cckt.cache_builder.store.layout import array_documents
+from cckt.cache_builder.store.format.layout import array_documents
 from tests.cache_builder.column_samples import crops_spec, four_specs, make, tree
 from tests.places import ROOT
 
@@ -70,7 +70,7 @@ def test_killed_before_every_single_call_to_the_file_system(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_again_and_again_in_the_same_place(tmp_path):
-    """Each run gets a little further than the last; none may undo another's work."""
+    """Each run gets a little further than the one before; none may undo earlier work."""
     build(tmp_path / "whole")
     at = 9
     while build_and_die(tmp_path / "data", at):
@@ -79,7 +79,7 @@ def test_killed_again_and_again_in_the_same_place(tmp_path):
 
 
 def start(data: Path, *options: str) -> subprocess.Popen[str]:
-    """A maker of all four kinds of column, in a process of its own that has just begun to work."""
+    """Start a process that makes all four kinds of column; wait until it begins."""
     command = [
         sys.executable,
         "-m",
@@ -96,7 +96,7 @@ def start(data: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def killed_at_random(folder: Path, kills: int, seed: int, *options: str) -> None:
-    """Kill makers at random instants, `kills` times in all; every finished data set is the same."""
+    """Kill processes at random times, `kills` times in all; every finished data set is the same."""
     for spec in four_specs():
         make(folder / "whole", spec)
     whole = tree(folder / "whole")
@@ -138,8 +138,8 @@ def test_sigterm_to_a_real_process(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
-    assert process.returncode == 1  # a traceback with our sentence; the command line shows that alone
-    assert "Interrupted: Stopped by SIGTERM after making" in said
+    assert process.returncode == 1  # a traceback with our message; the command line shows only the message
+    assert "Interrupted: stopped by SIGTERM after making" in said
     for spec in four_specs():
         make(tmp_path / "data", spec)
         make(tmp_path / "whole", spec)

@@ -1,4 +1,4 @@
-"""Many makers of one column, and several columns from one pass."""
+"""Several processes on one column, and several columns in one pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.runner import Item, Target, part_of, run_chunks, run_targets
 from cckt.cache_builder.runner.parts import chunks_to_make
 from cckt.cache_builder.store import open_column, open_writer
-from tests.cache_builder.column_samples import Told, crops_spec, make, row_of, tree
+from tests.cache_builder.column_samples import Recorder, crops_spec, make, row_of, tree
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ from tests.cache_builder.column_samples import Told, crops_spec, make, row_of, t
         (None, {"RANK": "3"}, (0, 1)),
     ],
 )
-def test_parts(text, environment, part):
+def test_part_of_reads_option_and_environment(text, environment, part):
     assert part_of(text, environment) == part
 
 
 @pytest.mark.parametrize("text", ["", "1", "3/3", "-1/2", "a/b", "1/0", "1/2/3"])
-def test_a_part_that_is_none_is_told(text):
+def test_an_invalid_part_is_refused(text):
     with pytest.raises(UserError, match=r"expected I/N with I from 0 to N-1, as in --part 0/3"):
         part_of(text, {})
 
@@ -40,7 +40,7 @@ def test_one_rank_two_ranks_and_three_parts_give_the_same_bytes(tmp_path):
     for i in (2, 0, 1):
         report = make(tmp_path / "three", spec, part=(i, 3))
     assert report.manifest is not None
-    # Two ranks, of which one dies at once; then four, of which only three come; then one.
+    # Two ranks, one of which dies at once; then three of four ranks; then one process.
     make(tmp_path / "changing", spec, part=(1, 2))
     for i in (3, 0, 2):
         make(tmp_path / "changing", spec, part=(i, 4))
@@ -59,7 +59,7 @@ def test_one_rank_two_ranks_and_three_parts_give_the_same_bytes(tmp_path):
     assert tree(tmp_path / "two") == tree(tmp_path / "three") == tree(tmp_path / "changing") == whole
 
 
-def test_the_environment_of_torchrun_deals_and_ranks_help_each_other(tmp_path, monkeypatch):
+def test_ranks_of_torchrun_make_their_share_and_then_help(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
     rows_read: list[int] = []
@@ -68,13 +68,13 @@ def test_the_environment_of_torchrun_deals_and_ranks_help_each_other(tmp_path, m
     assert (report.made, report.manifest is not None) == (7, True)
 
 
-def test_a_part_leaves_the_others_alone_unless_told_to_assist(tmp_path):
+def test_a_part_makes_only_its_share_without_assist(tmp_path):
     assert make(tmp_path, crops_spec(), part=(1, 3)).made == 2
     assert make(tmp_path, crops_spec(), part=(0, 3), assist=True).made == 5
 
 
-def test_a_maker_looks_again_at_what_others_did(tmp_path, monkeypatch):
-    monkeypatch.setattr("cckt.cache_builder.runner.parts._LOOK_SECONDS", 0.0)
+def test_missing_chunks_are_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("cckt.cache_builder.runner.parts._REFRESH_SECONDS", 0.0)
     writer = open_writer(tmp_path, crops_spec())
     chunks = chunks_to_make(writer, (0, 1), False)
     assert next(chunks) == 0
@@ -107,7 +107,7 @@ def targets_of(folder, seen):
 JOBS = [((photo, photo + 1), (3 * photo, 3 * photo + 3)) for photo in range(20)]
 
 
-def test_one_pass_makes_several_columns_with_the_bytes_of_each_alone(tmp_path):
+def test_one_pass_makes_several_columns_with_the_bytes_of_single_runs(tmp_path):
     decoded: list[tuple] = []
 
     def read(job):
@@ -117,11 +117,11 @@ def test_one_pass_makes_several_columns_with_the_bytes_of_each_alone(tmp_path):
                 yield number, Item(row, row)
 
     together: list[tuple] = []
-    told = Told()
-    reports = run_targets(targets_of(tmp_path / "together", together), JOBS, read, workers=0, progress=told)
+    seen = Recorder()
+    reports = run_targets(targets_of(tmp_path / "together", together), JOBS, read, workers=0, progress=seen)
     assert decoded == JOBS
     assert [report.made for report in reports] == [5, 4]
-    assert (told.done, told.calls[0]) == (80, ("start", "images, crops", 80, "rows"))
+    assert (seen.done, seen.calls[0]) == (80, ("start", "images, crops", 80, "rows"))
     alone: list[tuple] = []
     for target in targets_of(tmp_path / "alone", alone):
         run_chunks(
@@ -139,7 +139,7 @@ def test_one_pass_makes_several_columns_with_the_bytes_of_each_alone(tmp_path):
     assert tree(tmp_path / "parts") == tree(tmp_path / "alone")
 
 
-def test_one_pass_reads_only_photos_that_someone_needs(tmp_path):
+def test_one_pass_reads_only_photos_of_missing_rows(tmp_path):
     decoded: list[tuple] = []
 
     def read(job):
@@ -163,7 +163,7 @@ def test_one_pass_reads_only_photos_that_someone_needs(tmp_path):
     assert open_column(tmp_path, "crops").rows == 60
 
 
-def test_jobs_that_do_not_cover_the_table_are_a_fault_of_ours(tmp_path):
+def test_jobs_that_do_not_cover_the_table_fail_an_assertion(tmp_path):
     def read(job):
         return [(number, Item(row, row)) for number, (lo, hi) in enumerate(job) for row in range(lo, hi)]
 

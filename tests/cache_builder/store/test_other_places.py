@@ -36,13 +36,13 @@ def same_rows(data: Path, place: str | Path) -> None:
         assert here.manifest.chunks == there.manifest.chunks
 
 
-def test_another_folder(data: Path, tmp_path: Path) -> None:
+def test_columns_in_another_folder_are_the_same(data: Path, tmp_path: Path) -> None:
     cache_all(data, "shapeworld", out=tmp_path / "columns")
     assert list_columns(tmp_path / "columns") == NAMES
     same_rows(data, tmp_path / "columns")
 
 
-def test_an_object_store_and_back(data: Path, tmp_path: Path) -> None:
+def test_columns_go_to_an_object_store_and_back(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("fsspec", reason="remote places need the extra `remote`")
     place = f"memory://{tmp_path.name}/columns"
     cache_text(data, "shapeworld", out=place)

@@ -43,7 +43,7 @@ def whole(column: Column) -> tuple[np.ndarray, np.ndarray]:
     return group["values"][:], group["valid"][:].astype(bool)
 
 
-def test_no_rows_are_no_rows(column):
+def test_reading_no_rows_gives_no_rows(column):
     assert column.take([]).shape == (0, 24)
     assert column.slice(100, 100).shape == (0, 24)
 
@@ -85,7 +85,7 @@ def test_rows_outside_are_an_index_error(column, rows):
         column.valid(rows)
 
 
-def test_odd_requests_are_an_index_error(column):
+def test_invalid_ranges_are_an_index_error(column):
     with pytest.raises(IndexError, match="expected \\(n,\\)"):
         column.take([[1, 2]])
     for lo, hi in [(-1, 3), (5, 4), (0, 101)]:
@@ -93,7 +93,7 @@ def test_odd_requests_are_an_index_error(column):
             column.slice(lo, hi)
 
 
-def test_what_is_read_may_be_written_to_without_touching_the_column(column):
+def test_a_copy_can_be_changed_without_changing_the_column(column):
     taken = column.take([1, 2])
     taken[:] = 0
     assert column.take([1, 2]).any()
@@ -113,7 +113,7 @@ def _take_in_child(column: Column, rows: list[int], answers) -> None:
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_a_worker_maps_the_files_anew_without_zarr(column, method):
+def test_a_worker_maps_the_files_again_without_zarr(column, method):
     context = multiprocessing.get_context(method)
     answers = context.Queue()
     column.take([0])  # a map of the parent's is open when the child starts
@@ -186,7 +186,7 @@ def test_maps_go_with_the_last_view(tmp_path):
 
 @pytest.mark.parametrize("damage", ["short", "gone"])
 @pytest.mark.parametrize("reader", ["mapped", "fetched"])
-def test_a_damaged_chunk_is_told_and_kills_nothing(tmp_path, damage, reader):
+def test_a_damaged_chunk_is_a_user_error_not_a_crash(tmp_path, damage, reader):
     make(tmp_path, crops_spec())
     column = open_column(tmp_path, "crops")
     if reader == "fetched":
@@ -201,10 +201,10 @@ def test_a_damaged_chunk_is_told_and_kills_nothing(tmp_path, damage, reader):
 def test_refusals_name_both_digests_and_the_command(tmp_path):
     make(tmp_path, crops_spec())
     assert open_column(tmp_path, "crops", index_digest=INDEX, recipe_digest=crops_spec().recipe_digest)
-    told = (
+    expected_text = (
         r"another index: found sha256:index, expected sha256:x; .*`cckt cache crops .* tiny/one --overwrite`"
     )
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected_text):
         open_column(tmp_path, "crops", index_digest="sha256:x")
     with pytest.raises(
         UserError, match=f"another recipe: found {crops_spec().recipe_digest}, expected sha256:y"

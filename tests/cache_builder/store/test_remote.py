@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import socket
 import subprocess
@@ -15,8 +16,10 @@ import numpy as np
 import pytest
 import zarr
 
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store import column_info, list_columns, open_column, open_writer, pull, verify_column
+from cckt.cache_builder.store.format.spec import canonical
 from cckt.cache_builder.store.places.files import LocalFiles, open_files
 from tests.cache_builder.column_samples import crops_spec, is_bad, make, tree
 
@@ -90,7 +93,7 @@ def use_server(monkeypatch, address: str) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
 
-def test_the_small_interface(any_url):
+def test_every_place_implements_chunk_files(any_url):
     files = open_files(any_url, "crops")
     assert files.get("a/b") is None
     assert files.size("a/b") is None
@@ -168,7 +171,7 @@ def test_any_zarr_client_opens_it(any_url):
     assert np.array_equal(group["values"][:], open_column(any_url, "crops").all())
 
 
-def test_pull_stages_columns_and_goes_on_where_it_stopped(any_url, tmp_path, monkeypatch):
+def test_pull_copies_columns_and_resumes(any_url, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no column under"):
         pull(any_url, tmp_path / "staged")
     for spec in (crops_spec(60, 8), crops_spec(5, 2, name="priors/clip")):
@@ -208,12 +211,85 @@ def test_pull_refuses_damage_and_other_columns(url, tmp_path):
         pull(url, tmp_path / "staged")
 
 
-def test_a_scheme_without_its_library_is_told():
+@pytest.mark.parametrize(
+    "name", ["../crops", "/etc/crops", "crops/../../x", "notes", "text-flipped", ".tmp-x"]
+)
+def test_pull_copies_only_names_of_columns(url, tmp_path, name):
+    make(url, crops_spec(20))
+    with pytest.raises(UserError, match=r"is not the name of a column: .* holds crops"):
+        pull(url, tmp_path / "staged", [name])
+    assert not (tmp_path / "staged").exists()
+
+
+@pytest.mark.parametrize("key", ["../evil", "crops/../../evil", "notes", "/evil"])
+def test_keys_of_a_malicious_store_are_no_columns(tmp_path, key):
+    """Whatever a store lists, a pull writes only what the grammar of names makes of it."""
+    address = f"memory://{uuid.uuid4().hex}/coco"
+    make(address, crops_spec(20))
+    system = fsspec.filesystem("memory")
+    root = address.removeprefix("memory://")
+    for stored, content in list(system.store.items()):
+        if stored.startswith(f"/{root}/crops/"):
+            system.store[stored.replace("/crops/", f"/{key}/", 1)] = content
+    assert list_columns(address) == ["crops"]
+    pull(address, tmp_path / "a/b/staged")
+    assert {path.name for path in tmp_path.rglob("*") if path.parent.name in ("b", "staged")} == {
+        "staged",
+        "crops",
+    }
+
+
+def test_a_manifest_that_names_files_elsewhere_is_not_pulled(url, tmp_path):
+    make(url, crops_spec(20))
+    files = open_files(url, "crops")
+    document = json.loads(files.get("zarr.json"))
+    fields = document["attributes"]["cckt"]
+    for changes in (
+        {"documents": {**fields["documents"], "../../../evil": digest_of(b"evil")}},
+        {"chunks": {**fields["chunks"], "../../../evil": [digest_of(b"evil")]}},
+    ):
+        forged = {key: value for key, value in {**fields, **changes}.items() if key != "digest"}
+        document["attributes"]["cckt"] = {**forged, "digest": digest_of(canonical(forged))}
+        files.put("zarr.json", json.dumps(document).encode())
+        with pytest.raises(UserError, match="contradicts itself"):
+            pull(url, tmp_path / "a/b/staged")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "evil" in path.name]
+    assert not (tmp_path / "a/b/staged/crops").exists()
+
+
+def test_a_pull_does_not_copy_among_other_files(url, tmp_path):
+    make(url, crops_spec(20))
+    (tmp_path / "staged/crops").mkdir(parents=True)
+    (tmp_path / "staged/crops/photo.png").write_text("precious")
+    with pytest.raises(UserError, match=r"crops holds photo\.png that do not belong to a column"):
+        pull(url, tmp_path / "staged")
+    assert list(tree(tmp_path / "staged")) == ["crops/photo.png"]
+
+
+def test_a_killed_pull_leaves_nothing_behind(url, tmp_path, monkeypatch):
+    """Temporary files of a killed pull are removed by the next one, or by verify --repair."""
+    make(url, crops_spec(20))
+    pull(url, tmp_path / "staged")
+    left = tmp_path / "staged/crops/values/.tmp-killed"
+    left.write_bytes(b"half a chunk")
+    assert [problem.kind for problem in verify_column(tmp_path / "staged", "crops").problems] == ["foreign"]
+    verify_column(tmp_path / "staged", "crops", repair=True)
+    assert verify_column(tmp_path / "staged", "crops").ok
+    left.write_bytes(b"half a chunk")
+    pull(url, tmp_path / "staged")
+    assert verify_column(tmp_path / "staged", "crops").ok
+    (tmp_path / "staged/crops/zarr.json").unlink()
+    left.write_bytes(b"half a chunk")
+    pull(url, tmp_path / "staged")
+    assert verify_column(tmp_path / "staged", "crops").ok
+
+
+def test_a_scheme_without_its_library_is_a_user_error():
     with pytest.raises(UserError, match=r"needs a library for nowhere:// .* `pip install 'cckt\[remote\]'`"):
         open_column("nowhere://x", "crops")
 
 
-def test_a_store_that_fails_is_told(s3_server, monkeypatch):
+def test_a_store_that_fails_is_a_user_error(s3_server, monkeypatch):
     use_server(monkeypatch, s3_server)
-    with pytest.raises(UserError, match="look at the address, the credentials and the network"):
+    with pytest.raises(UserError, match="check the address, the credentials and the network"):
         open_writer("s3://there-is-no-such-bucket/coco", crops_spec(20))

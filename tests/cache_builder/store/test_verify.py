@@ -1,4 +1,4 @@
-"""Verify finds every damage; repair marks what is wrong, and only that; diff says in what columns differ."""
+"""Verify finds every damage, repair marks only wrong chunks, and diff reports differences."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store import diff_columns, open_column, open_writer, verify_column
 from cckt.cache_builder.store.agreement import agreement
-from cckt.cache_builder.store.manifest import Manifest
-from cckt.cache_builder.store.spec import digest_of
+from cckt.cache_builder.store.format.manifest import Manifest
 from tests.cache_builder.column_samples import INDEX, crops_spec, four_specs, make, row_of, tree
 
 SPEC = crops_spec()
@@ -40,22 +40,22 @@ def kinds(data: Path, **options) -> list[tuple[str, int | None]]:
 
 
 def again(rows: np.ndarray) -> np.ndarray:
-    """The teacher's word of today."""
+    """The rows as the teacher makes them again."""
     return np.stack([row_of(SPEC, row) for row in rows])
 
 
-def test_there_must_be_a_column(tmp_path):
+def test_a_missing_column_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match=r"no column crops .* make it with `cckt cache crops"):
         verify_column(tmp_path, "crops")
 
 
-def test_an_empty_column_is_whole(tmp_path):
+def test_an_empty_column_has_no_problem(tmp_path):
     make(tmp_path, crops_spec(0))
     assert verify_column(tmp_path, "crops", recompute=again).ok
 
 
 @pytest.mark.parametrize("spec", four_specs(), ids=lambda spec: spec.name)
-def test_what_was_just_made_is_whole(tmp_path, spec):
+def test_a_new_column_has_no_problem(tmp_path, spec):
     make(tmp_path, spec)
     report = verify_column(tmp_path, spec.name, index_digest=INDEX, table_rows=spec.rows)
     assert report.ok
@@ -76,12 +76,12 @@ def swap(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("chunk", range(7))
-def test_a_flipped_bit_in_any_chunk(data, chunk):
+def test_a_flipped_bit_in_any_chunk_is_found(data, chunk):
     flip(data / f"crops/values/c.{chunk}.0")
     assert ("digest", chunk) in kinds(data)
 
 
-def test_a_flipped_bit_in_the_padding_or_a_flag(data):
+def test_a_flipped_bit_in_the_padding_or_a_flag_is_found(data):
     flip(data / "crops/values/c.6.0", 700)
     flip(data / "crops/valid/c.1", 4)
     found = kinds(data)
@@ -90,46 +90,46 @@ def test_a_flipped_bit_in_the_padding_or_a_flag(data):
     assert ("digest", 1) in found
 
 
-def test_a_truncated_a_lengthened_and_a_missing_chunk(data):
+def test_truncated_lengthened_and_missing_chunks_are_found(data):
     (data / "crops/values/c.0.0").write_bytes((data / "crops/values/c.0.0").read_bytes()[:-1])
     (data / "crops/values/c.1.0").write_bytes((data / "crops/values/c.1.0").read_bytes() + b"\0")
     (data / "crops/valid/c.2").unlink()
     assert kinds(data) == [("size", 0), ("size", 1), ("missing", 2)]
 
 
-def test_swapped_chunks(data):
+def test_swapped_chunks_are_found(data):
     swap(data / "crops/values/c.4.0", data / "crops/values/c.5.0")
     found = verify_column(data, "crops").problems
-    told = [problem.message for problem in found if problem.kind == "swapped"]
-    assert told == ["values/c.4.0 holds the rows of chunk 5", "values/c.5.0 holds the rows of chunk 4"]
+    messages = [problem.message for problem in found if problem.kind == "swapped"]
+    assert messages == ["values/c.4.0 holds the rows of chunk 5", "values/c.5.0 holds the rows of chunk 4"]
 
 
-def test_an_edited_manifest(data):
+def test_an_edited_manifest_is_found(data):
     manifest = data / "crops/zarr.json"
     manifest.write_text(manifest.read_text().replace("tiny/one", "tiny/two"))
     assert kinds(data, repair=True) == [("manifest", None)]
 
 
-def test_edited_and_missing_array_documents(data):
+def test_edited_and_missing_array_documents_are_found(data):
     document = data / "crops/values/zarr.json"
     document.write_text(document.read_text().replace("100", "101"))
     (data / "crops/valid/zarr.json").unlink()
     assert kinds(data) == [("document", None), ("document", None)]
 
 
-def test_foreign_files_are_told_and_stay(data):
+def test_foreign_files_are_reported_and_kept(data):
     (data / "crops/values/c.7.0").write_bytes(b"")
     (data / "crops/readme.txt").write_text("mine")
     assert kinds(data, repair=True) == [("foreign", None), ("foreign", None)]
     assert (data / "crops/readme.txt").exists()
 
 
-def test_another_index_or_table(data):
+def test_another_index_or_table_is_found(data):
     assert kinds(data, index_digest="sha256:other", table_rows=99) == [("index", None), ("rows", None)]
 
 
 def forge(data: Path, change) -> None:
-    """A wrong column whose digests all agree: only a look at the rows can find it."""
+    """Make a wrong column whose digests all agree: only its rows show the fault."""
     column = data / "crops"
     manifest = Manifest.from_bytes((column / "zarr.json").read_bytes(), str(column))
     values = np.frombuffer((column / "values/c.0.0").read_bytes(), np.float16).reshape(16, 24).copy()
@@ -143,7 +143,7 @@ def forge(data: Path, change) -> None:
 @pytest.mark.parametrize(
     ("row", "value", "kind"), [(0, np.nan, "not_finite"), (0, 0.5, "not_unit"), (3, 0.2, "not_zero")]
 )
-def test_rows_that_cannot_be(data, row, value, kind):
+def test_impossible_rows_are_found(data, row, value, kind):
     def change(values):
         values[row] = value
 
@@ -151,7 +151,7 @@ def test_rows_that_cannot_be(data, row, value, kind):
     assert (kind, 0) in kinds(data)
 
 
-def test_a_wrong_count_of_invalid_rows(data):
+def test_a_wrong_number_of_invalid_rows_is_found(data):
     column = data / "crops"
     manifest = Manifest.from_bytes((column / "zarr.json").read_bytes(), str(column))
     (column / "zarr.json").write_bytes(Manifest(**{**manifest.__dict__, "invalid": 3}).to_bytes())
@@ -163,18 +163,18 @@ def test_a_random_sample_is_recomputed(data):
     assert report.ok
     assert report.agreement.rows == 20
     assert report.agreement.minimum > 0.99999
-    asked = []
+    requested = []
 
     def other(rows):
-        asked.append(rows)
+        requested.append(rows)
         values = again(rows)
         values[7] = -values[7]
         return values
 
     report = verify_column(data, "crops", recompute=other, sample=20, seed=1)
     assert [problem.kind for problem in report.problems] == ["recompute"]
-    assert f"row {asked[0][7]} has cosine -1.000000" in report.problems[0].message
-    assert all(row % 7 != 3 for row in asked[0])
+    assert f"row {requested[0][7]} has cosine -1.000000" in report.problems[0].message
+    assert all(row % 7 != 3 for row in requested[0])
 
 
 def test_repair_makes_only_what_is_wrong_and_gives_the_same_bytes(made, data):
@@ -191,14 +191,14 @@ def test_repair_makes_only_what_is_wrong_and_gives_the_same_bytes(made, data):
     assert tree(data) == tree(made)
 
 
-def test_repair_of_documents_alone_makes_no_row_again(made, data):
+def test_repair_of_documents_makes_no_row_again(made, data):
     (data / "crops/values/zarr.json").write_text("{}")
     assert verify_column(data, "crops", repair=True).repaired == ()
     assert make(data, SPEC).made == 0
     assert tree(data) == tree(made)
 
 
-def test_repair_of_what_is_whole_changes_nothing(made, data):
+def test_repair_of_a_good_column_changes_nothing(made, data):
     assert verify_column(data, "crops", repair=True).ok
     assert tree(data) == tree(made)
 
@@ -213,7 +213,7 @@ def test_an_unfinished_column_is_checked_against_its_ledgers(made, tmp_path):
     assert tree(tmp_path) == tree(made)
 
 
-def test_agreement_by_hand():
+def test_agreement_equals_a_calculation_by_hand():
     a = np.array([[1, 0], [3, 4], [0, 0], [0, 0]])
     b = np.array([[0, 1], [6, 8], [0, 0], [1, 0]])
     found = agreement(a, b)
@@ -221,13 +221,13 @@ def test_agreement_by_hand():
     assert agreement(a, np.full((4, 2), np.nan)).minimum == -1
 
 
-def test_diff_of_the_same_column(made, data):
+def test_a_column_does_not_differ_from_its_copy(made, data):
     diff = diff_columns((made, "crops"), (data, "crops"))
     assert (diff.fields, diff.same_bytes, diff.rows) == ((), True, (100, 100))
     assert diff.lines() == ["the rows are the same, byte for byte"]
 
 
-def test_diff_says_teacher_rows_and_by_how_much(made, tmp_path):
+def test_diff_reports_fields_rows_and_agreement(made, tmp_path):
     spec = crops_spec(recipe={**SPEC.recipe, "teacher": {"name": "tiny/two", "digest": "sha256:w"}})
     writer = open_writer(tmp_path, spec)
     for chunk in range(7):
@@ -243,7 +243,7 @@ def test_diff_says_teacher_rows_and_by_how_much(made, tmp_path):
     assert "recipe.teacher.name: 'tiny/one' against 'tiny/two'" in diff.lines()
 
 
-def test_diff_of_columns_of_other_tables(made, tmp_path):
+def test_columns_of_different_tables_are_not_comparable(made, tmp_path):
     make(tmp_path, crops_spec(50, index_digest="sha256:other"))
     diff = diff_columns((made, "crops"), (tmp_path, "crops"))
     assert {path for path, _, _ in diff.fields} >= {"rows", "index_digest"}
@@ -251,6 +251,6 @@ def test_diff_of_columns_of_other_tables(made, tmp_path):
     assert "100 against 50 rows, not comparable one to one" in diff.lines()
 
 
-def test_a_manifest_is_json_that_python_reads_back(made):
+def test_a_manifest_is_plain_json(made):
     attributes = json.loads((made / "crops/zarr.json").read_text())["attributes"]["cckt"]
     assert attributes["digest"] == open_column(made, "crops").manifest.digest

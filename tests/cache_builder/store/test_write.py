@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store import ColumnSpec, column_info, list_columns, open_column, open_writer
-from cckt.cache_builder.store.ledger import FOLDER
-from cckt.cache_builder.store.spec import from_runs, some_runs, to_runs
+from cckt.cache_builder.store.format.file_names import LEDGER
+from cckt.cache_builder.store.format.spec import from_runs, some_runs, to_runs
 from tests.cache_builder.column_samples import crops_spec, four_specs, is_bad, make, row_of, tree
 
 
@@ -70,14 +70,14 @@ def test_a_column_shorter_than_a_chunk_is_not_padded(tmp_path):
     assert (tmp_path / "crops/values/c.0.0").stat().st_size == 3 * 24 * 2
 
 
-def test_the_manifest_says_why_rows_are_invalid(tmp_path):
+def test_the_manifest_holds_reasons_of_invalid_rows(tmp_path):
     make(tmp_path, crops_spec(100))
     manifest = open_column(tmp_path, "crops").manifest
     assert manifest.notes == {row: f"bad photo {row // 10}" for row in range(3, 100, 7)}
     assert manifest.invalid == 14
 
 
-def test_what_is_finished_is_not_made_again(tmp_path):
+def test_a_finished_column_is_not_made_again(tmp_path):
     spec = crops_spec()
     make(tmp_path, spec)
     before = tree(tmp_path)
@@ -88,7 +88,7 @@ def test_what_is_finished_is_not_made_again(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_resume_makes_only_what_no_ledger_vouches_for(tmp_path):
+def test_resume_makes_only_chunks_without_a_ledger_entry(tmp_path):
     spec = crops_spec()
     make(tmp_path / "whole", spec)
     make(tmp_path / "parts", spec, part=(1, 3))
@@ -102,7 +102,7 @@ def test_resume_makes_only_what_no_ledger_vouches_for(tmp_path):
     assert tree(tmp_path / "parts") == tree(tmp_path / "whole")
 
 
-def test_writers_never_share_a_ledger_and_readers_take_the_union(tmp_path):
+def test_writers_have_separate_ledgers_and_readers_take_the_union(tmp_path):
     spec = crops_spec()
     first, second = open_writer(tmp_path, spec), open_writer(tmp_path, spec)
     values, valid = expected(spec)
@@ -115,7 +115,7 @@ def test_writers_never_share_a_ledger_and_readers_take_the_union(tmp_path):
     assert not (tmp_path / "crops/ledger").exists()
 
 
-def test_a_ledger_of_another_column_vouches_for_nothing(tmp_path):
+def test_a_ledger_of_another_column_is_ignored(tmp_path):
     make(tmp_path / "a", crops_spec(), part=(0, 2))
     make(tmp_path / "b", crops_spec(recipe={"teacher": "other"}), part=(1, 2))
     for ledger in (tmp_path / "b/crops/ledger").glob("*.jsonl"):
@@ -123,7 +123,7 @@ def test_a_ledger_of_another_column_vouches_for_nothing(tmp_path):
     assert open_writer(tmp_path / "a", crops_spec()).missing() == [1, 3, 5]
 
 
-def test_where_makers_disagree_the_files_decide(tmp_path):
+def test_if_makers_disagree_the_files_decide(tmp_path):
     spec = crops_spec(32)
     values, valid = expected(spec)
     mine, other = open_writer(tmp_path, spec), open_writer(tmp_path, spec)
@@ -139,7 +139,7 @@ def test_where_makers_disagree_the_files_decide(tmp_path):
     assert "sha256:other" not in manifest.chunks["values"]
 
 
-def test_a_chunk_that_another_maker_vouched_for_stays(tmp_path):
+def test_a_chunk_that_another_maker_has_recorded_is_kept(tmp_path):
     spec = crops_spec(16)
     values, valid = expected(spec)
     first, second = open_writer(tmp_path, spec), open_writer(tmp_path, spec)
@@ -151,11 +151,11 @@ def test_a_chunk_that_another_maker_vouched_for_stays(tmp_path):
     assert not (tmp_path / "crops/ledger").exists()
 
 
-def test_finish_refuses_while_chunks_are_missing(tmp_path):
+def test_finish_refuses_missing_chunks(tmp_path):
     make(tmp_path, crops_spec(), part=(0, 2))
     writer = open_writer(tmp_path, crops_spec())
-    told = r"lacks 3 of 7 chunks \(1, 3, 5\): run `cckt cache crops .* --teacher tiny/one`"
-    with pytest.raises(UserError, match=told):
+    expected_text = r"lacks 3 of 7 chunks \(1, 3, 5\): run `cckt cache crops .* --teacher tiny/one`"
+    with pytest.raises(UserError, match=expected_text):
         writer.finish()
 
 
@@ -168,7 +168,7 @@ def test_an_unfinished_column_cannot_be_read(tmp_path):
     assert "not finished, lacks chunks 1, 3, 5" in info.lines()[0]
 
 
-def test_values_that_are_not_finite(tmp_path):
+def test_non_finite_rows_become_invalid_or_are_refused(tmp_path):
     spec = crops_spec(4, 4)
     values = np.stack([row_of(spec, row) for row in range(4)])
     values[2, 5] = np.nan
@@ -183,13 +183,13 @@ def test_values_that_are_not_finite(tmp_path):
         writer.write(0, values)
 
 
-def test_a_teacher_that_is_not_unit_is_a_fault_of_ours(tmp_path):
+def test_rows_that_are_not_unit_are_an_assertion_error(tmp_path):
     spec = crops_spec(4, 4)
     with pytest.raises(AssertionError, match="unit column crops"):
         open_writer(tmp_path, spec).write(0, np.full((4, 24), 0.5))
 
 
-def test_the_columns_of_a_data_set(tmp_path):
+def test_columns_of_a_data_set_are_listed(tmp_path):
     assert list_columns(tmp_path) == []
     assert list_columns(tmp_path / "nowhere") == []
     for spec in four_specs():
@@ -198,10 +198,10 @@ def test_the_columns_of_a_data_set(tmp_path):
     assert list_columns(tmp_path) == ["crops", "images", "priors/clip", "text"]
     with pytest.raises(UserError, match=r"no column mllm under .*: found crops, images, priors/clip, text"):
         column_info(tmp_path, "mllm")
-    told = "\n".join(column_info(tmp_path, "crops").lines())
-    assert "60 x 24 float16 over boxes, 8 chunks of 8" in told
-    assert "teacher.name: tiny/one" in told
-    assert "1 rows (3): bad photo 0" in told
+    expected_text = "\n".join(column_info(tmp_path, "crops").lines())
+    assert "60 x 24 float16 over boxes, 8 chunks of 8" in expected_text
+    assert "teacher.name: tiny/one" in expected_text
+    assert "1 rows (3): bad photo 0" in expected_text
 
 
 def test_a_recipe_is_json_and_its_digest_ignores_the_order_of_keys():
@@ -215,20 +215,20 @@ def test_a_recipe_is_json_and_its_digest_ignores_the_order_of_keys():
 
 @settings(deadline=None, max_examples=30)
 @given(st.sets(st.integers(0, 60)))
-def test_runs_give_back_the_numbers(numbers):
+def test_runs_are_parsed_back(numbers):
     assert list(from_runs(to_runs(numbers))) == sorted(numbers)
 
 
-def test_runs_read_well():
+def test_runs_are_short():
     assert to_runs([7, 0, 1, 2]) == "0-2,7"
     assert some_runs(range(0, 20, 2)) == "0, 2, 4, 6, 8, 10, ..."
 
 
-def test_a_begun_column_holds_no_time_host_or_path(tmp_path):
+def test_a_manifest_holds_no_time_host_or_path(tmp_path):
     make(tmp_path / "one", crops_spec())
     make(tmp_path / "another", crops_spec())
     assert tree(tmp_path / "one") == tree(tmp_path / "another")
-    told = (tmp_path / "one/crops/zarr.json").read_text()
-    assert str(tmp_path) not in told
-    assert os.uname().nodename not in told
-    assert FOLDER not in told
+    expected_text = (tmp_path / "one/crops/zarr.json").read_text()
+    assert str(tmp_path) not in expected_text
+    assert os.uname().nodename not in expected_text
+    assert LEDGER not in expected_text

@@ -1,4 +1,4 @@
-"""The teacher says what open_clip says, whatever the architecture, and every wrong name gets one sentence."""
+"""The teacher equals open_clip for every architecture, and an unknown name gets one sentence."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def message(name: str, **options: str) -> str:
     return str(caught.value)
 
 
-def test_nothing_to_encode(tiny: str) -> None:
+def test_encoding_nothing_gives_no_rows(tiny: str) -> None:
     teacher = load_teacher(tiny, device="cpu")
     assert teacher.encode_texts([]).shape == (0, WIDTH)
     assert teacher.encode_images(np.zeros((0, 3, 32, 32), np.uint8)).shape == (0, WIDTH)
@@ -94,7 +94,7 @@ def test_nothing_to_encode(tiny: str) -> None:
         ),
     ],
 )
-def test_embeddings_are_open_clips_own(tmp_path: Path, changes: dict, preprocess: dict | None) -> None:
+def test_embeddings_equal_open_clip(tmp_path: Path, changes: dict, preprocess: dict | None) -> None:
     name = write_teacher(tmp_path, preprocess=preprocess, **changes)
     teacher = load_teacher(name, device="cpu")
     model, _, transform = open_clip.create_model_and_transforms(name)
@@ -119,13 +119,13 @@ def test_embeddings_are_open_clips_own(tmp_path: Path, changes: dict, preprocess
     assert json.loads(json.dumps(teacher.recipe())) == teacher.recipe()
 
 
-def test_a_hugging_face_tokenizer_in_the_folder(tmp_path: Path) -> None:
+def test_a_hugging_face_tokenizer_in_the_folder_is_used(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "cat": 2, "dog": 3}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    text = {**tiny_config()["text_cfg"], "vocab_size": 4, "hf_tokenizer_name": "not/asked-for"}
+    text = {**tiny_config()["text_cfg"], "vocab_size": 4, "hf_tokenizer_name": "not/used"}
     name = write_teacher(tmp_path, custom_text=True, text_cfg=text)
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(
         tmp_path
@@ -135,7 +135,7 @@ def test_a_hugging_face_tokenizer_in_the_folder(tmp_path: Path) -> None:
     assert teacher.encode_texts(["cat dog"]).shape == (1, WIDTH)
 
 
-def test_a_tokenizer_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tokenizer_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching.hub, "HF_HUB_OFFLINE", True)
     text = {**tiny_config()["text_cfg"], "hf_tokenizer_name": "nobody/nothing"}
     teacher = load_teacher(write_teacher(tmp_path, text_cfg=text), device="cpu")
@@ -143,7 +143,7 @@ def test_a_tokenizer_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monke
         teacher.encode_texts(["cat"])
 
 
-def test_untrained_is_what_open_clip_makes_of_the_seed(architecture: str) -> None:
+def test_an_untrained_teacher_equals_open_clip_with_the_seed(architecture: str) -> None:
     torch.manual_seed(7)
     expected = open_clip.create_model(architecture)
     torch.manual_seed(99)
@@ -190,25 +190,24 @@ def test_lower_precision_gives_float32_of_unit_length(tiny: str, precision: str)
         assert np.abs(one - other).max() > 0
 
 
-def test_embeddings_that_are_not_finite(tiny: str) -> None:
+def test_non_finite_embeddings_are_a_user_error(tiny: str) -> None:
     teacher = load_teacher(tiny, device="cpu", precision="bf16")
     with pytest.raises(UserError, match="not finite in bf16; use"):
         teacher.encode_images(torch.full((1, 3, 32, 32), float("nan")))
 
 
-def test_it_is_frozen_and_repeats_itself(tiny: str) -> None:
+def test_a_teacher_is_frozen_and_deterministic(tiny: str) -> None:
     teacher = load_teacher(tiny, device="cpu")
     pixels = np.stack([teacher.preprocess.pixels(photo(seed=seed)) for seed in range(5)])
     np.testing.assert_array_equal(teacher.encode_images(pixels), teacher.encode_images(pixels))
 
 
-def test_shapeworlds_teacher_is_found_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shapeworld_teacher_is_found_as_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_teacher(tmp_path / "teacher", seed=5)
     spec = ModuleSpec("cckt.shapeworld", None, is_package=True)
     spec.submodule_search_locations = [str(tmp_path)]
-    monkeypatch.setattr(
-        room.importlib.util, "find_spec", lambda name: spec if name == "cckt.shapeworld" else None
-    )
+    found = {"cckt.shapeworld": spec}
+    monkeypatch.setattr(room.importlib.util, "find_spec", found.get)
     teacher = load_teacher("shapeworld", device="cpu")
     assert teacher.recipe()["name"] == "shapeworld"
     assert teacher.weight_digest == load_teacher(f"local-dir:{tmp_path}/teacher", device="cpu").weight_digest
@@ -233,22 +232,24 @@ def test_shapeworlds_teacher_is_found_as_files(tmp_path: Path, monkeypatch: pyte
         ("local-dir:/no/such/folder", ["/no/such/folder is not a folder"]),
     ],
 )
-def test_wrong_names(name: str, words: list[str]) -> None:
-    said = message(name)
-    assert all(word in said for word in words), said
+def test_unknown_names_are_refused_with_the_nearest_ones(name: str, words: list[str]) -> None:
+    refusal = message(name)
+    assert all(word in refusal for word in words), refusal
 
 
-def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_downloaded_are_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(fetching.hub, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(fetching.hub, "HF_HUB_CACHE", str(tmp_path))
     for name in ("ViT-B-32/laion2b_s34b_b79k", "hf-hub:nobody/nothing"):
-        said = message(name)
-        assert f"the weights of teacher {name} could not be fetched" in said
-        assert "run once with a network" in said
-        assert "\n" not in said
+        refusal = message(name)
+        assert f"the weights of teacher {name} could not be fetched" in refusal
+        assert "run once with a network" in refusal
+        assert "\n" not in refusal
 
 
-def test_no_network_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_network_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown_host(*_: object) -> None:
         raise OSError("name or service not known")
 
@@ -264,12 +265,12 @@ def test_no_network_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
     write_teacher(tmp_path)
     (tmp_path / "open_clip_model.safetensors").rename(tmp_path / "open_clip_pytorch_model.bin")
-    said = message(f"local-dir:{tmp_path}")
-    assert "open_clip_pytorch_model.bin" in said
-    assert "not both open_clip_config.json and open_clip_model.safetensors" in said
+    refusal = message(f"local-dir:{tmp_path}")
+    assert "open_clip_pytorch_model.bin" in refusal
+    assert "not both open_clip_config.json and open_clip_model.safetensors" in refusal
 
 
-def test_a_folder_whose_config_is_of_another_model(tmp_path: Path) -> None:
+def test_a_folder_with_the_config_of_another_model_is_refused(tmp_path: Path) -> None:
     write_teacher(tmp_path)
     config = {"model_cfg": tiny_config(embed_dim=8), "preprocess_cfg": {}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
@@ -278,15 +279,15 @@ def test_a_folder_whose_config_is_of_another_model(tmp_path: Path) -> None:
     assert "could not be loaded" in message(f"local-dir:{tmp_path}")
 
 
-def test_wrong_devices_and_precisions(tiny: str) -> None:
+def test_unknown_devices_and_precisions_are_refused(tiny: str) -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type in ("cuda", "mps", "cpu")
     for device in ("tpu", "cuda:99", "cpu:x", ""):
-        assert "is not to be had here; this machine has" in message(tiny, device=device)
+        assert "is not available; this machine has" in message(tiny, device=device)
     assert "choose one of fp32, bf16, fp16" in message(tiny, precision="fp8")
 
 
-def test_open_clip_stays_quiet(architecture: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_open_clip_prints_nothing(architecture: str, capfd: pytest.CaptureFixture[str]) -> None:
     load_teacher(f"{architecture}/random:0", device="cpu")
     captured = capfd.readouterr()
     assert captured.out == ""

@@ -1,4 +1,4 @@
-"""A folded tower is the same function; one that cannot be folded stays what it was; tiles hide nothing."""
+"""A folded tower is the same function; one that cannot be folded is unchanged; tiles keep order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cckt.cache_builder.teacher.fold_norms import FoldedConv, fold_batch_norms
+from cckt.cache_builder.teacher.fold_norms import FusedConv, fold_batch_norms
 from cckt.cache_builder.teacher.tiles import TILE, Tiles
 
 
@@ -25,7 +25,7 @@ def with_statistics(tower: nn.Module) -> nn.Module:
 
 
 def folded_convolutions(tower: nn.Module) -> int:
-    return sum(isinstance(module, FoldedConv) for module in tower.modules())
+    return sum(isinstance(module, FusedConv) for module in tower.modules())
 
 
 def test_a_tower_without_batch_norms_is_not_touched() -> None:
@@ -36,7 +36,7 @@ def test_a_tower_without_batch_norms_is_not_touched() -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "efficientnet_b0"])  # its norms carry their activations
-def test_the_same_function(name: str) -> None:
+def test_a_folded_tower_is_the_same_function(name: str) -> None:
     tower = with_statistics(timm.create_model(name, pretrained=False, num_classes=0)).double()
     pixels = torch.randn(2, 3, 64, 64).double()
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in tower.modules())
@@ -50,7 +50,7 @@ def test_the_same_function(name: str) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 0.999999), (torch.bfloat16, 0.995)])
-def test_what_the_cpu_fuses(dtype: torch.dtype, least: float) -> None:
+def test_the_cpu_fuses_convolution_norm_and_relu(dtype: torch.dtype, least: float) -> None:
     tower = with_statistics(timm.create_model("resnet10t", pretrained=False, num_classes=0))
     pixels = torch.randn(3, 3, 64, 64).to(memory_format=torch.channels_last)
     with torch.inference_mode():
@@ -91,7 +91,7 @@ class Winding(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [Forked, Winding])
-def test_what_no_trace_proves_stays(kind: type[nn.Module]) -> None:
+def test_pairs_without_proof_by_a_trace_are_kept(kind: type[nn.Module]) -> None:
     tower = with_statistics(kind())
     pixels = torch.rand(2, 3, 5, 5)
     expected = tower(pixels)
@@ -99,7 +99,7 @@ def test_what_no_trace_proves_stays(kind: type[nn.Module]) -> None:
     assert torch.equal(tower(pixels), expected)
 
 
-def test_a_relu_that_has_two_places_is_left_in_both() -> None:
+def test_a_relu_with_two_callers_is_kept_in_both() -> None:
     relu = nn.ReLU()
     parts = [nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), relu, nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), relu]
     tower = with_statistics(nn.Sequential(*parts))
@@ -111,7 +111,7 @@ def test_a_relu_that_has_two_places_is_left_in_both() -> None:
     torch.testing.assert_close(tower(pixels), expected)
 
 
-def test_without_fused_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_fused_operators_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cckt.cache_builder.teacher.fold_norms._has_fused", lambda weight: False)
     tower = with_statistics(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()))
     pixels = torch.randn(2, 3, 9, 9)
@@ -137,7 +137,7 @@ def test_tiles_are_computed_one_thread_each_and_come_in_order(threads: int) -> N
     assert torch.equal(torch.cat(waiting[1]()), rows[:1] * 2)
 
 
-def test_what_a_tile_raises_comes_out() -> None:
+def test_an_exception_in_a_tile_is_raised() -> None:
     def work(tile: Tensor) -> Tensor:
         raise ValueError("no")
 
@@ -145,7 +145,7 @@ def test_what_a_tile_raises_comes_out() -> None:
         Tiles(2).launch(work, torch.zeros(40))()
 
 
-def test_the_shipped_teacher_is_folded_and_says_what_open_clip_says() -> None:
+def test_the_shapeworld_teacher_is_folded_and_equals_open_clip() -> None:
     import open_clip
 
     from cckt.cache_builder.teacher.clip import _shapeworld_folder, load_teacher

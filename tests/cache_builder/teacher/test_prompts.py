@@ -1,4 +1,4 @@
-"""Templates and ensembles (METHOD.md section 3, "Text")."""
+"""Templates and ensembles (docs/method/cckt_det.md, eq. 1)."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def encode(sentences: list[str]) -> np.ndarray:
     return np.array([vector_of(s) for s in sentences], np.float32).reshape(len(sentences), 8)
 
 
-def test_no_concepts() -> None:
+def test_no_concepts_give_no_rows() -> None:
     assert embed_concepts([], resolve_templates("single"), encode).shape == (0, 8)
 
 
-def test_the_default_twelve_are_the_methods() -> None:
+def test_the_default_templates_are_those_of_the_method() -> None:
     twelve = resolve_templates("ensemble12")
     assert list(twelve.patterns) == [" ".join(p.split()) for p in TWELVE.split("|")]
     assert twelve.name == "ensemble12"
 
 
-def test_single_and_imagenet80() -> None:
+def test_single_and_imagenet80_are_known() -> None:
     assert resolve_templates("single").patterns == ("a photo of a {}.",)
     eighty = resolve_templates("imagenet80").patterns
     assert len(set(eighty)) == 80
@@ -54,7 +54,7 @@ def test_the_digest_follows_the_patterns_in_order() -> None:
     assert resolve_templates(["a photo of a {}."]).digest == resolve_templates("single").digest
 
 
-def test_templates_of_the_users(tmp_path: Path) -> None:
+def test_templates_come_from_a_file_or_a_list(tmp_path: Path) -> None:
     lines, listed = tmp_path / "t.txt", tmp_path / "t.json"
     lines.write_text("a {}.\n\n  the {}.  \n", encoding="utf-8")
     listed.write_text(json.dumps(["a {}.", "the {}."]), encoding="utf-8")
@@ -64,7 +64,7 @@ def test_templates_of_the_users(tmp_path: Path) -> None:
     assert resolved.fill("tv {x}") == ["a tv {x}.", "the tv {x}."]
 
 
-def test_templates_that_are_none(tmp_path: Path) -> None:
+def test_invalid_templates_are_refused(tmp_path: Path) -> None:
     broken, empty, binary = tmp_path / "b.json", tmp_path / "e.txt", tmp_path / "x.txt"
     broken.write_text("[1,")
     empty.write_text("\n\n")
@@ -84,7 +84,7 @@ def test_templates_that_are_none(tmp_path: Path) -> None:
         assert words in str(caught.value)
 
 
-def test_names_as_a_sentence_holds_them() -> None:
+def test_names_are_written_with_spaces() -> None:
     assert spoken("aerosol_can") == "aerosol can"
     assert spoken("bow_(weapon)") == "bow (weapon)"
     assert spoken("  hot   dog ") == "hot dog"
@@ -121,5 +121,5 @@ def test_the_ensemble_is_the_unit_mean_of_unit_sentences(
 def test_rows_of_any_scale_become_unit() -> None:
     rows = unit_rows(np.array([[3.0, 4.0], [1e-30, 0.0], [6e4, 6e4]]))
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
-    with pytest.raises(AssertionError, match="no direction"):
+    with pytest.raises(AssertionError, match="expected no row of zeros"):
         unit_rows(np.zeros((1, 2)))

@@ -10,10 +10,10 @@ import pytest
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import open_index
-from cckt.cache_builder.store import column_of, label_of, teachers_there
+from cckt.cache_builder.store import column_of, list_teachers, matching_label
 from cckt.detector.data.training_priors import priors_column
 from cckt.detector.doctor import check_evaluation, check_training
-from cckt.detector.evaluation.scene import open_scene
+from cckt.detector.evaluation.evaluation_set import open_evaluation_set
 from cckt.detector.runs.run_folder import Facts
 from cckt.detector.training.preflight import check_validation, gather
 from tests.detector.tiny import CONCEPTS, make_data, tiny_config, unit_rows, write_column
@@ -42,9 +42,9 @@ def folder(made, tmp_path):
 
 
 def test_no_teacher_at_all(tmp_path):
-    assert teachers_there(tmp_path) == {}
+    assert list_teachers(tmp_path) == {}
     assert column_of(tmp_path, "text") == "text"  # open_column says that it is missing
-    assert label_of(tmp_path, {"weight_digest": "sha256:x"}, "b") == "b"
+    assert matching_label(tmp_path, {"weight_digest": "sha256:x"}, "b") == "b"
     with pytest.raises(
         UserError, match=r"has no column text-b, of the teacher labelled 'b'.*no column text;"
     ):
@@ -52,9 +52,9 @@ def test_no_teacher_at_all(tmp_path):
 
 
 def test_who_is_there(folder):
-    names = {label: teacher["name"] for label, teacher in teachers_there(folder).items()}
+    names = {label: teacher["name"] for label, teacher in list_teachers(folder).items()}
     assert names == {"": "tiny/random:0", "vitl14": SECOND}
-    assert set(teachers_there(folder, "crops")) == {"", "vitl14"}  # views are no teachers
+    assert set(list_teachers(folder, "crops")) == {"", "vitl14"}  # views are no teachers
 
 
 def test_a_run_learns_from_the_teacher_it_names(folder):
@@ -70,7 +70,7 @@ def test_a_run_learns_from_the_teacher_it_names(folder):
 
 def test_a_teacher_that_is_not_there(folder):
     expected = (
-        r"has no column text-vith14, of the teacher labelled 'vith14' \(data\.teacher\); there is the first "
+        r"has no column text-vith14, of the teacher labelled 'vith14' \(data\.teacher\); found the first "
         r"\(tiny/random:0\), vitl14 \(large/openai\); choose one of these, or make it with `cckt cache all "
         r".* --teacher NAME --name vith14`\.$"
     )
@@ -81,7 +81,7 @@ def test_a_teacher_that_is_not_there(folder):
     assert "vitl14 (large/openai)" in finding.message
     assert facts is None
     shutil.rmtree(folder / "crops-vitl14")
-    with pytest.raises(UserError, match=r"has no column crops-vitl14, .*there is the first \(tiny.*\);"):
+    with pytest.raises(UserError, match=r"has no column crops-vitl14, .*found the first \(tiny.*\);"):
         gather(tiny_config("data.teacher=vitl14"), folder)
 
 
@@ -93,33 +93,33 @@ def test_a_label_that_cannot_be(folder):
 def test_evaluation_finds_the_runs_teacher_and_its_priors(folder):
     config = tiny_config("data.teacher=vitl14")
     facts = gather(config, folder).facts
-    scene = open_scene(folder, facts)
+    scene = open_evaluation_set(folder, facts)
     assert (scene.teacher, scene.text.shape[1]) == ("vitl14", 8)
-    assert scene.priors("clip").manifest.spec.name == "priors/clip-vitl14"
+    assert scene.priors_column("clip").manifest.spec.name == "priors/clip-vitl14"
     check_validation(config, folder, facts)
-    assert open_scene(folder, gather(tiny_config(), folder).facts).teacher == ""
+    assert open_evaluation_set(folder, gather(tiny_config(), folder).facts).teacher == ""
     assert check_evaluation(config, folder, facts)[0].level == "good"
 
 
 def test_evaluation_finds_the_runs_teacher_under_another_label(folder):
     facts = gather(tiny_config("data.teacher=vitl14"), folder).facts
-    assert open_scene(folder, dataclasses.replace(facts, teacher="")).teacher == "vitl14"
-    assert open_scene(folder, dataclasses.replace(facts, teacher="other")).teacher == "vitl14"
+    assert open_evaluation_set(folder, dataclasses.replace(facts, teacher="")).teacher == "vitl14"
+    assert open_evaluation_set(folder, dataclasses.replace(facts, teacher="other")).teacher == "vitl14"
 
 
 def test_evaluation_where_the_runs_teacher_is_not(folder):
     facts = gather(tiny_config("data.teacher=vitl14"), folder).facts
     shutil.rmtree(folder / "text-vitl14")
-    with pytest.raises(UserError, match=r"has no column text-vitl14, .*there is the first \(tiny.*\);"):
-        open_scene(folder, facts)
+    with pytest.raises(UserError, match=r"has no column text-vitl14, .*found the first \(tiny.*\);"):
+        open_evaluation_set(folder, facts)
     with pytest.raises(UserError, match=r"was made by teacher tiny.*expected the same"):
-        open_scene(folder, dataclasses.replace(facts, teacher=""))
+        open_evaluation_set(folder, dataclasses.replace(facts, teacher=""))
 
 
 def test_priors_of_an_mllm_are_of_no_teacher(folder):
     assert priors_column(folder, "mllm", "vitl14") == "priors/mllm"
     assert priors_column(folder, "clip", "vitl14") == "priors/clip-vitl14"
-    with pytest.raises(UserError, match=r"has no column priors/clip-b, .*there is vitl14 \(large/openai\)"):
+    with pytest.raises(UserError, match=r"has no column priors/clip-b, .*found vitl14 \(large/openai\)"):
         priors_column(folder, "clip", "b")
 
 

@@ -1,4 +1,4 @@
-"""Pictures: sizes, colours, legibility, labels that do not lie on one another."""
+"""Drawing: sizes, colours, legible text, positions of labels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cckt.cache_builder.vocabulary import Vocabulary
+from cckt.detector.drawing.colours import colour_of, contrast, ink_on, oklch
 from cckt.detector.drawing.draw import Mark, Tile, contact_sheet, draw_marks, draw_prediction, enlarge
-from cckt.detector.drawing.paint import colour_of, contrast, font, ink_on, oklch
-from cckt.detector.drawing.place_labels import place_chips
+from cckt.detector.drawing.place_labels import place_labels
+from cckt.detector.drawing.text import font
 from cckt.detector.inference.prediction import Prediction
 
 GREY = (120, 120, 120)
@@ -25,7 +26,7 @@ def different(one, other):
     return np.abs(np.asarray(one, int) - np.asarray(other, int)).max(2) > 8
 
 
-def test_no_mark_leaves_the_photo_as_it_is_but_for_its_size():
+def test_no_marks_change_only_the_size():
     drawn = draw_marks(photo(), [])
     assert drawn.size == (512, 512)
     assert not different(drawn, Image.new("RGB", (512, 512), GREY)).any()
@@ -37,17 +38,17 @@ def test_no_mark_leaves_the_photo_as_it_is_but_for_its_size():
     ("size", "drawn"),
     [((128, 96), (512, 384)), ((640, 480), (640, 480)), ((1, 1), (512, 512)), ((4096, 64), (2048, 32))],
 )
-def test_small_photos_are_enlarged_by_whole_numbers_and_huge_ones_shrunk(size, drawn):
+def test_small_images_are_enlarged_by_integer_factors_and_large_ones_reduced(size, drawn):
     assert enlarge(photo(*size)).size == drawn
 
 
-def test_other_modes_are_drawn_too_and_the_photo_is_left_alone():
+def test_other_modes_are_converted_and_the_input_is_unchanged():
     grey = Image.new("L", (600, 600), 90)
     drawn = draw_marks(grey, [Mark((50, 50, 300, 300), "cat", 0.5)])
     assert (drawn.mode, grey.getextrema()) == ("RGB", (90, 90))
 
 
-def test_a_box_is_drawn_where_it_is():
+def test_a_box_is_drawn_at_its_position():
     drawn = draw_marks(photo(600, 600), [Mark((100, 200, 300, 400), "cat", 0.5)])
     changed = different(drawn, photo(600, 600))
     assert changed[300, 95:106].any()
@@ -56,7 +57,7 @@ def test_a_box_is_drawn_where_it_is():
     assert not changed[:, 500:].any()
 
 
-def test_novel_finds_are_starred_dashed_over_white_and_explained():
+def test_novel_marks_have_a_star_a_dashed_outline_and_a_legend():
     plain, novel = (
         draw_marks(photo(600, 600), [Mark((100, 200, 500, 500), "cat", 0.5, n)]) for n in (False, True)
     )
@@ -67,7 +68,7 @@ def test_novel_finds_are_starred_dashed_over_white_and_explained():
     assert Mark((0, 0, 1, 1), "cat", 0.5, True).text == "★ cat 0.50"
 
 
-def test_boxes_without_area_or_out_of_the_photo_are_drawn_at_its_edge():
+def test_empty_and_outside_boxes_are_drawn_at_the_edge():
     marks = [
         Mark((-50, -50, -20, -20), "out", 0.3),
         Mark((60, 60, 60, 60), "point", 0.2),
@@ -78,14 +79,14 @@ def test_boxes_without_area_or_out_of_the_photo_are_drawn_at_its_edge():
 
 @settings(deadline=None, max_examples=50)
 @given(name=st.text(min_size=1, max_size=30))
-def test_colours_follow_from_names_and_carry_legible_text(name):
+def test_colours_depend_on_names_and_have_legible_text(name):
     colour = colour_of(name)
     assert colour == colour_of.__wrapped__(name)
     assert all(0 <= channel <= 255 for channel in colour)
     assert contrast(colour, ink_on(colour)) >= 4.5
 
 
-def test_oklch_knows_the_greys_and_red():
+def test_oklch_gives_black_white_and_red():
     assert oklch(1.0, 0.0, 0.0) == (255, 255, 255)
     assert oklch(0.0, 0.0, 0.0) == (0, 0, 0)
     np.testing.assert_allclose(oklch(0.62796, 0.25768, 29.234), (255, 0, 0), atol=12)
@@ -93,32 +94,32 @@ def test_oklch_knows_the_greys_and_red():
 
 def test_the_font_has_a_star():
     star = font(20).getmask("★")
-    assert bytes(star) != bytes(font(20).getmask("\U000f0000"))  # the box for a glyph that is not there
+    assert bytes(star) != bytes(font(20).getmask("\U000f0000"))  # the placeholder of a missing glyph
 
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 40))
-def test_labels_stay_inside_and_off_one_another_where_their_concept_is_named(seed, count):
+def test_labels_stay_inside_and_repeated_ones_do_not_overlap(seed, count):
     rng = np.random.default_rng(seed)
     low = rng.uniform(0, 400, (count, 2))
     boxes = [(*corner, *(corner + rng.uniform(5, 200, 2))) for corner in low]
     names = [f"concept {k % 5}" for k in range(count)]
     texts = [(f"{name} 0.50", name) for name in names]
-    chips = place_chips(boxes, texts, font(14), (512, 512), 2.0, names)
-    assert len(chips) == count
+    labels = place_labels(boxes, texts, font(14), (512, 512), 2.0, names)
+    assert len(labels) == count
     seen = set()
-    for k, chip in enumerate(chips):
+    for k, label in enumerate(labels):
         first = names[k] not in seen
         seen.add(names[k])
-        if chip is None:
-            assert not first  # a concept's best find is always named
+        if label is None:
+            assert not first  # the best detection of a concept always has a label
             continue
-        left, top, right, bottom = chip.box
+        left, top, right, bottom = label.box
         assert min(left, top) >= 0
         assert max(right, bottom) <= 512 + 1e-6
         if not first:
             size = (right - left) * (bottom - top)
-            shared = sum(_shared(chip.box, other.box) for other in chips[:k] if other)
+            shared = sum(_shared(label.box, other.box) for other in labels[:k] if other)
             assert shared / size <= 0.11
 
 
@@ -127,21 +128,21 @@ def _shared(a, b):
     return max(0, wide) * max(0, high)
 
 
-def test_a_label_wider_than_the_photo_is_shortened():
-    (chip,) = place_chips(
+def test_a_label_wider_than_the_image_is_shortened():
+    (label,) = place_labels(
         [(0, 0, 50, 50)], [("a very long name indeed " * 5,)], font(14), (120, 80), 2.0, ["x"]
     )
-    assert chip.text.endswith("…")
-    assert chip.box[2] <= 120
+    assert label.text.endswith("…")
+    assert label.box[2] <= 120
 
 
-def test_a_sheet_of_nothing_says_so():
+def test_a_sheet_without_tiles_has_a_sentence():
     sheet = contact_sheet([])
     assert sheet.size[0] > 300
     assert (np.asarray(sheet) < 150).any()
 
 
-def test_a_sheet_sets_photos_side_by_side():
+def test_a_sheet_arranges_images_in_columns():
     marks = [Mark((20, 20, 90, 90), "cat", 0.7, True)]
     tiles = [Tile(photo(), marks, f"photo {k}") for k in range(4)]
     wide = contact_sheet(tiles, columns=2, cell=200, title="Found")

@@ -1,4 +1,4 @@
-"""Small data sets, runs and random detections for the tests of evaluation and prediction."""
+"""Small data sets, runs and random detections for tests of evaluation and inference."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from cckt.cache_builder.index import Index, build_index, open_index
 from cckt.cache_builder.store import ColumnSpec, open_writer
@@ -17,10 +19,15 @@ from cckt.detector.config.config import (
     InferenceConfig,
     ModelConfig,
     TrainConfig,
+    changed,
     save_config,
 )
-from cckt.detector.evaluation.truth import Found, Truth
-from cckt.detector.runs.run_folder import Facts, save_weights
+from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.locate import LocatedDetections
+from cckt.detector.inference.inference_model import InferenceModel
+from cckt.detector.runs.run_folder import Facts, load_weights, save_weights
+from cckt.detector.students.boxes import to_xyxy
+from cckt.detector.students.contract import PresentText
 from cckt.detector.students.deformable_detr.model import DeformableDETR
 
 WIDTH = 16
@@ -30,8 +37,8 @@ TEACHER = {"teacher": {"name": "small", "architecture": "small", "weight_digest"
 
 def random_truth(
     rng: np.random.Generator, photos: int, concepts: int, boxes: int, federated: bool = False
-) -> Truth:
-    """Boxes of all sizes; crowds, or (federated) negative and not exhaustive pairs."""
+) -> GroundTruth:
+    """Return boxes of all sizes, with crowds or (federated) negative and not exhaustive pairs."""
     images, numbers = np.sort(rng.integers(photos, size=boxes)), rng.integers(concepts, size=boxes)
     sides = rng.choice([12.0, 50.0, 150.0], (boxes, 1)) * rng.uniform(0.6, 1.4, (boxes, 2))
     xywh = np.concatenate([rng.uniform(0, 60, (boxes, 2)), sides], 1)
@@ -39,7 +46,7 @@ def random_truth(
     annotated[images, numbers] = True
     negative = (rng.random((photos, concepts)) < 0.3) & ~annotated
     partial = (rng.random((photos, concepts)) < 0.3) & annotated
-    return Truth(
+    return GroundTruth(
         image_ids=np.arange(photos) * 7 + 3,
         widths=np.full(photos, 256),
         heights=np.full(photos, 256),
@@ -58,8 +65,8 @@ def random_truth(
     )
 
 
-def random_found(rng: np.random.Generator, truth: Truth, count: int) -> Found:
-    """Detections near boxes or nowhere, with tied scores, wrong concepts and duplicates."""
+def random_found(rng: np.random.Generator, truth: GroundTruth, count: int) -> LocatedDetections:
+    """Return detections near boxes and elsewhere, with equal scores, wrong concepts and duplicates."""
     source = rng.integers(len(truth.images), size=count) if len(truth.images) else np.zeros(count, int)
     near = truth.boxes_xywh[source] if len(truth.images) else rng.uniform(5, 90, (count, 4))
     xywh = near + rng.normal(0, 4, (count, 4))
@@ -67,7 +74,7 @@ def random_found(rng: np.random.Generator, truth: Truth, count: int) -> Found:
     photos, concepts = len(truth.image_ids), len(truth.names)
     stays = (rng.random(count) < 0.8) & (len(truth.images) > 0)
     own = (truth.images[source], truth.concepts[source]) if len(truth.images) else (source, source)
-    return Found(
+    return LocatedDetections(
         np.where(stays, own[0], rng.integers(photos, size=count)),
         np.where(stays, own[1], rng.integers(concepts, size=count)),
         rng.choice([0.1, 0.25, 0.25, 0.5, 0.7, 0.9], count) + rng.choice([0, 0.01], count),
@@ -76,7 +83,7 @@ def random_found(rng: np.random.Generator, truth: Truth, count: int) -> Found:
 
 
 def make_data(folder: Path, *, photos: int = 3, crowd: bool = False) -> Index:
-    """`photos` photos of 40 x 32; photo k (id 10 + k) has a box of each of the first k concepts, in a row.
+    """Write an index of photos of 40 x 32 px; photo k (id 10 + k) has a box of each of the first k concepts.
 
     cat and dog are base, kite novel, boat other. The first photo has no box.
     """
@@ -102,13 +109,13 @@ def make_data(folder: Path, *, photos: int = 3, crowd: bool = False) -> Index:
 
 
 def unit_rows(rows: int, seed: int = 0) -> np.ndarray:
-    """(rows, WIDTH) float32 unit."""
+    """Return (rows, WIDTH) float32 random unit vectors."""
     values = np.random.default_rng(seed).normal(size=(rows, WIDTH)).astype(np.float32)
     return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 def add_column(index: Index, name: str, values: np.ndarray, recipe: dict[str, object] | None = None) -> None:
-    """A finished column."""
+    """Write a complete column."""
     table = "concepts" if name == "text" else "images x concepts"
     spec = ColumnSpec(
         name=name,
@@ -130,7 +137,7 @@ def add_column(index: Index, name: str, values: np.ndarray, recipe: dict[str, ob
 
 
 def small_config(*, guidance: bool = True, **model: object) -> Config:
-    """A detector of a few thousand weights."""
+    """Return the config of a detector with a few thousand weights."""
     return Config(
         recipe="test",
         model=ModelConfig(
@@ -156,10 +163,38 @@ def small_config(*, guidance: bool = True, **model: object) -> Config:
 
 
 def make_run(folder: Path, config: Config, recipe: dict[str, object] | None = None) -> Path:
-    """An untrained run folder."""
+    """Write an untrained run folder."""
     folder.mkdir(parents=True)
     recipe = dict(TEACHER if recipe is None else recipe)
     Facts(WIDTH, 2, ["cat", "dog"], [1, 2], "sha256:index", recipe, recipe).save(folder)
     save_config(config, folder / "config.toml")
     save_weights(folder / "model.safetensors", DeformableDETR(config, WIDTH).state_dict())
     return folder
+
+
+def make_deep_run(folder: Path) -> Path:
+    """Write a run with three decoder layers whose boxes, logits and region embeddings all differ."""
+    run = make_run(folder, changed(small_config(), "model", decoder_layers=3))
+    generator = torch.Generator().manual_seed(0)
+    weights = load_weights(run / "model.safetensors")
+    noisy = {
+        name: value + 0.1 * torch.randn(value.shape, generator=generator)
+        if value.is_floating_point() and "backbone" not in name
+        else value
+        for name, value in weights.items()
+    }
+    save_weights(run / "model.safetensors", noisy)
+    return run
+
+
+def layers_of(
+    model: InferenceModel, images: list[Tensor], text: Tensor, present: list[list[int]]
+) -> tuple[Tensor, Tensor]:
+    """Return boxes (L, B, N, 4) xyxy in fractions and similarity scores (L, B, N, C) of all layers."""
+    with torch.no_grad():
+        rows = [torch.tensor(one, dtype=torch.int64) for one in present]
+        guidance = PresentText.gather(text, rows)
+        output = model.model.decode(model.encode(images), text, guidance)
+    cosine = output.region @ text.T
+    assert len(output.boxes) == 3
+    return to_xyxy(output.boxes), torch.sigmoid(cosine / model.config.model.tau)

@@ -1,4 +1,4 @@
-"""The COCO and LVIS protocols once more, in plain Python and slowly, as an oracle for the engines.
+"""The COCO and LVIS protocols in plain, slow Python, as a reference for the engines.
 
 Written from the protocol's definition: greedy matching by falling score, crowds and boxes out of the area
 range ignored, precision made monotone and read at 101 recalls.
@@ -6,8 +6,9 @@ range ignored, precision made monotone and read at 101 recalls.
 
 from __future__ import annotations
 
-from cckt.detector.evaluation.engines import AREA_RANGES
-from cckt.detector.evaluation.truth import Found, Truth
+from cckt.detector.evaluation.coco_engines import AREA_RANGES
+from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.locate import LocatedDetections
 
 
 def overlap(a: list[float], b: list[float], crowd: bool) -> float:
@@ -18,9 +19,9 @@ def overlap(a: list[float], b: list[float], crowd: bool) -> float:
 
 
 def judge(
-    truth: Truth, found: list[dict], photo: int, concept: int, iou: float, area: int, limit: int
+    truth: GroundTruth, found: list[dict], photo: int, concept: int, iou: float, area: int, limit: int
 ) -> tuple:
-    """(score, is right) of each detection that counts, and how many boxes were to be found."""
+    """Return (score, is correct) of each detection that counts, and the number of boxes."""
     low, high = AREA_RANGES[area]
     boxes = [
         {"box": list(truth.boxes_xywh[m]), "crowd": bool(truth.crowd[m]), "ignore": False, "taken": False}
@@ -59,9 +60,9 @@ def judge(
 
 
 def average_precision(
-    truth: Truth, found: Found, concept: int, iou: float, area: int = 0, limit: int = 100
+    truth: GroundTruth, found: LocatedDetections, concept: int, iou: float, area: int = 0, limit: int = 100
 ) -> float:
-    """101-point AP of one concept, -1 where nothing was to be found."""
+    """Return the 101-point AP of one concept, -1 if it has no box."""
     listed = [
         {"photo": int(p), "concept": int(c), "score": float(s), "box": list(map(float, b))}
         for p, c, s, b in zip(found.images, found.concepts, found.scores, found.boxes_xywh, strict=True)

@@ -1,4 +1,4 @@
-"""Detections as columns, and the files they come from."""
+"""Detections as columns, and COCO results files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.detector.evaluation.detections import Detections
 
 
-def test_none_at_all_goes_to_a_file_and_back(tmp_path):
+def test_zero_detections_survive_a_file(tmp_path):
     path = Detections.empty().to_json(tmp_path / "new" / "none.json")
     assert json.loads(path.read_text()) == []
     assert len(Detections.from_json(path)) == 0
@@ -21,7 +21,7 @@ def test_none_at_all_goes_to_a_file_and_back(tmp_path):
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6), count=st.integers(0, 20))
-def test_a_file_gives_back_the_same_bits(tmp_path_factory, seed, count):
+def test_a_file_preserves_every_bit(tmp_path_factory, seed, count):
     rng = np.random.default_rng(seed)
     before = Detections(
         rng.integers(2**40, size=count),
@@ -34,7 +34,7 @@ def test_a_file_gives_back_the_same_bits(tmp_path_factory, seed, count):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
 
 
-def test_further_keys_are_ignored_and_duplicates_kept(tmp_path):
+def test_other_keys_are_ignored_and_duplicates_kept(tmp_path):
     record = {
         "image_id": 1,
         "category_id": 2,
@@ -58,8 +58,8 @@ GOOD = {"image_id": 1, "category_id": 2, "bbox": [0, 0, 3, 4], "score": 0.5}
         ('{"images": []}', "holds a dict, expected a list of detections"),
         ("[3]", "entry 0 lacks image_id, category_id, bbox, score"),
         (json.dumps([GOOD, {"image_id": 1}]), "entry 1 lacks category_id, bbox, score"),
-        (json.dumps([GOOD | {"image_id": 1.5}]), "1.5 is no id"),
-        (json.dumps([GOOD | {"category_id": True}]), "True is no id"),
+        (json.dumps([GOOD | {"image_id": 1.5}]), "1.5 is not an id"),
+        (json.dumps([GOOD | {"category_id": True}]), "True is not an id"),
         (json.dumps([GOOD | {"image_id": None}]), "malformed"),
         (json.dumps([GOOD | {"score": "high"}]), "malformed"),
         (json.dumps([GOOD | {"bbox": [1, 2, 3]}]), "malformed"),
@@ -70,7 +70,7 @@ GOOD = {"image_id": 1, "category_id": 2, "bbox": [0, 0, 3, 4], "score": 0.5}
         ('[{"image_id": 1, "category_id": 2, "bbox": [0, 0, Infinity, 4], "score": 1}]', "has the box"),
     ],
 )
-def test_what_is_no_list_of_detections_is_refused(tmp_path, content, message):
+def test_a_malformed_results_file_is_refused(tmp_path, content, message):
     path = tmp_path / "wrong.json"
     path.write_text(content)
     with pytest.raises(UserError, match=message) as raised:
@@ -78,6 +78,6 @@ def test_what_is_no_list_of_detections_is_refused(tmp_path, content, message):
     assert str(path) in str(raised.value)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"nothing\.json cannot be read"):
         Detections.from_json(tmp_path / "nothing.json")

@@ -1,25 +1,32 @@
-"""Engines, figures and intervals against a slow reference, the published numbers and each other."""
+"""Engines, figures and intervals against a slow reference, published numbers and each other."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.index import build_index, open_index
+from cckt.cache_builder.index import Index, build_index, open_index
 from cckt.detector.evaluation.bootstrap import intervals, weighted_ap, weighted_table
+from cckt.detector.evaluation.coco_engines import IOU_THRESHOLDS, curves
 from cckt.detector.evaluation.compare_runs import compare_detections
 from cckt.detector.evaluation.detections import Detections
-from cckt.detector.evaluation.engines import IOU_THRESHOLDS, curves
 from cckt.detector.evaluation.evaluate import evaluate_detections
-from cckt.detector.evaluation.matches import best_f1, match
+from cckt.detector.evaluation.ground_truth import ground_truth_of
+from cckt.detector.evaluation.locate import locate_detections
+from cckt.detector.evaluation.match_detections import best_f1, match_detections
 from cckt.detector.evaluation.metrics import summarise
-from cckt.detector.evaluation.truth import locate, truth_of
+from cckt.detector.inference.own_evaluation import DEFAULT_THRESHOLD
 from tests.detector.evaluation.evaluation_world import make_data, random_found, random_truth
 from tests.detector.evaluation.slow_ap import average_precision
 from tests.places import SHARED
@@ -33,14 +40,14 @@ def detections(*rows: tuple[int, int, float, list[float]]) -> Detections:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_no_detection_at_all_is_zero_where_there_is_something_to_find(tmp_path, engine):
+def test_zero_detections_score_zero_if_there_are_boxes(tmp_path, engine):
     metrics = evaluate_detections(make_data(tmp_path), Detections.empty(), engine=engine)
     assert (metrics.ap50_base, metrics.ap, metrics.detections) == (0.0, 0.0, 0)
     assert math.isnan(metrics.ap50_novel)  # three photos hold no kite
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_concept_without_a_box_is_nan_minus_one_none_and_a_dash(tmp_path, engine):
+def test_a_concept_without_a_box_is_nan_and_shown_as_a_dash(tmp_path, engine):
     metrics = evaluate_detections(make_data(tmp_path), detections((11, 3, 0.9, [0, 0, 5, 5])), engine=engine)
     kite = next(c for c in metrics.per_concept if c.name == "kite")
     assert (kite.boxes, math.isnan(kite.ap50)) == (0, True)
@@ -52,13 +59,13 @@ def test_a_concept_without_a_box_is_nan_minus_one_none_and_a_dash(tmp_path, engi
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_data_set_without_any_box_has_no_figures(tmp_path, engine):
+def test_a_data_set_without_boxes_has_nan_figures(tmp_path, engine):
     metrics = evaluate_detections(make_data(tmp_path, photos=1), Detections.empty(), engine=engine)
     assert all(math.isnan(value) for value in (metrics.ap, metrics.ap50_all, metrics.ar_most))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_other_concepts_are_neither_truth_nor_detections(tmp_path, engine):
+def test_concepts_of_the_split_other_are_not_scored(tmp_path, engine):
     index = make_data(tmp_path, photos=5)
     found = detections((14, 4, 0.9, [30, 8, 8, 12]), (14, 3, 0.8, [20, 8, 8, 12]))
     metrics = evaluate_detections(index, found, engine=engine)
@@ -70,7 +77,7 @@ def test_other_concepts_are_neither_truth_nor_detections(tmp_path, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_second_of_two_equal_detections_is_wrong(tmp_path, engine):
+def test_the_second_of_two_equal_detections_is_a_false_positive(tmp_path, engine):
     index = make_data(tmp_path, photos=3)
     one, other = (11, 1, 0.9, [0, 5, 8, 12]), (12, 1, 0.5, [0, 6, 8, 12])
     once = evaluate_detections(index, detections(one, other), engine=engine)
@@ -80,7 +87,7 @@ def test_the_second_of_two_equal_detections_is_wrong(tmp_path, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_crowd_takes_any_number_and_is_not_missed(tmp_path, engine):
+def test_a_crowd_matches_any_number_and_is_never_missed(tmp_path, engine):
     index = make_data(tmp_path, photos=3, crowd=True)  # all cats are crowds
     found = detections(
         *[(11, 1, 0.9 - k / 10, [0, 5, 8, 12]) for k in range(3)], (12, 2, 0.5, [10, 6, 8, 12])
@@ -91,18 +98,73 @@ def test_a_crowd_takes_any_number_and_is_not_missed(tmp_path, engine):
     assert metrics.boxes == 1
 
 
+def areas_of_masks(folder: Path) -> tuple[Path, Index]:
+    """Write annotations whose areas put boxes into other size ranges than width times height does."""
+    (folder / "photos").mkdir()
+    (folder / "photos" / "1.png").touch()
+    images = [{"id": n, "file_name": f"{n}.png", "width": 400, "height": 400} for n in (1, 2)]
+    sizes = [(50.0, 900.0), (50.0, 2000.0), (120.0, 5000.0), (120.0, 14000.0), (20.0, 300.0)]
+    boxes = [
+        {"image_id": n, "category_id": 1 + k % 2, "bbox": [20.0 * k, 60.0 * k, side, side], "area": area}
+        for n in (1, 2)
+        for k, (side, area) in enumerate(sizes)
+    ]
+    annotations = [{"id": number, "iscrowd": 0, **box} for number, box in enumerate(boxes, 1)]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    file = folder / "annotations.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    build_index(file, folder / "photos", folder / "data", "all-base")
+    return file, open_index(folder / "data")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_size_ranges_use_the_annotated_area_as_pycocotools_does(tmp_path, engine):
+    file, index = areas_of_masks(tmp_path)
+    rows = [(2 - k % 2, 1 + k % 2, 0.9 - k / 10, [20.0 * k, 60.0 * k, s, s]) for k, s in enumerate((50, 50))]
+    rows += [
+        (1, 1, 0.5, [40, 120, 110, 120]),
+        (2, 2, 0.4, [60, 180, 120, 118]),
+        (1, 1, 0.3, [80, 240, 20, 20]),
+    ]
+    found = detections(*rows)
+    metrics = evaluate_detections(index, found, engine=engine)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(file))
+        evaluation = COCOeval(truth, truth.loadRes(found.to_records()), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    np.testing.assert_allclose(metrics.stats, evaluation.stats, atol=1e-12)
+    counts = [metrics.boxes_per_figure[f"ap_{size}"] for size in ("small", "medium", "large")]
+    assert counts == [4, 4, 2], "by width times height it would be 2, 4 and 4"
+    assert len({metrics.ap_small, metrics.ap_medium, metrics.ap_large}) == 3
+
+
+def test_figures_from_few_boxes_are_marked_with_their_number(tmp_path):
+    many = evaluate_detections(make_data(tmp_path / "many", photos=14), Detections.empty())
+    assert many.boxes_per_figure["ap50_base"] == 13 + 12
+    assert many.boxes_per_figure["ap50_novel"] == 11
+    assert dict(many.rows())["AP50 novel"] == "0.0"
+    few = evaluate_detections(make_data(tmp_path / "few", photos=4), Detections.empty())
+    shown = dict(few.rows())
+    assert few.boxes_per_figure == few.as_dict()["boxes_per_figure"]
+    assert shown["AP50 base"] == "0.0, only 5 boxes"
+    assert shown["AP50 novel"] == "0.0, only 1 box"
+    assert shown["AP large"] == "–"
+
+
 @settings(deadline=None, max_examples=12)
 @given(
     seed=st.integers(0, 10**6), federated=st.booleans(), boxes=st.integers(0, 14), count=st.integers(0, 40)
 )
-def test_both_engines_and_the_records_equal_the_slow_reference(seed, federated, boxes, count):
+def test_both_engines_and_the_matches_equal_the_slow_reference(seed, federated, boxes, count):
     rng = np.random.default_rng(seed)
     truth = random_truth(rng, photos=3, concepts=3, boxes=boxes, federated=federated)
     found = random_found(rng, truth, count)
     tables = [curves(truth, found, engine) for engine in ENGINES]
     np.testing.assert_array_equal(tables[0].precision, tables[1].precision)
     np.testing.assert_array_equal(tables[0].recall, tables[1].recall)
-    records = match(truth, found, tuple(IOU_THRESHOLDS[[0, 5]]))
+    records = match_detections(truth, found, tuple(IOU_THRESHOLDS[[0, 5]]))
     ours = weighted_ap(truth, records, np.ones((1, 3)))[0]
     for concept in range(3):
         slow = [
@@ -117,20 +179,20 @@ def test_both_engines_and_the_records_equal_the_slow_reference(seed, federated, 
 
 
 @pytest.mark.parametrize("federated", [False, True])
-def test_more_detections_than_the_limit_are_cut_alike(federated):
+def test_the_limit_on_detections_is_applied_equally(federated):
     rng = np.random.default_rng(3)
     truth = random_truth(rng, photos=2, concepts=2, boxes=40, federated=federated)
     found = random_found(rng, truth, 1500)
     tables = [curves(truth, found, engine) for engine in ENGINES]
     np.testing.assert_array_equal(tables[0].precision, tables[1].precision)
-    ours = weighted_ap(truth, match(truth, found), np.ones((1, 2)))[0]
+    ours = weighted_ap(truth, match_detections(truth, found), np.ones((1, 2)))[0]
     for concept in range(2):
         slow = average_precision(truth, found, concept, 0.5)
         assert tables[0].precision[0, :, concept, 0, -1].mean() == pytest.approx(slow, abs=1e-9)
         assert ours[concept] == pytest.approx(slow, abs=1e-9)
 
 
-def test_lvis_figures_are_means_over_frequencies_and_have_no_small_limits():
+def test_lvis_figures_average_over_frequencies_and_have_one_limit():
     rng = np.random.default_rng(5)
     truth = random_truth(rng, photos=6, concepts=6, boxes=50, federated=True)
     metrics = summarise(truth, curves(truth, random_found(rng, truth, 300)), detections=300, engine="hotcoco")
@@ -146,7 +208,7 @@ PUBLISHED += (0.386813, 0.593680, 0.595353, 0.639811, 0.566421, 0.564291)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_coco_apis_own_pair_gives_the_published_numbers(tmp_path, engine):
+def test_the_reference_pair_of_the_coco_api_gives_the_published_numbers(tmp_path, engine):
     folder = SHARED / "coco_eval_reference"
     if not folder.is_dir():
         pytest.skip("the COCO API's reference pair is not in ../shared/data")
@@ -182,13 +244,13 @@ def test_both_engines_agree_on_real_photos(tmp_path):
     assert 0 < one.ap50_novel < 1
 
 
-def test_a_weight_of_two_is_a_photo_that_stands_there_twice():
+def test_a_weight_of_two_equals_a_repeated_image():
     rng = np.random.default_rng(11)
     truth = random_truth(rng, photos=3, concepts=2, boxes=20)
     found = random_found(rng, truth, 60)
-    # Different scores, for a copy's place among equal ones is a matter of taste.
+    # Different scores, because the order of a copy among equal scores is arbitrary.
     found = type(found)(found.images, found.concepts, rng.permutation(60) / 60.0, found.boxes_xywh)
-    records = match(truth, found)
+    records = match_detections(truth, found)
     weights = np.array([[2.0, 0.0, 1.0]])
     copies = np.array([0, 0, 2])
     doubled = type(truth)(
@@ -213,10 +275,10 @@ def test_a_weight_of_two_is_a_photo_that_stands_there_twice():
     np.testing.assert_allclose(weighted_ap(truth, records, weights)[0], slow, atol=1e-9)
 
 
-def test_intervals_hold_the_figure_and_are_the_same_again():
+def test_intervals_contain_the_figure_and_are_reproducible():
     rng = np.random.default_rng(2)
     truth = random_truth(rng, photos=40, concepts=4, boxes=200)
-    records = match(truth, random_found(rng, truth, 800))
+    records = match_detections(truth, random_found(rng, truth, 800))
     drawn = intervals(truth, records, resamples=200, seed=1)
     assert set(drawn) == {"ap50_base", "ap50_novel", "ap50_all"}
     for interval in drawn.values():
@@ -225,42 +287,42 @@ def test_intervals_hold_the_figure_and_are_the_same_again():
     assert drawn == intervals(truth, records, resamples=200, seed=1)
 
 
-def test_many_detections_and_resamples_are_taken_in_parts(monkeypatch):
+def test_blocks_of_detections_and_resamples_give_the_same_table(monkeypatch):
     rng = np.random.default_rng(4)
     truth = random_truth(rng, photos=9, concepts=4, boxes=70)
     found = random_found(rng, truth, 400)
     weights = rng.integers(0, 3, (40, 9)).astype(float)
-    whole = match(truth, found, (0.5, 0.75))
+    whole = match_detections(truth, found, (0.5, 0.75))
     table = weighted_table(truth, whole, weights)
-    monkeypatch.setattr("cckt.detector.evaluation.matches.CHUNK", 33)
-    monkeypatch.setattr("cckt.detector.evaluation.bootstrap.TOGETHER", 7)
-    parted = match(truth, found, (0.5, 0.75))
+    monkeypatch.setattr("cckt.detector.evaluation.match_detections.CHUNK", 33)
+    monkeypatch.setattr("cckt.detector.evaluation.bootstrap.RESAMPLES_AT_ONCE", 7)
+    parted = match_detections(truth, found, (0.5, 0.75))
     np.testing.assert_array_equal(parted.box, whole.box)
     np.testing.assert_array_equal(weighted_table(truth, parted, weights), table)
 
 
-def test_ap_has_an_interval_too_of_its_own_thresholds():
+def test_ap_has_an_interval_over_its_ten_thresholds():
     rng = np.random.default_rng(7)
     truth = random_truth(rng, photos=30, concepts=3, boxes=120)
     found = random_found(rng, truth, 500)
-    drawn = intervals(truth, match(truth, found, tuple(IOU_THRESHOLDS)), resamples=60)
+    drawn = intervals(truth, match_detections(truth, found, tuple(IOU_THRESHOLDS)), resamples=60)
     assert set(drawn) == {"ap50_base", "ap50_novel", "ap50_all", "ap"}
     ap = summarise(truth, curves(truth, found), detections=500, engine="hotcoco").ap
     assert drawn["ap"].value == pytest.approx(ap, abs=1e-9)
     assert drawn["ap"].low < ap < drawn["ap"].high < drawn["ap50_all"].high
 
 
-def test_intervals_without_anything_to_find_are_void(tmp_path):
+def test_intervals_without_boxes_are_nan(tmp_path):
     metrics = evaluate_detections(make_data(tmp_path), Detections.empty(), resamples=20)
     assert math.isnan(metrics.intervals["ap50_novel"].low)
     assert metrics.as_dict()["intervals"]["ap50_novel"]["low"] is None
-    assert dict(metrics.rows())["AP50 base"] == "0.0 (0.0 to 0.0)"
+    assert dict(metrics.rows())["AP50 base"] == "0.0 (0.0 to 0.0), only 3 boxes"
     assert dict(metrics.rows())["AP50 novel"] == "–"
 
 
-def test_a_comparison_tells_a_better_run_from_the_same_run(tmp_path):
+def test_a_comparison_separates_a_worse_run_from_an_equal_one(tmp_path):
     index = make_data(tmp_path, photos=24)
-    truth = truth_of(index)
+    truth = ground_truth_of(index)
     ids, categories = truth.image_ids[truth.images], truth.category_ids[truth.concepts]
     good = Detections(ids, categories, np.linspace(0.9, 0.1, len(ids)), truth.boxes_xywh)
     half = good.where(np.random.default_rng(0).random(len(ids)) < 0.5)
@@ -272,7 +334,7 @@ def test_a_comparison_tells_a_better_run_from_the_same_run(tmp_path):
     assert worse.p < 0.05
 
 
-def test_the_best_score_keeps_what_is_right():
+def test_the_best_threshold_keeps_exactly_the_correct_detections():
     rng = np.random.default_rng(0)
     truth = random_truth(rng, photos=5, concepts=2, boxes=20)
     truth = type(truth)(**{**vars(truth), "crowd": np.zeros(20, bool)})
@@ -280,8 +342,14 @@ def test_the_best_score_keeps_what_is_right():
     right = type(found)(truth.images, truth.concepts, np.full(20, 0.8), truth.boxes_xywh)
     wrong = type(found)(truth.images, truth.concepts, np.full(20, 0.3), truth.boxes_xywh + 500)
     both = type(found)(*(np.concatenate([getattr(one, n) for one in (wrong, right)]) for n in vars(right)))
-    assert best_f1(truth, match(truth, both)) == {"score": 0.8, "precision": 1.0, "recall": 1.0, "f1": 1.0}
-    assert best_f1(truth, match(truth, wrong))["f1"] == 0.0
+    assert best_f1(truth, match_detections(truth, both)) == {
+        "score": 0.8,
+        "precision": 1.0,
+        "recall": 1.0,
+        "f1": 1.0,
+    }
+    none = best_f1(truth, match_detections(truth, wrong))
+    assert none == {"score": DEFAULT_THRESHOLD, "precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -294,7 +362,7 @@ def test_the_best_score_keeps_what_is_right():
 def test_ids_outside_the_index_are_refused(tmp_path, rows, message):
     index = make_data(tmp_path)
     with pytest.raises(UserError, match=message):
-        locate(detections(rows), index, truth_of(index))
+        locate_detections(detections(rows), index, ground_truth_of(index))
 
 
 def test_unknown_choices_are_refused(tmp_path):
@@ -307,6 +375,6 @@ def test_unknown_choices_are_refused(tmp_path):
         evaluate_detections(index, Detections.empty(), protocol="voc")
 
 
-def test_pycocotools_keeps_its_mouth_shut(tmp_path, capsys):
+def test_pycocotools_prints_nothing(tmp_path, capsys):
     evaluate_detections(make_data(tmp_path), Detections.empty(), engine="pycocotools")
     assert capsys.readouterr() == ("", "")

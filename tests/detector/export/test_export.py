@@ -1,4 +1,4 @@
-"""Detectors taken elsewhere: graphs with words baked in, and folders with a model card."""
+"""Exported detectors: graphs with a fixed vocabulary, and folders with a model card."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import changed
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.export import graph as export
-from cckt.detector.export.graph import Halved, export_graph, run_onnx, traceable
+from cckt.detector.export.graph import HalvingPool, export_graph, run_onnx, traceable
 from cckt.detector.export.model_card import export_folder
-from cckt.detector.inference.network import load_network
-from cckt.detector.inference.predict import Detector
+from cckt.detector.inference.inference_model import load_inference_model
+from cckt.detector.inference.predict import Predictor
 from tests.detector.evaluation.evaluation_world import (
     add_column,
     make_data,
+    make_deep_run,
     make_run,
     small_config,
     unit_rows,
@@ -36,34 +37,37 @@ def run(tmp_path_factory):
 
 
 def graph(run, out, **options):
-    detector = Detector.load(run, device="cpu")
+    detector = Predictor.load(run, device="cpu")
     return export_graph(detector, "cat, kite, tv|television", out, text=unit_rows(3), **options)
 
 
-def by_torch(run, photos, present):
-    """Boxes and scores of the run itself, a photo at a time, from the pixels that the graph is given."""
-    network, _ = load_network(run, "cpu")
+def by_torch(run, photos, present, layer=-1):
+    """Return boxes and scores of one decoder layer in torch, one image at a time."""
+    network, _ = load_inference_model(run, "cpu")
     data = network.config.data
     text = torch.from_numpy(unit_rows(3))
-    from cckt.detector.inference.scoring import score
+    from cckt.detector.inference.postprocess import class_scores
     from cckt.detector.students.boxes import to_xyxy
-    from cckt.detector.students.contract import PresentText
+    from cckt.detector.students.contract import PresentText, StudentOutput
 
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (data.mean, data.std))
     boxes, scores = [], []
     for photo in photos.split(1):
         with torch.no_grad():
             guidance = PresentText.gather(text, [torch.tensor(present, dtype=torch.int64)])
-            output = network.model((photo - mean) / std, None, text, guidance).last()
-        boxes.append(to_xyxy(output.boxes[-1]))
+            output = network.model((photo - mean) / std, None, text, guidance)
+        last = StudentOutput(
+            output.boxes[layer][None], output.logits[layer][None], output.region[layer][None]
+        )
+        boxes.append(to_xyxy(output.boxes[layer]))
         softmax = network.config.inference.softmax
-        scores.append(score(output, text, network.config.model.tau, "similarity", softmax=softmax))
+        scores.append(class_scores(last, text, network.config.model.tau, "similarity", softmax=softmax))
     return torch.cat(boxes), torch.cat(scores)
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (pip install 'cckt[export]')")
-def test_onnx_and_torch_agree_on_twenty_photos(run, tmp_path):
-    """Of several sizes and shapes, in batches of several numbers, by one graph."""
+def test_onnx_and_torch_agree_on_twenty_images(run, tmp_path):
+    """One graph, several image sizes and batch sizes."""
     report = graph(run, tmp_path / "d.onnx", present=["kite"])
     assert max(report.boxes_difference, report.scores_difference) < 1e-4
     generator = torch.Generator().manual_seed(1)
@@ -80,6 +84,7 @@ def test_onnx_and_torch_agree_on_twenty_photos(run, tmp_path):
     assert card["report"]["size"] is None
     assert [concept["name"] for concept in card["concepts"]] == ["cat", "kite", "tv"]
     assert [concept["split"] for concept in card["concepts"]] == ["base", "novel", "novel"]
+    assert card["threshold_of"].startswith("the default, because the run has no evaluation")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.json", "d.onnx"]
 
 
@@ -95,9 +100,22 @@ def test_a_torch_graph_of_one_size_takes_any_batch(run, tmp_path):
         torch.testing.assert_close(mine, expected, atol=1e-4, rtol=0)
 
 
+def test_a_graph_returns_the_last_decoder_layer(tmp_path):
+    run = make_deep_run(tmp_path / "deep")
+    graph(run, tmp_path / "d.pt2", format="torch", size=(64, 96), present=["kite"])
+    photos = torch.rand((2, 3, 64, 96), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        found = torch.export.load(tmp_path / "d.pt2").module()(photos)
+    for mine, expected, first in zip(
+        found, by_torch(run, photos, [1]), by_torch(run, photos, [1], layer=0), strict=True
+    ):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=0)
+        assert (mine - first).abs().max() > 1e-2
+
+
 @pytest.mark.parametrize("format", ["torch", "onnx"])
 @pytest.mark.parametrize("reference", ["encoder", "guided"])
-def test_first_boxes_from_the_encoder(reference, format, tmp_path):
+def test_graphs_of_models_with_encoder_references_agree_with_torch(reference, format, tmp_path):
     if format == "onnx" and MISSING:
         pytest.skip(f"not installed: {', '.join(MISSING)}")
     torch.manual_seed(1)
@@ -115,8 +133,8 @@ def test_first_boxes_from_the_encoder(reference, format, tmp_path):
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (pip install 'cckt[export]')")
-def test_a_resnet_that_averages_odd_sides_takes_photos_of_any_size(tmp_path):
-    """Quickstart's detector has such a backbone and a level that the backbone has not."""
+def test_a_resnet_with_ceil_mode_pools_exports_for_any_size(tmp_path):
+    """Like the detector of the quickstart: such a backbone, and one more level than the backbone has."""
     torch.manual_seed(2)
     config = changed(small_config(), "model", backbone="test_resnet", strides=(8, 16), levels=3)
     run = make_run(tmp_path / "run", config)
@@ -129,45 +147,45 @@ def test_a_resnet_that_averages_odd_sides_takes_photos_of_any_size(tmp_path):
             torch.testing.assert_close(mine, expected, atol=1e-3, rtol=0)
 
 
-def test_pools_that_can_be_traced_answer_the_same():
+def test_traceable_pools_give_the_same_output():
     pool = torch.nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
     other = traceable(torch.nn.Sequential(pool, torch.nn.AvgPool2d(3, 2, ceil_mode=True)))
-    assert isinstance(other[0], Halved)
-    assert isinstance(other[1], torch.nn.AvgPool2d), "another kind is left alone"
+    assert isinstance(other[0], HalvingPool)
+    assert isinstance(other[1], torch.nn.AvgPool2d), "pools of other sizes are unchanged"
     for sides in ((1, 1), (2, 5), (7, 4), (9, 9)):
         x = torch.randn(2, 3, *sides)
         torch.testing.assert_close(other[0](x), pool(x))
 
 
-def test_a_graph_that_differs_is_not_handed_out(run, tmp_path, monkeypatch):
+def test_a_graph_that_differs_from_torch_is_not_kept(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_traced", lambda *given: None)
     monkeypatch.setattr(export, "_write", lambda program, path, photos: path.touch())
     for boxes in (torch.zeros(2, 6, 4) + 9, torch.full((2, 6, 4), torch.nan)):
         monkeypatch.setattr(
             export, "_reader", lambda path, boxes=boxes: lambda one: (boxes, torch.zeros(2, 6, 3))
         )
-        with pytest.raises(AssertionError, match="differs from torch"):
+        with pytest.raises(AssertionError, match="of torch, found"):
             graph(run, tmp_path / "d.pt2", format="torch")
         assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_traced_for_any_size_wants_one(run, tmp_path, monkeypatch):
+def test_a_model_that_cannot_be_traced_for_any_size_needs_a_size(run, tmp_path, monkeypatch):
     def windows(*given):
         raise ValueError("\nConstraints violated (height)! Windows of 12\nmore")
 
     monkeypatch.setattr(export, "_traced", windows)
-    told = r"a regnetx_002 detector .* \(ValueError: Constraints violated .*12\); fix one with --size HEIGHT"
-    with pytest.raises(UserError, match=told):
+    message = r"a regnetx_002 .* \(ValueError: Constraints violated .*12\); give one size with --size HEIGHT"
+    with pytest.raises(UserError, match=message):
         graph(run, tmp_path / "d.pt2", format="torch")
     with pytest.raises(ValueError, match="Windows"):
         graph(run, tmp_path / "d.pt2", format="torch", size=(64, 64))
 
 
-def test_mistakes(run, tmp_path, monkeypatch):
-    detector = Detector.load(run, device="cpu")
+def test_wrong_arguments_are_refused(run, tmp_path, monkeypatch):
+    detector = Predictor.load(run, device="cpu")
     with pytest.raises(UserError, match="--format tflite is not known"):
         graph(run, tmp_path / "d", format="tflite")
-    with pytest.raises(UserError, match="nobody can read the vocabulary"):
+    with pytest.raises(UserError, match="no teacher to compute them"):
         export_graph(detector, "cat", tmp_path / "d.pt2", format="torch")
     with pytest.raises(UserError, match="--size 32x96: expected 64 to 4096 pixels"):
         export_graph(detector, "cat", tmp_path / "d.pt2", format="torch", text=unit_rows(1), size=(32, 96))
@@ -176,21 +194,21 @@ def test_mistakes(run, tmp_path, monkeypatch):
         graph(run, tmp_path / "d.onnx")
 
 
-def test_a_folder_is_loaded_like_the_run_and_tells_about_itself(run, tmp_path):
+def test_an_exported_folder_loads_like_the_run_and_has_a_model_card(run, tmp_path):
     index = make_data(tmp_path / "world", photos=5)
     add_column(index, "text", unit_rows(4))
     run = make_run(tmp_path / "own", changed(small_config(), "prior", source="none"))
     metrics = evaluate_run(run, index.folder)
-    evaluate_run(run, index.folder, priors="oracle", classification="head")  # no figures of the run's
+    evaluate_run(run, index.folder, priors="oracle", classification="head")  # not the settings of the run
     folder = export_folder(run, tmp_path / "shared", licence="apache-2.0")
     assert not list(folder.glob("*.pt"))
     photo = index.photo_path(4)
     one, other = (
-        Detector.load(place, device="cpu").predict(photo, "cat, kite", text=unit_rows(2), min_score=0.0)[0]
+        Predictor.load(place, device="cpu").predict(photo, "cat, kite", text=unit_rows(2), min_score=0.0)[0]
         for place in (run, folder)
     )
     np.testing.assert_array_equal(one.boxes_xyxy, other.boxes_xyxy)
-    assert Detector.load(folder, device="cpu").threshold == metrics.figures["best_f1"]["score"]
+    assert Predictor.load(folder, device="cpu").threshold == metrics.figures["best_f1"]["score"]
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: cckt\n")
     for part in (
@@ -200,6 +218,7 @@ def test_a_folder_is_loaded_like_the_run_and_tells_about_itself(run, tmp_path):
         "| AP50 base |",
         "protocol custom",
         "regnetx_002",
+        "found = detector.predict(",
     ):
         assert part in card, part
     assert json.loads((folder / "config.json").read_text())["model"]["hidden"] == 32
@@ -207,6 +226,6 @@ def test_a_folder_is_loaded_like_the_run_and_tells_about_itself(run, tmp_path):
         export_folder(run, folder)
 
 
-def test_a_run_that_was_not_evaluated_says_so(tmp_path):
+def test_the_model_card_of_a_run_without_evaluation(tmp_path):
     bare = make_run(tmp_path / "bare", small_config())
-    assert "It was not evaluated yet." in (export_folder(bare, tmp_path / "out") / "README.md").read_text()
+    assert "This run has no evaluation." in (export_folder(bare, tmp_path / "out") / "README.md").read_text()

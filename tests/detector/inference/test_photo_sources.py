@@ -1,4 +1,4 @@
-"""Where photos come from."""
+"""Input images: files, folders, patterns, lists, video frames."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def names(paths, folder):
     return [str(path.relative_to(folder)) for path in paths]
 
 
-def test_no_place_gives_no_photo():
+def test_no_places_give_no_photos():
     assert find_photos([]) == []
 
 
@@ -35,11 +35,13 @@ def test_files_folders_patterns_and_lists(folder):
     assert names(find_photos([folder]), folder) == ["a.PNG", "b.jpg", "clip.mp4"]
     assert names(find_photos([f"{folder}/**/*"]), folder) == ["a.PNG", "b.jpg", "clip.mp4", "in/c.webp"]
     assert names(find_photos([f"{folder}/*.jpg", folder / "b.jpg"]), folder) == ["b.jpg"]
-    assert names(find_photos([folder / "notes.txt"]), folder) == ["notes.txt"]  # named: the reader will say
+    assert names(find_photos([folder / "notes.txt"]), folder) == [
+        "notes.txt"
+    ]  # a named file is checked when it is read
     assert find_photos(["-"], ["x.jpg\n", "\n", " y.png \n"])[1].name == "y.png"
 
 
-def test_a_name_with_brackets_that_exists_is_no_pattern(folder):
+def test_an_existing_name_with_brackets_is_not_a_pattern(folder):
     (folder / "odd[1].jpg").write_bytes(b"x")
     assert names(find_photos([folder / "odd[1].jpg"]), folder) == ["odd[1].jpg"]
 
@@ -47,14 +49,14 @@ def test_a_name_with_brackets_that_exists_is_no_pattern(folder):
 @pytest.mark.parametrize("place", ["nowhere.jpg", "*.gif", "empty"])
 def test_places_without_photos_are_refused(folder, place):
     (folder / "empty").mkdir()
-    with pytest.raises(UserError, match="no such photo, nor a folder or pattern that holds some"):
+    with pytest.raises(UserError, match="found no photo, expected a photo, or a folder or pattern"):
         find_photos([folder / place])
     with pytest.raises(UserError, match="the list on stdin is empty"):
         find_photos(["-"], ["\n"])
 
 
 def stub(folder, monkeypatch, body):
-    """An ffmpeg that answers as told."""
+    """Put a program named ffmpeg with the given body on the path."""
     program = folder / "bin" / "ffmpeg"
     program.parent.mkdir()
     program.write_text(f"#!{sys.executable}\nimport sys\n{body}\n")
@@ -62,7 +64,7 @@ def stub(folder, monkeypatch, body):
     monkeypatch.setenv("PATH", str(program.parent) + os.pathsep + os.environ["PATH"])
 
 
-def test_frames_of_a_video_come_one_by_one_with_their_time(folder, monkeypatch):
+def test_frames_of_a_video_are_named_by_their_time(folder, monkeypatch):
     stub(
         folder,
         monkeypatch,
@@ -80,7 +82,7 @@ def test_frames_of_a_video_come_one_by_one_with_their_time(folder, monkeypatch):
     first.close()
 
 
-def test_what_ffmpeg_cannot_read_is_said(folder, monkeypatch):
+def test_a_video_that_ffmpeg_cannot_read_is_refused(folder, monkeypatch):
     stub(folder, monkeypatch, "print('moov atom not found', file=sys.stderr); sys.exit(1)")
     with pytest.raises(UserError, match=r"clip\.mp4: ffmpeg cannot read it \(moov atom not found\)"):
         next(video_frames(folder / "clip.mp4"))
@@ -90,7 +92,7 @@ def test_what_ffmpeg_cannot_read_is_said(folder, monkeypatch):
         next(video_frames(folder / "nowhere.mp4"))
 
 
-def test_a_real_video_is_read_by_the_ffmpeg_of_a_wheel(tmp_path, monkeypatch):
+def test_a_real_video_is_decoded_by_the_ffmpeg_of_a_wheel(tmp_path, monkeypatch):
     wheel = pytest.importorskip(
         "imageio_ffmpeg", reason="not installed: imageio-ffmpeg (pip install -e '.[dev]')"
     )

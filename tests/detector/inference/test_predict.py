@@ -1,4 +1,4 @@
-"""The detector in a person's hands: photos, vocabularies, priors, refusals, files."""
+"""Predict on images: vocabularies, priors, thresholds, refused arguments, files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,28 @@ import torch
 from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.vocabulary import Vocabulary
+from cckt.cache_builder.vocabulary import Concept, Vocabulary
 from cckt.detector.config.config import changed, save_config
-from cckt.detector.inference.predict import Detector
-from cckt.detector.inference.prediction import Prediction, write_coco, write_csv, write_yolo
-from tests.detector.evaluation.evaluation_world import make_run, small_config, unit_rows
+from cckt.detector.inference.predict import Predictor
+from cckt.detector.inference.prediction import (
+    IMAGES_FILE,
+    Prediction,
+    write_coco,
+    write_coco_images,
+    write_csv,
+    write_yolo,
+)
+from tests.detector.evaluation.evaluation_world import (
+    layers_of,
+    make_deep_run,
+    make_run,
+    small_config,
+    unit_rows,
+)
 
 
 class SmallGuide:
-    """Reads words into random directions, and is sure of the first concept."""
+    """A guide with random text embeddings and the highest prior for the first concept."""
 
     name, weight_digest = "small", "sha256:aa"
 
@@ -38,7 +51,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def detector(run):
-    return Detector.load(run, device="cpu", guide=SmallGuide())
+    return Predictor.load(run, device="cpu", guide=SmallGuide())
 
 
 @pytest.fixture
@@ -48,7 +61,7 @@ def photo(tmp_path):
     return path
 
 
-def test_no_photo_gives_no_prediction(detector):
+def test_no_images_give_no_predictions(detector):
     assert detector.predict([], "forklift") == []
 
 
@@ -58,7 +71,7 @@ def test_an_empty_vocabulary_is_refused(detector, photo, vocabulary):
         detector.predict(photo, vocabulary)
 
 
-def test_a_prediction_is_in_pixels_of_the_photo_and_knows_what_is_novel(detector, photo):
+def test_a_prediction_is_in_pixels_of_the_image_and_marks_novel_concepts(detector, photo):
     (found,) = detector.predict(photo, "forklift, CAT, puppy|dog", min_score=0.0)
     assert len(found) == 10  # the run's inference.top
     assert (found.size, found.source) == ((50, 30), str(photo))
@@ -70,28 +83,28 @@ def test_a_prediction_is_in_pixels_of_the_photo_and_knows_what_is_novel(detector
     assert found.present == (0,)
 
 
-def test_paths_pictures_and_batches_give_the_same(detector, photo, tmp_path):
+def test_paths_images_and_batches_give_the_same_predictions(detector, photo, tmp_path):
     other = tmp_path / "other.png"
     Image.new("L", (50, 30), 80).save(other)
     by_path = detector.predict([photo, other, photo], "forklift, cat", batch=1)
     by_image = detector.predict([Image.open(p) for p in (photo, other, photo)], ["forklift", "cat"], batch=3)
     for one, another in zip(by_path, by_image, strict=True):
         np.testing.assert_allclose(one.scores, another.scores, atol=1e-4)
-        # Two finds whose scores are equal but for rounding may change places.
+        # Two detections with equal scores up to rounding may change places.
         lefts = [np.sort(found.boxes_xyxy, axis=0) for found in (one, another)]
         np.testing.assert_allclose(*lefts, atol=2e-2)
     assert by_path[1].size == (50, 30)
 
 
-def test_photos_are_read_when_they_are_needed(detector, photo):
+def test_images_are_read_batch_by_batch(detector, photo):
     def photos():
         yield photo
-        raise AssertionError("the second photo was not asked for")
+        raise AssertionError("the second image was read")
 
     assert len(next(detector.stream(photos(), "cat", batch=1))) >= 0
 
 
-def test_min_score_and_top_cut(detector, photo):
+def test_min_score_and_top_limit_the_detections(detector, photo):
     (every,) = detector.predict(photo, "a, b, c", min_score=0.0, top=18)
     assert len(every) == 18
     middle = float(every.scores[9])
@@ -99,7 +112,7 @@ def test_min_score_and_top_cut(detector, photo):
     assert len(some) == (every.scores >= middle).sum() < 18
 
 
-def test_priors_come_from_the_guide_a_list_or_nobody(detector, photo):
+def test_priors_come_from_the_guide_or_a_list_or_are_off(detector, photo):
     def boxes(**options):
         (found,) = detector.predict(photo, "a, b, c", min_score=0.0, top=18, **options)
         return found.present, found.boxes_xyxy
@@ -111,18 +124,18 @@ def test_priors_come_from_the_guide_a_list_or_nobody(detector, photo):
     np.testing.assert_array_equal(boxes(present=[0])[1], boxes(priors="guide")[1])
 
 
-def test_restricted_predictions_name_only_what_is_present(detector, photo):
+def test_restricted_predictions_have_only_present_concepts(detector, photo):
     (found,) = detector.predict(
         photo, "a, b, c", min_score=0.0, top=18, present=["b"], restrict_to_present=True
     )
     assert found.names == ["b"] * 6
 
 
-def test_a_run_that_is_set_up_restricted_predicts_so_where_it_knows_what_is_there(run, photo):
+def test_a_restricted_config_applies_only_with_present_concepts(run, photo):
     config = changed(small_config(), "inference", restrict_to_present=True)
     save_config(changed(config, "prior", rho=0.7), run / "config.toml")
     for guide, narrow in ((SmallGuide(), True), (None, False)):
-        detector = Detector.load(run, device="cpu", guide=guide)
+        detector = Predictor.load(run, device="cpu", guide=guide)
         (found,) = detector.predict(photo, "a, b, c", min_score=0.0, top=18, text=unit_rows(3))
         assert (set(found.concepts.tolist()) == {0}) == narrow
     (found,) = detector.predict(
@@ -131,33 +144,33 @@ def test_a_run_that_is_set_up_restricted_predicts_so_where_it_knows_what_is_ther
     assert len(set(found.concepts.tolist())) > 1
 
 
-def test_chance_fills_up_a_photos_priors_whatever_its_batch(run, photo):
+def test_a_random_fill_does_not_depend_on_the_batch(run, photo):
     save_config(changed(small_config(), "prior", fill="random", limit=4), run / "config.toml")
-    detector = Detector.load(run, device="cpu", guide=SmallGuide())
+    detector = Predictor.load(run, device="cpu", guide=SmallGuide())
     words = ", ".join("abcdefghij")
     one, all_ = (detector.predict([photo] * 5, words, min_score=0.0, batch=batch) for batch in (1, 5))
     assert [found.present for found in one] == [found.present for found in all_]
     assert len({found.present for found in one}) > 1
 
 
-def test_without_a_guide_text_must_be_given_and_fit(run, photo):
-    detector = Detector.load(run, device="cpu")
-    with pytest.raises(UserError, match=r"give --teacher small \(the run's\), or text embeddings"):
+def test_without_a_guide_text_is_required_and_checked(run, photo):
+    detector = Predictor.load(run, device="cpu")
+    with pytest.raises(UserError, match=r"give --teacher small \(the run's teacher\), or text embeddings"):
         detector.predict(photo, "cat")
     with pytest.raises(UserError, match=r"shape \(2, 16\), expected \(1, 16\)"):
         detector.predict(photo, "cat", text=unit_rows(2))
-    with pytest.raises(UserError, match="no direction"):
+    with pytest.raises(UserError, match="is zero or non-finite"):
         detector.predict(photo, "cat", text=np.zeros((1, 16), np.float32))
-    with pytest.raises(UserError, match="priors on the fly need"):
+    with pytest.raises(UserError, match="priors of new images need"):
         detector.predict(photo, "cat", text=unit_rows(1), priors="guide")
-    with pytest.raises(UserError, match="needs to know what is present"):
+    with pytest.raises(UserError, match="needs present concepts"):
         detector.predict(photo, "cat", text=unit_rows(1), restrict_to_present=True)
     (found,) = detector.predict(photo, "cat", text=torch.from_numpy(unit_rows(1)) * 3, min_score=0.0)
     assert len(found) == 6
     assert found.present is None
 
 
-def test_wrong_words_about_what_is_present_are_refused(detector, photo):
+def test_unknown_present_concepts_are_refused(detector, photo):
     with pytest.raises(UserError, match="no concept named 'bot'; did you mean 'boat'"):
         detector.predict(photo, "boat", present=["bot"])
     with pytest.raises(UserError, match="rows 0 to 0"):
@@ -166,14 +179,16 @@ def test_wrong_words_about_what_is_present_are_refused(detector, photo):
         detector.predict(photo, "boat", priors="clip")
 
 
-def test_another_teachers_guide_is_refused(run):
+def test_a_guide_of_another_teacher_is_refused(run):
     guide = SmallGuide()
     guide.weight_digest = "sha256:cc"
-    with pytest.raises(UserError, match=r"weights sha256:cc, but the run learnt from small \(sha256:aa\)"):
-        Detector.load(run, guide=guide)
+    with pytest.raises(
+        UserError, match=r"weights sha256:cc, but the run was trained with small \(sha256:aa\)"
+    ):
+        Predictor.load(run, guide=guide)
 
 
-def test_a_bad_photo_stops_or_is_noted(detector, photo, tmp_path):
+def test_an_unreadable_image_is_refused_or_becomes_a_fault(detector, photo, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"text")
     with pytest.raises(UserError, match=r"bad\.jpg: is not an image"):
@@ -186,11 +201,33 @@ def test_a_bad_photo_stops_or_is_noted(detector, photo, tmp_path):
     np.testing.assert_allclose(first.boxes_xyxy, third.boxes_xyxy, atol=1e-3)
 
 
-def test_the_threshold_is_the_runs_own(run):
-    assert Detector.load(run).threshold == 0.5
+def test_the_threshold_comes_from_the_runs_own_evaluation(run):
+    assert Predictor.load(run).threshold == 0.5
     figures = {"figures": {"best_f1": {"score": 0.83}}}
     (run / "metrics.json").write_text(json.dumps({"evaluation": figures}))
-    assert Detector.load(run).threshold == 0.83
+    assert Predictor.load(run).threshold == 0.83
+
+
+def test_predictions_come_from_the_last_decoder_layer(photo, tmp_path):
+    predictor = Predictor.load(make_deep_run(tmp_path / "deep"), device="cpu", guide=SmallGuide())
+    (found,) = predictor.predict(photo, "a, b, c", min_score=0.0, top=18)
+    image = predictor.model.preprocess(Image.open(photo))
+    boxes, scores = layers_of(predictor.model, [image], torch.from_numpy(unit_rows(3)), [[0]])
+    best = [layer.flatten().sort(descending=True) for layer in scores[:, 0]]
+    np.testing.assert_allclose(found.scores, best[-1].values, atol=1e-5)
+    assert not np.allclose(found.scores, best[0].values, atol=1e-3)
+    lefts = [np.sort(layer[:, 0].clamp(0, 1) * 50) for layer in boxes[:, 0].repeat_interleave(3, 1)]
+    np.testing.assert_allclose(np.sort(found.boxes_xyxy[:, 0]), lefts[-1], atol=1e-2)
+    assert not np.allclose(lefts[0], lefts[-1], atol=1e-2)
+
+
+def test_a_typed_vocabulary_stays_typed_for_the_guide(detector, photo):
+    seen = []
+    detector.guide.text = lambda words: seen.append(words) or unit_rows(len(words))
+    concepts = Vocabulary([Concept(1, "tv", ("television",))])
+    for vocabulary in ("tv|television", ["tv|television"], Vocabulary.free("tv|television"), concepts):
+        detector.predict(photo, vocabulary)
+    assert [words.typed for words in seen] == [True, True, True, False]
 
 
 def prediction(*rows, source="a/b.jpg"):
@@ -202,7 +239,7 @@ def prediction(*rows, source="a/b.jpg"):
     return Prediction(boxes, scores, concepts, Vocabulary.free("cat, big dog"), (40, 20), source)
 
 
-def test_distinct_keeps_the_best_name_of_a_box():
+def test_distinct_keeps_the_best_detection_of_a_box():
     assert len(prediction().distinct()) == 0
     found = prediction(
         (0, 0, 10, 10, 0.6, 0), (0, 0, 10, 9, 0.9, 1), (20, 0, 30, 10, 0.5, 0), (0, 0, 3, 3, 0.4, 0)
@@ -210,13 +247,13 @@ def test_distinct_keeps_the_best_name_of_a_box():
     assert found.distinct().scores.tolist() == pytest.approx([0.9, 0.5, 0.4])
 
 
-def test_files_of_no_prediction(tmp_path):
+def test_files_of_zero_predictions(tmp_path):
     assert write_coco([], tmp_path / "c.json").read_text() == "[]"
     assert len(write_csv([], tmp_path / "c.csv").read_text().splitlines()) == 1
     assert [path.name for path in write_yolo([], tmp_path / "labels")] == ["classes.txt"]
 
 
-def test_files_say_where_what_was_found(tmp_path):
+def test_files_hold_concepts_scores_and_boxes(tmp_path):
     found = [prediction((4, 2, 12, 12, 0.75, 1)), prediction(source="c.jpg")]
     (record,) = json.loads(write_coco(found, tmp_path / "c.json", [7, 8]).read_text())
     assert record == {"image_id": 7, "category_id": 2, "bbox": [4.0, 2.0, 8.0, 10.0], "score": 0.75}
@@ -224,6 +261,9 @@ def test_files_say_where_what_was_found(tmp_path):
     assert first.read_text() == "1 0.200000 0.350000 0.200000 0.500000 0.750000\n"
     assert (second.name, second.read_text()) == ("c.txt", "")
     assert classes.read_text() == "cat\nbig dog\n"
+    images = json.loads(write_coco_images(found, tmp_path / "new" / IMAGES_FILE).read_text())
+    assert images["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "big dog"}]
+    assert images["images"][1] == {"id": 2, "file_name": "c.jpg", "width": 40, "height": 20}
     (line,) = csv.DictReader(write_csv(found, tmp_path / "c.csv").open())
     assert (line["concept"], line["novel"], line["right"]) == ("big dog", "1", "12.00")
 
@@ -235,7 +275,7 @@ def test_yolo_refuses_two_photos_of_one_name(tmp_path):
         write_yolo([prediction(source="")], tmp_path)
 
 
-def test_supervision_is_asked_for_when_it_is_needed(monkeypatch):
+def test_supervision_is_required_only_by_to_supervision(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "supervision", None)
     with pytest.raises(UserError, match=r"pip install 'cckt\[supervision\]'"):
         prediction().to_supervision()

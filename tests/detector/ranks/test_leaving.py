@@ -1,4 +1,4 @@
-"""Leaving a run at an awkward moment, and coming back: while it evaluates, with workers, on a full disk."""
+"""Stopping and resuming a run during an evaluation, with data workers, on a full disk."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def evaluations(run: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("stop", [3, 4, 6])
-def test_an_evaluation_that_a_stop_put_off_is_made_up_for(
+def test_an_evaluation_missed_at_a_stop_runs_after_the_resume(
     folder: Path, unbroken: Path, tmp_path: Path, stop: int
 ) -> None:
     run = tmp_path / "run"
@@ -61,19 +61,19 @@ def test_an_evaluation_that_a_stop_put_off_is_made_up_for(
     assert equal(weights(run), weights(unbroken))
 
 
-def test_an_evaluation_that_no_checkpoint_knows_of_is_logged_once(
+def test_an_evaluation_missing_from_the_checkpoint_is_logged_once(
     folder: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     train(tiny_config(*OFTEN), folder, folder, run, stop_after=3)
-    with (run / "metrics.jsonl").open("a") as log:  # as a kill right after the evaluation leaves it
+    with (run / "metrics.jsonl").open("a") as log:  # state after a kill right after the evaluation
         log.write(json.dumps({"kind": "evaluation", "step": 3, "ap": 0.5}) + "\n")
     train(tiny_config(*OFTEN), folder, folder, run, resume=True)
     assert curve(run) == curve(unbroken)
 
 
 class KillInEvaluation(Silent):
-    """Sends this process SIGTERM as the n-th evaluation has its first photos."""
+    """Send SIGTERM to this process during the n-th evaluation."""
 
     def __init__(self, evaluation: int) -> None:
         self.left, self.label = evaluation, ""
@@ -89,7 +89,7 @@ class KillInEvaluation(Silent):
 
 
 @pytest.mark.parametrize("evaluation", [1, 3])
-def test_a_signal_in_an_evaluation_is_heeded_and_the_evaluation_made_up_for(
+def test_a_signal_stops_an_evaluation_which_runs_after_the_resume(
     folder: Path, unbroken: Path, tmp_path: Path, evaluation: int
 ) -> None:
     run, options = tmp_path / "run", (*OFTEN, "inference.batch=2")
@@ -108,7 +108,7 @@ def test_a_signal_in_an_evaluation_is_heeded_and_the_evaluation_made_up_for(
     assert finished(run)
 
 
-def test_the_best_of_the_last_evaluation_is_remembered(folder: Path, tmp_path: Path) -> None:
+def test_the_best_value_of_the_last_evaluation_is_saved(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_config(*OFTEN), folder, folder, run, max_steps=4)
     newest, _ = store.newest_checkpoint(run)
@@ -116,10 +116,10 @@ def test_the_best_of_the_last_evaluation_is_remembered(folder: Path, tmp_path: P
     assert store.load_state(newest)["best"] >= 0
 
 
-def test_a_group_signal_spares_the_workers_until_the_checkpoint_is_written(
+def test_a_group_signal_leaves_workers_running_until_the_checkpoint_is_written(
     folder: Path, tmp_path: Path
 ) -> None:
-    """As torchrun, timeout and systemd send it: to every process of the group."""
+    """torchrun, timeout and systemd send a signal to every process of the group."""
     run = tmp_path / "run"
     script = (
         "import sys; from pathlib import Path; from tests.detector.tiny import tiny_config\n"
@@ -149,18 +149,18 @@ def test_a_group_signal_spares_the_workers_until_the_checkpoint_is_written(
     assert torn == []
 
 
-def test_batches_made_ahead_are_the_same_batches(folder: Path) -> None:
+def test_prefetched_batches_are_the_same_batches(folder: Path) -> None:
     photos = TrainingPhotos(folder, tiny_config())
     assert photos.fits_in_memory
     schedule = Schedule(len(photos), 0, 2, first_step=0, last_step=5)
-    plainly = list(batches(photos, schedule))
+    in_place = list(batches(photos, schedule))
     ahead = list(batches(photos, schedule, ahead=True))
-    assert [one.rows for one in ahead] == [one.rows for one in plainly]
+    assert [one.rows for one in ahead] == [one.rows for one in in_place]
     assert len(ahead) == 5
-    assert all((a.images == b.images).all() for a, b in zip(ahead, plainly, strict=True))
+    assert all((a.images == b.images).all() for a, b in zip(ahead, in_place, strict=True))
 
 
-def test_a_full_disk_is_said_and_nothing_is_left(
+def test_a_full_disk_is_reported_and_no_partial_checkpoint_remains(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, whole = tmp_path / "run", store.write_bytes
@@ -179,7 +179,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(
     assert train(config, folder, None, run, resume=True)["step"] == 9
 
 
-def test_what_a_kill_left_half_written_is_swept(folder: Path, tmp_path: Path) -> None:
+def test_partial_checkpoints_of_a_killed_run_are_removed(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_config(), folder, None, run, max_steps=2)
     partial = run / "checkpoints" / ".step-00000002.123.partial"
@@ -190,7 +190,7 @@ def test_what_a_kill_left_half_written_is_swept(folder: Path, tmp_path: Path) ->
     assert (run / "checkpoints" / "step-mine").is_dir()
 
 
-def test_a_run_whose_checkpoints_are_all_torn_is_said_to_be_lost(folder: Path, tmp_path: Path) -> None:
+def test_a_run_without_an_intact_checkpoint_cannot_be_resumed(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_config(), folder, None, run, max_steps=1)
     (run / "checkpoints" / "step-00000001" / "state.pt").write_bytes(b"")
@@ -203,33 +203,33 @@ def test_a_run_whose_checkpoints_are_all_torn_is_said_to_be_lost(folder: Path, t
         train(tiny_config(), folder, None, run)
 
 
-def test_a_finished_run_that_goes_on_is_not_judged_by_what_it_was(folder: Path, tmp_path: Path) -> None:
+def test_a_resumed_finished_run_is_evaluated_by_its_new_weights(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_config(), folder, folder, run, max_steps=2)
-    assert store.judged_weights(run).parent == run
+    assert store.evaluation_weights(run).parent == run
     assert finished(run)
     train(tiny_config(), folder, folder, run, resume=True, stop_after=2)
-    assert store.judged_weights(run).parent.name == "step-00000004"
+    assert store.evaluation_weights(run).parent.name == "step-00000004"
     assert finished(run) == {}
     assert json.loads((run / "metrics.json").read_text())["stopped"] == "stop_after"
 
 
-def test_the_end_of_a_run_is_remembered(folder: Path, tmp_path: Path) -> None:
+def test_max_steps_are_saved(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_config(), folder, None, run, max_steps=4, stop_after=1)
     assert run_module.Folders.load(run).max_steps == 4
 
 
-def test_a_run_may_be_cut_into_other_parts_when_it_is_resumed(folder: Path, tmp_path: Path) -> None:
+def test_accumulation_may_change_on_resume(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_config(), folder, None, run, max_steps=2)
     assert train(tiny_config("train.accumulate=2"), folder, None, run, resume=True)["step"] == 9
 
 
-def test_mistakes_that_cost_nothing(folder: Path, tmp_path: Path) -> None:
+def test_invalid_options_create_no_files(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    for out, options, asked, sentence in (
+    for out, options, arguments, message in (
         (file, (), {}, r"--out .*file: the folder cannot be created \(File exists\)"),
         (file / "below", (), {}, r"below: the folder cannot be created \(Not a directory\)"),
         (tmp_path / "a", (), {"max_steps": 0}, "--max-steps 0: expected at least 1"),
@@ -237,6 +237,6 @@ def test_mistakes_that_cost_nothing(folder: Path, tmp_path: Path) -> None:
         (tmp_path / "a", ("train.best_metric=ap50_novell",), {}, "best_metric: found .*expected one of ap, "),
         (tmp_path / "a", ("model.attention_kernel=triton",), {}, "attention_kernel: found 'triton', but"),
     ):
-        with pytest.raises(UserError, match=sentence):
-            train(tiny_config(*options), folder, None, out, **asked)
-    assert sorted(tmp_path.iterdir()) == [file], "nothing was begun"
+        with pytest.raises(UserError, match=message):
+            train(tiny_config(*options), folder, None, out, **arguments)
+    assert sorted(tmp_path.iterdir()) == [file], "found files of a run, expected none"

@@ -10,82 +10,82 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.ranks import rank_death as lifeline
-from cckt.detector.ranks.rank_death import Lifeline
+from cckt.detector.ranks import rank_death
+from cckt.detector.ranks.rank_death import RankMonitor
 
 
-def together(size, before_joining=lambda address: None):
-    """The lifeline of each rank, made in threads as if each were a process."""
-    said, told = [], threading.Event()
+def connect(size, before_joining=lambda address: None):
+    """Return the monitor of each rank, made in threads as if each were a process."""
+    shared, ready = [], threading.Event()
 
     def make(rank):
         def share(address):
             if rank == 0:
-                said.append(address)
-                told.set()
-            assert told.wait(10)
+                shared.append(address)
+                ready.set()
+            assert ready.wait(10)
             if rank:
-                before_joining(said[0])
-            return said[0]
+                before_joining(shared[0])
+            return shared[0]
 
-        return Lifeline(rank, size, "localhost", share)
+        return RankMonitor(rank, size, "localhost", share)
 
     with ThreadPoolExecutor(size) as pool:
         return list(pool.map(make, range(size)))
 
 
-def leave(line, error=None):
-    line.__exit__(None if error is None else type(error), error, None)
+def leave(monitor, error=None):
+    monitor.__exit__(None if error is None else type(error), error, None)
 
 
-def news(line):
-    with pytest.raises(UserError) as told:
-        line.explain(RuntimeError("the collective failed"), 10)
-    return str(told.value)
+def loss_message(monitor):
+    with pytest.raises(UserError) as raised:
+        monitor.raise_if_lost(RuntimeError("the collective failed"), 10)
+    return str(raised.value)
 
 
-def test_ranks_that_leave_in_any_order_are_not_mourned():
-    first, second, third = together(3)
+def test_ranks_that_finish_in_any_order_are_not_reported():
+    first, second, third = connect(3)
     leave(third)
     time.sleep(0.1)
     leave(first)
     time.sleep(0.1)
-    second.explain(RuntimeError("my own"), 0.05)
+    second.raise_if_lost(RuntimeError("unrelated"), 0.05)
     leave(second)
     assert (first.lost, second.lost, third.lost) == ("", "", "")
 
 
-def test_a_death_is_told_to_all_with_rank_and_host():
-    first, second, third = together(3)
+def test_a_death_is_reported_to_all_with_rank_and_host():
+    first, second, third = connect(3)
     leave(third, RuntimeError("anything"))
-    for line in (first, second):
-        told = news(line)
-        assert told.startswith(f"rank 2 of 3 (on {socket.gethostname()}) ended before the run did")
-        assert "--resume" in told
-        leave(line, UserError(told))
+    for monitor in (first, second):
+        message = loss_message(monitor)
+        assert message.startswith(f"rank 2 of 3 (on {socket.gethostname()}) ended before the run did")
+        assert "--resume" in message
+        leave(monitor, UserError(message))
 
 
-def test_the_death_of_rank_0_is_known_too():
-    first, second = together(2)
+def test_the_death_of_rank_0_is_reported():
+    first, second = connect(2)
     leave(first, KeyboardInterrupt())
-    assert "rank 0 of 2 (on localhost)" in news(second)
+    assert "rank 0 of 2 (on localhost)" in loss_message(second)
     leave(second, UserError(""))
 
 
-def test_a_rank_that_cannot_leave_is_ended_with_the_sentence(monkeypatch, caplog):
+def test_a_rank_that_hangs_is_ended_with_the_message(monkeypatch, caplog):
     ended, codes = threading.Event(), []
-    monkeypatch.setattr(lifeline, "GRACE_S", 0.1)
-    monkeypatch.setattr(lifeline.os, "_exit", lambda code: (codes.append(code), ended.set()))
-    first, second = together(2)
+    monkeypatch.setattr(rank_death, "GRACE_S", 0.1)
+    monkeypatch.setattr(rank_death.os, "_exit", lambda code: (codes.append(code), ended.set()))
+    first, second = connect(2)
     leave(second, RuntimeError("killed"))
     assert ended.wait(10)
-    assert codes == [lifeline.EXIT]
+    assert codes == [rank_death.EXIT_CODE]
     assert caplog.messages == [f"cckt: {first.lost}"]
     leave(first, UserError(""))
 
 
-def test_workers_that_were_forked_keep_no_line_open():
-    first, second = together(2)
+def test_forked_workers_keep_no_connection_open():
+    first, second = connect(2)
     child = os.fork()
     if child == 0:
         time.sleep(60)
@@ -93,7 +93,7 @@ def test_workers_that_were_forked_keep_no_line_open():
     try:
         began = time.monotonic()
         leave(second, RuntimeError("killed"))
-        assert "rank 1 of 2" in news(first)
+        assert "rank 1 of 2" in loss_message(first)
         assert time.monotonic() - began < 30
     finally:
         os.kill(child, signal.SIGKILL)
@@ -101,23 +101,23 @@ def test_workers_that_were_forked_keep_no_line_open():
         leave(first, UserError(""))
 
 
-def test_strangers_are_not_let_in():
+def test_connections_without_the_token_are_closed():
     def stranger(address):
-        with socket.create_connection(address[:2]) as line:
-            line.sendall(b"open 1 sesame\n")
+        with socket.create_connection(address[:2]) as connection:
+            connection.sendall(b"open 1 sesame\n")
 
-    for line in together(2, before_joining=stranger):
-        assert line.lost == ""
-        leave(line)
+    for monitor in connect(2, before_joining=stranger):
+        assert monitor.lost == ""
+        leave(monitor)
 
 
-def test_ranks_that_do_not_come_or_cannot_are_named(monkeypatch):
-    monkeypatch.setattr(lifeline, "CONNECT_S", 0.1)
+def test_ranks_that_cannot_connect_are_named(monkeypatch):
+    monkeypatch.setattr(rank_death, "CONNECT_S", 0.1)
     with pytest.raises(
-        UserError, match=r"rank 0 heard nothing from ranks \[1, 2\] for 0 s, expected 3 ranks"
+        UserError, match=r"rank 0 received no connection from ranks \[1, 2\] within 0 s, expected 3 ranks"
     ):
-        Lifeline(0, 3, "localhost", lambda address: address)
+        RankMonitor(0, 3, "localhost", lambda address: address)
     with socket.create_server(("localhost", 0)) as closed:
         port = closed.getsockname()[1]
-    with pytest.raises(UserError, match=rf"rank 1 could not reach rank 0 at localhost:{port} "):
-        Lifeline(1, 2, "localhost", lambda _: ("localhost", port, "word"))
+    with pytest.raises(UserError, match=rf"rank 1 could not connect to rank 0 at localhost:{port} "):
+        RankMonitor(1, 2, "localhost", lambda _: ("localhost", port, "token"))

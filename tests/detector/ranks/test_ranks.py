@@ -1,4 +1,4 @@
-"""Several ranks as processes with gloo: evaluation in shares, whole runs, and a rank that is killed."""
+"""Several ranks as processes with gloo: shared evaluation, whole runs, and a killed rank."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from tests.detector.tiny import free_port, make_data, tiny_config
 from tests.detector.training.test_train import curve, equal, weights
 from tests.places import ROOT
 
-OUR_OWN_FIGURES = ("seconds", "images_per_second", "folder")
+CHANGING_FIGURES = ("seconds", "images_per_second", "folder")
 
 
-def as_rank(rank, size, port, act, *given):
-    """What a launcher and the command line do around `act`."""
+def as_rank(rank, size, port, act, *arguments):
+    """Call `act` as a launcher and the command line would."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     try:
-        act(rank, *given)
+        act(rank, *arguments)
     except UserError as error:
-        given[-1].mkdir(exist_ok=True)
-        (given[-1] / f"said-{rank}").write_text(str(error))
+        arguments[-1].mkdir(exist_ok=True)
+        (arguments[-1] / f"message-{rank}").write_text(str(error))
         os._exit(2)
 
 
-def start(size, act, *given):
-    """`size` processes that run act(rank, *given); the last of `given` is a folder."""
+def start(size, act, *arguments):
+    """Start `size` processes that run act(rank, *arguments); the last argument is a folder."""
     port = free_port()
-    # Not plain fork: the evaluation engine's threads, once started in this process, do not survive it.
+    # Not plain fork: threads of the evaluation engine, once started in this process, do not survive it.
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(["cckt.detector.training.train", "cckt.detector.evaluation.evaluate"])
     make = server.Process
-    ranks = [make(target=as_rank, args=(rank, size, port, act, *given)) for rank in range(size)]
+    ranks = [make(target=as_rank, args=(rank, size, port, act, *arguments)) for rank in range(size)]
     for one in ranks:
         one.start()
     return ranks
@@ -68,14 +68,14 @@ def evaluate_rank(rank, run, data, out):
 
 
 def figures(path):
-    """Of a rank, without what a clock or a folder's name says."""
+    """Return the figures of a rank without times and folder names."""
     known = json.loads(path.read_text())
-    known["figures"] = {key: one for key, one in known["figures"].items() if key not in OUR_OWN_FIGURES}
+    known["figures"] = {key: one for key, one in known["figures"].items() if key not in CHANGING_FIGURES}
     return known
 
 
 @pytest.mark.parametrize(("photos", "size"), [(5, 2), (2, 3)])
-def test_ranks_share_the_photos_and_find_what_one_process_finds(tmp_path, photos, size):
+def test_ranks_share_the_images_and_find_what_one_process_finds(tmp_path, photos, size):
     index = evaluation_world.make_data(tmp_path / "world", photos=photos)
     evaluation_world.add_column(index, "text", evaluation_world.unit_rows(4))
     priors = np.random.default_rng(0).random((photos, 4)).astype(np.float32)
@@ -95,7 +95,7 @@ def test_ranks_share_the_photos_and_find_what_one_process_finds(tmp_path, photos
         assert figures(many / f"rank-{rank}.json") == wanted
 
 
-def test_what_a_rank_cannot_score_is_said_by_all(tmp_path):
+def test_an_evaluation_error_is_raised_on_every_rank(tmp_path):
     index = evaluation_world.make_data(tmp_path / "world", photos=2)
     evaluation_world.add_column(index, "text", evaluation_world.unit_rows(4))
     run = evaluation_world.make_run(tmp_path / "run", evaluation_world.small_config(guidance=False))
@@ -104,7 +104,7 @@ def test_what_a_rank_cannot_score_is_said_by_all(tmp_path):
     store.save_weights(run / "model.safetensors", broken)
     assert codes(start(3, evaluate_rank, run, index.folder, tmp_path / "out")) == [2, 2, 2]
     for rank in range(3):
-        assert "has the score nan" in (tmp_path / "out" / f"said-{rank}").read_text()
+        assert "has the score nan" in (tmp_path / "out" / f"message-{rank}").read_text()
 
 
 EVERY_TWO = ("prior.source=none", "train.checkpoint_every=2", "train.ema_decay=0.9", "train.evaluate_every=1")
@@ -121,7 +121,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def unbroken(folder, tmp_path_factory):
-    """A run of two ranks, one of which meets the photo without boxes."""
+    """Return a run of two ranks; one of them reads the image without boxes."""
     out = tmp_path_factory.mktemp("ranks") / "run"
     assert codes(start(2, train_rank, folder, False, out)) == [0, 0]
     return out
@@ -136,7 +136,7 @@ def test_two_ranks_train_and_evaluate_together(unbroken):
     assert (unbroken / "best.safetensors").is_file()
 
 
-def test_a_killed_rank_ends_the_other_and_the_run_goes_on(folder, unbroken, tmp_path):
+def test_a_killed_rank_ends_the_other_and_the_run_resumes(folder, unbroken, tmp_path):
     out = tmp_path / "run"
     ranks = start(2, train_rank, folder, False, out)
     log = out / "metrics.jsonl"
@@ -147,8 +147,10 @@ def test_a_killed_rank_ends_the_other_and_the_run_goes_on(folder, unbroken, tmp_
     began = time.monotonic()
     assert codes(ranks, 30) == [2, -signal.SIGKILL]
     assert time.monotonic() - began < 30
-    told = (out / "said-0").read_text()
-    assert told.startswith(f"rank 1 of 2 (on {socket.gethostname()}) ended before the run did, so every rank")
+    message = (out / "message-0").read_text()
+    assert message.startswith(
+        f"rank 1 of 2 (on {socket.gethostname()}) ended before the run did, so every rank"
+    )
     assert not (out / "model.safetensors").exists()
     assert codes(start(2, train_rank, folder, True, out)) == [0, 0]
     assert curve(out) == curve(unbroken)
@@ -156,7 +158,7 @@ def test_a_killed_rank_ends_the_other_and_the_run_goes_on(folder, unbroken, tmp_
 
 
 def torchrun(*words):
-    """`torchrun ... -m cckt train ...` on two gloo ranks."""
+    """Start `torchrun ... -m cckt train ...` on two gloo ranks."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     root = ROOT
     command = [*launch, "-m", "cckt", "train", *map(str, words)]
@@ -164,7 +166,7 @@ def torchrun(*words):
 
 
 def rank_of(launcher, rank):
-    """The process id of a rank that torchrun started."""
+    """Return the process id of a rank that torchrun started."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
@@ -179,7 +181,7 @@ def rank_of(launcher, rank):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").is_file(), reason="finds ranks through /proc")
 @pytest.mark.parametrize("victim", [0, 1])
-def test_under_torchrun_a_killed_rank_ends_the_command_and_its_name_resumes_it(
+def test_under_torchrun_a_killed_rank_ends_the_command_and_resume_continues(
     folder, unbroken, tmp_path, victim
 ):
     out, config = tmp_path / "run", tmp_path / "tiny.toml"
@@ -191,10 +193,10 @@ def test_under_torchrun_a_killed_rank_ends_the_command_and_its_name_resumes_it(
         time.sleep(0.002)
     os.kill(rank_of(launcher, victim), signal.SIGKILL)
     began = time.monotonic()
-    told = launcher.communicate(timeout=60)[1]
+    output = launcher.communicate(timeout=60)[1]
     assert time.monotonic() - began < 30
     assert launcher.returncode != 0
-    assert told.count(f"cckt: rank {victim} of 2 (on ") == 1
+    assert output.count(f"cckt: rank {victim} of 2 (on ") == 1
     launcher = torchrun("--resume", out)
     assert launcher.communicate(timeout=600)[1] is not None
     assert launcher.returncode == 0

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.ranks.world import Place, World, first_host, joined, pick_device, place_of
+from cckt.detector.ranks.world import LaunchInfo, World, first_host, joined, pick_device, read_launch_info
 
 
 def test_without_a_launcher_there_is_one_rank():
-    assert place_of({}) is None
+    assert read_launch_info({}) is None
     with joined("cpu") as world:
         assert world == World(0, 1, torch.device("cpu"))
         assert world.first
@@ -21,45 +21,51 @@ def test_without_a_launcher_there_is_one_rank():
         assert world.wrap(model) is model
 
 
-def test_torchrun_is_heard():
-    said = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "123"}
-    assert place_of(said) == Place(3, 4, 1, "host", 123)
+def test_torchrun_variables_are_read():
+    variables = {
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "MASTER_ADDR": "host",
+        "MASTER_PORT": "123",
+    }
+    assert read_launch_info(variables) == LaunchInfo(3, 4, 1, "host", 123)
 
 
-def test_srun_is_heard_but_not_a_shell_within_a_job():
-    said = {
+def test_srun_variables_are_read_but_not_those_of_a_shell_inside_a_job():
+    variables = {
         "SLURM_PROCID": "5",
         "SLURM_STEP_NUM_TASKS": "8",
         "SLURM_LOCALID": "1",
         "SLURM_JOB_ID": "70123",
         "SLURM_STEP_NODELIST": "gpu[03-04]",
     }
-    assert place_of(said) == Place(5, 8, 1, "gpu03", 20000 + 70123 % 20000)
-    assert place_of({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}) is None
+    assert read_launch_info(variables) == LaunchInfo(5, 8, 1, "gpu03", 20000 + 70123 % 20000)
+    assert read_launch_info({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}) is None
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("variables", "message"),
     [
         ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK: found 'x' in the environment, expected the whole number"),
-        ({"RANK": "5", "WORLD_SIZE": "2"}, "calls this rank 5 of 2, expected 0 to 1"),
+        ({"RANK": "5", "WORLD_SIZE": "2"}, "launcher started rank 5 of 2, expected 0 to 1"),
         ({"SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID: found '' in the environment"),
     ],
 )
-def test_a_launcher_that_makes_no_sense_is_refused(said, sentence):
-    with pytest.raises(UserError, match=sentence):
-        place_of(said)
+def test_invalid_launcher_variables_are_refused(variables, message):
+    with pytest.raises(UserError, match=message):
+        read_launch_info(variables)
 
 
-def test_a_rank_that_nobody_joins_says_where_it_waited(monkeypatch):
-    monkeypatch.setattr("cckt.detector.ranks.world.MEETING", datetime.timedelta(seconds=1))
+def test_a_rank_that_waits_in_vain_names_the_address(monkeypatch):
+    monkeypatch.setattr("cckt.detector.ranks.world.RENDEZVOUS_TIMEOUT", datetime.timedelta(seconds=1))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, str(value))
-    sentence = f"rank 0 of 2 did not meet all others at 127.0.0.1:{port} in 1 s"
-    with pytest.raises(UserError, match=sentence), joined("cpu"):
+    message = f"rank 0 of 2 did not meet all other ranks at 127.0.0.1:{port} within 1 s"
+    with pytest.raises(UserError, match=message), joined("cpu"):
         pass
 
 
@@ -72,7 +78,7 @@ def test_the_first_host_of_a_node_list(nodes, first):
 
 
 @pytest.mark.parametrize("name", ["warp", "meta", "cpu:x"])
-def test_a_device_that_is_none_is_refused(name):
+def test_an_unknown_device_is_refused(name):
     with pytest.raises(UserError, match=r"--device: found .*expected auto, cpu, cuda or mps"):
         pick_device(name)
     with (
@@ -83,7 +89,7 @@ def test_a_device_that_is_none_is_refused(name):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_a_gpu_that_is_not_there_is_refused():
+def test_a_missing_gpu_is_refused():
     with pytest.raises(
         UserError, match=r"torch sees 0 CUDA devices here; use auto or cpu, or install a CUDA build"
     ):

@@ -1,4 +1,4 @@
-"""The report as a whole: its data, its self-containedness, and that a browser draws it."""
+"""The whole report: its data, that it needs no other file, and that a browser draws it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import changed
 from cckt.detector.evaluation.detections import Detections
-from cckt.detector.evaluation.truth import truth_of
+from cckt.detector.evaluation.ground_truth import ground_truth_of
 from cckt.detector.report import write_report
 from cckt.detector.report.write import render
 from cckt.detector.runs.run_folder import load_weights, save_weights
@@ -31,7 +31,7 @@ from tests.detector.evaluation.evaluation_world import (
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Two runs, a data set of six photos, a log."""
+    """Return a data set of six images, and two runs with a log."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("report")
     index = make_data(folder / "world", photos=6)
@@ -53,13 +53,13 @@ def data_of(path: Path) -> dict:
     return json.loads(found[1])
 
 
-def test_one_run_on_the_data_it_was_last_scored_on(world):
+def test_one_run_on_the_data_of_its_last_evaluation(world):
     index, (run, _) = world
-    with pytest.raises(UserError, match="was not scored on a data set yet; give --data FOLDER"):
+    with pytest.raises(UserError, match="found no evaluation; give --data FOLDER"):
         write_report([run])
     path = write_report([run], data=index.folder, resamples=10)
     assert path == run / "report.html"
-    again = write_report([run], run / "again.html", resamples=10)  # takes up what was computed
+    again = write_report([run], run / "again.html", resamples=10)  # uses the existing evaluation
     first, second = data_of(path), data_of(again)
     first.pop("made"), second.pop("made")
     assert first == second
@@ -70,13 +70,13 @@ def test_one_run_on_the_data_it_was_last_scored_on(world):
         (0.9, 3),
         (0.5, 12),
     }
-    assert one["priors"]["splits"]["novel"]["there_per_photo"] == pytest.approx(0.5)
+    assert one["priors"]["splits"]["novel"]["annotated_per_image"] == pytest.approx(0.5)
     assert one["log"]["evaluation"]["ap50_novel"] == [0.2]
-    assert dict(one["digests"])["index scored on"] == index.digest
+    assert dict(one["digests"])["evaluation index"] == index.digest
     assert one["config"]["model.hidden"] == "32"
 
 
-def test_new_weights_are_scored_anew(world, tmp_path):
+def test_new_weights_are_evaluated_again(world, tmp_path):
     index, (run, _) = world
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
@@ -93,10 +93,10 @@ def test_new_weights_are_scored_anew(world, tmp_path):
     assert data_of(copy / "report.html")["runs"][0]["sweep"] is None
 
 
-def test_runs_side_by_side_are_compared_and_told_apart(world):
+def test_several_runs_are_compared(world):
     index, (run, other) = world
-    # The second run is made to find everything.
-    truth = truth_of(index)
+    # The second run gets perfect detections.
+    truth = ground_truth_of(index)
     path = write_report([run, other], run / "two.html", data=index.folder, resamples=10)
     folder = next(other.glob("eval-*"))
     ids, categories = truth.image_ids[truth.images], truth.category_ids[truth.concepts]
@@ -107,37 +107,37 @@ def test_runs_side_by_side_are_compared_and_told_apart(world):
     assert len(page["runs"]) == 2
     assert page["comparisons"][0]["figures"]["ap50_novel"]["b"] == pytest.approx(1.0)
     assert any(one["right"] and one["novel"] for tile in page["gallery"] for one in tile["runs"][1])
-    assert {tile["kind"] for tile in page["gallery"]} <= {"find", "miss", "false"}
+    assert {tile["kind"] for tile in page["gallery"]} <= {"found", "missed", "false"}
     assert page["gallery"][0]["picture"].startswith("data:image/jpeg;base64,")
 
 
-def test_a_run_twice_or_none_is_refused(world):
+def test_no_run_or_a_repeated_run_is_refused(world):
     index, (run, _) = world
-    with pytest.raises(UserError, match="no run is named"):
+    with pytest.raises(UserError, match="found no run, expected at least one"):
         write_report([])
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="found this run twice"):
         write_report([run, run], data=index.folder)
 
 
-class Outside(html.parser.HTMLParser):
-    """Whatever a page would fetch."""
+class Requests(html.parser.HTMLParser):
+    """Collect the addresses that a page would load."""
 
     def __init__(self):
         super().__init__()
-        self.asked = []
+        self.addresses = []
 
     def handle_starttag(self, tag, attrs):
-        self.asked += [
+        self.addresses += [
             v for k, v in attrs if k in ("src", "href", "srcset") and v and not v.startswith(("data:", "#"))
         ]
 
 
-def test_the_file_asks_nobody_and_names_cannot_break_out(world):
+def test_the_file_loads_nothing_and_names_are_escaped(world):
     index, runs = world
     text = write_report(runs, runs[0] / "safe.html", data=index.folder, resamples=5).read_text()
-    reader = Outside()
+    reader = Requests()
     reader.feed(text)
-    assert reader.asked == []
+    assert reader.addresses == []
     assert "default-src 'none'" in text
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|https?://(?!www\.w3\.org/2000/svg)", text)
     assert text.count("</script>") == 2

@@ -1,4 +1,4 @@
-"""What a report is made of: kinds of errors and their cost, confusion, the log, the gallery."""
+"""Parts of the report: kinds of errors and their cost, confusion, priors, the log, the gallery."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cckt.detector.evaluation.bootstrap import weighted_ap
-from cckt.detector.evaluation.matches import match
-from cckt.detector.evaluation.truth import Found, Truth
-from cckt.detector.report.confusion import confusion, said_of
+from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.locate import LocatedDetections
+from cckt.detector.evaluation.match_detections import match_detections
+from cckt.detector.report.confusion import best_concepts, confusion
 from cckt.detector.report.errors import KINDS, Errors, _ap50, classify, costs
-from cckt.detector.report.gallery import choose, seen_in
-from cckt.detector.report.log import POINTS, read_log
+from cckt.detector.report.gallery import choose_examples, shown_detections
+from cckt.detector.report.log import MAX_POINTS, read_log
 from tests.detector.evaluation.evaluation_world import random_found, random_truth
 
 
-def world(*boxes: tuple[int, int, list[float]]) -> Truth:
-    """Photos of 100 x 100 with boxes (photo, concept, xywh); concept 0 is novel, 1 and 2 are base."""
+def world(*boxes: tuple[int, int, list[float]]) -> GroundTruth:
+    """Return images of 100 x 100 with boxes (image, concept, xywh); concept 0 is novel, 1 and 2 are base."""
     empty = random_truth(np.random.default_rng(0), photos=3, concepts=3, boxes=0)
     images, concepts, xywh = zip(*boxes, strict=True) if boxes else ((), (), np.empty((0, 4)))
     table = np.array(xywh, float).reshape(-1, 4)
@@ -37,42 +38,46 @@ def world(*boxes: tuple[int, int, list[float]]) -> Truth:
     )
 
 
-def finds(*rows: tuple[int, int, float, list[float]]) -> Found:
+def detections(*rows: tuple[int, int, float, list[float]]) -> LocatedDetections:
     images, concepts, scores, boxes = zip(*rows, strict=True) if rows else ((), (), (), np.empty((0, 4)))
     table = np.array(boxes, float).reshape(-1, 4)
-    return Found(np.array(images, np.int64), np.array(concepts, np.int64), np.array(scores, float), table)
+    return LocatedDetections(
+        np.array(images, np.int64), np.array(concepts, np.int64), np.array(scores, float), table
+    )
 
 
-def kinds_of(truth: Truth, found: Found) -> tuple[list[str], Errors]:
-    """The kinds by falling score."""
-    matches = match(truth, found)
+def kinds_of(truth: GroundTruth, found: LocatedDetections) -> tuple[list[str], Errors]:
+    """Return the kinds by falling score, and the errors."""
+    matches = match_detections(truth, found)
     errors = classify(truth, matches)
     order = np.argsort(-matches.scores)
     return ["right" if errors.kind[at] < 0 else KINDS[errors.kind[at]] for at in order], errors
 
 
-def test_nothing_found_and_nothing_there() -> None:
+def test_no_boxes_and_no_detections() -> None:
     truth = world()
-    assert kinds_of(truth, finds())[0] == []
-    cost = costs(truth, match(truth, finds()), classify(truth, match(truth, finds())))
+    assert kinds_of(truth, detections())[0] == []
+    cost = costs(
+        truth, match_detections(truth, detections()), classify(truth, match_detections(truth, detections()))
+    )
     assert cost["novel"]["missed"] == {"count": 0, "lost": None}
-    assert confusion(truth, finds(), np.eye(3)) == []
-    assert choose(truth, finds(), 0.5, most=5) == []
+    assert confusion(truth, detections(), np.eye(3)) == []
+    assert choose_examples(truth, detections(), 0.5, most=5) == []
 
 
-def test_every_kind_of_error_is_known() -> None:
+def test_every_kind_of_error_is_classified() -> None:
     here = [10.0, 10, 20, 20]
     truth = world((0, 0, here), (0, 1, [60, 60, 30, 30]), (1, 0, here))
     kinds, errors = kinds_of(
         truth,
-        finds(
+        detections(
             (0, 0, 0.9, here),
-            (0, 0, 0.8, here),  # again
-            (0, 0, 0.7, [60, 60, 30, 30]),  # the other's place
-            (0, 1, 0.6, [70, 70, 30, 30]),  # its own, IoU 0.29
-            (0, 0, 0.5, [72, 72, 30, 30]),  # the other's, nearly
+            (0, 0, 0.8, here),  # the same box again
+            (0, 0, 0.7, [60, 60, 30, 30]),  # the box of the other concept
+            (0, 1, 0.6, [70, 70, 30, 30]),  # a box of its concept, IoU 0.29
+            (0, 0, 0.5, [72, 72, 30, 30]),  # a box of the other concept, IoU below 0.5
             (0, 2, 0.4, [0, 80, 5, 5]),
-            (2, 0, 0.3, here),  # a photo without boxes
+            (2, 0, 0.3, here),  # an image without boxes
         ),
     )
     expected = ["right", "duplicate", "classification", "localisation", "both", "background", "background"]
@@ -80,27 +85,27 @@ def test_every_kind_of_error_is_known() -> None:
     assert errors.missed.tolist() == [False, False, True]
 
 
-def test_what_each_kind_costs() -> None:
+def test_the_cost_of_each_kind() -> None:
     here, there = [10.0, 10, 20, 20], [60.0, 60, 30, 30]
     truth = world((0, 0, here), (0, 1, there))
-    # A base thing called novel, surer than the novel thing itself: putting the name right helps both splits.
-    found = finds((0, 0, 0.9, there), (0, 0, 0.5, here))
-    cost = costs(truth, match(truth, found), classify(truth, match(truth, found)))
+    # A base object is detected as novel with a higher score: the correction helps both splits.
+    found = detections((0, 0, 0.9, there), (0, 0, 0.5, here))
+    cost = costs(truth, match_detections(truth, found), classify(truth, match_detections(truth, found)))
     assert cost["novel"]["classification"] == {"count": 1, "lost": pytest.approx(0.5)}
     assert cost["base"]["classification"] == {"count": 0, "lost": pytest.approx(1.0)}
     assert cost["base"]["missed"] == {"count": 0, "lost": 0.0}
-    nothing = finds((0, 1, 0.9, there))
-    cost = costs(truth, match(truth, nothing), classify(truth, match(truth, nothing)))
+    nothing = detections((0, 1, 0.9, there))
+    cost = costs(truth, match_detections(truth, nothing), classify(truth, match_detections(truth, nothing)))
     assert cost["novel"]["missed"] == {"count": 1, "lost": 1.0}
 
 
 @settings(deadline=None, max_examples=15)
 @given(seed=st.integers(0, 10**6), federated=st.booleans())
-def test_costs_are_no_gains_and_errors_are_the_wrong_ones(seed: int, federated: bool) -> None:
+def test_costs_are_not_negative_and_every_wrong_detection_has_a_kind(seed: int, federated: bool) -> None:
     rng = np.random.default_rng(seed)
     truth = random_truth(rng, photos=4, concepts=5, boxes=30, federated=federated)
     found = random_found(rng, truth, 120)
-    matches = match(truth, found)
+    matches = match_detections(truth, found)
     errors = classify(truth, matches)
     np.testing.assert_array_equal(errors.kind >= 0, matches.wrong[0])
     assert not (errors.missed & np.isin(np.arange(30), matches.box[0])).any()
@@ -116,36 +121,36 @@ def test_costs_are_no_gains_and_errors_are_the_wrong_ones(seed: int, federated: 
             assert lost is None or lost >= -1e-9
 
 
-def test_the_surest_find_on_a_box_says_what_it_is_taken_for() -> None:
+def test_the_best_detection_on_a_box_decides_its_concept() -> None:
     here = [10.0, 10, 20, 20]
     truth = world((0, 0, here), (1, 0, here), (2, 0, here), (2, 1, [60, 60, 30, 30]))
-    found = finds(
+    found = detections(
         (0, 0, 0.3, here),
         (0, 1, 0.2, here),
         (1, 2, 0.9, here),
         (1, 0, 0.8, here),
         (2, 1, 1.0, [60, 60, 30, 30]),
     )
-    assert said_of(truth, found).tolist() == [0, 2, -1, 1]
+    assert best_concepts(truth, found).tolist() == [0, 2, -1, 1]
     text = np.array([[1.0, 0, 0], [0.8, 0.6, 0], [0.6, 0, 0.8]])
     (one,) = confusion(truth, found, text)
-    assert (one.boxes, one.right, one.base, one.novel, one.nothing) == (3, 1, 1, 0, 1)
+    assert (one.boxes, one.correct, one.base, one.other_novel, one.missed) == (3, 1, 1, 0, 1)
     assert [(n.name, round(n.cosine, 6)) for n in one.nearest] == [("concept 1", 0.8), ("concept 2", 0.6)]
-    assert [(n.name, n.boxes) for n in one.taken_for] == [("concept 2", 1)]
+    assert [(n.name, n.boxes) for n in one.detected_as] == [("concept 2", 1)]
 
 
-def test_the_gallery_shows_each_photo_once_and_one_name_a_thing() -> None:
+def test_the_gallery_shows_each_image_once_and_one_detection_per_object() -> None:
     here, there = [10.0, 10, 20, 20], [60.0, 60, 30, 30]
     truth = world((0, 0, here), (1, 0, there))
-    found = finds((0, 0, 0.9, here), (0, 1, 0.8, here), (2, 0, 0.7, here), (1, 0, 0.1, there))
-    chosen = choose(truth, found, 0.5, most=10)
-    assert [(kind, photo) for kind, photo, _ in chosen] == [("find", 0), ("miss", 1), ("false", 2)]
-    seen = seen_in(truth, found, 0, 0.5)
+    found = detections((0, 0, 0.9, here), (0, 1, 0.8, here), (2, 0, 0.7, here), (1, 0, 0.1, there))
+    chosen = choose_examples(truth, found, 0.5, most=10)
+    assert [(kind, image) for kind, image, _ in chosen] == [("found", 0), ("missed", 1), ("false", 2)]
+    seen = shown_detections(truth, found, 0, 0.5)
     assert (seen.concepts.tolist(), seen.right.tolist()) == ([0], [True])
-    assert len(seen_in(truth, found, 1, 0.5).scores) == 0
+    assert len(shown_detections(truth, found, 1, 0.5).scores) == 0
 
 
-def test_a_log_is_read_in_order_with_torn_lines_left_out(tmp_path) -> None:
+def test_a_log_is_read_in_order_without_incomplete_lines(tmp_path) -> None:
     assert read_log(tmp_path) == {}
     lines = [{"kind": "train", "step": s, "loss_total": float(s)} for s in (2, 1, 1)]
     text = (
@@ -159,5 +164,5 @@ def test_a_log_is_read_in_order_with_torn_lines_left_out(tmp_path) -> None:
     long = "\n".join(json.dumps({"kind": "train", "step": s, "lr": 1.0}) for s in range(1, 1001))
     (tmp_path / "metrics.jsonl").write_text(long)
     columns = read_log(tmp_path)["train"]
-    assert len(columns["step"]) <= POINTS
+    assert len(columns["step"]) <= MAX_POINTS
     assert columns["step"][-1] == 1000

@@ -13,7 +13,9 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.index import open_index
+from cckt.detector.ranks.world import World
 from cckt.detector.runs import run_folder as store
+from cckt.detector.runs.folder_guard import training_lock
 from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.training.train import train
 from tests.detector.tiny import CONCEPTS, make_data, tiny_config, write_column
@@ -207,3 +209,27 @@ def test_evaluation_keeps_the_best_and_leaves_the_training_alone(folder, tmp_pat
     assert [line for line in lines if line["kind"] == "train"] == curve(tmp_path / "plain")
     assert (tmp_path / "often" / "best.safetensors").is_file()
     assert equal(weights(tmp_path / "often"), weights(tmp_path / "plain"))
+
+
+def test_a_second_training_in_the_same_folder_is_refused(folder, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(), folder, None, run, max_steps=1)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with (
+        training_lock(run, World(0, 1, torch.device("cpu"))),
+        pytest.raises(UserError, match=rf"process {os.getpid()} on .* is training in this folder"),
+    ):
+        train(tiny_config(), folder, None, run, resume=True, max_steps=2)
+    after = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert {name: after[name] for name in before if name != ".training.lock"} == {
+        name: content for name, content in before.items() if name != ".training.lock"
+    }
+    assert train(tiny_config(), folder, None, run, resume=True, max_steps=2)["step"] == 2
+
+
+def test_files_of_somebody_else_are_not_replaced(folder, tmp_path):
+    for name in ("config.toml", "data.json", "metrics.jsonl"):
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match=r"found config\.toml in it, expected an empty folder or a run"):
+        train(tiny_config(), folder, None, tmp_path, max_steps=1)
+    assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"precious"}

@@ -15,7 +15,7 @@ from cckt.detector.students.deformable_detr.guidance import LanguageGuidance, de
 
 
 def slow_deal(count: int, queries: int) -> list[int]:
-    """METHOD.md section 4, by appending."""
+    """Eq. 9, by appending."""
     count = min(count, queries)
     if count == 0:
         return [-1] * queries

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.inference.network import load_network
+from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.students.deformable_detr.attention import DeformableAttention
 from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.students.deformable_detr.sampling import has_triton, sample, sample_grid
@@ -134,5 +134,5 @@ def test_a_run_that_demanded_the_kernel_still_answers_without_it(tmp_path: Path)
     asked = path.read_text().replace('attention_kernel = "auto"', 'attention_kernel = "triton"')
     assert "triton" in asked
     path.write_text(asked)
-    network, _ = load_network(tmp_path / "run", "cpu")
-    network.answer([torch.zeros(3, 64, 64, dtype=torch.uint8)], torch.eye(4, WIDTH), None)
+    network, _ = load_inference_model(tmp_path / "run", "cpu")
+    network.forward([torch.zeros(3, 64, 64, dtype=torch.uint8)], torch.eye(4, WIDTH), None)

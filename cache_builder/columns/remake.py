@@ -1,0 +1,73 @@
+"""Make rows of a column again: what every kind's own `remake_KIND` gets, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cckt.cache_builder.base.constants import PRECISION
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import Index
+from cckt.cache_builder.runner import Item
+from cckt.cache_builder.store import ColumnName, ColumnSpec, parse_name
+from cckt.cache_builder.teacher.clip import Teacher
+
+Remake = Callable[[NDArray[np.int64]], NDArray[Any]]
+"""Ascending rows (n,) -> their values (n, width), computed again."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished column of a data set, and how a teacher is loaded to make its rows again."""
+
+    index: Index
+    spec: ColumnSpec
+    teacher_name: str | None
+    """Teacher that the user named; None: the one in the recipe."""
+    load: Callable[[str, str], Teacher]
+    """(name, precision) -> the loaded teacher."""
+
+    @property
+    def name(self) -> ColumnName:
+        """The parts of the column's name."""
+        name = parse_name(self.spec.name)
+        assert name is not None, f"expected a column of a known kind, found {self.spec.name}"
+        return name
+
+    def teacher(self) -> Teacher | None:
+        """Return the loaded teacher of the column; None for an imported table.
+
+        Raises UserError if it cannot be loaded or has other weights than the column's.
+        """
+        recorded = self.spec.recipe.get("teacher")
+        if not isinstance(recorded, dict) or "import" in self.spec.recipe:
+            return None
+        teacher = self.load(self.teacher_name or recorded["name"], recorded.get("precision", PRECISION))
+        if teacher.weight_digest != recorded["weight_digest"]:
+            raise UserError(
+                f"teacher {teacher.name} has the weights {teacher.weight_digest}, but column "
+                f"{self.spec.name} of {self.index.folder} was made with {recorded['name']} "
+                f"({recorded['weight_digest']}); name that teacher."
+            )
+        return teacher
+
+
+def remake_from_photos(teacher: Teacher, read: Callable[[int, int], Iterable[Item]]) -> Remake:
+    """Return the `Remake` of a column of image embeddings; read(row, row + 1) gives the pixels of a row.
+
+    A row whose photo can no longer be read becomes zeros, which have cosine 0 to any stored row.
+    """
+
+    def remake(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        items = [item for row in rows for item in read(row, row + 1)]
+        values = np.zeros((len(items), teacher.width), np.float32)
+        good = [position for position, item in enumerate(items) if item.data is not None]
+        if good:
+            values[good] = teacher.encode_images(np.stack([items[position].data for position in good]))
+        return values
+
+    return remake

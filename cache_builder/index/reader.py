@@ -1,0 +1,246 @@
+"""Open an index: map its arrays, and check that they fit each other and name no file outside."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index.file_names import check_inside
+from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, NAMES, SCHEMA, Tables
+from cckt.cache_builder.vocabulary import Vocabulary
+
+_TABLES_FOLDER = re.compile(r"tables-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, eq=False)
+class Index(Tables):
+    """An open index: read-only memory maps of the arrays, and the card that describes them.
+
+    Pickling keeps only the folder and the digest; a worker process maps the same files again.
+    """
+
+    folder: Path
+    """The data-set folder, which holds `index/`."""
+    digest: str
+    image_root: Path
+    """The images folder."""
+    keep: str
+    """"all", or "base": boxes of other concepts were dropped."""
+    concepts: Vocabulary
+    card: dict[str, Any]
+    """index.json: split, source, counts, dropped and more."""
+
+    def __repr__(self) -> str:
+        images, boxes = len(self.image_ids), len(self.annotation_ids)
+        return f"Index({self.folder}, {images} images, {boxes} boxes, keep={self.keep})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.folder, self.digest)
+
+    def __len__(self) -> int:
+        """Return the number of images, I."""
+        return len(self.image_ids)
+
+    def file_name(self, image: int) -> str:
+        """Return the file name of an image row relative to `image_root`, with `/` between folders."""
+        low, high = self.file_name_offsets[image], self.file_name_offsets[image + 1]
+        return self.file_name_bytes[low:high].tobytes().decode("utf-8")
+
+    def photo_path(self, image: int) -> Path:
+        """Return the path of an image row. `open_index` has checked that it stays inside `image_root`."""
+        return self.image_root / self.file_name(image)
+
+    def boxes_of(self, image: int) -> slice:
+        """Return the box rows of an image row."""
+        return slice(int(self.box_offsets[image]), int(self.box_offsets[image + 1]))
+
+    def boxes_of_concept(self, row: int) -> NDArray[np.int32]:
+        """Return the ascending box rows of a concept row, crowds included."""
+        return self.concept_boxes[self.concept_box_offsets[row] : self.concept_box_offsets[row + 1]]
+
+    def negatives_of(self, image: int) -> NDArray[np.int32]:
+        """Return the concept rows that LVIS verified to be absent from an image row."""
+        return self.neg_rows[self.neg_offsets[image] : self.neg_offsets[image + 1]]
+
+    def not_exhaustive_of(self, image: int) -> NDArray[np.int32]:
+        """Return the concept rows with instances that LVIS did not annotate in an image row."""
+        low, high = self.not_exhaustive_offsets[image], self.not_exhaustive_offsets[image + 1]
+        return self.not_exhaustive_rows[low:high]
+
+    @property
+    def pseudo(self) -> NDArray[np.bool_]:
+        """(M,) bool: the box was found by a run and not annotated; card["pseudo"] names the run."""
+        if self.box_origins is None:
+            return np.zeros(len(self.annotation_ids), np.bool_)
+        return np.asarray(self.box_origins).astype(np.bool_)
+
+    def image_row(self, image_id: int) -> int:
+        """Return the row of an image id. Raises KeyError for an unknown id."""
+        row = int(np.searchsorted(self.image_ids, image_id))
+        if row == len(self.image_ids) or self.image_ids[row] != image_id:
+            raise KeyError(image_id)
+        return row
+
+    def rows(self, *splits: str) -> NDArray[np.int64]:
+        """Return the concept rows in any of the splits ("base", "novel", "other")."""
+        return self.concepts.rows(*splits)
+
+
+class DamagedIndex(UserError):
+    """An index that must be built again."""
+
+
+def open_index(data: Path | str) -> Index:
+    """Map the index of a data-set folder (`data/index/`).
+
+    Reads the card and the file names; the other arrays are only mapped. Raises UserError where there is no
+    index or a newer cckt made it. Raises DamagedIndex where an array is missing, damaged or does not fit the
+    others, and where the card or a file name leads outside: an index may come from anywhere.
+    """
+    data = Path(data)
+    card = read_card(data)
+    if card is None:
+        raise UserError(
+            f"{data} holds no index: make one with cckt data index --annotations FILE.json --images FOLDER "
+            f"--out {data}"
+        )
+    if not {"tables", "digest", "image_root", "keep", "concepts", "counts"} <= card.keys():
+        raise _damaged(data, f"{CARD} lacks entries")
+    if not _TABLES_FOLDER.fullmatch(str(card["tables"])):
+        raise _damaged(data, f"{CARD} names the folder {card['tables']!r} for its tables")
+    folder = data / FOLDER / card["tables"]
+    root = Path(str(card["image_root"]))
+    if "\0" in str(root) or (not root.is_absolute() and ".." in root.parts):
+        raise _damaged(data, f"{CARD} names the images folder {str(root)!r}, which leaves {data}")
+    try:
+        concepts = Vocabulary.from_json(card.pop("concepts"))
+        counts = {name: int(card["counts"][name]) for name in ("images", "boxes")}
+    except (TypeError, KeyError, ValueError, AssertionError):
+        raise _damaged(data, f"{CARD} holds concepts or counts that cannot be read") from None
+    names = (*NAMES, "box_origins") if int(card["schema"]) >= 2 else NAMES
+    index = Index(
+        **{name: _map(folder / f"{name}.npy", DTYPES[name], data) for name in names},
+        folder=data,
+        digest=card["digest"],
+        image_root=root if root.is_absolute() else data / root,
+        keep=card["keep"],
+        concepts=concepts,
+        card=card,
+    )
+    _check_lengths(index, counts["images"], counts["boxes"])
+    _check_file_names(index)
+    return index
+
+
+def _check_lengths(index: Index, images: int, boxes: int) -> None:
+    """Raise DamagedIndex unless every array has the length that the card and the other arrays imply.
+
+    Reads only the last entry of each array of offsets.
+    """
+    expected: dict[str, tuple[int, ...]] = dict.fromkeys(("image_ids", "widths", "heights"), (images,))
+    expected |= dict.fromkeys(("annotation_ids", "box_images", "box_concepts", "areas"), (boxes,))
+    expected |= dict.fromkeys(("iscrowd", "difficult", "concept_boxes"), (boxes,))
+    expected["box_xyxy"] = (boxes, 4)
+    if index.box_origins is not None:
+        expected["box_origins"] = (boxes,)
+    for offsets, values, rows in (
+        ("file_name_offsets", "file_name_bytes", images),
+        ("box_offsets", "box_xyxy", images),
+        ("neg_offsets", "neg_rows", images),
+        ("not_exhaustive_offsets", "not_exhaustive_rows", images),
+        ("concept_box_offsets", "concept_boxes", len(index.concepts)),
+    ):
+        expected[offsets] = (rows + 1,)
+        ends = getattr(index, offsets)[-1:].tolist()
+        if ends != [len(getattr(index, values))]:
+            raise _damaged(index.folder, f"its table {offsets}.npy does not fit {values}.npy")
+    for name, shape in expected.items():
+        if getattr(index, name).shape != shape:
+            found = getattr(index, name).shape
+            raise _damaged(index.folder, f"its table {name}.npy has shape {found}, not {shape}")
+
+
+def _check_file_names(index: Index) -> None:
+    """Raise DamagedIndex unless every file name stays inside the images folder.
+
+    Only names with suspicious bytes are checked one by one, so that millions of names take milliseconds.
+    """
+    blob, offsets = np.asarray(index.file_name_bytes), np.asarray(index.file_name_offsets)
+    if offsets[0] != 0 or (np.diff(offsets) <= 0).any():
+        raise _damaged(index.folder, "its table file_name_offsets.npy is not ascending")
+    begins = offsets[:-1]
+    second = blob[np.minimum(begins + 1, len(blob) - 1)] if len(blob) else blob
+    suspicious = np.isin(blob[begins], [ord("/"), ord("\\")]) | (second == ord(":"))
+    found = [np.flatnonzero(suspicious)]
+    for at in (np.flatnonzero((blob[:-1] == ord(".")) & (blob[1:] == ord("."))), np.flatnonzero(blob == 0)):
+        found.append(np.searchsorted(offsets, at, "right") - 1)
+    for image in np.unique(np.concatenate(found)).tolist():
+        name = index.file_name_bytes[offsets[image] : offsets[image + 1]].tobytes().decode("utf-8", "replace")
+        try:
+            check_inside(name, "")
+        except UserError:
+            raise _damaged(
+                index.folder,
+                f"the file name {name!r} of image {index.image_ids[image]} leaves the images folder",
+            ) from None
+
+
+def read_card(data: Path) -> dict[str, Any] | None:
+    """Return index.json of a data-set folder, None where there is no index.
+
+    Raises UserError for a newer schema and DamagedIndex for a file that cannot be read.
+    """
+    path = data / FOLDER / CARD
+    try:
+        if path.exists() and not path.is_file():  # opening a pipe would block
+            raise _damaged(data, f"{CARD} is no regular file")
+        card = json.loads(path.read_text(encoding="utf-8"))
+        schema = int(card["schema"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except DamagedIndex:
+        raise
+    except (OSError, ValueError, KeyError, TypeError):
+        raise _damaged(data, f"{CARD} cannot be read") from None
+    if schema > SCHEMA:
+        raise UserError(
+            f"the index of {data} has schema {schema}, made by a newer cckt; this one reads up to {SCHEMA}: "
+            "upgrade cckt, or build the index again in another folder"
+        )
+    return dict(card)
+
+
+def check_replaceable(data: Path) -> None:
+    """Raise UserError where the folder's index has a newer schema. A damaged index may be replaced."""
+    with suppress(DamagedIndex):
+        read_card(data)
+
+
+def _map(path: Path, dtype: type[np.generic], data: Path) -> NDArray[Any]:
+    try:
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise _damaged(data, f"its table {path.name} is missing or cut short") from None
+    if array.dtype != dtype:
+        raise _damaged(data, f"its table {path.name} holds {array.dtype}, not {np.dtype(dtype)}")
+    return array
+
+
+def _damaged(data: Path, reason: str) -> DamagedIndex:
+    return DamagedIndex(f"the index of {data} is damaged ({reason}): build it again with cckt data index")
+
+
+def _reopen(folder: Path, digest: str) -> Index:
+    index = open_index(folder)
+    assert index.digest == digest, f"the index of {folder} was replaced while it was in use"
+    return index

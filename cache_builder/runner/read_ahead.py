@@ -1,0 +1,79 @@
+"""Read jobs in order in threads or processes, a bounded number ahead."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from cckt.cache_builder.base.errors import UserError
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+def read_ahead(
+    read: Callable[[J], list[R]],
+    jobs: Iterable[J],
+    workers: int,
+    processes: bool,
+    rows_of: Callable[[J], int] = lambda job: 0,
+    rows: int = 1,
+) -> Generator[tuple[J, list[R]], None, None]:
+    """Yield (job, result of `read`) in the order of the jobs. workers 0: read in this thread.
+
+    Up to 2 * workers + 1 results wait, and more until their jobs hold `rows` rows (counted by `rows_of`), so
+    that the next batch is ready when the mapper needs it.
+    """
+    if workers == 0:
+        for job in jobs:
+            yield job, read(job)
+        return
+    pool: Executor
+    if processes:
+        context = multiprocessing.get_context("spawn")  # threads and devices do not survive a fork
+        pool = ProcessPoolExecutor(workers, context, initializer=_init_process)
+    else:
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="cckt-read")
+    waiting: deque[tuple[J, Future[list[R]]]] = deque()
+    source, ahead = iter(jobs), 0
+    try:
+        while True:
+            while len(waiting) < 2 * workers + 1 or ahead < rows:
+                upcoming = next(source, None)
+                if upcoming is None:
+                    break
+                ahead += rows_of(upcoming)
+                waiting.append((upcoming, pool.submit(read, upcoming)))
+            if not waiting:
+                return
+            job, future = waiting.popleft()
+            ahead -= rows_of(job)
+            yield job, future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A reading process died, most likely because memory ran out: run the same command again with "
+            "fewer --workers; what is finished is kept."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _init_process() -> None:
+    """Leave Ctrl-C to the parent process, and exit when the parent ends for any reason."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="cckt-watch", daemon=True).start()

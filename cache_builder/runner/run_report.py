@@ -1,0 +1,33 @@
+"""What a run did to a column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cckt.cache_builder.store import Manifest
+
+
+@dataclass
+class RunReport:
+    """Counts and times of one column in one run of this process."""
+
+    made: int = 0
+    """Chunks written."""
+    skipped: int = 0
+    """Chunks of this part's share that were finished before the run."""
+    rows: int = 0
+    """Rows written."""
+    invalid: int = 0
+    """Rows written without a value."""
+    notes: dict[int, str] = field(default_factory=dict)
+    """Row -> reason, for the rows written."""
+    seconds: float = 0.0
+    """Of the whole run, with its other columns."""
+    read_wait: float = 0.0
+    """Seconds of the whole run in which the mapper waited for readers. Large where reading is slower."""
+    map_seconds: float = 0.0
+    """Seconds in the mapper. Near `seconds` where the device is always busy."""
+    write_seconds: float = 0.0
+    """Seconds in the writer thread."""
+    manifest: Manifest | None = None
+    """The finished manifest, None while chunks of other parts are missing."""

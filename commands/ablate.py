@@ -1,0 +1,75 @@
+"""`cckt ablate`: the paper's tables on any data, and a table of options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cckt.commands.console import Answer, TerminalProgress
+from cckt.commands.options import Json, Overrides
+
+
+def ablate(
+    table: Annotated[str, typer.Argument(help="table4, table5 or table6 of the paper, or options.")],
+    out: Annotated[Path, typer.Option(help="Folder for data, runs and tables.")],
+    recipe: Annotated[str, typer.Option(help="Recipe whose parts are compared.")] = "shapeworld",
+    train_data: Annotated[
+        Path | None, typer.Option("--train", help="Data set to train on. Default: a rendered shapeworld.")
+    ] = None,
+    val_data: Annotated[
+        Path | None, typer.Option("--val", help="Data set to evaluate on. Default: a rendered shapeworld.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs per row.")] = 3,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="table5: CLIP model; once per teacher, the weakest first.")
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="table6: run to evaluate. Default: that of table4's last row with seed 0."),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs; the phases of the schedule keep their proportions.")
+    ] = None,
+    overrides: Overrides = None,
+    row: Annotated[
+        list[str] | None,
+        typer.Option(help='options: one row, such as "denoise.groups=0 model.queries=30"; repeatable.'),
+    ] = None,
+    photos: Annotated[int, typer.Option(help="shapeworld: photos to train on.")] = 2800,
+    held_out: Annotated[int, typer.Option(help="shapeworld: photos to evaluate on.")] = 1000,
+    rho: Annotated[
+        list[float] | None, typer.Option(help="table6: rho; repeatable. Default: 0.7 and 0.9.")
+    ] = None,
+    limit: Annotated[list[int] | None, typer.Option(help="table6: L; repeatable. Default: 6 and 12.")] = None,
+    json: Json = None,
+) -> None:
+    """Make a table of the paper on your data, or a table of options; the same command resumes it."""
+    from cckt.ablation import AblationPlan
+    from cckt.ablation import ablate as make_table
+    from cckt.ablation.page import TITLES, rows, sentences
+    from cckt.ablation.plan import LIMITS, RHOS
+
+    plan = AblationPlan(
+        out=out,
+        recipe=recipe,
+        seeds=seeds,
+        train=train_data,
+        val=val_data,
+        overrides=tuple(overrides or ()),
+        epochs=epochs,
+        photos=photos,
+        held_out=held_out,
+        teachers=tuple(teacher or ()),
+        run=run,
+        rhos=tuple(rho or RHOS),
+        limits=tuple(limit or LIMITS),
+        rows=tuple(row or ()),
+    )
+    answer = Answer(json)
+    made = make_table(table, plan, announce=answer.stage, progress=TerminalProgress())
+    head, *body = rows(made)
+    answer.table(f"{TITLES[table]}, in percent", head, body)
+    answer.lines(*sentences(made), f"{out / table}.json, {out / table}.md")
+    answer.figures(made)

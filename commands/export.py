@@ -1,0 +1,75 @@
+"""`cckt export`: an ONNX or torch graph, or a folder with a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.commands.console import Answer
+from cckt.commands.options import Json, Run, RunTeacher
+
+
+def export(
+    run: Run,
+    out: Annotated[Path, typer.Option(help="File (detector.onnx, detector.pt2) or folder to write.")],
+    format: Annotated[str, typer.Option(help="onnx, torch (torch.export) or hf-folder.")] = "onnx",
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(help='Concepts that become part of the graph: "forklift, pallet, tv|television".'),
+    ] = None,
+    present: Annotated[
+        str | None,
+        typer.Option(help="Concepts of these that guide the queries in every photo. Default: none."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Input size of the graph as HEIGHTxWIDTH in pixels. Default: any.")
+    ] = None,
+    teacher: RunTeacher = None,
+    licence: Annotated[
+        str, typer.Option(help="Licence of the weights for the model card, such as apache-2.0.")
+    ] = "other",
+    json: Json = None,
+) -> None:
+    """Export a detector as an ONNX or torch graph, or as a folder with a model card."""
+    answer = Answer(json)
+    if format == "hf-folder":
+        from cckt.detector.export.model_card import export_folder
+
+        folder = export_folder(run, out, licence=licence)
+        answer.lines(
+            f"{folder}: weights, facts and model card; Detector.load and cckt predict accept it as a run"
+        )
+        answer.figures({"folder": folder})
+        return
+    if format not in ("onnx", "torch"):
+        raise UserError(f"--format {format} is not known; expected onnx, torch or hf-folder.")
+    if vocabulary is None:
+        raise UserError('a graph needs a vocabulary; give --vocabulary "forklift, pallet".')
+    from cckt import Detector, Vocabulary
+    from cckt.detector.export.graph import export_graph
+
+    concepts = Vocabulary.free(vocabulary)
+    detector = Detector.load(run, "cpu", teacher=teacher)
+    names = [name.strip() for name in (present or "").split(",") if name.strip()]
+    options: dict[str, Any] = {"format": format, "size": _parse_size(size), "present": names}
+    made = export_graph(detector, concepts, out, **options)
+    difference = max(made.boxes_difference, made.scores_difference)
+    photos = "any size" if made.size is None else f"{made.size[0]} x {made.size[1]} px"
+    answer.lines(
+        f"{made.path}: {made.concepts} concepts, photos of {photos}, within {difference:.1g} of torch; "
+        f"names and shapes are in {made.path.with_suffix('.json')}"
+    )
+    answer.figures(made.as_dict())
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """Return (height, width) of "800x1066"; None for None. Raises UserError for another form."""
+    if text is None:
+        return None
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise UserError(f"--size {text}: expected HEIGHTxWIDTH in pixels, such as 800x1066.")
+    return int(height), int(width)

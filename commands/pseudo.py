@@ -1,0 +1,41 @@
+"""`cckt pseudo`: a data set extended by a run's confident detections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cckt.commands.console import Answer, TerminalProgress
+from cckt.commands.options import DEVICE, Device, Json, NewData, Priors, Run
+
+
+def pseudo(
+    run: Run,
+    data: Annotated[Path, typer.Option(help="Data set to extend; the run predicts on its photos.")],
+    out: NewData,
+    min_score: Annotated[float, typer.Option(help="Smallest score of a detection that becomes a box.")] = 0.9,
+    base_only: Annotated[
+        bool, typer.Option("--base-only", help="Add detections of base concepts only.")
+    ] = False,
+    priors: Priors = None,
+    device: Device = DEVICE,
+    json: Json = None,
+) -> None:
+    """Make a data set that adds a run's confident detections as marked boxes, for self-training."""
+    from cckt.detector.evaluation.pseudo_labels import pseudo_index
+
+    made = pseudo_index(
+        run,
+        data,
+        out,
+        min_score=min_score,
+        splits=("base",) if base_only else ("base", "novel"),
+        priors=priors,
+        device=device,
+        progress=TerminalProgress(),
+    )
+    answer = Answer(json)
+    answer.lines(*made.lines())
+    answer.figures(made.as_dict())

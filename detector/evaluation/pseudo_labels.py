@@ -1,0 +1,157 @@
+"""Self-training: add a run's confident detections to a derived index (docs/method/cckt_det.md, section 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.index import DamagedIndex, Index, add_boxes, open_index
+from cckt.detector.evaluation.detections import Detections
+from cckt.detector.evaluation.evaluate import chosen_variant
+from cckt.detector.evaluation.evaluation_set import open_evaluation_set
+from cckt.detector.evaluation.inference_loop import infer
+from cckt.detector.evaluation.match_detections import iou
+from cckt.detector.inference.inference_model import load_inference_model
+from cckt.detector.runs.run_folder import evaluation_weights, run_config
+
+OVERLAP = 0.5
+"""IoU from which a detection counts as an existing box, whatever the concept of that box."""
+
+
+@dataclass(frozen=True)
+class PseudoReport:
+    """What was added to the new index.
+
+    digest: of the new index; finds: detections with at least `min_score`; on_boxes: detections left out
+    because they overlap a box or a detection with a higher score; added: boxes added in `photos` images, by
+    concept in `concepts`.
+    """
+
+    folder: Path
+    digest: str
+    min_score: float
+    finds: int
+    on_boxes: int
+    added: int
+    photos: int
+    concepts: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """Return a summary in text lines."""
+        most = sorted(self.concepts.items(), key=lambda pair: (-pair[1], pair[0]))[:8]
+        return [
+            f"{self.finds} detections with a score of {self.min_score:g} or more",
+            f"{self.on_boxes} left out: they overlap a box or a detection with a higher score",
+            f"{self.added} boxes added in {self.photos} photos: "
+            + (", ".join(f"{name} {count}" for name, count in most) or "none"),
+            f"{self.folder}/index, {self.digest}; make its text and crops columns before training on it",
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+
+def pseudo_index(
+    run: Path,
+    data: Path,
+    out: Path,
+    *,
+    min_score: float = 0.9,
+    splits: Sequence[str] = ("base", "novel"),
+    priors: str | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> PseudoReport:
+    """Make a data set of `data` plus a run's detections with a score of at least `min_score`.
+
+    out: the new data-set folder. Its index marks every added box (`Index.pseudo`), has another digest, and
+    records the run. Novel concepts with an added box become base there, because they can be trained on; the
+    "pseudo" entry of the index's card lists them. splits: splits of the detections to add. priors: as for
+    `evaluate_run`. Detections that overlap a box, a crowd or a detection with a higher score (IoU of at least
+    OVERLAP) are left out, and so are detections of concepts that LVIS verified to be absent.
+
+    Raises UserError for a run, data set or column that is missing or does not fit, and for an `out` that
+    is `data` or holds an index that was not made from it.
+    """
+    if not 0 < min_score <= 1:
+        raise UserError(f"--min-score {min_score:g}: expected a number above 0 and at most 1.")
+    if out.resolve() == data.resolve():
+        raise UserError(
+            f"--out {out}: is the data set itself, expected another folder; name one, because pseudo boxes "
+            "are never added to the annotated index."
+        )
+    index = open_index(data)
+    _check_out(out, index)
+    config = run_config(run)
+    model, facts = load_inference_model(run, device)
+    dataset = open_evaluation_set(index, facts, scored=False)
+    variant = chosen_variant(config, priors)
+    found = infer(model, dataset, [variant], progress=progress or Silent()).detections[variant.name]
+    kept_ids = {c.category_id for c in dataset.vocabulary if c.split in splits}
+    confident = found.where((found.scores >= min_score) & np.isin(found.category_ids, sorted(kept_ids)))
+    new = _without_overlaps(index, confident)
+    rows = np.array([index.image_row(int(one)) for one in new.image_ids], np.int64)
+    concepts = np.array([index.concepts.row_of(int(one)) for one in new.category_ids], np.int64)
+    corners = np.concatenate([new.boxes_xywh[:, :2], new.boxes_xywh[:, :2] + new.boxes_xywh[:, 2:]], 1)
+    origin = {
+        "run": run.resolve().name,
+        "weights": evaluation_weights(run).name,
+        "index_digest": index.digest,
+        "min_score": min_score,
+        "prior": variant.prior.source,
+        "classification": variant.inference.classification,
+    }
+    digest = add_boxes(index, out, rows, concepts, corners, origin)
+    counts = np.bincount(concepts, minlength=len(index.concepts))
+    return PseudoReport(
+        folder=out,
+        digest=digest,
+        min_score=min_score,
+        finds=len(confident),
+        on_boxes=len(confident) - len(new),
+        added=len(new),
+        photos=len(np.unique(rows)),
+        concepts={index.concepts[int(row)].name: int(counts[row]) for row in np.flatnonzero(counts)},
+    )
+
+
+def _check_out(out: Path, index: Index) -> None:
+    """Raise UserError if `out` holds an index that was not made from `index`."""
+    if not (out / "index").exists():
+        return
+    with suppress(DamagedIndex):
+        existing = open_index(out)
+        if (existing.card.get("pseudo") or {}).get("index_digest") != index.digest:
+            raise UserError(
+                f"--out {out}: holds an index that was not made from {index.folder}, expected none or one "
+                "made from it; name another folder."
+            )
+
+
+def _without_overlaps(index: Index, confident: Detections) -> Detections:
+    """Return the detections that overlap no box and no detection of higher score, by falling score."""
+    confident = confident.where(np.argsort(-confident.scores, kind="stable"))
+    sides = confident.boxes_xywh[:, 2:].min(1) if len(confident) else np.zeros(0)
+    known: dict[int, np.ndarray] = {}
+    kept = []
+    for number, image in enumerate(confident.image_ids.tolist()):
+        if image not in known:
+            boxes = index.boxes_of(index.image_row(image))
+            corners = np.asarray(index.box_xyxy[boxes], np.float64)
+            known[image] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+        box = confident.boxes_xywh[[number]]
+        over = iou(box, known[image], np.zeros(len(known[image]), bool))
+        image_row = index.image_row(image)
+        absent = index.concepts.row_of(int(confident.category_ids[number])) in index.negatives_of(image_row)
+        if not absent and sides[number] >= 1 and (not over.size or over.max() < OVERLAP):
+            kept.append(number)
+            known[image] = np.concatenate([known[image], box])
+    return confident.where(np.array(kept, np.int64))

@@ -1,0 +1,106 @@
+"""A trained model prepared for inference: eval mode, one device, no gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cckt.detector.config.config import Config
+from cckt.detector.data.transforms import apply_to_image, eval_view, normalise, pad_batch
+from cckt.detector.ranks.world import pick_device
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, load_weights, run_config
+from cckt.detector.students.build import build_student
+from cckt.detector.students.contract import PresentText, Student, StudentOutput
+from cckt.detector.students.precision import autocast
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class InferenceModel:
+    """A student in eval mode, its config and its device."""
+
+    model: Student
+    config: Config
+    device: torch.device
+
+    @property
+    def guided(self) -> bool:
+        """Whether present concepts guide the queries (docs/method/cckt_det.md, eq. 8)."""
+        return self.config.guidance.enabled
+
+    def forward(
+        self, images: Sequence[Tensor], text: Tensor, present: Sequence[Rows] | None
+    ) -> StudentOutput:
+        """Run one forward pass and return the output of the last decoder layer.
+
+        images: B tensors (3, h, w) uint8, as `preprocess` returns them. text: (C, D) unit, on the device.
+        present: for each image the present rows of `text`, most likely first; None for no guidance.
+        """
+        return self.decode(self.encode(images), text, present)
+
+    def encode(self, images: Sequence[Tensor]) -> Any:
+        """Run backbone and encoder on B tensors (3, h, w) uint8; smaller images are padded."""
+        assert not self.model.training, "expected a model in eval mode"
+        batch, padding = pad_batch(images)
+        batch = batch.to(self.device, non_blocking=True)
+        padding = None if padding is None else padding.to(self.device, non_blocking=True)
+        with self._inference():
+            return self.model.encode(normalise(batch, padding, self.config.data), padding)
+
+    def decode(self, encoded: Any, text: Tensor, present: Sequence[Rows] | None) -> StudentOutput:
+        """Run the decoder on encoded images and return its last layer; arguments as for `forward`.
+
+        One encoded batch can be decoded several times, with other text or other present concepts.
+        """
+        guidance = None
+        if present is not None:
+            guidance = PresentText.gather(text, [torch.from_numpy(one) for one in present])
+        with self._inference():
+            return self.model.decode(encoded, text, guidance).last()
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        with torch.inference_mode(), autocast(self.config.train.precision, self.device):
+            yield
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Return an RGB image as (3, h, w) uint8 at the evaluation size (`data.eval_short_side`)."""
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return apply_to_image(pixels, eval_view(image.height, image.width, self.config.data))
+
+
+def inference_model(
+    model: Student, config: Config, device: torch.device | str | None = None
+) -> InferenceModel:
+    """Put a model into eval mode and on a device; None leaves it where it is."""
+    place = next(model.parameters()).device if device is None else torch.device(device)
+    return InferenceModel(model.to(place).eval(), config, place)
+
+
+def load_inference_model(
+    run: Path, device: str = "auto", weights: Path | None = None
+) -> tuple[InferenceModel, Facts]:
+    """Load the detector of a run folder, and the facts of the run.
+
+    weights: a file to load in place of the run's final weights, such as best.safetensors. Raises UserError
+    when `run` is not a run folder or has no weights, or when weights and config do not fit.
+    """
+    config, facts = run_config(run), Facts.load(run)
+    path = weights or evaluation_weights(run)
+    model = build_student(config, facts.embedding_dim, pretrained=False)
+    model.prepare_inference()
+    load_into(model, load_weights(path), path)
+    place = pick_device(device)
+    if place.type == "cuda":  # Triton launches its kernels on the current device
+        torch.cuda.set_device(place)
+    return inference_model(model, config, place), facts

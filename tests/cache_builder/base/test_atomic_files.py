@@ -1,0 +1,80 @@
+"""Files appear complete; devices, pipes and links stay what they are."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from cckt.cache_builder.base.atomic_files import place, plain, write_bytes, write_json
+from cckt.cache_builder.base.digests import digest_of, file_digest
+
+
+def test_a_file_has_its_new_content_and_nothing_else_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    write_bytes(tmp_path / "file", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"new"}
+    write_json(tmp_path / "other.json", {"a": float("nan"), "b": (1, Path("x"))})
+    assert (tmp_path / "other.json").read_text() == '{\n  "a": null,\n  "b": [\n    1,\n    "x"\n  ]\n}\n'
+    assert plain({1: [float("inf"), 0.5]}) == {"1": [None, 0.5]}
+
+
+def test_a_partial_file_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / f".file.{os.getpid()}.partial").write_text("half")
+    write_bytes(tmp_path / "file", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"new"}
+
+
+def test_a_new_file_never_replaces_one(tmp_path: Path) -> None:
+    assert place(b"one", tmp_path / "file", tmp_path / "part", new=True)
+    assert not place(b"two", tmp_path / "file", tmp_path / "part", new=True)
+    assert place(b"three", tmp_path / "file", tmp_path / "part")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"three"}
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_bytes(tmp_path / "file", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    for target in ("file", "missing"):
+        (tmp_path / f"link-{target}").symlink_to(target)
+        write_bytes(tmp_path / f"link-{target}", b"new")
+        assert (tmp_path / f"link-{target}").is_symlink()
+        assert (tmp_path / target).read_bytes() == b"new"
+
+
+def test_a_device_stays_a_device() -> None:
+    write_bytes(Path(os.devnull), b"new")
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_stays_a_pipe_and_passes_the_content_on(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    write_bytes(tmp_path / "link", b"new")
+    reader.join()
+    assert received == [b"new"]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_digests_of_bytes_and_files_agree(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert digest_of(b"abc") == file_digest(tmp_path / "file")
+    assert digest_of(b"abc") == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,20 @@
+"""`cckt pseudo`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cckt.cache_builder.index import open_index
+from tests.commands.front import Call, World
+
+
+def test_pseudo_makes_another_data_set(call: Call, world: World, tmp_path: Path) -> None:
+    words = ["--data", world.held, "--out", tmp_path / "more", "--min-score", "0.01", "--json", "-"]
+    outcome = call("pseudo", world.run, *words)
+    assert outcome.code == 0, outcome.err
+    made = json.loads(outcome.out)
+    assert made["added"] == int(open_index(tmp_path / "more").pseudo.sum())
+    assert made["digest"] != open_index(world.held).digest
+    words[3] = world.held
+    assert "is the data set itself" in call("pseudo", world.run, *words).sentence()

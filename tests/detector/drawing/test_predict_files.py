@@ -1,0 +1,94 @@
+"""Predictions on files, with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from PIL import Image
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Silent
+from cckt.cache_builder.vocabulary import Vocabulary
+from cckt.detector.drawing import predict_files as module
+from cckt.detector.drawing.predict_files import predict_files
+from cckt.detector.inference.predict import Predictor
+from cckt.detector.inference.prediction import Prediction
+
+CONCEPTS = Vocabulary.free("cup")
+
+
+class Blind:
+    """A detector that finds nothing; paths stay unread, and one named broken has a fault."""
+
+    def __init__(self) -> None:
+        self.inputs: list[Any] = []
+
+    def stream(self, images: Iterator[Any], vocabulary: Vocabulary, **options: Any) -> Iterator[Prediction]:
+        assert options == {"strict": False, "min_score": 0.25}
+        for image in images:
+            self.inputs.append(image)
+            name = str(getattr(image, "filename", image))
+            fault = "broken.png cannot be read" if "broken" in name else ""
+            yield Prediction.empty(vocabulary, (8, 8), name, fault)
+
+
+class Notes(Silent):
+    """Progress that keeps its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def files(folder: Path) -> list[Path]:
+    for name in ("0.png", "1.png"):
+        Image.new("RGB", (8, 8)).save(folder / name)
+    (folder / "broken.png").write_text("not an image")
+    return [folder / name for name in ("0.png", "broken.png", "1.png")]
+
+
+def predict(paths: list[Path], **options: Any) -> tuple[list[Prediction], Blind, Notes]:
+    detector, progress = Blind(), Notes()
+    found = predict_files(
+        cast(Predictor, detector), paths, CONCEPTS, progress=progress, min_score=0.25, **options
+    )
+    return found, detector, progress
+
+
+def test_predictions_have_the_order_of_the_files(tmp_path: Path) -> None:
+    paths = files(tmp_path)
+    found, detector, progress = predict(paths)
+    assert [one.source for one in found] == list(map(str, paths))
+    assert progress.notes == ["broken.png cannot be read"]
+    assert detector.inputs == paths, "expected paths if nothing is drawn"
+
+
+def test_pictures_are_numbered_and_share_the_decoding(tmp_path: Path) -> None:
+    out = tmp_path / "out" / "pictures"
+    _, detector, _ = predict(files(tmp_path), pictures=out)
+    assert sorted(path.name for path in out.iterdir()) == ["00001-0.png", "00003-1.png"]
+    assert [isinstance(image, Image.Image) for image in detector.inputs] == [True, False, True]
+
+
+def test_a_video_that_cannot_be_read_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def frames(path: Path, every: float) -> Iterator[Image.Image]:
+        if path.name == "bad.mp4":
+            raise UserError("bad.mp4 cannot be read")
+        yield from (Image.new("RGB", (8, 8)) for _ in range(int(4 / every)))
+
+    monkeypatch.setattr(module, "video_frames", frames)
+    found, _, progress = predict([tmp_path / "bad.mp4", tmp_path / "good.mp4"], every=2.0)
+    assert len(found) == 2
+    assert progress.notes == ["bad.mp4 cannot be read"]
+    with pytest.raises(UserError, match="no frame could be read; give another --every"):
+        predict([tmp_path / "bad.mp4"])
+
+
+def test_files_none_of_which_can_be_read_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none of the 1 photos could be read"):
+        predict([files(tmp_path)[1]])

@@ -1,0 +1,55 @@
+"""Predictions in the formats of `cckt predict`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.vocabulary import Vocabulary
+from cckt.detector.inference.prediction import Prediction
+from cckt.detector.inference.write_results import FORMATS, write_results
+
+CONCEPTS = Vocabulary.free("cup, cat")
+
+
+def predictions() -> list[Prediction]:
+    boxes = np.array([[1, 2, 11, 22]], np.float32)
+    one = Prediction(boxes, np.array([0.5], np.float32), np.array([1]), CONCEPTS, (40, 30), "a/0.png")
+    return [one, replace(one, source="a/1.png"), Prediction.empty(CONCEPTS, (0, 0), "a/2.png", "broken")]
+
+
+@pytest.mark.parametrize(
+    ("format", "result", "files"),
+    [
+        ("coco", "predictions.json", {"predictions.json", "images.json"}),
+        ("csv", "predictions.csv", {"predictions.csv"}),
+        ("yolo", "labels", {"labels/0.txt", "labels/1.txt", "classes.txt"}),
+    ],
+)
+def test_each_format_has_its_files(tmp_path: Path, format: str, result: str, files: set[str]) -> None:
+    assert format in FORMATS
+    assert write_results(predictions(), tmp_path, format) == tmp_path / result
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")} == files
+
+
+def test_ids_of_coco_results_refer_to_images_and_categories(tmp_path: Path) -> None:
+    write_results(predictions(), tmp_path, "coco")
+    results, known = (
+        json.loads((tmp_path / name).read_text()) for name in ("predictions.json", "images.json")
+    )
+    assert [one["image_id"] for one in results] == [1, 2]
+    assert known["images"][0] == {"id": 1, "file_name": "a/0.png", "width": 40, "height": 30}
+    assert [one["file_name"] for one in known["images"]] == ["a/0.png", "a/1.png", "a/2.png"]
+    names = {one["id"]: one["name"] for one in known["categories"]}
+    assert [names[one["category_id"]] for one in results] == ["cat", "cat"]
+
+
+def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format voc is not known; expected one of coco, yolo, csv"):
+        write_results(predictions(), tmp_path, "voc")
+    assert not list(tmp_path.iterdir())
