@@ -20,7 +20,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import ModelConfig
 from cckt.detector.students.backbone_weights import load_backbone, uses_timm_weights, weights_file
 from cckt.detector.students.frozen_norm import fold_frozen_norms
-from cckt.detector.students.input_sides import InputSides, feature_maps, input_sides
+from cckt.detector.students.input_sides import InputSides, cells, feature_maps, input_sides
 
 FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 """Classes that timm replaces a BatchNorm2d by when it freezes it."""
@@ -75,7 +75,7 @@ class Backbone(nn.Module):
         if self.sides.multiple == 1 and not right and not below:
             return maps
         cropped = zip(maps, self.strides, strict=True)
-        return [_crop(one, -(-height // stride), -(-width // stride)) for one, stride in cropped]
+        return [_crop(one, cells(height, stride), cells(width, stride)) for one, stride in cropped]
 
 
 class Pyramid(nn.Module):

@@ -39,7 +39,13 @@ class InputSides:
         """Return the smallest accepted side that is not below `side`, which may be a symbol in a graph."""
         if self.least > self.multiple and side < self.least:
             return self.least
-        return (side + self.multiple - 1) // self.multiple * self.multiple
+        return cells(side, self.multiple) * self.multiple
+
+
+def cells(side: int, stride: int) -> int:
+    """Return ceil(side / stride), written as torch writes it for convolutions: export compares the
+    symbols."""
+    return (side - 1) // stride + 1
 
 
 def feature_maps(net: Any, images: Tensor) -> list[Tensor]:
@@ -84,7 +90,7 @@ def input_sides(name: str, net: Any) -> InputSides:
 def _candidates(last: int) -> list[InputSides]:
     """Return the sides to try, least padding first. last: stride of the last map."""
     powers = [2**power for power in range(12) if 2**power < last]
-    windows = [InputSides(cells * last) for cells in range(1, LARGEST_WINDOW + 1)]
+    windows = [InputSides(window * last) for window in range(1, LARGEST_WINDOW + 1)]
     return [InputSides(multiple, least) for multiple in powers for least in (1, last)] + windows
 
 
@@ -93,7 +99,7 @@ def _fits(net: Any, strides: Sequence[int], sides: InputSides) -> bool:
     wide = (2 * sides.multiple + 1, 3 * sides.multiple + 1)
     sizes = {(sides.padded(height), sides.padded(width)) for height, width in (*TRIED_SIZES, wide)}
     return all(
-        _map_sizes(net, size) == [tuple(-(-side // stride) for side in size) for stride in strides]
+        _map_sizes(net, size) == [tuple(cells(side, stride) for side in size) for stride in strides]
         for size in sizes
     )
 
