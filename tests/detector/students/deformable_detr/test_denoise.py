@@ -1,4 +1,4 @@
-"""Denoising queries: draws, attention mask and losses; copies of the queries for one-to-many matching."""
+"""Denoising queries: draws, attention mask and losses."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ import torch
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.config.config import Config, DenoiseConfig, LossConfig, MatcherConfig, OneToManyConfig
+from cckt.detector.config.config import Config, DenoiseConfig, LossConfig, OneToManyConfig
 from cckt.detector.students.deformable_detr.criterion import denoising_loss
 from cckt.detector.students.deformable_detr.denoise import group_count, noised_boxes, noised_queries
 from cckt.detector.students.deformable_detr.model import attention_mask
 from cckt.detector.students.deformable_detr.outputs import NoisedQueries, TrainingQueries
-from cckt.detector.students.detection_loss import detection_losses
-from cckt.detector.students.matching import matching_costs
 from cckt.detector.students.targets import pad_targets
 from cckt.detector.training.train import train
 from tests.detector.students.samples import (
     CONCEPTS,
-    QUERIES,
     TINY,
     WIDTH,
     losses_of,
@@ -226,45 +223,6 @@ def test_the_loss_of_the_denoising_queries_equals_plain_loops() -> None:
     found.backward()
     padded = ~noised.real[1]
     assert not bool(output.logits.grad[:, 1, padded].any())
-
-
-def test_an_object_is_matched_with_several_copies() -> None:
-    torch.manual_seed(1)
-    text, targets = unit(CONCEPTS, WIDTH), [some_targets([0, 3]), some_targets([]), some_targets([1])]
-    output = replace(some_output(3), copies=some_output(3))
-    found = matched(output, targets, text, repeats=2)
-    assert torch.equal(found.regions, matched(replace(output, copies=None), targets, text).regions)
-    assert found.copies is not None
-    costs = matching_costs(output.copies, pad_targets(targets), text, MatcherConfig(), 0.07)
-    for layer, (b, target) in itertools.product(range(2), enumerate(targets)):
-        queries, objects = found.copies.of_image(layer, b)
-        assert len(set(queries.tolist())) == len(queries) == min(QUERIES, 2 * len(target))
-        assert sorted(objects.tolist()) == sorted(list(range(len(target))) * 2)
-        paid = sum(float(costs[layer, b, q, m]) for q, m in zip(queries, objects, strict=True))
-        best = min(
-            (
-                sum(float(costs[layer, b, q, k % len(target)]) for k, q in enumerate(order))
-                for order in itertools.permutations(range(QUERIES), 2 * len(target))
-            ),
-            default=0.0,
-        )
-        assert paid == pytest.approx(best, abs=1e-4)
-    twice = Config(one_to_many=OneToManyConfig(repeats=2))
-    parts = losses_of(output, targets, found, twice, contrast=False)
-    copies = detection_losses(output.copies, pad_targets(targets), found.copies, LossConfig())
-    assert float(parts["one_to_many"].detach()) == pytest.approx(
-        sum(float(one.detach()) for one in copies.values()) / 3 / 2
-    )
-    off = Config(one_to_many=OneToManyConfig(repeats=2, weight=0.0))
-    assert float(losses_of(output, targets, found, off, contrast=False)["one_to_many"]) == 0
-
-
-def test_more_repeats_than_copies_match_each_copy_once() -> None:
-    text, targets = unit(CONCEPTS, WIDTH), [some_targets([0, 3])]
-    found = matched(replace(some_output(1), copies=some_output(1)), targets, text, repeats=9).copies
-    assert found is not None
-    assert found.regions.shape == (2, QUERIES)
-    assert set(found.objects.flatten().tolist()) <= {0, 1}
 
 
 @pytest.mark.parametrize("objects", [True, False])
