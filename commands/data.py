@@ -24,12 +24,23 @@ def index(
         str, typer.Option(help="coco-48-17, lvis, all-base, or a JSON file that names the base concepts.")
     ] = "all-base",
     keep: Keep = "all",
+    exif: Annotated[
+        str,
+        typer.Option(
+            help="Whether boxes refer to photos as their EXIF orientation turns them: apply, ignore, or auto."
+        ),
+    ] = "auto",
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Scale the boxes of photos that were resized.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Build the tables of a data set from its annotations."""
     from cckt.cache_builder.index import build_index
 
-    report = build_index(annotations, images, out, split, keep, TerminalProgress())
+    report = build_index(
+        annotations, images, out, split, keep, TerminalProgress(), exif=exif, rescale=rescale
+    )
     answer = Answer(json)
     answer.lines(*report.lines())
     if images is None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index.assemble import assemble
+from cckt.cache_builder.index.checks import check_boxes, check_categories, check_files
 from cckt.cache_builder.index.file_names import ImageFolder
 from cckt.cache_builder.index.formats import AnnotationReader, Annotations
 from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.json_stream import require_file
+from cckt.cache_builder.index.photo_headers import read_headers
+from cckt.cache_builder.index.photo_sizes import EXIF_CHOICES, SizeFindings, compare_sizes
 from cckt.cache_builder.index.reader import check_replaceable
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.splits import read_split
@@ -31,6 +35,9 @@ def build_index(
     split: str | Path,
     keep: str = "all",
     progress: Progress | None = None,
+    *,
+    exif: str = "auto",
+    rescale: bool = False,
 ) -> IndexReport:
     """Build the index of a data set from its annotation file.
 
@@ -42,6 +49,9 @@ def build_index(
     keep: "all", or "base" to drop every box and every LVIS mark of a concept that is not base. Nothing made
         from such an index can see them (leak guard). Concept rows stay, so that training and validation share
         them.
+    exif: whether boxes refer to photos as their EXIF orientation turns them ("apply") or to the stored pixels
+        ("ignore"). "auto": the recorded sizes and the boxes decide.
+    rescale: scale the boxes of photos that were resized after they were annotated.
 
     The digest does not depend on the order of the lists in the file. Raises UserError for a mistake in the
     file, the folder, the split or the options.
@@ -50,6 +60,10 @@ def build_index(
     images = None if images is None else Path(images)
     if keep not in ("all", "base"):
         raise UserError(f"keep is {keep!r}: expected 'all' or 'base'")
+    if exif not in EXIF_CHOICES:
+        raise UserError(f"--exif is {exif!r}: expected one of {', '.join(EXIF_CHOICES)}")
+    if images is None and (exif != "auto" or rescale):
+        raise UserError("--exif and --rescale compare annotations with photos; add --images FOLDER")
     require_file(annotations)
     if images is not None and not images.is_dir():
         raise UserError(f"{images} is not a folder: give the folder of the photos of {annotations}")
@@ -58,10 +72,16 @@ def build_index(
     check_replaceable(out)
     rule = read_split(split)
     found = READER(annotations, progress)
+    check_categories(found)
     concepts = Vocabulary(rule.apply(found))
     names, missing = _resolve_names(found, images) if images is not None else (found.file_names, [])
-    tables, dropped, clipped = assemble(found, names, concepts, keep)
-    digest = tables_digest(tables, concepts)
+    check_files(found, names)
+    sizes = SizeFindings()
+    if images is not None:
+        sizes = compare_sizes(found, read_headers(images, names, progress), exif, rescale)
+    check_boxes(found)
+    tables, dropped, clipped, zero_areas = assemble(found, names, concepts, keep)
+    digest = tables_digest(tables, concepts, sizes.exif)
     root = (out if images is None else images).resolve()
     card = {
         "schema": 1,  # all boxes are annotated
@@ -79,6 +99,7 @@ def build_index(
         },
         "dropped": dropped,
         "clipped": clipped,
+        **_exif_entry(sizes, exif),
         "concepts": concepts.to_json(),
     }
     unchanged = write_index(out, tables, card)
@@ -99,8 +120,19 @@ def build_index(
         dropped=dropped,
         boxes_per_split={s: int(np.count_nonzero(in_split(s)[tables.box_concepts])) for s in SPLITS},
         concepts_per_split={s: int(in_split(s).sum()) for s in SPLITS},
+        zero_areas=zero_areas,
+        parents=[concept.name for concept in found.concepts if concept.category_id in set(found.parents)],
+        sizes=sizes,
         unchanged=unchanged,
     )
+
+
+def _exif_entry(sizes: SizeFindings, choice: str) -> dict[str, Any]:
+    """Return the entry of the card on EXIF orientation; none where no photo is turned by one."""
+    if not sizes.applied and not sizes.ignored:
+        return {}
+    found = {"applied": sizes.applied, "ignored": sizes.ignored}
+    return {"exif": {"choice": choice, "reading": sizes.exif, **found}}
 
 
 def _resolve_names(annotations: Annotations, images: Path) -> tuple[list[str], list[str]]:

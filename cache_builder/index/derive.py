@@ -74,7 +74,7 @@ def add_boxes(
         replace(concept, split="base") if row in named else concept
         for row, concept in enumerate(index.concepts)
     )
-    digest = tables_digest(tables, vocabulary)
+    digest = tables_digest(tables, vocabulary, index.exif)
     counts = {"images": len(index), "boxes": len(order), "crowd": int(joined["iscrowd"].sum())}
     before = index.card.get("pseudo")
     named_before = before["made_base"] if before else []

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.index.photo_sizes import SizeFindings
 from cckt.cache_builder.index.tables import FOLDER
 
 _REASONS = {
@@ -45,6 +46,12 @@ class IndexReport:
     "outside_image": no part inside the photo; with keep="base" also "novel" and "other"."""
     boxes_per_split: dict[str, int] = field(default_factory=dict)
     concepts_per_split: dict[str, int] = field(default_factory=dict)
+    zero_areas: int = 0
+    """Boxes whose area was 0 in the file; they have width times height."""
+    parents: list[str] = field(default_factory=list)
+    """Categories without boxes that other categories name as their supercategory."""
+    sizes: SizeFindings = field(default_factory=SizeFindings)
+    """Recorded image sizes compared with the files."""
     unchanged: bool = False
     """The same index was there already."""
 
@@ -63,7 +70,36 @@ class IndexReport:
             lines.append(f"{self.clipped} clipped to their photo")
         if self.photos_missing:
             lines.append(f"{self.photos_missing} photos are not on disk, the first is {self.first_missing}")
+        lines += self._findings()
         lines.append(f"{self.folder / FOLDER}, {self.digest}" + (" (unchanged)" if self.unchanged else ""))
+        return lines
+
+    def _findings(self) -> list[str]:
+        """Return a line for each finding that deserves a look."""
+        lines, sizes = [], self.sizes
+        if self.zero_areas:
+            lines.append(f"{self.zero_areas} boxes have area 0 in the file: width times height is taken")
+        if self.parents:
+            names = ", ".join(map(repr, self.parents[:5])) + ", ..." * (len(self.parents) > 5)
+            lines.append(
+                f"{len(self.parents)} categories have no box and are only the parent of others ({names}): "
+                "--lenient leaves them out"
+            )
+        for count, reading in (
+            (sizes.applied, "of the photo as turned (--exif apply)"),
+            (sizes.ignored, "of the stored pixels (--exif ignore)"),
+        ):
+            if count:
+                lines.append(f"{count} photos have an EXIF orientation: their boxes are {reading}")
+        if sizes.replaced:
+            lines.append(f"{sizes.replaced} recorded sizes replaced by those of the chosen --exif")
+        if sizes.rescaled:
+            lines.append(f"{sizes.rescaled} photos were resized: their boxes are scaled to the file")
+        if sizes.other_size:
+            lines.append(
+                f"{sizes.other_size} photos have another size than their record and cannot be used, the "
+                f"first is {sizes.first_other}"
+            )
         return lines
 
     def to_json(self) -> dict[str, Any]:

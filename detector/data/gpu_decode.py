@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.photos import check_file, open_image
+from cckt.cache_builder.base.image_files import open_image, orientation
+from cckt.cache_builder.photos import check_file
 
 Decoder = Callable[[list[Tensor]], list[Tensor]]
 """Encoded files (n,) uint8 on the CPU -> photos (3, H, W) uint8 on the device."""
@@ -56,16 +57,18 @@ def _probe() -> Tensor:
     return torch.from_numpy(np.frombuffer(file.getvalue(), np.uint8).copy())
 
 
-def jpeg_bytes(path: Path, size: tuple[int, int]) -> Tensor | None:
+def jpeg_bytes(path: Path, size: tuple[int, int], *, exif: str = "ignore") -> Tensor | None:
     """A file's bytes, (n,) uint8, if a GPU can decode it as it is; None for any other, unreadable ones too.
 
-    size: (width, height) of the annotations, which the stored photo must have.
+    size: (width, height) of the annotations, which the stored photo must have. exif: `Index.exif`; with
+    "apply" a photo that its EXIF orientation turns is not decoded as it is.
     """
     try:
         check_file(path)
         content = path.read_bytes()
         with open_image(io.BytesIO(content)) as image:
             plain = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == tuple(size)
+            plain &= exif != "apply" or orientation(image) == 1
     except Exception:  # Pillow raises many kinds; the usual way says what is wrong
         return None
     return torch.from_numpy(np.frombuffer(content, np.uint8).copy()) if plain else None

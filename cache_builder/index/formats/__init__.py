@@ -60,6 +60,8 @@ class Annotations:
     """(M,) of BOX_DTYPE."""
     concepts: list[Concept] = field(default_factory=list)
     """C concepts by ascending category id; their split is assigned later."""
+    parents: list[int] = field(default_factory=list)
+    """Ids of categories without boxes that other categories name as their supercategory."""
     image_counts: list[int | None] = field(default_factory=list)
     """C numbers of training images that show the concept (LVIS), None where the file has none."""
     negatives: NDArray[np.int64] = field(default_factory=_no_marks)

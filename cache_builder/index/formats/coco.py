@@ -42,6 +42,7 @@ def read_coco(path: Path, progress: Progress) -> Annotations:
     images, boxes = bytearray(), bytearray()
     file_names: list[str] = []
     concepts: list[tuple[Concept, int | None]] = []
+    parent_of: dict[str, Any] = {}
     marks = {key: array("q") for key in MARKS}
     for key, record in lists.records():
         if not isinstance(record, dict):
@@ -70,6 +71,7 @@ def read_coco(path: Path, progress: Progress) -> Annotations:
             images += _IMAGE.pack(*_image_fields(record, path))
         else:
             concepts.append(_concept(record, path))
+            parent_of[concepts[-1][0].name] = record.get("supercategory")
     missing = [key for key in KEYS if key not in lists.found]
     if missing:
         found = f"it has {', '.join(map(repr, lists.found[:8]))}" if lists.found else "it is empty"
@@ -81,14 +83,22 @@ def read_coco(path: Path, progress: Progress) -> Annotations:
         if empty:
             raise UserError(f"{path} has an empty list of {key}: expected at least one")
     concepts.sort(key=lambda pair: pair[0].category_id)
+    packed = np.frombuffer(boxes, BOX_DTYPE)
+    parents = {parent for name, parent in parent_of.items() if isinstance(parent, str) and parent != name}
+    with_boxes = set(np.unique(packed["category_id"]).tolist())
     pairs_of = {name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in marks.items()}
     annotations = Annotations(
         path,
         lists.digest,
         np.frombuffer(images, IMAGE_DTYPE),
         file_names,
-        np.frombuffer(boxes, BOX_DTYPE),
+        packed,
         [concept for concept, _ in concepts],
+        [
+            concept.category_id
+            for concept, _ in concepts
+            if concept.name in parents and concept.category_id not in with_boxes
+        ],
         [count for _, count in concepts],
         negatives=pairs_of["neg_category_ids"],
         not_exhaustive=pairs_of["not_exhaustive_category_ids"],
