@@ -33,13 +33,16 @@ def index(
     rescale: Annotated[
         bool, typer.Option("--rescale", help="Scale the boxes of photos that were resized.")
     ] = False,
+    lenient: Annotated[
+        bool, typer.Option("--lenient", help="Repair what can only mean one thing, and list the repairs.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Build the tables of a data set from its annotations."""
     from cckt.cache_builder.index import build_index
 
     report = build_index(
-        annotations, images, out, split, keep, TerminalProgress(), exif=exif, rescale=rescale
+        annotations, images, out, split, keep, TerminalProgress(), exif=exif, rescale=rescale, lenient=lenient
     )
     answer = Answer(json)
     answer.lines(*report.lines())

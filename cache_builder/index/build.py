@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cckt.cache_builder.index.file_names import ImageFolder
 from cckt.cache_builder.index.formats import AnnotationReader, Annotations
 from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.json_stream import require_file
+from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.index.photo_headers import read_headers
 from cckt.cache_builder.index.photo_sizes import EXIF_CHOICES, SizeFindings, compare_sizes
 from cckt.cache_builder.index.reader import check_replaceable
@@ -38,6 +40,7 @@ def build_index(
     *,
     exif: str = "auto",
     rescale: bool = False,
+    lenient: bool = False,
 ) -> IndexReport:
     """Build the index of a data set from its annotation file.
 
@@ -52,6 +55,8 @@ def build_index(
     exif: whether boxes refer to photos as their EXIF orientation turns them ("apply") or to the stored pixels
         ("ignore"). "auto": the recorded sizes and the boxes decide.
     rescale: scale the boxes of photos that were resized after they were annotated.
+    lenient: repair what can only mean one thing (`formats.repairs.KINDS`), count it in the report and list it
+        in a file of the index.
 
     The digest does not depend on the order of the lists in the file. Raises UserError for a mistake in the
     file, the folder, the split or the options.
@@ -71,10 +76,11 @@ def build_index(
         raise UserError(f"{out} is a file: give a folder for the data set")
     check_replaceable(out)
     rule = read_split(split)
-    found = READER(annotations, progress)
+    repairs = Repairs(lenient, None if images is None else ImageFolder(images))
+    found = READER(annotations, progress, repairs)
     check_categories(found)
     concepts = Vocabulary(rule.apply(found))
-    names, missing = _resolve_names(found, images) if images is not None else (found.file_names, [])
+    names, missing = (found.file_names, []) if images is None else _resolve_names(found, repairs)
     check_files(found, names)
     sizes = SizeFindings()
     if images is not None:
@@ -100,9 +106,10 @@ def build_index(
         "dropped": dropped,
         "clipped": clipped,
         **_exif_entry(sizes, exif),
+        **_repairs_entry(repairs),
         "concepts": concepts.to_json(),
     }
-    unchanged = write_index(out, tables, card)
+    unchanged = write_index(out, tables, card, repairs.file())
     in_split = concepts.in_split
     return IndexReport(
         folder=out,
@@ -123,6 +130,9 @@ def build_index(
         zero_areas=zero_areas,
         parents=[concept.name for concept in found.concepts if concept.category_id in set(found.parents)],
         sizes=sizes,
+        repairs=repairs.counts,
+        repairs_file=card["repairs"]["file"] if repairs.made else "",
+        findable=_findable(missing, repairs),
         unchanged=unchanged,
     )
 
@@ -135,19 +145,40 @@ def _exif_entry(sizes: SizeFindings, choice: str) -> dict[str, Any]:
     return {"exif": {"choice": choice, "reading": sizes.exif, **found}}
 
 
-def _resolve_names(annotations: Annotations, images: Path) -> tuple[list[str], list[str]]:
+def _repairs_entry(repairs: Repairs) -> dict[str, Any]:
+    """Return the entry of the card on repairs; none where none was made."""
+    listed = repairs.file()
+    return {"repairs": {"file": listed[0], "counts": repairs.counts}} if listed else {}
+
+
+def _findable(missing: list[str], repairs: Repairs) -> int:
+    """Return the number of missing photos that --lenient would find; 0 if it is enabled."""
+    images = repairs.images
+    if repairs.enabled or images is None or not missing:
+        return 0
+    found = 0
+    for name in missing:
+        with suppress(UserError):  # several files: --lenient refuses them
+            found += images.find_one(name, "") is not None
+    return found
+
+
+def _resolve_names(annotations: Annotations, repairs: Repairs) -> tuple[list[str], list[str]]:
     """Return all file names as found on disk, and those that are missing."""
-    folder = ImageFolder(images)
+    images = repairs.images
+    assert images is not None, "expected a folder of images, found None"
     names, missing = [], []
     for name in annotations.file_names:
-        resolved, found = folder.resolve(name)
+        resolved, found = images.resolve(name)
         names.append(resolved)
         if not found:
             missing.append(resolved)
     if missing and len(missing) == len(names):
+        findable = _findable(missing, repairs)
         raise UserError(
-            f"{images} holds none of the {len(names)} photos of {annotations.path} (the first is "
+            f"{images.root} holds none of the {len(names)} photos of {annotations.path} (the first is "
             f"{missing[0]!r}): give the folder that its file names start from"
+            + (f"; --lenient finds {findable} of them by their base name" if findable else "")
         )
     return names, missing
 

@@ -132,8 +132,9 @@ def open_index(data: Path | str) -> Index:
         counts = {name: int(card["counts"][name]) for name in ("images", "boxes")}
     except (TypeError, KeyError, ValueError, AssertionError):
         raise _damaged(data, f"{CARD} holds concepts or counts that cannot be read") from None
-    if not isinstance(card.get("exif", {}), dict):
-        raise _damaged(data, f"{CARD} holds an entry exif that cannot be read")
+    for entry in ("exif", "repairs"):
+        if not isinstance(card.get(entry, {}), dict):
+            raise _damaged(data, f"{CARD} holds an entry {entry} that cannot be read")
     names = (*NAMES, "box_origins") if int(card["schema"]) >= 2 else NAMES
     index = Index(
         **{name: _map(folder / f"{name}.npy", DTYPES[name], data) for name in names},

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.index.formats.repairs import KINDS
 from cckt.cache_builder.index.photo_sizes import SizeFindings
 from cckt.cache_builder.index.tables import FOLDER
 
@@ -52,6 +53,12 @@ class IndexReport:
     """Categories without boxes that other categories name as their supercategory."""
     sizes: SizeFindings = field(default_factory=SizeFindings)
     """Recorded image sizes compared with the files."""
+    repairs: dict[str, int] = field(default_factory=dict)
+    """Kind of `formats.repairs.KINDS` -> repairs that --lenient made."""
+    repairs_file: str = ""
+    """File of the index that lists them; "" for none."""
+    findable: int = 0
+    """Missing photos that --lenient would find by their base name."""
     unchanged: bool = False
     """The same index was there already."""
 
@@ -70,6 +77,8 @@ class IndexReport:
             lines.append(f"{self.clipped} clipped to their photo")
         if self.photos_missing:
             lines.append(f"{self.photos_missing} photos are not on disk, the first is {self.first_missing}")
+        if self.findable:
+            lines.append(f"--lenient finds {self.findable} of the missing photos by their base name")
         lines += self._findings()
         lines.append(f"{self.folder / FOLDER}, {self.digest}" + (" (unchanged)" if self.unchanged else ""))
         return lines
@@ -77,6 +86,9 @@ class IndexReport:
     def _findings(self) -> list[str]:
         """Return a line for each finding that deserves a look."""
         lines, sizes = [], self.sizes
+        lines += [f"{count} {KINDS[kind]}" for kind, count in self.repairs.items()]
+        if self.repairs_file:
+            lines.append(f"{self.folder / FOLDER / self.repairs_file} lists these repairs")
         if self.zero_areas:
             lines.append(f"{self.zero_areas} boxes have area 0 in the file: width times height is taken")
         if self.parents:

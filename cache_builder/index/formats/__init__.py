@@ -1,6 +1,9 @@
 """Readers of annotation formats. Each one turns a file of its format into `Annotations`.
 
     coco.py          COCO-format JSON: COCO, LVIS, Objects365 and custom files
+    coco_repairs.py  repair the records of a COCO file where they can only mean one thing
+    segmentation.py  boxes of polygons and of masks
+    repairs.py       the list of what was repaired
     json_stream.py   read the lists of a large JSON file record by record
 
 To add a format, write one file with a function that satisfies `AnnotationReader` and call it in
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.file_names import check_inside
+from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.vocabulary import Concept
 
 IMAGE_DTYPE = np.dtype([("id", "<i8"), ("width", "<i4"), ("height", "<i4")])
@@ -69,9 +73,16 @@ class Annotations:
     not_exhaustive: NDArray[np.int64] = field(default_factory=_no_marks)
     """(K, 2) pairs as above: not every instance is annotated (LVIS)."""
 
+    repairs: Repairs = field(default_factory=Repairs)
+    """What --lenient repaired."""
+
     def __post_init__(self) -> None:
         for name, image_id in zip(self.file_names, self.images["id"].tolist(), strict=True):
-            check_inside(name, f"{self.path}: the file name {name!r} of image {image_id}")
+            check_inside(
+                name,
+                f"{self.path}: the file name {name!r} of image {image_id}",
+                self.repairs.hint("takes the one file of that base name inside --images"),
+            )
         self._check_ids()
 
     def _check_ids(self) -> None:
@@ -84,6 +95,7 @@ class Annotations:
                 raise UserError(
                     f"{self.path} has the {kind} id {repeated[0]} more than once ({len(np.unique(repeated))} "
                     "such ids): ids must be unique; renumber or remove the duplicates"
+                    + (self.repairs.hint("numbers them by file order") if kind == "annotation" else "")
                 )
         for kind, referred, listed in (
             ("image", boxes["image_id"], image_ids),
@@ -102,5 +114,8 @@ class Annotations:
 class AnnotationReader(Protocol):
     """A function that reads one format."""
 
-    def __call__(self, path: Path, progress: Progress) -> Annotations:
-        """Read `path`. Raises UserError for a file that is missing or not of this format."""
+    def __call__(self, path: Path, progress: Progress, repairs: Repairs) -> Annotations:
+        """Read `path`. Raises UserError for a file that is missing or not of this format.
+
+        repairs: where they are enabled, what can only mean one thing is repaired and noted there.
+        """
