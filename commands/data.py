@@ -13,7 +13,10 @@ from cckt.commands.options import Json, Keep, NewData
 
 def index(
     annotations: Annotated[
-        Path, typer.Option(help="JSON file in COCO format: COCO, LVIS, Objects365 or your own.")
+        list[Path],
+        typer.Option(
+            help="JSON file in COCO format: COCO, LVIS, Objects365 or your own. Repeat it to merge files."
+        ),
     ],
     out: NewData,
     images: Annotated[

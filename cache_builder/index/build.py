@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from cckt.cache_builder.index.file_names import ImageFolder
 from cckt.cache_builder.index.formats import AnnotationReader, Annotations
 from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.json_stream import require_file
+from cckt.cache_builder.index.formats.merge import merge
 from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.index.photo_headers import read_headers
 from cckt.cache_builder.index.photo_sizes import EXIF_CHOICES, SizeFindings, compare_sizes
@@ -31,7 +33,7 @@ READER: AnnotationReader = read_coco
 
 
 def build_index(
-    annotations: Path,
+    annotations: Path | Sequence[Path],
     images: Path | None,
     out: Path,
     split: str | Path,
@@ -44,7 +46,7 @@ def build_index(
 ) -> IndexReport:
     """Build the index of a data set from its annotation file.
 
-    annotations: COCO-format JSON: COCO, LVIS, Objects365 or a custom file.
+    annotations: COCO-format JSON: COCO, LVIS, Objects365 or a custom file. Several files are merged.
     images: the folder that file names are relative to. None: the index serves only to score detections.
     out: the data-set folder. The index is written to `out/index/`. An older index there stays valid until the
         new one is complete.
@@ -61,7 +63,9 @@ def build_index(
     The digest does not depend on the order of the lists in the file. Raises UserError for a mistake in the
     file, the folder, the split or the options.
     """
-    annotations, out, progress = Path(annotations), Path(out), progress or Silent()
+    given = [annotations] if isinstance(annotations, str | Path) else annotations
+    sources = [Path(one) for one in given]
+    out, progress = Path(out), progress or Silent()
     images = None if images is None else Path(images)
     if keep not in ("all", "base"):
         raise UserError(f"keep is {keep!r}: expected 'all' or 'base'")
@@ -69,16 +73,19 @@ def build_index(
         raise UserError(f"--exif is {exif!r}: expected one of {', '.join(EXIF_CHOICES)}")
     if images is None and (exif != "auto" or rescale):
         raise UserError("--exif and --rescale compare annotations with photos; add --images FOLDER")
-    require_file(annotations)
+    for source in sources:
+        require_file(source)
     if images is not None and not images.is_dir():
-        raise UserError(f"{images} is not a folder: give the folder of the photos of {annotations}")
+        raise UserError(f"{images} is not a folder: give the folder of the photos of {sources[0]}")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder for the data set")
     check_replaceable(out)
     rule = read_split(split)
     repairs = Repairs(lenient, None if images is None else ImageFolder(images))
-    found = READER(annotations, progress, repairs)
-    check_categories(found)
+    parts = [READER(source, progress, repairs) for source in sources]
+    for part in parts:
+        check_categories(part)
+    found = merge(parts, repairs)
     concepts = Vocabulary(rule.apply(found))
     names, missing = (found.file_names, []) if images is None else _resolve_names(found, repairs)
     check_files(found, names)
@@ -95,7 +102,7 @@ def build_index(
         "tables": tables_folder(tables, digest),
         "split": rule.name,
         "keep": keep,
-        "source": {"file": annotations.name, "digest": found.digest},
+        "source": _source_entry(found, parts),
         "image_root": relative_root(root, out.resolve()),
         "counts": {
             "images": len(tables.image_ids),
@@ -143,6 +150,17 @@ def _exif_entry(sizes: SizeFindings, choice: str) -> dict[str, Any]:
         return {}
     found = {"applied": sizes.applied, "ignored": sizes.ignored}
     return {"exif": {"choice": choice, "reading": sizes.exif, **found}}
+
+
+def _source_entry(found: Annotations, parts: list[Annotations]) -> dict[str, Any]:
+    """Return the entry of the card on the files that were read."""
+    names = [part.path.name for part in parts]
+    entry: dict[str, Any] = {"file": " and ".join(names), "digest": found.digest}
+    if len(parts) > 1:
+        entry["files"] = [
+            {"file": name, "digest": part.digest} for name, part in zip(names, parts, strict=True)
+        ]
+    return entry
 
 
 def _repairs_entry(repairs: Repairs) -> dict[str, Any]:

@@ -22,3 +22,22 @@ def test_json_on_stdout_sends_the_lines_to_stderr(call: Call, tmp_path: Path) ->
     outcome = call(*index(tmp_path, "held", "all"), "--json", "-")
     assert json.loads(outcome.out)["boxes"] == 12
     assert "12 boxes of 12 annotations" in outcome.err
+
+
+def test_several_annotation_files_are_merged(call: Call, tmp_path: Path) -> None:
+    coco(tmp_path)
+    whole = json.loads((tmp_path / "coco.json").read_text())
+    paths = []
+    for part in range(2):
+        images = [one for one in whole["images"] if one["id"] % 2 == part]
+        ids = {one["id"] for one in images}
+        boxes = [one for one in whole["annotations"] if one["image_id"] in ids]
+        paths.append(tmp_path / f"part{part}.json")
+        paths[-1].write_text(json.dumps({**whole, "images": images, "annotations": boxes}))
+    words = [word for path in paths for word in ("--annotations", path)]
+    outcome = call(
+        "data", "index", *words, "--images", tmp_path / "photos", "--out", tmp_path / "both", "--json", "-"
+    )
+    assert json.loads(outcome.out)["boxes"] == 12
+    one = call(*index(tmp_path, "held", "all"), "--split", "all-base", "--json", "-")
+    assert json.loads(outcome.out)["digest"] == json.loads(one.out)["digest"]

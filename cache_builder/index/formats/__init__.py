@@ -2,6 +2,7 @@
 
     coco.py          COCO-format JSON: COCO, LVIS, Objects365 and custom files
     coco_repairs.py  repair the records of a COCO file where they can only mean one thing
+    merge.py         merge the annotations of several files
     segmentation.py  boxes of polygons and of masks
     repairs.py       the list of what was repaired
     json_stream.py   read the lists of a large JSON file record by record

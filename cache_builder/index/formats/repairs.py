@@ -12,8 +12,8 @@ from cckt.cache_builder.index.file_names import ImageFolder
 
 KINDS = {
     "annotation_ids": "annotation ids were replaced: annotations are numbered by file order",
-    "image_ids": "image ids were no integers: images are numbered by file order",
-    "category_ids": "category ids were no integers: categories are numbered by file order",
+    "image_ids": "image ids were replaced: images are numbered by file order",
+    "category_ids": "category ids were replaced: categories are numbered by file order",
     "numbers": "texts were read as numbers",
     "file_names": "file names were replaced by the one file of that base name inside --images",
     "boxes": "boxes were taken from their segmentation",
