@@ -28,9 +28,6 @@ from cckt.cache_builder.index.tables import tables_digest, tables_folder
 from cckt.cache_builder.index.write import write_index
 from cckt.cache_builder.vocabulary import SPLITS, Vocabulary
 
-READER: AnnotationReader = read_coco
-"""Reads the annotation file. COCO-format JSON is the only format so far."""
-
 
 def build_index(
     annotations: Path | Sequence[Path],
@@ -43,6 +40,7 @@ def build_index(
     exif: str = "auto",
     rescale: bool = False,
     lenient: bool = False,
+    read: AnnotationReader = read_coco,
 ) -> IndexReport:
     """Build the index of a data set from its annotation file.
 
@@ -59,6 +57,7 @@ def build_index(
     rescale: scale the boxes of photos that were resized after they were annotated.
     lenient: repair what can only mean one thing (`formats.repairs.KINDS`), count it in the report and list it
         in a file of the index.
+    read: the reader of the format; `annotations` is what it reads.
 
     The digest does not depend on the order of the lists in the file. Raises UserError for a mistake in the
     file, the folder, the split or the options.
@@ -73,7 +72,7 @@ def build_index(
         raise UserError(f"--exif is {exif!r}: expected one of {', '.join(EXIF_CHOICES)}")
     if images is None and (exif != "auto" or rescale):
         raise UserError("--exif and --rescale compare annotations with photos; add --images FOLDER")
-    for source in sources:
+    for source in sources if read is read_coco else ():
         require_file(source)
     if images is not None and not images.is_dir():
         raise UserError(f"{images} is not a folder: give the folder of the photos of {sources[0]}")
@@ -82,16 +81,22 @@ def build_index(
     check_replaceable(out)
     rule = read_split(split)
     repairs = Repairs(lenient, None if images is None else ImageFolder(images))
-    parts = [READER(source, progress, repairs) for source in sources]
+    parts = [read(source, progress, repairs) for source in sources]
     for part in parts:
         check_categories(part)
     found = merge(parts, repairs)
     concepts = Vocabulary(rule.apply(found))
     names, missing = (found.file_names, []) if images is None else _resolve_names(found, repairs)
     check_files(found, names)
+    if found.turned and exif == "ignore":
+        raise UserError(
+            f"--exif ignore does not apply to {found.path}: boxes of this format refer to photos as their "
+            "EXIF orientation turns them; leave it out"
+        )
     sizes = SizeFindings()
     if images is not None:
-        sizes = compare_sizes(found, read_headers(images, names, progress), exif, rescale)
+        choice = "apply" if found.turned and exif == "auto" else exif
+        sizes = compare_sizes(found, read_headers(images, names, progress), choice, rescale)
     check_boxes(found)
     tables, dropped, clipped, zero_areas = assemble(found, names, concepts, keep)
     digest = tables_digest(tables, concepts, sizes.exif)
@@ -137,6 +142,7 @@ def build_index(
         zero_areas=zero_areas,
         parents=[concept.name for concept in found.concepts if concept.category_id in set(found.parents)],
         sizes=sizes,
+        notes=[note for part in parts for note in part.notes],
         repairs=repairs.counts,
         repairs_file=card["repairs"]["file"] if repairs.made else "",
         findable=_findable(missing, repairs),

@@ -59,6 +59,8 @@ class IndexReport:
     """File of the index that lists them; "" for none."""
     findable: int = 0
     """Missing photos that --lenient would find by their base name."""
+    notes: list[str] = field(default_factory=list)
+    """How the format was read."""
     unchanged: bool = False
     """The same index was there already."""
 
@@ -86,6 +88,7 @@ class IndexReport:
     def _findings(self) -> list[str]:
         """Return a line for each finding that deserves a look."""
         lines, sizes = [], self.sizes
+        lines += self.notes
         lines += [f"{count} {KINDS[kind]}" for kind, count in self.repairs.items()]
         if self.repairs_file:
             lines.append(f"{self.folder / FOLDER / self.repairs_file} lists these repairs")

@@ -1,14 +1,17 @@
 """Readers of annotation formats. Each one turns a file of its format into `Annotations`.
 
     coco.py          COCO-format JSON: COCO, LVIS, Objects365 and custom files
+    yolo.py          YOLO folders: data.yaml and one text file of labels per image
+    voc.py           Pascal VOC folders: one XML file per image
+    image_folder.py  folders of images without annotations
     coco_repairs.py  repair the records of a COCO file where they can only mean one thing
     merge.py         merge the annotations of several files
     segmentation.py  boxes of polygons and of masks
     repairs.py       the list of what was repaired
     json_stream.py   read the lists of a large JSON file record by record
 
-To add a format, write one file with a function that satisfies `AnnotationReader` and call it in
-`index/build.py`. The reader checks the syntax of its format. `Annotations` checks what all formats have in
+To add a format, write one file with a function that satisfies `AnnotationReader` and give it to
+`build_index`. The reader checks the syntax of its format. `Annotations` checks what all formats have in
 common: ids are unique, boxes refer to known images and concepts, file names stay inside the images folder.
 Splits, clipping, sorting and writing do not depend on the format.
 """
@@ -76,6 +79,11 @@ class Annotations:
 
     repairs: Repairs = field(default_factory=Repairs)
     """What --lenient repaired."""
+
+    notes: list[str] = field(default_factory=list)
+    """Sentences on how the format was read, for the report."""
+    turned: bool = False
+    """The format itself says that boxes refer to photos as their EXIF orientation turns them."""
 
     def __post_init__(self) -> None:
         for name, image_id in zip(self.file_names, self.images["id"].tolist(), strict=True):

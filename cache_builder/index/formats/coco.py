@@ -33,8 +33,10 @@ _IMAGE = struct.Struct("<qii")
 _BOX = struct.Struct("<qqqdddddbb")
 
 
-def read_coco(path: Path, progress: Progress, repairs: Repairs) -> Annotations:
+def read_coco(path: Path, progress: Progress, repairs: Repairs, unlabelled: bool = False) -> Annotations:
     """Read and check an annotation file; repair its records where `repairs` are enabled.
+
+    unlabelled: accept a file without 'annotations', such as COCO's image_info files, or without categories.
 
     Raises UserError for a file that is no COCO-format detection file: broken JSON, missing keys, missing
     fields or fields of the wrong type, duplicate ids, annotations of an unknown image or category, a file
@@ -78,13 +80,20 @@ def read_coco(path: Path, progress: Progress, repairs: Repairs) -> Annotations:
             concepts.append(_concept(record, path, repairs))
             parent_of[concepts[-1][0].name] = record.get("supercategory")
     missing = [key for key in KEYS if key not in lists.found]
+    if unlabelled:
+        if boxes:
+            raise UserError(
+                f"{path} has annotations, expected none with --unlabelled; leave out --unlabelled"
+            )
+        missing = [key for key in missing if key == "images"]
     if missing:
         found = f"it has {', '.join(map(repr, lists.found[:8]))}" if lists.found else "it is empty"
         raise UserError(
             f"{path} is not COCO: the key {' and '.join(map(repr, missing))} is missing ({found}); "
             "expected 'images', 'annotations' and 'categories'"
+            + ("; add --unlabelled for an index without boxes" if missing == ["annotations"] else "")
         )
-    for key, empty in (("images", not images), ("categories", not concepts)):
+    for key, empty in (("images", not images), ("categories", not concepts and not unlabelled)):
         if empty:
             raise UserError(f"{path} has an empty list of {key}: expected at least one")
     concepts.sort(key=lambda pair: pair[0].category_id)
