@@ -1,4 +1,4 @@
-"""`cckt data index` and `cckt data shapeworld`: make a data set."""
+"""`cckt data`: index a data set, divide one by photo, render one."""
 
 from __future__ import annotations
 
@@ -134,6 +134,22 @@ def _source(
         )
     concepts = [name.strip() for name in (names or "").split(",") if name.strip()]
     return [images], images, partial(read_folder, names=concepts)
+
+
+def split(
+    source: Annotated[Path, typer.Argument(help="COCO-format JSON file, or data set folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for train.json and val.json.")],
+    share: Annotated[float, typer.Option(help="Share of the photos that val.json holds out.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same files.")] = 0,
+    json: Json = None,
+) -> None:
+    """Hold out a share of the photos, stratified by concept: two COCO files without a common photo."""
+    from cckt.cache_builder.index import hold_out
+
+    report = hold_out(source, out, share, seed, TerminalProgress())
+    answer = Answer(json)
+    answer.lines(*report.lines())
+    answer.figures(report.to_json())
 
 
 def shapeworld(

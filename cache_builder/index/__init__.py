@@ -15,23 +15,27 @@
     report.py         the report of a build
     build.py          build an index from an annotation file
     derive.py         make an index from another one
+    hold_out.py       divide annotations by photo into two files
 
 Row k of every column belongs to row k of its table. The digest of an index decides which columns fit it.
 """
 
 from cckt.cache_builder.index.build import build_index
 from cckt.cache_builder.index.derive import add_boxes, copy_index, pseudo_note, require_annotated
+from cckt.cache_builder.index.hold_out import HoldOutReport, hold_out
 from cckt.cache_builder.index.reader import DamagedIndex, Index, open_index
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.verify import novel_boxes, verify_index
 
 __all__ = [
     "DamagedIndex",
+    "HoldOutReport",
     "Index",
     "IndexReport",
     "add_boxes",
     "build_index",
     "copy_index",
+    "hold_out",
     "novel_boxes",
     "open_index",
     "pseudo_note",

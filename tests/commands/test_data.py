@@ -75,3 +75,15 @@ def test_options_that_do_not_fit_are_refused(
     call: Call, tmp_path: Path, words: list[str], message: str
 ) -> None:
     assert message in call("data", "index", *words, "--out", tmp_path / "out").sentence()
+
+
+def test_split_writes_two_files_that_index_reads(call: Call, tmp_path: Path) -> None:
+    coco(tmp_path)
+    parts = tmp_path / "parts"
+    outcome = call("data", "split", tmp_path / "coco.json", "--share", "0.4", "--out", parts, "--json", "-")
+    figures = json.loads(outcome.out)
+    assert figures["train_images"] + figures["val_images"] == 6
+    for name in ("train", "val"):
+        words = ["--annotations", parts / f"{name}.json", "--images", tmp_path / "photos"]
+        outcome = call("data", "index", *words, "--out", tmp_path / name, "--json", "-")
+        assert json.loads(outcome.out)["images"] == figures[f"{name}_images"]

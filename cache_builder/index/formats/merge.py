@@ -31,7 +31,9 @@ def merge(parts: Sequence[Annotations], repairs: Repairs) -> Annotations:
     new_images = _new_ids(parts, image_ids, "image", "image_ids", repairs)
     new_annotations = _new_ids(parts, annotation_ids, "annotation", "annotation_ids", repairs)
     concepts, counts, new_categories = _merge_concepts(parts, repairs)
-    images, boxes, negatives, not_exhaustive = [], [], [], []
+    images, boxes = [], []
+    negatives: list[NDArray[np.int64]] = []
+    not_exhaustive: list[NDArray[np.int64]] = []
     first = 0
     for number, part in enumerate(parts):
         image, box, category = part.images.copy(), part.boxes.copy(), new_categories[number]
