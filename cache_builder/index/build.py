@@ -12,7 +12,7 @@ import numpy as np
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index.assemble import assemble
-from cckt.cache_builder.index.checks import check_boxes, check_categories, check_files
+from cckt.cache_builder.index.checks import check_boxes, check_categories, check_files, similar_names
 from cckt.cache_builder.index.file_names import ImageFolder
 from cckt.cache_builder.index.formats import AnnotationReader, Annotations
 from cckt.cache_builder.index.formats.coco import read_coco
@@ -140,6 +140,7 @@ def build_index(
         boxes_per_split={s: int(np.count_nonzero(in_split(s)[tables.box_concepts])) for s in SPLITS},
         concepts_per_split={s: int(in_split(s).sum()) for s in SPLITS},
         zero_areas=zero_areas,
+        similar=similar_names(found),
         parents=[concept.name for concept in found.concepts if concept.category_id in set(found.parents)],
         sizes=sizes,
         notes=[note for part in parts for note in part.notes],

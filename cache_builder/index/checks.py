@@ -18,17 +18,28 @@ LEAVES_SHARE = 0.02
 
 
 def check_categories(found: Annotations) -> None:
-    """Raise UserError where two categories have one name, up to case and `_`."""
+    """Raise UserError where two categories have one name."""
     seen: dict[str, int] = {}
     for concept in found.concepts:
-        other = seen.setdefault(normalise_name(concept.name), concept.category_id)
+        other = seen.setdefault(concept.name, concept.category_id)
         if other != concept.category_id:
-            repeated = len(found.concepts) - len({normalise_name(one.name) for one in found.concepts})
+            repeated = len(found.concepts) - len({one.name for one in found.concepts})
             raise UserError(
                 f"{found.path} has {repeated} categories with the name of another one (the first is "
                 f"{concept.name!r}, ids {other} and {concept.category_id}), expected one category per name; "
                 "merge or rename them"
             )
+
+
+def similar_names(found: Annotations) -> list[tuple[str, str]]:
+    """Return the pairs of categories whose names differ only in case, spaces and `_`."""
+    first: dict[str, str] = {}
+    pairs = []
+    for concept in found.concepts:
+        other = first.setdefault(normalise_name(concept.name), concept.name)
+        if other != concept.name:
+            pairs.append((other, concept.name))
+    return pairs
 
 
 def check_files(found: Annotations, names: Sequence[str]) -> None:

@@ -51,6 +51,8 @@ class IndexReport:
     """Boxes whose area was 0 in the file; they have width times height."""
     parents: list[str] = field(default_factory=list)
     """Categories without boxes that other categories name as their supercategory."""
+    similar: list[tuple[str, str]] = field(default_factory=list)
+    """Pairs of categories whose names differ only in case, spaces and `_`."""
     sizes: SizeFindings = field(default_factory=SizeFindings)
     """Recorded image sizes compared with the files."""
     repairs: dict[str, int] = field(default_factory=dict)
@@ -99,6 +101,11 @@ class IndexReport:
             lines.append(
                 f"{len(self.parents)} categories have no box and are only the parent of others ({names}): "
                 "--lenient leaves them out"
+            )
+        if self.similar:
+            lines.append(
+                f"{len(self.similar)} categories have the name of another one up to case and '_' (the first "
+                f"pair is {self.similar[0][0]!r} and {self.similar[0][1]!r})"
             )
         for count, reading in (
             (sizes.applied, "of the photo as turned (--exif apply)"),

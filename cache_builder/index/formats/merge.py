@@ -124,7 +124,7 @@ def _merge_concepts(
                     f"category {concept.category_id} is {one[0].name!r} in {one[2].path} and "
                     f"{concept.name!r} in {part.path}"
                 )
-            elif other[0].category_id != concept.category_id and other[2] is not part:
+            elif one[2] is part and other[2] is not part:
                 clash = clash or (
                     f"the category {concept.name!r} has the id {other[0].category_id} in {other[2].path} and "
                     f"{concept.category_id} in {part.path}"
@@ -138,6 +138,12 @@ def _merge_concepts(
             f"{clash}, expected one id and one name for each category in all files; renumber the categories "
             f"of one file{repairs.hint('matches categories by name')}"
         )
+    for part in parts:
+        if len({normalise_name(concept.name) for concept in part.concepts}) < len(part.concepts):
+            raise UserError(
+                f"{clash}, and {part.path} has categories whose names differ only in case or '_', so they "
+                "cannot be matched by name; renumber the categories of one file"
+            )
     number = {name: position for position, name in enumerate(by_name, 1)}
     renamed = [
         Concept(number[name], one[0].name, one[0].synonyms, one[0].split, one[0].frequency)

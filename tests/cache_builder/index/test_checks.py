@@ -43,8 +43,8 @@ def test_an_export_without_boxes_is_accepted(tmp_path: Path) -> None:
             r"has 1 images whose file another image has \(the first is 'a\.jpg', image ids 1 and 3\)",
         ),
         (
-            export(("a.jpg", (100, 80), [[1, 1, 9, 9]]), categories=("fire_truck", "dog", "Fire  truck")),
-            r"has 1 categories with the name of another one \(the first is 'Fire truck', ids 1 and 3\)",
+            export(("a.jpg", (100, 80), [[1, 1, 9, 9]]), categories=("fire truck", "dog", "fire  truck")),
+            r"has 1 categories with the name of another one \(the first is 'fire truck', ids 1 and 3\)",
         ),
     ],
 )
@@ -54,6 +54,16 @@ def test_an_export_that_would_be_read_wrongly_is_refused(tmp_path: Path, coco: C
     assert str(tmp_path / "export.json") in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists(), "a refused build leaves nothing behind"
+
+
+def test_categories_whose_names_differ_in_case_are_reported(tmp_path: Path) -> None:
+    report = build(
+        tmp_path, export(("a.jpg", (100, 80), [[1, 1, 9, 9]]), categories=("cat", "fire_truck", "Cat"))
+    )
+    assert report.similar == [("cat", "Cat")]
+    assert any(
+        "1 categories have the name of another one up to case and '_'" in line for line in report.lines()
+    )
 
 
 def test_two_names_of_one_file_are_refused(tmp_path: Path) -> None:

@@ -122,6 +122,19 @@ def test_one_name_with_two_ids_is_refused(tmp_path: Path) -> None:
     assert open_index(tmp_path / "out").concepts.names == ["cat", "dog"]
 
 
+def test_similar_names_of_one_file_are_two_categories_and_not_matched_by_name(tmp_path: Path) -> None:
+    first, second = ({**coco, "categories": list(coco["categories"])} for coco in (FIRST, other()))
+    for coco in (first, second):
+        coco["categories"].append({"id": 3, "name": "Cat"})
+    build(tmp_path, first, second)
+    assert open_index(tmp_path / "out").concepts.names == ["cat", "dog", "Cat"]
+    second["categories"][2] = {"id": 4, "name": "Cat"}
+    with pytest.raises(UserError, match="the category 'Cat' has the id 1 in"):
+        build(tmp_path, first, second)
+    with pytest.raises(UserError, match=r"0\.json has categories whose names differ only in case or '_'"):
+        build(tmp_path, first, second, lenient=True)
+
+
 def test_a_photo_in_two_files_is_refused(tmp_path: Path) -> None:
     for lenient in (False, True):
         with pytest.raises(UserError, match=r"1 photos are in both .*0\.json and .*1\.json .*'a\.jpg'"):

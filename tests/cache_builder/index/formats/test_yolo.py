@@ -127,7 +127,7 @@ def test_a_wrong_line_is_refused_with_its_place(tmp_path: Path, line: str, messa
         ("names: [cat]", r"has no entry 'train', expected a folder there \(it has none\)"),
         ("names: [cat]\ntrain: ../../etc", "which is no folder or list of photos inside"),
         ("names: [cat]\ntrain: labels", "'train' holds no images"),
-        ("names: [cat, Cat]\ntrain: images/train", "1 categories with the name of another one"),
+        ("names: [cat, cat]\ntrain: images/train", "1 categories with the name of another one"),
     ],
 )
 def test_a_wrong_data_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
