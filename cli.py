@@ -71,6 +71,7 @@ app = typer.Typer(
 
 data_group = typer.Typer(help="Index your own data set, or render shapeworld.", no_args_is_help=True)
 data_group.command("index")(data.index)
+data_group.command("split")(data.split)
 data_group.command("shapeworld")(data.shapeworld)
 app.add_typer(data_group, name="data")
 

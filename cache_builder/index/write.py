@@ -12,13 +12,18 @@ import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
+from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
 
 LOCK = ".lock"
 
 
-def write_index(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
+def write_index(
+    out: Path, tables: Tables, card: dict[str, Any], listed: tuple[str, str] | None = None
+) -> bool:
     """Write tables and card to `out/index/`. Return whether the same index was there already.
+
+    listed: name and text of one more file, which the card names.
 
     The card names the folder of its tables and is replaced last, in one step. Until then the old index is
     valid, after it the new one. A build that is killed leaves at most an unused folder, which the next build
@@ -31,20 +36,26 @@ def write_index(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
                 f"{out / FOLDER}: found another build that is writing there, expected none; wait until it is "
                 "done, or choose another --out"
             )
-        return _write_locked(out, tables, card)
+        return _write_locked(out, tables, card, listed)
 
 
-def _write_locked(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
+def _write_locked(out: Path, tables: Tables, card: dict[str, Any], listed: tuple[str, str] | None) -> bool:
     folder = out / FOLDER
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
     target = folder / card["tables"]
     try:
         same_tables = _same_tables(target, tables)
-        if same_tables and (folder / CARD).is_file() and (folder / CARD).read_text(encoding="utf-8") == text:
+        same_files = all(
+            (folder / name).is_file() and (folder / name).read_text(encoding="utf-8") == content
+            for name, content in ((CARD, text), *([listed] if listed else []))
+        )
+        if same_tables and same_files:
             return True
         folder.mkdir(parents=True, exist_ok=True)
         if not same_tables:
             _write_tables(folder, target, tables)
+        if listed:  # its name has the digest of its text, so no older card names another text
+            (folder / listed[0]).write_text(listed[1], encoding="utf-8")
         temporary = folder / f".{CARD}-{os.getpid()}"
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, folder / CARD)
@@ -52,7 +63,7 @@ def _write_locked(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
         raise UserError(
             f"{folder} cannot be written ({error.strerror}): free space or choose another --out"
         ) from error
-    _sweep(folder, {CARD, card["tables"]})
+    _sweep(folder, {CARD, card["tables"], listed[0] if listed else ""})
     return False
 
 
@@ -84,7 +95,7 @@ def _sweep(folder: Path, keep: set[str]) -> None:
             continue
         if name in ("tables", ".building", ".damaged"):
             shutil.rmtree(path, ignore_errors=True)
-        elif name == f".{CARD}":
+        elif name == f".{CARD}" or is_repairs_file(path.name):
             path.unlink(missing_ok=True)
 
 

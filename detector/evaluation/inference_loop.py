@@ -196,7 +196,8 @@ def _read(
 
     def read(row: int) -> tuple[int, Tensor | None, str]:
         try:
-            photo = load_photo(index.photo_path(row), (int(index.widths[row]), int(index.heights[row])))
+            size = (int(index.widths[row]), int(index.heights[row]))
+            photo = load_photo(index.photo_path(row), size, exif=index.exif)
         except BadPhoto as fault:
             return row, None, str(fault)
         return row, model.preprocess(photo), ""
