@@ -232,7 +232,9 @@ def _card(detector: Predictor, words: Vocabulary, report: GraphReport) -> dict[s
             "priors": "not applied, whatever inference.prior_weight of the run is: the graph has no teacher",
             "precision": "float32; scores of a run in half precision differ by hundredths",
         },
-        "threshold": detector.threshold,
+        "words": "exactly the concepts below: scores are shares among them, without the rivals and the "
+        "calibration of cckt predict; export all concepts that a photo may show",
+        "threshold": detector.own_threshold.score,
         "threshold_of": detector.own_threshold.origin,
         "concepts": words.to_json(),
         "report": report.as_dict(),
