@@ -60,19 +60,16 @@ def _probe() -> Tensor:
 def jpeg_bytes(path: Path, size: tuple[int, int], *, exif: str = "ignore") -> Tensor | None:
     """Return the bytes of a file, (n,) uint8, if the GPU can decode it; None otherwise.
 
-    size: (width, height) of the annotations; a photo stored in another size is not for the GPU. exif:
-    `Index.exif`; with "apply" a photo that its EXIF orientation turns is not for the GPU.
+    size: (width, height) of the annotations, which the stored photo must have. exif: `Index.exif`; with
+    "apply" a photo that its EXIF orientation turns is not decoded as it is.
     """
     try:
         check_file(path)
         content = path.read_bytes()
         with open_image(io.BytesIO(content)) as image:
             plain = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == tuple(size)
-def jpeg_bytes(path: Path, size: tuple[int, int], *, exif: str = "ignore") -> Tensor | None:
-    """Return the bytes of a file, (n,) uint8, if the GPU can decode it; None otherwise.
-
-    size: (width, height) of the annotations; a photo stored in another size is not for the GPU. exif:
-    `Index.exif`; with "apply" a photo that its EXIF orientation turns is not for the GPU.
+            plain &= exif != "apply" or orientation(image) == 1
+    except Exception:  # Pillow raises many kinds; the usual way says what is wrong
         return None
     return torch.from_numpy(np.frombuffer(content, np.uint8).copy()) if plain else None
 
