@@ -19,6 +19,7 @@ from cckt.detector.data.schedule import Schedule
 from cckt.detector.losses.objective import Objective
 from cckt.detector.ranks.world import World
 from cckt.detector.runs import run_folder as store
+from cckt.detector.runs.base_text import save_base_text
 from cckt.detector.students.build import build_student
 from cckt.detector.training.optim import MovingAverage, build_optimizer
 from cckt.detector.training.preflight import Ingredients
@@ -159,6 +160,7 @@ class Run:
             write_json(self.out / "versions.json", versions(self.world))
             folders.save(self.out)
             self.ingredients.facts.save(self.out)
+            save_base_text(self.out, self.ingredients.text)
 
     def _check_same(self) -> None:
         before, after = (_flat(config.to_dict()) for config in (store.run_config(self.out), self.config))
