@@ -51,9 +51,10 @@ def make_dataset(
     """Render images 0 to `photos` - 1 of `seed` into `out` and build their index.
 
     Existing images are kept, because an image depends only on seed and number; `world.json` holds the seed of
-    the folder, and files without our mark are never replaced. keep: "all", or "base" to leave novel boxes out of the index; the images still show novel
-    objects. workers: number of processes; default one per core. Raises UserError for a count below 1, a seed
-    out of range, a folder that holds images of another seed or files of somebody else, or a full disk.
+    the folder. Files without our mark are never replaced. keep: "all", or "base" to leave novel boxes out of
+    the index; the images still show novel objects. workers: number of processes; default one per core. Raises
+    UserError for a count below 1, a seed out of range, a folder that holds images of another seed or files of
+    somebody else, and a disk without room.
     """
     if photos < 1:
         raise UserError(f"--photos {photos}: expected at least 1 photo.")

@@ -32,7 +32,7 @@ _REASONS = {
     errno.ELOOP: ("its symbolic links form a loop", "remove these links or name another place"),
     errno.ENOENT: (
         "it or its folder does not exist",
-        "check the name, and that nothing deletes it meanwhile",
+        "check the name and what may delete it",
     ),
     errno.EIO: ("the disk reports an input/output error", f"check the disk or {_OTHER}"),
     errno.ESTALE: ("the network disk no longer has it", f"mount the disk again or {_OTHER}"),
@@ -88,6 +88,6 @@ def require_room(folder: Path, needed: int = ROOM) -> None:
         free = shutil.disk_usage(place).free
     if free < needed:
         raise UserError(
-            f"{folder}: found {free / 1e6:.1f} MB of free disk space, expected at least {needed / 1e6:.1f} MB; "
-            f"{_SPACE}."
+            f"{folder}: found {free / 1e6:.1f} MB of free disk space, expected at least "
+            f"{needed / 1e6:.1f} MB; {_SPACE}."
         )

@@ -1,7 +1,7 @@
 """Write an index into its folder in one step, so that readers see the old index or the new one.
 
-Only what a build wrote is replaced or swept: index.json is ours if it is a card, or if tables of ours are next
-to it; a folder is ours if its name has the form that builds give it and it holds nothing but our tables.
+Only what a build wrote is replaced or swept: index.json is ours if it is a card, or if tables of ours are
+next to it; a folder is ours if its name has the form that builds give it and it holds nothing but our tables.
 """
 
 from __future__ import annotations

@@ -27,9 +27,9 @@ def test_faults_of_paths_name_the_file_the_reason_and_the_next_step(tmp_path: Pa
         "missing/file": "does not exist",
         "n" * 300: "the name is too long",
     }.items():
-        with pytest.raises(UserError, match=f"/{name}: could not be used because .*{reason}.*; .* again"):
-            with explained_faults():
-                write_bytes(tmp_path / name, b"new")
+        sentence = f"/{name}: could not be used because .*{reason}.*; .* again"
+        with pytest.raises(UserError, match=sentence), explained_faults():
+            write_bytes(tmp_path / name, b"new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
 
 
@@ -40,12 +40,12 @@ def test_a_full_disk_names_the_target_and_not_the_temporary_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"/file: could not be used because the disk is full; free space"):
-        with explained_faults():
-            write_bytes(tmp_path / "file", b"new")
-    with pytest.raises(UserError, match=r"^/out: could not be used because the quota"):
-        with explained_faults(Path("/out")):
-            raise OSError(errno.EDQUOT, "Quota")
+    sentence = r"/file: could not be used because the disk is full; free space"
+    with pytest.raises(UserError, match=sentence), explained_faults():
+        write_bytes(tmp_path / "file", b"new")
+    sentence = r"^/out: could not be used because the quota"
+    with pytest.raises(UserError, match=sentence), explained_faults(Path("/out")):
+        raise OSError(errno.EDQUOT, "Quota")
 
 
 def test_other_errors_pass_unchanged() -> None:

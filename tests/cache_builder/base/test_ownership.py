@@ -1,4 +1,4 @@
-"""A file or folder without our mark is refused by name; streams, empty and missing files are not in the way."""
+"""A file or folder without our mark is refused by name; streams, empty and missing files are accepted."""
 
 from __future__ import annotations
 
