@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import re
 from collections.abc import Iterator, Sequence
 from itertools import tee
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.disk_faults import explain, require_room
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.ownership import require_ours_or_absent, text_mark
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.photos import BadPhoto, load_photo
 from cckt.cache_builder.vocabulary import Vocabulary
@@ -18,6 +24,12 @@ from cckt.detector.drawing.draw import draw_prediction
 from cckt.detector.inference.photo_sources import is_video, name_of, video_frames
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction
+
+MARK = "cckt predict"
+"""Mark of our pictures, the "Software" entry of the PNG file."""
+PICTURE = re.compile(r"[0-9]{5}-.*\.png")
+"""Names of pictures: number and name of the photo."""
+_IS_PICTURE = text_mark(f"Software\0{MARK}")
 
 
 def predict_files(
@@ -34,9 +46,14 @@ def predict_files(
 
     pictures: folder for one PNG per readable image, with its detections; None draws nothing. every: seconds
     between two frames of a video. options: as for `Predictor.stream`. A file that cannot be read gives a
-    prediction with a fault, or no frames, and a note. Raises UserError if none can be read.
+    prediction with a fault, or no frames, and a note. If a picture cannot be written, for example because the
+    disk is full, a note gives the reason and no further ones are drawn; the predictions are complete. Raises
+    UserError if no file can be read, and before the work if `pictures` cannot be written.
     """
     progress, found = progress or Silent(), []
+    if pictures is not None:
+        require_room(pictures)
+        _require_own_pictures(pictures)
     progress.start("predict", len(paths), "photos")
     inputs, shown = tee(_images(paths, every, pictures is not None, progress))
     stream = detector.stream(inputs, vocabulary, strict=False, **options)
@@ -44,9 +61,13 @@ def predict_files(
         if prediction.fault:
             progress.note(prediction.fault)
         elif pictures is not None and not isinstance(image, Path):
-            pictures.mkdir(parents=True, exist_ok=True)
-            picture = draw_prediction(image, prediction)
-            picture.save(pictures / f"{number:05d}-{name_of(prediction.source)}.png")
+            path = pictures / f"{number:05d}-{name_of(prediction.source)}.png"
+            try:
+                _write_picture(draw_prediction(image, prediction), path)
+            except OSError as error:
+                reason = explain(error, path) or error
+                progress.note(f"no more pictures are drawn, the predictions are kept: {reason}")
+                pictures = None
         found.append(prediction)
         progress.advance()
     progress.finish()
@@ -55,6 +76,29 @@ def predict_files(
     if all(prediction.fault for prediction in found):
         raise UserError(f"{found[0].fault}; none of the {len(found)} photos could be read, give others.")
     return found
+
+
+def _require_own_pictures(folder: Path) -> None:
+    """Raise UserError if a file that has a name like our pictures is not one of them.
+
+    Checked before the work, when the number of frames of a video is not known yet. Pictures of earlier
+    versions have no mark; the results next to them vouch for them.
+    """
+    if not folder.is_dir():
+        return
+    old = any((folder / name).is_file() for name in ("predictions.json", "predictions.csv", "classes.txt"))
+    for path in sorted(folder.iterdir()):
+        if PICTURE.fullmatch(path.name):
+            require_ours_or_absent(path, lambda path: old or _IS_PICTURE(path), "a picture of cckt predict")
+
+
+def _write_picture(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = PngInfo()
+    mark.add_text("Software", MARK)
+    memory = io.BytesIO()
+    picture.save(memory, "PNG", pnginfo=mark)
+    write_bytes(path, memory.getvalue())
 
 
 def _images(
