@@ -180,8 +180,8 @@ def export_graph(
     report = GraphReport(out, format, size, least, len(words), named, *gaps)
     card = {"cckt": "export", "digest": digest_of(content), **_card(detector, words, report)}
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(plain(card), indent=2, allow_nan=False) + "\n"
-    write_together({out: content, card_path(out): text.encode()})
+    document = json.dumps(plain(card), indent=2, allow_nan=False) + "\n"
+    write_together({out: content, card_path(out): document.encode()})
     return report
 
 
