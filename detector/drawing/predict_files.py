@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import re
 from collections.abc import Iterator, Sequence
 from itertools import tee
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
-from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.disk_faults import explain, require_room
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.ownership import require_ours_or_absent, text_mark
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.photos import BadPhoto, load_photo
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.drawing.draw import draw_prediction
+from cckt.detector.drawing.picture_files import require_own_pictures, save_picture
 from cckt.detector.inference.photo_sources import is_video, name_of, video_frames
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction
-
-MARK = "cckt predict"
-"""Mark of our pictures, the "Software" entry of the PNG file."""
-PICTURE = re.compile(r"[0-9]{5}-.*\.png")
-"""Names of pictures: number and name of the photo."""
-_IS_PICTURE = text_mark(f"Software\0{MARK}")
 
 
 def predict_files(
@@ -53,7 +43,7 @@ def predict_files(
     progress, found = progress or Silent(), []
     if pictures is not None:
         require_room(pictures)
-        _require_own_pictures(pictures)
+        require_own_pictures(pictures)
     progress.start("predict", len(paths), "photos")
     inputs, shown = tee(_images(paths, every, pictures is not None, progress))
     stream = detector.stream(inputs, vocabulary, strict=False, **options)
@@ -63,7 +53,7 @@ def predict_files(
         elif pictures is not None and not isinstance(image, Path):
             path = pictures / f"{number:05d}-{name_of(prediction.source)}.png"
             try:
-                _write_picture(draw_prediction(image, prediction), path)
+                save_picture(draw_prediction(image, prediction), path)
             except OSError as error:
                 reason = explain(error, path) or error
                 progress.note(f"no more pictures are drawn, the predictions are kept: {reason}")
@@ -76,29 +66,6 @@ def predict_files(
     if all(prediction.fault for prediction in found):
         raise UserError(f"{found[0].fault}; none of the {len(found)} photos could be read, give others.")
     return found
-
-
-def _require_own_pictures(folder: Path) -> None:
-    """Raise UserError if a file that has a name like our pictures is not one of them.
-
-    Checked before the work, when the number of frames of a video is not known yet. Pictures of earlier
-    versions have no mark; the results next to them vouch for them.
-    """
-    if not folder.is_dir():
-        return
-    old = any((folder / name).is_file() for name in ("predictions.json", "predictions.csv", "classes.txt"))
-    for path in sorted(folder.iterdir()):
-        if PICTURE.fullmatch(path.name):
-            require_ours_or_absent(path, lambda path: old or _IS_PICTURE(path), "a picture of cckt predict")
-
-
-def _write_picture(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mark = PngInfo()
-    mark.add_text("Software", MARK)
-    memory = io.BytesIO()
-    picture.save(memory, "PNG", pnginfo=mark)
-    write_bytes(path, memory.getvalue())
 
 
 def _images(

@@ -12,6 +12,7 @@ from PIL import Image
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.vocabulary import Vocabulary
+from cckt.detector.drawing import picture_files
 from cckt.detector.drawing import predict_files as module
 from cckt.detector.drawing.predict_files import predict_files
 from cckt.detector.inference.predict import Predictor
@@ -100,7 +101,7 @@ def test_a_full_disk_ends_the_pictures_and_keeps_the_predictions(
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(module, "write_bytes", full)
+    monkeypatch.setattr(picture_files, "write_bytes", full)
     found, _, progress = predict(files(tmp_path), pictures=tmp_path / "out")
     assert len(found) == 3
     assert ["no more pictures are drawn" in note for note in progress.notes] == [True, False]
