@@ -205,6 +205,21 @@ def test_faults_of_disks_and_paths_are_user_errors(call: Call, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit of file sizes")
+def test_a_disk_that_takes_no_more_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    words = ["data", "shapeworld", "--photos", "1", "--workers", "1", "--out", tmp_path / "w"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "cckt", *map(str, words)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(f"cckt: {tmp_path}/w/photos/00000000.png: could not be")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["world.json"]
+
+
 def test_a_broken_pipe_within_a_command_is_an_internal_error(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
