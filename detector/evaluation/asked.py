@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cckt.cache_builder.vocabulary import normalise_name
-from cckt.detector.evaluation.calibrate import calibration_error, fit_calibration
+from cckt.detector.evaluation.calibrate import calibration_error, fit_score_calibration
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet
 from cckt.detector.evaluation.ground_truth import ground_truth_of
 from cckt.detector.evaluation.inference_loop import InferenceResult, Request, Variant
 from cckt.detector.evaluation.locate import locate_detections
 from cckt.detector.evaluation.match_detections import match_detections
-from cckt.detector.inference.calibration import Calibration
+from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.runs.run_folder import Facts
 
 DRAWS = 50
@@ -114,12 +114,12 @@ def match_requests(dataset: EvaluationSet, requests: Sequence[tuple[Request, Det
     )
 
 
-def calibration_of(matches: RequestMatches) -> Calibration:
+def calibration_of(matches: RequestMatches) -> ScoreCalibration:
     """Return the calibration that fits the detections of requests."""
-    return fit_calibration(matches.scores, matches.right, matches.novel, sum(matches.boxes.values()))
+    return fit_score_calibration(matches.scores, matches.right, matches.novel, sum(matches.boxes.values()))
 
 
-def request_figures(matches: RequestMatches, calibration: Calibration) -> dict[str, Any]:
+def request_figures(matches: RequestMatches, calibration: ScoreCalibration) -> dict[str, Any]:
     """Return precision, recall and F1 at the threshold of a calibration, by split and for all words.
 
     absent_finds_per_photo: detections of words that are not in the photo, per photo and request. ece:
@@ -154,7 +154,7 @@ def asked_figures(
     inferred: InferenceResult,
     drawn: Sequence[Variant],
     whole: Variant,
-    calibration: Calibration,
+    calibration: ScoreCalibration,
 ) -> dict[str, Any]:
     """Return `request_figures` of drawn requests, with the recall of the same words if all are requested.
 

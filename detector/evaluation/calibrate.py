@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cckt.detector.inference.calibration import Calibration, log_odds
+from cckt.detector.inference.calibration import ScoreCalibration, log_odds
 from cckt.detector.inference.own_evaluation import DEFAULT_THRESHOLD
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -42,7 +42,7 @@ def fit_map(scores: Floats, right: Bools) -> tuple[float, float]:
     return max(float(weights[0]), 1e-3), float(weights[1])
 
 
-def fit_calibration(scores: Floats, right: Bools, novel: Bools, boxes: int) -> Calibration:
+def fit_score_calibration(scores: Floats, right: Bools, novel: Bools, boxes: int) -> ScoreCalibration:
     """Return the calibration of K detections: a map for each split, and the threshold of the best F1.
 
     The threshold is at least LEAST_PROBABILITY if a correct detection reaches it. right, novel: (K,), the
@@ -50,13 +50,13 @@ def fit_calibration(scores: Floats, right: Bools, novel: Bools, boxes: int) -> C
     right, the maps are the identity, the threshold is DEFAULT_THRESHOLD and F1 is 0.
     """
     if not right.any():
-        return Calibration((1.0, 0.0), (1.0, 0.0), DEFAULT_THRESHOLD, 0.0)
+        return ScoreCalibration((1.0, 0.0), (1.0, 0.0), DEFAULT_THRESHOLD, 0.0)
     shared = fit_map(scores, right)
     maps = [
         fit_map(scores[part], right[part]) if right[part].sum() >= FEWEST else shared
         for part in (~novel, novel)
     ]
-    unset = Calibration(maps[0], maps[1], 0.0, 0.0)
+    unset = ScoreCalibration(maps[0], maps[1], 0.0, 0.0)
     known = unset.apply(scores, novel)
     order = np.argsort(-known, kind="stable")
     known, hits = known[order], np.cumsum(right[order])
@@ -65,7 +65,7 @@ def fit_calibration(scores: Floats, right: Bools, novel: Bools, boxes: int) -> C
     if hits[known >= LEAST_PROBABILITY].any():
         f1[known < LEAST_PROBABILITY] = -1
     best = int(f1.argmax())
-    return Calibration(maps[0], maps[1], float(known[best]), float(f1[best]))
+    return ScoreCalibration(maps[0], maps[1], float(known[best]), float(f1[best]))
 
 
 def calibration_error(scores: Floats, right: Bools) -> float:

@@ -36,7 +36,7 @@ from cckt.detector.evaluation.measure import measure, metrics_of_variant
 from cckt.detector.evaluation.metrics import Metrics
 from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.evaluation.results_file import DETECTIONS_FILE, METRICS_FILE
-from cckt.detector.inference.calibration import Calibration
+from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.inference_model import InferenceModel, inference_model, load_inference_model
 from cckt.detector.inference.own_evaluation import calibration_of_run
 from cckt.detector.ranks.world import World, joined
@@ -203,7 +203,7 @@ class _Requests:
 
     words: int = 0
     draws: int = 0
-    calibration: Calibration | None = None
+    calibration: ScoreCalibration | None = None
 
 
 def _evaluated(

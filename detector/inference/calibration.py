@@ -21,7 +21,7 @@ def log_odds(scores: Floats) -> npt.NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ScoreCalibration:
     """A rising map from scores to probabilities for each split, and the threshold with the best F1.
 
     base, novel: (slope, offset) in log-odds; a slope is positive. threshold: the lowest probability that a
@@ -47,9 +47,9 @@ class Calibration:
         return {"base": [*self.base], "novel": [*self.novel], "threshold": self.threshold, "f1": self.f1}
 
     @staticmethod
-    def from_dict(values: dict[str, Any]) -> Calibration:
+    def from_dict(values: dict[str, Any]) -> ScoreCalibration:
         """Return the calibration of `as_dict`; further keys are ignored."""
         (a, b), (c, d) = values["base"], values["novel"]
-        return Calibration(
+        return ScoreCalibration(
             (float(a), float(b)), (float(c), float(d)), float(values["threshold"]), float(values["f1"])
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cckt.detector.inference.calibration import Calibration
+from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.runs.run_folder import Facts, evaluation_figures, own_evaluations
 
 DEFAULT_THRESHOLD = 0.5
@@ -43,7 +43,7 @@ class Threshold:
         return Threshold(float(best["score"]) if f1 else DEFAULT_THRESHOLD, f1)
 
 
-def calibration_of_run(run: Path) -> Calibration | None:
+def calibration_of_run(run: Path) -> ScoreCalibration | None:
     """Return the calibration of scores from the run's own evaluation.
 
     A run whose evaluation at the end of training has none, because it was trained by an earlier version, gets
@@ -52,7 +52,7 @@ def calibration_of_run(run: Path) -> Calibration | None:
     for evaluation in own_evaluations(run):
         known = (evaluation.get("figures") or {}).get("calibration")
         if known:
-            return Calibration.from_dict(known)
+            return ScoreCalibration.from_dict(known)
     return None
 
 

@@ -24,7 +24,7 @@ from cckt.cache_builder.presence import choose_present
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.config.dataclass_io import choices
-from cckt.detector.inference.calibration import Calibration
+from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.inference_model import InferenceModel, load_inference_model
 from cckt.detector.inference.own_evaluation import Threshold, calibration_of_run
 from cckt.detector.inference.postprocess import best_per_object, configured_scores, top_detections
@@ -50,7 +50,7 @@ class Predictor:
         guide: Guide | None = None,
         threshold: Threshold | None = None,
         *,
-        calibration: Calibration | None = None,
+        calibration: ScoreCalibration | None = None,
         base_text: npt.NDArray[np.float32] | None = None,
     ) -> None:
         """Raises UserError when the teacher of the guide is not the run's teacher.
@@ -255,7 +255,7 @@ class Predictor:
         present: list[npt.NDArray[np.int64]] | None,
         priors: npt.NDArray[np.float32] | None,
         inference: InferenceConfig,
-        calibration: Calibration | None,
+        calibration: ScoreCalibration | None,
         multi_label: bool,
     ) -> list[Prediction]:
         """Return the predictions of a batch. text, priors: of the vocabulary, then of the rivals."""
@@ -319,7 +319,7 @@ class Predictor:
         )
 
 
-def _calibrated(one: Prediction, calibration: Calibration) -> Prediction:
+def _calibrated(one: Prediction, calibration: ScoreCalibration) -> Prediction:
     """Return a prediction with calibrated scores, highest first."""
     scores = calibration.apply(one.scores, one.novel)
     return replace(one, scores=scores).where(np.argsort(-scores, kind="stable"))

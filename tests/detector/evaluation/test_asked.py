@@ -22,14 +22,14 @@ from cckt.detector.evaluation.asked import (
 from cckt.detector.evaluation.calibrate import (
     LEAST_PROBABILITY,
     calibration_error,
-    fit_calibration,
     fit_map,
+    fit_score_calibration,
 )
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.evaluation.evaluation_set import open_evaluation_set
 from cckt.detector.evaluation.inference_loop import Request, Variant, infer
-from cckt.detector.inference.calibration import Calibration
+from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.inference.own_evaluation import DEFAULT_THRESHOLD, calibration_of_run
 from cckt.detector.inference.predict import Predictor
@@ -102,7 +102,7 @@ def test_figures_of_requests_count_finds_by_split_and_absent_words(world):
     matches = match_requests(scene, [(Request((0, 2), (1,)), found), (Request((1,), (0,)), found)])
     assert matches.right.sum() == 3
     assert matches.photos == 10
-    figures = request_figures(matches, Calibration((1.0, 0.0), (1.0, 0.0), 0.5, 1.0))
+    figures = request_figures(matches, ScoreCalibration((1.0, 0.0), (1.0, 0.0), 0.5, 1.0))
     cats, dogs, kites = 4, 3, 2
     assert figures["base"]["boxes"] == cats + dogs
     assert figures["novel"] == {
@@ -111,7 +111,7 @@ def test_figures_of_requests_count_finds_by_split_and_absent_words(world):
     assert figures["base"]["precision"] == 1.0
     assert figures["absent_finds_per_photo"] == 0.1
     assert request_rows(figures)[1] == ("novel", "50.0", "50.0", "50.0", "2")
-    none = request_figures(matches, Calibration((1.0, 0.0), (1.0, 0.0), 0.95, 1.0))
+    none = request_figures(matches, ScoreCalibration((1.0, 0.0), (1.0, 0.0), 0.95, 1.0))
     assert none["base"]["precision"] is none["ece"] is None
     assert request_rows(none)[0][1] == "–"
 
@@ -155,7 +155,7 @@ def test_a_map_recovers_the_probabilities_that_made_the_outcomes():
     assert slope == pytest.approx(1.7, abs=0.1)
     assert offset == pytest.approx(-1.2, abs=0.1)
     novel = rng.random(len(scores)) < 0.3
-    known = fit_calibration(scores, right, novel, int(right.sum()))
+    known = fit_score_calibration(scores, right, novel, int(right.sum()))
     assert calibration_error(known.apply(scores, novel), right) < 0.02 < calibration_error(scores, right)
     assert (np.diff(known.apply(np.sort(scores), np.zeros(len(scores), bool))) >= 0).all()
 
@@ -169,9 +169,9 @@ def test_a_map_of_separated_scores_is_finite_and_rising():
 
 
 def test_a_calibration_without_a_correct_detection_is_the_identity():
-    nothing = fit_calibration(np.array([0.3]), np.array([False]), np.array([False]), 5)
-    assert nothing == Calibration((1.0, 0.0), (1.0, 0.0), DEFAULT_THRESHOLD, 0.0)
-    empty = fit_calibration(np.zeros(0), np.zeros(0, bool), np.zeros(0, bool), 0)
+    nothing = fit_score_calibration(np.array([0.3]), np.array([False]), np.array([False]), 5)
+    assert nothing == ScoreCalibration((1.0, 0.0), (1.0, 0.0), DEFAULT_THRESHOLD, 0.0)
+    empty = fit_score_calibration(np.zeros(0), np.zeros(0, bool), np.zeros(0, bool), 0)
     assert empty == nothing
     assert np.isnan(calibration_error(np.zeros(0), np.zeros(0, bool)))
 
@@ -181,7 +181,7 @@ def test_the_threshold_of_a_calibration_has_the_best_f1():
     scores = rng.uniform(size=300)
     right = rng.random(300) < scores**2
     novel = rng.random(300) < 0.5
-    known = fit_calibration(scores, right, novel, 120)
+    known = fit_score_calibration(scores, right, novel, 120)
     calibrated = known.apply(scores, novel)
     levels = np.unique(calibrated[calibrated >= LEAST_PROBABILITY])
     f1 = [2 * right[calibrated >= t].sum() / ((calibrated >= t).sum() + 120) for t in levels]
@@ -192,4 +192,4 @@ def test_the_threshold_of_a_calibration_has_the_best_f1():
 
 def test_matches_are_plain_columns():
     matches = RequestMatches(np.zeros(0), *(np.zeros(0, bool),) * 3, {"base": 0, "novel": 0}, 0)
-    assert request_figures(matches, Calibration((1.0, 0.0), (1.0, 0.0), 0.5, 0.0))["all"]["f1"] is None
+    assert request_figures(matches, ScoreCalibration((1.0, 0.0), (1.0, 0.0), 0.5, 0.0))["all"]["f1"] is None
