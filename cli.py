@@ -178,13 +178,18 @@ def _refuse_places_that_are_none(command: Any, words: Sequence[str]) -> None:
     for option, value in _values(options, words):
         known = options.get(option)
         hint = None if known is None else hints.get(known.name)
-        local = Path in (hint, *get_args(hint))
+        local = _names_path(hint)
         if not value and (option == "" or local or option == "--json"):
             raise UserError(
                 f"{option or 'an argument'}: found an empty name, expected a file or folder; give its name."
             )
         if local and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
             raise UserError(f"{option} {value}: found a URL, expected a path on this machine; give a path.")
+
+
+def _names_path(hint: Any) -> bool:
+    """Return whether a type hint holds Path: Path, Path | None, list[Path] ..."""
+    return hint is Path or any(map(_names_path, get_args(hint)))
 
 
 def _values(options: dict[str, Any], words: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -73,6 +73,7 @@ def evaluate(
     from cckt.detector.evaluation.compare_runs import compare_runs
     from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
     from cckt.detector.evaluation.results_file import read_results
+    from cckt.detector.inference.result_folders import require_own_evaluation
     from cckt.detector.runs.run_folder import run_config
 
     if data is None:
@@ -90,6 +91,8 @@ def evaluate(
     assert scored is not None
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder.")
+    if out is not None and run is not None:
+        require_own_evaluation(out, run)
     if run is None:
         refuse_unused(
             {

@@ -63,6 +63,7 @@ def predict(
     from cckt.detector.drawing.predict_files import predict_files
     from cckt.detector.inference.photo_sources import check_video, find_photos, is_video
     from cckt.detector.inference.prediction import label_names
+    from cckt.detector.inference.result_folders import require_own_predictions
     from cckt.detector.inference.write_results import FORMATS, write_results
 
     concepts = Vocabulary.free(vocabulary)
@@ -72,6 +73,7 @@ def predict(
         raise UserError(f"--format {format} is not known; expected coco, yolo or csv.")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder.")
+    require_own_predictions(out, format)
     paths = find_photos(photos, sys.stdin if "-" in photos else ())
     if format == "yolo":
         label_names([str(path) for path in paths])

@@ -235,7 +235,7 @@ def test_novel_boxes_in_training_data(call: Call, world: World, tmp_path: Path) 
     ]
     assert "--keep base" in call(*words).sentence()
     outcome = call("doctor", "--data", tmp_path / "seen")
-    assert "6 of 12 boxes belong to concepts that are not base" in outcome.out
+    assert "6 of 12 boxes are of concepts that are not base" in outcome.out
     assert "checks failed; each line marked ✗" in outcome.sentence()
 
 
