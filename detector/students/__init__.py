@@ -6,8 +6,8 @@ targets.py            targets of images, padded for a batch
 matching.py           matching costs and Hungarian assignment
 detection_loss.py     class and box losses of matched regions
 backbone.py           feature maps of timm models, and the pyramid over them
-backbone_weights.py   pretrained weights of backbones, from files in timm's naming
-input_sides.py        images of any size for backbones with windows or patches
+backbone_weights.py   pretrained weights of backbones, from files with timm's names
+input_sides.py        sizes of images that a backbone accepts
 frozen_norm.py        fold frozen BatchNorm into convolutions
 heads.py              unit embeddings and class logits
 boxes.py              box conversion and generalised IoU

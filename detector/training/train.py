@@ -62,9 +62,9 @@ def train(
     waiting for data. stopped: the signal (SIGTERM, SIGINT, SIGUSR1) that ended the run after a checkpoint,
     "stop_after", or "". evaluation: figures on val_data, {} without.
 
-    Raises UserError if a check of `preflight.py` fails, if `out` holds another run, files of somebody else or
-    a training in progress, after
-    `train.nonfinite_limit` consecutive steps with a non-finite loss or gradient, and if another rank dies.
+    Raises UserError if a check of `preflight.py` fails, if `out` holds another run, other files or a training
+    in progress, after `train.nonfinite_limit` consecutive steps with a non-finite loss or gradient, and if
+    another rank dies.
     """
     for option, steps in (("--max-steps", max_steps), ("--stop-after", stop_after)):
         if steps is not None and steps < 1:

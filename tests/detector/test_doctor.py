@@ -46,7 +46,7 @@ def test_a_recipe_that_can_be_built_and_two_that_cannot() -> None:
     (found,) = check_recipe(tiny_config())
     assert found.level == "good"
     assert "8 queries" in found.message
-    assert "timm knows no" in bad(check_recipe(tiny_config("model.backbone=resnet5000")))
+    assert "timm has no model" in bad(check_recipe(tiny_config("model.backbone=resnet5000")))
     message = bad(check_recipe(tiny_config("model.backbone_weights=nowhere.safetensors")))
     assert "nowhere.safetensors" in message
 

@@ -207,7 +207,7 @@ def test_a_run_with_toys_resumes_to_the_bit_evaluates_and_predicts(
 def test_a_buffer_missing_from_a_checkpoint_is_an_error(folder: Path, tmp_path: Path) -> None:
     train(toy_config(), folder, None, tmp_path / "run", max_steps=2)
     (tmp_path / "run" / "checkpoints" / "step-00000002" / "objective.safetensors").unlink()
-    with pytest.raises(Exception, match="no whole checkpoint to resume"):
+    with pytest.raises(Exception, match="no intact checkpoint"):
         train(toy_config(), folder, None, tmp_path / "run", resume=True, max_steps=4)
 
 

@@ -92,6 +92,43 @@ def test_embeddings_leave_with_boxes_that_are_cut_away(folder, monkeypatch):
     assert lost > 0
 
 
+def crops_without_one_box(boxes, width, height):
+    """Yield (row, crop) of views without box `row`, to the right of it or below it, that show a later box."""
+    for row, (_, _, x1, y1) in enumerate(boxes.tolist()):
+        right, below = (0, round(x1), height, width - round(x1)), (round(y1), 0, height - round(y1), width)
+        for crop in (right, below):
+            top, left = crop[:2]
+            if ((boxes[row + 1 :, 2] > left) & (boxes[row + 1 :, 3] > top)).any():
+                yield row, crop
+
+
+def test_boxes_concepts_and_embeddings_stay_together_if_a_crop_removes_an_earlier_box(folder, monkeypatch):
+    photos, seen = photos_of(folder, "guidance.order=row"), 0
+    index = photos.index
+    crops = open_column(folder, "crops").all().astype(np.float32)
+    for image in range(len(photos)):
+        rows = np.flatnonzero((index.box_images == image) & ~index.iscrowd)
+        boxes, width, height = index.box_xyxy[rows], int(index.widths[image]), int(index.heights[image])
+        for removed, crop in crops_without_one_box(boxes, width, height):
+            view = View(crop, (48, 48))
+            monkeypatch.setattr("cckt.detector.data.dataset.draw_view", lambda *_, view=view: view)
+            targets = photos[Place(0, 0, image)].targets
+            top, left, crop_height, crop_width = crop
+            corners = (boxes - [left, top, left, top]).clip(0, [crop_width, crop_height] * 2)
+            kept = ((corners[:, 2:] - corners[:, :2]) > 0).all(1)
+            assert not kept[removed]
+            assert kept[removed + 1 :].any()
+            corners = corners[kept] / ([crop_width, crop_height] * 2)
+            expected = np.hstack([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]])
+            np.testing.assert_allclose(targets.boxes.numpy(), expected, atol=1e-6)
+            np.testing.assert_array_equal(targets.concepts.numpy(), index.box_concepts[rows][kept])
+            valid = targets.teacher["crop"].valid.numpy()
+            found = targets.teacher["crop"].values.numpy()
+            np.testing.assert_array_equal(found[valid], crops[rows][kept][valid])
+            seen += 1
+    assert seen > 5
+
+
 def test_a_sample_follows_from_seed_and_place_alone(folder):
     one, two = photos_of(folder), pickle.loads(pickle.dumps(photos_of(folder)))  # noqa: S301
     np.random.seed(1)

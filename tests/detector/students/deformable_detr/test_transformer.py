@@ -221,3 +221,28 @@ def test_references_carry_no_gradient_between_layers() -> None:
     boxes[1].sum().backward()
     assert not bool(model.box_heads[0].layers[2].weight.grad.any())
     assert bool(model.box_heads[1].layers[2].weight.grad.any())
+
+
+def test_boxes_of_learned_references_start_at_an_eighth_of_the_image() -> None:
+    torch.manual_seed(0)
+    model = DeformableTransformer(32, 4, 1, 2, 32, 0.0, 0, 3).eval()
+    content, position = torch.randn(1, 5, 32), torch.randn(1, 5, 32)
+    with torch.no_grad():
+        _, boxes = model.decode(model.encode([torch.randn(1, 32, 4, 4)], None), content, position)
+        points = model.reference_points(position).sigmoid()
+    # The first layer sets the size to sigmoid(-2); new heads change neither the centre nor, later, the size.
+    for layer in boxes:
+        torch.testing.assert_close(layer[..., :2], points)
+        torch.testing.assert_close(layer[..., 2:], torch.full((1, 5, 2), 1 / (1 + math.exp(2))))
+
+
+def test_new_heads_leave_given_boxes_unchanged() -> None:
+    torch.manual_seed(0)
+    model = DeformableTransformer(32, 4, 1, 2, 32, 0.0, 0, 2, boxes_given=True).eval()
+    content, position = torch.randn(1, 5, 32), torch.randn(1, 5, 32)
+    first_boxes = torch.rand(1, 5, 4) * 0.5 + 0.2
+    with torch.no_grad():
+        encoded = model.encode([torch.randn(1, 32, 4, 4)], None)
+        _, boxes = model.decode(encoded, content, position, first_boxes=first_boxes)
+    for layer in boxes:
+        torch.testing.assert_close(layer, first_boxes)
