@@ -44,6 +44,7 @@ class Backbone(nn.Module):
         self.net, self.sides = _create(config, pretrained and uses_timm_weights(weights))
         self.strides: list[int] = list(self.net.feature_info.reduction())
         self.channels: list[int] = list(self.net.feature_info.channels())
+        self.pads = self.sides != InputSides()
         self.computes_masks = config.backbone.startswith("swin")
         assert tuple(self.strides) == config.strides, f"expected {config.strides}, found {self.strides}"
         if pretrained and weights != "none" and not uses_timm_weights(weights):
@@ -67,7 +68,7 @@ class Backbone(nn.Module):
         height, width = images.shape[-2:]
         if self.computes_masks and torch.compiler.is_exporting() and isinstance(height * width, torch.SymInt):
             raise RuntimeError("the attention masks of Swin depend on the size of the images")
-        if self.sides == InputSides():
+        if not self.pads:
             return feature_maps(self.net, images)
         right, below = self.sides.padded(width) - width, self.sides.padded(height) - height
         maps = feature_maps(self.net, F.pad(images, (0, right, 0, below)))

@@ -57,9 +57,9 @@ def input_sides(name: str, net: Any) -> InputSides:
     """
     if name in _KNOWN:
         return _KNOWN[name]
-    net = net.to("meta").eval()
     strides = list(net.feature_info.reduction())
     try:
+        net = net.to("meta").eval()
         _map_sizes(net, net.default_cfg["input_size"][1:])
     except Exception:  # no run on "meta": nothing is known
         return InputSides()

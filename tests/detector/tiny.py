@@ -1,4 +1,4 @@
-"""A tiny rendered data set with columns written through the real store, and configs for tests."""
+"""A tiny rendered data set with columns in the real store, and configs, for tests."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def render(
 ) -> Path:
     """Photos (width, height) of rectangles as PNG, and annotations.json.
 
-    Photo k has k % 4 boxes and, where that is 2, a crowd; the first photo has none. Categories 1..6, of which
-    1..4 are base. Photo 5 and on also has a tiny box, too small for a crop embedding.
+    Photo k has k % 4 boxes and, if that is 2, a crowd; the first photo has none. Categories 1..6; 1..4 are
+    base. From photo 5 on each also has a tiny box, too small for a crop embedding.
     """
     rng = np.random.default_rng(seed)
     (folder / "photos").mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def render(
 
 
 def make_data(folder: Path, photos: int = 6, sizes: Sequence[tuple[int, int]] = ((64, 64),)) -> Path:
-    """A data-set folder with index, text and crops."""
+    """Make a data set with index, text and crops; return its folder."""
     render(folder, photos, sizes)
     build_index(
         folder / "annotations.json", folder / "photos", folder, split=folder / "split.json", keep="base"
@@ -109,13 +109,13 @@ def write_column(
 
 
 def free_port() -> int:
-    """One of this machine that nobody listens at."""
+    """Return a free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
 
 
 def tiny_config(*assignments: str) -> Config:
-    """A detector of 1 + 1 layers that trains in milliseconds."""
+    """Return the config of a tiny detector that trains in milliseconds, with options changed."""
     small = [
         "recipe=tiny",
         "model.backbone=test_resnet",

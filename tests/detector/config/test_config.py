@@ -34,7 +34,7 @@ def test_no_overrides_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_carry_their_name_and_round_trip(name: str, tmp_path: Path) -> None:
+def test_recipes_have_their_name_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
     config = recipe(name)
     assert config.recipe == name
     assert Config.from_dict(config.to_dict()) == config
@@ -82,7 +82,7 @@ def test_the_default_recipe_is_the_papers() -> None:
         assert (swin.train.lr_drop_epoch, swin.terms["region_contrast"].first_epoch) == phases
 
 
-def test_plain_takes_the_method_away_and_nothing_else() -> None:
+def test_plain_removes_the_method_and_nothing_else() -> None:
     config = recipe("shapeworld")
     bare = plain(config)
     assert not bare.guidance.enabled
@@ -92,7 +92,7 @@ def test_plain_takes_the_method_away_and_nothing_else() -> None:
     assert replace(bare.guidance, enabled=True) == config.guidance
 
 
-def test_overrides_are_typed() -> None:
+def test_overrides_are_converted_to_the_type_of_the_option() -> None:
     config = apply_overrides(
         Config(),
         [
@@ -114,7 +114,7 @@ def test_overrides_are_typed() -> None:
 
 
 def test_overrides_are_checked_together() -> None:
-    # Either alone would leave the strides and levels at odds.
+    # Each of them by itself is refused: the levels must be at least the strides.
     config = apply_overrides(Config(), ["model.levels=1", "model.strides=32"])
     assert config.model.strides == (32,)
 
@@ -154,14 +154,14 @@ def test_overrides_are_checked_together() -> None:
         ("inference.top=0", "option inference.top: found 0, expected at least 1"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(text: str, message: str) -> None:
+def test_a_mistake_gives_a_message_of_one_sentence(text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         apply_overrides(Config(), [text])
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
-def test_a_key_like_no_other_lists_what_there_is() -> None:
+def test_an_unknown_option_without_a_similar_one_lists_all_options() -> None:
     with pytest.raises(UserError, match=r"unknown option '###'; expected one of .*train\.epochs"):
         apply_overrides(Config(), ["###=1"])
 
@@ -175,19 +175,19 @@ def test_a_key_like_no_other_lists_what_there_is() -> None:
         ("[train]\nepochs = true", r"option train\.epochs: found True, expected a whole number"),
     ],
 )
-def test_mistakes_in_a_file_name_the_file(text: str, message: str, tmp_path: Path) -> None:
+def test_the_message_of_a_mistake_in_a_file_names_the_file(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         load_config(path)
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.toml: no such file"):
         load_config(tmp_path / "nowhere.toml")
 
 
-def test_a_file_lies_over_a_recipe(tmp_path: Path) -> None:
+def test_a_file_overrides_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text("[train]\nepochs = 3\n")
     base = recipe("shapeworld")
@@ -197,7 +197,7 @@ def test_a_file_lies_over_a_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "hint"), [("coco-48-17-r5", "did you mean 'coco-48-17-r50'"), ("§", "expected one of these")]
 )
-def test_unknown_recipe(name: str, hint: str) -> None:
+def test_an_unknown_recipe_is_refused_with_a_hint(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=hint):
         recipe(name)
 
@@ -218,7 +218,7 @@ def test_every_option_has_a_docstring(section: str) -> None:
     assert undocumented == []
 
 
-def test_every_old_name_is_a_new_option(tmp_path: Path) -> None:
+def test_every_old_name_points_to_an_option(tmp_path: Path) -> None:
     known = option_names(Config())
     assert set(RENAMED.values()) <= set(known)
     assert not set(RENAMED) & set(known)
@@ -227,7 +227,7 @@ def test_every_old_name_is_a_new_option(tmp_path: Path) -> None:
             apply_overrides(Config(), [f"{old}=1"])
 
 
-def test_the_config_of_an_old_run_opens(tmp_path: Path) -> None:
+def test_the_config_of_an_old_run_loads(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(
         '[model]\nguidance = false\nclass_head = "text"\n[loss]\ntau = 0.1\nnegatives = "batch"\n'
@@ -269,7 +269,7 @@ class Odd:
     name: str = ""
 
 
-def test_none_is_written_as_a_word() -> None:
+def test_none_is_written_as_text() -> None:
     assert override(Odd(), ["maybe=none"]) == Odd(maybe=None)
     assert override(Odd(), ["maybe=4"]) == Odd(maybe=4)
     assert override(Odd(), ["words=a, b"]) == Odd(words=("a", "b"))
@@ -284,7 +284,7 @@ def test_none_is_written_as_a_word() -> None:
     st.integers(-(2**60), 2**60),
     st.booleans(),
 )
-def test_toml_reads_back_what_was_written(text: str, numbers: list[float], whole: int, flag: bool) -> None:
+def test_toml_survives_a_round_trip(text: str, numbers: list[float], whole: int, flag: bool) -> None:
     values = {
         "top": whole,
         "section": {"text": text, "numbers": numbers, "flag": flag, "inner": {"whole": whole}},
@@ -293,12 +293,12 @@ def test_toml_reads_back_what_was_written(text: str, numbers: list[float], whole
     assert tomllib.loads(toml_text(values)) == values
 
 
-def test_whole_numbers_may_be_written_as_floats_but_not_lose_digits() -> None:
+def test_integers_are_accepted_as_floats_and_keep_all_digits() -> None:
     assert convert("1e3", int, "x") == 1000
     assert convert(2**60 + 1, int, "x") == 2**60 + 1
     assert convert(str(2**60 + 1), int, "x") == 2**60 + 1
 
 
-def test_configs_cannot_be_changed_in_place() -> None:
+def test_configs_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().recipe = "other"  # type: ignore[misc]

@@ -51,7 +51,7 @@ def test_a_photo_without_boxes_is_a_sample_without_targets(folder):
     assert batch.guidance(torch.zeros(4, WIDTH)).embeddings.shape == (2, 0, WIDTH)
 
 
-def test_targets_are_those_of_the_index_without_crowds(folder):
+def test_targets_are_the_boxes_of_the_index_without_crowds(folder):
     photos = photos_of(folder, *STILL)
     index, crops = photos.index, unit_rows(len(photos.index.annotation_ids), 2)
     for row in range(len(photos)):
@@ -74,7 +74,7 @@ def test_targets_are_those_of_the_index_without_crowds(folder):
     assert index.iscrowd.any()
 
 
-def test_embeddings_leave_with_boxes_that_are_cut_away(folder, monkeypatch):
+def test_embeddings_are_removed_together_with_cropped_boxes(folder, monkeypatch):
     whole = {row: photos_of(folder, *STILL)[Place(0, 0, row)].targets for row in range(7)}
     monkeypatch.setattr("cckt.detector.data.dataset.draw_view", lambda *_: View((0, 0, 24, 24), (48, 48)))
     photos, lost = photos_of(folder, "guidance.order=row"), 0
@@ -93,7 +93,7 @@ def test_embeddings_leave_with_boxes_that_are_cut_away(folder, monkeypatch):
 
 
 def crops_without_one_box(boxes, width, height):
-    """Yield (row, crop) of views without box `row`, to the right of it or below it, that show a later box."""
+    """Yield (row, crop) of crops to the right of box `row`, or below it, that show a later box."""
     for row, (_, _, x1, y1) in enumerate(boxes.tolist()):
         right, below = (0, round(x1), height, width - round(x1)), (round(y1), 0, height - round(y1), width)
         for crop in (right, below):
@@ -129,7 +129,7 @@ def test_boxes_concepts_and_embeddings_stay_together_if_a_crop_removes_an_earlie
     assert seen > 5
 
 
-def test_a_sample_follows_from_seed_and_place_alone(folder):
+def test_a_sample_depends_only_on_seed_and_place(folder):
     one, two = photos_of(folder), pickle.loads(pickle.dumps(photos_of(folder)))  # noqa: S301
     np.random.seed(1)
     torch.manual_seed(1)
@@ -143,14 +143,14 @@ def test_a_sample_follows_from_seed_and_place_alone(folder):
     assert any(not same(one[Place(0, k, 3)], other[Place(0, k, 3)]) for k in range(5))
 
 
-def test_pickling_carries_paths_not_pixels(folder):
+def test_a_pickle_holds_paths_and_no_pixels(folder):
     photos = photos_of(folder)
     for row in range(7):
         photos.read(row)
     assert len(pickle.dumps(photos)) < 10_000
 
 
-def test_photos_that_fit_are_read_once(folder):
+def test_photos_that_fit_in_memory_are_read_once(folder):
     photos = photos_of(folder)
     assert photos.fits_in_memory
     assert photos.read(3)[0] is photos.read(3)[0]
@@ -167,7 +167,7 @@ def test_a_batch_is_a_copy_of_the_kept_pixels(folder):
     assert photos.read(3)[0].any()
 
 
-def test_a_photo_that_cannot_be_read_is_black_and_told(tmp_path):
+def test_an_unreadable_photo_becomes_a_black_image_with_a_reason(tmp_path):
     folder = make_data(tmp_path, photos=4)
     (folder / "photos" / "p3.png").write_bytes(b"no png")
     sample = photos_of(folder)[Place(0, 0, 3)]
@@ -177,13 +177,13 @@ def test_a_photo_that_cannot_be_read_is_black_and_told(tmp_path):
     assert photos_of(folder)[Place(0, 0, 2)].fault == ""
 
 
-def test_without_a_contrastive_loss_no_crops_are_needed(tmp_path, folder):
+def test_without_a_contrastive_loss_crops_are_not_needed(tmp_path, folder):
     photos = photos_of(folder, "terms.region_contrast.weight=0", *STILL)
     assert photos.rows == {}
     assert photos[Place(0, 0, 3)].targets.teacher == {}
 
 
-def test_guidance_is_what_is_annotated_unless_noise_is_asked_for():
+def test_guidance_equals_the_annotations_without_noise():
     concepts, rng = np.array([1, 4, 7]), np.random.default_rng(0)
     assert draw_guidance(concepts, 9, GuidanceConfig(order="row"), rng).tolist() == [1, 4, 7]
     orders = {tuple(draw_guidance(concepts, 9, GuidanceConfig(), rng).tolist()) for _ in range(50)}
@@ -191,7 +191,7 @@ def test_guidance_is_what_is_annotated_unless_noise_is_asked_for():
     assert all(sorted(order) == [1, 4, 7] for order in orders)
 
 
-def test_guidance_noise_comes_at_its_rates():
+def test_guidance_noise_has_the_configured_rates():
     concepts, rng = np.array([1, 4, 7]), np.random.default_rng(0)
     config = GuidanceConfig(drop=0.2, add=0.5, none=0.1)
     draws = [draw_guidance(concepts, 9, config, rng).tolist() for _ in range(3000)]
@@ -202,13 +202,13 @@ def test_guidance_noise_comes_at_its_rates():
 
 
 @pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_change_nothing(folder, start):
+def test_workers_give_the_same_batches(folder, start):
     schedule = Schedule(7, 0, 3, last_step=4)
-    alone = list(batches(photos_of(folder), schedule))
+    in_process = list(batches(photos_of(folder), schedule))
     config = ("data.cache_photos=0", f"data.workers={1 if start == 'spawn' else 2}")
-    helped = list(batches(photos_of(folder, *config), schedule, start=start))
-    assert len(alone) == len(helped) == 4
-    assert all(same(a, b) for a, b in zip(alone, helped, strict=True))
+    by_workers = list(batches(photos_of(folder, *config), schedule, start=start))
+    assert len(in_process) == len(by_workers) == 4
+    assert all(same(a, b) for a, b in zip(in_process, by_workers, strict=True))
 
 
 def test_a_batch_pads_photos_targets_and_guidance(folder):
@@ -229,7 +229,7 @@ def test_a_batch_pads_photos_targets_and_guidance(folder):
     assert same(batch.to(torch.device("cpu")), batch)
 
 
-def test_a_novel_target_is_a_fault_even_past_the_guard(folder):
+def test_a_novel_target_fails_an_assertion_even_after_the_leak_check(folder):
     photos = photos_of(folder)
     photos.base_of[:] = -1
     with pytest.raises(AssertionError, match="not base"):
@@ -245,7 +245,7 @@ def flipped_folder(path):
     return folder
 
 
-def test_a_mirrored_photo_carries_the_embeddings_of_the_mirrored_crops(tmp_path):
+def test_a_flipped_photo_has_the_embeddings_of_the_flipped_crops(tmp_path):
     folder = flipped_folder(tmp_path)
     whole = ("data.random_crop=false", "guidance.order=row", "data.jittered_crops=never")
     photos, seen = photos_of(folder, "data.flip=0.5", *whole), Counter()
@@ -271,7 +271,7 @@ def test_a_mirrored_photo_carries_the_embeddings_of_the_mirrored_crops(tmp_path)
     )
 
 
-def test_an_upright_photo_is_taught_from_any_of_its_jittered_views(tmp_path):
+def test_an_upright_photo_draws_from_all_jittered_views(tmp_path):
     folder = flipped_folder(tmp_path)
     photos = photos_of(folder, *STILL)
     views = [open_column(folder, name).all() for name in ("crops", "crops-jitter-1", "crops-jitter-2")]
@@ -288,15 +288,18 @@ def test_an_upright_photo_is_taught_from_any_of_its_jittered_views(tmp_path):
     assert same(photos[Place(4, 3, 3)], photos_of(folder, *STILL)[Place(4, 3, 3)])
 
 
-def test_views_do_not_change_what_else_is_drawn(tmp_path, folder):
-    ours, theirs = photos_of(flipped_folder(tmp_path)), photos_of(make_data(tmp_path / "plain", photos=7))
+def test_views_of_crops_do_not_change_other_random_draws(tmp_path, folder):
+    with_views, without_views = (
+        photos_of(flipped_folder(tmp_path)),
+        photos_of(make_data(tmp_path / "plain", photos=7)),
+    )
     for row in range(7):
-        one, other = ours[Place(1, row, row)], theirs[Place(1, row, row)]
+        one, other = with_views[Place(1, row, row)], without_views[Place(1, row, row)]
         assert torch.equal(one.image, other.image)
         assert torch.equal(one.present, other.present)
 
 
-def test_views_that_must_be_there_are_asked_for_with_their_command(folder):
+def test_missing_views_of_crops_are_refused_with_the_command_that_makes_them(folder):
     for option, command in (("flipped", "--flipped"), ("jittered", "--jitter 1")):
         with pytest.raises(UserError, match=rf"There is no column crops-.* `cckt cache crops .* {command}`"):
             photos_of(folder, f"data.{option}_crops=always", "data.flip=0.5")

@@ -1,4 +1,4 @@
-"""Which photos a step holds: the same whoever takes it, and however it is cut up."""
+"""Photos of a step: independent of the number of ranks and parts."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from cckt.detector.data.schedule import Schedule
     st.integers(0, 9),
     st.integers(0, 3),
 )
-def test_ranks_and_parts_share_out_the_steps_of_one_rank(photos, size, accumulate, world, first, seed):
+def test_ranks_and_parts_divide_the_steps_of_one_rank(photos, size, accumulate, world, first, seed):
     batch, last = size * accumulate * world, first + 5
     whole = list(Schedule(photos, seed, batch, last_step=last))
     dealt = [
         list(Schedule(photos, seed, batch, accumulate, rank, world, first, last)) for rank in range(world)
     ]
-    assert all(len(mine) == 5 * accumulate for mine in dealt)
+    assert all(len(own) == 5 * accumulate for own in dealt)
     for step in range(5):
         places = [
             place
-            for mine in dealt
-            for part in mine[step * accumulate : (step + 1) * accumulate]
+            for own in dealt
+            for part in own[step * accumulate : (step + 1) * accumulate]
             for place in part
         ]
         assert sorted(places) == sorted(whole[first + step])
 
 
 @pytest.mark.parametrize(("photos", "batch"), [(7, 2), (8, 4), (5, 5)])
-def test_an_epoch_shows_no_photo_twice(photos, batch):
+def test_an_epoch_has_no_photo_twice(photos, batch):
     schedule = Schedule(photos, 0, batch, last_step=3 * (photos // batch))
     steps = list(schedule)
     assert len(steps) == len(schedule) == 3 * schedule.steps_per_epoch

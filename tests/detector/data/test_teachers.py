@@ -1,4 +1,4 @@
-"""Several teachers' columns side by side: which one a run learns from, and how evaluation finds it."""
+"""Columns of several teachers in one data set: the run's teacher, in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECOND = "large/openai"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The tiny data set, with a second, narrower teacher's columns labelled vitl14."""
+    """The tiny data set, and columns of a second, narrower teacher labelled vitl14."""
     folder = make_data(tmp_path_factory.mktemp("teachers") / "data", photos=4)
     index = open_index(folder)
     boxes = len(index.box_images)
@@ -43,7 +43,7 @@ def folder(made, tmp_path):
 
 def test_no_teacher_at_all(tmp_path):
     assert list_teachers(tmp_path) == {}
-    assert column_of(tmp_path, "text") == "text"  # open_column says that it is missing
+    assert column_of(tmp_path, "text") == "text"  # open_column reports that it is missing
     assert matching_label(tmp_path, {"weight_digest": "sha256:x"}, "b") == "b"
     with pytest.raises(
         UserError, match=r"has no column text-b, of the teacher labelled 'b'.*no column text;"
@@ -54,7 +54,7 @@ def test_no_teacher_at_all(tmp_path):
 def test_who_is_there(folder):
     names = {label: teacher["name"] for label, teacher in list_teachers(folder).items()}
     assert names == {"": "tiny/random:0", "vitl14": SECOND}
-    assert set(list_teachers(folder, "crops")) == {"", "vitl14"}  # views are no teachers
+    assert set(list_teachers(folder, "crops")) == {"", "vitl14"}  # views are not teachers
 
 
 def test_a_run_learns_from_the_teacher_it_names(folder):

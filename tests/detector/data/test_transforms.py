@@ -21,7 +21,7 @@ from cckt.detector.data.transforms import (
 SMALL = DataConfig(short_sides=(48, 64), max_side=100, eval_short_side=64)
 
 
-def test_a_photo_without_boxes_keeps_having_none():
+def test_an_image_without_boxes():
     boxes, rows = apply_to_boxes(
         torch.zeros((0, 4), dtype=torch.float64), 40, 60, View((5, 5, 20, 20), (64, 64), True)
     )
@@ -38,17 +38,17 @@ def test_a_photo_without_boxes_keeps_having_none():
         (1, 5000, 800, 1333, (1, 1333)),
     ],
 )
-def test_resized_keeps_the_shape_and_both_limits(height, width, short, longest, expected):
+def test_resized_keeps_the_aspect_ratio_and_both_limits(height, width, short, longest, expected):
     assert resized(height, width, short, longest) == expected
     assert resized(width, height, short, longest) == expected[::-1]
 
 
-def test_the_evaluation_view_is_the_whole_photo():
+def test_the_evaluation_view_is_the_whole_image():
     assert eval_view(30, 60, SMALL) == View(None, (50, 100))
 
 
 def slow_boxes(boxes, height, width, view):
-    """Each box by hand: cut, drop, mirror, divide."""
+    """Transform each box by hand: crop, drop, flip, divide."""
     top, left, seen_height, seen_width = view.crop or (0, 0, height, width)
     found, rows = [], []
     for row, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
@@ -72,7 +72,7 @@ def slow_boxes(boxes, height, width, view):
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**31), st.integers(20, 90), st.integers(20, 90), st.booleans())
-def test_boxes_of_a_view_equal_the_slow_ones(seed, height, width, keeps_shape):
+def test_boxes_of_a_view_equal_a_plain_computation(seed, height, width, keeps_shape):
     rng = np.random.default_rng(seed)
     config = DataConfig(short_sides=(48, 64), max_side=100, eval_short_side=64, crop_keeps_shape=keeps_shape)
     view = draw_view(height, width, config, rng)
@@ -86,7 +86,7 @@ def test_boxes_of_a_view_equal_the_slow_ones(seed, height, width, keeps_shape):
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**31), st.integers(10, 300), st.integers(10, 300))
-def test_a_drawn_view_lies_in_the_photo_and_in_the_limits(seed, height, width):
+def test_a_drawn_view_is_inside_the_image_and_the_limits(seed, height, width):
     view = draw_view(height, width, SMALL, np.random.default_rng(seed))
     if view.crop is not None:
         top, left, cut_height, cut_width = view.crop
@@ -97,7 +97,7 @@ def test_a_drawn_view_lies_in_the_photo_and_in_the_limits(seed, height, width):
     assert min(view.size) <= 64
 
 
-def test_half_of_the_views_are_cut_and_half_mirrored():
+def test_half_of_the_views_are_cropped_and_half_flipped():
     rng = np.random.default_rng(0)
     views = [draw_view(100, 120, SMALL, rng) for _ in range(400)]
     assert 150 < sum(view.crop is not None for view in views) < 250
@@ -105,7 +105,7 @@ def test_half_of_the_views_are_cut_and_half_mirrored():
     assert {min(view.size) for view in views} == {48, 64}
 
 
-def test_crops_that_keep_the_shape_need_no_padding():
+def test_crops_that_keep_the_aspect_ratio_need_no_padding():
     config = DataConfig(short_sides=(64,), max_side=64, eval_short_side=64, crop_keeps_shape=True)
     rng = np.random.default_rng(0)
     views = [draw_view(128, 128, config, rng) for _ in range(100)]
@@ -113,8 +113,8 @@ def test_crops_that_keep_the_shape_need_no_padding():
     assert len({view.crop for view in views}) > 20
 
 
-def test_pixels_and_boxes_go_the_same_way():
-    """A bright rectangle stands where its box says, whatever the view."""
+def test_pixels_and_boxes_are_transformed_alike():
+    """A bright rectangle is at the position of its box in every view."""
     image = torch.zeros((3, 60, 80), dtype=torch.uint8)
     image[:, 20:40, 10:50] = 255
     box = torch.tensor([[10.0, 20, 50, 40]])
@@ -132,13 +132,13 @@ def test_pixels_and_boxes_go_the_same_way():
         assert ((seen[0] > 127) != (expected > 0)).float().mean() < 0.06, (seed, view, rows)
 
 
-def test_photos_of_one_size_are_not_padded():
+def test_images_of_one_size_are_not_padded():
     batch, padding = pad_batch([torch.full((3, 4, 6), k, dtype=torch.uint8) for k in (1, 2)])
     assert padding is None
     assert batch[:, 0, 0, 0].tolist() == [1, 2]
 
 
-def test_padding_says_where_there_is_no_photo():
+def test_the_padding_mask_is_true_outside_the_images():
     images = [torch.full((3, 4, 6), 7, dtype=torch.uint8), torch.full((3, 5, 2), 9, dtype=torch.uint8)]
     batch, padding = pad_batch(images)
     assert batch.shape == (2, 3, 5, 6)

@@ -1,4 +1,4 @@
-"""Random outputs, targets and slow references that tests of students and losses share."""
+"""Random outputs and targets, and plain reference computations, for tests of students and losses."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def some_boxes(*shape: int) -> Tensor:
 
 
 def some_targets(concepts: Sequence[int], valid: Sequence[bool] | None = None) -> Targets:
-    """Objects of these concepts; where `valid` is False the embedding is NaN, which must never matter."""
+    """Objects of these concepts; if `valid` is False the embedding is NaN, which must have no effect."""
     count = len(concepts)
     keep = torch.ones(count, dtype=torch.bool) if valid is None else torch.tensor(valid, dtype=torch.bool)
     embeddings = unit(count, WIDTH)
@@ -72,7 +72,7 @@ def valid_of(targets: Targets) -> Tensor:
 
 
 def some_output(batch: int, queries: int = QUERIES) -> DeformableOutput:
-    """Leaves that need gradients."""
+    """A random output whose tensors need gradients."""
     shape = (LAYERS, batch, queries)
     return DeformableOutput(
         some_boxes(*shape).requires_grad_(),
@@ -108,7 +108,7 @@ def losses_of(
     present: Tensor | None = None,
     training: TrainingQueries | None = None,
 ) -> dict[str, Tensor]:
-    """All losses of the student and the terms; contrast: in an epoch in which the contrast is on."""
+    """Return all losses of student and terms. contrast: in an epoch with the contrast."""
     config = changed(config or Config(), "terms.region_contrast", first_epoch=0 if contrast else 1)
     padded = pad_targets(targets)
     detection = criterion.detection_loss(output, padded, pairs, present, training, config)
@@ -117,7 +117,7 @@ def losses_of(
 
 
 def slow_giou(a: list[float], b: list[float]) -> float:
-    """Corners, areas and hull of two cxcywh boxes, in plain arithmetic."""
+    """GIoU of two cxcywh boxes, in plain arithmetic."""
     (ax, ay, aw, ah), (bx, by, bw, bh) = a, b
     left, right = max(ax - aw / 2, bx - bw / 2), min(ax + aw / 2, bx + bw / 2)
     top, bottom = max(ay - ah / 2, by - bh / 2), min(ay + ah / 2, by + bh / 2)

@@ -1,4 +1,4 @@
-"""torch.compile takes the whole model as one graph; activations computed again change no gradient."""
+"""torch.compile gives one graph of the whole model; activation checkpointing keeps the gradients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inputs(height: int = 64, width: int = 64) -> tuple[Tensor, Tensor | None, Te
 
 
 def gradients(run: Any, bare: nn.Module, given: tuple[Any, ...]) -> tuple[Any, dict[str, Tensor]]:
-    """Outputs, and every gradient of an uneven sum of them, with the same dropout each time."""
+    """Return outputs and the gradients of a weighted sum of them, with the same dropout in each call."""
     bare.zero_grad()
     torch.manual_seed(3)
     out = run(*given)
@@ -41,9 +41,11 @@ def parts(out: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.slow
-def test_the_model_is_one_graph_for_any_size_of_photo() -> None:
+def test_the_model_compiles_to_one_graph_for_any_image_size() -> None:
     plain = model("model.dropout=0")
-    with torch.no_grad():  # they begin at cell centres, where two ways of sampling differ in slope
+    with (
+        torch.no_grad()
+    ):  # initial samples are at cell centres, where the two implementations differ in gradient
         for name, parameter in plain.named_parameters():
             if "sampling_offsets" in name:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -59,7 +61,7 @@ def test_the_model_is_one_graph_for_any_size_of_photo() -> None:
             torch.testing.assert_close(slope, plain_slopes[name], atol=1e-2, rtol=1e-3, msg=name)
 
 
-def test_activations_computed_again_give_the_same_gradients() -> None:
+def test_activation_checkpointing_gives_the_same_gradients() -> None:
     plain = model("model.dropout=0.3", "model.encoder_layers=2")
     expected, slopes = gradients(plain, plain, inputs())
     plain.transformer.recompute = True
@@ -70,7 +72,7 @@ def test_activations_computed_again_give_the_same_gradients() -> None:
     assert all(torch.equal(slope, again[name]) for name, slope in slopes.items())
 
 
-def test_less_is_kept_where_activations_are_computed_again() -> None:
+def test_activation_checkpointing_keeps_less_memory() -> None:
     def kept(recompute: bool) -> int:
         """Bytes that autograd keeps for the backward pass."""
         one = model("model.encoder_layers=3")
@@ -88,7 +90,7 @@ def test_less_is_kept_where_activations_are_computed_again() -> None:
     assert kept(True) < 0.8 * kept(False)
 
 
-def test_training_with_activations_computed_again_is_the_same_run(tmp_path: Path) -> None:
+def test_training_with_activation_checkpointing_is_the_same_run(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     losses = []
     for name in ("false", "true"):
@@ -99,7 +101,7 @@ def test_training_with_activations_computed_again_is_the_same_run(tmp_path: Path
     assert losses[0] == losses[1]
 
 
-def test_training_compiles_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_compiles_only_if_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **_: compiled.append(self))
     data = make_data(tmp_path / "data")

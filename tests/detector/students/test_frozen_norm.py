@@ -1,4 +1,4 @@
-"""Frozen norms, folded into the convolutions before them."""
+"""Frozen norms folded into the preceding convolutions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cckt.detector.students.frozen_norm import Conv2dWithFrozenNorm, FoldedFroze
 
 
 def net(name: str) -> nn.Module:
-    """A small backbone with frozen norms whose statistics are not those of an untrained one."""
+    """A small backbone with frozen norms and random statistics."""
     torch.manual_seed(0)
     made = freeze_batch_norm_2d(timm.create_model(name, features_only=True, pretrained=False)).double()
     for key, value in made.state_dict().items():
@@ -25,7 +25,7 @@ def net(name: str) -> nn.Module:
 
 
 def outputs(model: nn.Module) -> list[Tensor]:
-    """Maps and the gradients of all weights."""
+    """Return the feature maps and the gradients of all weights."""
     images = torch.randn(2, 3, 64, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     model.zero_grad()
     maps = model(images)
@@ -33,8 +33,8 @@ def outputs(model: nn.Module) -> list[Tensor]:
     return [*maps, *(one.grad.clone() for one in model.parameters())]
 
 
-@pytest.mark.parametrize(("name", "not_folded"), [("test_resnet", 1), ("resnet18", 0)])
-def test_folding_changes_nothing_but_the_work(name: str, not_folded: int) -> None:
+@pytest.mark.parametrize(("name", "kept_norms"), [("test_resnet", 1), ("resnet18", 0)])
+def test_folding_keeps_outputs_gradients_and_names(name: str, kept_norms: int) -> None:
     model = net(name)
     keys, before = list(model.state_dict()), outputs(model)
     norms = sum(isinstance(one, FROZEN_NORMS) for one in model.modules())
@@ -42,20 +42,22 @@ def test_folding_changes_nothing_but_the_work(name: str, not_folded: int) -> Non
     left = sum(isinstance(one, FROZEN_NORMS) for one in model.modules())
     assert folded > 5
     assert folded + left == norms
-    assert left == not_folded, "test_resnet's first convolution is a Sequential: the norm after it stays"
+    assert left == kept_norms, (
+        "the first convolution of test_resnet is a Sequential, so the norm after it is not folded"
+    )
     assert list(model.state_dict()) == keys
     for one, other in zip(outputs(model), before, strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_nothing_to_fold() -> None:
+def test_modules_without_frozen_norms_are_unchanged() -> None:
     assert fold_frozen_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), FROZEN_NORMS, CONV_THEN_NORM) == 0
     assert fold_frozen_norms(nn.Identity(), FROZEN_NORMS, CONV_THEN_NORM) == 0
 
 
-def test_a_norm_that_may_not_follow_its_convolution_is_left() -> None:
+def test_a_norm_in_an_unknown_module_is_not_folded() -> None:
     class Other(nn.Module):
-        """Runs its norm first, for all that one can tell."""
+        """A module that may run its norm first."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -64,7 +66,7 @@ def test_a_norm_that_may_not_follow_its_convolution_is_left() -> None:
     assert fold_frozen_norms(Other(), FROZEN_NORMS, CONV_THEN_NORM) == 0
 
 
-def test_biases_loading_and_copies() -> None:
+def test_folded_modules_load_and_copy() -> None:
     torch.manual_seed(2)
     plain = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), FROZEN_NORMS[1](4), nn.Conv2d(4, 2, 1))
     other = copy.deepcopy(plain)
@@ -77,10 +79,10 @@ def test_biases_loading_and_copies() -> None:
     twin.load_state_dict(state)
     images = torch.randn(1, 3, 8, 8)
     torch.testing.assert_close(twin(images), other(images))
-    assert not torch.equal(twin(images), plain(images)), "the copy has statistics of its own"
+    assert not torch.equal(twin(images), plain(images)), "a copy has separate statistics"
 
 
-def test_under_autocast_maps_stay_in_half_precision() -> None:
+def test_maps_stay_in_half_precision_under_autocast() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), FROZEN_NORMS[1](4), nn.Conv2d(4, 2, 1))
     images = torch.randn(1, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):

@@ -33,7 +33,7 @@ def maps(name: str) -> Any:
 def test_the_least_padding_is_found_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_KNOWN", {})
     assert input_sides(name, maps(name)) == EXPECTED[name]
-    assert input_sides(name, None) == EXPECTED[name], "the second time no model is needed"
+    assert input_sides(name, None) == EXPECTED[name], "the second call uses the cache"
 
 
 def test_sides_are_rounded_up() -> None:

@@ -47,7 +47,7 @@ def slow_cost(box: Tensor, logits: Tensor, region: Tensor, goal: Tensor, concept
     return 2 * focal - similarity + 5 * l1 - 2 * slow_giou(box.tolist(), goal.tolist())
 
 
-def test_no_photos_and_no_objects() -> None:
+def test_images_without_objects_have_no_pairs() -> None:
     found = matched(some_output(2), [some_targets(0), some_targets(0)], unit(CONCEPTS, WIDTH))
     assert found.images.shape == (0,)
     assert found.regions.shape == found.objects.shape == (LAYERS, 0)
@@ -71,7 +71,7 @@ def test_costs_equal_plain_loops() -> None:
             assert float(costs[layer, b, q, m]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_assignment_is_the_cheapest_of_all() -> None:
+def test_the_assignment_has_the_lowest_cost() -> None:
     torch.manual_seed(1)
     output, targets, text = some_output(2), [some_targets(3), some_targets(1)], unit(CONCEPTS, WIDTH)
     costs = matching_costs(output, pad_targets(targets), text, MatcherConfig(), TAU)
@@ -89,7 +89,7 @@ def test_assignment_is_the_cheapest_of_all() -> None:
         assert paid == pytest.approx(best, abs=1e-4)
 
 
-def test_batched_equals_photo_by_photo() -> None:
+def test_a_batch_equals_its_images_one_by_one() -> None:
     torch.manual_seed(2)
     output, targets, text = some_output(3), [some_targets(n) for n in (3, 0, 2)], unit(CONCEPTS, WIDTH)
     joint = matched(output, targets, text)
@@ -100,7 +100,7 @@ def test_batched_equals_photo_by_photo() -> None:
                 assert torch.equal(mine, other)
 
 
-def test_more_objects_than_queries() -> None:
+def test_with_more_objects_than_queries_each_query_is_matched_once() -> None:
     found = matched(some_output(1), [some_targets(7)], unit(CONCEPTS, WIDTH))
     assert found.regions.shape == (LAYERS, QUERIES)
     for layer in range(LAYERS):
@@ -108,7 +108,7 @@ def test_more_objects_than_queries() -> None:
         assert len(set(found.objects[layer].tolist())) == QUERIES
 
 
-def test_worker_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_threads_give_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     output, targets, text = some_output(2), [some_targets(3), some_targets(2)], unit(CONCEPTS, WIDTH)
     single = matched(output, targets, text)
     monkeypatch.setattr(matching, "THREADED_CELLS", 0)
@@ -117,7 +117,7 @@ def test_worker_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(single.objects, threaded.objects)
 
 
-def test_a_diverged_model_still_matches() -> None:
+def test_non_finite_costs_are_matched() -> None:
     output = some_output(1)
     broken = DeformableOutput(output.boxes * math.nan, output.logits + math.inf, output.region)
     found = matched(broken, [some_targets(3)], unit(CONCEPTS, WIDTH))

@@ -35,7 +35,7 @@ def model() -> DeformableDETR:
     return student(TINY).eval()
 
 
-def test_shapes_ranges_and_the_first_probabilities(model: DeformableDETR) -> None:
+def test_shapes_ranges_and_initial_probabilities(model: DeformableDETR) -> None:
     text = unit(CONCEPTS, WIDTH)
     with torch.no_grad():
         found = model(torch.randn(2, 3, 61, 48), None, text, present(text, [1, 2], []))
@@ -45,7 +45,7 @@ def test_shapes_ranges_and_the_first_probabilities(model: DeformableDETR) -> Non
     assert bool(((found.boxes > 0) & (found.boxes < 1)).all())
     torch.testing.assert_close(found.region.norm(dim=-1), torch.ones(2, 2, 7))
     assert found.last().boxes.shape == (1, 2, 7, 4)
-    # The prior: sigmoid(bias) is 0.01 exactly where the cosine is 0.
+    # The probability is 0.01 where the cosine is 0.
     assert torch.sigmoid(model.class_heads[0].bias).item() == pytest.approx(0.01)
 
 
@@ -59,14 +59,14 @@ def test_a_large_vocabulary_starts_near_one_percent() -> None:
 
 @pytest.mark.parametrize("strides", [(4, 8, 16), (8, 16), (16,)])
 @pytest.mark.parametrize("levels", [3, 4])
-def test_any_strides_and_levels(strides: tuple[int, ...], levels: int) -> None:
+def test_any_strides_and_levels_work(strides: tuple[int, ...], levels: int) -> None:
     config = replace(TINY, strides=strides, levels=levels, encoder_layers=0, decoder_layers=1)
     text = unit(CONCEPTS, WIDTH)
     found = student(config)(torch.randn(1, 3, 64, 144), None, text, None)
     assert found.boxes.shape == (1, 1, 7, 4)
 
 
-def test_batched_equals_single_photos_whatever_the_padding(model: DeformableDETR) -> None:
+def test_a_batch_equals_its_images_one_by_one_with_any_padding(model: DeformableDETR) -> None:
     torch.manual_seed(1)
     text = unit(CONCEPTS, WIDTH)
     big, small = torch.randn(3, 64, 96), torch.randn(3, 32, 64)
@@ -74,17 +74,17 @@ def test_batched_equals_single_photos_whatever_the_padding(model: DeformableDETR
     images[0], padding[0] = big, False
     images[1, :, :32, :64], padding[1, :32, :64] = small, False
     with torch.no_grad():
-        joint = model(images, padding, text, present(text, [0, 3], [1]))
-        alone = model(big[None], None, text, present(text, [0, 3]))
+        batched = model(images, padding, text, present(text, [0, 3], [1]))
+        single = model(big[None], None, text, present(text, [0, 3]))
         masked = model(big[None], padding[:1], text, present(text, [0, 3]))
         second = model(images[1:], padding[1:], text, present(text, [1]))
     for name in ("boxes", "logits", "region"):
-        torch.testing.assert_close(getattr(joint, name)[:, :1], getattr(alone, name), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(getattr(masked, name), getattr(alone, name), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(getattr(joint, name)[:, 1:], getattr(second, name), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(getattr(batched, name)[:, :1], getattr(single, name), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(getattr(masked, name), getattr(single, name), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(getattr(batched, name)[:, 1:], getattr(second, name), atol=1e-4, rtol=1e-4)
 
 
-def test_guidance_moves_only_photos_that_have_it(model: DeformableDETR) -> None:
+def test_guidance_changes_only_images_that_have_it(model: DeformableDETR) -> None:
     text, images = unit(CONCEPTS, WIDTH), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         bare = model(images, None, text, None)
@@ -95,7 +95,7 @@ def test_guidance_moves_only_photos_that_have_it(model: DeformableDETR) -> None:
     assert bool(many.region.isfinite().all())
 
 
-def test_the_class_head_scores_each_concept_by_itself(model: DeformableDETR) -> None:
+def test_class_logits_of_a_concept_do_not_depend_on_other_concepts(model: DeformableDETR) -> None:
     text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
     with torch.no_grad():
         full = model(images, None, text, None)
@@ -119,7 +119,7 @@ def test_every_parameter_gets_a_finite_gradient(
         output = model(torch.randn(2, 3, 48, 48), None, text, given)
     assert output.boxes.dtype == output.logits.dtype == output.region.dtype == torch.float32
     losses_of(output, targets, matched(output, targets, text), contrast=objects)["total"].backward()
-    # DDP needs every parameter in the graph on every rank, whatever is in the photos.
+    # DDP needs every parameter in the graph on every rank, for all images.
     missing = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
     assert missing == []
     assert all(bool(one.grad.isfinite().all()) for one in model.parameters() if one.grad is not None)

@@ -1,4 +1,4 @@
-"""Nothing in a step waits for a GPU but the one look at its figures: on tensors that pretend to be there."""
+"""No operation of a step waits for the GPU, except reading its figures; checked with fake tensors."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select")
 COPIES = ("aten::_to_copy", "aten::copy_")
 
 
-class Spy(TorchDispatchMode):
-    """Notes every operation that a real GPU would have to finish its work for."""
+class WaitRecorder(TorchDispatchMode):
+    """Records every operation that would wait for all pending work of a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,13 +50,13 @@ class Spy(TorchDispatchMode):
         return out
 
     def _note(self, name: str) -> None:
-        ours = [one for one in traceback.extract_stack() if one.filename.startswith(ROOM)]
-        self.found.append(f"{name} at {ours[-1].filename}:{ours[-1].lineno}")
+        own = [one for one in traceback.extract_stack() if one.filename.startswith(ROOM)]
+        self.found.append(f"{name} at {own[-1].filename}:{own[-1].lineno}")
 
 
 @contextmanager
-def pretended() -> Iterator[None]:
-    """Tensors without content, on a GPU that is not there; what is kept for a device is forgotten after."""
+def fake_gpu() -> Iterator[None]:
+    """Use fake tensors on a GPU that need not exist; clear the caches of device tensors afterwards."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
     _sides.cache_clear()
@@ -64,14 +64,15 @@ def pretended() -> Iterator[None]:
 
 
 def step(name: str, before: Callable[[], None] = lambda: None) -> list[str]:
-    """What waits in forward, costs and losses of a recipe's second step; the first fills what is kept."""
+    """Return what waits in forward, costs and losses of a recipe's second step; the first fills the
+    caches."""
     config = apply_overrides(
         recipe(name),
         ["model.backbone_weights=none", "model.norm=frozen", "terms.region_contrast.first_epoch=0"],
     )
     _sides.cache_clear()
     _mean_and_scale.cache_clear()
-    with pretended():
+    with fake_gpu():
         with torch.device("cuda"):
             model = DeformableDETR(config, WIDTH, pretrained=False).train()
             text = torch.nn.functional.normalize(torch.randn(CONCEPTS, WIDTH), dim=1)
@@ -93,7 +94,7 @@ def step(name: str, before: Callable[[], None] = lambda: None) -> list[str]:
             objective = Objective(config, WIDTH, extra_regions=model.has_extra_regions)
         for _ in range(2):
             before()
-            with Spy() as spy:
+            with WaitRecorder() as spy:
                 training = model.training_inputs(targets, text)
                 pixels = normalise(images, padding, config.data)
                 output = model(pixels, padding, text, guidance, training)
@@ -108,9 +109,9 @@ def step(name: str, before: Callable[[], None] = lambda: None) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["coco-48-17-r50", "coco-48-17-r50-fast"])
-def test_a_step_waits_for_nothing(name: str) -> None:
+def test_a_step_does_not_wait_for_the_gpu(name: str) -> None:
     assert step(name) == []
 
 
-def test_the_spy_sees_what_waits() -> None:
+def test_the_recorder_finds_operations_that_wait() -> None:
     assert any("sampling" in one for one in step("coco-48-17-r50", _sides.cache_clear))

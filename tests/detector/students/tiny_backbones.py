@@ -1,4 +1,4 @@
-"""Small versions of timm's window and pyramid backbones, registered under names of their own."""
+"""Small versions of timm's window and pyramid backbones, registered under separate names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kill -9` at random steps, and while a checkpoint is written: the resumed run is the unbroken one."""
+"""kill -9 at random steps and while a checkpoint is written: the resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def die():
 
 
 class Killer(Silent):
-    """Kills this process as the n-th step ends, before it is logged or saved."""
+    """Kills this process at the end of the n-th step, before it is logged or saved."""
 
     def __init__(self, steps):
         self.left = steps
@@ -42,9 +42,9 @@ class Killer(Silent):
 
 
 def session(folder, run, steps=0, in_checkpoint=False):
-    """Train in a process of its own; how it ended: 0, or minus the signal that killed it.
+    """Train in a separate process; return its exit code: 0, or minus the signal that killed it.
 
-    steps: kill it at its so many-th step, or, with in_checkpoint, as its first checkpoint is half written.
+    steps: kill it at this step; with in_checkpoint: while its first checkpoint is half written.
     """
     child = os.fork()
     if child == 0:
@@ -76,7 +76,7 @@ def test_five_kills_change_no_loss_and_no_weight(tmp_path):
         ended = session(folder, killed, rng.randint(1, 5), in_checkpoint=kill == 2)
         assert ended == -signal.SIGKILL
         newest, torn = store.newest_checkpoint(killed)
-        assert torn == [], "a checkpoint appears whole or not at all"
+        assert torn == [], "found a partial checkpoint"
         step = 0 if newest is None else int(newest.name.removeprefix("step-"))
         assert before <= step < 18
         before = step

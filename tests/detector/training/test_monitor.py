@@ -20,55 +20,55 @@ from cckt.detector.training.train import train
 from tests.detector.tiny import make_data, tiny_config
 
 
-def look(spikes, value, gradient=1.0):
+def find(spikes, value, gradient=1.0):
     return spikes.find({"total": value, "gradient": gradient, "class": 1e9})
 
 
-def test_nothing_is_a_spike_before_there_is_enough_to_compare_with():
+def test_no_spike_is_found_without_enough_history():
     spikes = SpikeDetector(10)
-    assert not any(look(spikes, 10.0**power) for power in range(MIN_HISTORY))
+    assert not any(find(spikes, 10.0**power) for power in range(MIN_HISTORY))
     assert spikes.history["total"][-1] == 10.0 ** (MIN_HISTORY - 1)
 
 
-def test_spikes_are_those_of_median_and_median_deviation():
+def test_spikes_equal_a_plain_computation():
     rng = np.random.default_rng(0)
     values = rng.lognormal(0, 0.5, 400)
     values[rng.integers(50, 400, 9)] *= 30
-    spikes, found, wanted = SpikeDetector(6), [], []
+    spikes, found, expected = SpikeDetector(6), [], []
     for at, value in enumerate(values):
-        found += [at for spike in look(spikes, float(value)) if spike.figure == "total"]
+        found += [at for spike in find(spikes, float(value)) if spike.figure == "total"]
         past = values[max(0, at - WINDOW) : at]
         if len(past) >= MIN_HISTORY:
             deviation = np.median(np.abs(past - np.median(past))) / 0.6745
             if value > np.median(past) + 6 * max(deviation, 0.1 * np.median(past)):
-                wanted.append(at)
-    assert found == wanted
+                expected.append(at)
+    assert found == expected
     assert len(found) >= 5
 
 
-def test_a_level_curve_has_spikes_only_where_it_rises_and_0_finds_none():
+def test_a_constant_curve_has_spikes_only_at_jumps_and_factor_0_finds_none():
     spikes, off = SpikeDetector(10), SpikeDetector(0)
     for _ in range(MIN_HISTORY):
-        assert look(spikes, 5.0) == look(off, 5.0) == []
-    assert look(spikes, 9.9) == []
-    assert look(spikes, 1.0) == []
-    (spike,) = look(spikes, 10.1)
+        assert find(spikes, 5.0) == find(off, 5.0) == []
+    assert find(spikes, 9.9) == []
+    assert find(spikes, 1.0) == []
+    (spike,) = find(spikes, 10.1)
     assert (spike.figure, spike.value, spike.median, spike.deviation) == ("total", 10.1, 5.0, 0.5)
     assert str(spike) == "total 10.1, previously 5 ± 0.5"
-    assert [one.figure for one in look(spikes, 5.0, gradient=99.0)] == ["gradient"]
-    assert look(off, 1e9) == []
+    assert [one.figure for one in find(spikes, 5.0, gradient=99.0)] == ["gradient"]
+    assert find(off, 1e9) == []
 
 
-def test_history_goes_on_where_it_was():
+def test_a_restored_history_continues():
     spikes = SpikeDetector(10)
     for value in range(150):
-        look(spikes, float(value))
+        find(spikes, float(value))
     again = SpikeDetector(10, json.loads(json.dumps(spikes.history)))
     assert len(again.history["total"]) == WINDOW
-    assert look(again, 1e6) == look(spikes, 1e6) != []
+    assert find(again, 1e6) == find(spikes, 1e6) != []
 
 
-class Screen(Silent):
+class RecordingProgress(Silent):
     def __init__(self):
         self.notes, self.shown = [], []
 
@@ -89,7 +89,7 @@ def lines(run, kind):
     return [line for line in every if line["kind"] == kind]
 
 
-def test_a_spike_is_logged_with_its_photos_and_the_screen_shows_the_run(folder, tmp_path, monkeypatch):
+def test_spikes_are_logged_with_their_photos_and_the_display_shows_the_run(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("cckt.detector.training.monitor.MIN_HISTORY", 3)
     take = Stepper.__call__
 
@@ -100,7 +100,7 @@ def test_a_spike_is_logged_with_its_photos_and_the_screen_shows_the_run(folder, 
         return dataclasses.replace(result, finite=step != 7)
 
     monkeypatch.setattr(Stepper, "__call__", spiky)
-    screen = Screen()
+    screen = RecordingProgress()
     config = tiny_config("terms.region_contrast.first_epoch=9")
     metrics = train(config, folder, None, tmp_path / "run", progress=screen)
     rows = Schedule(6, 0, 2).rows(6)
@@ -127,7 +127,7 @@ def test_a_spike_is_logged_with_its_photos_and_the_screen_shows_the_run(folder, 
     assert lines(tmp_path / "run", "train")[0]["memory_mib"] > 50
 
 
-def test_fp16_may_overflow_while_its_scale_is_found_but_not_for_ever(folder, tmp_path, monkeypatch):
+def test_fp16_overflows_are_tolerated_a_limited_number_of_times(folder, tmp_path, monkeypatch):
     take = Stepper.__call__
 
     def overflowing(self, parts, step, stop=False):
@@ -147,7 +147,7 @@ def test_fp16_may_overflow_while_its_scale_is_found_but_not_for_ever(folder, tmp
     assert "Infinity" not in (run / "metrics.jsonl").read_text()
 
 
-def test_the_rows_of_a_step_are_those_that_its_ranks_read():
+def test_the_rows_of_a_step_are_those_of_all_ranks():
     for photos, batch in ((7, 2), (3, 4)):
         ranks = [Schedule(photos, 5, batch, 1, rank, 2, 0, 5) for rank in (0, 1)]
         for step, parts in enumerate(zip(*ranks, strict=True)):
@@ -159,16 +159,16 @@ def test_memory_is_that_of_this_process():
     assert 20 < memory_mib(torch.device("cpu")) < 2**20
 
 
-class StandIn:
-    """What we use of wandb."""
+class FakeWandb:
+    """The part of wandb's interface that we use."""
 
     def __init__(self, fault=""):
-        self.begun, self.logged, self.finished, self.fault = [], [], 0, fault
+        self.started, self.logged, self.finished, self.fault = [], [], 0, fault
 
     def init(self, **options):
         if self.fault:
             raise RuntimeError(self.fault)
-        self.begun.append(options)
+        self.started.append(options)
         return self
 
     def log(self, figures, step):
@@ -178,13 +178,13 @@ class StandIn:
         self.finished += 1
 
 
-def test_weights_and_biases_gets_what_the_log_gets_and_a_resumed_run_its_id(folder, tmp_path, monkeypatch):
-    wandb = StandIn()
+def test_wandb_gets_the_lines_of_the_log_and_a_resumed_run_keeps_its_id(folder, tmp_path, monkeypatch):
+    wandb = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     config, run = tiny_config("train.wandb_project=finds"), tmp_path / "run"
     train(config, folder, None, run, max_steps=2)
     train(config, folder, None, run, resume=True, max_steps=3)
-    first, second = wandb.begun
+    first, second = wandb.started
     assert (first["project"], first["name"], first["resume"]) == ("finds", "run", "allow")
     assert first["config"] == config.to_dict()
     assert first["id"] == second["id"] == json.loads((run / "wandb.json").read_text())["id"]
@@ -193,7 +193,7 @@ def test_weights_and_biases_gets_what_the_log_gets_and_a_resumed_run_its_id(fold
     assert wandb.finished == 2
 
 
-def test_weights_and_biases_that_is_not_there_or_will_not_is_told(folder, tmp_path, monkeypatch):
+def test_a_missing_or_failing_wandb_is_reported(folder, tmp_path, monkeypatch):
     config = tiny_config("train.wandb_project=finds")
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(
@@ -201,7 +201,7 @@ def test_weights_and_biases_that_is_not_there_or_will_not_is_told(folder, tmp_pa
     ):
         train(config, folder, None, tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    monkeypatch.setitem(sys.modules, "wandb", StandIn("no API key"))
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb("no API key"))
     with pytest.raises(
         UserError, match=r"wandb could not begin a run \(no API key\); log in with wandb login"
     ):

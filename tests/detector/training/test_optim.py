@@ -38,12 +38,12 @@ def test_every_trainable_parameter_is_in_one_group():
     assert all("sampling_offsets" in name or "reference_points" in name for name in sampling)
 
 
-def test_the_optimiser_is_one_fused_operation_where_there_is_one():
+def test_the_optimiser_is_fused_if_the_device_supports_it():
     assert build_optimizer(tiny_model(), TrainConfig(), CPU).param_groups[0]["fused"]
     assert not build_optimizer(tiny_model(), TrainConfig(), torch.device("meta")).param_groups[0]["fused"]
 
 
-def test_step_schedule_climbs_then_drops_at_its_epoch():
+def test_the_step_schedule_warms_up_and_drops_at_its_epoch():
     config = TrainConfig(warmup_steps=3, lr_drop_epoch=2, lr_drop_factor=0.1, epochs=4)
     rates = [rate_at(step, 5, config) for step in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
@@ -51,7 +51,7 @@ def test_step_schedule_climbs_then_drops_at_its_epoch():
     assert rates[-1] == 0.1
 
 
-def test_cosine_schedule_ends_near_zero():
+def test_the_cosine_schedule_ends_at_zero():
     config = TrainConfig(schedule="cosine", epochs=4)
     rates = [rate_at(step, 5, config) for step in range(21)]
     assert rates[0] == 1.0
@@ -69,7 +69,7 @@ def test_set_rate_keeps_the_factors_of_the_groups():
     assert all(group["weight_decay"] == 1e-4 for group in optimizer.param_groups)
 
 
-def test_clipping_gives_the_norm_before_and_leaves_missing_gradients():
+def test_clipping_returns_the_previous_norm_and_skips_missing_gradients():
     weight, other, unused = (
         nn.Parameter(torch.zeros(1)),
         nn.Parameter(torch.zeros(1)),
@@ -86,7 +86,7 @@ def test_clipping_gives_the_norm_before_and_leaves_missing_gradients():
     assert not clip_gradients(optimizer, 0.1).isfinite()
 
 
-def test_moving_average_equals_the_slow_one():
+def test_the_moving_average_equals_a_plain_computation():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     average = MovingAverage(model, 0.5)

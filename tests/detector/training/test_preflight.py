@@ -22,7 +22,7 @@ def folder(made, tmp_path):
     return shutil.copytree(made, tmp_path / "data")
 
 
-def test_good_data_give_base_text_and_facts(folder):
+def test_valid_data_give_base_text_and_facts(folder):
     found = gather(tiny_config(), folder)
     assert len(found.photos) == 4
     torch.testing.assert_close(found.text, torch.from_numpy(unit_rows(CONCEPTS, 1)[:4]))
@@ -52,7 +52,7 @@ def test_an_index_without_photos_or_base_is_refused(folder):
         check_leak(nothing)
 
 
-def test_missing_photos_are_told_before_anything_starts(folder):
+def test_missing_photos_are_refused_before_training(folder):
     for photo in (folder / "photos").iterdir():
         photo.unlink()
     with pytest.raises(
@@ -62,13 +62,13 @@ def test_missing_photos_are_told_before_anything_starts(folder):
 
 
 @pytest.mark.parametrize("name", ["text", "crops"])
-def test_a_missing_column_is_named_with_its_command(folder, name):
+def test_a_missing_column_is_refused_with_the_command_that_makes_it(folder, name):
     shutil.rmtree(folder / name)
     with pytest.raises(UserError, match=f"no column {name} .*cckt cache {name} "):
         gather(tiny_config(), folder)
 
 
-def test_without_contrast_crops_are_not_asked_for(folder):
+def test_without_contrast_crops_are_not_needed(folder):
     shutil.rmtree(folder / "crops")
     assert gather(tiny_config("terms.region_contrast.weight=0"), folder).facts.crops_recipe == {}
 

@@ -1,4 +1,4 @@
-"""One step: however its batch is cut up, over parts or ranks, it has the gradient of the whole."""
+"""One step: its gradient does not depend on how the batch is divided into parts or ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CPU = World(0, 1, torch.device("cpu"))
 
 
 def make_stepper(folder, *assignments, world=CPU, rows=(0, 1, 3, 5), part=slice(None)):
-    """A stepper whose optimiser is plain descent, so that one step shows the gradient, and one batch."""
+    """Return a stepper with plain gradient descent, so that a step shows the gradient, and a batch."""
     config = tiny_config(
         "model.norm=group",
         "model.dropout=0",
@@ -56,8 +56,10 @@ def square(tmp_path_factory):
 
 
 def assert_same_step(found, expected, start):
-    """Every tensor's gradient (plain descent at rate 1 shows it) differs by 1e-5 of its length, and of the
-    whole gradient's for tensors that hardly have one."""
+    """Assert that the gradients, shown by plain descent at rate 1, differ by at most 1e-5 of their norm.
+
+    A tensor with a small gradient is compared with a tenth of the norm of the whole gradient.
+    """
     before = start.model.state_dict()
     whole = torch.stack([(value - before[name]).norm() for name, value in expected.items()]).norm()
     for name, value in expected.items():
@@ -65,7 +67,7 @@ def assert_same_step(found, expected, start):
         assert (found[name] - value).norm() <= 1e-5 * torch.maximum(own, 0.1 * whole), name
 
 
-def test_one_bad_step_is_skipped_and_changes_no_weight(square, monkeypatch):
+def test_a_non_finite_step_changes_no_weight(square, monkeypatch):
     stepper, batch = make_stepper(square)
     before = {name: value.clone() for name, value in stepper.model.state_dict().items()}
     monkeypatch.setattr(
@@ -77,7 +79,7 @@ def test_one_bad_step_is_skipped_and_changes_no_weight(square, monkeypatch):
     monkeypatch.undo()
 
 
-def test_accumulated_parts_have_the_gradient_of_the_whole(square):
+def test_accumulated_parts_have_the_gradient_of_the_batch(square):
     whole, batch = make_stepper(square)
     whole([batch], 0)
     parted, first = make_stepper(square, part=slice(0, 2))
@@ -106,7 +108,7 @@ WITHOUT = ("guidance.enabled=false", "matcher.cost_similarity=0", "terms.region_
     ids=str,
 )
 def test_every_step_gives_every_parameter_a_gradient(square, assignments, contrast_from, rows):
-    """Which ranks rely on: what stays without one on a single rank would hang or end the others."""
+    """Ranks rely on it: a parameter without a gradient on one rank would block the others."""
     options = (*assignments, f"terms.region_contrast.first_epoch={contrast_from}")
     stepper, batch = make_stepper(square, *options, rows=rows)
     stepper.optimizer.zero_grad = lambda set_to_none: None
@@ -117,18 +119,18 @@ def test_every_step_gives_every_parameter_a_gradient(square, assignments, contra
 
 TOGETHER = {
     "each image by itself": (),
-    "the batch": ("terms.region_contrast.negatives=batch",),
+    "all images of the batch": ("terms.region_contrast.negatives=batch",),
     "a crop of each class": ("terms.region_contrast.teacher_bank=class",),
-    "a crop of each class of the batch": (
+    "a crop of each class, all images of the batch": (
         "terms.region_contrast.teacher_bank=class",
         "terms.region_contrast.negatives=batch",
     ),
-    "cells that words chose": ("model.reference=guided",),
+    "cells of guided references": ("model.reference=guided",),
 }
 
 
 def first_of_the_class(concepts, known, chance):
-    """Chance differs between ranks and one process; what is drawn by it must not matter."""
+    """Draw without chance, which differs between ranks and a single process."""
     flat, have = concepts.flatten(), known.flatten()
     same = (flat[:, None] == flat[None]) & have[None]
     return same.int().argmax(1).view_as(concepts) if len(flat) else concepts
@@ -151,22 +153,22 @@ def one_rank(rank, square, port, out, assignments, parts):
 
 @pytest.mark.parametrize("rows", [(0, 4, 1, 3), (7, 2, 0, 4), (1, 3, 2, 6)], ids=str)
 @pytest.mark.parametrize("assignments", TOGETHER.values(), ids=TOGETHER)
-def test_two_ranks_have_the_gradient_of_one_with_the_whole_batch(
+def test_two_ranks_have_the_gradient_of_one_rank_with_the_whole_batch(
     square, tmp_path, monkeypatch, rows, assignments
 ):
     """Photos 0 and 4 have no boxes."""
     monkeypatch.setattr(region_contrast, "_draw", first_of_the_class)
-    assert_ranks_are_one(square, tmp_path, assignments, [[rows[:2]], [rows[2:]]], [rows])
+    assert_two_ranks_equal_one(square, tmp_path, assignments, [[rows[:2]], [rows[2:]]], [rows])
 
 
 @pytest.mark.parametrize("assignments", TOGETHER.values(), ids=TOGETHER)
-def test_two_ranks_with_two_parts_each_are_one_with_two(square, tmp_path, monkeypatch, assignments):
+def test_two_ranks_with_two_parts_equal_one_rank_with_two_parts(square, tmp_path, monkeypatch, assignments):
     """A part's photos are contrasted with those of the same part on the other rank."""
     monkeypatch.setattr(region_contrast, "_draw", first_of_the_class)
-    assert_ranks_are_one(square, tmp_path, assignments, [[(1,), (4,)], [(3,), (2,)]], [(1, 3), (4, 2)])
+    assert_two_ranks_equal_one(square, tmp_path, assignments, [[(1,), (4,)], [(3,), (2,)]], [(1, 3), (4, 2)])
 
 
-def assert_ranks_are_one(square, tmp_path, assignments, parts, together):
+def assert_two_ranks_equal_one(square, tmp_path, assignments, parts, together):
     given = (square, free_port(), str(tmp_path), assignments, parts)
     torch.multiprocessing.start_processes(one_rank, given, 2, start_method="fork")
     whole, _ = make_stepper(square, *assignments)
@@ -180,6 +182,6 @@ def assert_ranks_are_one(square, tmp_path, assignments, parts, together):
     assert any(not torch.equal(start[name], value) for name, value in ranks[0].items())
 
 
-def test_a_module_without_ranks_is_left_as_it_is():
+def test_wrapping_for_one_rank_returns_the_module():
     model = nn.Linear(1, 1)
     assert CPU.wrap(model) is model

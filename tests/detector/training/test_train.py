@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 
 def curve(run):
-    """The training log without what a clock says."""
+    """Return the lines of the training log without times."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines]
 
@@ -60,7 +60,7 @@ EMA = (
 )
 
 
-def test_a_run_leaves_its_folder_as_promised(unbroken):
+def test_a_finished_run_has_a_complete_folder(unbroken):
     run, metrics = unbroken
     assert metrics["step"] == 9
     assert metrics["epochs"] == 3
@@ -71,7 +71,7 @@ def test_a_run_leaves_its_folder_as_promised(unbroken):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 10))
     assert {"seconds_data", "seconds_forward", "seconds_matching", "seconds_backward"} <= lines[0].keys()
-    contrast = [line["loss_contrast"] for line in lines]  # 0 later too where a batch has no valid crop
+    contrast = [line["loss_contrast"] for line in lines]  # also 0 later if a batch has no valid crop
     assert contrast[:3] == [0] * 3
     assert sum(value > 0 for value in contrast[3:]) >= 4
     assert [line["lr"] for line in lines] == pytest.approx([1e-4] * 6 + [1e-5] * 3)
@@ -83,7 +83,7 @@ def test_a_run_leaves_its_folder_as_promised(unbroken):
     assert equal(weights(run), store.load_weights(newest / "average.safetensors"))
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(folder, unbroken, tmp_path):
+def test_equal_seeds_give_equal_runs_and_others_do_not(folder, unbroken, tmp_path):
     train(tiny_config(*EMA), folder, None, tmp_path / "same", max_steps=4)
     assert curve(tmp_path / "same") == curve(unbroken[0])[:4]
     train(tiny_config(*EMA, "train.seed=1"), folder, None, tmp_path / "other", max_steps=1)
@@ -103,7 +103,7 @@ def test_a_stopped_run_resumes_to_the_bit(folder, unbroken, tmp_path, stop):
 
 
 class KillAfter(Silent):
-    """Sends this process a signal in the middle of a run."""
+    """Sends a signal to this process in the middle of a run."""
 
     def __init__(self, step, number):
         self.left, self.number, self.notes = step, number, []
@@ -131,7 +131,7 @@ def test_a_signal_leaves_a_checkpoint_to_resume_from(folder, unbroken, tmp_path,
         assert curve(tmp_path / "run") == curve(unbroken[0])
 
 
-def test_a_torn_newest_checkpoint_costs_steps_but_no_equality(folder, unbroken, tmp_path):
+def test_a_torn_checkpoint_is_skipped_and_the_run_stays_equal(folder, unbroken, tmp_path):
     config, run = tiny_config(*EMA, "train.checkpoint_every=2"), tmp_path / "run"
     train(config, folder, None, run, max_steps=5)
     torn = run / "checkpoints" / "step-00000005" / "state.pt"
@@ -143,7 +143,7 @@ def test_a_torn_newest_checkpoint_costs_steps_but_no_equality(folder, unbroken, 
     assert equal(weights(run), weights(unbroken[0]))
 
 
-def test_a_folder_with_a_run_is_not_overwritten_and_another_run_not_resumed(folder, unbroken, tmp_path):
+def test_a_run_is_neither_overwritten_nor_resumed_with_other_options_or_data(folder, unbroken, tmp_path):
     run, config = unbroken[0], tiny_config(*EMA)
     with pytest.raises(UserError, match="already holds a run; add --resume"):
         train(config, folder, None, run)
@@ -158,7 +158,7 @@ def test_a_folder_with_a_run_is_not_overwritten_and_another_run_not_resumed(fold
         train(config, folder, None, tmp_path / "none", resume=True)
 
 
-def test_a_photo_that_breaks_is_counted_and_the_run_goes_on(tmp_path):
+def test_an_unreadable_photo_is_counted_and_the_run_continues(tmp_path):
     folder = make_data(tmp_path / "data", photos=4)
     (folder / "photos" / "p3.png").write_bytes(b"")
     progress = KillAfter(0, 0)
@@ -169,12 +169,12 @@ def test_a_photo_that_breaks_is_counted_and_the_run_goes_on(tmp_path):
 
 
 def test_a_diverged_run_stops_with_its_batch_saved(folder, tmp_path, monkeypatch):
-    def poisoned(self, *args, **kwargs):
+    def with_nan_logits(self, *args, **kwargs):
         output = forward(self, *args, **kwargs)
         return type(output)(output.boxes, output.logits * float("nan"), output.region)
 
     forward = DeformableDETR.forward
-    monkeypatch.setattr(DeformableDETR, "forward", poisoned)
+    monkeypatch.setattr(DeformableDETR, "forward", with_nan_logits)
     config = tiny_config("train.nonfinite_limit=3")
     with pytest.raises(
         UserError, match=r"3 consecutive steps, up to step 2, .*nonfinite-00000002.*train\.lr"
@@ -184,19 +184,19 @@ def test_a_diverged_run_stops_with_its_batch_saved(folder, tmp_path, monkeypatch
     assert store.load_weights(saved)["images.0"].dtype == torch.uint8
 
 
-def test_more_present_concepts_than_queries_train(folder, tmp_path):
+def test_training_with_more_present_concepts_than_queries_works(folder, tmp_path):
     config = tiny_config("model.queries=2", "guidance.add=3")
     assert train(config, folder, None, tmp_path / "run", max_steps=2)["skipped"] == 0
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_trains(folder, tmp_path, precision):
+def test_training_in_half_precision_works(folder, tmp_path, precision):
     config = tiny_config(f"train.precision={precision}")
     metrics = train(config, folder, None, tmp_path / "run", max_steps=2)
     assert metrics["skipped"] == 0
 
 
-def test_evaluation_keeps_the_best_and_leaves_the_training_alone(folder, tmp_path):
+def test_evaluation_saves_the_best_weights_and_does_not_change_training(folder, tmp_path):
     index = open_index(folder)
     priors = np.random.default_rng(0).random((len(index), CONCEPTS), dtype=np.float32)
     write_column(folder, index, "priors/clip", priors)
@@ -229,7 +229,7 @@ def test_a_second_training_in_the_same_folder_is_refused(folder, tmp_path):
     assert train(tiny_config(), folder, None, run, resume=True, max_steps=2)["step"] == 2
 
 
-def test_files_of_somebody_else_are_not_replaced(folder, tmp_path):
+def test_other_files_are_not_replaced(folder, tmp_path):
     for name in ("config.toml", "data.json", "metrics.jsonl"):
         (tmp_path / name).write_text("precious")
     with pytest.raises(UserError, match=r"found config\.toml in it, expected an empty folder or a run"):

@@ -54,7 +54,7 @@ EIGHT_PHOTOS = (
 def make_folder(folder: Path, photos: int | None = None, *, shapes: int | None = None) -> Path:
     """Index and columns of COCO's photos with base boxes.
 
-    photos: only the first ones, by id. shapes: only the first photo of each of so many sizes.
+    photos: only the first ones, by id. shapes: only one photo of each size, for this number of sizes.
     """
     if not PHOTOS.is_dir():
         pytest.skip("../shared/data/coco_photos is absent")
@@ -103,7 +103,7 @@ def test_the_swin_recipe_trains_and_evaluates_photos_of_six_shapes(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_full_recipe_learns_eight_photos_by_heart(tmp_path):
+def test_the_full_recipe_memorises_eight_photos(tmp_path):
     """More than an hour on one core; recorded in benchmarks/README.md."""
     folder = make_folder(tmp_path, 8)
     config = apply_overrides(recipe("coco-48-17-r50"), [*COMMON, *EIGHT_PHOTOS])

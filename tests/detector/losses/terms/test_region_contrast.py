@@ -111,7 +111,7 @@ def slow_class_contrast(
 
 @pytest.mark.parametrize("negatives", ["image", "batch"])
 def test_class_bank_equals_plain_loops(negatives: str) -> None:
-    """Every class has one valid crop in the batch, so that the draw has no choice; class 4 has none."""
+    """Every class has one valid crop in the batch, so the draw is unique; class 4 has none."""
     torch.manual_seed(3)
     targets = [
         some_targets([0, 0, 3], [False, True, True]),

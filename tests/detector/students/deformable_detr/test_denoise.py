@@ -1,4 +1,4 @@
-"""Denoising queries: what is drawn, who sees whom, what is asked; and the copies for one-to-many matching."""
+"""Denoising queries: draws, attention mask and losses; copies of the queries for one-to-many matching."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def drawn(
     return targets, noised_queries(pad_targets(targets), text, config, queries)
 
 
-def test_no_objects_no_queries() -> None:
+def test_without_objects_there_are_no_denoising_queries() -> None:
     text = unit(CONCEPTS, WIDTH)
     found = noised_queries(pad_targets([some_targets([])] * 2), text, ON, 40)
     assert found.boxes.shape == (2, 0, 4)
@@ -60,16 +60,15 @@ def test_no_objects_no_queries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "objects", "queries", "groups"), [(5, 0, 50, 5), (5, 1, 50, 5), (5, 10, 50, 2), (5, 90, 50, 1)]
+    ("configured", "objects", "queries", "groups"),
+    [(5, 0, 50, 5), (5, 1, 50, 5), (5, 10, 50, 2), (5, 90, 50, 1)],
 )
-def test_groups_are_fewer_where_objects_are_many(
-    wanted: int, objects: int, queries: int, groups: int
-) -> None:
-    assert group_count(wanted, objects, queries) == groups
+def test_many_objects_reduce_the_groups(configured: int, objects: int, queries: int, groups: int) -> None:
+    assert group_count(configured, objects, queries) == groups
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.4, 1.0])
-def test_sides_move_as_far_as_they_may(noise: float) -> None:
+def test_sides_move_within_their_range(noise: float) -> None:
     torch.manual_seed(0)
     boxes = torch.tensor([0.5, 0.5, 0.2, 0.4]).expand(2000, 4)
     far = torch.arange(2000) % 2 == 1
@@ -82,10 +81,10 @@ def test_sides_move_as_far_as_they_may(noise: float) -> None:
         assert float(share[far].min()) >= 0.4 - 1e-4
         assert 0.75 < float(share[far].max()) <= 0.8 + 1e-4
         assert float(share[~far].max()) > 0.37
-        assert abs(float((after - before).mean())) < 0.01  # either way
+        assert abs(float((after - before).mean())) < 0.01  # in both directions
 
 
-def test_a_noised_box_stays_in_the_photo() -> None:
+def test_a_noised_box_stays_inside_the_image() -> None:
     torch.manual_seed(0)
     boxes = torch.tensor([[0.05, 0.95, 0.1, 0.1], [0.5, 0.5, 1.0, 1.0]]).repeat(200, 1)
     found = noised_boxes(boxes, torch.ones(400, dtype=torch.bool), 1.0)
@@ -93,7 +92,7 @@ def test_a_noised_box_stays_in_the_photo() -> None:
     assert float((found[:, :2] + found[:, 2:] / 2).max()) <= 1 + 1e-3
 
 
-def test_what_is_drawn() -> None:
+def test_queries_have_the_drawn_text_and_boxes() -> None:
     torch.manual_seed(0)
     text = unit(CONCEPTS, WIDTH)
     targets, found = drawn(text, [[0, 3, 3], [], [1]], replace(ON, groups=4))
@@ -116,7 +115,7 @@ def test_what_is_drawn() -> None:
             assert near
             assert right
         else:
-            assert near != right  # one of the two is amiss, never both
+            assert near != right  # either the text or the box is wrong, never both
             wrong, far = wrong + (not right), far + (not near)
     assert wrong > 0
     assert far > 0
@@ -126,7 +125,7 @@ def corners(box: Tensor) -> Tensor:
     return torch.cat([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2])
 
 
-def test_the_only_word_is_never_wrong() -> None:
+def test_the_only_concept_is_never_replaced() -> None:
     text = unit(1, WIDTH)
     _, found = drawn(text, [[0, 0]], replace(ON, wrong_words=1.0))
     assert torch.equal(found.words, text[0].expand_as(found.words))
@@ -134,7 +133,7 @@ def test_the_only_word_is_never_wrong() -> None:
 
 @pytest.mark.parametrize("copied", [False, True])
 @pytest.mark.parametrize("groups", [0, 3])
-def test_which_queries_attend_to_which(copied: bool, groups: int) -> None:
+def test_the_attention_mask_separates_queries_copies_and_groups(copied: bool, groups: int) -> None:
     queries, slots = 4, groups * 2
     mask = attention_mask(queries, copied, groups, slots, "cpu")
     copies = queries if copied else 0
@@ -151,7 +150,7 @@ def test_which_queries_attend_to_which(copied: bool, groups: int) -> None:
 
 
 @pytest.mark.parametrize("reference", ["learned", "encoder", "guided"])
-def test_the_queries_do_not_notice(reference: str) -> None:
+def test_training_queries_do_not_change_the_output_of_the_queries(reference: str) -> None:
     torch.manual_seed(0)
     model = student(replace(TINY, queries=40, reference=reference)).eval()
     text, images = unit(CONCEPTS, WIDTH), torch.randn(2, 3, 48, 48)
@@ -170,11 +169,11 @@ def test_the_queries_do_not_notice(reference: str) -> None:
         assert found.noised is None
     else:
         assert found.noised.boxes.shape == (2, 2, noised.boxes.shape[1], 4)
-        # A new box head adds nothing: a noised query still stands where it was told to.
+        # A new box head changes nothing: a denoising query stays at its first box.
         torch.testing.assert_close(found.noised.boxes[0], noised.boxes, atol=1e-4, rtol=1e-3)
 
 
-def test_groups_and_copies_do_not_notice_each_other() -> None:
+def test_groups_and_copies_do_not_affect_each_other() -> None:
     torch.manual_seed(0)
     model = student(replace(TINY, queries=40, reference="encoder")).eval()
     text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
@@ -192,7 +191,7 @@ def test_groups_and_copies_do_not_notice_each_other() -> None:
     torch.testing.assert_close(one.copies.region, other.copies.region)
 
 
-def test_the_word_reaches_the_noised_query() -> None:
+def test_the_text_changes_the_output_of_a_denoising_query() -> None:
     torch.manual_seed(0)
     model = student(replace(TINY, queries=40, reference="encoder")).eval()
     text, images = unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
@@ -205,7 +204,7 @@ def test_the_word_reaches_the_noised_query() -> None:
     assert not torch.allclose(one.region, other.region)
 
 
-def test_the_loss_of_the_noised_queries() -> None:
+def test_the_loss_of_the_denoising_queries_equals_plain_loops() -> None:
     torch.manual_seed(1)
     text = unit(CONCEPTS, WIDTH)
     targets, noised = drawn(text, [[0, 3, 3], [], [1]])
@@ -229,7 +228,7 @@ def test_the_loss_of_the_noised_queries() -> None:
     assert not bool(output.logits.grad[:, 1, padded].any())
 
 
-def test_an_object_gets_several_of_the_copies() -> None:
+def test_an_object_is_matched_with_several_copies() -> None:
     torch.manual_seed(1)
     text, targets = unit(CONCEPTS, WIDTH), [some_targets([0, 3]), some_targets([]), some_targets([1])]
     output = replace(some_output(3), copies=some_output(3))
@@ -260,7 +259,7 @@ def test_an_object_gets_several_of_the_copies() -> None:
     assert float(losses_of(output, targets, found, off, contrast=False)["one_to_many"]) == 0
 
 
-def test_more_repeats_than_copies() -> None:
+def test_more_repeats_than_copies_match_each_copy_once() -> None:
     text, targets = unit(CONCEPTS, WIDTH), [some_targets([0, 3])]
     found = matched(replace(some_output(1), copies=some_output(1)), targets, text, repeats=9).copies
     assert found is not None
@@ -285,18 +284,18 @@ def test_every_parameter_gets_a_finite_gradient(objects: bool) -> None:
     found["total"].backward()
     assert [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None] == []
     assert all(bool(one.grad.isfinite().all()) for one in model.parameters() if one.grad is not None)
-    # Ranks add their figures up: all have the same ones, whatever is in their photos.
+    # Ranks add up their figures, so all ranks must have the same ones.
     assert {"proposals", "denoise", "one_to_many"} <= found.keys()
     assert (float(found["denoise"]) > 0) == objects
 
 
-def test_points_cannot_be_denoised() -> None:
+def test_denoising_needs_references_at_boxes() -> None:
     with pytest.raises(UserError, match=r"denoise\.groups: found 2, expected 0 with model\.reference l"):
         tiny_config("denoise.groups=2")
 
 
 @pytest.mark.parametrize("name", ["denoise.groups", "one_to_many.repeats", "denoise.box_noise"])
-def test_no_negative_options(name: str) -> None:
+def test_negative_options_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"option {name}: found -1"):
         tiny_config("model.reference=encoder", f"{name}=-1")
 
@@ -306,7 +305,7 @@ def curve(run: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k.startswith("loss_")} for line in lines]
 
 
-def test_a_run_with_all_of_it_resumes_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_with_all_training_queries_resumes_to_the_bit(tmp_path: Path) -> None:
     folder = make_data(tmp_path / "data", photos=6, sizes=((64, 64), (80, 64)))
     config = tiny_config(
         "model.reference=guided",

@@ -51,7 +51,7 @@ def test_guidance_adds_the_projected_text_of_the_dealt_concept() -> None:
             torch.testing.assert_close(found[b, q], expected)
 
 
-def test_no_present_concept_at_all_keeps_the_projection_in_the_graph() -> None:
+def test_without_present_concepts_the_projection_stays_in_the_graph() -> None:
     guidance = LanguageGuidance(6, 8)
     content = torch.randn(2, 5, 8)
     found = guidance(content, PresentText(torch.zeros(2, 0, 6), torch.zeros(2, dtype=torch.int64)))
@@ -101,7 +101,7 @@ def test_choose_present_equals_the_rule_and_fills(rows: list[list[float]], rho: 
         assert top.tolist() == slow_choose(row, -1.0, limit)
 
 
-def test_random_fill_depends_on_the_image_id_alone() -> None:
+def test_random_fill_depends_only_on_the_image_id() -> None:
     table = np.zeros((2, 50))
     first = choose_present(table, 0.7, 6, "random", [7, 8])
     second = choose_present(table[:1], 0.7, 6, "random", [8])
@@ -114,26 +114,26 @@ def test_random_fill_needs_image_ids() -> None:
         choose_present(np.zeros((1, 3)), 0.7, 2, "random")
 
 
-def test_probabilities_that_are_not_numbers_never_pass() -> None:
+def test_nan_probabilities_are_never_present() -> None:
     assert [one.tolist() for one in choose_present(np.array([[np.nan, 0.9, np.nan]]), 0.0, 3)] == [[1]]
 
 
-def test_disturb_nothing_only_shuffles() -> None:
+def test_disturb_without_noise_only_shuffles() -> None:
     rows = np.array([4, 1, 7])
     found = disturb_present(rows, 10, 0.0, 0.0, 0.0, np.random.default_rng(0))
     assert sorted(found.tolist()) == [1, 4, 7]
 
 
-def test_disturb_everything() -> None:
+def test_disturb_with_extreme_rates() -> None:
     random = np.random.default_rng(0)
     rows = np.array([4, 1, 7])
     assert len(disturb_present(rows, 10, 0.0, 3.0, 1.0, random)) == 0
     assert len(disturb_present(rows, 10, 1.0, 0.0, 0.0, random)) == 0
-    added = disturb_present(rows, 5, 0.0, 1000.0, 0.0, random)  # more than there are: all of them
+    added = disturb_present(rows, 5, 0.0, 1000.0, 0.0, random)  # more than exist: all of them
     assert sorted(added.tolist()) == [0, 1, 2, 3, 4, 7]
 
 
-def test_disturb_rates() -> None:
+def test_disturb_has_the_configured_rates() -> None:
     random = np.random.default_rng(0)
     rows = np.arange(4)
     runs = [disturb_present(rows, 40, 0.25, 1.5, 0.2, random) for _ in range(2000)]

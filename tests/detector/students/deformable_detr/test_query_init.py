@@ -1,4 +1,4 @@
-"""First boxes from the encoder's cells: places, order, dealing, losses and the whole student with them."""
+"""First boxes from encoder cells: anchors, order, dealing, losses, and the whole student with them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def student(reference: str = "encoder", *, guidance: bool = True, **changes: obj
 
 
 def encoded(shapes: list[tuple[int, int]], kept: list[list[tuple[int, int]]] | None = None) -> Encoded:
-    """Random memory of photos that fill `kept[b][level]` (rows, columns) of each level; None: all of it."""
+    """Random memory of images that fill `kept[b][level]` (rows, columns) of each level; None: all of it."""
     photos = 1 if kept is None else len(kept)
     cells = sum(h * w for h, w in shapes)
     if kept is None:
@@ -67,21 +67,21 @@ def encoded(shapes: list[tuple[int, int]], kept: list[list[tuple[int, int]]] | N
     return Encoded(torch.randn(photos, cells, HIDDEN), shapes, flat, ratios)
 
 
-def chosen_from(seen: Encoded) -> CellProposals:
-    assert seen.proposals is not None
-    return seen.proposals
+def proposals_of(encoder_output: Encoded) -> CellProposals:
+    assert encoder_output.proposals is not None
+    return encoder_output.proposals
 
 
-def with_objectness(seen: Encoded, objectness: Tensor) -> Encoded:
-    seen.proposals = CellProposals(objectness, torch.rand(*objectness.shape, 4))
-    return seen
+def with_objectness(encoder_output: Encoded, objectness: Tensor) -> Encoded:
+    encoder_output.proposals = CellProposals(objectness, torch.rand(*objectness.shape, 4))
+    return encoder_output
 
 
 @pytest.mark.parametrize("kept", [None, [[(4, 6), (2, 3)], [(3, 5), (2, 2)]]], ids=["full", "padded"])
-def test_first_boxes_are_squares_round_the_centres(kept: list[list[tuple[int, int]]] | None) -> None:
+def test_anchors_are_squares_around_the_centres(kept: list[list[tuple[int, int]]] | None) -> None:
     shapes = [(4, 6), (2, 3)]
-    seen = encoded(shapes, kept)
-    found = anchors(seen)
+    encoder_output = encoded(shapes, kept)
+    found = anchors(encoder_output)
     for b, sizes in enumerate(kept or [shapes]):
         expected = []
         for (height, width), (rows, columns) in zip(shapes, sizes, strict=True):
@@ -90,32 +90,32 @@ def test_first_boxes_are_squares_round_the_centres(kept: list[list[tuple[int, in
                     [(x + 0.5) / columns, (y + 0.5) / rows, min(0.9, 4 / columns), min(0.9, 4 / rows)]
                 )
         torch.testing.assert_close(found[b], torch.tensor(expected))
-        if seen.keep is not None:  # why no border is left out
-            inside = found[b][seen.keep[b, :, 0]]
+        if encoder_output.keep is not None:  # no border has to be excluded
+            inside = found[b][encoder_output.keep[b, :, 0]]
             assert bool(((inside[:, :2] > 0) & (inside[:, :2] < 1)).all())
 
 
-def test_a_new_head_proposes_the_first_boxes_with_low_objectness() -> None:
+def test_a_new_head_proposes_the_anchors_with_low_objectness() -> None:
     torch.manual_seed(0)
-    seen = encoded([(4, 6), (2, 3)], [[(4, 6), (2, 3)], [(3, 5), (2, 2)]])
-    found = ProposalHead(HIDDEN, WIDTH, guided=False)(seen)
-    assert seen.keep is not None
-    kept = seen.keep[..., 0]
-    torch.testing.assert_close(found.boxes[kept], anchors(seen)[kept], atol=1e-5, rtol=1e-5)
+    encoder_output = encoded([(4, 6), (2, 3)], [[(4, 6), (2, 3)], [(3, 5), (2, 2)]])
+    found = ProposalHead(HIDDEN, WIDTH, guided=False)(encoder_output)
+    assert encoder_output.keep is not None
+    kept = encoder_output.keep[..., 0]
+    torch.testing.assert_close(found.boxes[kept], anchors(encoder_output)[kept], atol=1e-5, rtol=1e-5)
     assert float(found.objectness[kept].detach().sigmoid().mean()) < 0.05
     assert bool((found.objectness[~kept] == MASKED).all())
     assert bool(found.boxes.isfinite().all())
 
 
 def test_objectness_and_boxes_stay_float32_under_autocast() -> None:
-    seen = encoded([(3, 3)])
+    encoder_output = encoded([(3, 3)])
     with torch.autocast("cpu", torch.bfloat16):
-        found = ProposalHead(HIDDEN, WIDTH, guided=False)(seen)
+        found = ProposalHead(HIDDEN, WIDTH, guided=False)(encoder_output)
     assert found.objectness.dtype == found.boxes.dtype == torch.float32
 
 
 @pytest.mark.parametrize("queries", [1, 5, 8])
-def test_places_in_the_runs(queries: int) -> None:
+def test_ranks_in_the_runs(queries: int) -> None:
     counts = [0, 1, 3, 9]
     concept, place = deal_runs(torch.tensor(counts), queries)
     for b, count in enumerate(counts):
@@ -124,15 +124,15 @@ def test_places_in_the_runs(queries: int) -> None:
         assert place[b].tolist() == [runs[:q].count(runs[q]) for q in range(queries)]
 
 
-def test_the_likeliest_cells_are_dealt_to_the_words_in_turn() -> None:
+def test_the_best_cells_are_dealt_to_the_concepts_in_turn() -> None:
     objectness = torch.randperm(12)[None].expand(4, -1).float()
     order = objectness[0].argsort(descending=True).tolist()
-    seen = with_objectness(encoded([(3, 4)]), objectness)
+    encoder_output = with_objectness(encoded([(3, 4)]), objectness)
     counts = [0, 1, 3, 9]
-    found = choose_cells(chosen_from(seen), seen, torch.tensor(counts), 7)
+    found = choose_cells(proposals_of(encoder_output), encoder_output, torch.tensor(counts), 7)
     for b, count in enumerate(counts):
         assert sorted(found[b].tolist()) == sorted(order[:7])
-        # by hand: go round the runs, a cell to each that still has an open query
+        # by hand: cycle through the runs, a cell for each that still has a query without one
         runs, waiting, expected = slow_deal(count, 7), order[:7], [-1] * 7
         while waiting:
             for word in sorted(set(runs)):
@@ -142,23 +142,25 @@ def test_the_likeliest_cells_are_dealt_to_the_words_in_turn() -> None:
         assert found[b].tolist() == expected
 
 
-def test_equally_likely_cells_stand_in_reading_order() -> None:
-    seen = with_objectness(encoded([(3, 4)]), torch.zeros(1, 12))
-    assert choose_cells(chosen_from(seen), seen, torch.tensor([0]), 5).tolist() == [[0, 1, 2, 3, 4]]
+def test_equal_cells_keep_row_major_order() -> None:
+    encoder_output = with_objectness(encoded([(3, 4)]), torch.zeros(1, 12))
+    assert choose_cells(proposals_of(encoder_output), encoder_output, torch.tensor([0]), 5).tolist() == [
+        [0, 1, 2, 3, 4]
+    ]
 
 
-def test_too_few_cells_are_dealt_again_and_padding_never() -> None:
-    seen = encoded([(2, 3)], [[(2, 3)], [(1, 2)]])
-    assert seen.keep is not None
+def test_too_few_cells_are_used_again_but_padding_never() -> None:
+    encoder_output = encoded([(2, 3)], [[(2, 3)], [(1, 2)]])
+    assert encoder_output.keep is not None
     logits = torch.tensor([[5.0, 4, 3, 2, 1, 0], [1.0, 2, 9, 9, 9, 9]])
-    with_objectness(seen, logits.masked_fill(~seen.keep[..., 0], MASKED))
-    found = choose_cells(chosen_from(seen), seen, torch.tensor([0, 0]), 8)
+    with_objectness(encoder_output, logits.masked_fill(~encoder_output.keep[..., 0], MASKED))
+    found = choose_cells(proposals_of(encoder_output), encoder_output, torch.tensor([0, 0]), 8)
     assert found.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1], [1, 0, 1, 0, 1, 0, 1, 0]]
     whole = with_objectness(encoded([(2, 3)]), logits[:1])
-    assert choose_cells(chosen_from(whole), whole, torch.tensor([0]), 8).tolist() == found[:1].tolist()
+    assert choose_cells(proposals_of(whole), whole, torch.tensor([0]), 8).tolist() == found[:1].tolist()
 
 
-def test_positions_of_boxes() -> None:
+def test_sine_encodings_of_a_box_by_hand() -> None:
     assert BoxPosition(HIDDEN)(torch.zeros(2, 0, 4)).shape == (2, 0, HIDDEN)
     box = torch.tensor([0.1, 0.7, 0.3, 0.9])
     found = sine_boxes(box, 8)
@@ -170,39 +172,39 @@ def test_positions_of_boxes() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_queries_begin_at_the_chosen_boxes(kind: str) -> None:
+def test_queries_start_at_the_chosen_boxes(kind: str) -> None:
     model = student(kind).eval()
     with torch.no_grad():
-        seen = model.encode(torch.randn(2, 3, 48, 48), None)
+        encoder_output = model.encode(torch.randn(2, 3, 48, 48), None)
         text = unit(CONCEPTS, WIDTH)
-        found = model.decode(seen, text, present(text, [1, 2], []))
-    assert seen.proposals is not None
+        found = model.decode(encoder_output, text, present(text, [1, 2], []))
+    assert encoder_output.proposals is not None
     assert found.proposals is not None
-    assert found.proposals.boxes is seen.proposals.boxes
-    # A new box head adds nothing: every query still stands at its cell's box.
-    near = torch.cdist(found.boxes[-1], seen.proposals.boxes, p=1).min(-1).values
+    assert found.proposals.boxes is encoder_output.proposals.boxes
+    # A new box head changes nothing: every query stays at the box of its cell.
+    near = torch.cdist(found.boxes[-1], encoder_output.proposals.boxes, p=1).min(-1).values
     assert float(near.max()) < 1e-3
     assert type(found.last()) is StudentOutput
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_batched_equals_single_photos_whatever_the_padding(kind: str) -> None:
+def test_a_batch_equals_its_images_one_by_one_with_any_padding(kind: str) -> None:
     model, text = student(kind).eval(), unit(CONCEPTS, WIDTH)
     big, small = torch.randn(3, 64, 96), torch.randn(3, 32, 64)
     images, padding = torch.zeros(2, 3, 64, 96), torch.ones(2, 64, 96, dtype=torch.bool)
     images[0], padding[0] = big, False
     images[1, :, :32, :64], padding[1, :32, :64] = small, False
     with torch.no_grad():
-        joint = model(images, padding, text, present(text, [0, 3], [1]))
-        alone = model(big[None], None, text, present(text, [0, 3]))
+        batched = model(images, padding, text, present(text, [0, 3], [1]))
+        single = model(big[None], None, text, present(text, [0, 3]))
         second = model(images[1:], padding[1:], text, present(text, [1]))
     for name in ("boxes", "logits", "region"):
-        torch.testing.assert_close(getattr(joint, name)[:, :1], getattr(alone, name), atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(getattr(joint, name)[:, 1:], getattr(second, name), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(getattr(batched, name)[:, :1], getattr(single, name), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(getattr(batched, name)[:, 1:], getattr(second, name), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_queries_than_cells(kind: str) -> None:
+def test_more_queries_than_cells_give_finite_boxes(kind: str) -> None:
     model, text = student(kind, queries=60).eval(), unit(CONCEPTS, WIDTH)
     with torch.no_grad():
         found = model(torch.randn(1, 3, 48, 48), None, text, present(text, [0]))
@@ -230,7 +232,7 @@ def test_every_parameter_gets_a_finite_gradient(kind: str, objects: bool) -> Non
     assert all(bool(one.grad.isfinite().all()) for one in model.parameters() if one.grad is not None)
 
 
-def test_cells_have_a_matching_and_losses_of_their_own() -> None:
+def test_cells_have_separate_matching_and_losses() -> None:
     model, text = student(), unit(CONCEPTS, WIDTH)
     targets = [some_targets([0, 3, 3]), some_targets([]), some_targets([1])]
     with torch.no_grad():
@@ -253,7 +255,7 @@ def test_cells_have_a_matching_and_losses_of_their_own() -> None:
             distance = sum(abs(x - y) for x, y in zip(box, goal, strict=True))
             expected += 5 * distance + 2 * (1 - slow_giou(box, goal))
             paid += cell_cost(proposals, b, s, target.boxes[m])
-        if len(target) == 1:  # the assignment is the cheapest cell; names play no part
+        if len(target) == 1:  # the assignment is the cell of lowest cost; concepts have no influence
             costs = [cell_cost(proposals, b, s, target.boxes[0]) for s in range(len(proposals.boxes[b]))]
             assert cells.tolist() == [min(range(len(costs)), key=costs.__getitem__)]
     found = losses_of(output, targets, matches, contrast=False)
@@ -279,7 +281,7 @@ def test_no_gradient_flows_from_the_decoder_into_the_first_boxes() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_learns_one_photo(kind: str) -> None:
+def test_it_learns_one_image(kind: str) -> None:
     model, text, images = student(kind), unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
     targets = [some_targets([0, 3])]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)

@@ -1,4 +1,4 @@
-"""Words that choose the cells at which their queries begin: the choice, and what it is taught by."""
+"""Guided references: present concepts choose the cells of their queries; the losses of this choice."""
 
 from __future__ import annotations
 
@@ -32,18 +32,20 @@ from tests.detector.students.samples import (
 from tests.detector.students.test_model import present
 
 
-def test_words_choose_their_own_cells() -> None:
+def test_each_concept_chooses_its_cells() -> None:
     torch.manual_seed(3)
     shapes, queries = [(2, 4)], 6
-    seen = encoded(shapes, [[(2, 4)], [(2, 4)], [(1, 3)]])
-    assert seen.keep is not None
-    proposals = with_objectness(seen, torch.randn(3, 8).masked_fill(~seen.keep[..., 0], MASKED)).proposals
+    encoder_output = encoded(shapes, [[(2, 4)], [(2, 4)], [(1, 3)]])
+    assert encoder_output.keep is not None
+    proposals = with_objectness(
+        encoder_output, torch.randn(3, 8).masked_fill(~encoder_output.keep[..., 0], MASKED)
+    ).proposals
     assert proposals is not None
     words = torch.randn(3, 8, 2) * 3
     counts = [2, 0, 1]
-    found = choose_cells(replace(proposals, words=words), seen, torch.tensor(counts), queries)
+    found = choose_cells(replace(proposals, words=words), encoder_output, torch.tensor(counts), queries)
     for b, count in enumerate(counts):
-        cells = [s for s in range(8) if bool(seen.keep[b, s, 0])]
+        cells = [s for s in range(8) if bool(encoder_output.keep[b, s, 0])]
         runs = slow_deal(count, queries)
         for word in set(runs):
             score = {
@@ -52,14 +54,14 @@ def test_words_choose_their_own_cells() -> None:
                 for s in cells
             }
             order = sorted(cells, key=lambda s: -score[s])
-            mine = [int(found[b, q]) for q in range(queries) if runs[q] == word]
-            assert mine == [order[place % len(order)] for place in range(len(mine))]
+            chosen = [int(found[b, q]) for q in range(queries) if runs[q] == word]
+            assert chosen == [order[place % len(order)] for place in range(len(chosen))]
 
 
-def test_words_are_judged_only_where_they_were_given() -> None:
+def test_the_loss_of_concepts_covers_only_the_guidance_of_each_image() -> None:
     model, text = student("guided"), unit(CONCEPTS, WIDTH)
     targets = [some_targets([0, 3, 3]), some_targets([]), some_targets([1])]
-    given = [[3, 2], [4], []]  # 0 and 1 were withheld; 2 and 4 are not there
+    given = [[3, 2], [4], []]  # 0 and 1 are dropped from the guidance; 2 and 4 are absent
     rows = torch.tensor([[3, 2], [4, -1], [-1, -1]])
     with torch.no_grad():
         output = model(torch.randn(3, 3, 48, 48), None, text, present(text, *given))

@@ -12,11 +12,11 @@ from cckt.detector.students.deformable_detr.attention import DeformableAttention
 from cckt.detector.students.deformable_detr.sampling import Shapes, sample_grid
 from cckt.detector.students.deformable_detr.sampling_cpu import sample_bags
 
-WAYS = [sample_grid, sample_bags]
+IMPLEMENTATIONS = [sample_grid, sample_bags]
 
 
 def slow(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """One number at a time."""
+    """Compute one number at a time."""
     batch, _, heads, width = value.shape
     _, queries, _, levels, points, _ = locations.shape
     out = torch.zeros(batch, queries, heads * width, dtype=value.dtype)
@@ -41,7 +41,7 @@ def slow(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> T
 
 
 def problem(shapes: Shapes, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Float64; places from well outside to well inside, never on a cell's edge."""
+    """Float64 inputs; locations from far outside to far inside, never at the edge of a cell."""
     torch.manual_seed(seed)
     cells = sum(h * w for h, w in shapes)
     value = torch.randn(2, cells, 2, 3, dtype=torch.float64)
@@ -50,24 +50,24 @@ def problem(shapes: Shapes, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return value, locations, weights
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("shapes", [[(1, 1)], [(3, 5), (2, 2)], [(1, 7), (6, 1), (4, 3)]])
-def test_equals_plain_loops(way: type, shapes: Shapes) -> None:
+def test_all_implementations_equal_plain_loops(implementation: type, shapes: Shapes) -> None:
     value, locations, weights = problem(shapes)
     torch.testing.assert_close(
-        way(value, shapes, locations, weights), slow(value, shapes, locations, weights)
+        implementation(value, shapes, locations, weights), slow(value, shapes, locations, weights)
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_gradients_by_finite_differences(way: type) -> None:
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_gradients_equal_finite_differences(implementation: type) -> None:
     shapes = [(3, 4), (2, 1)]
     inputs = [one.requires_grad_() for one in problem(shapes, seed=1)]
-    assert torch.autograd.gradcheck(lambda v, x, w: way(v, shapes, x, w), inputs)
+    assert torch.autograd.gradcheck(lambda v, x, w: implementation(v, shapes, x, w), inputs)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_borders_and_cell_centres(way: type) -> None:
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_borders_and_cell_centres(implementation: type) -> None:
     value = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
     places = [
         (0.25, 0.25),
@@ -80,20 +80,20 @@ def test_borders_and_cell_centres(way: type) -> None:
         (9, 9),
     ]
     locations = torch.tensor(places).view(1, 8, 1, 1, 1, 2)
-    found = way(value, [(2, 2)], locations, torch.ones(1, 8, 1, 1, 1))
+    found = implementation(value, [(2, 2)], locations, torch.ones(1, 8, 1, 1, 1))
     assert found.flatten().tolist() == [1.0, 4.0, 2.5, 0.5, 1.0, 0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_no_queries(way: type) -> None:
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_without_queries_the_result_is_empty(implementation: type) -> None:
     value = torch.randn(1, 4, 1, 2, requires_grad=True)
-    found = way(value, [(2, 2)], torch.zeros(1, 0, 1, 1, 1, 2), torch.zeros(1, 0, 1, 1, 1))
+    found = implementation(value, [(2, 2)], torch.zeros(1, 0, 1, 1, 1, 2), torch.zeros(1, 0, 1, 1, 1))
     assert found.shape == (1, 0, 2)
     found.sum().backward()
     assert not bool(value.grad.any())
 
 
-def test_places_that_are_not_numbers_give_nan_and_no_crash() -> None:
+def test_nan_locations_give_nan_and_do_not_crash() -> None:
     value, locations, weights = problem([(3, 4)])
     locations[0, 0] = math.nan
     locations[1, 1, 0, 0, 0] = math.inf
@@ -104,19 +104,19 @@ def test_places_that_are_not_numbers_give_nan_and_no_crash() -> None:
     found.sum().backward()
 
 
-def test_both_ways_agree_in_float32_with_gradients() -> None:
+def test_implementations_agree_in_float32_with_gradients() -> None:
     shapes = [(5, 7), (3, 4)]
     inputs = [one.float() for one in problem(shapes)]
-    answers = []
-    for way in WAYS:
+    results = []
+    for implementation in IMPLEMENTATIONS:
         leaves = [one.clone().requires_grad_() for one in inputs]
-        out = way(leaves[0], shapes, leaves[1], leaves[2])
-        answers.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
-    for one, other in zip(*answers, strict=True):
+        out = implementation(leaves[0], shapes, leaves[1], leaves[2])
+        results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-def test_value_alone_may_need_the_gradient() -> None:
+def test_only_the_value_needs_a_gradient() -> None:
     shapes = [(3, 4)]
     value, locations, weights = problem(shapes)
     value.requires_grad_()
@@ -125,11 +125,11 @@ def test_value_alone_may_need_the_gradient() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_attention_starts_with_equal_weights_round_the_reference() -> None:
+def test_attention_starts_with_equal_weights_around_the_reference() -> None:
     attention = DeformableAttention(32, 4, 2, 3)
     assert not bool(attention.attention_weights(torch.randn(5, 32)).any())
     offsets = attention.sampling_offsets(torch.zeros(32)).view(4, 2, 3, 2)
-    # Head 0 looks right, head 1 down; point k is k + 1 cells away.
+    # Head 0 samples to the right, head 1 below; point k is k + 1 cells away.
     torch.testing.assert_close(offsets[0, 1], torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]))
     torch.testing.assert_close(offsets[1, 0, 2], torch.tensor([0.0, 3.0]), atol=1e-6, rtol=0)
 

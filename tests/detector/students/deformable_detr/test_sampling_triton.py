@@ -1,4 +1,4 @@
-"""Triton's kernel against grid_sample, in triton_cases: under its interpreter here, on a GPU where marked."""
+"""The Triton kernel against grid_sample (triton_cases.py): under the interpreter, and on a GPU if marked."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ needs_triton = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def interpreted() -> dict[str, str]:
-    """What every case found under the interpreter, which must be asked for before triton is imported."""
+def interpreter_results() -> dict[str, str]:
+    """Result of every case under the interpreter, which must be enabled before triton is imported."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.detector.students.deformable_detr.triton_cases", "cpu"],
         cwd=ROOT,
@@ -44,20 +44,20 @@ def interpreted() -> dict[str, str]:
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) > 10, "the cases were found"
+    assert len(found) > 10, "triton_cases has fewer cases than expected"
     return found
 
 
 @needs_triton
 @pytest.mark.parametrize("case", CASES)
-def test_under_the_interpreter(interpreted: dict[str, str], case: str) -> None:
-    assert interpreted[case] == ""
+def test_case_under_the_interpreter(interpreter_results: dict[str, str], case: str) -> None:
+    assert interpreter_results[case] == ""
 
 
 @pytest.mark.gpu
 @needs_triton
 @pytest.mark.parametrize("case", CASES)
-def test_on_a_gpu(case: str) -> None:
+def test_case_on_a_gpu(case: str) -> None:
     from tests.detector.students.deformable_detr import triton_cases
 
     triton_cases.CASES[case]("cuda")
@@ -65,7 +65,7 @@ def test_on_a_gpu(case: str) -> None:
 
 @pytest.mark.gpu
 @needs_triton
-def test_a_gpu_takes_the_kernel_by_itself_and_can_be_told_not_to() -> None:
+def test_a_gpu_uses_the_kernel_unless_it_is_switched_off() -> None:
     from tests.detector.students.deformable_detr.triton_cases import ODD, problem
 
     inputs = [one.cuda() for one in problem(ODD)]
@@ -74,7 +74,7 @@ def test_a_gpu_takes_the_kernel_by_itself_and_can_be_told_not_to() -> None:
     assert "cckt_sample" not in type(sample(value, ODD, *rest, kernel="torch").grad_fn).__name__
 
 
-def test_a_cpu_does_without_and_says_so_when_the_kernel_is_demanded() -> None:
+def test_a_cpu_samples_without_the_kernel_and_refuses_to_require_it() -> None:
     value, locations, weights = (
         torch.randn(1, 4, 1, 2),
         torch.rand(1, 3, 1, 1, 2, 2),
@@ -89,7 +89,7 @@ def test_a_cpu_does_without_and_says_so_when_the_kernel_is_demanded() -> None:
         sample(value, [(2, 2)], locations, weights, "triton")
 
 
-def test_without_triton_a_gpu_samples_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_a_gpu_samples_without_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     from cckt.detector.students.deformable_detr import sampling
 
     monkeypatch.setattr(sampling, "has_triton", lambda: False)
@@ -99,18 +99,18 @@ def test_without_triton_a_gpu_samples_as_before(monkeypatch: pytest.MonkeyPatch)
         sampling._use_triton(there, [(2, 2)], there, required=True)
 
 
-def test_a_gpu_that_triton_does_not_know_samples_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_kernel_is_detected_once_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     from cckt.detector.students.deformable_detr import sampling
     from cckt.detector.students.deformable_detr import sampling_triton as triton_sampling
 
-    def fails(*_: object) -> None:
+    def raise_error(*_: object) -> None:
         raise RuntimeError("failed to find a C compiler\nand more")
 
-    monkeypatch.setattr(triton_sampling, "sample_triton", fails)
+    monkeypatch.setattr(triton_sampling, "sample_triton", raise_error)
     sampling.kernel_fault.cache_clear()
     assert sampling.kernel_fault(torch.device("cpu")) == "failed to find a C compiler"
     monkeypatch.setattr(triton_sampling, "sample_triton", lambda *_: None)
-    assert sampling.kernel_fault(torch.device("cpu")), "found out once"
+    assert sampling.kernel_fault(torch.device("cpu")), "the result is cached"
     sampling.kernel_fault.cache_clear()
     assert sampling.kernel_fault(torch.device("cpu")) == ""
     sampling.kernel_fault.cache_clear()
@@ -128,11 +128,11 @@ def test_the_config_reaches_every_attention() -> None:
         tiny_config("model.attention_kernel=cuda")
 
 
-def test_a_run_that_demanded_the_kernel_still_answers_without_it(tmp_path: Path) -> None:
+def test_a_run_that_required_the_kernel_predicts_without_it(tmp_path: Path) -> None:
     train(tiny_config("train.epochs=1"), make_data(tmp_path / "data"), None, tmp_path / "run", max_steps=1)
     path = tmp_path / "run" / "config.toml"
-    asked = path.read_text().replace('attention_kernel = "auto"', 'attention_kernel = "triton"')
-    assert "triton" in asked
-    path.write_text(asked)
+    config = path.read_text().replace('attention_kernel = "auto"', 'attention_kernel = "triton"')
+    assert "triton" in config
+    path.write_text(config)
     network, _ = load_inference_model(tmp_path / "run", "cpu")
     network.forward([torch.zeros(3, 64, 64, dtype=torch.uint8)], torch.eye(4, WIDTH), None)

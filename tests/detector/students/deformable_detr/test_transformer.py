@@ -1,4 +1,4 @@
-"""The transformer against transformers' Deformable DETR with the same weights, and its pieces."""
+"""The transformer against the library transformers with the same weights, and reference parts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from cckt.detector.students.deformable_detr.transformer import (
 HIDDEN, HEADS, LEVELS, POINTS, FFN, QUERIES = 32, 4, 4, 3, 48, 7
 
 
-def theirs() -> DeformableDetrModel:
-    """transformers' model in miniature, with iterative refinement and every weight shaken."""
+def reference_model() -> DeformableDetrModel:
+    """A small Deformable DETR of transformers, with box refinement and noise on every weight."""
     config = DeformableDetrConfig(
         backbone_config=TimmBackboneConfig(backbone="test_resnet", out_indices=[2, 3, 4]),
         d_model=HIDDEN,
@@ -49,8 +49,8 @@ def theirs() -> DeformableDetrModel:
     return model
 
 
-def ours(other: DeformableDetrModel) -> DeformableTransformer:
-    """Our transformer with the other's weights."""
+def own_model(reference: DeformableDetrModel) -> DeformableTransformer:
+    """Return our transformer with the weights of the reference."""
     model = DeformableTransformer(HIDDEN, HEADS, LEVELS, POINTS, FFN, 0.1, 2, 3).eval()
     names = {
         "self_attention.": "self_attn.",
@@ -59,17 +59,17 @@ def ours(other: DeformableDetrModel) -> DeformableTransformer:
         "feed_forward.norm.": "final_layer_norm.",
         "box_heads.": "decoder.bbox_embed.",
     }
-    source = other.state_dict()
+    source = reference.state_dict()
     state = {}
     for name, value in model.state_dict().items():
         key = name
-        for mine, its in names.items():
-            key = key.replace(mine, its)
+        for own_name, reference_name in names.items():
+            key = key.replace(own_name, reference_name)
         side, _, rest = key.partition(".")
         if side in ("encoder", "decoder") and not rest.startswith("bbox_embed"):
-            theirs_attention = "self_attn" if side == "encoder" else "encoder_attn"
-            rest = rest.replace(".attention.", f".{theirs_attention}.")
-            rest = re.sub(r"^(\d+)\.norm\.", rf"\1.{theirs_attention}_layer_norm.", rest)
+            attention = "self_attn" if side == "encoder" else "encoder_attn"
+            rest = rest.replace(".attention.", f".{attention}.")
+            rest = re.sub(r"^(\d+)\.norm\.", rf"\1.{attention}_layer_norm.", rest)
             key = f"{side}.layers.{rest}"
         if "qk_proj" in key:
             state[name] = torch.cat([source[key.replace("qk_proj", part)] for part in ("q_proj", "k_proj")])
@@ -96,20 +96,20 @@ FULL, PADDED = [(96, 128), (96, 128)], [(96, 100), (61, 128)]
     ids=["no mask", "mask without padding", "padding"],
 )
 def test_equals_transformers_deformable_detr(sizes: list[tuple[int, int]], masked: bool) -> None:
-    other = theirs()
-    model = ours(other)
+    reference = reference_model()
+    model = own_model(reference)
     images = torch.randn(2, 3, 96, 128)
     padding = padding_mask(sizes, 96, 128)
     with torch.no_grad():
-        expected = other(images, pixel_mask=(~padding).long())
-        features = other.backbone(images, (~padding).long())
-        pyramid = [project(one) for project, (one, _) in zip(other.input_proj, features, strict=False)]
-        pyramid.append(other.input_proj[3](features[-1][0]))
+        expected = reference(images, pixel_mask=(~padding).long())
+        features = reference.backbone(images, (~padding).long())
+        pyramid = [project(one) for project, (one, _) in zip(reference.input_proj, features, strict=False)]
+        pyramid.append(reference.input_proj[3](features[-1][0]))
         masks = [
             nn.functional.interpolate(padding[None].float(), size=one.shape[-2:])[0].bool() for one in pyramid
         ]
         encoded = model.encode(pyramid, masks if masked else None)
-        position, content = other.query_position_embeddings.weight.expand(2, -1, -1).chunk(2, -1)
+        position, content = reference.query_position_embeddings.weight.expand(2, -1, -1).chunk(2, -1)
         states, boxes = model.decode(encoded, content, position)
     assert expected.intermediate_hidden_states.shape == (2, 3, QUERIES, HIDDEN)
     torch.testing.assert_close(encoded.memory, expected.encoder_last_hidden_state, atol=1e-5, rtol=1e-5)
@@ -123,39 +123,42 @@ def test_equals_transformers_deformable_detr(sizes: list[tuple[int, int]], maske
 
 
 def test_gradients_equal_transformers() -> None:
-    other = theirs()
-    model = ours(other)
+    reference = reference_model()
+    model = own_model(reference)
     images, padding = torch.randn(2, 3, 64, 64), padding_mask([(64, 40), (50, 64)], 64, 64)
-    expected = other(images, pixel_mask=(~padding).long())
+    expected = reference(images, pixel_mask=(~padding).long())
     weight = torch.randn_like(expected.intermediate_hidden_states)
     (expected.intermediate_hidden_states * weight).sum().backward()
     with torch.no_grad():
-        features = other.backbone(images, (~padding).long())
-        pyramid = [project(one) for project, (one, _) in zip(other.input_proj, features, strict=False)]
-        pyramid.append(other.input_proj[3](features[-1][0]))
+        features = reference.backbone(images, (~padding).long())
+        pyramid = [project(one) for project, (one, _) in zip(reference.input_proj, features, strict=False)]
+        pyramid.append(reference.input_proj[3](features[-1][0]))
         masks = [
             nn.functional.interpolate(padding[None].float(), size=one.shape[-2:])[0].bool() for one in pyramid
         ]
-    position, content = other.query_position_embeddings.weight.detach().expand(2, -1, -1).chunk(2, -1)
+    position, content = reference.query_position_embeddings.weight.detach().expand(2, -1, -1).chunk(2, -1)
     states, _ = model.decode(model.encode(pyramid, masks), content, position)
     (states * weight.transpose(0, 1)).sum().backward()
     pairs = [
-        (model.level_embed, other.level_embed),
-        (model.reference_points.weight, other.reference_points.weight),
-        (model.encoder[0].attention.value_proj.weight, other.encoder.layers[0].self_attn.value_proj.weight),
+        (model.level_embed, reference.level_embed),
+        (model.reference_points.weight, reference.reference_points.weight),
+        (
+            model.encoder[0].attention.value_proj.weight,
+            reference.encoder.layers[0].self_attn.value_proj.weight,
+        ),
         (
             model.encoder[0].attention.sampling_offsets.weight,
-            other.encoder.layers[0].self_attn.sampling_offsets.weight,
+            reference.encoder.layers[0].self_attn.sampling_offsets.weight,
         ),
         (
             model.decoder[1].attention.attention_weights.bias,
-            other.decoder.layers[1].encoder_attn.attention_weights.bias,
+            reference.decoder.layers[1].encoder_attn.attention_weights.bias,
         ),
     ]
-    for mine, its in pairs:
-        assert its.grad is not None
-        scale = its.grad.abs().max()
-        torch.testing.assert_close(mine.grad / scale, its.grad / scale, atol=1e-4, rtol=1e-4)
+    for own, reference in pairs:
+        assert reference.grad is not None
+        scale = reference.grad.abs().max()
+        torch.testing.assert_close(own.grad / scale, reference.grad / scale, atol=1e-4, rtol=1e-4)
 
 
 def test_sine_positions_of_one_cell_by_hand() -> None:
@@ -178,14 +181,14 @@ def test_cell_centres_without_padding_are_centres_on_every_level() -> None:
     assert torch.equal(found[:, :, 0], found[:, :, 1])
 
 
-def test_cell_centres_follow_the_valid_share() -> None:
-    # A photo fills half the width of level 0 and all of level 1: its middle is at .25 there and at .5 here.
+def test_cell_centres_follow_the_unpadded_share() -> None:
+    # An image fills half the width of level 0 and all of level 1: its middle is at 0.25 there, here at 0.5.
     ratios = torch.tensor([[[0.5, 1.0], [1.0, 1.0]]])
     found = cell_centres([(1, 2), (1, 1)], ratios)
     assert found[0, 0].tolist() == [[0.25, 0.5], [0.5, 0.5]]
 
 
-def test_inverse_sigmoid_inverts_and_stays_finite_at_the_ends() -> None:
+def test_inverse_sigmoid_is_finite_at_0_and_1() -> None:
     x = torch.tensor([0.0, 0.2, 0.9, 1.0])
     found = inverse_sigmoid(x)
     torch.testing.assert_close(found[1:3].sigmoid(), x[1:3])
@@ -194,25 +197,25 @@ def test_inverse_sigmoid_inverts_and_stays_finite_at_the_ends() -> None:
 
 def test_self_attention_equals_torch_multihead() -> None:
     torch.manual_seed(1)
-    mine, its = SelfAttention(16, 4, 0.0), nn.MultiheadAttention(16, 4, batch_first=True)
+    own, reference = SelfAttention(16, 4, 0.0), nn.MultiheadAttention(16, 4, batch_first=True)
     with torch.no_grad():
-        its.in_proj_weight.copy_(torch.cat([mine.qk_proj.weight, mine.v_proj.weight]))
-        its.out_proj.weight.copy_(mine.o_proj.weight)
+        reference.in_proj_weight.copy_(torch.cat([own.qk_proj.weight, own.v_proj.weight]))
+        reference.out_proj.weight.copy_(own.o_proj.weight)
     x, position = torch.randn(2, 5, 16), torch.randn(2, 5, 16)
     mask = torch.rand(5, 5) > 0.4
     mask.fill_diagonal_(True)
-    torch.testing.assert_close(mine(x, position), its(x + position, x + position, x)[0])
-    expected = its(x + position, x + position, x, attn_mask=~mask)[0]
-    torch.testing.assert_close(mine(x, position, mask), expected)
+    torch.testing.assert_close(own(x, position), reference(x + position, x + position, x)[0])
+    expected = reference(x + position, x + position, x, attn_mask=~mask)[0]
+    torch.testing.assert_close(own(x, position, mask), expected)
 
 
-def test_no_encoder_layer_hands_the_pyramid_on() -> None:
+def test_without_encoder_layers_the_pyramid_is_unchanged() -> None:
     model = DeformableTransformer(32, 4, 1, 2, 32, 0.0, 0, 1)
     level = torch.randn(2, 32, 3, 2)
     assert torch.equal(model.encode([level], None).memory, level.flatten(2).transpose(1, 2))
 
 
-def test_references_carry_no_gradient_between_layers() -> None:
+def test_no_gradient_flows_through_references_between_layers() -> None:
     model = DeformableTransformer(32, 4, 1, 2, 32, 0.0, 0, 2)
     content, position = torch.randn(1, 4, 32), torch.randn(1, 4, 32)
     for head in model.box_heads:

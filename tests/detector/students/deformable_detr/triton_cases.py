@@ -1,8 +1,8 @@
-"""Cases for Triton's kernel, run in a process of their own under its interpreter, or on a GPU.
+"""Cases of the Triton kernel, run in a separate process under the interpreter, or on a GPU.
 
 python -m tests.detector.students.deformable_detr.triton_cases DEVICE
-prints {case: "" or what went wrong} as one JSON line.
-The interpreter must be asked for (TRITON_INTERPRET=1) before triton is imported.
+prints {case: "" or its traceback} as one line of JSON.
+The interpreter must be enabled (TRITON_INTERPRET=1) before triton is imported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ODD = [(5, 7), (1, 3), (4, 1)]
 def problem(
     shapes: Shapes, queries: int = 5, heads: int = 2, width: int = 3, points: int = 2, seed: int = 0
 ) -> list[Tensor]:
-    """Value, locations from well outside to well inside, and weights; float32."""
+    """Value, locations from far outside to far inside, and weights; float32."""
     generator = torch.Generator().manual_seed(seed)
     cells, levels = sum(h * w for h, w in shapes), len(shapes)
     return [
@@ -36,10 +36,10 @@ def problem(
     ]
 
 
-def answers(way: object, shapes: Shapes, inputs: list[Tensor], device: str) -> list[Tensor]:
-    """The result and the three gradients of a fixed, uneven sum of it."""
+def results(implementation: object, shapes: Shapes, inputs: list[Tensor], device: str) -> list[Tensor]:
+    """Return the result and the three gradients of a fixed weighted sum of it."""
     leaves = [one.to(device).requires_grad_() for one in inputs]
-    out = way(leaves[0], shapes, leaves[1], leaves[2])  # type: ignore[operator]
+    out = implementation(leaves[0], shapes, leaves[1], leaves[2])  # type: ignore[operator]
     slope = torch.linspace(-1, 2, out.numel(), device=out.device).view(out.shape).to(out.dtype)
     return [
         one.detach().cpu() for one in (out, *torch.autograd.grad(out, leaves, slope, materialize_grads=True))
@@ -47,9 +47,9 @@ def answers(way: object, shapes: Shapes, inputs: list[Tensor], device: str) -> l
 
 
 def compare(shapes: Shapes, inputs: list[Tensor], device: str, tolerance: float = 1e-5) -> None:
-    """The kernel against grid_sample in float64."""
-    found = answers(sample_triton, shapes, inputs, device)
-    expected = answers(sample_grid, shapes, [one.double() for one in inputs], "cpu")
+    """Compare the kernel with grid_sample in float64."""
+    found = results(sample_triton, shapes, inputs, device)
+    expected = results(sample_grid, shapes, [one.double() for one in inputs], "cpu")
     for one, other, given in zip(found, expected, [inputs[0], *inputs], strict=True):
         assert one.dtype == given.dtype
         torch.testing.assert_close(one.double(), other, atol=tolerance, rtol=tolerance)
@@ -59,7 +59,7 @@ def case_one_cell(device: str) -> None:
     compare([(1, 1)], problem([(1, 1)]), device)
 
 
-def case_odd_sizes_and_places_outside(device: str) -> None:
+def case_odd_sizes_and_locations_outside(device: str) -> None:
     compare(ODD, problem(ODD), device)
 
 
@@ -97,17 +97,17 @@ def case_borders(device: str) -> None:
     ]
     locations = torch.tensor(places).view(1, 8, 1, 1, 1, 2)
     inputs = [value, locations, torch.ones(1, 8, 1, 1, 1)]
-    found = answers(sample_triton, [(2, 2)], inputs, device)
+    found = results(sample_triton, [(2, 2)], inputs, device)
     assert found[0].flatten().tolist() == [1.0, 4.0, 2.5, 0.5, 1.0, 0.0, 0.0, 0.0]
-    assert not bool(found[2][0, 5:].any()), "what is far outside is not moved"
+    assert not bool(found[2][0, 5:].any()), "locations far outside have no gradient"
 
 
-def case_no_number(device: str) -> None:
+def case_nan(device: str) -> None:
     inputs = problem([(3, 4)])
     inputs[1][0, 0] = math.nan
     inputs[1][1, 1, 0, 0, 0] = math.inf
     inputs[1][1, 2, 0, 0, 0] = -1e30
-    found, for_value, *_ = answers(sample_triton, [(3, 4)], inputs, device)
+    found, for_value, *_ = results(sample_triton, [(3, 4)], inputs, device)
     assert bool(found[0, 0].isnan().all())
     assert bool(found[0, 1:].isfinite().all())
     assert bool(found[1].isfinite().all())
@@ -117,21 +117,21 @@ def case_no_number(device: str) -> None:
 def case_half_precision_values_are_summed_in_float32(device: str) -> None:
     for dtype in (torch.bfloat16, torch.float16):
         value, locations, weights = problem(ODD)
-        # All of one sign: sums in half precision would lose more than the last rounding does.
+        # All of one sign: sums in half precision would lose more than the final rounding.
         exact = [value.abs().to(dtype), locations, weights.abs()]
-        found = answers(sample_triton, ODD, exact, device)
+        found = results(sample_triton, ODD, exact, device)
         assert [one.dtype for one in found] == [dtype, dtype, torch.float32, torch.float32]
-        expected = answers(sample_grid, ODD, [one.double() for one in exact], "cpu")
+        expected = results(sample_grid, ODD, [one.double() for one in exact], "cpu")
         for one, other in zip(found[:2], expected[:2], strict=True):
             torch.testing.assert_close(one, other.to(dtype), atol=1e-2, rtol=torch.finfo(dtype).eps)
-        # In float64 the given slope is not rounded as the half precision result's is.
+        # In float64 the incoming gradient is not rounded to half precision.
         torch.testing.assert_close(found[3].double(), expected[3], atol=0.05, rtol=0.02)
 
 
-def case_everything_half_precision(device: str) -> None:
+def case_all_tensors_in_half_precision(device: str) -> None:
     inputs = [one.to(torch.bfloat16) for one in problem(ODD)]
-    found = answers(sample_triton, ODD, inputs, device)
-    expected = answers(sample_grid, ODD, [one.double() for one in inputs], "cpu")
+    found = results(sample_triton, ODD, inputs, device)
+    expected = results(sample_grid, ODD, [one.double() for one in inputs], "cpu")
     torch.testing.assert_close(found[0].double(), expected[0], atol=0.02, rtol=0.02)
     assert [one.dtype for one in found] == [torch.bfloat16] * 4
 
@@ -149,7 +149,7 @@ def case_gradients_by_finite_differences(device: str) -> None:
     out = sample_triton(leaves[0], shapes, leaves[1], leaves[2])
     gradients = torch.autograd.grad(out, leaves, slope.to(device))
     step = 2e-3
-    # A cell's edge within the step bends the difference: such places are left out.
+    # Locations within a step of the edge of a cell are skipped: the gradient changes there.
     cells = torch.tensor([[w, h] for h, w in shapes]).view(-1, 1, 2)
     place = inputs[1] * cells - 0.5
     far = ((place - place.round()).abs() > 2 * step * cells).flatten()
@@ -174,7 +174,7 @@ def case_deterministic_order(device: str) -> None:
     torch.use_deterministic_algorithms(True)
     try:
         compare(ODD, inputs, device)
-        first, second = (answers(sample_triton, ODD, inputs, device) for _ in range(2))
+        first, second = (results(sample_triton, ODD, inputs, device) for _ in range(2))
         assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     finally:
         torch.use_deterministic_algorithms(False)
@@ -189,7 +189,7 @@ def case_strided_inputs(device: str) -> None:
 
 
 def case_operator_rules(device: str) -> None:
-    """Schema, fake implementation, autograd and tracing, as torch checks them."""
+    """Run torch's checks of schema, fake implementation, autograd and tracing."""
     leaves = [one.to(device).requires_grad_() for one in problem(ODD)]
     sides = [side for one in ODD for side in one]
     torch.library.opcheck(torch.ops.cckt.sample.default, (*leaves, sides))
