@@ -1,23 +1,27 @@
 """Command line `cckt`: assemble the commands and map errors to exit codes.
 
 Commands import the library when they run, so `--help` stays fast. Exit codes: 0 done; 1 internal error; 2 an
-error the user can fix, one sentence on stderr; 128 + n stopped by signal n.
+error the user can fix, one sentence on stderr; 128 + n stopped by signal n; 141 the reader of the output is
+gone, as in `cckt cache info DATA | head -1`.
 """
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
 from cckt import __version__
+from cckt.cache_builder.base.disk_faults import explained_faults
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands import cache, columns, data, priors
 from cckt.commands.ablate import ablate
-from cckt.commands.console import Answer, quiet_progress, show_error
+from cckt.commands.console import CLOSED, Answer, OutputClosed, close_output, quiet_progress, show_error
 from cckt.commands.doctor import doctor
 from cckt.commands.eval import evaluate
 from cckt.commands.export import export
@@ -60,6 +64,8 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise _Stopped from None
+        except BrokenPipeError as error:  # of a process or a network; the parser would leave without a word
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 app = typer.Typer(
@@ -71,6 +77,7 @@ app = typer.Typer(
 
 data_group = typer.Typer(help="Index your own data set, or render shapeworld.", no_args_is_help=True)
 data_group.command("index")(data.index)
+data_group.command("split")(data.split)
 data_group.command("shapeworld")(data.shapeworld)
 app.add_typer(data_group, name="data")
 
@@ -129,10 +136,16 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument not in ("--debug", "--quiet")]
     try:
-        with quiet_progress("--quiet" in arguments):
-            typer.main.get_command(app).main(rest, prog_name="cckt")
+        command = typer.main.get_command(app)
+        _refuse_places_that_are_none(command, rest)
+        with explained_faults(), quiet_progress("--quiet" in arguments):
+            command.main(rest, prog_name="cckt")
     except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # in the help, which the parser prints
+            return CLOSED
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except OutputClosed:
+        return CLOSED
     except UserError as error:
         if debug:
             raise
@@ -153,9 +166,55 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _refuse_places_that_are_none(command: Any, words: Sequence[str]) -> None:
+    """Raise UserError for an empty file or folder name, and for a URL where only a local path can be.
+
+    The parser would take "" for the current folder, and s3://a/b for the folder s3:/a/b.
+    """
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]
+    options = {name: one for one in command.params for name in one.opts if name.startswith("-")}
+    hints = get_type_hints(command.callback) if options and command.callback else {}
+    for option, value in _values(options, words):
+        known = options.get(option)
+        hint = None if known is None else hints.get(known.name)
+        local = _names_path(hint)
+        if not value and (option == "" or local or option == "--json"):
+            raise UserError(
+                f"{option or 'an argument'}: found an empty name, expected a file or folder; give its name."
+            )
+        if local and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+            raise UserError(f"{option} {value}: found a URL, expected a path on this machine; give a path.")
+
+
+def _names_path(hint: Any) -> bool:
+    """Return whether a type hint holds Path: Path, Path | None, list[Path] ..."""
+    return hint is Path or any(map(_names_path, get_args(hint)))
+
+
+def _values(options: dict[str, Any], words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (option, value) of a command line; the option of an argument is ""."""
+    waiting = ""
+    for at, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if waiting:
+            yield waiting, word
+            waiting = ""
+        elif word == "--":
+            yield from (("", rest) for rest in words[at + 1 :])
+            return
+        elif equals and name in options:
+            yield name, value
+        elif word in options:
+            waiting = "" if getattr(options[word], "is_flag", False) else word
+        elif not (word.startswith("-") and len(word) > 1):
+            yield "", word
+
+
 def main() -> None:
     """Console script `cckt`."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    sys.exit(close_output() or code)
 
 
 if __name__ == "__main__":

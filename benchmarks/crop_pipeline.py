@@ -49,6 +49,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from cckt.cache_builder.base.image_files import open_image
 from cckt.cache_builder.columns.crops import (
     cache_crops,
     crop_reader,
@@ -60,7 +61,6 @@ from cckt.cache_builder.columns.images import encoder
 from cckt.cache_builder.columns.options import check_numbers
 from cckt.cache_builder.columns.report import CacheReport
 from cckt.cache_builder.index import Index, build_index, open_index
-from cckt.cache_builder.photos import open_image
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import load_teacher
 

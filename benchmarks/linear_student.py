@@ -45,7 +45,8 @@ def features(backbone: Backbone, index: Index, mean: float, std: float) -> tuple
     """Return (M, F) float32 features of all boxes, 3 x 3 cells of each map, and (M,) int64 concept rows."""
     found = []
     for row in range(len(index)):
-        photo = load_photo(index.photo_path(row), (int(index.widths[row]), int(index.heights[row])))
+        size = (int(index.widths[row]), int(index.heights[row]))
+        photo = load_photo(index.photo_path(row), size, exif=index.exif)
         pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float()
         boxes = [torch.from_numpy(np.array(index.box_xyxy[index.boxes_of(row)])).float()]
         with torch.no_grad():

@@ -6,14 +6,16 @@ columns store its rows as invalid and note the reason. Where no photo can be rea
 photos (a disk that is not mounted, missing permissions), and `check_photos` stops the run.
 
 Photos may come from anywhere: only files in one of FORMATS are decoded, none larger than MAX_PIXELS, and
-pipes and devices are never opened. `open_image` is the only function of the package that opens an image file.
+pipes and devices are never opened. Only `base.image_files.open_image` opens image files.
 
 Rules that decide the pixels:
 
 * Orientation. Boxes of COCO-format files refer to the pixels as stored: the COCO API and loaders built on it
   ignore the EXIF orientation. So does `load_photo`, if the stored size is the annotated one. If only the
   rotated size is the annotated one, the boxes refer to the rotated photo, and the photo is rotated. If
-  neither is, the boxes belong to another file, and the photo is bad.
+  neither is, the boxes belong to another file, and the photo is bad. Where both sizes are the annotated one
+  (a square photo, or one that is mirrored or upside down), an index that records `exif` "apply" decides
+  (`Index.exif`): then the photo is rotated.
 * Transparent pixels are blended over white. Their own colour is arbitrary, often black.
 * 16 bits are scaled to 8 (v / 257, rounded). Pillow's own conversion of such greys clips them.
 * Animations give their first frame. Colour profiles are ignored, as in open_clip.
@@ -22,26 +24,17 @@ Rules that decide the pixels:
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import stat
-import warnings
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.image_files import MAX_PIXELS, TooLarge, open_image, orientation
 from cckt.cache_builder.index import Index
-
-MAX_PIXELS = 89_478_485
-"""Largest photo, in pixels, that is decoded by default: a quarter of a gigabyte of RGB."""
-
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Formats that are decoded, by Pillow's names. Pillow also knows formats that start other programs, such as
-Ghostscript for EPS. The contents of a file decide its format, not its name."""
 
 WARNED_SHARE = 0.1
 """Share of unreadable photos above which a report warns."""
@@ -56,7 +49,6 @@ _ORIENTATIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPS_SIDES = {_ORIENTATIONS[value] for value in (5, 6, 7, 8)}
-_EXIF_ORIENTATION = 0x0112
 
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # faults of the machine, not of the photo
 # Errors of reading an open file; other errors come from decoders.
@@ -79,43 +71,19 @@ class BadPhoto(Exception):
         return f"{self.path}: {self.reason}"
 
 
-class _TooLarge(Image.DecompressionBombError):
-    """An image with more pixels than allowed; the message is a reason for `BadPhoto`."""
-
-
-def open_image(source: Path | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Open an image in one of FORMATS without decoding its pixels; use it as a context manager.
-
-    Raises PIL.UnidentifiedImageError for any other format, PIL.Image.DecompressionBombError for an image of
-    more than `max_pixels`, and whatever the operating system or the decoder of the format raises.
-    """
-    image = Image.open(source, formats=_known_formats())
-    pixels = image.width * image.height
-    if pixels > max_pixels:
-        image.close()
-        raise _TooLarge(
-            f"is {image.width} x {image.height} ({pixels / 1e6:.0f} megapixels), over the limit of "
-            f"{max_pixels / 1e6:.0f}"
-        )
-    return image
-
-
-@functools.cache
-def _known_formats() -> tuple[str, ...]:
-    """Return those of FORMATS that this Pillow can read. The first call loads its decoders."""
-    Image.init()
-    # Pillow would print a warning for what max_pixels refuses with one sentence.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
 def load_photo(
-    path: Path, size: tuple[int, int] | None = None, *, max_pixels: int = MAX_PIXELS, reduction: int = 1
+    path: Path,
+    size: tuple[int, int] | None = None,
+    *,
+    exif: str = "ignore",
+    max_pixels: int = MAX_PIXELS,
+    reduction: int = 1,
 ) -> Image.Image:
     """Decode `path` to a Pillow image of mode RGB, 8 bits per channel.
 
     size: annotated (width, height) in pixels, which decides the orientation (see above). Without it the EXIF
     orientation applies, as in any viewer.
+    exif: "ignore" or "apply", the reading of a photo whose size does not decide: `Index.exif`.
     reduction: 1, 2, 4 or 8. A JPEG is decoded at 1/reduction of its size, sides rounded up, which is faster.
     Other formats are decoded at full size.
 
@@ -126,13 +94,13 @@ def load_photo(
         with open_image(path, max_pixels=max_pixels) as image:
             if image.format != "JPEG":
                 image.load()  # other formats may store their orientation after the pixels
-            turn, stored = _turn(image, size), image.size
+            turn, stored = _turn(image, size, exif), image.size
             if reduction > 1:
                 image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
             rgb = to_rgb(image)
     except UnidentifiedImageError:
         raise BadPhoto(path, "is not an image in a supported format") from None
-    except _TooLarge as fault:
+    except TooLarge as fault:
         raise BadPhoto(path, str(fault)) from None
     except Image.DecompressionBombError:
         raise BadPhoto(path, f"has over {max_pixels / 1e6:.0f} megapixels, the limit") from None
@@ -191,22 +159,15 @@ def _bad(path: Path, fault: Exception) -> BadPhoto:
     return BadPhoto(path, f"cannot be decoded: {_phrase(fault)}")
 
 
-def _turn(image: Image.Image, size: tuple[int, int] | None) -> Image.Transpose | None:
+def _turn(image: Image.Image, size: tuple[int, int] | None, exif: str) -> Image.Transpose | None:
     """Return the transposition that gives the image the layout its boxes refer to; None for none."""
-    if size is not None and image.size == tuple(size):
+    if size is not None and image.size == tuple(size) and exif != "apply":
         return None
-    turn = _ORIENTATIONS.get(_orientation(image))
+    turn = _ORIENTATIONS.get(orientation(image))
     if size is None or turn is None:
         return turn
     turned = image.size[::-1] if turn in _SWAPS_SIDES else image.size
     return turn if turned == tuple(size) else None
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # broken EXIF does not make the pixels invalid
-        return 1
 
 
 def _phrase(fault: BaseException) -> str:
@@ -222,8 +183,9 @@ def load_row(index: Index, image: int, *, strict: bool = False, reduction: int =
     all further rows would become invalid.
     """
     path = index.photo_path(image)
+    size = (int(index.widths[image]), int(index.heights[image]))
     try:
-        return load_photo(path, (int(index.widths[image]), int(index.heights[image])), reduction=reduction)
+        return load_photo(path, size, exif=index.exif, reduction=reduction)
     except BadPhoto as bad:
         check_folder(index)
         if bad.errno in _NO_RESOURCES:

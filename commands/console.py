@@ -1,10 +1,15 @@
-"""Progress, tables, figures and errors on the terminal; no other module prints."""
+"""Progress, tables, figures and errors on the terminal; no other module prints.
+
+Names of concepts and files come from anywhere: control characters in them are escaped before they reach the
+terminal.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,10 +30,27 @@ from cckt.cache_builder.base.errors import UserError
 if TYPE_CHECKING:
     from cckt.cache_builder.columns.report import CacheReport
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class OutputClosed(Exception):
+    """The reader of stdout or stderr is gone, as in `cckt cache info DATA | head -1`; not an error."""
+
+
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """Raise OutputClosed; rich would leave with exit code 1."""
+        self.quiet = True
+        raise OutputClosed
+
+
+out = _Terminal(highlight=False, soft_wrap=True)
+err = _Terminal(stderr=True, highlight=False, soft_wrap=True)
+CLOSED = 141
+"""Exit code if the reader of the output is gone: 128 + SIGPIPE, as of other programs."""
 LINE_SECONDS = 10.0
 """Seconds between two progress lines of a stage if stderr is not a terminal."""
+
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that move the cursor, change colours or the direction of text, or cannot be encoded."""
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
@@ -53,9 +75,12 @@ class _Bars(Bars):
         if any(self.shown.values()):
             grid = Table.grid(padding=(0, 2))
             for row, figures in self.shown.items():
-                cells = [Text.assemble((f"{name} ", "dim"), _short(value)) for name, value in figures.items()]
+                cells = [
+                    Text.assemble((f"{escaped(name)} ", "dim"), _short(value))
+                    for name, value in figures.items()
+                ]
                 if cells:
-                    grid.add_row(Text(f"  {row}", style="bold"), *cells)
+                    grid.add_row(Text(f"  {escaped(row)}", style="bold"), *cells)
             yield grid
         yield from super().get_renderables()
 
@@ -74,6 +99,7 @@ class TerminalProgress:
     def start(self, label: str, total: int, unit: str) -> None:
         """Begin a stage and finish the stage before it."""
         self.finish()
+        label = escaped(label)
         self._label, self._unit, self._total, self._done = label, unit, total, 0
         self._since = self._last_line = time.monotonic()
         self._figures, self._shown = "", {}
@@ -101,7 +127,7 @@ class TerminalProgress:
                 f"  {self._label}: {self._done}/{self._total} {self._unit}, {self._rate()}, {left:.0f} s left"
             )
             err.print(f"{line}  {self._figures}".rstrip(), markup=False)
-            rows = [f"{row}: {_named(figures)}" for row, figures in self._shown.items() if figures]
+            rows = [f"{escaped(row)}: {_named(figures)}" for row, figures in self._shown.items() if figures]
             if rows:
                 err.print(f"    {'; '.join(rows)}", markup=False)
             self._shown = {}
@@ -114,7 +140,7 @@ class TerminalProgress:
 
     def note(self, message: str) -> None:
         """Print a line that stays, such as a warning; also if quiet."""
-        (self._bars.console if self._bars is not None else err).print(f"  {message}", markup=False)
+        (self._bars.console if self._bars is not None else err).print(f"  {escaped(message)}", markup=False)
 
     def finish(self) -> None:
         """End the stage and print its count and rate."""
@@ -151,12 +177,12 @@ class Answer:
     def lines(self, *lines: str) -> None:
         """Print lines of text."""
         for line in () if self._mute else lines:
-            self._page.print(line, markup=False)
+            self._page.print(escaped(line), markup=False)
 
     def heading(self, line: str) -> None:
         """Print a heading."""
         if not self._mute:
-            self._page.print(Text(line, style="bold"))
+            self._page.print(Text(escaped(line), style="bold"))
 
     def stage(self, line: str) -> None:
         """Print the heading of a stage of long work; nothing if quiet."""
@@ -167,11 +193,13 @@ class Answer:
         """Print the outcome of a check; level: good, warn or bad."""
         mark, style = {"good": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}[level]
         if not self._mute:
-            self._page.print(Text.assemble((f"{mark} ", style), (f"{subject}: ", "bold"), message))
+            self._page.print(
+                Text.assemble((f"{mark} ", style), (f"{escaped(subject)}: ", "bold"), escaped(message))
+            )
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print a table; the first column is text, the others are figures. None is shown as a dash."""
-        grid = Table(title=title or None, title_justify="left", title_style="bold")
+        grid = Table(title=Text(escaped(title)) if title else None, title_justify="left", title_style="bold")
         for at, column in enumerate(columns):
             grid.add_column(column, justify="left" if at == 0 else "right", overflow="fold")
         for row in rows:
@@ -180,16 +208,23 @@ class Answer:
             self._page.print(grid)
 
     def figures(self, figures: Mapping[str, Any]) -> None:
-        """Write the figures as JSON. Raises UserError if the file cannot be written."""
+        """Write the figures as JSON. Raises UserError if the file cannot be written.
+
+        A device, a pipe or /dev/stdout is written to, and never replaced.
+        """
         if self._json is None or self._mute:
             return
         text = json.dumps(plain(figures), indent=1, allow_nan=False, default=str) + "\n"
-        if self._json == "-":
-            sys.stdout.write(text)
-            return
         path = Path(self._json)
         try:
+            if self._json == "-":
+                sys.stdout.write(text)
+                sys.stdout.flush()
+                return
+            sys.stdout.flush()  # /dev/stdout may be the same file
             write_bytes(path, text.encode())
+        except BrokenPipeError:
+            raise OutputClosed from None
         except OSError as error:
             raise UserError(
                 f"--json {path}: could not be written ({error.strerror}); name another file."
@@ -212,16 +247,34 @@ def show_report_lines(answer: Answer, report: CacheReport) -> None:
 
 def show_error(sentence: str) -> None:
     """Print why the command failed, on stderr."""
-    err.print(Text.assemble(("cckt: ", "bold red"), sentence))
+    err.print(Text.assemble(("cckt: ", "bold red"), escaped(sentence)))
+
+
+def escaped(text: str) -> str:
+    r"""Return a text without control characters: they are shown as \x1b, \u202e and so on."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def close_output() -> int:
+    """Flush stdout and stderr before the process ends. Return 141 if a reader is gone, else 0."""
+    code = 0
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            code = CLOSED
+            # The interpreter flushes again when it ends; it must not fail then.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
 
 
 def _named(figures: Mapping[str, float | str]) -> str:
-    return "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
+    return "  ".join(f"{escaped(name)} {_short(value)}" for name, value in figures.items())
 
 
 def _short(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool) or not isinstance(value, float):
-        return str(value)
+        return escaped(str(value))
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3f}" if abs(value) >= 0.001 else f"{value:.2g}"

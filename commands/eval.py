@@ -45,6 +45,14 @@ def evaluate(
     concepts: Annotated[
         bool, typer.Option("--concepts", help="Also show the figures of each concept.")
     ] = False,
+    asked: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Also draw N words many times and show what cckt predict would find for them; 0 for none.",
+        ),
+    ] = 0,
     priors_only: Annotated[
         bool,
         typer.Option(
@@ -61,9 +69,11 @@ def evaluate(
 ) -> None:
     """Score a run, or any detections, on a data set."""
     from cckt.cache_builder.index import open_index
+    from cckt.detector.evaluation.asked import request_rows
     from cckt.detector.evaluation.compare_runs import compare_runs
     from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
     from cckt.detector.evaluation.results_file import read_results
+    from cckt.detector.inference.result_folders import require_own_evaluation
     from cckt.detector.runs.run_folder import run_config
 
     if data is None:
@@ -81,14 +91,22 @@ def evaluate(
     assert scored is not None
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder.")
+    if out is not None and run is not None:
+        require_own_evaluation(out, run)
     if run is None:
         refuse_unused(
-            {"--priors": priors, "--classification": classification, "--set": overrides, "--out": out},
+            {
+                "--priors": priors,
+                "--classification": classification,
+                "--set": overrides,
+                "--out": out,
+                "--asked": changed(asked, 0),
+            },
             "applies only to a run; you passed --detections. Remove it.",
         )
     if against is not None:
         refuse_unused(
-            {"--out": out, "--concepts": changed(concepts, False)},
+            {"--out": out, "--concepts": changed(concepts, False), "--asked": changed(asked, 0)},
             "applies only to a single run; you passed --against. Remove it.",
         )
         if not against.exists():
@@ -129,10 +147,18 @@ def evaluate(
             device=device,
             resamples=resamples,
             out=out,
+            asked=asked,
             progress=progress,
         )
     title = f"{scored} on {data}, protocol {metrics.protocol}, in percent"
     answer.table(title, ["figure", "value"], metrics.rows())
     if concepts:
         answer.table("", ["concept", "split", "boxes", "AP50", "AP"], metrics.concept_rows())
+    if asked:
+        drawn = metrics.figures["asked"]
+        title = (
+            f"{asked} words drawn {drawn['draws']} times, score {drawn['threshold']:.2f} or more, percent; "
+            f"finds of words that a photo does not show: {drawn['absent_finds_per_photo']:.3f} per photo"
+        )
+        answer.table(title, ["words", "precision", "recall", "F1", "finds"], request_rows(drawn))
     answer.figures(metrics.as_dict())

@@ -49,7 +49,7 @@ def export(
     if vocabulary is None:
         raise UserError('a graph needs a vocabulary; give --vocabulary "forklift, pallet".')
     from cckt import Detector, Vocabulary
-    from cckt.detector.export.graph import export_graph
+    from cckt.detector.export.graph import card_path, export_graph
 
     concepts = Vocabulary.free(vocabulary)
     detector = Detector.load(run, "cpu", teacher=teacher)
@@ -60,7 +60,7 @@ def export(
     photos = "any size" if made.size is None else f"{made.size[0]} x {made.size[1]} px"
     answer.lines(
         f"{made.path}: {made.concepts} concepts, photos of {photos}, within {difference:.1g} of torch; "
-        f"names and shapes are in {made.path.with_suffix('.json')}"
+        f"names and shapes are in {card_path(made.path)}"
     )
     answer.figures(made.as_dict())
 

@@ -39,6 +39,16 @@ def predict(
         float | None,
         typer.Option(help="Leave out lower scores. Default: the best threshold of the run's evaluation."),
     ] = None,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="Keep detections of several concepts for one object.")
+    ] = False,
+    no_rivals: Annotated[
+        bool,
+        typer.Option(
+            "--no-rivals",
+            help="Score among the named concepts only, without the run's other base concepts.",
+        ),
+    ] = False,
     classification: Classification = None,
     format: Annotated[str, typer.Option(help="coco, yolo or csv.")] = "coco",
     every: Annotated[float, typer.Option(help="Seconds between two frames of a video.")] = 1.0,
@@ -53,6 +63,7 @@ def predict(
     from cckt.detector.drawing.predict_files import predict_files
     from cckt.detector.inference.photo_sources import check_video, find_photos, is_video
     from cckt.detector.inference.prediction import label_names
+    from cckt.detector.inference.result_folders import require_own_predictions
     from cckt.detector.inference.write_results import FORMATS, write_results
 
     concepts = Vocabulary.free(vocabulary)
@@ -62,6 +73,7 @@ def predict(
         raise UserError(f"--format {format} is not known; expected coco, yolo or csv.")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder.")
+    require_own_predictions(out, format)
     paths = find_photos(photos, sys.stdin if "-" in photos else ())
     if format == "yolo":
         label_names([str(path) for path in paths])
@@ -69,9 +81,10 @@ def predict(
         check_video(path, every)
     detector = Detector.load(run, device, teacher=teacher)
     began, progress = time.monotonic(), TerminalProgress()
-    if detector.warning:
-        progress.note(f"{run}: {detector.warning}")
+    for note in detector.notes:
+        progress.note(f"{run}: {note}")
     options: dict[str, Any] = {"classification": classification, "min_score": min_score}
+    options |= {"multi_label": multi_label, "rivals": not no_rivals}
     found = predict_files(
         detector,
         paths,

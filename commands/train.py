@@ -27,12 +27,23 @@ class TrainCommand(TyperCommand):
         return super().parse_args(ctx, words)
 
 
+def _only_one(option: str, folders: list[Path] | None) -> Path | None:
+    """Return the folder of an option, None without it. Raises UserError where it is given more than once."""
+    if folders and len(folders) > 1:
+        raise UserError(
+            f"{option} is given {len(folders)} times ({', '.join(map(str, folders))}), expected one data "
+            "set; make one of several with cckt data index --annotations A.json --annotations B.json."
+        )
+    return folders[0] if folders else None
+
+
 def train(
-    train_data: Annotated[
-        Path | None, typer.Option("--train", help="Data set to train on, indexed with --keep base.")
+    train_folders: Annotated[
+        list[Path] | None,
+        typer.Option("--train", help="Data set to train on, indexed with --keep base."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to create.")] = None,
-    val_data: Annotated[Path | None, typer.Option("--val", help="Data set to evaluate on.")] = None,
+    val_folders: Annotated[list[Path] | None, typer.Option("--val", help="Data set to evaluate on.")] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -68,6 +79,7 @@ def train(
     from cckt.detector.training.train import STOP_AFTER
     from cckt.detector.training.train import train as train_detector
 
+    train_data, val_data = _only_one("--train", train_folders), _only_one("--val", val_folders)
     resuming = resume is not None
     if resume and out is not None and Path(resume).resolve() != out.resolve():
         raise UserError(f"--resume {resume} and --out {out} name two runs; pass only one of them.")

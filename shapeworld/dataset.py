@@ -7,6 +7,7 @@ boxes (`keep="base"`).
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +18,9 @@ from typing import Any
 from PIL import Image
 
 from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.ownership import json_object, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index import IndexReport, build_index
 from cckt.shapeworld.pictographs import BASE, CONCEPTS, NOVEL
@@ -27,6 +30,13 @@ LARGEST_SEED = 2**24 - 1
 """Larger seeds are reserved for the training data of the teacher and the backbone."""
 WORLD = "shapeworld 1"
 """Name and version of the renderer, as in world.json."""
+PHOTO_BYTES = 40_000
+"""Room on the disk for one rendered photo; its file is smaller."""
+DESCRIPTION = "shapeworld: rendered photos of 65 pictographs"
+"""Mark of our annotations.json, in its "info"."""
+SPLIT = {"base": sorted(BASE), "novel": sorted(NOVEL)}
+"""Content of split.json."""
+MADE = "made by cckt data shapeworld"
 
 
 def make_dataset(
@@ -41,9 +51,10 @@ def make_dataset(
     """Render images 0 to `photos` - 1 of `seed` into `out` and build their index.
 
     Existing images are kept, because an image depends only on seed and number; `world.json` holds the seed of
-    the folder. keep: "all", or "base" to leave novel boxes out of the index; the images still show novel
-    objects. workers: number of processes; default one per core. Raises UserError for a count below 1, a seed
-    out of range, or a folder that holds images of another seed.
+    the folder. Files without our mark are never replaced. keep: "all", or "base" to leave novel boxes out of
+    the index; the images still show novel objects. workers: number of processes; default one per core. Raises
+    UserError for a count below 1, a seed out of range, a folder that holds images of another seed or files of
+    somebody else, and a disk without room.
     """
     if photos < 1:
         raise UserError(f"--photos {photos}: expected at least 1 photo.")
@@ -51,7 +62,9 @@ def make_dataset(
         raise UserError(f"--seed {seed}: expected a number from 0 to {LARGEST_SEED}.")
     progress = progress or Silent()
     folder = out / "photos"
-    _require_seed(out, seed)
+    _require_ours(out, seed)
+    require_room(out, photos * PHOTO_BYTES if not folder.exists() else 0)
+    _write_seed(out, seed)
     folder.mkdir(parents=True, exist_ok=True)
     progress.start("rendering", photos, "photos")
     records: list[dict[str, Any]] = []
@@ -61,7 +74,7 @@ def make_dataset(
             progress.advance()
     progress.finish()
     _write_json(out / "annotations.json", coco_annotations(records))
-    _write_json(out / "split.json", {"base": sorted(BASE), "novel": sorted(NOVEL)})
+    _write_json(out / "split.json", SPLIT)
     return build_index(out / "annotations.json", folder, out, split=out / "split.json", keep=keep)
 
 
@@ -86,7 +99,7 @@ def coco_annotations(records: list[dict[str, Any]]) -> dict[str, Any]:
                     "iscrowd": 0,
                 }
             )
-    info = {"description": "shapeworld: rendered photos of 65 pictographs", "version": "1"}
+    info = {"description": DESCRIPTION, "version": "1"}
     return {"info": info, "images": images, "annotations": annotations, "categories": categories}
 
 
@@ -95,26 +108,39 @@ def _render(folder: Path, seed: int, number: int) -> dict[str, Any]:
     photo = render_photo(seed, number)
     path = folder / f"{number:08d}.png"
     if not path.exists():
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        Image.fromarray(photo.pixels).save(partial, format="PNG", compress_level=1)
-        os.replace(partial, path)
+        memory = io.BytesIO()
+        Image.fromarray(photo.pixels).save(memory, format="PNG", compress_level=1)
+        write_bytes(path, memory.getvalue())
     objects = [(one.name, one.box_xyxy, one.area) for one in photo.objects]
     return {"number": number, "file_name": path.name, "objects": objects}
 
 
-def _require_seed(out: Path, seed: int) -> None:
-    """Write world.json. Raises UserError if it exists with another seed."""
+def _require_ours(out: Path, seed: int) -> None:
+    """Raise UserError if `out` holds images of another seed, or files in the way that are not ours."""
     card = out / "world.json"
-    if card.exists():
-        found = json.loads(card.read_text())
-        if found != {"world": WORLD, "seed": seed}:
-            raise UserError(
-                f"--out {out}: found photos of seed {found.get('seed')}, expected seed {seed}; "
-                "give another folder or delete this one."
-            )
-        return
+    require_ours_or_absent(card, lambda path: "world" in json_object(path), f"a file {MADE}")
+    found = json_object(card)
+    if found and found != {"world": WORLD, "seed": seed}:
+        raise UserError(
+            f"--out {out}: found photos of seed {found.get('seed')}, expected seed {seed}; "
+            "give another folder or delete this one."
+        )
+    # world.json is written first, so without it the photos come from somebody else.
+    require_ours_or_absent(out / "photos", lambda path: bool(found) and path.is_dir(), f"a folder {MADE}")
+    require_ours_or_absent(out / "annotations.json", _is_our_annotations, f"a file {MADE}")
+    require_ours_or_absent(out / "split.json", lambda path: json_object(path) == SPLIT, f"a file {MADE}")
+
+
+def _is_our_annotations(path: Path) -> bool:
+    info = json_object(path).get("info")
+    return isinstance(info, dict) and info.get("description") == DESCRIPTION
+
+
+def _write_seed(out: Path, seed: int) -> None:
+    """Write world.json unless it exists."""
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(card, {"world": WORLD, "seed": seed})
+    if not json_object(out / "world.json"):
+        _write_json(out / "world.json", {"world": WORLD, "seed": seed})
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -247,6 +247,7 @@ def test_no_file_mentions_documents_outside_the_repository() -> None:
 RUN_PAGES = (
     "README",
     "tutorial",
+    "data_formats",
     "reproducing",
     "api",
     "ablating",
@@ -321,7 +322,7 @@ def test_the_tutorial_makes_the_files_that_it_names(workspace: Path) -> None:
         assert (workspace / made).is_file(), made
 
 
-@pytest.mark.parametrize("page", ["training", "scaling"])
+@pytest.mark.parametrize("page", ["data_formats", "training", "scaling"])
 def test_other_pages_run_on_the_folders_of_the_tutorial(workspace: Path, page: str) -> None:
     with contextlib.chdir(workspace):
         follow(page)

@@ -7,12 +7,36 @@ import errno
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+_DESCRIPTORS = re.compile(r"/proc/[^/]+(/task/[^/]+)?/fd|/dev/fd")
+_LONGEST_CHAIN = 40
+"""Symbolic links in a row that Linux follows."""
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
+
+
+def is_stream(path: Path) -> bool:
+    """Return whether a path is written to as it is: a device, a pipe, a terminal or an open descriptor.
+
+    /dev/stdout counts also if it leads to an ordinary file, which other writers of the descriptor share.
+    OSError if the path cannot be judged, for example because links form a loop.
+    """
+    step = os.path.abspath(path)
+    for _ in range(_LONGEST_CHAIN):
+        if _DESCRIPTORS.fullmatch(os.path.realpath(os.path.dirname(step))):
+            return True
+        if not os.path.islink(step):
+            break
+        step = os.path.join(os.path.dirname(step), os.readlink(step))
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -21,14 +45,40 @@ def write_bytes(path: Path, content: bytes) -> None:
     A device, a pipe or a terminal is written to as it is, and stays what it is; the target of a symbolic link
     is replaced, not the link. OSError if the file cannot be written.
     """
-    with contextlib.suppress(OSError):
-        if not stat.S_ISREG(path.stat().st_mode):
-            with path.open("wb") as stream:
-                stream.write(content)
-            return
+    if is_stream(path):
+        with path.open("ab") as stream:  # not "wb", which would cut a file that the shell has redirected to
+            stream.write(content)
+        return
     if path.is_symlink():
         path = path.resolve()
     place(content, path, path.with_name(f".{path.name}.{os.getpid()}.partial"))
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: all are complete on the disk before the first one appears.
+
+    If one cannot be written, for example because the disk is full, none is. OSError names the file.
+    """
+    streams = [path for path in files if is_stream(path)]
+    targets = {
+        path.resolve() if path.is_symlink() else path: content
+        for path, content in files.items()
+        if path not in streams
+    }
+    ready: dict[Path, Path] = {}
+    try:
+        for target, content in targets.items():
+            whole = target.with_name(f".{target.name}.whole.{os.getpid()}.partial")
+            ready[target] = whole
+            place(content, whole, target.with_name(f".{target.name}.{os.getpid()}.partial"))
+        for target, whole in ready.items():
+            os.replace(whole, target)
+        for path in streams:
+            write_bytes(path, files[path])
+    finally:
+        for whole in ready.values():
+            with contextlib.suppress(OSError):
+                os.unlink(whole)
 
 
 def place(content: bytes | memoryview, target: Path, temporary: Path, *, new: bool = False) -> bool:
@@ -45,6 +95,10 @@ def place(content: bytes | memoryview, target: Path, temporary: Path, *, new: bo
             return _link(temporary, target)
         os.replace(temporary, target)
         return True
+    except OSError as error:  # write() and fsync() name no file, and the temporary name helps nobody
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

@@ -10,29 +10,41 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 
 
-def resolve_device(device: str) -> torch.device:
-    """Return the torch device of `--device`; "auto" is the first available one of cuda, mps, cpu.
+def pick_device(name: str, local_rank: int | None = None, option: str = "--device") -> torch.device:
+    """Return the device of a name; "auto" takes CUDA, else MPS, else the CPU.
 
-    With several GPUs "auto" takes the one of torchrun's LOCAL_RANK, so that ranks do not share a GPU.
-    Raises UserError for a device that is unknown or missing.
+    local_rank: number of this rank on its machine, so that ranks do not share a GPU; None is torchrun's
+    LOCAL_RANK, 0 without it. Raises UserError naming `option` for an unknown name or a device that does not
+    exist.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        chosen = next(kind for kind, usable in available.items() if usable)
-        rank = os.environ.get("LOCAL_RANK", "")
-        if chosen == "cuda" and rank.isdigit():
-            return torch.device("cuda", int(rank) % torch.cuda.device_count())
-        return torch.device(chosen)
-    kind, _, number = device.partition(":")
-    usable = available.get(kind, False) and (not number or number.isdigit())
-    if usable and kind == "cuda" and number:
-        usable = int(number) < torch.cuda.device_count()
-    if not usable:
-        found = ", ".join(kind for kind, usable in available.items() if usable)
-        raise UserError(
-            f"--device {device} is not available; this machine has {found}: name one of them, or auto."
-        )
-    return torch.device(device)
+    if local_rank is None:
+        text = os.environ.get("LOCAL_RANK", "")
+        local_rank = int(text) if text.isdecimal() else 0
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = f"cuda:{local_rank % torch.cuda.device_count()}"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    unknown = UserError(f"{option}: found {name!r}, expected auto, cpu, cuda or mps.")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise unknown from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        # A scheduler may make only one GPU visible to each rank; then it is number 0 for all of them.
+        index = local_rank % max(count, 1) if device.index is None else device.index
+        if index >= count:
+            raise UserError(
+                f"{option}: found {name!r}, but torch sees {count} CUDA devices here; use auto or cpu, or "
+                "install a CUDA build of torch."
+            )
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"{option}: found 'mps', which torch cannot use here; use auto or cpu.")
+    if device.type not in ("cpu", "mps"):
+        raise unknown
+    return device
 
 
 def weight_digest(model: torch.nn.Module) -> str:

@@ -1,34 +1,41 @@
 """The index of a data set: tables of images, boxes and concepts, made once from annotations.
 
-    formats/        readers of annotation formats
-    file_names.py   check file names of images, find them on disk
-    split_file.py   read a user's split file
-    splits.py       assign each concept to base, novel or other
-    assemble.py     clip, drop and sort annotations into tables
-    tables.py       the arrays of an index and their digests
-    reader.py       open an index: map and check its arrays
-    verify.py       checks that read whole tables
-    write.py        put an index into its folder
-    report.py       the report of a build
-    build.py        build an index from an annotation file
-    derive.py       make an index from another one
+    formats/          readers of annotation formats
+    file_names.py     check file names of images, find them on disk
+    checks.py         refuse annotations that would be read wrongly
+    photo_headers.py  read sizes and EXIF orientations of image files
+    photo_sizes.py    compare recorded sizes with the files
+    split_file.py     read a user's split file
+    splits.py         assign each concept to base, novel or other
+    assemble.py       clip, drop and sort annotations into tables
+    tables.py         the arrays of an index and their digests
+    reader.py         open an index: map and check its arrays
+    verify.py         checks that read whole tables
+    write.py          put an index into its folder
+    report.py         the report of a build
+    build.py          build an index from an annotation file
+    derive.py         make an index from another one
+    hold_out.py       divide annotations by photo into two files
 
 Row k of every column belongs to row k of its table. The digest of an index decides which columns fit it.
 """
 
 from cckt.cache_builder.index.build import build_index
 from cckt.cache_builder.index.derive import add_boxes, copy_index, pseudo_note, require_annotated
+from cckt.cache_builder.index.hold_out import HoldOutReport, hold_out
 from cckt.cache_builder.index.reader import DamagedIndex, Index, open_index
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.verify import novel_boxes, verify_index
 
 __all__ = [
     "DamagedIndex",
+    "HoldOutReport",
     "Index",
     "IndexReport",
     "add_boxes",
     "build_index",
     "copy_index",
+    "hold_out",
     "novel_boxes",
     "open_index",
     "pseudo_note",

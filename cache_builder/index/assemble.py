@@ -17,14 +17,14 @@ CLIP_TOLERANCE_PX = 0.01
 
 def assemble(
     annotations: Annotations, names: list[str], concepts: Vocabulary, keep: str
-) -> tuple[Tables, dict[str, int], int]:
+) -> tuple[Tables, dict[str, int], int, int]:
     """Clip, drop and sort.
 
     names: I file names as found on disk, in the order of the file. concepts: with their splits. keep: "all",
     or "base" to drop the boxes and LVIS marks of other concepts.
 
-    Returns the tables, the number of dropped boxes by reason (the first one that applies), and the number of
-    kept boxes that were clipped.
+    Returns the tables, the number of dropped boxes by reason (the first one that applies), the number of kept
+    boxes that were clipped, and of those whose area of 0 was replaced by width times height.
     """
     image_order = np.argsort(annotations.images["id"], kind="stable")
     ordered = annotations.images[image_order]
@@ -79,10 +79,10 @@ def assemble(
         box_images=image_rows[rows].astype(np.int32),
         box_concepts=box_concepts,
         box_xyxy=xyxy,
-        areas=np.where(np.isfinite(areas) & (areas >= 0), areas, sides[:, 0] * sides[:, 1]),
+        areas=np.where(np.isfinite(areas) & (areas > 0), areas, sides[:, 0] * sides[:, 1]),
         iscrowd=boxes["iscrowd"][rows] != 0,
         difficult=boxes["difficult"][rows] != 0,
         **boxes_by_concept(box_concepts, len(concepts)),
         **marks,
     )
-    return tables, dropped, n_clipped
+    return tables, dropped, n_clipped, int(np.count_nonzero(areas == 0))

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index.assemble import assemble
+from cckt.cache_builder.index.checks import check_boxes, check_categories, check_files, similar_names
 from cckt.cache_builder.index.file_names import ImageFolder
 from cckt.cache_builder.index.formats import AnnotationReader, Annotations
 from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.json_stream import require_file
+from cckt.cache_builder.index.formats.merge import merge
+from cckt.cache_builder.index.formats.repairs import Repairs
+from cckt.cache_builder.index.photo_headers import read_headers
+from cckt.cache_builder.index.photo_sizes import EXIF_CHOICES, SizeFindings, compare_sizes
 from cckt.cache_builder.index.reader import check_replaceable
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.splits import read_split
@@ -20,21 +28,23 @@ from cckt.cache_builder.index.tables import tables_digest, tables_folder
 from cckt.cache_builder.index.write import write_index
 from cckt.cache_builder.vocabulary import SPLITS, Vocabulary
 
-READER: AnnotationReader = read_coco
-"""Reads the annotation file. COCO-format JSON is the only format so far."""
-
 
 def build_index(
-    annotations: Path,
+    annotations: Path | Sequence[Path],
     images: Path | None,
     out: Path,
     split: str | Path,
     keep: str = "all",
     progress: Progress | None = None,
+    *,
+    exif: str = "auto",
+    rescale: bool = False,
+    lenient: bool = False,
+    read: AnnotationReader = read_coco,
 ) -> IndexReport:
     """Build the index of a data set from its annotation file.
 
-    annotations: COCO-format JSON: COCO, LVIS, Objects365 or a custom file.
+    annotations: COCO-format JSON: COCO, LVIS, Objects365 or a custom file. Several files are merged.
     images: the folder that file names are relative to. None: the index serves only to score detections.
     out: the data-set folder. The index is written to `out/index/`. An older index there stays valid until the
         new one is complete.
@@ -42,26 +52,54 @@ def build_index(
     keep: "all", or "base" to drop every box and every LVIS mark of a concept that is not base. Nothing made
         from such an index can see them (leak guard). Concept rows stay, so that training and validation share
         them.
+    exif: whether boxes refer to photos as their EXIF orientation turns them ("apply") or to the stored pixels
+        ("ignore"). "auto": the recorded sizes and the boxes decide.
+    rescale: scale the boxes of photos that were resized after they were annotated.
+    lenient: repair what can only mean one thing (`formats.repairs.KINDS`), count it in the report and list it
+        in a file of the index.
+    read: the reader of the format; `annotations` is what it reads.
 
     The digest does not depend on the order of the lists in the file. Raises UserError for a mistake in the
     file, the folder, the split or the options.
     """
-    annotations, out, progress = Path(annotations), Path(out), progress or Silent()
+    given = [annotations] if isinstance(annotations, str | Path) else annotations
+    sources = [Path(one) for one in given]
+    out, progress = Path(out), progress or Silent()
     images = None if images is None else Path(images)
     if keep not in ("all", "base"):
         raise UserError(f"keep is {keep!r}: expected 'all' or 'base'")
-    require_file(annotations)
+    if exif not in EXIF_CHOICES:
+        raise UserError(f"--exif is {exif!r}: expected one of {', '.join(EXIF_CHOICES)}")
+    if images is None and (exif != "auto" or rescale):
+        raise UserError("--exif and --rescale compare annotations with photos; add --images FOLDER")
+    for source in sources if read is read_coco else ():
+        require_file(source)
     if images is not None and not images.is_dir():
-        raise UserError(f"{images} is not a folder: give the folder of the photos of {annotations}")
+        raise UserError(f"{images} is not a folder: give the folder of the photos of {sources[0]}")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder for the data set")
     check_replaceable(out)
     rule = read_split(split)
-    found = READER(annotations, progress)
+    repairs = Repairs(lenient, None if images is None else ImageFolder(images))
+    parts = [read(source, progress, repairs) for source in sources]
+    for part in parts:
+        check_categories(part)
+    found = merge(parts, repairs)
     concepts = Vocabulary(rule.apply(found))
-    names, missing = _resolve_names(found, images) if images is not None else (found.file_names, [])
-    tables, dropped, clipped = assemble(found, names, concepts, keep)
-    digest = tables_digest(tables, concepts)
+    names, missing = (found.file_names, []) if images is None else _resolve_names(found, repairs)
+    check_files(found, names)
+    if found.turned and exif == "ignore":
+        raise UserError(
+            f"--exif ignore does not apply to {found.path}: boxes of this format refer to photos as their "
+            "EXIF orientation turns them; leave it out"
+        )
+    sizes = SizeFindings()
+    if images is not None:
+        choice = "apply" if found.turned and exif == "auto" else exif
+        sizes = compare_sizes(found, read_headers(images, names, progress), choice, rescale)
+    check_boxes(found)
+    tables, dropped, clipped, zero_areas = assemble(found, names, concepts, keep)
+    digest = tables_digest(tables, concepts, sizes.exif)
     root = (out if images is None else images).resolve()
     card = {
         "schema": 1,  # all boxes are annotated
@@ -69,7 +107,7 @@ def build_index(
         "tables": tables_folder(tables, digest),
         "split": rule.name,
         "keep": keep,
-        "source": {"file": annotations.name, "digest": found.digest},
+        "source": _source_entry(found, parts),
         "image_root": relative_root(root, out.resolve()),
         "counts": {
             "images": len(tables.image_ids),
@@ -79,9 +117,11 @@ def build_index(
         },
         "dropped": dropped,
         "clipped": clipped,
+        **_exif_entry(sizes, exif),
+        **_repairs_entry(repairs),
         "concepts": concepts.to_json(),
     }
-    unchanged = write_index(out, tables, card)
+    unchanged = write_index(out, tables, card, repairs.file())
     in_split = concepts.in_split
     return IndexReport(
         folder=out,
@@ -99,23 +139,71 @@ def build_index(
         dropped=dropped,
         boxes_per_split={s: int(np.count_nonzero(in_split(s)[tables.box_concepts])) for s in SPLITS},
         concepts_per_split={s: int(in_split(s).sum()) for s in SPLITS},
+        zero_areas=zero_areas,
+        similar=similar_names(found),
+        parents=[concept.name for concept in found.concepts if concept.category_id in set(found.parents)],
+        sizes=sizes,
+        notes=[note for part in parts for note in part.notes],
+        repairs=repairs.counts,
+        repairs_file=card["repairs"]["file"] if repairs.made else "",
+        findable=_findable(missing, repairs),
         unchanged=unchanged,
     )
 
 
-def _resolve_names(annotations: Annotations, images: Path) -> tuple[list[str], list[str]]:
+def _exif_entry(sizes: SizeFindings, choice: str) -> dict[str, Any]:
+    """Return the entry of the card on EXIF orientation; none where no photo is turned by one."""
+    if not sizes.applied and not sizes.ignored:
+        return {}
+    found = {"applied": sizes.applied, "ignored": sizes.ignored}
+    return {"exif": {"choice": choice, "reading": sizes.exif, **found}}
+
+
+def _source_entry(found: Annotations, parts: list[Annotations]) -> dict[str, Any]:
+    """Return the entry of the card on the files that were read."""
+    names = [part.path.name for part in parts]
+    entry: dict[str, Any] = {"file": " and ".join(names), "digest": found.digest}
+    if len(parts) > 1:
+        entry["files"] = [
+            {"file": name, "digest": part.digest} for name, part in zip(names, parts, strict=True)
+        ]
+    return entry
+
+
+def _repairs_entry(repairs: Repairs) -> dict[str, Any]:
+    """Return the entry of the card on repairs; none where none was made."""
+    listed = repairs.file()
+    return {"repairs": {"file": listed[0], "counts": repairs.counts}} if listed else {}
+
+
+def _findable(missing: list[str], repairs: Repairs) -> int:
+    """Return the number of missing photos that --lenient would find; 0 if it is enabled."""
+    images = repairs.images
+    if repairs.enabled or images is None or not missing:
+        return 0
+    found = 0
+    for name in missing:
+        with suppress(UserError):  # several files: --lenient refuses them
+            found += images.find_one(name, "") is not None
+    return found
+
+
+def _resolve_names(annotations: Annotations, repairs: Repairs) -> tuple[list[str], list[str]]:
     """Return all file names as found on disk, and those that are missing."""
-    folder = ImageFolder(images)
+    images = repairs.images
+    assert images is not None, "expected a folder of images, found None"
     names, missing = [], []
     for name in annotations.file_names:
-        resolved, found = folder.resolve(name)
+        resolved, found = images.resolve(name)
         names.append(resolved)
         if not found:
             missing.append(resolved)
     if missing and len(missing) == len(names):
+        findable = _findable(missing, repairs)
         raise UserError(
-            f"{images} holds none of the {len(names)} photos of {annotations.path} (the first is "
+            f"{images.root} holds none of the {len(names)} photos of {annotations.path} (the first is "
             f"{missing[0]!r}): give the folder that its file names start from"
+            + (f"; --lenient finds {findable} of them by their base name" if findable else "")
         )
     return names, missing
 

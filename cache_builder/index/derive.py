@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index.build import relative_root
+from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.reader import Index, check_replaceable
 from cckt.cache_builder.index.tables import (
+    FOLDER,
     SCHEMA,
     Tables,
     boxes_by_concept,
@@ -74,7 +76,7 @@ def add_boxes(
         replace(concept, split="base") if row in named else concept
         for row, concept in enumerate(index.concepts)
     )
-    digest = tables_digest(tables, vocabulary)
+    digest = tables_digest(tables, vocabulary, index.exif)
     counts = {"images": len(index), "boxes": len(order), "crowd": int(joined["iscrowd"].sum())}
     before = index.card.get("pseudo")
     named_before = before["made_base"] if before else []
@@ -95,7 +97,7 @@ def add_boxes(
         "pseudo": pseudo,
         "concepts": vocabulary.to_json(),
     }
-    write_index(out, tables, card)
+    write_index(out, tables, card, _repairs_of(index, card))
     return digest
 
 
@@ -137,5 +139,21 @@ def copy_index(index: Index, out: Path) -> str:
     check_replaceable(out)
     tables = Tables(**{name: np.asarray(getattr(index, name)) for name in index.names})
     root = relative_root(index.image_root.resolve(), out.resolve())
-    write_index(out, tables, {**index.card, "image_root": root, "concepts": index.concepts.to_json()})
+    card = {**index.card, "image_root": root, "concepts": index.concepts.to_json()}
+    write_index(out, tables, card, _repairs_of(index, card))
     return index.digest
+
+
+def _repairs_of(index: Index, card: dict[str, Any]) -> tuple[str, str] | None:
+    """Return name and text of the file that lists the repairs of an index; None if it has none.
+
+    Removes the entry of `card` where the file is missing.
+    """
+    name = card.get("repairs", {}).get("file")
+    try:
+        if not is_repairs_file(name):
+            raise FileNotFoundError(name)
+        return name, (index.folder / FOLDER / name).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        card.pop("repairs", None)
+        return None

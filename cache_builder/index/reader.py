@@ -76,6 +76,13 @@ class Index(Tables):
         return self.not_exhaustive_rows[low:high]
 
     @property
+    def exif(self) -> str:
+        """ "ignore" or "apply": whether boxes refer to the photo as its EXIF orientation turns it, where both
+        readings have the recorded size. Else the size decides. `photos.load_photo` obeys it.
+        """
+        return "apply" if self.card.get("exif", {}).get("reading") == "apply" else "ignore"
+
+    @property
     def pseudo(self) -> NDArray[np.bool_]:
         """(M,) bool: the box was found by a run and not annotated; card["pseudo"] names the run."""
         if self.box_origins is None:
@@ -125,6 +132,9 @@ def open_index(data: Path | str) -> Index:
         counts = {name: int(card["counts"][name]) for name in ("images", "boxes")}
     except (TypeError, KeyError, ValueError, AssertionError):
         raise _damaged(data, f"{CARD} holds concepts or counts that cannot be read") from None
+    for entry in ("exif", "repairs"):
+        if not isinstance(card.get(entry, {}), dict):
+            raise _damaged(data, f"{CARD} holds an entry {entry} that cannot be read")
     names = (*NAMES, "box_origins") if int(card["schema"]) >= 2 else NAMES
     index = Index(
         **{name: _map(folder / f"{name}.npy", DTYPES[name], data) for name in names},

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.index.formats.repairs import KINDS
+from cckt.cache_builder.index.photo_sizes import SizeFindings
 from cckt.cache_builder.index.tables import FOLDER
 
 _REASONS = {
@@ -45,6 +47,22 @@ class IndexReport:
     "outside_image": no part inside the photo; with keep="base" also "novel" and "other"."""
     boxes_per_split: dict[str, int] = field(default_factory=dict)
     concepts_per_split: dict[str, int] = field(default_factory=dict)
+    zero_areas: int = 0
+    """Boxes whose area was 0 in the file; they have width times height."""
+    parents: list[str] = field(default_factory=list)
+    """Categories without boxes that other categories name as their supercategory."""
+    similar: list[tuple[str, str]] = field(default_factory=list)
+    """Pairs of categories whose names differ only in case, spaces and `_`."""
+    sizes: SizeFindings = field(default_factory=SizeFindings)
+    """Recorded image sizes compared with the files."""
+    repairs: dict[str, int] = field(default_factory=dict)
+    """Kind of `formats.repairs.KINDS` -> repairs that --lenient made."""
+    repairs_file: str = ""
+    """File of the index that lists them; "" for none."""
+    findable: int = 0
+    """Missing photos that --lenient would find by their base name."""
+    notes: list[str] = field(default_factory=list)
+    """How the format was read."""
     unchanged: bool = False
     """The same index was there already."""
 
@@ -63,7 +81,47 @@ class IndexReport:
             lines.append(f"{self.clipped} clipped to their photo")
         if self.photos_missing:
             lines.append(f"{self.photos_missing} photos are not on disk, the first is {self.first_missing}")
+        if self.findable:
+            lines.append(f"--lenient finds {self.findable} of the missing photos by their base name")
+        lines += self._findings()
         lines.append(f"{self.folder / FOLDER}, {self.digest}" + (" (unchanged)" if self.unchanged else ""))
+        return lines
+
+    def _findings(self) -> list[str]:
+        """Return a line for each finding that deserves a look."""
+        lines, sizes = [], self.sizes
+        lines += self.notes
+        lines += [f"{count} {KINDS[kind]}" for kind, count in self.repairs.items()]
+        if self.repairs_file:
+            lines.append(f"{self.folder / FOLDER / self.repairs_file} lists these repairs")
+        if self.zero_areas:
+            lines.append(f"{self.zero_areas} boxes have area 0 in the file: width times height is taken")
+        if self.parents:
+            names = ", ".join(map(repr, self.parents[:5])) + ", ..." * (len(self.parents) > 5)
+            lines.append(
+                f"{len(self.parents)} categories have no box and are only the parent of others ({names}): "
+                "--lenient leaves them out"
+            )
+        if self.similar:
+            lines.append(
+                f"{len(self.similar)} categories have the name of another one up to case and '_' (the first "
+                f"pair is {self.similar[0][0]!r} and {self.similar[0][1]!r})"
+            )
+        for count, reading in (
+            (sizes.applied, "of the photo as turned (--exif apply)"),
+            (sizes.ignored, "of the stored pixels (--exif ignore)"),
+        ):
+            if count:
+                lines.append(f"{count} photos have an EXIF orientation: their boxes are {reading}")
+        if sizes.replaced:
+            lines.append(f"{sizes.replaced} recorded sizes replaced by those of the chosen --exif")
+        if sizes.rescaled:
+            lines.append(f"{sizes.rescaled} photos were resized: their boxes are scaled to the file")
+        if sizes.other_size:
+            lines.append(
+                f"{sizes.other_size} photos have another size than their record and cannot be used, the "
+                f"first is {sizes.first_other}"
+            )
         return lines
 
     def to_json(self) -> dict[str, Any]:

@@ -103,8 +103,8 @@ def boxes_by_concept(box_concepts: NDArray[Any], concepts: int) -> dict[str, NDA
     }
 
 
-def tables_digest(tables: Tables, concepts: Vocabulary) -> str:
-    """Return "sha256:..." over the contents of the three tables.
+def tables_digest(tables: Tables, concepts: Vocabulary, exif: str = "ignore") -> str:
+    """Return "sha256:..." over the contents of the three tables, and over `Index.exif` where it is "apply".
 
     Only the last part of a file name counts. An index of the same images in other folders is the same index,
     and its columns stay valid.
@@ -117,6 +117,8 @@ def tables_digest(tables: Tables, concepts: Vocabulary) -> str:
             digest.update(values.tobytes() if values.dtype == np.bool_ else values.data)
     names = _split_names(tables)
     digest.update(b"\nfile names\n" + b"\0".join(name.rpartition(b"/")[2] for name in names))
+    if exif != "ignore":  # the same boxes, of other pixels
+        digest.update(f"\nexif {exif}".encode())
     return "sha256:" + digest.hexdigest()
 
 

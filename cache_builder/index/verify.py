@@ -24,7 +24,7 @@ def verify_index(index: Index) -> bool:
     """Return whether the tables, file names and concepts are those that were built. Reads all of them."""
     derived = boxes_by_concept(index.box_concepts, len(index.concepts))
     return (
-        tables_digest(index, index.concepts) == index.digest
+        tables_digest(index, index.concepts, index.exif) == index.digest
         and index.card["tables"] == tables_folder(index, index.digest)
         and all(np.array_equal(getattr(index, name), values) for name, values in derived.items())
     )

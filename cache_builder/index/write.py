@@ -1,29 +1,43 @@
-"""Write an index into its folder in one step, so that readers see the old index or the new one."""
+"""Write an index into its folder in one step, so that readers see the old index or the new one.
+
+Only what a build wrote is replaced or swept: index.json is ours if it is a card, or if tables of ours are
+next to it; a folder is ours if its name has the form that builds give it and it holds nothing but our tables.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cckt.cache_builder.base.atomic_files import place
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
+from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
+from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
 
 LOCK = ".lock"
+_FOLDERS = re.compile(r"tables-[0-9a-f]{16}|\.(building|damaged)-[0-9]+")
+_TEMPORARY_CARD = re.compile(rf"\.{re.escape(CARD)}-[0-9]+")
 
 
-def write_index(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
+def write_index(
+    out: Path, tables: Tables, card: dict[str, Any], listed: tuple[str, str] | None = None
+) -> bool:
     """Write tables and card to `out/index/`. Return whether the same index was there already.
+
+    listed: name and text of one more file, which the card names.
 
     The card names the folder of its tables and is replaced last, in one step. Until then the old index is
     valid, after it the new one. A build that is killed leaves at most an unused folder, which the next build
     removes. Processes that have mapped the old tables keep them. Raises UserError where `out` cannot be
-    written, or where another build is writing there.
+    written, where another build is writing there, or where files of somebody else are in the way.
     """
     with hold_lock(out / FOLDER / LOCK, wait=False) as held:
         if not held:
@@ -31,38 +45,49 @@ def write_index(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
                 f"{out / FOLDER}: found another build that is writing there, expected none; wait until it is "
                 "done, or choose another --out"
             )
-        return _write_locked(out, tables, card)
+        return _write_locked(out, tables, card, listed)
 
 
-def _write_locked(out: Path, tables: Tables, card: dict[str, Any]) -> bool:
+def _write_locked(out: Path, tables: Tables, card: dict[str, Any], listed: tuple[str, str] | None) -> bool:
     folder = out / FOLDER
     text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
     target = folder / card["tables"]
+    _require_ours(folder, target)
     try:
         same_tables = _same_tables(target, tables)
-        if same_tables and (folder / CARD).is_file() and (folder / CARD).read_text(encoding="utf-8") == text:
+        same_files = all(
+            (folder / name).is_file() and (folder / name).read_text(encoding="utf-8") == content
+            for name, content in ((CARD, text), *([listed] if listed else []))
+        )
+        if same_tables and same_files:
             return True
         folder.mkdir(parents=True, exist_ok=True)
         if not same_tables:
             _write_tables(folder, target, tables)
+        if listed:  # its name has the digest of its text, so no older card names another text
+            (folder / listed[0]).write_text(listed[1], encoding="utf-8")
         temporary = folder / f".{CARD}-{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / CARD)
+        place(text.encode(), folder / CARD, temporary)
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written ({error.strerror}): free space or choose another --out"
+            f"{folder} cannot be written ({error.strerror or error}): free space or choose another --out"
         ) from error
-    _sweep(folder, {CARD, card["tables"]})
+    _sweep(folder, {CARD, card["tables"], listed[0] if listed else ""})
     return False
 
 
 def _write_tables(folder: Path, target: Path, tables: Tables) -> None:
     building = folder / f".building-{os.getpid()}"
-    shutil.rmtree(building, ignore_errors=True)
+    if _is_ours(building):  # left by a killed process that had this number
+        shutil.rmtree(building)
     building.mkdir()
-    for name in tables.names:
-        values = np.ascontiguousarray(getattr(tables, name), dtype=DTYPES[name])
-        np.save(building / f"{name}.npy", values, allow_pickle=False)
+    try:
+        for name in tables.names:
+            values = np.ascontiguousarray(getattr(tables, name), dtype=DTYPES[name])
+            np.save(building / f"{name}.npy", values, allow_pickle=False)
+    except OSError:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
     if target.exists():  # its contents differ from its name, so it was damaged
         os.rename(target, folder / f".damaged-{os.getpid()}")
     os.rename(building, target)
@@ -76,15 +101,34 @@ def _same_tables(folder: Path, tables: Tables) -> bool:
         return False
 
 
+def _require_ours(folder: Path, target: Path) -> None:
+    """Raise UserError if index.json or the folder of the tables exists and is not ours."""
+    card = json_mark("schema", "digest", "tables")
+
+    def mark(path: Path) -> bool:
+        return card(path) or any(map(_is_ours, folder.glob("tables-*")))
+
+    require_ours_or_absent(folder / CARD, mark, "an index made by cckt data index")
+    require_ours_or_absent(target, _is_ours, "a folder of tables made by cckt data index")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder was made by a build: by its name, and because it holds only our tables."""
+    if not _FOLDERS.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+        return False
+    known = {f"{name}.npy" for name in DTYPES}
+    return all(path.name in known and path.is_file() for path in folder.iterdir())
+
+
 def _sweep(folder: Path, keep: set[str]) -> None:
     """Remove what earlier builds left, except temporary files of a process that is still running."""
     for path in folder.iterdir():
         name, _, pid = path.name.rpartition("-")
         if path.name in keep or (name in (".building", f".{CARD}") and _is_running(pid)):
             continue
-        if name in ("tables", ".building", ".damaged"):
+        if _is_ours(path):
             shutil.rmtree(path, ignore_errors=True)
-        elif name == f".{CARD}":
+        elif (_TEMPORARY_CARD.fullmatch(path.name) or is_repairs_file(path.name)) and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -22,7 +22,7 @@ import transformers
 from huggingface_hub import constants as hub
 
 from cckt.cache_builder.base.constants import PRECISION
-from cckt.cache_builder.base.device import resolve_device, weight_digest
+from cckt.cache_builder.base.device import pick_device, weight_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import hub_is_offline
 from cckt.cache_builder.mllm.yes_no_tokens import YesNoTokens, find_yes_no_tokens
@@ -60,7 +60,7 @@ class Mllm:
         Raises UserError for a missing device, an unknown dtype, a processor without a tokenizer or an image
         processor, and a tokenizer without a token for yes or no.
         """
-        placed = resolve_device(device)
+        placed = pick_device(device)
         check_dtype(dtype)
         tokenizer = getattr(processor, "tokenizer", None)
         if tokenizer is None or getattr(processor, "image_processor", None) is None:
@@ -95,7 +95,7 @@ def load_mllm(
     Raises UserError where it cannot be loaded (offline and not in the cache), takes no images, comes with
     code that is not trusted, or does not fit `Mllm.of`.
     """
-    resolve_device(device)  # before gigabytes are read
+    pick_device(device)  # before gigabytes are read
     check_dtype(dtype)
     source = model_source(name)
     local = Path(source).is_dir() or hub_is_offline()  # without a network each file costs half a minute

@@ -28,7 +28,7 @@ import torch
 from huggingface_hub import constants as hub
 
 from cckt.cache_builder.base.constants import PRECISION
-from cckt.cache_builder.base.device import resolve_device
+from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
 from cckt.cache_builder.teacher.encoder import PRECISIONS
@@ -49,7 +49,7 @@ def load_teacher(name: str, *, device: str = "auto", precision: str = PRECISION)
     Raises UserError for an unknown name (with the nearest ones), weights that cannot be downloaded, a folder
     that does not hold a teacher or holds code, a missing device, or an unknown precision.
     """
-    where = resolve_device(device)
+    where = pick_device(device)
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision} is not known; choose one of {', '.join(PRECISIONS)}.")
     if name == "shapeworld":

@@ -79,7 +79,7 @@ class TrainingPhotos(Dataset[Sample]):
             return self._pixels[row], ""
         width, height = int(self.index.widths[row]), int(self.index.heights[row])
         try:
-            photo = load_photo(self.index.photo_path(row), (width, height))
+            photo = load_photo(self.index.photo_path(row), (width, height), exif=self.index.exif)
         except BadPhoto as fault:
             return torch.zeros(3, height, width, dtype=torch.uint8), str(fault)
         pixels = torch.from_numpy(np.array(photo)).permute(2, 0, 1).contiguous()
@@ -113,9 +113,8 @@ class TrainingPhotos(Dataset[Sample]):
         """Return the encoded file if the GPU is to decode it and can, else None."""
         if self.config.data.decode == "cpu" or self.fits_in_memory:
             return None
-        return jpeg_bytes(
-            self.index.photo_path(row), (int(self.index.widths[row]), int(self.index.heights[row]))
-        )
+        size = (int(self.index.widths[row]), int(self.index.heights[row]))
+        return jpeg_bytes(self.index.photo_path(row), size, exif=self.index.exif)
 
     def _objects(self, row: int) -> NDArray[np.int64]:
         boxes = self.index.boxes_of(row)

@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.photos import check_file, open_image
+from cckt.cache_builder.base.image_files import open_image, orientation
+from cckt.cache_builder.photos import check_file
 
 Decoder = Callable[[list[Tensor]], list[Tensor]]
 """Maps encoded files, (n,) uint8 each, on the CPU, to images (3, H, W) uint8 on the device."""
@@ -56,17 +57,19 @@ def _probe() -> Tensor:
     return torch.from_numpy(np.frombuffer(file.getvalue(), np.uint8).copy())
 
 
-def jpeg_bytes(path: Path, size: tuple[int, int]) -> Tensor | None:
+def jpeg_bytes(path: Path, size: tuple[int, int], *, exif: str = "ignore") -> Tensor | None:
     """Return the bytes of a file, (n,) uint8, if the GPU can decode it; None otherwise.
 
-    size: (width, height) of the annotations; a photo of another size is not for the GPU.
+    size: (width, height) of the annotations, which the stored photo must have. exif: `Index.exif`; with
+    "apply" a photo that its EXIF orientation turns is not decoded as it is.
     """
     try:
         check_file(path)
         content = path.read_bytes()
         with open_image(io.BytesIO(content)) as image:
             plain = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == tuple(size)
-    except Exception:  # Pillow raises many classes; decoding on the CPU reports the reason
+            plain &= exif != "apply" or orientation(image) == 1
+    except Exception:  # Pillow raises many kinds; the usual way says what is wrong
         return None
     return torch.from_numpy(np.frombuffer(content, np.uint8).copy()) if plain else None
 

@@ -5,6 +5,7 @@ draw.py           boxes and labels on one image; contact sheets of several
 gallery.py        images of a data set with the novel concepts that a detector found
 outlines.py       anti-aliased outlines, plain or dashed
 place_labels.py   positions of labels: near their box, inside the image, without overlap
+picture_files.py  picture files with our mark; no picture of somebody else is replaced
 predict_files.py  predict on photo and video files, and draw the detections
 text.py           fonts; text shortened to a width
 """

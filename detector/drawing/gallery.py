@@ -10,6 +10,7 @@ from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.photos import load_photo
 from cckt.detector.drawing.draw import STAR, Tile, contact_sheet, draw_prediction, marks_of
+from cckt.detector.drawing.picture_files import save_picture
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction
 
@@ -36,7 +37,6 @@ def draw_finds(out: Path, detector: Predictor, index: Index, progress: Progress)
         progress.advance()
     progress.finish()
     found.sort(key=lambda pair: -float(pair[1].scores[pair[1].novel].max(initial=0)))
-    out.mkdir(parents=True, exist_ok=True)
     sheet = contact_sheet(
         [_tile(index, row, prediction) for row, prediction in found[:SHOWN]],
         columns=4,
@@ -45,11 +45,11 @@ def draw_finds(out: Path, detector: Predictor, index: Index, progress: Progress)
         subtitle=f"the most confident novel detections in {len(rows)} held-out photos",
     )
     pictures = [out / "sheet.png"]
-    sheet.save(pictures[0])
+    save_picture(sheet, pictures[0])
     for row, prediction in found[:SINGLES]:
         path = index.photo_path(row)
         pictures.append(out / f"{path.stem}.png")
-        draw_prediction(load_photo(path), prediction).save(pictures[-1])
+        save_picture(draw_prediction(load_photo(path), prediction), pictures[-1])
     return pictures
 
 

@@ -10,11 +10,13 @@ from typing import Any
 
 from PIL import Image
 
+from cckt.cache_builder.base.disk_faults import explain, require_room
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.photos import BadPhoto, load_photo
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.drawing.draw import draw_prediction
+from cckt.detector.drawing.picture_files import require_own_pictures, save_picture
 from cckt.detector.inference.photo_sources import is_video, name_of, video_frames
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction
@@ -34,9 +36,14 @@ def predict_files(
 
     pictures: folder for one PNG per readable image, with its detections; None draws nothing. every: seconds
     between two frames of a video. options: as for `Predictor.stream`. A file that cannot be read gives a
-    prediction with a fault, or no frames, and a note. Raises UserError if none can be read.
+    prediction with a fault, or no frames, and a note. If a picture cannot be written, for example because the
+    disk is full, a note gives the reason and no further ones are drawn; the predictions are complete. Raises
+    UserError if no file can be read, and before the work if `pictures` cannot be written.
     """
     progress, found = progress or Silent(), []
+    if pictures is not None:
+        require_room(pictures)
+        require_own_pictures(pictures)
     progress.start("predict", len(paths), "photos")
     inputs, shown = tee(_images(paths, every, pictures is not None, progress))
     stream = detector.stream(inputs, vocabulary, strict=False, **options)
@@ -44,9 +51,13 @@ def predict_files(
         if prediction.fault:
             progress.note(prediction.fault)
         elif pictures is not None and not isinstance(image, Path):
-            pictures.mkdir(parents=True, exist_ok=True)
-            picture = draw_prediction(image, prediction)
-            picture.save(pictures / f"{number:05d}-{name_of(prediction.source)}.png")
+            path = pictures / f"{number:05d}-{name_of(prediction.source)}.png"
+            try:
+                save_picture(draw_prediction(image, prediction), path)
+            except OSError as error:
+                reason = explain(error, path) or error
+                progress.note(f"no more pictures are drawn, the predictions are kept: {reason}")
+                pictures = None
         found.append(prediction)
         progress.advance()
     progress.finish()

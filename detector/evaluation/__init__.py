@@ -1,6 +1,8 @@
 """Evaluate detections: run a model on an index, score by the protocols of COCO and LVIS, compare runs.
 
+asked.py              figures of requests of a few words at the default threshold
 bootstrap.py          confidence intervals and paired comparisons by resampling images
+calibrate.py          fit the calibration of scores on matched detections
 coco_engines.py       precision and recall by hotcoco or pycocotools
 compare_runs.py       whether two runs differ on one data set
 detections.py         detections as columns; COCO results files

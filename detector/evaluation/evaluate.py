@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cckt.cache_builder.base.atomic_files import write_json
@@ -19,6 +19,16 @@ from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
 from cckt.detector.config.config import Config, InferenceConfig, PriorConfig, apply_overrides
 from cckt.detector.config.dataclass_io import choices
+from cckt.detector.evaluation.asked import (
+    DRAWS,
+    asked_figures,
+    calibration_of,
+    detections_of,
+    drawn_requests,
+    grouped_requests,
+    match_requests,
+    requesting,
+)
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.inference_loop import Abandoned, InferenceResult, Variant, infer_on_ranks
@@ -26,7 +36,9 @@ from cckt.detector.evaluation.measure import measure, metrics_of_variant
 from cckt.detector.evaluation.metrics import Metrics
 from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.evaluation.results_file import DETECTIONS_FILE, METRICS_FILE
+from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.inference_model import InferenceModel, inference_model, load_inference_model
+from cckt.detector.inference.own_evaluation import calibration_of_run
 from cckt.detector.ranks.world import World, joined
 from cckt.detector.runs.run_folder import Facts, evaluation_weights
 from cckt.detector.students.contract import Student
@@ -93,6 +105,8 @@ def evaluate_run(
     weights: Path | None = None,
     resamples: int = 0,
     out: Path | None = None,
+    asked: int = 0,
+    draws: int = DRAWS,
     progress: Progress | None = None,
 ) -> Metrics:
     """Score a run folder on a data set, and write detections.json and metrics.json.
@@ -103,7 +117,9 @@ def evaluate_run(
     for `evaluate_detections`; a named protocol also sets the number of detections per image. weights: a file
     of weights in place of the run's final ones. resamples: bootstrap resamples; 0 for no intervals. out: the
     folder to write; None is eval-DATA-PRIORS-CLASSIFICATION in the run folder, plus overrides and protocol if
-    given. `Metrics.figures` holds the folder, the images per second and the settings.
+    given. asked: also draw `draws` requests of that many words, and put precision, recall and F1 of what
+    `cckt predict` would show for them under "asked" of `Metrics.figures`; 0 draws none. `Metrics.figures`
+    also holds the folder, the images per second and the settings.
 
     The vocabulary of the data set may differ from the one of training (transfer): the text column of the data
     set, made by the run's teacher, is used. Under torchrun or srun the ranks share the images, and the first
@@ -115,7 +131,10 @@ def evaluate_run(
         config = override_config(model.config, overrides)
         chosen = chosen_variant(config, priors, classification, restrict_to_present)
         variant = limit_to_protocol(dataset.protocol, chosen)
-        metrics, inferred = _evaluated(world, model, dataset, variant, engine, resamples, facts, progress)
+        requests = _Requests(asked, draws, calibration_of_run(run))
+        metrics, inferred = _evaluated(
+            world, model, dataset, variant, engine, resamples, facts, progress, requests=requests
+        )
         named = "".join(f"-{one.partition('.')[2]}" for one in overrides)
         named = re.sub(r"[^\w.=-]", "_", named) + ("" if protocol == "auto" else f"-{protocol}")
         out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
@@ -178,6 +197,15 @@ def limit_to_protocol(protocol: Protocol, variant: Variant) -> Variant:
     return replace(variant, inference=replace(variant.inference, top=protocol.top))
 
 
+@dataclass(frozen=True)
+class _Requests:
+    """Requests to draw: words of each (0 for none), their number, and the calibration that predict uses."""
+
+    words: int = 0
+    draws: int = 0
+    calibration: ScoreCalibration | None = None
+
+
 def _evaluated(
     world: World,
     model: InferenceModel,
@@ -188,15 +216,28 @@ def _evaluated(
     facts: Facts | None,
     progress: Progress | None,
     stop: Callable[[], bool] = bool,
+    requests: _Requests | None = None,
 ) -> tuple[Metrics, InferenceResult | None]:
     """Return the metrics on every rank and the detections on rank 0; all raise the error of any rank."""
     outcome: Metrics | UserError | Abandoned = Abandoned()
     inferred = None
     try:
         shown = progress if world.first else None
-        inferred = infer_on_ranks(model, dataset, [variant], world, stop=stop, progress=shown)
+        requests = requests or _Requests()
+        grouped = requesting(variant, grouped_requests(dataset, facts), "group")
+        drawn = requesting(variant, drawn_requests(dataset, facts, requests.words, requests.draws), "draw")
+        whole = requesting(variant, drawn_requests(dataset, facts, len(dataset.vocabulary), 1), "whole")
+        variants = [variant, *grouped, *(drawn + whole if requests.words else [])]
+        inferred = infer_on_ranks(model, dataset, variants, world, stop=stop, progress=shown)
         if inferred is not None:
             outcome = metrics_of_variant(dataset, inferred, variant, engine, resamples, facts)
+            fitted = calibration_of(match_requests(dataset, detections_of(inferred, grouped)))
+            figures = {"calibration": fitted.as_dict()}
+            if requests.words:
+                figures["asked"] = asked_figures(
+                    dataset, inferred, drawn, whole[0], requests.calibration or fitted
+                )
+            outcome = replace(outcome, figures=outcome.figures | figures)
     except (UserError, Abandoned) as error:
         if world.size == 1:
             raise

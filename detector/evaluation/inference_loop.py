@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -24,7 +24,7 @@ from cckt.detector.config.config import InferenceConfig, PriorConfig
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet
 from cckt.detector.inference.inference_model import InferenceModel
-from cckt.detector.inference.postprocess import configured_scores, top_detections
+from cckt.detector.inference.postprocess import best_per_object, configured_scores, top_detections
 from cckt.detector.ranks.world import World
 from cckt.detector.students.contract import StudentOutput
 
@@ -37,6 +37,14 @@ class Abandoned(Exception):
 
 
 @dataclass(frozen=True)
+class Request:
+    """Concepts that a user names, and the rivals that compete with them, as rows of a vocabulary."""
+
+    words: tuple[int, ...]
+    rivals: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Variant:
     """One setting of priors and scoring.
 
@@ -46,6 +54,8 @@ class Variant:
     name: str
     prior: PriorConfig
     inference: InferenceConfig
+    requested: Request | None = None
+    """Detect these concepts only, as `cckt predict` does; None detects all, as the protocols score them."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,8 @@ def _read(
 
     def read(row: int) -> tuple[int, Tensor | None, str]:
         try:
-            photo = load_photo(index.photo_path(row), (int(index.widths[row]), int(index.heights[row])))
+            size = (int(index.widths[row]), int(index.heights[row]))
+            photo = load_photo(index.photo_path(row), size, exif=index.exif)
         except BadPhoto as fault:
             return row, None, str(fault)
         return row, model.preprocess(photo), ""
@@ -223,13 +234,27 @@ def _detections(
     """Return the detections of each image of a batch. rows: (B,) its image rows; priors: (I, C)."""
     inference, index = variant.inference, dataset.index
     batch_priors = None if priors is None else priors[rows]
-    scores = configured_scores(inference, output, text, model.config.model.tau, present, batch_priors)
     sizes = [(int(index.heights[row]), int(index.widths[row])) for row in rows]
-    ids = dataset.vocabulary.category_ids
-    detections = []
-    for row, found in zip(
-        rows, top_detections(scores, output.boxes[-1], sizes, inference.top, inference.nms), strict=True
-    ):
+    ids, tau, detections = dataset.vocabulary.category_ids, model.config.model.tau, []
+    if variant.requested is None:
+        scores = configured_scores(inference, output, text, tau, present, batch_priors)
+        best = top_detections(scores, output.boxes[-1], sizes, inference.top, inference.nms)
+    else:
+        words, columns = (
+            variant.requested.words,
+            np.array([*variant.requested.words, *variant.requested.rivals], np.int64),
+        )
+        places = np.full(len(ids), -1, np.int64)
+        places[columns] = np.arange(len(columns))
+        if present is not None:
+            present = [places[one][places[one] >= 0] for one in present]
+        if output.logits.shape[-1] == len(ids):
+            output = replace(output, logits=output.logits[..., columns])
+        batch_priors = None if batch_priors is None else batch_priors[:, columns]
+        scores = configured_scores(inference, output, text[columns], tau, present, batch_priors)
+        best = best_per_object(scores, output.boxes[-1], sizes, inference.top, len(words), inference.nms)
+        ids = ids[columns]
+    for row, found in zip(rows, best, strict=True):
         # Score 0 is a concept that restrict_to_present dropped. NaN is kept, for `Detections` to refuse.
         kept = (~(found.scores <= 0)).cpu().numpy()
         boxes = found.boxes_xyxy.double().cpu().numpy()[kept]

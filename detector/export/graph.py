@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
-import os
+import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cckt.cache_builder.base.atomic_files import write_json
+from cckt.cache_builder.base.atomic_files import is_stream, plain, write_together
+from cckt.cache_builder.base.digests import digest_of, file_digest
+from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.ownership import json_object, require_ours_or_absent
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
 from cckt.detector.inference.postprocess import class_scores
@@ -125,12 +129,14 @@ def export_graph(
     text: np.ndarray | Tensor | None = None,
     present: Sequence[str | int] = (),
 ) -> GraphReport:
-    """Write a graph for image batches of any number, and NAME.json next to it, with the vocabulary.
+    """Write a graph for image batches of any number, and `card_path(out)` next to it, with the vocabulary.
 
     out: the file, such as detector.onnx or detector.pt2. size: (height, width) of the images in pixels; None:
     any size, one size per batch. text: (C, D) embeddings by the run's teacher; None uses the guide of the
     detector. present: concepts that guide the queries, the same in every image; empty for no guidance. The
-    written file is read and compared with torch on random images, of several sizes if it accepts any.
+    bytes to be written are loaded and compared with torch on random images, of several sizes if any is
+    accepted; then both files appear together. An existing file is replaced only if it is an export of the
+    same format.
 
     Raises UserError for a vocabulary without text embeddings, a size outside the limits,
     a model that cannot be traced for images of any size, and missing packages (pip install 'cckt[export]').
@@ -147,28 +153,22 @@ def export_graph(
             f"--size {size[0]}x{size[1]}: expected {least} to {LARGEST} pixels per side; give a size within "
             "these limits."
         )
-    if out.is_dir() or out.suffix == ".json":
-        raise UserError(
-            f"--out {out}: expected a file such as detector.onnx or detector.pt2; name such a file "
-            "(NAME.json is written next to it)."
-        )
+    _require_ours(out, format)
     graph_model = GraphModel(detector, table, rows).eval().cpu()
     generator = torch.Generator().manual_seed(0)
     photos = [torch.rand((2, 3, *one), generator=generator) for one in _checked_sizes(config, size, least)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{os.getpid()}-{out.name}")
-    write = _write_onnx if format == "onnx" else _write
+    require_room(out.parent, sum(value.nbytes for value in graph_model.state_dict().values()))
     try:
         with torch.no_grad():
-            write(_traced(graph_model, photos[0], size is None, least), partial, photos[0])
-            answer = _onnx_reader(partial) if format == "onnx" else _reader(partial)
+            program = _traced(graph_model, photos[0], size is None, least)
+            content = _onnx_bytes(program, photos[0]) if format == "onnx" else _bytes(program)
+            answer = _onnx_reader(content) if format == "onnx" else _reader(content)
             pairs = [(answer(one), graph_model(one)) for one in photos]
         gaps = [max(float((a[k] - b[k]).abs().max()) for a, b in pairs) for k in (0, 1)]
         if not max(gaps) <= TOLERANCE:
             raise AssertionError(
                 f"expected a {format} graph within {TOLERANCE} of torch, found {max(gaps):.2g}"
             )
-        os.replace(partial, out)
     except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as fault:
         if size is not None:
             raise
@@ -176,12 +176,48 @@ def export_graph(
             f"a {config.model.backbone} detector cannot be traced as a graph for photos of any size "
             f"({_reason(fault)}); give one size with --size HEIGHTxWIDTH."
         ) from fault
-    finally:
-        partial.unlink(missing_ok=True)
     named = tuple(words[int(row)].name for row in rows)
     report = GraphReport(out, format, size, least, len(words), named, *gaps)
-    write_json(out.with_suffix(".json"), _card(detector, words, report))
+    card = {"cckt": "export", "digest": digest_of(content), **_card(detector, words, report)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    document = json.dumps(plain(card), indent=2, allow_nan=False) + "\n"
+    write_together({out: content, card_path(out): document.encode()})
     return report
+
+
+def card_path(graph: Path) -> Path:
+    """Return the path of the JSON file about a graph: its full name and .json, so that each has its own."""
+    return graph.with_name(f"{graph.name}.json")
+
+
+def _require_ours(out: Path, format: str) -> None:
+    """Raise UserError unless a graph and its card can be written: absent, or an export of this format."""
+    if out.is_dir() or out.suffix == ".json" or (out.exists() and is_stream(out)):
+        raise UserError(
+            f"--out {out}: expected a file such as detector.onnx or detector.pt2; name such a file "
+            f"({card_path(out).name} is written next to it)."
+        )
+    made = f"an export made by cckt export --format {format}"
+    require_ours_or_absent(out, lambda path: _is_export(path, format), made)
+    require_ours_or_absent(
+        card_path(out), lambda path: json_object(path).get("cckt") == "export", "about such an export"
+    )
+
+
+def _is_export(graph: Path, format: str) -> bool:
+    """Return whether the card of a graph describes exactly this file and format.
+
+    Cards of earlier versions, NAME.json, hold no digest; they name the file.
+    """
+    card = json_object(card_path(graph))
+    if card.get("cckt") == "export":
+        report = card.get("report")
+        same = isinstance(report, dict) and report.get("format") == format
+        return same and card.get("digest") == file_digest(graph)
+    report = json_object(graph.with_suffix(".json")).get("report")
+    if not isinstance(report, dict):
+        return False
+    return report.get("format") == format and Path(str(report.get("path"))).name == graph.name
 
 
 def _checked_sizes(config: Config, size: tuple[int, int] | None, least: int) -> list[tuple[int, int]]:
@@ -215,7 +251,7 @@ def _traced(
 
 
 def _card(detector: Predictor, words: Vocabulary, report: GraphReport) -> dict[str, Any]:
-    """Return the content of NAME.json."""
+    """Return what the card says about a graph."""
     data, inference = (
         detector.model.config.data,
         detector.model.config.inference,
@@ -232,14 +268,16 @@ def _card(detector: Predictor, words: Vocabulary, report: GraphReport) -> dict[s
             "priors": "not applied, whatever inference.prior_weight of the run is: the graph has no teacher",
             "precision": "float32; scores of a run in half precision differ by hundredths",
         },
-        "threshold": detector.threshold,
+        "words": "exactly the concepts below: scores are shares among them, without the rivals and the "
+        "calibration of cckt predict; export all concepts that a photo may show",
+        "threshold": detector.own_threshold.score,
         "threshold_of": detector.own_threshold.origin,
         "concepts": words.to_json(),
         "report": report.as_dict(),
     }
 
 
-def _write_onnx(program: torch.export.ExportedProgram, path: Path, photos: Tensor) -> None:
+def _onnx_bytes(program: torch.export.ExportedProgram, photos: Tensor) -> bytes:
     graph = torch.onnx.export(
         program,
         (photos,),
@@ -250,33 +288,34 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, photos: Tenso
         optimize=True,
     )
     assert graph is not None, "torch.onnx.export: expected a graph, found None"
-    graph.save(str(path), external_data=False)
+    content: bytes = graph.model_proto.SerializeToString()
+    return content
 
 
 def run_onnx(path: Path, photos: Tensor) -> tuple[Tensor, ...]:
     """Return boxes and scores of an ONNX file on the CPU. Raises UserError without onnxruntime."""
-    return _onnx_reader(path)(photos)
+    return _onnx_reader(str(path))(photos)
 
 
-def _onnx_reader(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Load an ONNX file as a function of images."""
+def _onnx_reader(source: str | bytes) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Load an ONNX graph, a file or its bytes, as a function of images."""
     _require_packages("onnxruntime")
     runtime = importlib.import_module("onnxruntime")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(source, providers=["CPUExecutionProvider"])
     return lambda photos: tuple(
         torch.from_numpy(one) for one in session.run(None, {"images": photos.numpy()})
     )
 
 
-def _write(program: torch.export.ExportedProgram, path: Path, photos: Tensor) -> None:
-    with path.open("wb") as file:
-        torch.export.save(program, file)
+def _bytes(program: torch.export.ExportedProgram) -> bytes:
+    memory = io.BytesIO()  # torch.export.save aborts the process if a file cannot be written
+    torch.export.save(program, memory)
+    return memory.getvalue()
 
 
-def _reader(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
+def _reader(content: bytes) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """Load a torch.export archive as a function of images."""
-    with path.open("rb") as file:
-        module: Callable[[Tensor], tuple[Tensor, ...]] = torch.export.load(file).module()
+    module: Callable[[Tensor], tuple[Tensor, ...]] = torch.export.load(io.BytesIO(content)).module()
     return module
 
 

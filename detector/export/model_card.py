@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import shutil
+import re
 from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.atomic_files import write_bytes, write_json
+from cckt.cache_builder.base.disk_faults import ROOM, require_room
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, save_config
 from cckt.detector.evaluation.metrics import LABELS, percent
@@ -21,42 +23,69 @@ from cckt.detector.runs.run_folder import (
     save_weights,
 )
 
+WRITTEN = (
+    "model.safetensors",
+    "config.toml",
+    "config.json",
+    "facts.json",
+    "metrics.json",
+    "versions.json",
+    "README.md",
+)
+"""Files of an exported folder."""
 
-def export_folder(run: Path, out: Path, *, licence: str = "other", overwrite: bool = False) -> Path:
+
+def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
     """Write a folder that `cckt.Detector.load(out)` loads, with a model card; return the folder.
 
     It holds model.safetensors, config.toml, config.json (the same config, for model hubs), facts.json,
     metrics.json (the run's own evaluation, which sets the threshold) and README.md; neither optimiser state,
     logs nor images. licence: identifier of the licence of the weights, such as apache-2.0. Raises UserError
-    if `run` is not a run folder or has no weights, and if `out` is not empty.
+    if `run` is not a run folder or has no weights, if `out` is not empty, and if the disk has no room.
+    OSError if a file cannot be written; no file remains then.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
             f"--out {out}: is not an empty folder, expected a new or an empty one; name another folder."
         )
     config, facts = run_config(run), Facts.load(run)
     weights = evaluation_weights(run)
     figures = evaluation_figures(run)
-    out.mkdir(parents=True, exist_ok=True)
+    require_room(out.parent, weights.stat().st_size + ROOM)
     tensors = load_weights(weights)
-    save_weights(out / "model.safetensors", tensors)
-    # The weights file includes the backbone: the source of its initial weights is not read again.
-    save_config(config, out / "config.toml")
-    write_json(out / "config.json", {"library": "cckt", **config.to_dict()})
-    facts.save(out)
-    write_json(out / "metrics.json", {"evaluation": figures})
-    if (run / "versions.json").is_file():
-        shutil.copyfile(run / "versions.json", out / "versions.json")
-    count = sum(value.numel() for value in tensors.values())
-    card = model_card(run.resolve().name, config, facts, figures, licence, count)
-    write_bytes(out / "README.md", card.encode())
+    existed = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        save_weights(out / "model.safetensors", tensors)
+        # The weights file includes the backbone: the source of its initial weights is not read again.
+        save_config(config, out / "config.toml")
+        write_json(out / "config.json", {"library": "cckt", **config.to_dict()})
+        facts.save(out)
+        write_json(out / "metrics.json", {"evaluation": figures})
+        if (run / "versions.json").is_file():
+            write_bytes(out / "versions.json", (run / "versions.json").read_bytes())
+        count = sum(value.numel() for value in tensors.values())
+        card = model_card(run.resolve().name, config, facts, figures, licence, count)
+        write_bytes(out / "README.md", card.encode())
+    except OSError:
+        for name in WRITTEN:  # the folder was empty, so these files are ours
+            with contextlib.suppress(OSError):
+                (out / name).unlink(missing_ok=True)
+        if not existed:
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        raise
     return out
 
 
 def model_card(
     name: str, config: Config, facts: Facts, figures: dict[str, Any], licence: str, parameters: int
 ) -> str:
-    """Return the model card: Markdown with the front matter of model hubs."""
+    """Return the model card: Markdown with the front matter of model hubs.
+
+    Names of concepts, runs, data sets and teachers come from anywhere: they are escaped, so that they are
+    neither Markdown, HTML nor YAML.
+    """
     teacher = facts.taught_by or {}
     known = {label: figures[key] for key, label in LABELS.items() if isinstance(figures.get(key), float)}
     about = figures.get("figures") or {}
@@ -65,11 +94,11 @@ def model_card(
         "---",
         "library_name: cckt",
         "pipeline_tag: zero-shot-object-detection",
-        f"license: {licence}",
+        f"license: {_yaml(licence)}",
         "tags: [open-vocabulary-detection, knowledge-transfer, deformable-detr]",
         "---",
         "",
-        f"# {name}",
+        f"# {_text(name)}",
         "",
         "An open-vocabulary object detector. It was trained on boxes of the base concepts below, and detects "
         "any concept given by name. Made with cckt (CCKT-Det, ICLR 2025).",
@@ -88,36 +117,38 @@ def model_card(
         "",
         "| | |",
         "|---|---|",
-        f"| recipe | {config.recipe} |",
-        f"| backbone | {model.backbone}, initial weights: {model.backbone_weights} |",
+        f"| recipe | {_text(config.recipe)} |",
+        f"| backbone | {_text(model.backbone)}, initial weights: {_text(model.backbone_weights)} |",
         f"| parameters | {parameters:,} |",
         f"| queries | {model.queries} |",
         f"| encoder, decoder layers | {model.encoder_layers}, {model.decoder_layers} |",
         f"| guided by present concepts | {'yes' if config.guidance.enabled else 'no'} |",
-        f"| classification score | {config.inference.classification} |",
+        f"| classification score | {_text(config.inference.classification)} |",
         f"| image size | short side {config.data.eval_short_side} px, long {config.data.max_side} px |",
         "",
         "## Teacher",
         "",
         "Text must be embedded by the teacher that the detector was trained with:",
         "",
-        f"- name: {teacher.get('name', 'an imported table of text embeddings')}",
-        f"- weights: {teacher.get('weight_digest', 'unknown')}",
+        f"- name: {_text(teacher.get('name', 'an imported table of text embeddings'))}",
+        f"- weights: {_text(teacher.get('weight_digest', 'unknown'))}",
         f"- width: {facts.embedding_dim}",
         "",
         "## Data",
         "",
-        f"Trained on {facts.n_classes} base concepts of the index {facts.index_digest}: {', '.join(names)}.",
-        *([f"Some boxes are not annotations: {facts.pseudo}."] if facts.pseudo else []),
+        f"Trained on {facts.n_classes} base concepts of the index {_text(facts.index_digest)}: "
+        f"{', '.join(map(_text, names))}.",
+        *([f"Some boxes are not annotations: {_text(facts.pseudo)}."] if facts.pseudo else []),
         "",
         "## Figures",
         "",
     ]
     if known:
         lines += [
-            f"On {Path(str(about.get('data', 'the held-out photos'))).name}, {figures.get('photos', '–')} "
-            f"photos, {figures.get('boxes', '–')} boxes, protocol {figures.get('protocol', '–')}, priors: "
-            f"{(about.get('prior') or {}).get('source', config.prior.source)}. In percent.",
+            f"On {_text(Path(str(about.get('data', 'the held-out photos'))).name)}, "
+            f"{_text(figures.get('photos', '–'))} photos, {_text(figures.get('boxes', '–'))} boxes, "
+            f"protocol {_text(figures.get('protocol', '–'))}, priors: "
+            f"{_text((about.get('prior') or {}).get('source', config.prior.source))}. In percent.",
             "",
             "| figure | value |",
             "|---|---|",
@@ -129,9 +160,10 @@ def model_card(
         "",
         "## Licences",
         "",
-        f"These weights: {licence}. The training images, annotations, backbone weights and teacher each have "
-        "their own licence; check that these permit publication before you publish this folder (teacher: "
-        f"{teacher.get('name', 'unknown')}; backbone: {model.backbone_weights}). "
+        f"These weights: {_text(licence)}. The training images, annotations, backbone weights and teacher "
+        "each have their own licence; check that these permit publication before you publish this folder "
+        "(teacher: "
+        f"{_text(teacher.get('name', 'unknown'))}; backbone: {_text(model.backbone_weights)}). "
         "The code of cckt is Apache-2.0.",
         "",
         "## Config",
@@ -142,3 +174,15 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _text(value: object) -> str:
+    """Return a value as plain text within Markdown: no markup, HTML, table cell or second line."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", str(value))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", text)
+
+
+def _yaml(value: str) -> str:
+    """Return a string as one YAML scalar, quoted unless it is an identifier such as apache-2.0."""
+    return value if re.fullmatch(r"[A-Za-z][A-Za-z0-9.-]*", value) else json.dumps(value)

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cckt.cache_builder.base.device import pick_device
 from cckt.detector.config.config import Config
 from cckt.detector.data.transforms import apply_to_image, eval_view, normalise, pad_batch
-from cckt.detector.ranks.world import pick_device
 from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, load_weights, run_config
 from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText, Student, StudentOutput

@@ -1,4 +1,4 @@
-"""Settings from a run's own evaluation: the score threshold and the temperature of its priors."""
+"""Settings from a run's own evaluation: score threshold, calibration, and temperature of its priors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cckt.detector.runs.run_folder import Facts, evaluation_figures
+from cckt.detector.inference.calibration import ScoreCalibration
+from cckt.detector.runs.run_folder import Facts, evaluation_figures, own_evaluations
 
 DEFAULT_THRESHOLD = 0.5
 """Lowest score of a prediction when the run's evaluation gives no threshold."""
@@ -40,6 +41,19 @@ class Threshold:
             return Threshold()
         f1 = float(best.get("f1", 1.0))  # evaluations of earlier versions may lack it
         return Threshold(float(best["score"]) if f1 else DEFAULT_THRESHOLD, f1)
+
+
+def calibration_of_run(run: Path) -> ScoreCalibration | None:
+    """Return the calibration of scores from the run's own evaluation.
+
+    A run whose evaluation at the end of training has none, because it was trained by an earlier version, gets
+    that of its newest `cckt eval` with the run's own options; None without either.
+    """
+    for evaluation in own_evaluations(run):
+        known = (evaluation.get("figures") or {}).get("calibration")
+        if known:
+            return ScoreCalibration.from_dict(known)
+    return None
 
 
 def prior_tau(run: Path) -> float | None:

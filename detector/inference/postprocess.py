@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
+from torchvision.ops import nms as suppress_overlaps
 
 from cckt.cache_builder.presence import Rows
 from cckt.detector.config.config import InferenceConfig
@@ -22,6 +23,8 @@ from cckt.detector.students.contract import StudentOutput
 
 NMS_CANDIDATES = 10
 """Candidates that enter non-maximum suppression, as a multiple of the detections kept."""
+SAME_OBJECT = 0.6
+"""IoU above which two detections show the same object, whatever their concepts (`best_per_object`)."""
 PRIOR_MARGIN = 0.01
 """Priors are clamped to [PRIOR_MARGIN, 1 - PRIOR_MARGIN], so their odds are at most 99 to 1."""
 SCORE_MARGIN = 1e-12
@@ -136,13 +139,7 @@ def top_detections(
     images, queries, concepts = scores.shape
     pool = top * NMS_CANDIDATES if nms else top
     values, places = scores.flatten(1).topk(min(pool, queries * concepts), dim=1)
-    limits = (
-        torch.as_tensor(sizes, device=boxes.device, dtype=torch.float32)
-        .view(images, 1, 2)
-        .flip(-1)
-        .repeat(1, 1, 2)
-    )
-    pixels = torch.minimum((to_xyxy(boxes.float()) * limits).clamp(min=0), limits)
+    pixels = _in_pixels(boxes, sizes)
     chosen = pixels.gather(1, (places // max(concepts, 1))[..., None].expand(-1, -1, 4))
     found = [
         ImageDetections(values[b].float(), places[b] % max(concepts, 1), chosen[b]) for b in range(images)
@@ -154,3 +151,36 @@ def suppress_duplicates(found: ImageDetections, overlap: float, top: int) -> Ima
     """Return the best `top` detections after non-maximum suppression within each concept."""
     kept = batched_nms(found.boxes_xyxy, found.scores, found.concepts, overlap)[:top]
     return ImageDetections(found.scores[kept], found.concepts[kept], found.boxes_xyxy[kept])
+
+
+def best_per_object(
+    scores: Tensor,
+    boxes: Tensor,
+    sizes: Sequence[tuple[int, int]] | Tensor,
+    top: int,
+    requested: int,
+    nms: float = 0.0,
+) -> list[ImageDetections]:
+    """Return the `top` highest scores of each image, with one detection per object.
+
+    scores, boxes, sizes, nms: as for `top_detections`. The first `requested` of the C concepts are those of
+    the user; the others are rivals. A query counts only with its best concept; of detections whose IoU is
+    above SAME_OBJECT only the best is kept. Detections of rivals are dropped at the end.
+    """
+    pixels, found = _in_pixels(boxes, sizes), []
+    values, concepts = scores.max(-1)
+    for image in range(len(scores)):
+        one = ImageDetections(values[image].float(), concepts[image], pixels[image])
+        if nms:
+            one = suppress_duplicates(one, nms, len(one))
+        kept = suppress_overlaps(one.boxes_xyxy, one.scores, SAME_OBJECT)
+        kept = kept[one.concepts[kept] < requested][:top]
+        found.append(ImageDetections(one.scores[kept], one.concepts[kept], one.boxes_xyxy[kept]))
+    return found
+
+
+def _in_pixels(boxes: Tensor, sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
+    """Return (B, N, 4) float32 xyxy in pixels, clipped to the image, of cxcywh boxes in fractions."""
+    limits = torch.as_tensor(sizes, device=boxes.device, dtype=torch.float32)
+    limits = limits.view(len(boxes), 1, 2).flip(-1).repeat(1, 1, 2)
+    return torch.minimum((to_xyxy(boxes.float()) * limits).clamp(min=0), limits)

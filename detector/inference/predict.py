@@ -24,11 +24,14 @@ from cckt.cache_builder.presence import choose_present
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.config.dataclass_io import choices
+from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.inference_model import InferenceModel, load_inference_model
-from cckt.detector.inference.own_evaluation import Threshold
-from cckt.detector.inference.postprocess import configured_scores, top_detections
+from cckt.detector.inference.own_evaluation import Threshold, calibration_of_run
+from cckt.detector.inference.postprocess import best_per_object, configured_scores, top_detections
 from cckt.detector.inference.prediction import Prediction
+from cckt.detector.inference.rivals import BaseText
 from cckt.detector.inference.vocabulary import Floats, Guide, rows_of_concepts, unit_text, with_splits
+from cckt.detector.runs.base_text import load_base_text
 from cckt.detector.runs.run_folder import Facts
 
 Photo = str | Path | Image.Image
@@ -46,10 +49,19 @@ class Predictor:
         facts: Facts,
         guide: Guide | None = None,
         threshold: Threshold | None = None,
+        *,
+        calibration: ScoreCalibration | None = None,
+        base_text: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        """Raises UserError when the teacher of the guide is not the run's teacher."""
+        """Raises UserError when the teacher of the guide is not the run's teacher.
+
+        threshold: lowest score without a calibration. base_text: (C, D) unit embeddings of the base concepts,
+        used where there is no guide.
+        """
         self.model, self.facts, self.guide = model, facts, guide
         self.own_threshold = threshold or Threshold()
+        self.calibration = calibration
+        self._base_text = BaseText(facts, guide, base_text)
         expected = facts.taught_by
         if guide is not None and expected and guide.weight_digest != expected["weight_digest"]:
             raise UserError(
@@ -68,12 +80,42 @@ class Predictor:
         ones. Raises UserError when `run` is not a run folder or the guide has another teacher.
         """
         model, facts = load_inference_model(Path(run), device, weights)
-        return cls(model, facts, guide, Threshold.of(Path(run)))
+        return cls(
+            model,
+            facts,
+            guide,
+            Threshold.of(Path(run)),
+            calibration=calibration_of_run(Path(run)),
+            base_text=load_base_text(Path(run), facts) if guide is None else None,
+        )
 
     @property
     def threshold(self) -> float:
         """Lowest score that `predict` returns by default, from the run's own evaluation; 0.5 without one."""
+        return self._threshold(self._base_text.known)
+
+    def _threshold(self, rivals: bool) -> float:
+        """Return the lowest score: a probability with rivals and a calibration, else the network's score."""
+        if rivals and self.calibration is not None and self.calibration.f1:
+            return self.calibration.threshold
         return self.own_threshold.score
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on what the run lacks for scores that are comparable between vocabularies."""
+        notes = [self.warning] if self.warning else []
+        if not self._base_text.known:
+            notes.append(
+                "the run has no text embeddings of its base concepts and there is no teacher, so scores "
+                "depend on the words that are named together, and few words give many wrong detections; "
+                "give --teacher, or train the run again."
+            )
+        elif self.calibration is None and self.own_threshold.best_f1 is not None:
+            notes.append(
+                "the scores of the run are not calibrated, because an earlier version evaluated it; run cckt "
+                "eval RUN --data DATA on its held-out data."
+            )
+        return notes
 
     @property
     def warning(self) -> str:
@@ -102,6 +144,8 @@ class Predictor:
         present: Sequence[str | int] | None = None,
         classification: Literal["similarity", "head", "product"] | None = None,
         restrict_to_present: bool | None = None,
+        rivals: bool = True,
+        multi_label: bool = False,
         min_score: float | None = None,
         top: int | None = None,
         batch: int | None = None,
@@ -117,7 +161,13 @@ class Predictor:
         guide and the run's config uses priors. present: names or rows of the present concepts, most likely
         first, in place of priors.
         restrict_to_present: drop concepts that are not present; None is the run's config if present concepts
-        are known, else False. classification, top: None is the run's config. min_score: lowest score that is
+        are known, else False.
+        rivals: let the run's base concepts that are not named compete with the vocabulary, so that a score
+        does not depend on which of them are named; a region that shows a rival is no detection. Scores are
+        then the probability of being correct, if the run's evaluation has a calibration. False gives the
+        scores of the network among the named concepts only. multi_label: keep several detections of one
+        object, of different concepts; False keeps the best.
+        classification, top: None is the run's config. min_score: lowest score that is
         returned; None is `threshold`. batch: images per forward pass; None is the run's config. strict: False
         turns an unreadable image into a prediction with a fault.
 
@@ -135,6 +185,9 @@ class Predictor:
             if number is not None and number < 1:
                 raise UserError(f"{option} {number}: expected at least 1.")
         words, table = self._prepared(vocabulary, text)
+        rivals = rivals and self._base_text.known
+        if rivals:
+            table = np.concatenate([table, self._base_text.rivals_of(words)])
         config = self.model.config
         use_guide = self._use_guide(priors, present is not None)
         informed = present is not None or use_guide
@@ -145,7 +198,8 @@ class Predictor:
             )
         fixed = None if present is None else rows_of_concepts(words, present)
         on_device = torch.from_numpy(table).to(self.model.device)
-        floor = self.threshold if min_score is None else min_score
+        floor = self._threshold(rivals) if min_score is None else min_score
+        calibration = self.calibration if rivals else None
         inference = replace(
             config.inference,
             top=top or config.inference.top,
@@ -163,7 +217,10 @@ class Predictor:
             first += len(opened)
             guided = self._guide_priors(readable, table) if use_guide and readable else None
             chosen = [fixed] * len(readable) if fixed is not None else self._chosen(guided, numbers)
-            found = iter(self._predict_batch(readable, words, on_device, chosen, guided, inference, floor))
+            predictions = self._predict_batch(
+                readable, words, on_device, chosen, guided, inference, calibration, multi_label
+            )
+            found = iter(one.where(one.scores >= floor) for one in predictions)
             for _, name, fault in opened:
                 if fault:
                     yield Prediction.empty(words, (0, 0), name, fault)
@@ -198,28 +255,35 @@ class Predictor:
         present: list[npt.NDArray[np.int64]] | None,
         priors: npt.NDArray[np.float32] | None,
         inference: InferenceConfig,
-        floor: float,
+        calibration: ScoreCalibration | None,
+        multi_label: bool,
     ) -> list[Prediction]:
+        """Return the predictions of a batch. text, priors: of the vocabulary, then of the rivals."""
         if not images:
             return []
         model = self.model
         output = model.forward([model.preprocess(image) for image in images], text, present)
         scores = configured_scores(inference, output, text, model.config.model.tau, present, priors)
         sizes = [(image.height, image.width) for image in images]
+        boxes, top, nms, requested = output.boxes[-1], inference.top, inference.nms, len(words)
+        if multi_label:
+            detections = top_detections(scores[..., :requested], boxes, sizes, top, nms)
+        else:
+            detections = best_per_object(scores, boxes, sizes, top, requested, nms)
         predictions = []
-        for at, found in enumerate(
-            top_detections(scores, output.boxes[-1], sizes, inference.top, inference.nms)
-        ):
+        for at, found in enumerate(detections):
             one = Prediction(
                 found.boxes_xyxy.float().cpu().numpy(),
                 found.scores.float().cpu().numpy(),
                 found.concepts.cpu().numpy(),
                 words,
                 images[at].size,
-                present=None if present is None else tuple(int(row) for row in present[at]),
+                present=None
+                if present is None
+                else tuple(int(row) for row in present[at] if row < requested),
             )
-            # A concept that restrict_to_present drops has score 0 and is never returned.
-            predictions.append(one.where((one.scores >= floor) & (one.scores > 0)))
+            one = one.where(one.scores > 0)  # a concept that restrict_to_present drops has score 0
+            predictions.append(one if calibration is None else _calibrated(one, calibration))
         return predictions
 
     def _guide_priors(
@@ -253,6 +317,12 @@ class Predictor:
         return (
             not given and self.guide is not None and (priors == "guide" or (priors == "config" and by_config))
         )
+
+
+def _calibrated(one: Prediction, calibration: ScoreCalibration) -> Prediction:
+    """Return a prediction with calibrated scores, highest first."""
+    scores = calibration.apply(one.scores, one.novel)
+    return replace(one, scores=scores).where(np.argsort(-scores, kind="stable"))
 
 
 def _open(photo: Photo, strict: bool) -> tuple[Image.Image, str, str]:

@@ -180,7 +180,10 @@ def write_yolo(predictions: Sequence[Prediction], folder: Path) -> list[Path]:
 
 
 def write_csv(predictions: Sequence[Prediction], path: Path) -> Path:
-    """Write one line per detection: photo, concept, category_id, novel (0 or 1), score, box edges (px)."""
+    """Write one line per detection: photo, concept, category_id, novel (0 or 1), score, box edges (px).
+
+    Photos and concepts that begin like a formula of a spreadsheet (= + - @) get an apostrophe in front.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["photo", "concept", "category_id", "novel", "score", "left", "top", "right", "bottom"])
@@ -190,8 +193,13 @@ def write_csv(predictions: Sequence[Prediction], path: Path) -> Path:
         ):
             category = one.vocabulary[int(row)].category_id
             edges = [f"{value:.2f}" for value in box]
-            table.writerow([one.source, name, category, int(novel), f"{score:.6f}", *edges])
+            table.writerow([_cell(one.source), _cell(name), category, int(novel), f"{score:.6f}", *edges])
     return _write(path, text.getvalue())
+
+
+def _cell(text: str) -> str:
+    """Return a text that spreadsheets show and never compute."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _write(path: Path, text: str) -> Path:

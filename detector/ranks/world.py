@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
+from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.ranks.rank_death import RankMonitor
 
@@ -123,38 +124,6 @@ class _GatherRows(torch.autograd.Function):
         whole = gradients[0].clone(memory_format=torch.contiguous_format)  # the input may be shared
         dist.all_reduce(whole)
         return whole.chunk(ctx.size)[ctx.rank], None, None
-
-
-def pick_device(name: str, local_rank: int = 0, option: str = "--device") -> torch.device:
-    """Return the device of a name; "auto" takes CUDA, else MPS, else the CPU.
-
-    Raises UserError naming `option` for an unknown name or a device that does not exist.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            name = f"cuda:{local_rank % torch.cuda.device_count()}"
-        else:
-            name = "mps" if torch.backends.mps.is_available() else "cpu"
-    unknown = UserError(f"{option}: found {name!r}, expected auto, cpu, cuda or mps.")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise unknown from None
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        # A scheduler may make only one GPU visible to each rank; then it is number 0 for all of them.
-        index = local_rank % max(count, 1) if device.index is None else device.index
-        if index >= count:
-            raise UserError(
-                f"{option}: found {name!r}, but torch sees {count} CUDA devices here; use auto or cpu, or "
-                "install a CUDA build of torch."
-            )
-        return torch.device("cuda", index)
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"{option}: found 'mps', which torch cannot use here; use auto or cpu.")
-    if device.type not in ("cpu", "mps"):
-        raise unknown
-    return device
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ def gallery_images(
     for kind, image, concept in choose_examples(truth, *runs[0], most=most):
         try:
             size = (int(truth.widths[image]), int(truth.heights[image]))
-            picture = load_photo(index.photo_path(image), size)
+            picture = load_photo(index.photo_path(image), size, exif=index.exif)
         except BadPhoto:
             continue
         boxes = np.flatnonzero(truth.images == image)

@@ -53,20 +53,23 @@ class ReportOptions:
     sweep: bool = True
 
 
-def collect(run: Path, data: Path, options: ReportOptions, progress: Progress) -> RunAnalysis:
+def collect(
+    run: Path, data: Path, options: ReportOptions, progress: Progress, scratch: Path | None = None
+) -> RunAnalysis:
     """Evaluate a run, or read an existing evaluation, and analyse the detections.
 
+    scratch: an empty folder for a missing evaluation; None keeps it in the run folder for the next report.
     Raises UserError for a run, data set or column that is missing or does not fit the others.
     """
     config, facts = run_config(run), Facts.load(run)
     scene = open_evaluation_set(data, facts, options.protocol)
     prior = chosen_variant(config, options.priors, options.classification).prior
     made = input_digests(run, scene, prior)
-    folder = _evaluation(run, data, scene, options, made, progress)
+    folder = _evaluation(run, data, scene, options, made, progress, scratch)
     measured = measure(scene.index, Detections.from_json(folder / "detections.json"), scene.protocol)
     truth, found, matches = measured.truth, measured.found, measured.matches
     threshold = best_f1(truth, matches)["score"]
-    swept = _sweep(run, folder, scene, prior, options, made, progress) if options.sweep else None
+    swept = _sweep(run, folder, scene, prior, options, made, progress, scratch) if options.sweep else None
     page = {
         "name": run.resolve().name,
         "folder": str(run),
@@ -93,6 +96,7 @@ def _evaluation(
     options: ReportOptions,
     made: dict[str, str],
     progress: Progress,
+    scratch: Path | None,
 ) -> Path:
     """Return the folder of an evaluation of these weights, columns and options; evaluate if there is none."""
     config = run_config(run)
@@ -112,6 +116,7 @@ def _evaluation(
         known = read_json(card, "figures written by cckt eval").get("figures", {})
         if plain(required).items() <= known.items():
             return folder
+    folder = scratch or folder
     evaluate_run(
         run,
         data,
@@ -133,8 +138,12 @@ def _sweep(
     options: ReportOptions,
     made: dict[str, str],
     progress: Progress,
+    scratch: Path | None,
 ) -> dict[str, Any] | None:
-    """Return AP50 over rho and L, read from or written to sweep.json in the folder of the evaluation."""
+    """Return AP50 over rho and L.
+
+    It is read from sweep.json in the folder of the evaluation, or written there unless there is a `scratch`.
+    """
     path = folder / "sweep.json"
     key = {"prior": asdict(prior), "inference": asdict(run_config(run).inference), "made_of": made}
     if path.is_file():
@@ -146,7 +155,7 @@ def _sweep(
     except UserError as error:
         progress.note(f"rho and L are not varied in the report: {error}")
         return None
-    if swept is not None:
+    if swept is not None and scratch is None:
         write_json(path, swept | key)
     return swept
 
@@ -195,7 +204,7 @@ def _digests(run: Path, facts: Facts, scene: EvaluationSet, folder: Path) -> lis
     rows = [
         ("run", str(run)),
         ("weights", evaluation_weights(run).name),
-        ("evaluation", str(folder)),
+        ("evaluation", str(folder) if folder.is_relative_to(run) else "made for this report, not kept"),
         ("training index", facts.index_digest),
         ("evaluation index", scene.index.digest),
         ("teacher", str(teacher.get("name", "an imported table"))),

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.atomic_files import plain, write_bytes
+from cckt.cache_builder.base.atomic_files import is_stream, plain, write_bytes
+from cckt.cache_builder.base.disk_faults import explained_faults, require_room
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.ownership import require_ours_or_absent, text_mark
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.detector.evaluation.bootstrap import compare
 from cckt.detector.report.gallery import gallery_images
 from cckt.detector.report.gather import ReportOptions, RunAnalysis, collect
 from cckt.detector.runs.run_folder import read_json
 
+IS_REPORT = text_mark('<meta name="generator" content="cckt report">', "<title>cckt report: ")
+"""Mark of a report; those of earlier versions have only the title."""
 SCRIPTS = ("charts.js", "gallery.js", "page.js")
 
 
@@ -42,8 +47,10 @@ def write_report(
     photos: most images in the gallery. resamples: bootstrap resamples of the intervals and of the comparison
     with the first run.
 
-    Existing evaluations of the same weights, columns and options are used. Missing ones are computed and kept
-    in the run's folder. Raises UserError if a run, data set or column is missing or does not fit the others.
+    Existing evaluations of the same weights, columns and options are used. Missing ones are computed, and
+    kept in the run's folder unless `out` is given: then nothing but `out` is written. Only a report is
+    replaced. Raises UserError if a run, data set or column is missing or does not fit the others, if another
+    file is in the way, and if the file cannot be written.
     """
     progress = progress or Silent()
     if not runs:
@@ -52,15 +59,19 @@ def write_report(
         raise UserError(
             f"--out {out}: found a folder, expected a file; give one such as {out / 'report.html'}."
         )
+    path = out or runs[0] / "report.html"
+    require_ours_or_absent(path, IS_REPORT, "a report written by cckt report")
     if photos < 0:
         raise UserError(f"--photos {photos}: expected 0 or more.")
     resolved = [run.resolve() for run in runs]
     repeated = [run for run, path in zip(runs, resolved, strict=True) if resolved.count(path) > 1]
     if repeated:
         raise UserError(f"{repeated[0]}: found this run twice, expected each run once; remove one of them.")
+    if not path.exists() or not is_stream(path):
+        require_room(path.parent)
     data = data or _last_data(runs[0])
     options = ReportOptions(protocol, priors, classification, device, resamples, sweep)
-    reports = [collect(run, data, options, progress) for run in runs]
+    reports = _collect_all(runs, data, options, progress, keep=out is None)
     first = reports[0]
     pages = [report.page for report in reports]
     _number_equal_names(pages)
@@ -76,9 +87,9 @@ def write_report(
             most=photos,
         ),
     }
-    path = out or runs[0] / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, render(page).encode())
+    with explained_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, render(page).encode())
     return path
 
 
@@ -100,6 +111,19 @@ def render(page: dict[str, Any]) -> str:
         before, _, text = text.partition(placeholder)
         pieces += [before, value]
     return "".join([*pieces, text])
+
+
+def _collect_all(
+    runs: Sequence[Path], data: Path, options: ReportOptions, progress: Progress, *, keep: bool
+) -> list[RunAnalysis]:
+    """Return the analyses of all runs. keep: keep missing evaluations in the run folders."""
+    if keep:
+        return [collect(run, data, options, progress) for run in runs]
+    analyses = []
+    for run in runs:
+        with tempfile.TemporaryDirectory(prefix="cckt-report-") as scratch:
+            analyses.append(collect(run, data, options, progress, Path(scratch)))
+    return analyses
 
 
 def _last_data(run: Path) -> Path:

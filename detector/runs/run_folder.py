@@ -2,6 +2,7 @@
 
 ```
 config.toml  versions.json  facts.json      resolved options; versions of the software; facts about the data
+base_text.safetensors                       text embeddings of the base concepts (see base_text.py)
 data.json  wandb.json                       paths of the data sets; id of the run at Weights & Biases
 metrics.jsonl  tensorboard/  metrics.json   log; evaluation at the end of the training
 checkpoints/step-00001000/                  model.safetensors, average.safetensors (with EMA), state.pt,
@@ -23,7 +24,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,10 +121,17 @@ def evaluation_figures(run: Path) -> dict[str, Any]:
 
     Without one, return those of the newest `cckt eval` that used the run's own options; {} without either.
     """
+    return next(own_evaluations(run), {})
+
+
+def own_evaluations(run: Path) -> Iterator[dict[str, Any]]:
+    """Yield the figures of the evaluation at the end of training, then those of each `cckt eval` that used
+    the run's own options, newest first.
+    """
     if (run / "metrics.json").is_file():
         final = dict(read_json(run / "metrics.json", "figures written by cckt train").get("evaluation") or {})
         if final:
-            return final
+            yield final
     config = run_config(run)
     options = plain(
         {"prior": dataclasses.asdict(config.prior), "inference": dataclasses.asdict(config.inference)}
@@ -131,8 +139,7 @@ def evaluation_figures(run: Path) -> dict[str, Any]:
     for card in sorted(run.glob("eval-*/metrics.json"), key=lambda card: card.stat().st_mtime, reverse=True):
         known = dict(read_json(card, "figures written by cckt eval"))
         if options.items() <= (known.get("figures") or {}).items():
-            return known
-    return {}
+            yield known
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cckt.detector.data.schedule import Schedule
 from cckt.detector.losses.objective import Objective
 from cckt.detector.ranks.world import World
 from cckt.detector.runs import run_folder as store
+from cckt.detector.runs.base_text import save_base_text
 from cckt.detector.students.build import build_student
 from cckt.detector.training.optim import MovingAverage, build_optimizer
 from cckt.detector.training.preflight import Ingredients
@@ -159,13 +159,14 @@ class Run:
             write_json(self.out / "versions.json", versions(self.world))
             folders.save(self.out)
             self.ingredients.facts.save(self.out)
+            save_base_text(self.out, self.ingredients.text)
 
     def _check_same(self) -> None:
-        before, after = (_flat(config.to_dict()) for config in (store.run_config(self.out), self.config))
+        before, after = (config.options() for config in (store.run_config(self.out), self.config))
         fixed = {"prior"} if self.config.trains_on_priors else set()
         for option, value in after.items():
             free = option in MAY_CHANGE and option.partition(".")[0] not in fixed
-            if "." in option and value != before.get(option) and not free:
+            if value != before.get(option) and not free:
                 raise UserError(
                     f"option {option}: found {value!r}, but the run in {self.out} was started with "
                     f"{before.get(option)!r}; resume with that value, or start another run."
@@ -219,11 +220,3 @@ class Run:
     def evaluated_weights(self) -> dict[str, Tensor]:
         """Return the weights that are evaluated and saved at the end: the moving average, if there is one."""
         return self.average.weights if self.average is not None else self.model.state_dict()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested options as dotted name -> value."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat

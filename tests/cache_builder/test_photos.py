@@ -20,16 +20,15 @@ from PIL import Image, UnidentifiedImageError
 
 from cckt.cache_builder import photos
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.image_files import FORMATS, known_formats, open_image
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.photos import (
-    FORMATS,
     BadPhoto,
     check_folder,
     check_photos,
     load_or_reason,
     load_photo,
     load_row,
-    open_image,
     unreadable_warning,
 )
 from tests.cache_builder.samples import write_photos
@@ -221,7 +220,7 @@ def test_a_decompression_bomb_is_a_bad_photo(tmp_path: Path, side: int) -> None:
     path = save(tmp_path, "a.png", Image.new("1", (side, side)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        photos._known_formats.cache_clear()  # its filter went with an earlier test
+        known_formats.cache_clear()  # its filter went with an earlier test
         assert "limit" in reason(path)
 
 
@@ -290,7 +289,7 @@ def test_formats_that_are_not_listed_are_refused(tmp_path: Path, pixels: np.ndar
 def test_formats_that_are_listed_are_read_whatever_the_name(
     tmp_path: Path, pixels: np.ndarray, kind: str
 ) -> None:
-    if kind not in photos._known_formats():
+    if kind not in known_formats():
         pytest.skip(f"this Pillow cannot read {kind}")
     path = tmp_path / "a.xyz"
     Image.fromarray(pixels).save(path, kind)
@@ -304,7 +303,7 @@ def test_only_open_image_calls_pillow_to_open_a_file() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open"):
                 found.add((str(path.relative_to(ROOT)), any(k.arg == "formats" for k in node.keywords)))
-    assert found == {("cache_builder/photos.py", True)}
+    assert found == {("cache_builder/base/image_files.py", True)}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

@@ -56,7 +56,7 @@ def test_help_lists_the_commands_in_the_order_of_use(call: Call) -> None:
 
 def test_every_command_has_help_under_both_names_and_describes_its_options(call: Call) -> None:
     found = dict(commands())
-    assert len(found) == 24, "expected 21 commands, 2 groups and cckt itself"
+    assert len(found) == 25, "expected 22 commands, 2 groups and cckt itself"
     for names, command in found.items():
         assert call(*names, "-h").out == call(*names, "--help").out != ""
         texts = [command.help, *(parameter.help for parameter in command.params)]
@@ -159,3 +159,91 @@ def test_a_signal_has_a_message_and_its_exit_code(
     assert outcome.code == code
     assert sentence in outcome.err
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["predict", "RUN", "", "--vocabulary", "cup", "--out", "o"], "an argument"),
+        (["predict", "RUN", "--no-pictures", "", "--vocabulary", "cup", "--out", "o"], "an argument"),
+        (["predict", "RUN", "a.jpg", "--vocabulary", "cup", "--out", ""], "--out"),
+        (["export", "RUN", "--out="], "--out"),
+        (["data", "shapeworld", "--photos", "1", "--out", ""], "--out"),
+        (["train", "--recipe", "shapeworld", "--train", "", "--out", "o"], "--train"),
+        (["eval", "RUN", "--data", "d", "--json", ""], "--json"),
+        (["cache", "info", ""], "an argument"),
+    ],
+)
+def test_an_empty_file_name_is_refused(call: Call, words: list[str], place: str) -> None:
+    assert call(*words).sentence().startswith(f"{place}: found an empty name, expected a file or folder")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a", "memory://a", "file:///tmp/a"])
+def test_a_url_is_refused_where_only_a_folder_can_be(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in (["data", "shapeworld", "--photos", "1"], ["report", "RUN"], ["quickstart"]):
+        assert (
+            f"--out {url}: found a URL, expected a path on this machine"
+            in call(*words, "--out", url).sentence()
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_url_is_a_place_for_columns(call: Call, tmp_path: Path) -> None:
+    sentence = call("cache", "text", tmp_path, "--teacher", "shapeworld", "--out", "memory://a").sentence()
+    assert "found a URL" not in sentence
+
+
+def test_faults_of_disks_and_paths_are_user_errors(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    long = tmp_path / ("n" * 300)
+    for out, reason in ((tmp_path / "file" / "below", "is a file"), (long, "the name is too long")):
+        for words in (["data", "shapeworld", "--photos", "1"], ["quickstart"]):
+            assert reason in call(*words, "--out", out).sentence(), words
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit of file sizes")
+def test_a_disk_that_takes_no_more_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    words = ["data", "shapeworld", "--photos", "1", "--workers", "1", "--out", tmp_path / "w"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "cckt", *map(str, words)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith(f"cckt: {tmp_path}/w/photos/00000000.png: could not be")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["world.json"]
+
+
+def test_a_broken_pipe_within_a_command_is_an_internal_error(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(paths: list[Path], listed: object) -> list[Path]:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(photo_sources, "find_photos", broken)
+    outcome = call("predict", "run", "photo.jpg", "--vocabulary", "cup", "--out", tmp_path)
+    assert outcome.code == 1
+    assert "BrokenPipeError" in outcome.err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes as on POSIX")
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["doctor", "--json", "-"]])
+def test_a_closed_pipe_ends_quietly(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "cckt", *words], stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writer)
+    assert ended.returncode in (0, 141), ended.stderr
+    assert b"Traceback" not in ended.stderr
+    assert b"internal error" not in ended.stderr
+    assert b"Exception ignored" not in ended.stderr

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,44 @@ def test_an_error_is_one_line_of_any_length(capsys: Capture) -> None:
     console.show_error("much " * 100)
     err = capsys.readouterr().err
     assert err == "cckt: " + "much " * 100 + "\n"
+
+
+def test_control_characters_in_names_do_not_reach_the_terminal(capsys: Capture, clock: list[float]) -> None:
+    bad, shown = "cup\x1b[2J\x9b\u202e\udcff", r"cup\x1b[2J\x9b\u202e\udcff"
+    answer = Answer()
+    answer.lines(bad)
+    answer.heading(bad)
+    answer.finding("good", bad, bad)
+    answer.table(bad, ["name", "n"], [[bad, 1]])
+    console.show_error(bad)
+    progress = TerminalProgress()
+    progress.start(bad, 4, "photos")
+    progress.show({bad: {bad: bad}})
+    progress.note(bad)
+    clock[0] += 30
+    progress.advance(1, **{bad: bad})
+    progress.finish()
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert not set("\x1b\x9b\u202e\udcff") & set(text)
+    assert out.count(shown) == 6
+    assert err.count(shown) >= 8
+    assert console.escaped("two\nlines\tof [b]text[/b] ★") == "two\nlines\tof [b]text[/b] ★"
+
+
+def test_figures_go_through_a_device_and_leave_it(capsys: Capture) -> None:
+    Answer(os.devnull).figures({"a": 1})
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_a_reader_that_is_gone_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("sys.stdout", Gone())
+    with pytest.raises(console.OutputClosed):
+        Answer("-").figures({})
+    monkeypatch.setattr(console, "out", console._Terminal())
+    with pytest.raises(console.OutputClosed):
+        Answer().lines("a line")

@@ -235,7 +235,7 @@ def test_novel_boxes_in_training_data(call: Call, world: World, tmp_path: Path) 
     ]
     assert "--keep base" in call(*words).sentence()
     outcome = call("doctor", "--data", tmp_path / "seen")
-    assert "6 of 12 boxes belong to concepts that are not base" in outcome.out
+    assert "6 of 12 boxes are of concepts that are not base" in outcome.out
     assert "checks failed; each line marked ✗" in outcome.sentence()
 
 
@@ -250,7 +250,10 @@ def test_novel_boxes_in_training_data(call: Call, world: World, tmp_path: Path) 
         (["cache", "crops", "SEEN", "--teacher", "TEACHER", "--part", "3/3"], "--part is '3/3'"),
         (["cache", "crops", "SEEN", "--teacher", "TEACHER", "--crop", "round"], "--crop round is not known"),
         (["cache", "crops", "SEEN", "--teacher", "TEACHER", "--batch", "0"], "--batch is 0"),
-        (["cache", "crops", "SEEN", "--teacher", "TEACHER", "--device", "abacus"], "--device abacus"),
+        (
+            ["cache", "crops", "SEEN", "--teacher", "TEACHER", "--device", "abacus"],
+            "--device: found 'abacus'",
+        ),
         (["cache", "crops", "SEEN", "--teacher", "TEACHER", "--precision", "int1"], "--precision int1"),
         (["cache", "text", "SEEN", "--teacher", "TEACHER", "--templates", "none"], "--templates none"),
         (

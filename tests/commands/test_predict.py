@@ -57,3 +57,13 @@ def test_predict_reads_patterns_and_lists_and_writes_each_format(
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["3.txt", "4.txt"]
     outcome = call("predict", world.run, photos, *common, "--out", tmp_path, "--format", "voc")
     assert "--format voc is not known; expected coco, yolo or csv" in outcome.sentence()
+
+
+def test_results_of_somebody_else_are_not_replaced(call: Call, world: World, tmp_path: Path) -> None:
+    (tmp_path / "predictions.json").write_text("precious")
+    words = ["predict", world.run, world.folder / "photos", "--vocabulary", "cup", "--out", tmp_path]
+    assert "predictions.json" in call(*words).sentence()
+    assert (tmp_path / "predictions.json").read_text() == "precious"
+    assert call("eval", world.run, "--data", world.held, "--out", tmp_path / "e").code == 0
+    (tmp_path / "e" / "metrics.json").write_text("{}")
+    assert "metrics.json" in call("eval", world.run, "--data", world.held, "--out", tmp_path / "e").sentence()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from cckt.detector.config.config import save_config
 from tests.commands.front import Call, World, write
 from tests.detector.tiny import make_data, tiny_config
@@ -77,3 +79,9 @@ def test_plain_config_and_set_apply_to_the_recipe_in_this_order(
     found = run_config(out)
     assert (found.guidance.enabled, found.inference.classification) == (False, "head")
     assert (found.train.lr, found.train.log_every) == (0.001, 9)
+
+
+@pytest.mark.parametrize("option", ["--train", "--val"])
+def test_two_data_sets_are_refused(call: Call, option: str) -> None:
+    sentence = call("train", option, "a", option, "b", "--out", "run", "--recipe", "shapeworld").sentence()
+    assert f"{option} is given 2 times (a, b), expected one data set" in sentence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,3 +75,31 @@ def test_a_folder_of_another_renderer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "world.json").write_text(json.dumps({"world": "another 1", "seed": 0}))
     with pytest.raises(UserError, match="give another folder"):
         make_dataset(tmp_path, 1, seed=0, workers=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["annotations.json", "split.json", "photos/00000000.png", "world.json", "index/index.json"]
+)
+def test_files_of_somebody_else_are_refused_by_name_and_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match=rf"found a .*/{name.removesuffix('/00000000.png')} that is not"):
+        make_dataset(tmp_path, 1, seed=0, workers=1)
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_a_split_that_was_edited_is_not_written_over(tmp_path: Path) -> None:
+    make_dataset(tmp_path, 1, seed=0, workers=1)
+    make_dataset(tmp_path, 2, seed=0, workers=1)
+    (tmp_path / "split.json").write_text('{"base": ["star"], "novel": []}')
+    with pytest.raises(UserError, match=r"split\.json that is not a file made by cckt data shapeworld"):
+        make_dataset(tmp_path, 2, seed=0, workers=1)
+
+
+def test_a_disk_without_room_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match="MB of free disk space"):
+        make_dataset(tmp_path / "w", 100, seed=0, workers=1)
+    assert not (tmp_path / "w").exists()

@@ -1,10 +1,17 @@
 """Readers of annotation formats. Each one turns a file of its format into `Annotations`.
 
     coco.py          COCO-format JSON: COCO, LVIS, Objects365 and custom files
+    yolo.py          YOLO folders: data.yaml and one text file of labels per image
+    voc.py           Pascal VOC folders: one XML file per image
+    image_folder.py  folders of images without annotations
+    coco_repairs.py  repair the records of a COCO file where they can only mean one thing
+    merge.py         merge the annotations of several files
+    segmentation.py  boxes of polygons and of masks
+    repairs.py       the list of what was repaired
     json_stream.py   read the lists of a large JSON file record by record
 
-To add a format, write one file with a function that satisfies `AnnotationReader` and call it in
-`index/build.py`. The reader checks the syntax of its format. `Annotations` checks what all formats have in
+To add a format, write one file with a function that satisfies `AnnotationReader` and give it to
+`build_index`. The reader checks the syntax of its format. `Annotations` checks what all formats have in
 common: ids are unique, boxes refer to known images and concepts, file names stay inside the images folder.
 Splits, clipping, sorting and writing do not depend on the format.
 """
@@ -21,6 +28,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.file_names import check_inside
+from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.vocabulary import Concept
 
 IMAGE_DTYPE = np.dtype([("id", "<i8"), ("width", "<i4"), ("height", "<i4")])
@@ -60,6 +68,8 @@ class Annotations:
     """(M,) of BOX_DTYPE."""
     concepts: list[Concept] = field(default_factory=list)
     """C concepts by ascending category id; their split is assigned later."""
+    parents: list[int] = field(default_factory=list)
+    """Ids of categories without boxes that other categories name as their supercategory."""
     image_counts: list[int | None] = field(default_factory=list)
     """C numbers of training images that show the concept (LVIS), None where the file has none."""
     negatives: NDArray[np.int64] = field(default_factory=_no_marks)
@@ -67,9 +77,21 @@ class Annotations:
     not_exhaustive: NDArray[np.int64] = field(default_factory=_no_marks)
     """(K, 2) pairs as above: not every instance is annotated (LVIS)."""
 
+    repairs: Repairs = field(default_factory=Repairs)
+    """What --lenient repaired."""
+
+    notes: list[str] = field(default_factory=list)
+    """Sentences on how the format was read, for the report."""
+    turned: bool = False
+    """The format itself says that boxes refer to photos as their EXIF orientation turns them."""
+
     def __post_init__(self) -> None:
         for name, image_id in zip(self.file_names, self.images["id"].tolist(), strict=True):
-            check_inside(name, f"{self.path}: the file name {name!r} of image {image_id}")
+            check_inside(
+                name,
+                f"{self.path}: the file name {name!r} of image {image_id}",
+                self.repairs.hint("takes the one file of that base name inside --images"),
+            )
         self._check_ids()
 
     def _check_ids(self) -> None:
@@ -82,6 +104,7 @@ class Annotations:
                 raise UserError(
                     f"{self.path} has the {kind} id {repeated[0]} more than once ({len(np.unique(repeated))} "
                     "such ids): ids must be unique; renumber or remove the duplicates"
+                    + (self.repairs.hint("numbers them by file order") if kind == "annotation" else "")
                 )
         for kind, referred, listed in (
             ("image", boxes["image_id"], image_ids),
@@ -100,5 +123,8 @@ class Annotations:
 class AnnotationReader(Protocol):
     """A function that reads one format."""
 
-    def __call__(self, path: Path, progress: Progress) -> Annotations:
-        """Read `path`. Raises UserError for a file that is missing or not of this format."""
+    def __call__(self, path: Path, progress: Progress, repairs: Repairs) -> Annotations:
+        """Read `path`. Raises UserError for a file that is missing or not of this format.
+
+        repairs: where they are enabled, what can only mean one thing is repaired and noted there.
+        """

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.formats import BOX_DTYPE, IMAGE_DTYPE, Annotations
+from cckt.cache_builder.index.formats.coco_repairs import CocoRepairs
 from cckt.cache_builder.index.formats.json_stream import JsonLists
+from cckt.cache_builder.index.formats.repairs import Repairs, as_integer, as_number
 from cckt.cache_builder.vocabulary import Concept
 
 KEYS = ("images", "annotations", "categories")
@@ -31,8 +33,10 @@ _IMAGE = struct.Struct("<qii")
 _BOX = struct.Struct("<qqqdddddbb")
 
 
-def read_coco(path: Path, progress: Progress) -> Annotations:
-    """Read and check an annotation file.
+def read_coco(path: Path, progress: Progress, repairs: Repairs, unlabelled: bool = False) -> Annotations:
+    """Read and check an annotation file; repair its records where `repairs` are enabled.
+
+    unlabelled: accept a file without 'annotations', such as COCO's image_info files, or without categories.
 
     Raises UserError for a file that is no COCO-format detection file: broken JSON, missing keys, missing
     fields or fields of the wrong type, duplicate ids, annotations of an unknown image or category, a file
@@ -42,8 +46,12 @@ def read_coco(path: Path, progress: Progress) -> Annotations:
     images, boxes = bytearray(), bytearray()
     file_names: list[str] = []
     concepts: list[tuple[Concept, int | None]] = []
+    parent_of: dict[str, Any] = {}
     marks = {key: array("q") for key in MARKS}
-    for key, record in lists.records():
+    records = (
+        CocoRepairs(path, KEYS, repairs, progress).records(lists) if repairs.enabled else lists.records()
+    )
+    for key, record in records:
         if not isinstance(record, dict):
             raise UserError(f"{path} is not COCO: {key!r} holds {_short(record)}; expected objects there")
         if key == "annotations":
@@ -55,7 +63,7 @@ def read_coco(path: Path, progress: Progress) -> Annotations:
                     1 if record.get("difficult") or record.get("ignore") else 0,
                 )  # fmt: skip
             except (KeyError, TypeError, ValueError, OverflowError, struct.error):
-                boxes += _BOX.pack(*_box_fields(record, path))
+                boxes += _BOX.pack(*_box_fields(record, path, repairs))
         elif key == "images":
             for name, pairs in marks.items():
                 listed = record.get(name) or []
@@ -67,31 +75,57 @@ def read_coco(path: Path, progress: Progress) -> Annotations:
                 for category_id in listed:
                     pairs.extend((len(file_names), _integer(category_id, f"an entry of {name}", path)))
             file_names.append(_file_name(record, path))
-            images += _IMAGE.pack(*_image_fields(record, path))
+            images += _IMAGE.pack(*_image_fields(record, path, repairs))
         else:
-            concepts.append(_concept(record, path))
+            concepts.append(_concept(record, path, repairs))
+            parent_of[concepts[-1][0].name] = record.get("supercategory")
     missing = [key for key in KEYS if key not in lists.found]
+    if unlabelled:
+        if boxes:
+            raise UserError(
+                f"{path} has annotations, expected none with --unlabelled; leave out --unlabelled"
+            )
+        missing = [key for key in missing if key == "images"]
     if missing:
         found = f"it has {', '.join(map(repr, lists.found[:8]))}" if lists.found else "it is empty"
         raise UserError(
             f"{path} is not COCO: the key {' and '.join(map(repr, missing))} is missing ({found}); "
             "expected 'images', 'annotations' and 'categories'"
+            + ("; add --unlabelled for an index without boxes" if missing == ["annotations"] else "")
         )
-    for key, empty in (("images", not images), ("categories", not concepts)):
+    for key, empty in (("images", not images), ("categories", not concepts and not unlabelled)):
         if empty:
             raise UserError(f"{path} has an empty list of {key}: expected at least one")
     concepts.sort(key=lambda pair: pair[0].category_id)
+    packed = np.frombuffer(boxes, BOX_DTYPE)
+    parents = {parent for name, parent in parent_of.items() if isinstance(parent, str) and parent != name}
+    with_boxes = set(np.unique(packed["category_id"]).tolist())
+    parent_ids = [
+        concept.category_id
+        for concept, _ in concepts
+        if concept.name in parents and concept.category_id not in with_boxes
+    ]
+    if repairs.enabled and len(parent_ids) < len(concepts):
+        marked = {category_id for pairs in marks.values() for category_id in pairs[1::2]}
+        left_out = set(parent_ids) - marked
+        for concept, _ in concepts:
+            if concept.category_id in left_out:
+                repairs.add("parents", f"category {concept.category_id}", concept.name, None)
+        concepts = [pair for pair in concepts if pair[0].category_id not in left_out]
+        parent_ids = [category_id for category_id in parent_ids if category_id not in left_out]
     pairs_of = {name: np.array(pairs, np.int64).reshape(-1, 2) for name, pairs in marks.items()}
     annotations = Annotations(
         path,
         lists.digest,
         np.frombuffer(images, IMAGE_DTYPE),
         file_names,
-        np.frombuffer(boxes, BOX_DTYPE),
+        packed,
         [concept for concept, _ in concepts],
+        parent_ids,
         [count for _, count in concepts],
         negatives=pairs_of["neg_category_ids"],
         not_exhaustive=pairs_of["not_exhaustive_category_ids"],
+        repairs=repairs,
     )
     _check_marks(annotations, pairs_of)
     return annotations
@@ -109,9 +143,10 @@ def _check_marks(annotations: Annotations, pairs_of: dict[str, NDArray[np.int64]
             )
 
 
-def _concept(record: dict[str, Any], path: Path) -> tuple[Concept, int | None]:
+def _concept(record: dict[str, Any], path: Path, repairs: Repairs) -> tuple[Concept, int | None]:
     """Return a category as a concept, and its `image_count`, None where the record has none."""
-    category_id = _integer(_field(record, "id", "a category", path), "the id of a category", path)
+    hint = _id_hint(record, "id", repairs)
+    category_id = _integer(_field(record, "id", "a category", path), "the id of a category", path, hint)
     name = _field(record, "name", f"category {category_id}", path)
     if not isinstance(name, str) or not name.strip() or not _encodable(name):
         raise UserError(f"{path}: category {category_id} has the name {_short(name)}; expected text")
@@ -152,55 +187,72 @@ def name_from_url(url: str) -> str:
     return "/".join(part for part in unquote(urlsplit(url).path).split("/")[-2:] if part)
 
 
-def _image_fields(record: dict[str, Any], path: Path) -> tuple[int, int, int]:
-    image_id = _integer(_field(record, "id", "an image", path), "the id of an image", path)
+def _image_fields(record: dict[str, Any], path: Path, repairs: Repairs) -> tuple[int, int, int]:
+    hint = _id_hint(record, "id", repairs)
+    image_id = _integer(_field(record, "id", "an image", path), "the id of an image", path, hint)
     sides = []
     for key in ("width", "height"):
-        side = _integer(_field(record, key, f"image {image_id}", path), f"{key} of image {image_id}", path)
+        side = _field(record, key, f"image {image_id}", path)
+        hint = "" if as_integer(side) is None else repairs.hint("reads it as a number")
+        side = _integer(side, f"{key} of image {image_id}", path, hint)
         if not 0 < side < 2**31:
             raise UserError(f"{path}: image {image_id} has {key} {side}; expected the photo's size in pixels")
         sides.append(side)
     return image_id, sides[0], sides[1]
 
 
-def _box_fields(record: dict[str, Any], path: Path) -> tuple[int | float, ...]:
+def _box_fields(record: dict[str, Any], path: Path, repairs: Repairs) -> tuple[int | float, ...]:
     """Read a box that the fast path cannot pack: accept whole floats and null, name any other fault."""
-    ident = _integer(_field(record, "id", "an annotation", path), "the id of an annotation", path)
+    number_ids = repairs.hint("numbers annotations by file order")
+    ident = _field(record, "id", "an annotation", path, number_ids)
+    ident = _integer(ident, "the id of an annotation", path, number_ids)
     who = f"annotation {ident}"
-    image_id = _integer(_field(record, "image_id", who, path), f"image_id of {who}", path)
-    category_id = _integer(_field(record, "category_id", who, path), f"category_id of {who}", path)
-    box = _field(record, "bbox", who, path)
+    image_id, category_id = (
+        _integer(_field(record, key, who, path), f"{key} of {who}", path, _id_hint(record, key, repairs))
+        for key in ("image_id", "category_id")
+    )
+    segments = repairs.hint("takes the box of its segmentation") if record.get("segmentation") else ""
+    box = _field(record, "bbox", who, path, segments)
     if not isinstance(box, list) or len(box) != 4:
-        raise UserError(f"{path}: {who} has bbox {_short(box)}; expected [x, y, width, height] in pixels")
-    numbers = [_number(value, f"bbox of {who}", path) for value in box]
-    area = _number(record.get("area"), f"area of {who}", path)
+        raise UserError(
+            f"{path}: {who} has bbox {_short(box)}; expected [x, y, width, height] in pixels"
+            + ("" if box else segments)
+        )
+    numbers = [_number(value, f"bbox of {who}", path, repairs) for value in box]
+    area = _number(record.get("area"), f"area of {who}", path, repairs)
     crowd = _integer(record.get("iscrowd") or 0, f"iscrowd of {who}", path)
     difficult = 1 if record.get("difficult") or record.get("ignore") else 0
     return (ident, image_id, category_id, *numbers, area, int(crowd != 0), difficult)
 
 
-def _field(record: dict[str, Any], key: str, who: str, path: Path) -> Any:
+def _id_hint(record: dict[str, Any], key: str, repairs: Repairs) -> str:
+    """Return what --lenient does with an id that is a text."""
+    return repairs.hint("reads and numbers such ids") if isinstance(record.get(key), str) else ""
+
+
+def _field(record: dict[str, Any], key: str, who: str, path: Path, hint: str = "") -> Any:
     if key not in record:
         raise UserError(
             f"{path} is not a COCO detection file: {who} has no {key!r}; "
-            f"it has {_short(list(record))}, expected {key!r} among them"
+            f"it has {_short(list(record))}, expected {key!r} among them{hint}"
         )
     return record[key]
 
 
-def _integer(value: Any, name: str, path: Path) -> int:
+def _integer(value: Any, name: str, path: Path, hint: str = "") -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise UserError(f"{path}: {name} is {_short(value)}; expected an integer of at most 64 bits")
+        raise UserError(f"{path}: {name} is {_short(value)}; expected an integer of at most 64 bits{hint}")
     return value
 
 
-def _number(value: Any, name: str, path: Path) -> float:
+def _number(value: Any, name: str, path: Path, repairs: Repairs) -> float:
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{path}: {name} holds {_short(value)}; expected numbers")
+        hint = repairs.hint("reads it as a number") if not isinstance(as_number(value), str) else ""
+        raise UserError(f"{path}: {name} holds {_short(value)}; expected numbers{hint}")
     try:
         return float(value)
     except OverflowError:

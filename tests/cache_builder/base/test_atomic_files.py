@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from cckt.cache_builder.base.atomic_files import place, plain, write_bytes, write_json
+from cckt.cache_builder.base.atomic_files import place, plain, write_bytes, write_json, write_together
 from cckt.cache_builder.base.digests import digest_of, file_digest
 
 
@@ -72,6 +74,45 @@ def test_a_pipe_stays_a_pipe_and_passes_the_content_on(tmp_path: Path) -> None:
     reader.join()
     assert received == [b"new"]
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_device_that_refuses_is_not_replaced() -> None:
+    with pytest.raises(OSError, match="No space"):
+        write_bytes(Path("/dev/full"), b"new")
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+    assert not list(Path("/dev").glob(".full*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /dev/stdout as on Linux")
+def test_stdout_that_is_redirected_to_a_file_keeps_all_its_lines(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from cckt.cache_builder.base.atomic_files import write_bytes\n"
+        "print('one', flush=True); write_bytes(Path('/dev/stdout'), b'two\\n'); print('three')"
+    )
+    with (tmp_path / "log").open("ab") as log:
+        subprocess.run([sys.executable, "-c", code], stdout=log, check=True)
+    assert (tmp_path / "log").read_text().split() == ["one", "two", "three"]
+
+
+def test_files_that_belong_together_appear_together_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {tmp_path / "a": b"1", tmp_path / "b": b"2"}
+    real, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space.*/\.?b"):
+        write_together(files)
+    assert not list(tmp_path.iterdir())
+    write_together(files)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
 def test_digests_of_bytes_and_files_agree(tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from cckt.cache_builder.index import build_index, open_index, verify_index
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import Index, build_index, open_index, verify_index
+from cckt.cache_builder.index.write import write_index
 from tests.cache_builder.index.coco_files import small_coco, write_coco, write_split
 from tests.places import ROOT
 
@@ -59,6 +62,59 @@ def test_a_damaged_table_is_found_and_built_again(tmp_path: Path, name: str) -> 
     assert table.read_bytes() == whole
     assert verify_index(open_index(tmp_path / "out"))
     assert sorted(p.name for p in (tmp_path / "out/index").iterdir()) == ["index.json", index.card["tables"]]
+
+
+def test_folders_and_files_of_somebody_else_are_kept(tmp_path: Path) -> None:
+    path, images = write_coco(tmp_path, small_coco())
+    folder = tmp_path / "out/index"
+    foreign = ["tables-old/a", "tables-0123456789abcdef/image_ids.npy/a", "tables-0123456789abcdea/b"]
+    foreign += [".building-old/a", ".damaged-1/b", ".index.json-backup", "notes-1"]
+    for name in foreign:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("precious")
+    (folder / "tables-0123456789abcdeb").mkdir()
+    np.save(folder / "tables-0123456789abcdeb/image_ids.npy", np.arange(3))
+    build_index(path, images, tmp_path / "out", "all-base")
+    assert [(folder / name).read_text() for name in foreign] == ["precious"] * len(foreign)
+    assert not (folder / "tables-0123456789abcdeb").exists(), "expected our unused tables to be swept"
+
+
+def test_an_index_json_or_tables_of_somebody_else_are_refused(tmp_path: Path) -> None:
+    path, images = write_coco(tmp_path, small_coco())
+    card = tmp_path / "out/index/index.json"
+    card.parent.mkdir(parents=True)
+    card.write_text('{"title": "my site"}')
+    with pytest.raises(UserError, match=r"index\.json that is not an index made by cckt data index"):
+        write_index(tmp_path / "out", open_built(tmp_path, path, images), {"tables": "tables-" + "0" * 16})
+    assert card.read_text() == '{"title": "my site"}'
+    card.unlink()
+    build_index(path, images, tmp_path / "out", "all-base")
+    tables = card.parent / open_index(tmp_path / "out").card["tables"]
+    (tables / "notes.txt").write_text("precious")
+    (tables / "areas.npy").unlink()
+    with pytest.raises(UserError, match=r"tables-.* that is not a folder of tables"):
+        build_index(path, images, tmp_path / "out", "all-base")
+    (tables / "notes.txt").unlink()
+    card.write_text("cut sho")
+    build_index(path, images, tmp_path / "out", "all-base")
+    assert verify_index(open_index(tmp_path / "out")), "expected a damaged index of ours to be built again"
+
+
+def open_built(folder: Path, path: Path, images: Path) -> Index:
+    build_index(path, images, folder / "built", "all-base")
+    return open_index(folder / "built")
+
+
+def test_a_full_disk_leaves_no_unfinished_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, images = write_coco(tmp_path, small_coco())
+
+    def full(*given: object, **options: object) -> None:
+        raise OSError("30 requested and 0 written")
+
+    monkeypatch.setattr("numpy.save", full)
+    with pytest.raises(UserError, match=r"index cannot be written \(30 requested and 0 written\)"):
+        build_index(path, images, tmp_path / "out", "all-base")
+    assert not list((tmp_path / "out/index").iterdir())
 
 
 KILL = """

@@ -17,6 +17,7 @@ from cckt.detector.data import dataset as data
 from cckt.detector.data.dataset import Schedule, TrainingPhotos, batches, decoded
 from cckt.detector.data.gpu_decode import decode_all, gpu_decoder, jpeg_bytes
 from cckt.detector.data.transforms import View
+from tests.cache_builder.index.photo_files import save_photo
 from tests.detector.tiny import make_data, tiny_config
 
 
@@ -116,6 +117,9 @@ def test_only_plain_jpegs_of_the_annotated_size_go_to_the_gpu(folder: Path, tmp_
     assert jpeg_bytes(paths[0], (64, 65)) is None, "another size: the CPU decides whether it is rotated"
     assert jpeg_bytes(paths[2], (64, 64)) is None, "PNG"
     assert jpeg_bytes(tmp_path / "none.jpg", (64, 64)) is None
+    save_photo(tmp_path / "turned.jpg", (64, 64), 3)
+    assert jpeg_bytes(tmp_path / "turned.jpg", (64, 64)) is not None
+    assert jpeg_bytes(tmp_path / "turned.jpg", (64, 64), exif="apply") is None, "a GPU does not turn it"
     (tmp_path / "text.jpg").write_text("no photo")
     assert jpeg_bytes(tmp_path / "text.jpg", (64, 64)) is None
     Image.new("CMYK", (64, 64)).save(tmp_path / "print.jpg")

@@ -12,6 +12,7 @@ from PIL import Image
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.vocabulary import Vocabulary
+from cckt.detector.drawing import picture_files
 from cckt.detector.drawing import predict_files as module
 from cckt.detector.drawing.predict_files import predict_files
 from cckt.detector.inference.predict import Predictor
@@ -92,3 +93,37 @@ def test_a_video_that_cannot_be_read_is_a_note(tmp_path: Path, monkeypatch: pyte
 def test_files_none_of_which_can_be_read_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of the 1 photos could be read"):
         predict([files(tmp_path)[1]])
+
+
+def test_a_full_disk_ends_the_pictures_and_keeps_the_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(picture_files, "write_bytes", full)
+    found, _, progress = predict(files(tmp_path), pictures=tmp_path / "out")
+    assert len(found) == 3
+    assert ["no more pictures are drawn" in note for note in progress.notes] == [True, False]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_folder_for_pictures_that_cannot_be_made_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a part of this path is a file"):
+        predict(files(tmp_path), pictures=tmp_path / "file" / "below")
+
+
+def test_pictures_of_somebody_else_are_refused_and_ours_are_replaced(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "holiday.png").write_text("precious")
+    (out / "00001-0.png").write_text("precious")
+    with pytest.raises(UserError, match=r"00001-0\.png that is not a picture of cckt predict"):
+        predict(files(tmp_path), pictures=out)
+    assert (out / "00001-0.png").read_text() == "precious"
+    (out / "predictions.json").touch()  # a folder of an earlier version, whose pictures have no mark
+    predict(files(tmp_path), pictures=out)
+    (out / "predictions.json").unlink()
+    predict(files(tmp_path), pictures=out)
+    assert (out / "holiday.png").read_text() == "precious"

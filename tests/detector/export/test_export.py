@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from cckt.detector.config.config import changed
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.export import graph as export
 from cckt.detector.export.graph import HalvingPool, export_graph, run_onnx, traceable
-from cckt.detector.export.model_card import export_folder
+from cckt.detector.export.model_card import export_folder, model_card
 from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.inference.predict import Predictor
+from cckt.detector.runs.run_folder import Facts, run_config
 from tests.detector.evaluation.evaluation_world import (
     add_column,
     make_data,
@@ -77,7 +80,7 @@ def test_onnx_and_torch_agree_on_twenty_images(run, tmp_path):
         photos = torch.rand((number, 3, *size), generator=generator)
         for mine, expected in zip(run_onnx(report.path, photos), by_torch(run, photos, [1]), strict=True):
             torch.testing.assert_close(mine, expected, atol=1e-3, rtol=0)
-    card = json.loads((tmp_path / "d.json").read_text())
+    card = json.loads((tmp_path / "d.onnx.json").read_text())
     assert card["input"].startswith(
         "images: float32 (batch, 3, height, width), RGB in [0, 1]; at least 64 px"
     )
@@ -85,13 +88,13 @@ def test_onnx_and_torch_agree_on_twenty_images(run, tmp_path):
     assert [concept["name"] for concept in card["concepts"]] == ["cat", "kite", "tv"]
     assert [concept["split"] for concept in card["concepts"]] == ["base", "novel", "novel"]
     assert card["threshold_of"].startswith("the default, because the run has no evaluation")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.json", "d.onnx"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.onnx", "d.onnx.json"]
 
 
 def test_a_torch_graph_of_one_size_takes_any_batch(run, tmp_path):
     report = graph(run, tmp_path / "d.pt2", format="torch", size=(64, 96))
     assert (report.present, report.concepts, report.size) == ((), 3, (64, 96))
-    assert "(batch, 3, 64, 96)" in json.loads((tmp_path / "d.json").read_text())["input"]
+    assert "(batch, 3, 64, 96)" in json.loads((tmp_path / "d.pt2.json").read_text())["input"]
     photos = torch.rand((5, 3, 64, 96), generator=torch.Generator().manual_seed(2))
     module = torch.export.load(tmp_path / "d.pt2").module()
     with torch.no_grad():
@@ -159,10 +162,10 @@ def test_traceable_pools_give_the_same_output():
 
 def test_a_graph_that_differs_from_torch_is_not_kept(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_traced", lambda *given: None)
-    monkeypatch.setattr(export, "_write", lambda program, path, photos: path.touch())
+    monkeypatch.setattr(export, "_bytes", lambda program: b"graph")
     for boxes in (torch.zeros(2, 6, 4) + 9, torch.full((2, 6, 4), torch.nan)):
         monkeypatch.setattr(
-            export, "_reader", lambda path, boxes=boxes: lambda one: (boxes, torch.zeros(2, 6, 3))
+            export, "_reader", lambda content, boxes=boxes: lambda one: (boxes, torch.zeros(2, 6, 3))
         )
         with pytest.raises(AssertionError, match="of torch, found"):
             graph(run, tmp_path / "d.pt2", format="torch")
@@ -229,3 +232,77 @@ def test_an_exported_folder_loads_like_the_run_and_has_a_model_card(run, tmp_pat
 def test_the_model_card_of_a_run_without_evaluation(tmp_path):
     bare = make_run(tmp_path / "bare", small_config())
     assert "This run has no evaluation." in (export_folder(bare, tmp_path / "out") / "README.md").read_text()
+
+
+def quick_graph(run, out, monkeypatch, content=b"graph", format="torch"):
+    """Export without tracing: the content of the file is given."""
+    answers = torch.zeros(2, 6, 4), torch.zeros(2, 6, 3)
+    monkeypatch.setattr(export, "_traced", lambda *given: None)
+    monkeypatch.setattr(export, "_bytes", lambda program: content)
+    monkeypatch.setattr(export, "_onnx_bytes", lambda program, photos: content)
+    monkeypatch.setattr(export, "_reader", lambda content: lambda photos: answers)
+    monkeypatch.setattr(export, "_onnx_reader", lambda content: lambda photos: answers)
+    monkeypatch.setattr(export, "_require_packages", lambda *packages: None)
+    monkeypatch.setattr(export.GraphModel, "forward", lambda self, images: answers)
+    return graph(run, out, format=format, size=(64, 64))
+
+
+def test_two_graphs_in_one_folder_have_two_cards(run, tmp_path, monkeypatch):
+    quick_graph(run, tmp_path / "d.pt2", monkeypatch)
+    quick_graph(run, tmp_path / "d.onnx", monkeypatch, b"other", "onnx")
+    names = ["d.onnx", "d.onnx.json", "d.pt2", "d.pt2.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    quick_graph(run, tmp_path / "d.pt2", monkeypatch, b"again")
+    assert (tmp_path / "d.pt2").read_bytes() == b"again"
+    assert json.loads((tmp_path / "d.onnx.json").read_text())["report"]["format"] == "onnx"
+
+
+def test_files_that_are_no_export_of_this_format_are_refused_by_name(run, tmp_path, monkeypatch):
+    out = tmp_path / "d.pt2"
+    for name in ("d.pt2", "d.pt2.json"):
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(UserError, match=f"found a file .*/{name} that is not"):
+            quick_graph(run, out, monkeypatch)
+        assert (tmp_path / name).read_text() == "precious"
+        (tmp_path / name).unlink()
+    quick_graph(run, out, monkeypatch)
+    with pytest.raises(UserError, match=r"d\.pt2 that is not an export made by cckt export --format onnx"):
+        quick_graph(run, out, monkeypatch, format="onnx")
+    out.write_bytes(b"changed")
+    with pytest.raises(UserError, match=r"d\.pt2 that is not an export"):
+        quick_graph(run, out, monkeypatch)
+    (tmp_path / "d.pt2.json").unlink()
+    old = {"report": {"path": "elsewhere/d.pt2", "format": "torch"}}  # as earlier versions wrote it
+    (tmp_path / "d.json").write_text(json.dumps(old))
+    quick_graph(run, out, monkeypatch)
+    assert json.loads((tmp_path / "d.json").read_text()) == old
+    with pytest.raises(UserError, match="--out /dev/null: expected a file such as"):
+        quick_graph(run, Path("/dev/null"), monkeypatch)
+
+
+def test_a_full_disk_leaves_no_part_of_an_export(run, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        quick_graph(run, tmp_path / "d.pt2", monkeypatch)
+    with pytest.raises(OSError, match="No space"):
+        export_folder(run, tmp_path / "shared")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_in_a_model_card_are_neither_html_nor_markdown_nor_yaml(run):
+    config = run_config(run)
+    names = ["<script>alert(1)</script>", "a|b\n\n# heading", "[x](http://y)"]
+    facts = replace(Facts.load(run), names=names, pseudo="<img src=x>")
+    card = model_card("</title><b>run", config, facts, {}, "mit\ntags: [x]", 1)
+    assert "<script" not in card
+    assert "<img" not in card
+    assert "<b>" not in card
+    assert "\n# heading" not in card
+    assert "a\\|b" in card
+    assert "[x](" not in card
+    front = card.split("---")[1]
+    assert 'license: "mit\\ntags: [x]"' in front
+    assert front.count("\ntags:") == 1

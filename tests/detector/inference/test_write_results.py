@@ -53,3 +53,13 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="format voc is not known; expected one of coco, yolo, csv"):
         write_results(predictions(), tmp_path, "voc")
     assert not list(tmp_path.iterdir())
+
+
+def test_names_that_begin_like_formulas_are_text_in_spreadsheets(tmp_path: Path) -> None:
+    concepts = Vocabulary.free(["=1+1", "@x", "-y", "+z", "cup=1"])
+    boxes, rows = np.zeros((5, 4), np.float32), np.arange(5)
+    one = Prediction(boxes, np.ones(5, np.float32), rows, concepts, (8, 8), "=cmd.png")
+    lines = write_results([one], tmp_path, "csv").read_text().splitlines()[1:]
+    assert [line.split(",")[:2] for line in lines] == [
+        ["'=cmd.png", name] for name in ("'=1+1", "'@x", "'-y", "'+z", "cup=1")
+    ]

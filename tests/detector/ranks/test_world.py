@@ -6,8 +6,9 @@ import socket
 import pytest
 import torch
 
+from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.ranks.world import LaunchInfo, World, first_host, joined, pick_device, read_launch_info
+from cckt.detector.ranks.world import LaunchInfo, World, first_host, joined, read_launch_info
 
 
 def test_without_a_launcher_there_is_one_rank():

@@ -97,13 +97,13 @@ def test_several_runs_are_compared(world):
     index, (run, other) = world
     # The second run gets perfect detections.
     truth = ground_truth_of(index)
-    path = write_report([run, other], run / "two.html", data=index.folder, resamples=10)
+    write_report([other], data=index.folder, resamples=5, sweep=False)  # keeps its evaluation
     folder = next(other.glob("eval-*"))
     ids, categories = truth.image_ids[truth.images], truth.category_ids[truth.concepts]
     Detections(ids, categories, np.linspace(0.99, 0.9, len(ids)), truth.boxes_xywh).to_json(
         folder / "detections.json"
     )
-    page = data_of(write_report([run, other], path, data=index.folder, resamples=10))
+    page = data_of(write_report([run, other], run / "two.html", data=index.folder, resamples=10))
     assert len(page["runs"]) == 2
     assert page["comparisons"][0]["figures"]["ap50_novel"]["b"] == pytest.approx(1.0)
     assert any(one["right"] and one["novel"] for tile in page["gallery"] for one in tile["runs"][1])
@@ -117,6 +117,40 @@ def test_no_run_or_a_repeated_run_is_refused(world):
         write_report([])
     with pytest.raises(UserError, match="found this run twice"):
         write_report([run, run], data=index.folder)
+
+
+def test_another_file_is_refused_and_a_report_of_any_version_is_replaced(world, tmp_path):
+    index, (run, _) = world
+    out = tmp_path / "notes.html"
+    for content in ("precious", "<title>cckt</title>"):
+        out.write_text(content)
+        with pytest.raises(UserError, match=r"notes\.html that is not a report written by cckt report"):
+            write_report([run], out, data=index.folder)
+        assert out.read_text() == content
+    out.write_text("<!doctype html><title>cckt report: old</title>")
+    for _ in range(2):
+        write_report([run], out, data=index.folder, resamples=5, sweep=False)
+        assert '<meta name="generator" content="cckt report">' in out.read_text()
+
+
+def test_with_out_nothing_else_is_written(world, tmp_path):
+    index, (run, _) = world
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("eval-*"))
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    out = tmp_path / "out.html"
+    write_report([copy], out, data=index.folder, resamples=5, sweep=False)
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+    evaluation = dict(data_of(out)["runs"][0]["digests"])["evaluation"]
+    assert evaluation == "made for this report, not kept"
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(world, tmp_path, monkeypatch):
+    index, (run, _) = world
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("cckt.detector.report.write.collect", lambda *given: pytest.fail("worked"))
+    with pytest.raises(UserError, match="a part of this path is a file"):
+        write_report([run], tmp_path / "file" / "r.html", data=index.folder)
 
 
 class Requests(html.parser.HTMLParser):

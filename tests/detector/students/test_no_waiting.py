@@ -57,6 +57,9 @@ class WaitRecorder(TorchDispatchMode):
 @contextmanager
 def fake_gpu() -> Iterator[None]:
     """Use fake tensors on a GPU that need not exist; clear the caches of device tensors afterwards."""
+    # FakeTensorMode registers a GPU. If autograd first starts after that, it starts a thread for this GPU,
+    # and later tests that fork cannot run a backward pass.
+    torch.ones((), requires_grad=True).backward()
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
     _sides.cache_clear()

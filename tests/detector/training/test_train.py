@@ -13,8 +13,10 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.index import open_index
+from cckt.cache_builder.store import open_column
 from cckt.detector.ranks.world import World
 from cckt.detector.runs import run_folder as store
+from cckt.detector.runs.base_text import load_base_text
 from cckt.detector.runs.folder_guard import training_lock
 from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.training.train import train
@@ -233,3 +235,11 @@ def test_other_files_are_not_replaced(folder, tmp_path):
     with pytest.raises(UserError, match=r"found config\.toml in it, expected an empty folder or a run"):
         train(tiny_config(), folder, None, tmp_path, max_steps=1)
     assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"precious"}
+
+
+def test_a_run_keeps_the_text_of_its_base_concepts(unbroken, folder):
+    run, _ = unbroken
+    facts = store.Facts.load(run)
+    column = open_column(folder, "text")
+    rows = open_index(folder).concepts.rows("base")
+    np.testing.assert_allclose(load_base_text(run, facts), column.take(rows), atol=1e-6)

@@ -1,0 +1,93 @@
+"""Faults of disks and paths as one sentence, and a check for room before long work starts."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cckt.cache_builder.base.errors import UserError
+
+ROOM = 1 << 20
+"""Bytes that must be free before long work starts, if the size of its results is unknown."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SPACE = "free space there or name another place"
+_OTHER = "name another place"
+_REASONS = {
+    errno.ENOSPC: ("the disk is full", _SPACE),
+    errno.EDQUOT: ("the quota of this user is used up", _SPACE),
+    errno.EFBIG: ("it exceeds the largest file size that is allowed here", "raise that limit (ulimit -f)"),
+    errno.EROFS: ("the disk is read-only", _OTHER),
+    errno.EACCES: ("this user has no permission", f"change the permissions or {_OTHER}"),
+    errno.EPERM: ("this user has no permission", f"change the permissions or {_OTHER}"),
+    errno.ENOTDIR: ("a part of this path is a file, expected folders", _OTHER),
+    errno.EEXIST: ("it exists as a file, expected a folder or nothing", _OTHER),
+    errno.EISDIR: ("it is a folder, expected a file", _OTHER),
+    errno.ENAMETOOLONG: ("the name is too long", "name a shorter one"),
+    errno.ELOOP: ("its symbolic links form a loop", "remove these links or name another place"),
+    errno.ENOENT: (
+        "it or its folder does not exist",
+        "check the name and what may delete it",
+    ),
+    errno.EIO: ("the disk reports an input/output error", f"check the disk or {_OTHER}"),
+    errno.ESTALE: ("the network disk no longer has it", f"mount the disk again or {_OTHER}"),
+}
+"""errno -> (reason, next step). Other errors of the system are faults of the library."""
+
+
+def explain(error: OSError, path: Path | None = None) -> UserError | None:
+    """Return the sentence for a fault of a disk or path; None for other errors.
+
+    path: the file, if the error does not name one.
+    """
+    if error.errno not in _REASONS:
+        return None
+    reason, step = _REASONS[error.errno]
+    file = error.filename2 or error.filename or path
+    name = "a file" if file is None else os.fsdecode(file) if isinstance(file, bytes) else str(file)
+    return UserError(f"{name}: could not be used because {reason}; {step}, then run the same command again.")
+
+
+@contextlib.contextmanager
+def explained_faults(path: Path | None = None) -> Iterator[None]:
+    """Turn faults of disks and paths in the block into UserError: the file, the reason, the next step.
+
+    path: the file or folder that the block writes, for errors that name none.
+    """
+    try:
+        yield
+    except OSError as error:
+        explained = explain(error, path)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def require_room(folder: Path, needed: int = ROOM) -> None:
+    """Raise UserError unless `needed` bytes can be written under `folder`, which need not exist.
+
+    Call it before long work. It creates nothing that remains: the nearest existing folder above is tested by
+    a nameless file.
+    """
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    with explained_faults(folder):
+        if not place.is_dir():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:  # names a file with a random name
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+        free = shutil.disk_usage(place).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: found {free / 1e6:.1f} MB of free disk space, expected at least "
+            f"{needed / 1e6:.1f} MB; {_SPACE}."
+        )

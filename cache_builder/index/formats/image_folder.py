@@ -1,0 +1,74 @@
+"""Read a folder of images without annotations, and the sizes of images for formats that record none."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.index.formats import IMAGE_DTYPE, Annotations
+from cckt.cache_builder.index.formats.repairs import Repairs
+from cckt.cache_builder.index.photo_headers import read_headers
+from cckt.cache_builder.vocabulary import Concept
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
+"""Endings of image files, in lower case."""
+
+
+def read_folder(path: Path, progress: Progress, repairs: Repairs, names: Sequence[str] = ()) -> Annotations:
+    """Return the images of a folder and its sub-folders, without boxes.
+
+    names: of the concepts, numbered from 1.
+
+    Images are numbered by ascending name. Sizes are those of the photo as its EXIF orientation turns it.
+    Raises UserError where there are none, or where one cannot be read.
+    """
+    files = list_images(path)
+    if not files:
+        raise UserError(f"{path} holds no images, expected files such as a.jpg or b.png; give their folder")
+    images = measure(path, files, progress, path)
+    digest = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape")).hexdigest()
+    concepts = [Concept(number, name, split="other") for number, name in enumerate(names, 1)]
+    return Annotations(
+        path,
+        f"sha256:{digest}",
+        images,
+        files,
+        concepts=concepts,
+        image_counts=[None] * len(concepts),
+        repairs=repairs,
+        turned=True,
+    )
+
+
+def list_images(root: Path, inside: str = "") -> list[str]:
+    """Return the ascending names of the image files in `root / inside`, relative to `root`."""
+    names = []
+    for folder, _, files in os.walk(root / inside):
+        place = Path(folder).relative_to(root)
+        names += [(place / file).as_posix() for file in files if file.lower().endswith(SUFFIXES)]
+    return sorted(names)
+
+
+def measure(root: Path, names: Sequence[str], progress: Progress, path: Path) -> NDArray[np.void]:
+    """Return I images, numbered from 1, with the sizes of their files as their EXIF orientation turns them.
+
+    path: what messages begin with. Raises UserError where a file cannot be read.
+    """
+    turned = read_headers(root, names, progress).turned
+    unreadable = np.flatnonzero(turned[:, 0] == 0)
+    if len(unreadable):
+        raise UserError(
+            f"{path}: {len(unreadable)} of {len(names)} photos cannot be read, so their size is unknown (the "
+            f"first is {root / names[int(unreadable[0])]}); repair or remove them"
+        )
+    images = np.zeros(len(names), IMAGE_DTYPE)
+    images["id"] = np.arange(1, len(names) + 1)
+    images["width"], images["height"] = turned[:, 0], turned[:, 1]
+    return images

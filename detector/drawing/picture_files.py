@@ -1,0 +1,45 @@
+"""Picture files with our mark, which appear complete or not at all."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.ownership import require_ours_or_absent, text_mark
+
+MARK = "cckt predict"
+"""Mark of our pictures, the "Software" entry of the PNG file."""
+PICTURE = re.compile(r"[0-9]{5}-.*\.png")
+"""Names of the pictures of `cckt predict`: number and name of the photo."""
+RESULTS = ("predictions.json", "predictions.csv", "classes.txt")
+"""Results next to pictures of earlier versions, which have no mark."""
+_IS_PICTURE = text_mark(f"Software\0{MARK}")
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG file with our mark. OSError if it cannot be written; nothing remains of it then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mark = PngInfo()
+    mark.add_text("Software", MARK)
+    memory = io.BytesIO()
+    picture.save(memory, "PNG", pnginfo=mark)
+    write_bytes(path, memory.getvalue())
+
+
+def require_own_pictures(folder: Path) -> None:
+    """Raise UserError if a file that has a name like our pictures is not one of them.
+
+    Called before the work, when the number of frames of a video is not known yet. Results of an earlier
+    version vouch for the pictures next to them.
+    """
+    if not folder.is_dir():
+        return
+    old = any((folder / name).is_file() for name in RESULTS)
+    for path in sorted(folder.iterdir()):
+        if PICTURE.fullmatch(path.name):
+            require_ours_or_absent(path, lambda path: old or _IS_PICTURE(path), "a picture of cckt predict")

@@ -1,0 +1,68 @@
+"""Checks that a results folder holds nothing that `cckt predict` or `cckt eval` may not replace.
+
+Call them before the work, so that a refusal costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cckt.cache_builder.base.disk_faults import require_room
+from cckt.cache_builder.base.ownership import (
+    json_mark,
+    json_object,
+    require_ours_or_absent,
+    require_own_folder,
+    text_mark,
+)
+from cckt.detector.inference.prediction import IMAGES_FILE
+
+PREDICTED = "a result of cckt predict"
+_LABEL = re.compile(rb"[0-9]+( -?[0-9]+\.[0-9]{6}){5}\n")
+"""First line of our label files; those of a YOLO data set have no score, so one column less."""
+_IS_TABLE = text_mark("photo,concept,category_id,novel,score,")
+
+
+def require_own_evaluation(folder: Path, run: Path) -> None:
+    """Raise UserError unless metrics.json and detections.json are absent or an evaluation of this run.
+
+    Runs are compared by the names of their folders, so that a run may be moved. Also raises UserError if the
+    disk has no room.
+    """
+
+    def of_run(path: Path) -> bool:
+        figures = json_object(path).get("figures")
+        known = figures.get("run") if isinstance(figures, dict) else None
+        return isinstance(known, str) and Path(known).resolve().name == run.resolve().name
+
+    require_own_folder(
+        folder, "metrics.json", of_run, ["detections.json"], f"an evaluation of {run} by cckt eval"
+    )
+    require_room(folder)
+
+
+def require_own_predictions(folder: Path, format: str) -> None:
+    """Raise UserError unless the files of a format (see `write_results`) are absent or ours.
+
+    Also raises UserError if the disk has no room.
+    """
+    if format == "coco":
+        mark = json_mark("images", "categories")
+        require_own_folder(folder, IMAGES_FILE, mark, ["predictions.json"], PREDICTED)
+    elif format == "csv":
+        require_ours_or_absent(folder / "predictions.csv", _IS_TABLE, PREDICTED)
+    else:
+        labels = sorted((folder / "labels").glob("*.txt"))
+        for path in labels:
+            require_ours_or_absent(path, _is_label, PREDICTED)
+        require_ours_or_absent(folder / "classes.txt", lambda path: bool(labels), PREDICTED)
+    require_room(folder)
+
+
+def _is_label(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _LABEL.fullmatch(file.readline(200)) is not None
+    except OSError:
+        return False
