@@ -76,7 +76,7 @@ def reference(
         else:
             clipped += any(abs(a - b) > 0.01 for a, b in zip(box, corners, strict=True))
             area = record.get("area")
-            if area is None or not math.isfinite(area) or area < 0:
+            if area is None or not math.isfinite(area) or area <= 0:
                 area = (box[2] - box[0]) * (box[3] - box[1])
             kept.append(
                 (record["image_id"], record["id"], record["category_id"], tuple(box), float(area),
