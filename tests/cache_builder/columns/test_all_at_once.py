@@ -14,15 +14,10 @@ from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.columns.text import cache_text
-from cckt.cache_builder.teacher.clip import Teacher, load_teacher
-from tests.cache_builder.samples import write_photos, write_teacher
+from cckt.cache_builder.teacher.clip import Teacher
+from tests.cache_builder.samples import write_photos
 
 COLUMNS = ("text", "crops", "images", "priors")
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return load_teacher(write_teacher(tmp_path_factory.mktemp("teacher")), device="cpu")
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from tests.cache_builder.samples import WIDTH, write_photos, write_teacher
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return load_teacher(write_teacher(tmp_path_factory.mktemp("teacher")), device="cpu")
-
-
 @pytest.fixture
 def data(tmp_path: Path, teacher: Teacher) -> Path:
     data = write_photos(tmp_path / "set", photos=5)

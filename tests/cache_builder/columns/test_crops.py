@@ -27,16 +27,11 @@ from cckt.cache_builder.columns.crops import (
 )
 from cckt.cache_builder.index import build_index, open_index
 from cckt.cache_builder.store import open_column
-from cckt.cache_builder.teacher.clip import Teacher, load_teacher
-from tests.cache_builder.samples import write_photos, write_teacher
+from cckt.cache_builder.teacher.clip import Teacher
+from tests.cache_builder.samples import write_photos
 from tests.places import SHARED
 
 SHARED = SHARED / "coco_photos"
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return load_teacher(write_teacher(tmp_path_factory.mktemp("teacher")), device="cpu")
 
 
 @pytest.fixture

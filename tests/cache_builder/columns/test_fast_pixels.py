@@ -25,11 +25,6 @@ from cckt.cache_builder.teacher.preprocess import GAP, Preprocess
 from tests.cache_builder.samples import write_photos, write_teacher
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return load_teacher(write_teacher(tmp_path_factory.mktemp("teacher")), device="cpu")
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "set")

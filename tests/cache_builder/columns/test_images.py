@@ -20,13 +20,8 @@ from cckt.cache_builder.columns.options import check_numbers
 from cckt.cache_builder.index import build_index, open_index
 from cckt.cache_builder.photos import load_row
 from cckt.cache_builder.store import open_column
-from cckt.cache_builder.teacher.clip import Teacher, load_teacher
+from cckt.cache_builder.teacher.clip import Teacher
 from tests.cache_builder.samples import index_photos, write_photos, write_teacher
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return load_teacher(write_teacher(tmp_path_factory.mktemp("teacher")), device="cpu")
 
 
 @pytest.fixture

@@ -19,14 +19,9 @@ from cckt.cache_builder.index import open_index
 from cckt.cache_builder.mllm import Mllm
 from cckt.cache_builder.photos import load_or_reason
 from cckt.cache_builder.store import list_columns, open_column
-from cckt.cache_builder.teacher.clip import Teacher, load_teacher
+from cckt.cache_builder.teacher.clip import Teacher
 from tests.cache_builder.mllm.mllm_models import outspoken
-from tests.cache_builder.samples import write_photos, write_teacher
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return load_teacher(write_teacher(tmp_path_factory.mktemp("teacher")), device="cpu")
+from tests.cache_builder.samples import write_photos
 
 
 @pytest.fixture(scope="module")
