@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 
 SPLITS = ("base", "novel", "other")
@@ -95,7 +95,7 @@ class Vocabulary(Sequence[Concept]):
     @property
     def digest(self) -> str:
         """`"sha256:..."` over every field of every concept, in order."""
-        return "sha256:" + hashlib.sha256(json.dumps(self.to_json()).encode()).hexdigest()
+        return digest_of(json.dumps(self.to_json()).encode())
 
     def rows(self, *splits: str) -> NDArray[np.int64]:
         """Return the ascending concept rows in any of `splits`; all C rows without an argument."""

@@ -1,12 +1,13 @@
 """What every room may import: errors, progress, files, locks, devices, shared defaults.
 
-errors.py        UserError, a fault that the user can correct
+errors.py        UserError, a fault that the user can correct; values in its messages
 constants.py     defaults that several rooms share
 progress.py      progress protocol for long-running work
 atomic_files.py  files that appear complete or not at all; values as JSON can hold them
 image_files.py   open image files: listed formats only, bounded pixels, EXIF orientation
 ownership.py     marks of our files; whatever lacks one is not replaced
 disk_faults.py   full, read-only and missing disks as one sentence; room before long work
+boxes.py         corners to left, top, width, height
 digests.py       sha256 of bytes and of files
 locks.py         lock files: one process at a time
 device.py        the device of --device; the digest of a model's weights

@@ -1,4 +1,4 @@
-"""The one exception for faults that the user can correct."""
+"""The one exception for faults that the user can correct, and values in its messages."""
 
 from __future__ import annotations
 
@@ -12,3 +12,9 @@ class UserError(ValueError):
     """
 
     exit_code = 2
+
+
+def brief(value: object) -> str:
+    """Return the repr of a value for a message, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

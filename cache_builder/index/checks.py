@@ -74,10 +74,8 @@ def check_boxes(found: Annotations) -> None:
             f"{finite[0].tolist()}), which looks like shares of the photo, expected pixels; multiply them by "
             "the width and height of their photo"
         )
-    order = np.argsort(found.images["id"], kind="stable")
-    image = order[np.searchsorted(found.images["id"], found.boxes["image_id"], sorter=order)]
-    sizes = np.stack([found.images["width"], found.images["height"]], axis=1)[image].astype(np.float64)
-    sizes = sizes[np.isfinite(xywh).all(1)]
+    recorded = np.stack([found.images["width"], found.images["height"]], axis=1)
+    sizes = recorded[found.image_of_box()].astype(np.float64)[np.isfinite(xywh).all(1)]
     with np.errstate(over="ignore"):
         beyond = finite[:, :2] + finite[:, 2:] - sizes
     leaves = (beyond > np.maximum(1.0, LEAVES_SHARE * sizes)).any(1)

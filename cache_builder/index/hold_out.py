@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.boxes import xywh_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index.derive import require_annotated
@@ -189,7 +190,7 @@ def _coco_of_index(index: Index) -> dict[str, Any]:
                 image[key] = category_ids[marks].tolist()
         images.append(image)
     xyxy = np.asarray(index.box_xyxy)
-    xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1).tolist()
+    xywh = xywh_of(xyxy).tolist()
     annotations = [
         {
             "id": int(index.annotation_ids[box]),

@@ -58,7 +58,7 @@ def compare_sizes(
     decides = has_exif & (stored != turned).any(1)
     aspect_as_stored, aspect_as_turned = (_same_aspect(recorded, size) for size in (stored, turned))
     undecided = has_exif & ~decides & aspect_as_stored
-    image_of_box = _rows_of(found)
+    image_of_box = found.image_of_box()
     if exif == "auto":
         fits_stored, fits_turned = (_boxes_fit(found, image_of_box, size) for size in (stored, turned))
         wrong = decides & (
@@ -73,18 +73,13 @@ def compare_sizes(
                 "recorded size; add --exif apply if the boxes were drawn on the photo as a viewer turns it, "
                 "or --exif ignore if on the stored pixels"
             )
-    applied, ignored = decides & as_turned, decides & as_stored
-    reading = exif
-    if exif == "auto":
-        reading = _reading(found, undecided, applied, ignored, image_of_box)
-    target = turned if reading == "apply" else stored
-    replaced = np.zeros(len(recorded), np.bool_)
-    if exif != "auto":
-        replaced = decides & (as_stored if exif == "apply" else as_turned)
-        applied, ignored = (decides & (as_stored | as_turned), replaced & False)
-        if exif == "ignore":
-            applied, ignored = ignored, applied
-    sizes = np.where(replaced[:, None], target, recorded)
+        applied, ignored = decides & as_turned, decides & as_stored
+        reading, replaced = _reading(found, undecided, applied, ignored, image_of_box), decides & False
+    else:
+        known = decides & (as_stored | as_turned)
+        applied, ignored = known & (exif == "apply"), known & (exif == "ignore")
+        reading, replaced = exif, decides & (as_stored if exif == "apply" else as_turned)
+    sizes = np.where(replaced[:, None], turned if reading == "apply" else stored, recorded)
     other = readable & ~as_stored & ~as_turned
     turned_aspect = other & aspect_as_turned
     stored_aspect = other & aspect_as_stored
@@ -137,13 +132,6 @@ def _reading(
         "readings; add --exif apply if the boxes were drawn on the photo as a viewer turns it, or --exif "
         "ignore if on the stored pixels"
     )
-
-
-def _rows_of(found: Annotations) -> NDArray[np.int64]:
-    """Return (M,) the position in `found.images` of the image of each box."""
-    order = np.argsort(found.images["id"], kind="stable")
-    at = np.searchsorted(found.images["id"], found.boxes["image_id"], sorter=order)
-    return order[at] if len(order) else at
 
 
 def _boxes_fit(

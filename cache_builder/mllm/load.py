@@ -8,7 +8,6 @@ model runs only with `trust_remote_code`. Weights are read as safetensors or by
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import json
 import warnings
@@ -23,6 +22,7 @@ from huggingface_hub import constants as hub
 
 from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device, weight_digest
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import hub_is_offline
 from cckt.cache_builder.mllm.yes_no_tokens import YesNoTokens, find_yes_no_tokens
@@ -198,8 +198,7 @@ def _load_error(name: str, source: str, kind: str, options: dict[str, Any], faul
 
 
 def _digest(fields: Any) -> str:
-    text = json.dumps(_stable(fields), sort_keys=True, default=str)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return digest_of(json.dumps(_stable(fields), sort_keys=True, default=str).encode())
 
 
 def _stable(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cckt.cache_builder.base.boxes import xywh_of
 from cckt.cache_builder.index import Index, require_annotated
 from cckt.detector.evaluation.protocols import SPLIT_FIGURES, Protocol, protocol_for
 
@@ -93,7 +94,7 @@ def ground_truth_of(index: Index, protocol: Protocol | str = "auto") -> GroundTr
         frequencies=tuple(concept.frequency for concept in concepts),
         images=np.asarray(index.box_images, np.int64)[keep],
         concepts=numbers[keep],
-        boxes_xywh=np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], 1),
+        boxes_xywh=xywh_of(xyxy),
         areas=np.asarray(index.areas, np.float64)[keep],
         crowd=np.asarray(index.iscrowd, bool)[keep],
         negative=negative,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from cckt.cache_builder.base.boxes import xywh_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index import Index
@@ -263,7 +264,7 @@ def _detections(
                 np.full(len(boxes), index.image_ids[row]),
                 ids[found.concepts.cpu().numpy()[kept]],
                 found.scores.double().cpu().numpy()[kept],
-                np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1),
+                xywh_of(boxes),
                 f"the detections on {index.folder}",
             )
         )

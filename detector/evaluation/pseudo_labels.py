@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cckt.cache_builder.base.boxes import xywh_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index import DamagedIndex, Index, add_boxes, open_index
@@ -146,7 +147,7 @@ def _without_overlaps(index: Index, confident: Detections) -> Detections:
         if image not in known:
             boxes = index.boxes_of(index.image_row(image))
             corners = np.asarray(index.box_xyxy[boxes], np.float64)
-            known[image] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+            known[image] = xywh_of(corners)
         box = confident.boxes_xywh[[number]]
         over = iou(box, known[image], np.zeros(len(known[image]), bool))
         image_row = index.image_row(image)

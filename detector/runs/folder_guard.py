@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
+from cckt.cache_builder.base.ownership import json_object
 from cckt.detector.config.config import Config, load_config
 from cckt.detector.ranks.world import World
 from cckt.detector.runs.run_folder import Facts
@@ -73,9 +73,9 @@ def require_own_or_empty(folder: Path) -> None:
         return
     own: dict[str, Callable[[Path], bool]] = {
         "config.toml": _is_written_config,
-        "versions.json": lambda path: "cckt" in _json_object(path),
-        "data.json": lambda path: {"train", "val"} <= _json_object(path).keys(),
-        "ablate.json": lambda path: _json_object(path).keys() == {"seconds"},  # written after a failed start
+        "versions.json": lambda path: "cckt" in json_object(path),
+        "data.json": lambda path: {"train", "val"} <= json_object(path).keys(),
+        "ablate.json": lambda path: json_object(path).keys() == {"seconds"},  # written after a failed start
         LOCK: lambda path: True,
     }
     for name in names:
@@ -94,7 +94,7 @@ def _take_lock(stack: ExitStack, run: Path) -> None:
             with contextlib.suppress(OSError):  # without locks, or a folder that cannot be made
                 path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
             return
-        holder = _json_object(path)
+        holder = json_object(path)
         if holder.keys() == {"pid", "host"}:
             raise _locked(run, f"process {holder['pid']} on {holder['host']}")
         time.sleep(LOCK_PAUSE_S)  # the holder is about to write its name, or to leave
@@ -125,7 +125,7 @@ def _is_run(folder: Path) -> bool:
     required = {
         field.name for field in fields(Facts) if field.default is MISSING and field.default_factory is MISSING
     }
-    if not required <= _json_object(folder / "facts.json").keys():
+    if not required <= json_object(folder / "facts.json").keys():
         return False
     try:
         config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
@@ -140,12 +140,3 @@ def _is_written_config(path: Path) -> bool:
         return path.read_text(encoding="utf-8") == load_config(path, Config()).to_toml()
     except (OSError, ValueError):
         return False
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; {} if there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -85,6 +85,10 @@ class Annotations:
     turned: bool = False
     """The format itself says that boxes refer to photos as their EXIF orientation turns them."""
 
+    def image_of_box(self) -> NDArray[np.int64]:
+        """Return (M,) the position in `images` of the image of each box."""
+        return positions_in(self.images["id"], self.boxes["image_id"])
+
     def __post_init__(self) -> None:
         for name, image_id in zip(self.file_names, self.images["id"].tolist(), strict=True):
             check_inside(
@@ -118,6 +122,13 @@ class Annotations:
                     f"which the file does not list ({len(unknown)} such annotations); "
                     f"add the {kind} or remove the annotations"
                 )
+
+
+def positions_in(table: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the position in `table`, in any order without repetition, of each value. All are in it."""
+    order = np.argsort(table, kind="stable")
+    positions: NDArray[np.int64] = order[np.searchsorted(table, values, sorter=order)]
+    return positions
 
 
 class AnnotationReader(Protocol):

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, brief
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.formats import BOX_DTYPE, IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.coco_repairs import CocoRepairs
@@ -53,7 +53,7 @@ def read_coco(path: Path, progress: Progress, repairs: Repairs, unlabelled: bool
     )
     for key, record in records:
         if not isinstance(record, dict):
-            raise UserError(f"{path} is not COCO: {key!r} holds {_short(record)}; expected objects there")
+            raise UserError(f"{path} is not COCO: {key!r} holds {brief(record)}; expected objects there")
         if key == "annotations":
             try:
                 x, y, w, h = record["bbox"]
@@ -69,7 +69,7 @@ def read_coco(path: Path, progress: Progress, repairs: Repairs, unlabelled: bool
                 listed = record.get(name) or []
                 if not isinstance(listed, list):
                     raise UserError(
-                        f"{path}: {name} of image {record.get('id')} is no list but {_short(listed)}; "
+                        f"{path}: {name} of image {record.get('id')} is no list but {brief(listed)}; "
                         "expected a list of category ids"
                     )
                 for category_id in listed:
@@ -149,20 +149,20 @@ def _concept(record: dict[str, Any], path: Path, repairs: Repairs) -> tuple[Conc
     category_id = _integer(_field(record, "id", "a category", path), "the id of a category", path, hint)
     name = _field(record, "name", f"category {category_id}", path)
     if not isinstance(name, str) or not name.strip() or not _encodable(name):
-        raise UserError(f"{path}: category {category_id} has the name {_short(name)}; expected text")
+        raise UserError(f"{path}: category {category_id} has the name {brief(name)}; expected text")
     name = " ".join(name.split())
     synonyms = record.get("synonyms") or ()
     if not isinstance(synonyms, list | tuple) or not all(
         isinstance(s, str) and s and _encodable(s) for s in synonyms
     ):
         raise UserError(
-            f"{path}: the synonyms of category {category_id} are no list of names but {_short(synonyms)}; "
+            f"{path}: the synonyms of category {category_id} are no list of names but {brief(synonyms)}; "
             "expected a list of texts"
         )
     frequency = record.get("frequency") or ""
     if frequency not in ("", "r", "c", "f"):
         raise UserError(
-            f"{path}: category {category_id} has frequency {_short(frequency)}; expected r, c or f"
+            f"{path}: category {category_id} has frequency {brief(frequency)}; expected r, c or f"
         )
     others = tuple(dict.fromkeys(s for s in synonyms if s != name))
     count = record.get("image_count")
@@ -176,7 +176,7 @@ def _file_name(record: dict[str, Any], path: Path) -> str:
         name = name_from_url(url)
     if not isinstance(name, str):
         raise UserError(
-            f"{path}: image {_short(record.get('id'))} has neither 'file_name' nor 'coco_url'; "
+            f"{path}: image {brief(record.get('id'))} has neither 'file_name' nor 'coco_url'; "
             "add its file name"
         )
     return name
@@ -215,7 +215,7 @@ def _box_fields(record: dict[str, Any], path: Path, repairs: Repairs) -> tuple[i
     box = _field(record, "bbox", who, path, segments)
     if not isinstance(box, list) or len(box) != 4:
         raise UserError(
-            f"{path}: {who} has bbox {_short(box)}; expected [x, y, width, height] in pixels"
+            f"{path}: {who} has bbox {brief(box)}; expected [x, y, width, height] in pixels"
             + ("" if box else segments)
         )
     numbers = [_number(value, f"bbox of {who}", path, repairs) for value in box]
@@ -234,7 +234,7 @@ def _field(record: dict[str, Any], key: str, who: str, path: Path, hint: str = "
     if key not in record:
         raise UserError(
             f"{path} is not a COCO detection file: {who} has no {key!r}; "
-            f"it has {_short(list(record))}, expected {key!r} among them{hint}"
+            f"it has {brief(list(record))}, expected {key!r} among them{hint}"
         )
     return record[key]
 
@@ -243,7 +243,7 @@ def _integer(value: Any, name: str, path: Path, hint: str = "") -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
-        raise UserError(f"{path}: {name} is {_short(value)}; expected an integer of at most 64 bits{hint}")
+        raise UserError(f"{path}: {name} is {brief(value)}; expected an integer of at most 64 bits{hint}")
     return value
 
 
@@ -252,7 +252,7 @@ def _number(value: Any, name: str, path: Path, repairs: Repairs) -> float:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
         hint = repairs.hint("reads it as a number") if not isinstance(as_number(value), str) else ""
-        raise UserError(f"{path}: {name} holds {_short(value)}; expected numbers{hint}")
+        raise UserError(f"{path}: {name} holds {brief(value)}; expected numbers{hint}")
     try:
         return float(value)
     except OverflowError:
@@ -262,8 +262,3 @@ def _number(value: Any, name: str, path: Path, repairs: Repairs) -> float:
 def _encodable(text: str) -> bool:
     """Return whether UTF-8 can encode `text`. JSON escapes can spell lone surrogates, which it cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

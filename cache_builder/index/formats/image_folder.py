@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.formats import IMAGE_DTYPE, Annotations
@@ -33,11 +33,11 @@ def read_folder(path: Path, progress: Progress, repairs: Repairs, names: Sequenc
     if not files:
         raise UserError(f"{path} holds no images, expected files such as a.jpg or b.png; give their folder")
     images = measure(path, files, progress, path)
-    digest = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape")).hexdigest()
+    digest = digest_of("\0".join(files).encode("utf-8", "surrogateescape"))
     concepts = [Concept(number, name, split="other") for number, name in enumerate(names, 1)]
     return Annotations(
         path,
-        f"sha256:{digest}",
+        digest,
         images,
         files,
         concepts=concepts,

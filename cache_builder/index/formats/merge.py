@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.index.formats import Annotations
+from cckt.cache_builder.index.formats import Annotations, positions_in
 from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.vocabulary import Concept, normalise_name
 
@@ -39,14 +39,14 @@ def merge(parts: Sequence[Annotations], repairs: Repairs) -> Annotations:
         image, box, category = part.images.copy(), part.boxes.copy(), new_categories[number]
         if new_images is not None:
             image["id"] = new_images[number]
-            box["image_id"] = _replace(box["image_id"], part.images["id"], new_images[number])
+            box["image_id"] = new_images[number][positions_in(part.images["id"], box["image_id"])]
         if new_annotations is not None:
             box["id"] = new_annotations[number]
         known = np.array(list(category), np.int64)
         values = np.array(list(category.values()), np.int64)
-        box["category_id"] = _replace(box["category_id"], known, values)
+        box["category_id"] = values[positions_in(known, box["category_id"])]
         for marks, joined in ((part.negatives, negatives), (part.not_exhaustive, not_exhaustive)):
-            joined.append(np.stack([marks[:, 0] + first, _replace(marks[:, 1], known, values)], axis=1))
+            joined.append(np.stack([marks[:, 0] + first, values[positions_in(known, marks[:, 1])]], axis=1))
         images.append(image)
         boxes.append(box)
         first += len(image)
@@ -55,7 +55,7 @@ def merge(parts: Sequence[Annotations], repairs: Repairs) -> Annotations:
     parents -= set(np.unique(all_boxes["category_id"]).tolist())
     return Annotations(
         Path(" and ".join(str(part.path) for part in parts)),
-        "sha256:" + hashlib.sha256(" ".join(part.digest for part in parts).encode()).hexdigest(),
+        digest_of(" ".join(part.digest for part in parts).encode()),
         np.concatenate(images),
         [name for part in parts for name in part.file_names],
         all_boxes,
@@ -158,12 +158,3 @@ def _merge_concepts(
                 subject = f"category {concept.name!r} of {part.path.name}"
                 repairs.add("category_ids", subject, concept.category_id, taken)
     return renamed, [one[1] for one in by_name.values()], new
-
-
-def _replace(values: NDArray[np.int64], old: NDArray[np.int64], new: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return `values` with each entry of `old` replaced by that of `new`. All values are in `old`."""
-    if not len(values):
-        return values
-    order = np.argsort(old, kind="stable")
-    replaced: NDArray[np.int64] = new[order[np.searchsorted(old, values, sorter=order)]]
-    return replaced

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, brief
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.formats import BOX_DTYPE, Annotations
 from cckt.cache_builder.index.formats.image_folder import list_images, measure
@@ -105,7 +105,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError) as fault:
         raise UserError(f"{path} is not YAML ({' '.join(str(fault).split())}); repair it") from None
     if not isinstance(card, dict):
-        raise UserError(f"{path} holds {_short(card)}, expected keys such as 'train' and 'names'")
+        raise UserError(f"{path} holds {brief(card)}, expected keys such as 'train' and 'names'")
     return card
 
 
@@ -114,7 +114,7 @@ def _class_names(card: dict[str, Any], path: Path) -> dict[int, str]:
     names = card.get("names")
     table = dict(enumerate(names)) if isinstance(names, list) else names
     if not isinstance(table, dict) or not table:
-        raise UserError(f"{path}: 'names' is {_short(names)}, expected a list of class names or number: name")
+        raise UserError(f"{path}: 'names' is {brief(names)}, expected a list of class names or number: name")
     for number, name in table.items():
         if type(number) is not int or not isinstance(name, str | int | float) or not str(name).strip():
             raise UserError(f"{path}: 'names' has {number!r}: {name!r}, expected a number and a name")
@@ -147,7 +147,7 @@ def _image_files(card: dict[str, Any], subset: str, root: Path, path: Path) -> l
         place = _inside(root, str(one))
         if place is None:
             raise UserError(
-                f"{path}: the entry {subset!r} is {_short(one)}, which is no folder or list of photos inside "
+                f"{path}: the entry {subset!r} is {brief(one)}, which is no folder or list of photos inside "
                 f"{root}; correct it"
             )
         if (root / place).is_dir():
@@ -202,7 +202,7 @@ def _rows(label: Path, content: bytes, names: dict[int, str]) -> tuple[list[Row]
         try:
             values = [float(word) for word in words]
         except ValueError:
-            raise UserError(f"{where}: found {_short(line)}, expected numbers") from None
+            raise UserError(f"{where}: found {brief(line)}, expected numbers") from None
         category = int(values[0]) if math.isfinite(values[0]) else -1
         if category != values[0] or category not in names:
             raise UserError(
@@ -212,7 +212,7 @@ def _rows(label: Path, content: bytes, names: dict[int, str]) -> tuple[list[Row]
         shares = values[1:]
         if not all(-MARGIN <= value <= 1 + MARGIN for value in shares):
             raise UserError(
-                f"{where}: found {_short(line)}, expected shares of the photo from 0 to 1; divide pixels by "
+                f"{where}: found {brief(line)}, expected shares of the photo from 0 to 1; divide pixels by "
                 "its width and height"
             )
         if len(shares) == 4:
@@ -229,8 +229,3 @@ def _rows(label: Path, content: bytes, names: dict[int, str]) -> tuple[list[Row]
                 "class and the corners of a polygon"
             )
     return rows, polygons
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
