@@ -40,7 +40,10 @@ class LocalEngine:
                     source: UnitSource = ExactUnits(plan, missing, todo)
                     make_units(plan, source, reports)
                 elif todo:
-                    claims = stack.enter_context(plan.targets[0].writer.claims(plan.units.count))
+                    # A finished column has no ledger; the claims are in the first one that has.
+                    number = next(at for at, lost in enumerate(missing) if lost)
+                    writer = plan.targets[number].writer
+                    claims = stack.enter_context(writer.claims(plan.units.count))
                     claimed = ClaimedUnits(plan, claims, missing)
                     make_units(plan, claimed, reports)
                     for report in reports:
@@ -54,16 +57,19 @@ class LocalEngine:
         return reports
 
 
-def interrupted(stop: BaseException, plan: Plan, reports: Sequence[RunReport]) -> Interrupted:
-    """Return the error for a run that a signal has stopped."""
+def interrupted(stop: BaseException, plan: Plan | None, reports: Sequence[RunReport]) -> Interrupted:
+    """Return the error for a run that a signal has stopped. plan: None for work that makes no column."""
     number = stop.number if isinstance(stop, Stop) else 2
+    name = "Ctrl-C" if number == 2 else "SIGTERM"
+    if plan is None:
+        return Interrupted(f"stopped by {name}; run the same command again.", number)
     made = ", ".join(
         f"{report.made} chunks of {target.writer.spec.name}"
         for target, report in zip(plan.targets, reports, strict=True)
     )
     return Interrupted(
-        f"stopped by {'Ctrl-C' if number == 2 else 'SIGTERM'} after making {made}; every chunk on disk is "
-        "complete, run the same command again to resume.",
+        f"stopped by {name} after making {made}; every chunk on disk is complete, run the same command again "
+        "to resume.",
         number,
     )
 
