@@ -50,9 +50,7 @@ def caller(
         return lambda function, *arguments, **keywords: function(*arguments, **keywords)
     if engine != "ray":
         raise UserError(f"--engine {engine} is not known; expected local or ray.")
-    refuse_unused(
-        {"--part": part}, "does not apply to --engine ray, whose driver divides the work; remove it."
-    )
+    refuse_unused({"--part": part}, "does not apply to --engine ray, which divides the work; remove it.")
     from cckt.cache_builder.runner.engines.ray import RayEngine
 
     return RayEngine(address, actors, actor_cpus).call

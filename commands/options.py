@@ -52,7 +52,7 @@ Synonyms = Annotated[bool, typer.Option("--synonyms", help="Average over the syn
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
 Part = Annotated[
     str | None,
-    typer.Option(metavar="I/N", help="This is maker I of N, counted from 0; makers share the chunks."),
+    typer.Option(metavar="I/N", help="Maker I of N, counted from 0; makers share the chunks."),
 ]
 Templates = Annotated[
     str, typer.Option(help="single, ensemble12, imagenet80, or a file with one template per line.")

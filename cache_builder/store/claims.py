@@ -1,9 +1,9 @@
 """Claims on units of work: which maker of an unfinished column makes which chunks.
 
 A claim is a file `ledger/claim-UNITS-UNIT-GENERATION` that only one maker can create: by a hard link in a
-folder, by a conditional put (If-None-Match) in an object store. Where a store has no conditional put, the last
-writer wins: every maker reads its claim again and drops it if it finds another maker's. Two makers may then
-hold one unit for a moment, which costs time but changes no byte.
+folder, by a conditional put (If-None-Match) in an object store. Where a store has no conditional put, the
+last writer wins: every maker reads its claim again and drops it if it finds another maker's. Two makers may
+then hold one unit for a moment, which costs time but changes no byte.
 
 Claims have a lease. Four times in each lease a maker gives a sign of life, in `ledger/maker-ID`. A claim is
 dead if its maker gave no new sign during a lease; another maker takes the unit over with the next generation.

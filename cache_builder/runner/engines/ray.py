@@ -56,8 +56,8 @@ class RayEngine:
     def call(self, function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
         """Call a maker of columns; the cluster makes the chunks of its runs. Return what the maker returns.
 
-        The driver runs the maker too, to check its arguments, to begin and to finish the columns; it loads the
-        teacher on the CPU for its digest. Every worker must see the same files under the same paths.
+        The driver runs the maker too, to check its arguments, to begin and to finish the columns; it loads
+        the teacher on the CPU for its digest. Every worker must see the same files under the same paths.
         """
         theirs = {name: value for name, value in keywords.items() if name != "progress"}
         theirs["overwrite"] = False  # the driver has begun the column
@@ -248,8 +248,8 @@ class _Board:
             if self._tries[unit] >= MOST_TRIES:
                 raise UserError(
                     f"{MOST_TRIES} workers ended with unit {unit} in hand, most likely because memory ran "
-                    "out; give fewer --workers or a smaller --batch, then run the same command again; what is "
-                    "finished is kept."
+                    "out; give fewer --workers or more --actor-cpus, then run the same command again; what "
+                    "is finished is kept."
                 )
             self.again += 1
             self.todo.appendleft(unit)

@@ -159,7 +159,7 @@ class MakerWork:
 
 
 class _AssignedUnits:
-    """A `UnitSource` of the units that the driver assigns; `make` is called in other threads than the rest."""
+    """A `UnitSource` of the units that the driver assigns; `make` runs in other threads than the rest."""
 
     def __init__(self, plan: Plan, missing: Sequence[set[int]], reports: Sequence[RunReport]) -> None:
         self._plan, self._missing, self._reports = plan, missing, reports

@@ -31,12 +31,12 @@ def linked(address: str | None) -> Iterator[Any]:
     """
     if importlib.util.find_spec("ray") is None:
         raise UserError(
-            "--engine ray needs the package ray, which is not installed: run pip install 'cckt[ray]', or leave "
-            "--engine out."
+            "--engine ray needs the package ray, which is not installed: run pip install 'cckt[ray]', or "
+            "leave --engine out."
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a tool of ours reports nobody's usage
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster here: its workers are the work
     import ray
 
     if ray.is_initialized():
@@ -88,6 +88,6 @@ def _no_answer(address: str | None, reason: str) -> str:
     if address is None:
         return f"no Ray cluster could be started on this machine ({reason}); make one with ray start --head."
     return (
-        f"--address {address}: found no Ray cluster ({reason}), expected one that answers there; start it with "
-        "ray start --head, or leave --address out to use this machine."
+        f"--address {address}: found no Ray cluster ({reason}), expected one that answers there; start it "
+        "with ray start --head, or leave --address out to use this machine."
     )

@@ -127,12 +127,12 @@ class ActorPool:
         text = " ".join(str(error).split())
         if "No module named" in text or "ImportError" in text:
             raise UserError(
-                f"a node of the cluster cannot load cckt ({text[-160:]}); install the same cckt on every node, "
-                "then run the same command again."
+                f"a node of the cluster cannot load cckt ({text[-160:]}); install the same cckt on every "
+                "node, then run the same command again."
             ) from error
         if self._lost_early >= MOST_LOST:
             raise UserError(
-                f"{self._lost_early} workers in a row ended before they began, most likely because memory ran "
-                f"out ({text[:160]}); give fewer --actors or more --actor-cpus; what is finished is kept."
+                f"{self._lost_early} workers in a row ended before they began, most likely because memory "
+                f"ran out ({text[:160]}); give fewer --actors or more --actor-cpus; what is finished is kept."
             ) from error
         return self.drop(actor)
