@@ -18,5 +18,6 @@ One file per command or group; `cli.py` assembles them. No command imports anoth
     pseudo.py          cckt pseudo: a data set extended by a run's confident detections
     quickstart.py      cckt quickstart: the whole pipeline on shapeworld
     report.py          cckt report: one HTML file about one or several runs
+    spread.py          predict and pseudo on the nodes of a Ray cluster
     train.py           cckt train: start or resume a run
 """

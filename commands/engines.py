@@ -5,13 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer
 from cckt.commands.options import refuse_unused
+
+if TYPE_CHECKING:
+    from cckt.cache_builder.runner.engines.ray import RayEngine
 
 Engine = Annotated[str, typer.Option(help="local, or ray to use every node of a Ray cluster.")]
 Address = Annotated[
@@ -35,10 +38,10 @@ MOST_TASKS = 32
 """Tasks of a job array at most; each takes chunks as it goes, so the number is not critical."""
 
 
-def caller(
-    engine: str, address: str | None, actors: int | None, actor_cpus: int | None, part: str | None = None
-) -> Callable[..., Any]:
-    """Return call(function, *arguments, **keywords), which runs a maker with the engine of a command.
+def ray_engine(
+    engine: str, address: str | None, actors: int | None, actor_cpus: int | None
+) -> RayEngine | None:
+    """Return the engine of `--engine ray`; None for `--engine local`.
 
     Raises UserError for an unknown engine and for options that do not apply to it.
     """
@@ -47,13 +50,26 @@ def caller(
             {"--address": address, "--actors": actors, "--actor-cpus": actor_cpus},
             "applies only to --engine ray; add it, or remove the option.",
         )
-        return lambda function, *arguments, **keywords: function(*arguments, **keywords)
+        return None
     if engine != "ray":
         raise UserError(f"--engine {engine} is not known; expected local or ray.")
-    refuse_unused({"--part": part}, "does not apply to --engine ray, which divides the work; remove it.")
     from cckt.cache_builder.runner.engines.ray import RayEngine
 
-    return RayEngine(address, actors, actor_cpus).call
+    return RayEngine(address, actors, actor_cpus)
+
+
+def caller(
+    engine: str, address: str | None, actors: int | None, actor_cpus: int | None, part: str | None = None
+) -> Callable[..., Any]:
+    """Return call(function, *arguments, **keywords), which runs a maker with the engine of a command.
+
+    Raises UserError as `ray_engine`, and if `--part` is passed with `--engine ray`.
+    """
+    ray = ray_engine(engine, address, actors, actor_cpus)
+    if ray is None:
+        return lambda function, *arguments, **keywords: function(*arguments, **keywords)
+    refuse_unused({"--part": part}, "does not apply to --engine ray, which divides the work; remove it.")
+    return ray.call
 
 
 def print_sbatch(

@@ -163,16 +163,21 @@ class PhotoUnits:
 
     def jobs(self, unit: int, wanted: Sequence[set[int]], take: Callable[[int], bool]) -> Iterator[Job]:
         """See `Units.jobs`. While the unit's photos are read, neighbours that share one are taken too."""
-        decided = {unit}
+        decided, mine = {unit}, self._wanted(unit, wanted)
         at, last = self._jobs_of[unit]
         while at <= last:
             job = self._jobs[at]
             for other in sorted(self._touched(job) - decided):
                 decided.add(other)
                 if other > unit and take(other):
+                    mine = [old | new for old, new in zip(mine, self._wanted(other, wanted), strict=True)]
                     last = max(last, self._jobs_of[other][1])
-            yield from self._clipped(job, wanted)
+            yield from self._clipped(job, mine)  # a chunk of another unit in hand has its own jobs
             at += 1
+
+    def _wanted(self, unit: int, wanted: Sequence[set[int]]) -> list[set[int]]:
+        """The wanted chunks of a unit, for each target."""
+        return [set(chunks) & found for chunks, found in zip(self._chunks[unit], wanted, strict=True)]
 
     def _touched(self, job: Job) -> set[int]:
         """The units of the chunks that hold rows of a job."""
