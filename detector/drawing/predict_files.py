@@ -36,10 +36,11 @@ def predict_files(
     """Return a prediction for each photo and video frame, in their order.
 
     pictures: folder for one PNG per readable image, with its detections; None draws nothing. every: seconds
-    between two frames of a video. first: number of the first picture, if `paths` are a part of all photos: then
-    it is no error that none of them can be read. options: as for `Predictor.stream`. A file that cannot be read gives a
-    prediction with a fault, or no frames, and a note. If a picture cannot be written, for example because the
-    disk is full, a note gives the reason and no further ones are drawn; the predictions are complete. Raises
+    between two frames of a video. first: number of the first picture, if `paths` are a part of all photos;
+    then it is no error that none of them can be read. options: as for `Predictor.stream`. A file that cannot
+    be read gives a prediction with a fault, or no frames, and a note. If a picture cannot be written, for
+    example because the disk is full, a note gives the reason and no further ones are drawn; the predictions
+    are complete. Raises
     UserError if no file can be read, and before the work if `pictures` cannot be written.
     """
     progress, found = progress or Silent(), []

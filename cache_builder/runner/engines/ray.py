@@ -60,7 +60,8 @@ class RayEngine:
         the teacher on the CPU for its digest. Every worker must see the same files under the same paths.
         """
         theirs = {name: value for name, value in keywords.items() if name != "progress"}
-        theirs["overwrite"] = False  # the driver has begun the column
+        if "overwrite" in theirs:
+            theirs["overwrite"] = False  # the driver has begun the column
         device = keywords.get("device", "auto")
 
         def arguments_for(placed: str, cpus: int) -> tuple[Any, ...]:
@@ -69,9 +70,8 @@ class RayEngine:
                 changes["workers"] = cpus
             return function, arguments, {**theirs, **changes}
 
-        if device == "auto":
+        if keywords.get("device") == "auto":
             keywords = {**keywords, "device": "cpu"}
-            theirs["device"] = "auto"
         with self._opened(MakerWork, arguments_for, device), using(self):
             return function(*arguments, **keywords)
 
