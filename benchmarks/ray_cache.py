@@ -1,7 +1,8 @@
 """The engine `ray` on a cluster of three nodes in processes: bytes, chunks made twice, throughput.
 
 Columns of crops of shapeworld's teacher, in chunks that take at least --seconds: the mapper waits after it
-has computed, as for a device, so that figures depend little on how busy the machine is (--seconds 0 never waits).
+has computed, as for a device, so that figures depend little on how busy the machine is (--seconds 0 never
+waits).
 
 * churn: one of three nodes is killed with -9 when a quarter of the chunks is made, another one joins.
 * restart: the driver is killed with -9 when a third is made, then started again.

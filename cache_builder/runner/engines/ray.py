@@ -6,6 +6,7 @@ proof: actors write chunks and ledgers as every maker does, and the driver close
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -144,7 +145,12 @@ class RayEngine:
     def _opened(
         self, build: Callable[..., Any], arguments_for: Callable[[str, int], tuple[Any, ...]], device: str
     ) -> Iterator[None]:
-        job = {"version": __version__, "build": build, "arguments_for": arguments_for}
+        job = {
+            "version": __version__,
+            "folder": os.getcwd(),
+            "build": build,
+            "arguments_for": arguments_for,
+        }
         with linked(self._address) as ray, ActorPool(ray, job, self._actors, self._cpus, device) as pool:
             self._ray, self._pool = ray, pool
             yield

@@ -7,6 +7,8 @@ and counts travel. Errors travel as sentences, because an exception of one node 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import socket
 import threading
@@ -48,7 +50,10 @@ class Worker:
         self._work: Work | None = None
 
     def open(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Begin a job: "version" of the driver, "build" and "arguments" of the `Work`; return its stage."""
+        """Begin a job: "version" of the driver, "build" and "arguments" of the `Work`; return its stage.
+
+        "folder": of the driver, so that relative paths mean the same here, if it exists on this node.
+        """
 
         def begin() -> str | None:
             if job["version"] != __version__:
@@ -56,6 +61,8 @@ class Worker:
                     f"found cckt {__version__}, expected {job['version']} as on the driver; install that "
                     "version there with pip install, then run the same command again"
                 )
+            with contextlib.suppress(OSError):
+                os.chdir(job["folder"])
             self._work = job["build"](*job["arguments"])
             return self._work.stage()
 
