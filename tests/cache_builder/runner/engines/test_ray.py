@@ -1,9 +1,8 @@
-"""The engine ray on a cluster of several nodes in processes: bytes, lost and late nodes, errors of workers."""
+"""The engine ray on a cluster of nodes in processes: bytes, lost and late nodes, errors of workers."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from cckt.cache_builder.runner.engines.ray_pool import placement
 from cckt.cache_builder.store import open_writer
 from tests.cache_builder.column_samples import Recorder, make, tree
 from tests.cache_builder.runner.engines import makers
+from tests.cache_builder.samples import write_photos
 from tests.places import ROOT
 
 ray = pytest.importorskip("ray", reason="needs ray")
@@ -65,16 +65,19 @@ def test_a_killed_node_costs_the_chunks_in_hand_and_a_late_one_joins(cluster, tm
     node = cluster.add_node(num_cpus=1)
     out = tmp_path / "ray"
 
-    def churn():
-        while len(list(out.glob("crops/values/c.*"))) < 8:
-            time.sleep(0.05)
-        cluster.remove_node(node, allow_graceful=False)
-        cluster.add_node(num_cpus=1)
+    reports = []
 
-    thread = threading.Thread(target=churn)
+    def drive():
+        reports.append(engine.RayEngine(cpus=1).call(makers.plain, out, delay=0.3))
+
+    thread = threading.Thread(target=drive)
     thread.start()
-    report = engine.RayEngine(cpus=1).call(makers.plain, out, delay=0.3)
+    while len(list(out.glob("crops/values/c.*"))) < 8:
+        time.sleep(0.05)
+    cluster.remove_node(node, allow_graceful=False)
+    cluster.add_node(num_cpus=1)
     thread.join()
+    (report,) = reports
     assert report.manifest is not None
     assert report.again <= 3 * engine.AHEAD  # what the lost worker had in hand, and copies of late chunks
     assert tree(out) == whole(tmp_path / "alone")
@@ -85,11 +88,11 @@ def test_a_killed_node_costs_the_chunks_in_hand_and_a_late_one_joins(cluster, tm
     [
         (
             makers.other_teacher,
-            "column crops would get another teacher there: found sha256:worker, expected sha256:driver as on",
+            "column crops would get another teacher there: found sha256:worker, expected sha256:driver as",
         ),
         (
             makers.full_disk,
-            "could not be written because the disk or quota is full: free some space; what is",
+            "could not be written because the disk or quota is full: free some space; what",
         ),
     ],
 )
@@ -107,11 +110,9 @@ def test_the_error_of_a_node_is_one_sentence_and_nothing_is_lost(cluster, tmp_pa
 
 
 def test_a_node_without_the_photos_is_one_sentence(cluster, tmp_path):
-    from tests.cache_builder.samples import photo_set
-
-    data = photo_set(tmp_path / "set")
-    bare = tmp_path / "bare"
-    shutil.copytree(data, bare)
+    data, bare = (write_photos(tmp_path / name) for name in ("set", "bare"))
+    for photo in tmp_path.glob("bare/photos/*.png"):
+        photo.unlink()
     with pytest.raises(UserError, match=r"^node .*: .*") as caught:
         engine.RayEngine().call(makers.no_photos, data, bare, os.getpid())
     assert "photo" in str(caught.value)
@@ -119,9 +120,7 @@ def test_a_node_without_the_photos_is_one_sentence(cluster, tmp_path):
 
 def test_a_node_with_another_version_is_one_sentence(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "__version__", "9.9.9")
-    with pytest.raises(
-        UserError, match=r"^node .*: found cckt .*, expected 9\.9\.9 as on the driver; install"
-    ):
+    with pytest.raises(UserError, match=r"^node .*: found cckt .*, expected 9\.9\.9 as on the driver"):
         engine.RayEngine().call(makers.plain, tmp_path)
 
 
@@ -131,9 +130,7 @@ def test_a_fault_of_a_worker_is_no_error_of_the_user(cluster, tmp_path):
 
 
 def test_workers_that_die_at_their_start_end_the_run(cluster, tmp_path):
-    with pytest.raises(
-        UserError, match="3 workers in a row ended before they began, most likely because mem"
-    ):
+    with pytest.raises(UserError, match="3 workers in a row ended before they began"):
         engine.RayEngine(actors=1).call(makers.deadly, tmp_path, os.getpid())
 
 
@@ -189,9 +186,7 @@ def test_a_killed_driver_goes_on_where_it_was(cluster, tmp_path):
 
 def test_without_ray_the_sentence_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setattr(ray_link.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r"not installed: run pip install 'cckt\[ray\]', or leave --engine out"
-    ):
+    with pytest.raises(UserError, match=r"not installed: run pip install 'cckt\[ray\]', or leave"):
         engine.RayEngine().call(makers.plain, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -203,9 +198,7 @@ def test_an_address_that_nobody_answers(monkeypatch):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(
-            UserError, match=rf"^--address {address}: found no Ray cluster \(no answer in 3 s\)"
-        ):
+        with pytest.raises(UserError, match=rf"^--address {address}: found no Ray cluster \(no answer in 3"):
             ray_link._require_answer(address)
 
 
@@ -214,11 +207,7 @@ def test_placement():
         return {"Alive": alive, "Resources": resources}
 
     cpus = [node(CPU=2.0), node(CPU=16.0), node(CPU=64.0, alive=False)]
-    assert placement(cpus, "auto", None) == (2, 0, 9) or vars(placement(cpus, "auto", None)) == {
-        "cpus": 2,
-        "gpus": 0,
-        "room": 9,
-    }
+    assert vars(placement(cpus, "auto", None)) == {"cpus": 2, "gpus": 0, "room": 9}
     mixed = [*cpus, node(CPU=16.0, GPU=4.0), node(CPU=32.0, GPU=8.0)]
     assert vars(placement(mixed, "auto", None)) == {"cpus": 4, "gpus": 1, "room": 12}
     assert vars(placement(mixed, "cpu", 8)) == {"cpus": 8, "gpus": 0, "room": 8}
@@ -231,7 +220,7 @@ def test_placement():
     ("options", "message"),
     [
         ({"actors": 0}, "--actors is 0; give at least 1"),
-        ({"cpus": -1}, "--actor-cpus is -1; give at least 1"),
+        ({"cpus": -1}, "--actor-cpus is -1; give at"),
     ],
 )
 def test_numbers_out_of_range(options, message):
