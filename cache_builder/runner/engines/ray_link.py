@@ -39,16 +39,35 @@ def linked(address: str | None) -> Iterator[Any]:
     os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster here: its workers are the work
     import ray
 
-    if ray.is_initialized():
-        yield ray
-        return
-    if address is not None:
-        _require_answer(address)
-    _connect(ray, address)
+    with _without_its_prints():
+        if ray.is_initialized():
+            yield ray
+            return
+        if address is not None:
+            _require_answer(address)
+        _connect(ray, address)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _without_its_prints() -> Iterator[None]:
+    """Keep ray from printing logs of lost nodes to stdout: our own sentences say what matters.
+
+    Ray has no option for that; if a version has no such function, it prints.
+    """
+    from ray._private import worker
+
+    before = getattr(worker, "print_to_stdstream", None)
+    if before is not None:
+        worker.print_to_stdstream = lambda *arguments, **options: None
     try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        if before is not None:
+            worker.print_to_stdstream = before
 
 
 def _connect(ray: Any, address: str | None) -> None:
