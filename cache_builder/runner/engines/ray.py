@@ -167,7 +167,7 @@ class RayEngine:
 
         Returns the number of units that were assigned again, because their worker was lost or slow.
         """
-        pool, ray = self._pool, self._ray
+        pool = self._pool
         assert pool is not None, "expected call or map"
         board = _Board(units)
         for actor in pool.actors:  # those of the stage before
@@ -182,12 +182,21 @@ class RayEngine:
                         actor.units[ref] = (unit, time.monotonic())
             pending = {one.opening: one for one in pool.actors if one.opening is not None}
             pending |= {ref: one for one in pool.actors for ref in one.units}
-            ready, _ = ray.wait(list(pending), timeout=1.0) if pending else ([], None)
-            for ref in ready:
+            for ref in self._ready(list(pending)):
                 self._settle(ref, pending[ref], stage, board, made)
         for actor in [one for one in pool.actors if one.units]:
             pool.drop(actor)  # second copies that are no longer needed
         return board.again
+
+    def _ready(self, pending: list[Any]) -> list[Any]:
+        """Wait a second at most for one of the answers. Raises Stop if a signal comes."""
+        try:
+            return list(self._ray.wait(pending, timeout=1.0)[0]) if pending else []
+        except SystemError as error:  # how ray passes on what a signal handler raises
+            stop = error.__cause__ or error.__context__
+            if isinstance(stop, Stop | KeyboardInterrupt):
+                raise stop from None
+            raise
 
     def _settle(
         self, ref: Any, actor: Actor, stage: str, board: _Board, made: Callable[[int, Any], None]

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.runner import Interrupted
 from cckt.cache_builder.runner.engines import ray as engine
 from cckt.cache_builder.runner.engines import ray_link
 from cckt.cache_builder.runner.engines.ray_pool import placement
@@ -182,6 +183,22 @@ def test_a_killed_driver_goes_on_where_it_was(cluster, tmp_path):
     report = engine.RayEngine().call(makers.plain, out)
     assert (report.skipped, report.made) == (made, 40 - made)
     assert tree(out) == whole(tmp_path / "alone")
+
+
+def test_sigterm_stops_a_run_that_the_same_call_resumes(cluster, tmp_path):
+    def stop():
+        while len(list(tmp_path.glob("data/crops/values/c.*"))) < 4:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after making [0-9]+ chunks of crops; ") as on:
+        engine.RayEngine().call(makers.plain, tmp_path / "data", delay=0.3)
+    thread.join()
+    assert on.value.exit_code == 128 + signal.SIGTERM
+    makers.plain(tmp_path / "data")
+    assert tree(tmp_path / "data") == whole(tmp_path / "alone")
 
 
 def test_without_ray_the_sentence_names_the_extra(monkeypatch, tmp_path):
