@@ -84,6 +84,16 @@ def start(*words: object) -> subprocess.Popen[str]:
     )
 
 
+def add_node(cluster: Any) -> Any:
+    """Add a node of one core. Ray grants a start 30 s, which a busy machine may exceed."""
+    for _ in range(3):
+        try:
+            return cluster.add_node(num_cpus=1)
+        except Exception as error:
+            print(error, file=sys.stderr)
+    raise RuntimeError("no node could be started")
+
+
 def times(out: Path) -> list[float]:
     """Return the times of the chunk files, ascending."""
     return sorted(path.stat().st_mtime for path in (out / "crops/values").glob("c.*"))
@@ -135,7 +145,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {"chunks": chunks, "load": round(os.getloadavg()[0], 1)}
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(WORKERS)]
+    nodes = [add_node(cluster) for _ in range(WORKERS)]
     cluster.wait_for_nodes()
     address = cluster.address
     try:
@@ -144,9 +154,10 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
             driver = start("--drive", data, out, given.seconds, address)
             wait_for(out, chunks // 4, driver)
             cluster.remove_node(nodes.pop(), allow_graceful=False)
-            nodes.append(cluster.add_node(num_cpus=1))
+            nodes.append(add_node(cluster))
             figures["remade_chunks"] = json.loads(ended(driver).splitlines()[-1])["again"]
             same &= tree(out) == alone
+            print(figures, same, file=sys.stderr)
         if "restart" in given.parts:
             out = folder / "restart"
             driver = start("--drive", data, out, given.seconds, address)
@@ -158,6 +169,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
             ended(start("--drive", data, out, given.seconds, address))
             figures["made_after_restart"] = sum(when > first for when in times(out))
             same &= tree(out) == alone
+            print(figures, same, file=sys.stderr)
         if "throughput" in given.parts:
             cluster.remove_node(nodes.pop(), allow_graceful=True)  # WORKERS of one core are left
             time.sleep(3)
@@ -172,6 +184,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 same &= tree(spread) == alone
                 ratios.append(rate(spread) / rate(out))
                 rates.append([round(rate(out), 3), round(rate(spread), 3)])
+                print(rates, same, file=sys.stderr)
             figures["of_local"] = round(statistics.median(ratios), 3)
             figures["ratios"] = [round(one, 3) for one in ratios]
             figures["chunks_per_second_local_ray"] = rates

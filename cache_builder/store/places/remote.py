@@ -58,6 +58,9 @@ class RemoteFiles:
         except FileExistsError:
             return False
         except Exception as error:
+            # Libraries have several names for the conflict of a conditional put: 409, 412, EINVAL ...
+            if new and self.size(name) is not None:
+                return False
             raise self._explained(error, name) from error
 
     def get(self, name: str) -> bytes | None:

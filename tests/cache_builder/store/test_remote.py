@@ -285,6 +285,28 @@ def test_a_killed_pull_leaves_nothing_behind(url, tmp_path, monkeypatch):
     assert verify_column(tmp_path / "staged", "crops").ok
 
 
+@pytest.mark.parametrize(("kind", "fault"), [("s3", None), ("memory", OSError(22, "PreconditionFailed"))])
+def test_a_claim_on_an_object_has_one_holder(empty, monkeypatch, kind, fault):
+    """The conditional put decides, also where the look before it finds nothing yet."""
+    place = empty(kind)
+    open_writer(place, crops_spec(20))
+    claims = [open_writer(place, crops_spec(20)).claims(2) for _ in range(3)]
+    system = claims[1]._files._system
+    monkeypatch.setattr(type(system), "exists", lambda self, path, **options: False)
+    if fault is not None:
+        real = type(system).pipe_file
+
+        def conflict(self, path, value, mode="overwrite", **options):
+            if mode == "create" and not fresh:
+                raise fault
+            fresh.clear()
+            return real(self, path, value, mode="overwrite", **options)
+
+        fresh = [True]
+        monkeypatch.setattr(type(system), "pipe_file", conflict)
+    assert [one.take(0) for one in claims] == [True, False, False]
+
+
 def test_a_scheme_without_its_library_is_a_user_error():
     with pytest.raises(UserError, match=r"needs a library for nowhere:// .* `pip install 'cckt\[remote\]'`"):
         open_column("nowhere://x", "crops")
