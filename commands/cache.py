@@ -9,7 +9,7 @@ import typer
 
 from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, TAU, TEMPLATES
 from cckt.commands.console import TerminalProgress, show_reports
-from cckt.commands.engines import (
+from cckt.commands.engines.choice import (
     ActorCpus,
     Actors,
     Address,

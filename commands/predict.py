@@ -11,7 +11,7 @@ import typer
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress
-from cckt.commands.engines import ActorCpus, Actors, Address, Engine, ray_engine
+from cckt.commands.engines.choice import ActorCpus, Actors, Address, Engine, ray_engine
 from cckt.commands.options import DEVICE, Classification, Device, Json, Run, RunTeacher
 
 PRIORS = {None: "config", "clip": "guide", "none": "none"}
@@ -99,7 +99,7 @@ def predict(
             detector, paths, concepts, pictures=pictures, every=every, progress=progress, **options
         )
     else:
-        from cckt.commands.spread import spread_predictions
+        from cckt.commands.engines.spread import spread_predictions
 
         found = spread_predictions(
             ray,

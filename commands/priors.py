@@ -10,7 +10,7 @@ import typer
 from cckt.cache_builder.base.constants import PRECISION, TAU
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress, show_report_lines, show_reports
-from cckt.commands.engines import (
+from cckt.commands.engines.choice import (
     ActorCpus,
     Actors,
     Address,

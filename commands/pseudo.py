@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cckt.commands.console import Answer, TerminalProgress
-from cckt.commands.engines import ActorCpus, Actors, Address, Engine, ray_engine
+from cckt.commands.engines.choice import ActorCpus, Actors, Address, Engine, ray_engine
 from cckt.commands.options import DEVICE, Device, Json, NewData, Priors, Run
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def pseudo(
     ray = ray_engine(engine, address, actors, actor_cpus)
 
     def detect(index: Index) -> Detections:
-        from cckt.commands.spread import spread_detections
+        from cckt.commands.engines.spread import spread_detections
 
         assert ray is not None, "expected --engine ray"
         return spread_detections(ray, run, data, priors, len(index), device, progress)

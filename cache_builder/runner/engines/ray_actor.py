@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Protocol
 
 from cckt import __version__
@@ -123,8 +124,8 @@ class MakerWork:
     ) -> None:
         self._stages: queue.Queue[tuple[str | None, BaseException | None]] = queue.Queue()
         self._units: _AssignedUnits | None = None
-        self._call = lambda: function(*arguments, **keywords)
-        threading.Thread(target=self._work, name="cckt-maker", daemon=True).start()
+        call = partial(function, *arguments, **keywords)
+        threading.Thread(target=self._work, args=(call,), name="cckt-maker", daemon=True).start()
 
     def stage(self) -> str | None:
         """See `Work.stage`."""
@@ -156,10 +157,10 @@ class MakerWork:
             report.manifest = target.writer.try_finish()
         return reports
 
-    def _work(self) -> None:
+    def _work(self, call: Callable[[], Any]) -> None:
         try:
             with using(self):
-                self._call()
+                call()
             self._stages.put((None, None))
         except BaseException as error:
             self._stages.put((None, error))
