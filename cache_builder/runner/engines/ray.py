@@ -209,7 +209,7 @@ class RayEngine:
         except self._ray.exceptions.RayError as error:
             board.back(pool.lost(actor, error), pool.actors)
             return
-        if ref is actor.opening:
+        if ref == actor.opening:
             pool.opened(actor, value)
             if value is None:
                 pool.drop(actor)
