@@ -58,8 +58,8 @@ def cache_all(
     """Make `text`, then `crops` and `images` in one pass over the photos, then `priors/clip`; return reports.
 
     The columns are those of `cache_text`, `cache_crops`, `cache_images` and `cache_clip_priors`, byte for
-    byte. Makers share every column, see `run_chunks`; an `ExactPart` leaves the priors out while other parts have
-    photos to encode.
+    byte. Makers share every column, see `run_chunks`; an `ExactPart` leaves the priors out while other parts
+    have photos to encode.
     Several teachers share the pass; see `label_teachers` for `name`. flipped, jitter: views of the crops, see
     `cache_photos`. options: see `Making`; `chunk_rows` is of `crops` and `images`.
 

@@ -52,7 +52,7 @@ class Making:
     strict: bool = False
     """Stop at a photo that cannot be read, instead of leaving its rows invalid with a note."""
     part: tuple[int, int] | None = None
-    """(i, n), the i-th of n makers that share the work; an `ExactPart` makes its share only; see `run_chunks`."""
+    """(i, n), the i-th of n makers that share the work; `ExactPart`: its share only; see `run_chunks`."""
     chunk_rows: int = CHUNK_ROWS
     """Rows of a chunk."""
     overwrite: bool = False
