@@ -239,7 +239,7 @@ def test_cells_have_separate_matching_and_losses() -> None:
         output = model(torch.randn(3, 3, 48, 48), None, text, None)
     proposals = output.cells
     matches = matched(output, targets, text)
-    bare = matched(replace(output, proposals=None), targets, text)
+    bare = matched(replace(output, cells=None), targets, text)
     assert torch.equal(matches.regions, bare.regions)
     assert bare.cells is None
     assert matches.cells is not None
