@@ -5,7 +5,9 @@ Readers of the table: the grammar of names (`parse_name`), the command that make
 one row here, one file in `columns` that makes it, and one row of `columns.recompute.REMAKE` for `verify`.
 
 A name is `KIND`, then `-LABEL` for the column of a second teacher, then `-VIEW`: `crops`, `crops-vitl14`,
-`crops-flipped`, `crops-vitl14-jitter-2`, `priors/clip-vitl14`.
+`crops-flipped`, `crops-vitl14-jitter-2`, `priors/clip-vitl14`. A proposals table and the columns over it are
+in one folder, with a label for a second table: `proposals/boxes`, `proposals/crops-vitl14`,
+`proposals-owl/boxes`, `proposals-owl/crops-vitl14`.
 """
 
 from __future__ import annotations
@@ -13,15 +15,29 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, PROMPT, TAU, TEMPLATES
+from cckt.cache_builder.base.constants import (
+    BATCH,
+    CROP,
+    MIN_SIDE,
+    NMS,
+    PRECISION,
+    PROMPT,
+    PROPOSAL_BATCH,
+    SAW_NOVEL,
+    TAU,
+    TEMPLATES,
+    TOP,
+)
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.spec import ColumnSpec
 
 FLIPPED = "flipped"
 JITTER = "jitter"
+PROPOSALS = "proposals"
+"""Folder of the proposals table and of the columns over it."""
 
 Recipe = Mapping[str, Any]
 
@@ -61,6 +77,27 @@ def _prefilter(recipe: Recipe) -> Any:
     return f"clip:{keep}" if keep else None
 
 
+def _source(maker: str, path: str = "") -> Callable[[Recipe], Any]:
+    """Return a function that reads the source of proposals, if their maker is `maker`; path: stands for "
+    "it."""
+
+    def read(recipe: Recipe) -> Any:
+        provenance = recipe.get("provenance", {})
+        return (path or provenance.get("name")) if provenance.get("maker") == maker else None
+
+    return read
+
+
+def _stated(key: str) -> Callable[[Recipe], Any]:
+    """Return a function that reads what the user states on a maker; of a run it is known."""
+
+    def read(recipe: Recipe) -> Any:
+        provenance = recipe.get("provenance", {})
+        return None if provenance.get("maker") == "run" else provenance.get(key)
+
+    return read
+
+
 def _calibrate(recipe: Recipe) -> Any:
     return "TRAINING_DATA" if at("calibrated_on")(recipe) else None
 
@@ -70,7 +107,7 @@ class ColumnKind:
     """One kind of columns."""
 
     name: str
-    """ "crops", or "priors/clip": the first part is the verb of `cckt cache`."""
+    """ "crops", or "priors/clip": the first part is the verb of `cckt cache`, unless `verb` names it."""
     table: str
     """Table of the rows, one of `TABLES`."""
     dtype: str
@@ -86,6 +123,8 @@ class ColumnKind:
     """Options of the command, in their order there."""
     help: str
     """What a row holds, in one line."""
+    verb: str = ""
+    """Verb of `cckt cache`, if it is not the first part of the name."""
 
 
 _TEACHER = (
@@ -168,6 +207,41 @@ KINDS: dict[str, ColumnKind] = {
             ),
             help="probability of each concept in an image, from the answers of a multimodal LLM",
         ),
+        ColumnKind(
+            name="proposals/boxes",
+            table="images",
+            dtype="float32",
+            unit=False,
+            has_valid=True,
+            takes_label=False,
+            views=(),
+            settings=(
+                Setting("--from", _source("run", "RUN")),
+                Setting("--detector", _source("detector")),
+                Setting("--import", _source("import", "FILE")),
+                Setting("--words", lambda recipe: ", ".join(at("provenance", "words")(recipe) or ())),
+                Setting("--trained-on", _stated("trained_on")),
+                Setting("--saw-novel", _stated("saw_novel"), SAW_NOVEL),
+                Setting("--top", at("selection", "top"), TOP),
+                Setting("--nms", at("selection", "nms"), NMS),
+                Setting("--min-side", at("selection", "min_side"), MIN_SIDE),
+                Setting("--precision", at("detector", "precision"), PRECISION),
+                Setting("--batch", at("batch"), PROPOSAL_BATCH),
+            ),
+            help="best class-agnostic regions of an image: left, top, right, bottom, score, repeats, K times",
+        ),
+        ColumnKind(
+            name="proposals/crops",
+            table="proposals",
+            dtype="float16",
+            unit=True,
+            has_valid=True,
+            takes_label=True,
+            views=(FLIPPED, JITTER),
+            settings=(*_IMAGES, Setting("--crop", at("crop", "rule"), CROP)),
+            help="embedding of the pixels in a proposal by the teacher",
+            verb="crops",
+        ),
     )
 }
 """Every kind by its name."""
@@ -183,9 +257,14 @@ class ColumnName:
     """The user's word for a second teacher; "" for the first one."""
     view: str = ""
     """ "" for the plain view, "flipped", or "jitter-1", "jitter-2" and so on."""
+    of: str = ""
+    """The user's word for a second proposals table; "" for the first one, and for kinds outside of
+    `proposals/`."""
 
     def __str__(self) -> str:
-        return "-".join(part for part in (self.kind, self.label, self.view) if part)
+        folder, slash, last = self.kind.partition("/")
+        kind = f"{folder}-{self.of}{slash}{last}" if self.of else self.kind
+        return "-".join(part for part in (kind, self.label, self.view) if part)
 
     @property
     def jitter(self) -> int:
@@ -196,11 +275,19 @@ class ColumnName:
     def options(self) -> str:
         """Options of `cckt cache` that give this name, each after a space."""
         view = f" --jitter {self.jitter}" if self.jitter else " --flipped" if self.view else ""
-        return (f" --name {self.label}" if self.label else "") + view
+        of = ""
+        if KINDS[self.kind].table == PROPOSALS:
+            of = f" --of {PROPOSALS}" + (f"-{self.of}" if self.of else "")
+        label = self.of if self.kind == f"{PROPOSALS}/boxes" else self.label
+        return of + (f" --name {label}" if label else "") + view
 
 
 def parse_name(name: str) -> ColumnName | None:
     """Return the parts of a column's name; None for a name that is of no kind."""
+    if name.startswith(f"{PROPOSALS}-"):
+        of, slash, last = name.removeprefix(f"{PROPOSALS}-").partition("/")
+        inner = parse_name(f"{PROPOSALS}/{last}") if slash and _is_label(of) else None
+        return None if inner is None else replace(inner, of=of)
     kind = next((kind for kind in KINDS.values() if f"{name}-".startswith(f"{kind.name}-")), None)
     found = _AFTER_KIND.fullmatch(name, len(kind.name)) if kind else None
     if kind is None or found is None:
@@ -215,12 +302,16 @@ def parse_name(name: str) -> ColumnName | None:
 
 def check_label(label: str) -> str:
     """Return the label; UserError if it cannot be part of a column's name. "" is the first teacher's."""
-    if label and (not _LABEL.fullmatch(label) or label in (FLIPPED, JITTER)):
+    if label and not _is_label(label):
         raise UserError(
             f"--name {label!r} cannot be used: expected lower-case letters, digits and _, as in vitl14, and "
             f"neither {FLIPPED} nor {JITTER}; choose another."
         )
     return label
+
+
+def _is_label(label: str) -> bool:
+    return _LABEL.fullmatch(label) is not None and label not in (FLIPPED, JITTER)
 
 
 def column_spec(
@@ -256,5 +347,5 @@ def repair_command(data: str, name: str, recipe: Recipe | None = None) -> str:
         value = setting.value(recipe or {})
         if value and value != setting.default:
             chosen.append(f" {setting.option}" + ("" if value is True else f" {shlex.quote(str(value))}"))
-    verb = (kind.name if kind else name).partition("/")[0]
+    verb = (kind and kind.verb) or (kind.name if kind else name).partition("/")[0]
     return "".join((f"cckt cache {verb} {shlex.quote(data)}{options}", *chosen))
