@@ -9,7 +9,7 @@
 `columns/proposals.py` makes the column; the detector reads the table.
 """
 
-from cckt.cache_builder.proposals.leak import find_leak, is_guarded, require_no_leak
+from cckt.cache_builder.proposals.leak import evidence, find_leak, is_guarded, provenances_of, require_no_leak
 from cckt.cache_builder.proposals.provenance import Provenance
 from cckt.cache_builder.proposals.select import Selection
 from cckt.cache_builder.proposals.table import Proposals, list_proposals, open_proposals
@@ -18,9 +18,11 @@ __all__ = [
     "Proposals",
     "Provenance",
     "Selection",
+    "evidence",
     "find_leak",
     "is_guarded",
     "list_proposals",
     "open_proposals",
+    "provenances_of",
     "require_no_leak",
 ]

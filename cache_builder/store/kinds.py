@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cckt.cache_builder.base.constants import (
     BATCH,
@@ -33,73 +31,30 @@ from cckt.cache_builder.base.constants import (
 )
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.spec import ColumnSpec
+from cckt.cache_builder.store.settings import (
+    Recipe as Recipe,
+)
+from cckt.cache_builder.store.settings import (
+    Setting as Setting,
+)
+from cckt.cache_builder.store.settings import (
+    at as at,
+)
+from cckt.cache_builder.store.settings import (
+    calibrate_of,
+    prefilter_of,
+    source_of,
+    stated_on_maker,
+    templates_of,
+)
 
 FLIPPED = "flipped"
 JITTER = "jitter"
 PROPOSALS = "proposals"
 """Folder of the proposals table and of the columns over it."""
 
-Recipe = Mapping[str, Any]
-
 _LABEL = re.compile(r"[a-z0-9_]+")
 _AFTER_KIND = re.compile(r"(-(?P<label>[a-z0-9_]+))??(-(?P<view>flipped|jitter-[1-9][0-9]*))?")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """An option of a kind's command that decides values, and so is part of the recipe."""
-
-    option: str
-    value: Callable[[Recipe], Any]
-    """Value of the option, read from a recipe; None or False if the option was not used."""
-    default: Any = None
-
-
-def at(*keys: str) -> Callable[[Recipe], Any]:
-    """Return a function that reads the value under `keys` of a recipe; None if it is missing."""
-
-    def read(recipe: Recipe) -> Any:
-        value: Any = recipe
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
-
-    return read
-
-
-def _templates(recipe: Recipe) -> Any:
-    name = at("templates", "name")(recipe)
-    return "TEMPLATES_FILE" if name == "own" else name
-
-
-def _prefilter(recipe: Recipe) -> Any:
-    keep = at("prefilter", "keep")(recipe)
-    return f"clip:{keep}" if keep else None
-
-
-def _source(maker: str, path: str = "") -> Callable[[Recipe], Any]:
-    """Return a function that reads the source of proposals, if their maker is `maker`; path: stands for "
-    "it."""
-
-    def read(recipe: Recipe) -> Any:
-        provenance = recipe.get("provenance", {})
-        return (path or provenance.get("name")) if provenance.get("maker") == maker else None
-
-    return read
-
-
-def _stated(key: str) -> Callable[[Recipe], Any]:
-    """Return a function that reads what the user states on a maker; of a run it is known."""
-
-    def read(recipe: Recipe) -> Any:
-        provenance = recipe.get("provenance", {})
-        return None if provenance.get("maker") == "run" else provenance.get(key)
-
-    return read
-
-
-def _calibrate(recipe: Recipe) -> Any:
-    return "TRAINING_DATA" if at("calibrated_on")(recipe) else None
 
 
 @dataclass(frozen=True)
@@ -150,7 +105,7 @@ KINDS: dict[str, ColumnKind] = {
             views=(),
             settings=(
                 *_TEACHER,
-                Setting("--templates", _templates, TEMPLATES),
+                Setting("--templates", templates_of, TEMPLATES),
                 Setting("--synonyms", at("synonyms")),
                 Setting("--import", at("import", "file")),
             ),
@@ -202,8 +157,8 @@ KINDS: dict[str, ColumnKind] = {
                 Setting("--mllm-model", at("model", "name")),
                 Setting("--mllm-prompt", at("prompt"), PROMPT),
                 Setting("--precision", at("model", "dtype"), PRECISION),
-                Setting("--prefilter", _prefilter),
-                Setting("--calibrate", _calibrate),
+                Setting("--prefilter", prefilter_of),
+                Setting("--calibrate", calibrate_of),
             ),
             help="probability of each concept in an image, from the answers of a multimodal LLM",
         ),
@@ -216,12 +171,12 @@ KINDS: dict[str, ColumnKind] = {
             takes_label=False,
             views=(),
             settings=(
-                Setting("--from", _source("run", "RUN")),
-                Setting("--detector", _source("detector")),
-                Setting("--import", _source("import", "FILE")),
+                Setting("--from", source_of("run", "RUN")),
+                Setting("--detector", source_of("detector")),
+                Setting("--import", source_of("import", "FILE")),
                 Setting("--words", lambda recipe: ", ".join(at("provenance", "words")(recipe) or ())),
-                Setting("--trained-on", _stated("trained_on")),
-                Setting("--saw-novel", _stated("saw_novel"), SAW_NOVEL),
+                Setting("--trained-on", stated_on_maker("trained_on")),
+                Setting("--saw-novel", stated_on_maker("saw_novel"), SAW_NOVEL),
                 Setting("--top", at("selection", "top"), TOP),
                 Setting("--nms", at("selection", "nms"), NMS),
                 Setting("--min-side", at("selection", "min_side"), MIN_SIDE),
