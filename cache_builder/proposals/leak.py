@@ -88,7 +88,7 @@ def require_no_leak(data: Path | str, index: Index, name: str, recipe: str = "")
 def evidence(provenance: Provenance, index: Index) -> str:
     """Return, for a maker without a leak, what proves or states that."""
     novel = len(index.concepts.rows("novel"))
-    if provenance.concepts:
+    if provenance.maker == "run":
         return f"trained on boxes of {len(provenance.concepts)} concepts, none of the {novel} novel ones"
     given = f"given the words {', '.join(provenance.words)}; " if provenance.words else ""
     trained = f" ({provenance.trained_on})" if provenance.trained_on else ""

@@ -32,15 +32,9 @@ from cckt.cache_builder.base.constants import (
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.spec import ColumnSpec
 from cckt.cache_builder.store.settings import (
-    Recipe as Recipe,
-)
-from cckt.cache_builder.store.settings import (
-    Setting as Setting,
-)
-from cckt.cache_builder.store.settings import (
-    at as at,
-)
-from cckt.cache_builder.store.settings import (
+    Recipe,
+    Setting,
+    at,
     calibrate_of,
     prefilter_of,
     source_of,
