@@ -10,6 +10,7 @@ backbone_weights.py   pretrained weights of backbones, from files with timm's na
 input_sides.py        sizes of images that a backbone accepts
 frozen_norm.py        fold frozen BatchNorm into convolutions
 heads.py              unit embeddings and class logits
+hd_heads.py           heads of HD-OVD: text space, relation, whole image, objectness
 boxes.py              box conversion and generalised IoU
 precision.py          autocast; float32 for sums
 deformable_detr/      Deformable DETR with language queries

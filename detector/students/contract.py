@@ -61,11 +61,38 @@ class StudentOutput:
     logits: Tensor
     """(L, B, N, C) float32 class logits."""
     region: Tensor
-    """(L, B, N, D) float32 unit region embeddings, comparable with the teacher's."""
+    """(L, B, N, D) float32 unit region embeddings, comparable with the teacher's crops."""
+    objectness: Tensor | None = None
+    """(L, B, N) float32 logits: the region shows an object of any concept; None without such a head."""
+    text_region: Tensor | None = None
+    """(L, B, N, D) float32 unit embeddings in text space, compared with texts for classification
+    (docs/method/hd_ovd.md, eq. 22); None without such a head."""
+    relation: Tensor | None = None
+    """(L, B, N, D) float32, not normalised: embeddings of the text-space relation head (eq. 30)."""
+    background: Tensor | None = None
+    """(D,) learned embedding of the background (eq. 23); given with `text_region`."""
+    image: Tensor | None = None
+    """(B, D) float32 unit embeddings of the whole images (eq. 38); in training only."""
+    kept: Tensor | None = None
+    """(B, N) bool: False at regions that only fill the tensor (fewer RoIs in an image); None keeps all."""
 
     def last(self) -> StudentOutput:
         """Return the prediction as an output of one layer."""
-        return StudentOutput(self.boxes[-1:], self.logits[-1:], self.region[-1:])
+
+        def cut(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[-1:]
+
+        return StudentOutput(
+            self.boxes[-1:],
+            self.logits[-1:],
+            self.region[-1:],
+            cut(self.objectness),
+            cut(self.text_region),
+            cut(self.relation),
+            self.background,
+            self.image,
+            self.kept,
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +107,10 @@ class AgnosticRegions:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which region of the output stands for which object, in the same order of images on every layer."""
+    """Which region of the output stands for which object, in the same order of images on every layer.
+
+    An object may have several regions (RoIs); a term then takes their mean where it needs one per object.
+    """
 
     images: Tensor
     """(K,) int64, image of the pair."""
@@ -88,6 +118,9 @@ class Pairs:
     """(L, K) int64, region within the image."""
     objects: Tensor
     """(L, K) int64, object within the image."""
+    proposals: Pairs | None = None
+    """Pairs of regions with the proposals of the targets: `objects` then counts proposals; no region is also
+    in a pair with an object. None if the targets have no proposals, or the student does not match them."""
 
     def of_image(self, layer: int, image: int) -> tuple[Tensor, Tensor]:
         """Return regions and objects of one image on one layer."""
@@ -129,6 +162,8 @@ class Student(nn.Module):
 
     has_extra_regions = False
     """Whether `detection_loss` returns `ExtraRegions`."""
+    output_layers = 1
+    """L, the number of output layers; terms keep a queue for each. Set in the constructor."""
 
     @abstractmethod
     def encode(self, images: Tensor, padding: Tensor | None) -> Any:

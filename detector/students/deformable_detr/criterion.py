@@ -17,9 +17,9 @@ from cckt.detector.config.config import Config, LossConfig
 from cckt.detector.students.boxes import generalised_iou
 from cckt.detector.students.contract import MASKED, DetectionLoss, ExtraRegions, Pairs, StudentOutput
 from cckt.detector.students.deformable_detr.outputs import (
-    CellProposals,
     DeformableOutput,
     DeformablePairs,
+    EncoderCells,
     NoisedQueries,
     TrainingQueries,
 )
@@ -37,18 +37,18 @@ def match(output: DeformableOutput, targets: PaddedTargets, text: Tensor, config
     tau = config.model.tau
     with torch.autocast(output.boxes.device.type, enabled=False):
         costs, repeats = [matching_costs(output, targets, text, config.matcher, tau)], [1]
-        if output.proposals is not None:
+        if output.cells is not None:
             class_only = replace(config.matcher, cost_similarity=0.0)
-            cells = class_agnostic(output.proposals)
-            costs.append(matching_costs(cells, without_concepts(targets), text, class_only, tau))
+            as_output = class_agnostic(output.cells)
+            costs.append(matching_costs(as_output, without_concepts(targets), text, class_only, tau))
             repeats.append(1)
         if output.copies is not None:
             costs.append(matching_costs(output.copies, targets, text, config.matcher, tau))
             repeats.append(config.one_to_many.repeats)
     found = assign(costs, targets.counts, repeats)
     copies = found.pop() if output.copies is not None else None
-    proposals = found.pop() if output.proposals is not None else None
-    return DeformablePairs(found[0].images, found[0].regions, found[0].objects, proposals, copies)
+    cells = found.pop() if output.cells is not None else None
+    return DeformablePairs(found[0].images, found[0].regions, found[0].objects, cells=cells, copies=copies)
 
 
 def detection_loss(
@@ -70,15 +70,13 @@ def detection_loss(
         own = detection_losses(output, targets, pairs, loss)
         auxiliary: dict[str, Tensor] = {}
         extra: tuple[ExtraRegions, ...] = ()
-        if output.proposals is not None:
-            assert pairs.proposals is not None, "the output has proposals, the pairs have none"
-            auxiliary["proposals"] = loss.loss_proposals * proposal_loss(
-                output.proposals, targets, pairs.proposals, present, loss
+        if output.cells is not None:
+            assert pairs.cells is not None, "the output has cells, the pairs have none"
+            auxiliary["proposals"] = loss.loss_proposals * cell_loss(
+                output.cells, targets, pairs.cells, present, loss
             )
-            if output.proposals.region is not None:
-                extra = (
-                    ExtraRegions("proposals", loss.loss_proposals, output.proposals.region, pairs.proposals),
-                )
+            if output.cells.region is not None:
+                extra = (ExtraRegions("proposals", loss.loss_proposals, output.cells.region, pairs.cells),)
         if output.noised is not None:
             assert training is not None, "the output has denoising queries, `training` is None"
             assert training.noised is not None, "the output has denoising queries, `training` has none"
@@ -93,33 +91,33 @@ def detection_loss(
     return DetectionLoss(own, auxiliary, extra)
 
 
-def proposal_loss(
-    proposals: CellProposals, targets: PaddedTargets, pairs: Pairs, present: Tensor | None, config: LossConfig
+def cell_loss(
+    cells: EncoderCells, targets: PaddedTargets, pairs: Pairs, present: Tensor | None, config: LossConfig
 ) -> Tensor:
     """Return the class-agnostic detection losses of the cells, and the losses of their concepts (eq. 25)."""
-    parts = detection_losses(class_agnostic(proposals), without_concepts(targets), pairs, config)
+    parts = detection_losses(class_agnostic(cells), without_concepts(targets), pairs, config)
     total = torch.stack(list(parts.values())).sum()
-    if proposals.words is None:
+    if cells.words is None:
         return total
     assert present is not None, "guided references need `present`, the concepts of the guidance"
-    return total + word_loss(proposals, targets, pairs, present, config)
+    return total + word_loss(cells, targets, pairs, present, config)
 
 
 def word_loss(
-    proposals: CellProposals, targets: PaddedTargets, pairs: Pairs, present: Tensor, config: LossConfig
+    cells: EncoderCells, targets: PaddedTargets, pairs: Pairs, present: Tensor, config: LossConfig
 ) -> Tensor:
     """Return the weighted focal loss of the present concepts at every cell; a matched cell's own concept is
     1.
 
     Only concepts of the guidance take part: an object without one is background to the others.
     """
-    assert proposals.words is not None, "the proposals have no words"
+    assert cells.words is not None, "the cells have no words"
     given = present >= 0
-    if present.shape[1] < proposals.words.shape[2]:  # no image of the batch has a concept
-        given = given.new_zeros((len(given), proposals.words.shape[2]))
+    if present.shape[1] < cells.words.shape[2]:  # no image of the batch has a concept
+        given = given.new_zeros((len(given), cells.words.shape[2]))
         present = present.new_full(given.shape, -1)
-    kept = given[:, None] & (proposals.objectness > MASKED / 2)[..., None]
-    logits = proposals.words.masked_fill(~kept, MASKED)
+    kept = given[:, None] & (cells.objectness > MASKED / 2)[..., None]
+    logits = cells.words.masked_fill(~kept, MASKED)
     own = present[pairs.images] == targets.concepts[pairs.images, pairs.objects[0]][:, None]  # (K, G)
     positive = logits[pairs.images, pairs.regions[0]]
     weight = own.to(logits.dtype)
@@ -149,10 +147,10 @@ def denoising_loss(
     return loss / noised.groups
 
 
-def class_agnostic(proposals: CellProposals) -> StudentOutput:
+def class_agnostic(cells: EncoderCells) -> StudentOutput:
     """Return the cells as an output of one layer with one class, "object", and embeddings of width 0."""
-    boxes = proposals.boxes[None]
-    return StudentOutput(boxes, proposals.objectness[None, ..., None], boxes[..., :0])
+    boxes = cells.boxes[None]
+    return StudentOutput(boxes, cells.objectness[None, ..., None], boxes[..., :0])
 
 
 def without_concepts(targets: PaddedTargets) -> PaddedTargets:

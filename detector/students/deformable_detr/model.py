@@ -26,9 +26,9 @@ from cckt.detector.students.deformable_detr.attention import choose_kernel
 from cckt.detector.students.deformable_detr.denoise import noised_queries
 from cckt.detector.students.deformable_detr.guidance import LanguageGuidance
 from cckt.detector.students.deformable_detr.outputs import (
-    CellProposals,
     DeformableOutput,
     DeformablePairs,
+    EncoderCells,
     TrainingQueries,
 )
 from cckt.detector.students.deformable_detr.query_init import BoxPosition, ProposalHead, choose_cells
@@ -77,11 +77,11 @@ class DeformableDETR(Student):
         self.has_extra_regions = guided_references
 
     def encode(self, images: Tensor, padding: Tensor | None) -> Encoded:
-        """Backbone, pyramid, encoder and, unless references are learned, the proposals of the cells."""
+        """Backbone, pyramid, encoder and, unless references are learned, the outputs of the cells."""
         pyramid = self.pyramid(self.backbone(images))
         encoded = self.transformer.encode(pyramid, _padding_of_levels(padding, pyramid))
         if self.proposals is not None:
-            encoded.proposals = self.proposals(encoded)
+            encoded.cells = self.proposals(encoded)
         return encoded
 
     def decode(
@@ -99,7 +99,7 @@ class DeformableDETR(Student):
         content = self.query_content.weight.expand(batch, -1, -1)
         if self.guidance is not None:
             content = self.guidance(content, guidance)
-        position, first_boxes, proposals = self._references(encoded, guidance)
+        position, first_boxes, cells = self._references(encoded, guidance)
         queries, mask = Queries(content, position, first_boxes), None
         if training is not None:
             queries, mask = self._with_training_queries(queries, training)
@@ -107,7 +107,7 @@ class DeformableDETR(Student):
             encoded, queries.content, queries.position, mask=mask, first_boxes=queries.first_boxes
         )
         output = self.heads(states, boxes, text)
-        return _split(output, proposals, self.config.model.queries, training)
+        return _split(output, cells, self.config.model.queries, training)
 
     def region_proposals(self, encoded: Encoded, text: Tensor) -> AgnosticRegions:
         """Return the boxes of the queries, then those of the encoder cells.
@@ -187,15 +187,15 @@ class DeformableDETR(Student):
 
     def _references(
         self, encoded: Encoded, guidance: PresentText
-    ) -> tuple[Tensor, Tensor | None, CellProposals | None]:
+    ) -> tuple[Tensor, Tensor | None, EncoderCells | None]:
         """Return the positions (B, N, d) of the queries and, if cells propose them, first boxes (B, N, 4)."""
-        if self.proposals is None or self.box_position is None or encoded.proposals is None:
+        if self.proposals is None or self.box_position is None or encoded.cells is None:
             assert self.query_position is not None, "learned references need query_position"
             return self.query_position.weight.expand(encoded.memory.shape[0], -1, -1), None, None
-        proposals = self.proposals.with_concepts(encoded.proposals, guidance)
-        cells = choose_cells(proposals, encoded, guidance.counts, self.config.model.queries)
-        first_boxes = proposals.boxes.detach().gather(1, cells[..., None].expand(-1, -1, 4))
-        return self.box_position(first_boxes), first_boxes, proposals
+        cells = self.proposals.with_concepts(encoded.cells, guidance)
+        chosen = choose_cells(cells, encoded, guidance.counts, self.config.model.queries)
+        first_boxes = cells.boxes.detach().gather(1, chosen[..., None].expand(-1, -1, 4))
+        return self.box_position(first_boxes), first_boxes, cells
 
     def _with_training_queries(self, queries: Queries, training: TrainingQueries) -> tuple[Queries, Tensor]:
         """Return the queries, their copies and the denoising queries, concatenated, and their attention
@@ -244,7 +244,7 @@ class Queries:
 
 
 def _split(
-    output: StudentOutput, proposals: CellProposals | None, queries: int, training: TrainingQueries | None
+    output: StudentOutput, cells: EncoderCells | None, queries: int, training: TrainingQueries | None
 ) -> DeformableOutput:
     """Split the output of all queries into that of the N queries, of their copies, and of the denoising
     queries."""
@@ -254,13 +254,13 @@ def _split(
         return StudentOutput(output.boxes[:, :, at], output.logits[:, :, at], output.region[:, :, at])
 
     if training is None:
-        return DeformableOutput(output.boxes, output.logits, output.region, proposals)
+        return DeformableOutput(output.boxes, output.logits, output.region, cells=cells)
     own, copies = part(0, queries), queries if training.copies else 0
     return DeformableOutput(
         own.boxes,
         own.logits,
         own.region,
-        proposals,
+        cells=cells,
         noised=part(queries + copies, None) if training.noised is not None else None,
         copies=part(queries, queries + copies) if training.copies else None,
     )
