@@ -28,3 +28,6 @@ PRECISION = "fp32"
 
 PROMPT = "Question: Does {concept} exist in the image? Answer:"
 """Question to a multimodal LLM; docs/method/cckt_det.md, section 3."""
+
+NAME_PROMPT = "Name the main object in this image in one or two words."
+"""Request to a multimodal LLM for the noun of a crop; docs/method/hd_ovd.md, section 3."""
