@@ -157,6 +157,7 @@ STEPS = {
         "presence",
         "photos",
         "store",
+        "proposals",
         "runner",
         "teacher",
         "quality",
@@ -246,7 +247,7 @@ def test_a_student_knows_no_loss_and_a_loss_no_student() -> None:
 
 
 def test_the_detector_reads_columns_and_never_makes_them() -> None:
-    allowed = {"base", "index", "presence", "vocabulary", "store", "photos", "quality", "doctor"}
+    allowed = {"base", "index", "presence", "vocabulary", "store", "proposals", "photos", "quality", "doctor"}
     used = {
         (module, one.name)
         for module in modules()

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from cckt.detector.config.config import Config
 from cckt.detector.students.backbone import Backbone, Pyramid
-from cckt.detector.students.contract import DetectionLoss, PresentText, Student, StudentOutput
+from cckt.detector.students.contract import (
+    AgnosticRegions,
+    DetectionLoss,
+    PresentText,
+    Student,
+    StudentOutput,
+)
 from cckt.detector.students.deformable_detr import criterion
 from cckt.detector.students.deformable_detr.attention import choose_kernel
 from cckt.detector.students.deformable_detr.denoise import noised_queries
@@ -102,6 +108,22 @@ class DeformableDETR(Student):
         )
         output = self.heads(states, boxes, text)
         return _split(output, proposals, self.config.model.queries, training)
+
+    def region_proposals(self, encoded: Encoded, text: Tensor) -> AgnosticRegions:
+        """Return the boxes of the queries, then those of the encoder cells.
+
+        Both are ranked by the objectness of cells: a query by that of the cell which gave its first box. With
+        learned references there are no cells; the queries are ranked by their highest class logit.
+        """
+        if encoded.proposals is None or self.proposals is None:
+            return super().region_proposals(encoded, text)
+        guidance = self._no_guidance(encoded.memory.shape[0])
+        cells = self.proposals.with_concepts(encoded.proposals, guidance)
+        chosen = choose_cells(cells, encoded, guidance.counts, self.config.model.queries)
+        output = self.decode(encoded, text, None)
+        objectness = torch.cat([cells.objectness.gather(1, chosen), cells.objectness], 1)
+        boxes = torch.cat([output.boxes[-1].float(), cells.boxes.float()], 1)
+        return AgnosticRegions(boxes, objectness.float())
 
     def training_inputs(self, targets: PaddedTargets, text: Tensor) -> TrainingQueries | None:
         """Denoising queries and copies, if the config has any."""
