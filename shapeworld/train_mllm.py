@@ -142,7 +142,11 @@ class CellLoss(nn.Module):
         softmax over all words, mean per quarter. caption_words: (P, W) bool; the loss is the binary
         cross-entropy of each word over all cells, summed per image.
         """
-        scores = self._scores(cells)
+        vectors = self._body[0].get_input_embeddings().weight[self._words, 1:]  # 0 marks words and cells
+        cosines = (
+            functional.normalize(cells[..., 1:].float(), dim=-1) @ functional.normalize(vectors, dim=-1).T
+        )
+        scores = cosines * self.scale.exp()
         mosaics, side = len(quarter_words), math.isqrt(cells.shape[1])
         half = side // 2
         count = scores.shape[2]
@@ -155,22 +159,6 @@ class CellLoss(nn.Module):
             logits, caption_words.float(), pos_weight=weight, reduction="sum"
         )
         return mosaic, pairs / max(len(caption_words), 1)
-
-    def whole_images(self, cells: Tensor, image_words: Tensor) -> Tensor:
-        """Return the softmax loss over all words, mean per image, of images that show one word each.
-
-        cells: (K, 64, width). image_words: (K,), rows in `words()`.
-        """
-        return functional.cross_entropy(self._scores(cells).logsumexp(1), image_words)
-
-    def _scores(self, cells: Tensor) -> Tensor:
-        """Scaled cosines of cells (B, 64, width) and words: (B, 64, W)."""
-        vectors = self._body[0].get_input_embeddings().weight[self._words, 1:]  # 0 marks words and cells
-        cosines = (
-            functional.normalize(cells[..., 1:].float(), dim=-1) @ functional.normalize(vectors, dim=-1).T
-        )
-        scores: Tensor = cosines * self.scale.exp()
-        return scores
 
 
 class QuestionLoss:

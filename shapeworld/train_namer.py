@@ -1,9 +1,11 @@
 """Teach shapeworld's multimodal LLM to name crops: `python -m cckt.shapeworld.train_namer --out DIR`.
 
-It continues the training of `train_mllm.py` from a folder of weights. Each step shows crops of captioned
-images, each with its word, and whole captioned images with the yes/no questions of `train_mllm.py`, so that
-yes/no answers do not become worse. The answer to `NAME_PROMPT` is the word and the end of the sequence. Boxes
-of crops are moved and scaled, because proposals do not fit objects exactly.
+It continues the training of `train_mllm.py` from a folder of weights. The image tokens already tell which
+drawing a crop shows, so the image tower, the projector and the embeddings of words stay as they are, and only
+the language model is trained. Each step shows crops of captioned images, each with its word, and whole
+captioned images with the yes/no questions of `train_mllm.py`, so that yes/no answers do not become worse. The
+answer to `NAME_PROMPT`, which is one token, is the word and the end of the sequence. Boxes of crops are moved
+and scaled, because proposals do not fit objects exactly.
 
 Killed, the same command resumes from the last state, which is in `DIR/state.pt` until the training ends.
 """
@@ -29,7 +31,7 @@ from cckt.cache_builder.base.constants import NAME_PROMPT
 from cckt.cache_builder.mllm import Mllm, Questions, load_mllm
 from cckt.shapeworld.captions import CaptionedPhotos, render_captioned, words
 from cckt.shapeworld.scene import SIDE
-from cckt.shapeworld.tiny_mllm import IMAGE, write
+from cckt.shapeworld.tiny_mllm import IMAGE, VOCABULARY, image_processor, name_token, write
 from cckt.shapeworld.train_backbone import clipped_step
 from cckt.shapeworld.train_mllm import (
     CellLoss,
@@ -48,18 +50,18 @@ STATE = "state.pt"
 class NamerTraining:
     """Settings of the training that adds names."""
 
-    photos: int = 12000
+    photos: int = 4000
     """Captioned images."""
-    steps: int = 1200
-    crops: int = 32
+    steps: int = 500
+    crops: int = 24
     """Crops per step."""
-    whole: int = 16
+    whole: int = 6
     """Captioned images per step, each with questions."""
-    questions: int = 24
+    questions: int = 16
     """Questions per captioned image."""
-    rate: float = 8e-4
+    rate: float = 1.2e-3
     """Largest learning rate."""
-    save_every: int = 50
+    save_every: int = 20
     """Steps between two states on disk."""
     test_photos: int = 600
     """Images of the evaluation at the end."""
@@ -73,8 +75,9 @@ def train_namer(out: Path, start: str, settings: NamerTraining) -> dict[str, Any
 
     start: as `load_mllm` takes it.
     """
+    torch.manual_seed(settings.seed)
     mllm = load_mllm(start, device="cpu")
-    mllm.model.train().requires_grad_(True)
+    prepare(mllm)
     captioned = render_captioned(settings.photos, part=PART, workers=settings.workers)
     train_names(mllm, captioned, settings, out / STATE)
     write(mllm, out)
@@ -82,21 +85,35 @@ def train_namer(out: Path, start: str, settings: NamerTraining) -> dict[str, Any
     return evaluate_mllm(out, settings.test_photos)
 
 
+def prepare(mllm: Mllm) -> None:
+    """Give the model the token of the request and the image processor of `tiny_mllm.py`, if it is older.
+
+    Only the decoder's parameters need gradients afterwards, and the embeddings of two tokens: of the request
+    and of the end of a sequence, which no yes/no question has.
+    """
+    mllm.tokenizer.add_tokens([name_token()])
+    mllm.processor.image_processor = image_processor()
+    request = mllm.tokenizer.convert_tokens_to_ids(NAME_PROMPT.lower())
+    assert 0 < request < VOCABULARY, f"expected a token under {VOCABULARY}, found {request}"
+    mllm.model.model.language_model.requires_grad_(True)
+    embeddings = mllm.model.get_input_embeddings().weight
+    mine = torch.zeros(VOCABULARY, 1)
+    mine[[request, mllm.tokenizer.eos_token_id]] = 1
+    embeddings.register_hook(lambda gradient: gradient * mine)
+
+
 def train_names(mllm: Mllm, captioned: CaptionedPhotos, settings: NamerTraining, state: Path) -> None:
     """Run the steps that `state` does not hold yet. Every step draws from its own seed."""
-    cell_loss, name_loss = CellLoss(mllm), NameLoss(mllm)
+    cells_of, name_loss = CellLoss(mllm).encode, NameLoss(mllm)
     question_loss = QuestionLoss(mllm, MllmTraining(questions=settings.questions))
-    parameters = [*mllm.model.parameters(), *cell_loss.parameters()]
-    optimizer = torch.optim.AdamW(parameters, weight_decay=0.05)
+    parameters = [one for one in mllm.model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
     first = 0
     if state.is_file():
         held = torch.load(state, map_location="cpu", weights_only=True)
         mllm.model.load_state_dict(held["model"])
-        cell_loss.load_state_dict(held["cell_loss"])
         optimizer.load_state_dict(held["optimizer"])
         first = int(held["step"])
-    else:
-        fit_scale(cell_loss, captioned, settings)
     for step in range(first, settings.steps):
         rng = np.random.default_rng((settings.seed, 3, step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -104,49 +121,26 @@ def train_names(mllm: Mllm, captioned: CaptionedPhotos, settings: NamerTraining,
         rows = rng.integers(0, len(captioned.photos), settings.whole)
         photos = torch.from_numpy(captioned.photos[rows]).permute(0, 3, 1, 2)
         view = torch.cat([augment_colours(crops, generator), augment_colours(photos, generator)])
-        with torch.autocast("cpu", torch.bfloat16):
-            cells = cell_loss.encode(view)
-        of_crops, of_photos = cells[: settings.crops], cells[settings.crops :]
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            cells = cells_of(view)
         caption_words = torch.from_numpy(captioned.caption_words[rows])
-        _, caption = cell_loss(of_photos, crop_words[:0, None].expand(0, 4), caption_words)
-        crop = cell_loss.whole_images(of_crops, crop_words)
-        question, accuracy = question_loss(of_photos, caption_words, rng)
-        name, named = name_loss(of_crops, crop_words)
-        loss = 0.15 * caption + 0.3 * crop + 4 * question + 2 * name
-        clipped_step(optimizer, loss, settings.rate, step, settings.steps, warmup=50)
-        if step % 25 == 0:
+        question, accuracy = question_loss(cells[settings.crops :], caption_words, rng)
+        name, named = name_loss(cells[: settings.crops], crop_words)
+        clipped_step(optimizer, 4 * question + name, settings.rate, step, settings.steps, warmup=50)
+        if step % 20 == 0:
             sys.stderr.write(
-                f"names {step}/{settings.steps} caption {caption.item():.3f} crop {crop.item():.3f} question "
-                f"{question.item():.4f} accuracy {accuracy:.3f} name {name.item():.3f} named {named:.3f}\n"
+                f"names {step}/{settings.steps} question {question.item():.4f} accuracy {accuracy:.3f} name "
+                f"{name.item():.3f} named {named:.3f}\n"
             )
         if (step + 1) % settings.save_every == 0:
-            save_state(state, mllm, cell_loss, optimizer, step + 1)
+            save_state(state, mllm, optimizer, step + 1)
 
 
-def fit_scale(cell_loss: CellLoss, captioned: CaptionedPhotos, settings: NamerTraining) -> None:
-    """Fit scale and bias of the loss of image tokens, which a model's folder does not hold."""
-    rows = np.arange(min(4 * settings.whole, len(captioned.photos)))
-    photos = torch.from_numpy(captioned.photos[rows]).permute(0, 3, 1, 2)
-    view = augment_colours(photos, torch.Generator().manual_seed(settings.seed))
-    with torch.no_grad():
-        cells = cell_loss.encode(view)
-    truth = torch.from_numpy(captioned.caption_words[rows])
-    optimizer = torch.optim.Adam(cell_loss.parameters(), 0.05)
-    for _ in range(100):
-        _, caption = cell_loss(cells, torch.zeros(0, 4, dtype=torch.long), truth)
-        optimizer.zero_grad()
-        torch.autograd.backward(caption, inputs=list(cell_loss.parameters()))
-        optimizer.step()
-
-
-def save_state(
-    path: Path, mllm: Mllm, cell_loss: CellLoss, optimizer: torch.optim.Optimizer, step: int
-) -> None:
+def save_state(path: Path, mllm: Mllm, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write the state after `step` steps."""
     path.parent.mkdir(parents=True, exist_ok=True)
     held = {
         "model": mllm.model.state_dict(),
-        "cell_loss": cell_loss.state_dict(),
         "optimizer": optimizer.state_dict(),
         "step": step,
     }
@@ -156,19 +150,23 @@ def save_state(
 
 
 def draw_crops(captioned: CaptionedPhotos, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Return crops (count, 3, 128, 128) uint8 with moved edges, and the row in `words()` of each.
+    """Return crops with moved edges, padded to (count, 3, 128, 128) uint8, and the row in `words()` of each.
 
-    Each edge moves by -0.12 to 0.25 of the longer side, outward.
+    Each edge moves by -0.12 to 0.25 of the longer side, outward, in 7 of 10 crops. Padding is black before
+    colours are augmented, so that it may also be white.
     """
     chosen = rng.integers(0, len(captioned.crops), count)
     margins = rng.uniform(-0.12, 0.25, (count, 4)) * (rng.random((count, 1)) < 0.7)
-    crops = np.stack(
-        [
-            np.asarray(captioned.crop(row, SIDE, margin))
-            for row, margin in zip(chosen.tolist(), margins, strict=True)
-        ]
-    )
-    return torch.from_numpy(crops).permute(0, 3, 1, 2), torch.from_numpy(captioned.crop_words[chosen])
+    padded = np.zeros((count, SIDE, SIDE, 3), np.uint8)
+    for at, (row, margin) in enumerate(zip(chosen.tolist(), margins, strict=True)):
+        photo, left, top, right, bottom = captioned.crops[row]
+        move = margin * max(right - left, bottom - top)
+        low = np.floor(np.clip((left - move[0], top - move[1]), 0, SIDE - 1)).astype(int)
+        high = np.ceil(np.clip((right + move[2], bottom + move[3]), low + 1, SIDE)).astype(int)
+        crop = captioned.photos[int(photo), low[1] : high[1], low[0] : high[0]]
+        y, x = (SIDE - crop.shape[0]) // 2, (SIDE - crop.shape[1]) // 2
+        padded[at, y : y + crop.shape[0], x : x + crop.shape[1]] = crop
+    return torch.from_numpy(padded).permute(0, 3, 1, 2), torch.from_numpy(captioned.crop_words[chosen])
 
 
 class NameLoss:
