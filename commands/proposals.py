@@ -33,6 +33,13 @@ def proposals(
     run: Annotated[
         Path | None, typer.Option("--from", help="Run folder: the class-agnostic regions of its detector.")
     ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="Hub id or folder of an object or zero-shot detector that transformers loads."),
+    ] = None,
+    words: Annotated[
+        str | None, typer.Option(help="Words for a zero-shot detector. Default: object.")
+    ] = None,
     import_file: Annotated[
         Path | None, typer.Option("--import", help="COCO results file with boxes on these images.")
     ] = None,
@@ -61,17 +68,20 @@ def proposals(
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
-    """Cache the best class-agnostic regions of each image, from a run or a file of boxes."""
+    """Cache the best class-agnostic regions of each image, from a run, a detector or a file of boxes."""
     from cckt.cache_builder.columns.proposals import Proposer, cache_proposals, import_proposals
     from cckt.cache_builder.proposals import Selection
 
-    given = [option for option, value in (("--from", run), ("--import", import_file)) if value is not None]
+    sources = {"--from": run, "--detector": detector, "--import": import_file}
+    given = [option for option, value in sources.items() if value is not None]
     if len(given) != 1:
         raise UserError(
             f"cckt cache proposals: found {' and '.join(given) or 'no source'}, expected exactly one of "
-            "--from RUN and --import FILE; name one source."
+            "--from RUN, --detector ID and --import FILE; name one source."
         )
     selection = Selection(top, nms, min_side)
+    if words is not None and detector is None:
+        raise UserError(f"--words applies only to --detector; you passed {given[0]}. Remove it.")
     if import_file is not None:
         refuse_unused(
             {
@@ -96,14 +106,21 @@ def proposals(
             progress=TerminalProgress(),
         )
     else:
-        assert run is not None
-        refuse_unused(
-            {"--trained-on": changed(trained_on, ""), "--saw-novel": changed(saw_novel, SAW_NOVEL)},
-            "is known of a run; you passed --from. Remove it.",
-        )
-        from cckt.detector.inference.region_proposals import RunProposer
+        proposer: Proposer
+        if run is not None:
+            from cckt.detector.inference.region_proposals import RunProposer
 
-        proposer: Proposer = RunProposer(run, device, precision)
+            refuse_unused(
+                {"--trained-on": changed(trained_on, ""), "--saw-novel": changed(saw_novel, SAW_NOVEL)},
+                "states what is known of a run; you passed --from. Remove it.",
+            )
+            proposer = RunProposer(run, device, precision)
+        else:
+            from cckt.cache_builder.detectors import DetectorProposer, load_detector
+
+            assert detector is not None, "expected a detector"
+            loaded = load_detector(detector, device=device, precision=precision)
+            proposer = DetectorProposer(loaded, words, trained_on=trained_on, saw_novel=saw_novel)
         report = cache_proposals(
             data,
             proposer,

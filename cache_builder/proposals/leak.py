@@ -88,7 +88,7 @@ def require_no_leak(data: Path | str, index: Index, name: str, recipe: str = "")
 def evidence(provenance: Provenance, index: Index) -> str:
     """Return, for a maker without a leak, what proves or states that."""
     novel = len(index.concepts.rows("novel"))
-    if provenance.concepts:
+    if provenance.maker == "run":
         return f"trained on boxes of {len(provenance.concepts)} concepts, none of the {novel} novel ones"
     if provenance.maker == "mllm":
         return "its answers are its own words; it was given no names"

@@ -33,7 +33,6 @@ from cckt.cache_builder.store.kinds import (
     KINDS,
     ColumnKind,
     ColumnName,
-    Setting,
     check_label,
     column_spec,
     parse_name,
@@ -42,6 +41,7 @@ from cckt.cache_builder.store.kinds import (
 from cckt.cache_builder.store.origin import Origin, require_same_teacher, teacher_of
 from cckt.cache_builder.store.pull import PullReport, pull
 from cckt.cache_builder.store.reader import Column, open_column
+from cckt.cache_builder.store.settings import Setting
 from cckt.cache_builder.store.teacher_labels import column_of, list_teachers, matching_label
 from cckt.cache_builder.store.verify import VerifyReport, verify_column
 from cckt.cache_builder.store.writer import ColumnWriter, open_writer

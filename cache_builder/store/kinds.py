@@ -36,15 +36,9 @@ from cckt.cache_builder.store.settings import (
     ColumnKind as ColumnKind,
 )
 from cckt.cache_builder.store.settings import (
-    Recipe as Recipe,
-)
-from cckt.cache_builder.store.settings import (
-    Setting as Setting,
-)
-from cckt.cache_builder.store.settings import (
-    at as at,
-)
-from cckt.cache_builder.store.settings import (
+    Recipe,
+    Setting,
+    at,
     calibrate_of,
     prefilter_of,
     source_of,

@@ -39,7 +39,8 @@ from cckt.cache_builder.store import (
     repair_command,
 )
 from cckt.cache_builder.store.format.spec import TABLES
-from cckt.cache_builder.store.kinds import FLIPPED, JITTER, at
+from cckt.cache_builder.store.kinds import FLIPPED, JITTER
+from cckt.cache_builder.store.settings import at
 from tests.cache_builder.column_samples import tree
 from tests.cache_builder.samples import write_photos
 
