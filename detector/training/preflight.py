@@ -19,6 +19,7 @@ from cckt.detector.data.dataset import TrainingPhotos
 from cckt.detector.data.gpu_decode import gpu_decoder
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.metrics import FIGURES
+from cckt.detector.losses.objective import check_terms
 from cckt.detector.runs.run_folder import Facts
 from cckt.detector.students.build import student_class
 
@@ -39,10 +40,12 @@ class Ingredients:
 def gather(config: Config, data: Path) -> Ingredients:
     """Open and check the data set of a run.
 
-    Raises UserError for an index without photos or base concepts, boxes of other than base concepts (the
-    concept of every box is read), proposals or nouns whose maker saw novel classes, missing photo files, and
-    columns that are missing, unfinished, made for another index, or made by different teachers.
+    Raises UserError for a term that lacks a head of the student, an index without photos or base concepts,
+    boxes of other than base concepts (the concept of every box is read), proposals or nouns whose maker saw
+    novel classes, missing photo files, and columns that are missing, unfinished, made for another index, or
+    made by different teachers.
     """
+    check_terms(config)
     index = open_index(data)
     check_leak(index)
     check_photos(index)
