@@ -16,7 +16,7 @@ import torch
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.store import Column, ColumnName, column_of, list_columns, open_column, parse_name
 from cckt.detector.config.config import DataConfig
-from cckt.detector.data.proposal_rows import ImageRows, ProposalCropRows
+from cckt.detector.data.proposal_rows import ImageRows, NounRows, ProposalCropRows
 from cckt.detector.data.row_source import RowSource, SampleView, rows_of
 from cckt.detector.students.targets import TeacherRows
 
@@ -71,6 +71,7 @@ class CropRows(RowSource):
 ROW_SOURCES: dict[str, type[RowSource]] = {
     "crop": CropRows,
     "proposal_crop": ProposalCropRows,
+    "noun": NounRows,
     "image": ImageRows,
 }
 """Name of the rows -> their source."""
