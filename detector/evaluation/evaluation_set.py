@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ class EvaluationSet:
     trained: frozenset[str] | None = None
     """Normalised names of the concepts that the run was trained on; None: those of the split base."""
 
-    @property
+    @cached_property
     def base(self) -> npt.NDArray[np.bool_]:
         """(C,) concepts of `vocabulary` that the run was trained on."""
         words = self.vocabulary if self.trained is None else with_splits(self.vocabulary, self.trained)

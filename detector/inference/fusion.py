@@ -34,10 +34,9 @@ class Fusion:
         """
         options = self.options
         with torch.autocast(text.device.type, enabled=False):
-            second = (
-                output.region if output.relation is None else F.normalize(output.relation.float(), dim=-1)
-            )
-            scores = options.fusion_scale_2 * second[-1].float() @ text.float().t()
+            second = output.region if output.relation is None else output.relation
+            unit = F.normalize(second[-1].float(), dim=-1, eps=1e-6)
+            scores = options.fusion_scale_2 * unit @ text.float().t()
             other = scores.log_softmax(-1) if options.fusion_second == "softmax" else F.logsigmoid(scores)
             exponent = torch.where(self.base, options.fusion_alpha, options.fusion_beta)
             first, background = self._first(output, text)

@@ -102,11 +102,11 @@ def class_scores(
     """Return (B, N, C) scores of the last decoder layer (docs/method/cckt_det.md, eq. 24).
 
     classification: "similarity" is eq. 12, "head" the probability of the class head, "product" the geometric
-    mean of both, "fusion" that of `fusion` (docs/method/hd_ovd.md, eq. 54). present: (B, C) bool; the score of a concept that is False becomes 0. None keeps all.
-    log_odds: (B, C), added to the log-odds of every score, such as `prior_log_odds` (eq. 29); None adds
-    nothing. softmax: multiply each score by the softmax of the log-odds over the concepts (eq. 30), which
-    lowers concepts that are similar to the best one. With a single concept the softmax is 1. Regions that
-    only fill the tensor score 0.
+    mean of both, "fusion" that of `fusion` (docs/method/hd_ovd.md, eq. 54). present: (B, C) bool; the score
+    of a concept that is False becomes 0. None keeps all. log_odds: (B, C), added to the log-odds of every
+    score, such as `prior_log_odds` (eq. 29); None adds nothing. softmax: multiply each score by the softmax
+    of the log-odds over the concepts (eq. 30), which lowers concepts that are similar to the best one. With a
+    single concept the softmax is 1. Regions that only fill the tensor score 0.
     """
     parts = []
     if classification in ("similarity", "product"):
