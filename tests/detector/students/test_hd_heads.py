@@ -95,7 +95,7 @@ def test_objectness_starts_at_a_hundredth() -> None:
     head, x = ObjectnessHead(32), torch.randn(5, 6, 32)
     assert head(x).shape == (5, 6)
     torch.testing.assert_close(head(x), head.fc2(F.relu(head.fc1(x)))[..., 0])
-    assert float(head.fc2.bias) == pytest.approx(-math.log(99))
+    assert float(head.fc2.bias.detach()) == pytest.approx(-math.log(99))
     assert head.fc1.out_features == 16
 
 
