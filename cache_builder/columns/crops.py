@@ -77,8 +77,8 @@ def cache_crops(
     loaded = making.teacher(teacher)
     column = replace(crops_name(table), label=check_label(name), view=view)
     spec = crops_spec(table, loaded, crop, making.batch, making.chunk_rows, column, fast)
-    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
     reader = crop_reader(table, loaded, crop, view, fast, making.strict)
+    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
     run = run_chunks(
         writer,
         reader,

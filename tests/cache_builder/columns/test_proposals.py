@@ -38,10 +38,9 @@ class Corners:
     """A proposer for tests: boxes that depend on the pixels; none for photo 4, which is recognised by its "
     "size."""
 
-    recipe: dict[str, Any] = {"size": 8}
-
     def __init__(self, empty: tuple[int, int] | None = None, small: bool = False) -> None:
         self.provenance = Provenance("detector", "corners", "sha256:w", saw_novel="no")
+        self.recipe: dict[str, Any] = {"size": 8}
         self.empty, self.small = empty, small
         self.seen: list[int] = []
 
@@ -253,7 +252,7 @@ def test_making_proposals_again_invalidates_their_crops_only(data: Path, teacher
     assert found["crops"] == found["proposals/boxes"] == []
     assert found["proposals/crops"] == ["index", "rows"]
     with pytest.raises(
-        UserError, match="a column of another proposals table: found sha256:.*expected sha256:"
+        UserError, match=r"a column of another proposals table: found sha256:.*expected sha256:"
     ):
         cache_crops(data, teacher, of="proposals")
     message = "; ".join(one.message for one in check_data(data) if one.level == "bad")
