@@ -1,4 +1,4 @@
-"""OADP's square and its foreground patches (docs/method/hd_ovd.md, eqs. 7 to 9), and the column made of them."""
+"""OADP's square and its patches (docs/method/hd_ovd.md, eqs. 7 to 9), and the column made of them."""
 
 from __future__ import annotations
 

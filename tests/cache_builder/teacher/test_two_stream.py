@@ -95,9 +95,7 @@ def test_rows_are_unit_and_a_batch_equals_single_images(teacher: Teacher) -> Non
 
 
 def test_a_teacher_that_is_no_vit_is_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"--crop oadp needs a CLIP whose image tower is a ViT.*--crop square"
-    ):
+    with pytest.raises(UserError, match=r"--crop oadp needs .* image tower is a ViT.*--crop square"):
         _ = load_teacher("shapeworld", device="cpu").two_stream
 
 
