@@ -51,6 +51,7 @@ class Objective(nn.Module):
         }
         self.terms = nn.ModuleDict(built)
         self.extra_regions = extra_regions
+        self.parts = config.train.accumulate
 
     def active(self, epoch: int) -> list[Term]:
         """Return the terms that take part in an epoch (counted from 0)."""
@@ -91,6 +92,8 @@ class Objective(nn.Module):
                     into[name] = into[name] + value if name in into else value
             losses |= auxiliary
             losses = {name: value / count for name, value in losses.items()}
+            # The gradients of accumulated parts are added.
+            losses |= {name: value / self.parts for name, value in detection.means.items()}
             total = torch.stack(list(losses.values())).sum()
             if not active:
                 total = total + _zero(output)
