@@ -141,10 +141,10 @@ class DetectionLoss:
     """Name -> loss of the regions of the output."""
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
     """Name -> loss of what exists in training only."""
+    extra: tuple[ExtraRegions, ...] = ()
     means: dict[str, Tensor] = field(default_factory=dict)
     """Name -> loss that the student has divided itself (by sampled anchors or RoIs, say): the objective does
     not divide it by the objects."""
-    extra: tuple[ExtraRegions, ...] = ()
 
 
 class Student(nn.Module):
