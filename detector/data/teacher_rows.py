@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class SampleView:
     """(M,) rows of the boxes that the view shows, in the order of the targets."""
     flip: bool
     """The view is flipped horizontally."""
+    proposals: NDArray[np.int64] = field(default_factory=lambda: np.arange(0))
+    """(P,) rows of the proposals table that the view shows, in the order of the targets."""
 
 
 class RowSource(ABC):

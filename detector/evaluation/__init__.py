@@ -14,6 +14,7 @@ locate.py             detections with image and concept numbers; refuse ids and 
 match_detections.py   which detection matches which annotated box; the score with the best F1
 measure.py            from detections to metrics and matches
 metrics.py            the figures: AP50 base, novel and all, AP, APr, and AP per concept
+novel_objects.py      how many novel objects are found, kept by the score, and called what
 protocols.py          the protocols: ov-coco, ov-lvis, coco, objects365, custom
 pseudo_labels.py      a derived index with a run's confident detections as boxes
 results_file.py       read a results file and check that it belongs to an index

@@ -6,6 +6,7 @@ used for confidence intervals, the best threshold and the report's error types.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +20,8 @@ from cckt.detector.inference.own_evaluation import DEFAULT_THRESHOLD
 
 Bools = npt.NDArray[np.bool_]
 
+MATCH_IOU = 0.5
+"""IoU above or at which a detection finds a box, in every count of errors."""
 CHUNK = 1 << 18
 """Detections per block of IoU computation; bounds memory."""
 
@@ -182,3 +185,17 @@ def _overlap(
     whole = np.where(crowd, area, area + others[..., 2] * others[..., 3] - shared)
     overlap: npt.NDArray[np.float64] = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
     return overlap
+
+
+def group_by_image(truth: GroundTruth, rows: Rows, images: Rows, boxes: Rows) -> Iterator[tuple[Rows, Rows]]:
+    """Yield (rows, boxes) of each image that has some of `rows`.
+
+    rows: detections; images: (K,) image of every detection; boxes: ascending rows of the truth boxes to use.
+    """
+    rows = rows[np.argsort(images[rows], kind="stable")]
+    unique, starts = np.unique(images[rows], return_index=True)
+    ends = [*starts.tolist(), len(rows)][1:]
+    truth_images = truth.images[boxes]
+    for image, low, high in zip(unique, starts.tolist(), ends, strict=True):
+        first, last = np.searchsorted(truth_images, image), np.searchsorted(truth_images, image, "right")
+        yield rows[low:high], boxes[first:last]

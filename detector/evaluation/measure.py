@@ -18,6 +18,7 @@ from cckt.detector.evaluation.inference_loop import InferenceResult, Variant
 from cckt.detector.evaluation.locate import LocatedDetections, locate_detections
 from cckt.detector.evaluation.match_detections import DetectionMatches, best_f1, match_detections
 from cckt.detector.evaluation.metrics import Metrics, summarise
+from cckt.detector.evaluation.novel_objects import count_novel_objects
 from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.runs.run_folder import Facts
 
@@ -85,6 +86,7 @@ def metrics_of_variant(
     """
     known = measure(dataset.index, inferred.detections[variant.name], dataset.protocol, engine)
     metrics = known.with_intervals(resamples)
+    best = best_f1(known.truth, known.matches)
     figures: dict[str, Any] = {
         "data": str(dataset.index.folder),
         "index_digest": dataset.index.digest,
@@ -94,7 +96,8 @@ def metrics_of_variant(
         "photos_unreadable": len(inferred.faults),
         "seconds": inferred.seconds,
         "images_per_second": inferred.images_per_second,
-        "best_f1": best_f1(known.truth, known.matches),
+        "best_f1": best,
+        "novel_objects": asdict(count_novel_objects(known.truth, known.found, best["score"])),
         "transfer": None if facts is None else _transfer(metrics, facts),
     }
     return replace(metrics, figures=figures)

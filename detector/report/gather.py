@@ -21,6 +21,7 @@ from cckt.detector.evaluation.ground_truth import GroundTruth
 from cckt.detector.evaluation.match_detections import best_f1
 from cckt.detector.evaluation.measure import Measurement, measure
 from cckt.detector.evaluation.metrics import Metrics, figure_label
+from cckt.detector.evaluation.novel_objects import count_novel_objects
 from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import classify, costs
@@ -79,6 +80,7 @@ def collect(
         "sizes": _sizes(truth, measured.curves),
         "concepts": [plain(asdict(one)) for one in measured.metrics.per_concept],
         "errors": costs(truth, matches, classify(truth, matches)),
+        "novel_objects": asdict(count_novel_objects(truth, found, threshold)),
         "confusion": [asdict(one) for one in confusion(truth, found, scene.text.numpy())],
         "priors": prior_quality(scene, prior),
         "sweep": swept,

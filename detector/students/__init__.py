@@ -12,6 +12,7 @@ first_boxes.py        best distinct boxes of a first stage, in fixed shapes
 input_sides.py        sizes of images that a backbone accepts
 frozen_norm.py        fold frozen BatchNorm into convolutions
 heads.py              unit embeddings and class logits
+hd_heads.py           heads of HD-OVD: text space, relation, whole image, objectness
 boxes.py              box conversion and generalised IoU
 precision.py          autocast; float32 for sums
 deformable_detr/      Deformable DETR with language queries

@@ -72,7 +72,7 @@ class StudentOutput:
     background: Tensor | None = None
     """(D,) learned embedding of the background (eq. 23); given with `text_region`."""
     image: Tensor | None = None
-    """(B, D) float32 unit embeddings of the whole images (eq. 38)."""
+    """(B, D) float32 unit embeddings of the whole images (eq. 38); in training only."""
     kept: Tensor | None = None
     """(B, N) bool: False at regions that only fill the tensor (fewer RoIs in an image); None keeps all."""
 
@@ -156,6 +156,8 @@ class Student(nn.Module):
 
     has_extra_regions = False
     """Whether `detection_loss` returns `ExtraRegions`."""
+    output_layers = 1
+    """L, the number of output layers; terms keep a queue for each. Set in the constructor."""
 
     @abstractmethod
     def encode(self, images: Tensor, padding: Tensor | None) -> Any:

@@ -119,11 +119,13 @@ class Stepper:
             )
 
     def _padded_alike(self, parts: Sequence[Batch]) -> Sequence[Batch]:
-        """Return the parts with targets padded as on the rank with the most objects."""
-        most = self.world.maximum([part.targets.boxes.shape[1] for part in parts])
+        """Return the parts with targets padded as on the ranks with the most objects and proposals."""
+        sizes = [part.targets.boxes.shape[1] for part in parts]
+        sizes += [0 if (found := part.targets.proposals) is None else found.boxes.shape[1] for part in parts]
+        most = self.world.maximum(sizes)
         return [
-            replace(part, targets=part.targets.padded_to(objects))
-            for part, objects in zip(parts, most, strict=True)
+            replace(part, targets=part.targets.padded_to(objects, proposals))
+            for part, objects, proposals in zip(parts, most[: len(parts)], most[len(parts) :], strict=True)
         ]
 
     def _update(self, losses: dict[str, Tensor], rate: float, stop: bool) -> StepResult:
