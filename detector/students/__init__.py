@@ -16,5 +16,6 @@ hd_heads.py           heads of HD-OVD: text space, relation, whole image, object
 boxes.py              box conversion and generalised IoU
 precision.py          autocast; float32 for sums
 deformable_detr/      Deformable DETR with language queries
+adamixer/             AdaMixer with dense first boxes
 faster_rcnn/          Faster R-CNN with a feature pyramid
 """

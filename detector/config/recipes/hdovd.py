@@ -35,3 +35,30 @@ def shapeworld_hdovd_fasterrcnn() -> Config:
     """Draft."""
     config = replace(shapeworld(), recipe="shapeworld-hdovd-fasterrcnn")
     return shapeworld_faster_rcnn(config)
+
+
+def shapeworld_adamixer(config: Config) -> Config:
+    """Return a shapeworld config with AdaMixer."""
+    config = changed(
+        config, "model", student="adamixer", strides=(4, 8, 16), levels=4, class_embedding="own", queries=50
+    )
+    config = changed(config, "guidance", enabled=False)
+    config = changed(config, "matcher", cost_similarity=0.0)
+    config = changed(config, "prior", source="none")
+    config = changed(config, "inference", nms=0.5, classification="head")
+    return changed(
+        config,
+        "adamixer",
+        groups=2,
+        points_in=8,
+        points_out=16,
+        point_scale=-2.0,
+        dense_per_level=100,
+        dense_scale=10.0,
+    )
+
+
+def shapeworld_hdovd_adamixer() -> Config:
+    """Draft."""
+    config = replace(shapeworld(), recipe="shapeworld-hdovd-adamixer")
+    return shapeworld_adamixer(config)

@@ -19,7 +19,7 @@ class DenseBoxes:
     objectness: Tensor
     """(B, S) float32 logits; MASKED in the padding."""
     boxes: Tensor
-    """(B, S, 4) float32 xyxy in pixels."""
+    """(B, S, 4) float32 cxcywh, relative to the unpadded image."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class DenseOutput:
     """The dense first stage."""
 
     points: Tensor
-    """(S, 2) float32, x and y in pixels of the centre of each cell."""
+    """(B, S, 2) float32, x and y of the centre of each cell, relative to the unpadded image."""
     candidates: DenseBoxes
     """Of the main head: (B, T), the best points of every level that are left after NMS; the others are
     MASKED."""
@@ -45,11 +45,13 @@ class EncodedQueries:
     """(B, 2) float32, width and height of the unpadded images in pixels."""
     dense: DenseOutput
     boxes: Tensor
-    """(B, N, 4) float32 xyxy in pixels, best first; no gradient flows into them."""
+    """(B, N, 4) float32 cxcywh, relative to the unpadded image, best first; no gradient flows into them."""
     objectness: Tensor
     """(B, N) float32 logits of the dense stage."""
     kept: Tensor
     """(B, N) bool: a query, not padding (fewer distinct boxes than queries)."""
+    image: Tensor | None = None
+    """(B, D) float32 unit embeddings of the images, in training."""
 
 
 @dataclass(frozen=True)

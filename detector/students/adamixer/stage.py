@@ -15,11 +15,9 @@ from cckt.detector.config.config import Config
 from cckt.detector.students.adamixer.coding import corners_of, overlap_of_first, refined, sine_codes
 from cckt.detector.students.adamixer.mixing import AdaptiveMixing, LevelMaps
 from cckt.detector.students.contract import MASKED
-from cckt.detector.students.heads import PRIOR_LOGIT, TextHead, UnitLinear
+from cckt.detector.students.hd_heads import ObjectnessHead
+from cckt.detector.students.heads import TextHead, UnitLinear
 from cckt.detector.students.precision import single
-
-OBJECTNESS_WIDTH = 128
-"""Width of the objectness head."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class StageOutput:
     codes: Tensor
     objectness: Tensor
     """(B, N) float32 logits."""
-    region: Tensor
-    """(B, N, D) float32 unit."""
+    embedding: Tensor
+    """(B, N, d) input of the region head's last layer."""
 
 
 class BoxAwareAttention(nn.Module):
@@ -89,17 +87,14 @@ class Stage(nn.Module):
             layers += [nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU()]
         self.box = nn.Sequential(*layers)
         self.box_change = nn.Linear(hidden, 4)
-        self.objectness = nn.Sequential(
-            nn.Linear(hidden, OBJECTNESS_WIDTH), nn.ReLU(), nn.Linear(OBJECTNESS_WIDTH, 1)
-        )
-        for part in (self.ffn, self.region_state, self.box, self.objectness):
+        self.objectness = ObjectnessHead(hidden)
+        for part in (self.ffn, self.region_state, self.box):
             for module in part:
                 if isinstance(module, nn.Linear):
                     nn.init.xavier_uniform_(module.weight)
                     nn.init.zeros_(module.bias)
         nn.init.zeros_(self.box_change.weight)
         nn.init.zeros_(self.box_change.bias)
-        nn.init.constant_(self.objectness[2].bias, PRIOR_LOGIT)
 
     def forward(self, content: Tensor, codes: Tensor, kept: Tensor, maps: LevelMaps) -> StageOutput:
         """content: (B, N, d). codes: (B, N, 4); no gradient flows into them. kept: (B, N) bool."""
@@ -108,5 +103,5 @@ class Stage(nn.Module):
         x = self.mixing_norm(self.mixing(x, codes, maps))
         x = self.ffn_norm(x + self.ffn(x))
         change = single(self.box_change(self.box(x)))
-        objectness = single(self.objectness(x)).squeeze(-1).masked_fill(~kept, MASKED)
-        return StageOutput(x, refined(codes, change), objectness, self.region(self.region_state(x)))
+        objectness = self.objectness(x).masked_fill(~kept, MASKED)
+        return StageOutput(x, refined(codes, change), objectness, self.region_state(x))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
+from cckt.detector.config.checks import require
 from cckt.detector.config.config import Config
 from cckt.detector.students.backbone import Backbone
 from cckt.detector.students.contract import MASKED, DetectionLoss, Pairs, PresentText, Student
@@ -21,6 +22,7 @@ from cckt.detector.students.faster_rcnn.rois import RoiGoals, draw_rois, read_re
 from cckt.detector.students.faster_rcnn.rpn import RegionProposer, clipped
 from cckt.detector.students.first_boxes import distinct, image_sizes
 from cckt.detector.students.fpn import FeaturePyramid, level_strides
+from cckt.detector.students.hd_heads import ImageHead
 from cckt.detector.students.heads import TextHead, UnitLinear
 from cckt.detector.students.targets import PaddedTargets
 
@@ -47,7 +49,13 @@ class FasterRCNN(Student):
         nn.init.normal_(self.box.weight, std=0.001)
         nn.init.zeros_(self.box.bias)
         self.region = UnitLinear(own.head_width, embedding_dim)
-        self.classify = UnitLinear(own.head_width, embedding_dim)
+        require(
+            not model.relation_head, "model.relation_head", model.relation_head, "false with faster_rcnn"
+        )
+        separate = model.text_projector or model.class_embedding == "own"
+        self.classify = UnitLinear(own.head_width, embedding_dim) if separate else None
+        self.background = nn.Parameter(torch.randn(embedding_dim)) if model.text_projector else None
+        self.image_head = ImageHead(model.hidden, embedding_dim) if model.image_head else None
         self.class_head = TextHead(own.head_width, embedding_dim, own=False)
 
     def encode(self, images: Tensor, padding: Tensor | None) -> EncodedRegions:
@@ -56,7 +64,10 @@ class FasterRCNN(Student):
         sizes = image_sizes(images, padding)
         rpn = self.proposer(pyramid, sizes)
         boxes, scores, kept = self.proposer.best_boxes(rpn, pyramid, sizes)
-        return EncodedRegions(pyramid, sizes, rpn, boxes, scores, kept)
+        image = None
+        if self.image_head is not None and self.training:
+            image = self.image_head(pyramid[: len(self.roi_strides)], padding)
+        return EncodedRegions(pyramid, sizes, rpn, boxes, scores, kept, image)
 
     def decode(
         self,
@@ -75,15 +86,19 @@ class FasterRCNN(Student):
             rois, kept = draw_rois(rois, kept, goals, self.config.faster_rcnn)
         states = self._states(encoded, rois)
         codes, boxes = self._refined(states, rois, encoded.sizes)
-        region, text_region = self.region(states), self.classify(states)
-        shared = region if self.config.model.class_embedding == "region" else text_region
+        region = classes = self.region(states)
+        if self.classify is not None:
+            classes = self.classify(states)
+        shared = region if self.config.model.class_embedding == "region" else classes
         logits = self.class_head(states, shared, text).masked_fill(~kept[..., None], MASKED)
         return RoiOutput(
             boxes[None],
             logits[None],
             region[None],
             objectness=None if training is not None else objectness,
-            text_region=text_region[None],
+            text_region=None if self.background is None else classes[None],
+            background=self.background,
+            image=encoded.image,
             kept=kept,
             rois=rois,
             codes=codes,

@@ -39,6 +39,8 @@ class EncodedRegions:
     """(B, N) float32 logits of the RPN."""
     kept: Tensor
     """(B, N) bool: a box, not padding."""
+    image: Tensor | None = None
+    """(B, D) float32 unit embeddings of the images, in training."""
 
 
 @dataclass(frozen=True)
