@@ -110,6 +110,8 @@ def class_scores(
             logits = logits + log_odds[:, None].double()
         share = logits.softmax(-1) if softmax else 1.0
         result = (logits.sigmoid() * share).to(result.dtype)
+    if output.kept is not None:  # a region that only fills the tensor has no score
+        result = result * output.kept[..., None]
     return result if present is None else result * present[:, None]
 
 
