@@ -14,6 +14,7 @@ One file per command or group; `cli.py` assembles them. No command imports anoth
     predict.py         cckt predict: detect named concepts in photos and videos
     prior_report.py    the tables of prior quality, for cache priors and eval
     priors.py          cckt cache priors: concept probabilities from CLIP or a multimodal LLM
+    proposals.py       cckt cache proposals: class-agnostic regions from a run, a detector or a file
     pseudo.py          cckt pseudo: a data set extended by a run's confident detections
     quickstart.py      cckt quickstart: the whole pipeline on shapeworld
     report.py          cckt report: one HTML file about one or several runs

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, TAU, TEMPLATES
+from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, TABLE, TAU, TEMPLATES
 from cckt.commands.console import TerminalProgress, show_reports
 from cckt.commands.options import (
     DEVICE,
@@ -23,6 +23,7 @@ from cckt.commands.options import (
     Jitter,
     Json,
     Name,
+    Of,
     Overwrite,
     Part,
     Precision,
@@ -77,6 +78,7 @@ def text(
 def crops(
     data: Data,
     teacher: Teacher,
+    of: Of = TABLE,
     crop: Crop = CROP,
     flipped: Flipped = False,
     jitter: Jitter = JITTER,
@@ -93,7 +95,7 @@ def crops(
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
-    """Cache the image embedding of each annotated box."""
+    """Cache the image embedding of each annotated box, or of each proposal."""
     from cckt.cache_builder.columns.all_at_once import cache_photos
 
     reports = cache_photos(
@@ -101,6 +103,7 @@ def crops(
         teacher,
         name=name,
         kinds=("crops",),
+        of=of,
         crop=crop,
         flipped=flipped,
         jitter=jitter,

@@ -26,5 +26,26 @@ BATCH = 256
 PRECISION = "fp32"
 """Precision of matrix products in a teacher or a multimodal LLM."""
 
+TABLE = "boxes"
+"""Table whose boxes are cropped: the annotated ones."""
+
+TOP = 50
+"""Most proposals of an image."""
+
+NMS = 0.6
+"""IoU above which the worse of two proposals is dropped."""
+
+MIN_SIDE = 16.0
+"""Shortest side of a proposal, in pixels: crops under 16 px have no embedding."""
+
+REPEATS = 0.5
+"""IoU from which a proposal repeats an annotated box."""
+
+PROPOSAL_BATCH = 8
+"""Images that a detector sees together when it makes proposals."""
+
+SAW_NOVEL = "unknown"
+"""Whether the maker of proposals saw novel classes, unless the user says it."""
+
 PROMPT = "Question: Does {concept} exist in the image? Answer:"
 """Question to a multimodal LLM; docs/method/cckt_det.md, section 3."""

@@ -1,11 +1,12 @@
 """Make columns, one file for each kind, and make rows of them again to verify them.
 
 text.py         text embeddings of concepts, or an imported table
-crops.py        image embeddings of annotated boxes
+crops.py        image embeddings of annotated boxes, or of proposals
 views.py        mirrored and jittered boxes
 images.py       image embeddings of whole images
 clip_priors.py  priors from the columns images and text
 mllm_priors.py  priors from a multimodal LLM
+proposals.py    class-agnostic regions of images, from a detector or a file
 all_at_once.py  several columns with every photo decoded once
 fast_pixels.py  pixels of --fast, and the agreement of their embeddings
 options.py      options that the makers of columns share

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index
+from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.runner import Item
 from cckt.cache_builder.store import ColumnName, ColumnSpec, parse_name
 from cckt.cache_builder.teacher.clip import Teacher
@@ -30,6 +31,13 @@ class Made:
     """Teacher that the user named; None: the one in the recipe."""
     load: Callable[[str, str], Teacher]
     """(name, precision) -> the loaded teacher."""
+    proposals: Proposals | None = None
+    """Table of the column, if it is a column over proposals."""
+
+    @property
+    def table(self) -> Index | Proposals:
+        """The table of boxes that the column belongs to: the proposals, or the index."""
+        return self.proposals or self.index
 
     @property
     def name(self) -> ColumnName:

@@ -74,6 +74,12 @@ class Config:
             self.denoise.groups,
             "0 with model.reference learned, whose queries start at points and not at boxes",
         )
+        require(
+            self.model.objectness or not self.matcher.class_agnostic,
+            "matcher.class_agnostic",
+            self.matcher.class_agnostic,
+            "false without model.objectness, which the cost of eq. 14 reads",
+        )
         for name, term in self.terms.items():
             term.check(f"terms.{name}")
 

@@ -7,6 +7,7 @@ photo_sources.py     input images: files, folders, patterns, stdin, video frames
 postprocess.py       model output to scores, scores to detections, non-maximum suppression
 predict.py           `Predictor`: images and a vocabulary in, predictions out
 prediction.py        the detections of one image; COCO, YOLO and CSV files
+region_proposals.py  class-agnostic regions of a run, for cckt cache proposals
 rivals.py            the base concepts that compete with the words of a user
 result_folders.py    no result of somebody else or of another run is replaced
 vocabulary.py        splits and text embeddings of a vocabulary; the `Guide` protocol

@@ -96,6 +96,16 @@ class StudentOutput:
 
 
 @dataclass(frozen=True)
+class AgnosticRegions:
+    """Class-agnostic regions of images, in any order: S per image."""
+
+    boxes: Tensor
+    """(B, S, 4) float32 cxcywh in [0, 1], relative to the unpadded image."""
+    objectness: Tensor
+    """(B, S) float32 logits: the region shows an object of any concept; MASKED where there is no region."""
+
+
+@dataclass(frozen=True)
 class Pairs:
     """Which region of the output stands for which object, in the same order of images on every layer.
 
@@ -186,6 +196,21 @@ class Student(nn.Module):
     ) -> StudentOutput:
         """Encode and decode."""
         return self.decode(self.encode(images, padding), text, guidance, training)
+
+    def region_proposals(self, encoded: Any, text: Tensor) -> AgnosticRegions:
+        """Return class-agnostic regions of encoded images, without guidance; of equal logits the first is
+        better.
+
+        text: (C, D) unit, the base concepts. Default: the boxes of the last layer, ranked by objectness if
+        the output has it, else by the highest class logit. A student with denser boxes returns them too.
+        """
+        output = self.decode(encoded, text, None)
+        objectness = getattr(output, "objectness", None)
+        logits = output.logits[-1].max(-1).values if objectness is None else objectness[-1]
+        kept = getattr(output, "kept", None)
+        if kept is not None:
+            logits = logits.masked_fill(~kept, MASKED)
+        return AgnosticRegions(output.boxes[-1].float(), logits.float())
 
     def training_inputs(self, targets: PaddedTargets, text: Tensor) -> Any:
         """Draw further inputs of a training step (denoising queries, say) from torch's generator; None for

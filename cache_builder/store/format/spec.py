@@ -15,7 +15,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.places.contract import check_name
 
 SCHEMA = "cckt.column/1"
-TABLES = ("concepts", "boxes", "images", "images x concepts")
+TABLES = ("concepts", "boxes", "images", "images x concepts", "proposals")
 DTYPES = ("float16", "float32")
 
 CHUNK_ROWS = 1024
@@ -45,7 +45,8 @@ class ColumnSpec:
     name: str
     """Folder under the data set's folder: "text", "crops", "images", "priors/clip"."""
     table: str
-    """Table of the rows: "concepts", "boxes", "images" or "images x concepts" (rows are images)."""
+    """Table of the rows: "concepts", "boxes", "images", "images x concepts" (rows are images) or
+    "proposals"."""
     rows: int
     """Rows of the table; may be 0."""
     width: int
@@ -59,7 +60,7 @@ class ColumnSpec:
     chunk_rows: int = CHUNK_ROWS
     """Rows of a chunk: the unit of work, of resuming, of digests and of mapping."""
     index_digest: str = ""
-    """Digest of the index that the table belongs to."""
+    """Digest of the index that the table belongs to; of a column over proposals: digest of that table."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """How the values were made, in full, as JSON."""
 
@@ -86,6 +87,11 @@ class ColumnSpec:
                 f"Column {self.name} would have {self.n_chunks} chunks: expected at most {MOST_CHUNKS}, use "
                 "more rows for each chunk."
             )
+
+    @property
+    def owner(self) -> str:
+        """What `index_digest` is the digest of, for messages."""
+        return "proposals table" if self.table == "proposals" else "index"
 
     @property
     def recipe_digest(self) -> str:

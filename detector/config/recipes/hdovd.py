@@ -10,7 +10,9 @@ from cckt.detector.config.recipes.shapeworld import shapeworld
 
 def shapeworld_faster_rcnn(config: Config) -> Config:
     """Return a shapeworld config with Faster R-CNN."""
-    config = changed(config, "model", student="faster_rcnn", strides=(4, 8, 16), levels=4, class_embedding="own")
+    config = changed(
+        config, "model", student="faster_rcnn", strides=(4, 8, 16), levels=4, class_embedding="own"
+    )
     config = changed(config, "guidance", enabled=False)
     config = changed(config, "matcher", cost_similarity=0.0)
     config = changed(config, "prior", source="none")

@@ -39,12 +39,8 @@ class DenseStage(nn.Module):
     def forward(self, pyramid: list[Tensor], sizes: Tensor) -> DenseOutput:
         """pyramid: (B, d, h, w) of the dense levels. sizes: (B, 2), width and height of the images."""
         levels = [self.after(level) for level in exchanged([self.before(level) for level in pyramid])]
-        corners = [
-            cell_corners(level, stride) for level, stride in zip(levels, self.strides, strict=True)
-        ]
-        points = torch.cat(
-            [one + stride / 2 for one, stride in zip(corners, self.strides, strict=True)]
-        )
+        corners = [cell_corners(level, stride) for level, stride in zip(levels, self.strides, strict=True)]
+        points = torch.cat([one + stride / 2 for one, stride in zip(corners, self.strides, strict=True)])
         real = [inside(one, sizes) for one in corners]
         scale = sizes[:, None]
         main = self.main(levels, corners, real, self.strides, scale)

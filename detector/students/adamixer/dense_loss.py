@@ -11,15 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cckt.detector.config.config import Config
+from cckt.detector.config.config import Config, MatcherConfig
 from cckt.detector.students.adamixer.outputs import DenseBoxes, DenseOutput
 from cckt.detector.students.boxes import generalised_iou, paired_iou, to_xyxy
+from cckt.detector.students.contract import StudentOutput
 from cckt.detector.students.first_boxes import REAL, rows
-from cckt.detector.students.matching import assign, focal_class_cost
+from cckt.detector.students.matching import assign, class_agnostic_costs
 from cckt.detector.students.targets import PaddedTargets
 
 ALIGNMENT_POWER = 6
 """Power of the IoU in eq. 41."""
+NEVER = 1e4
+"""Cost of what is no candidate: above every other cost, and finite for the assignment."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class SoftTargets:
 def dense_losses(dense: DenseOutput, targets: PaddedTargets, config: Config) -> dict[str, Tensor]:
     """Return the weighted losses "dense" and "dense_auxiliary", each divided by its sum of y, at least 1."""
     goals = DenseGoals.of(targets)
-    losses = {"dense": quality_loss(dense.candidates, one_to_one(dense.candidates, goals), goals, config)}
+    main = one_to_one(dense.candidates, goals, config.matcher)
+    losses = {"dense": quality_loss(dense.candidates, main, goals, config)}
     if dense.auxiliary is not None:
         many = one_to_many(dense.auxiliary, dense.points, goals, config.adamixer.dense_candidates)
         losses["dense_auxiliary"] = quality_loss(dense.auxiliary, many, goals, config)
@@ -65,12 +69,14 @@ def dense_losses(dense: DenseOutput, targets: PaddedTargets, config: Config) -> 
 
 
 @torch.no_grad()
-def one_to_one(found: DenseBoxes, goals: DenseGoals) -> SoftTargets:
+def one_to_one(found: DenseBoxes, goals: DenseGoals, matcher: MatcherConfig) -> SoftTargets:
     """Hungarian assignment of the candidates that are left after NMS (cost of eq. 14)."""
     real = found.objectness > REAL
-    cost = agnostic_cost(found.objectness, found.boxes, goals.boxes).masked_fill(~real[..., None], 1e4)
-    pairs = assign([cost[None]], goals.counts, [1])[0]
-    member = torch.zeros_like(cost, dtype=torch.bool)
+    boxes = found.boxes[None]
+    output = StudentOutput(boxes, boxes[..., :0], boxes[..., :0], objectness=found.objectness[None])
+    cost = class_agnostic_costs(output, goals.boxes, matcher).masked_fill(~real[..., None], NEVER)
+    pairs = assign([cost], goals.counts, [1])[0]
+    member = torch.zeros_like(cost[0], dtype=torch.bool)
     member[pairs.images, pairs.regions[0], pairs.objects[0]] = True
     return soft_targets(found, member & real[..., None], goals)
 
@@ -125,10 +131,3 @@ def quality_loss(found: DenseBoxes, aim: SoftTargets, goals: DenseGoals, config:
 def alignment(objectness: Tensor, overlap: Tensor) -> Tensor:
     """Return eq. 41 of every box with every goal. objectness: (B, S) logits; overlap: (B, S, M) IoUs."""
     return objectness.sigmoid()[..., None] * overlap**ALIGNMENT_POWER
-
-
-def agnostic_cost(objectness: Tensor, boxes: Tensor, goals: Tensor) -> Tensor:
-    """Return the cost of eq. 14, (B, N, M). objectness: (B, N) logits; boxes, goals: cxcywh, normalised."""
-    cost = 2.0 * focal_class_cost(objectness, 0.25, 2.0)[..., None]
-    cost = cost + 5.0 * torch.cdist(to_xyxy(boxes), to_xyxy(goals), p=1)
-    return cost - 2.0 * generalised_iou(boxes[:, :, None], goals[:, None])

@@ -72,8 +72,10 @@ class AdaptiveMixing(nn.Module):
         around = codes[:, :, None, None]
         points = around[..., :2] + offsets[..., :2] * sides(around)
         read = maps.read(points, around[..., 2] + offsets[..., 2])
-        channels, mixed = self.parameters_of(content).unflatten(-1, (self.groups, -1)).split(
-            [self.width**2, self.points_in * self.points_out], -1
+        channels, mixed = (
+            self.parameters_of(content)
+            .unflatten(-1, (self.groups, -1))
+            .split([self.width**2, self.points_in * self.points_out], -1)
         )
         read = read.to(channels.dtype) @ channels.unflatten(-1, (self.width, self.width))
         read = F.relu(F.layer_norm(read, read.shape[-2:]))

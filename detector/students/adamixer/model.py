@@ -75,7 +75,9 @@ class AdaMixer(Student):
         corners = torch.stack([corners_of(stage.codes) for stage in stages]) / scale
         if not self.training:
             corners = corners.clamp(0, 1)
-        boxes = torch.cat([(corners[..., :2] + corners[..., 2:]) / 2, corners[..., 2:] - corners[..., :2]], -1)
+        boxes = torch.cat(
+            [(corners[..., :2] + corners[..., 2:]) / 2, corners[..., 2:] - corners[..., :2]], -1
+        )
         kept, logits, regions = encoded.kept, [], []
         for module, stage in zip(self.stages, stages, strict=True):
             assert isinstance(module, Stage), f"expected Stage, found {type(module).__name__}"
@@ -117,7 +119,12 @@ class AdaMixer(Student):
         return criterion.match(output, targets, text, self.config)
 
     def detection_loss(
-        self, output: MixerOutput, targets: PaddedTargets, pairs: Pairs, present: Tensor | None, training: None
+        self,
+        output: MixerOutput,
+        targets: PaddedTargets,
+        pairs: Pairs,
+        present: Tensor | None,
+        training: None,
     ) -> DetectionLoss:
         """Losses of the stages and of the dense boxes."""
         return criterion.detection_loss(output, targets, pairs, self.config)
@@ -162,7 +169,9 @@ class AdaMixer(Student):
 def _check(config: Config) -> None:
     """Raise UserError for options of the model that AdaMixer does not support."""
     model, groups = config.model, config.adamixer.groups
-    require(model.levels > 1, "model.levels", model.levels, "at least 2, as dense boxes skip the finest level")
+    require(
+        model.levels > 1, "model.levels", model.levels, "at least 2, as dense boxes skip the finest level"
+    )
     if model.hidden % groups:
         raise UserError(
             f"option adamixer.groups: found {groups}, expected a divisor of model.hidden {model.hidden}; change "

@@ -49,9 +49,7 @@ class FasterRCNN(Student):
         nn.init.normal_(self.box.weight, std=0.001)
         nn.init.zeros_(self.box.bias)
         self.region = UnitLinear(own.head_width, embedding_dim)
-        require(
-            not model.relation_head, "model.relation_head", model.relation_head, "false with faster_rcnn"
-        )
+        require(not model.relation_head, "model.relation_head", model.relation_head, "false with faster_rcnn")
         separate = model.text_projector or model.class_embedding == "own"
         self.classify = UnitLinear(own.head_width, embedding_dim) if separate else None
         self.background = nn.Parameter(torch.randn(embedding_dim)) if model.text_projector else None

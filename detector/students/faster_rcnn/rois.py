@@ -122,9 +122,7 @@ def read_regions(
     for number, (one, stride) in enumerate(zip(pyramid, strides, strict=True)):
         here = (level == number).nonzero()[:, 0]
         parts.append(
-            roi_align(
-                one.float(), numbered[here], (cells, cells), 1.0 / stride, SAMPLES, aligned=True
-            )
+            roi_align(one.float(), numbered[here], (cells, cells), 1.0 / stride, SAMPLES, aligned=True)
         )
         places.append(here)
     joined = torch.cat(parts)
@@ -136,7 +134,9 @@ def _read_grid(level: Tensor, stride: int, boxes: Tensor, cells: int) -> Tensor:
     """Compute RoIAlign by grid_sample, which graphs support for any number of boxes inside the image."""
     steps = cells * SAMPLES
     at = (torch.arange(steps, device=boxes.device, dtype=boxes.dtype) + 0.5) / steps
-    points = boxes[..., None, :2] + (boxes[..., None, 2:] - boxes[..., None, :2]) * at[:, None]  # (B, N, s, 2)
+    points = (
+        boxes[..., None, :2] + (boxes[..., None, 2:] - boxes[..., None, :2]) * at[:, None]
+    )  # (B, N, s, 2)
     sides = [boxes.new_ones(()) * level.shape[axis] * stride for axis in (3, 2)]
     x, y = (2 * points[..., axis] / sides[axis] - 1 for axis in (0, 1))
     grid = torch.stack([x[:, :, None].expand(-1, -1, steps, -1), y[..., None].expand(-1, -1, -1, steps)], -1)
