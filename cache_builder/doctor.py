@@ -30,6 +30,7 @@ from cckt.cache_builder.proposals import (
     provenances_of,
 )
 from cckt.cache_builder.store import ColumnInfo, column_info, list_columns, parse_name, teacher_of
+from cckt.cache_builder.store.format.spec import OVER_PROPOSALS
 
 SAMPLED_PHOTOS = 64
 """Photos of a data set that are read, spread evenly over it."""
@@ -253,7 +254,7 @@ def _check_column(index: Index, info: ColumnInfo, tables: Mapping[str, str]) -> 
     """tables: label -> digest of each proposals table that can be opened."""
     spec, subject = info.manifest.spec, f"{index.folder} {info.manifest.spec.name}"
     parts = parse_name(spec.name)
-    expected = tables.get(parts.of) if parts and spec.table == "proposals" else index.digest
+    expected = tables.get(parts.of) if parts and spec.table in OVER_PROPOSALS else index.digest
     if expected is None:
         return Finding("bad", subject, "its proposals table cannot be opened; see the finding on the table")
     if spec.index_digest != expected:

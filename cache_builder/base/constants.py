@@ -49,3 +49,9 @@ SAW_NOVEL = "unknown"
 
 PROMPT = "Question: Does {concept} exist in the image? Answer:"
 """Question to a multimodal LLM; docs/method/cckt_det.md, section 3."""
+
+W_MAX = 1.3
+"""Largest weight of a noun; docs/method/hd_ovd.md, eq. 12."""
+
+NAME_PROMPT = "Name the main object in this image in one or two words."
+"""Request to a multimodal LLM for the noun of a crop; docs/method/hd_ovd.md, section 3."""

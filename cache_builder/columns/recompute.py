@@ -13,6 +13,7 @@ from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.clip_priors import remake_clip_priors
 from cckt.cache_builder.columns.crops import CROWD, SMALL, remake_crops
 from cckt.cache_builder.columns.images import remake_images
+from cckt.cache_builder.columns.nouns.chosen import remake_noun_texts
 from cckt.cache_builder.columns.remake import Made, Remake
 from cckt.cache_builder.columns.text import remake_text
 from cckt.cache_builder.index import Index, open_index
@@ -27,7 +28,7 @@ from cckt.cache_builder.store import (
     verify_column,
 )
 from cckt.cache_builder.store.format.block import NOT_FINITE
-from cckt.cache_builder.store.kinds import PROPOSALS
+from cckt.cache_builder.store.format.spec import OVER_PROPOSALS
 from cckt.cache_builder.store.verify import SAMPLE
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 
@@ -39,11 +40,15 @@ REMAKE: dict[str, Callable[[Made], Remake | None] | None] = {
     "priors/mllm": None,
     "proposals/boxes": None,
     "proposals/crops": remake_crops,
+    "proposals/answers": None,
+    "proposals/nouns": None,
+    "proposals/noun_texts": remake_noun_texts,
+    "proposals/noun_weights": None,
 }
 """Kind of column -> how its rows are made again.
 
-None: they are not. An answer of a multimodal LLM takes seconds; the run or file that proposals come from is
-in a folder that no recipe holds."""
+None: they are not. Numbers of nouns and single weights have no direction to compare; an answer of a
+multimodal LLM takes seconds; the run or file of proposals is in a folder that no recipe holds."""
 
 TABLE_ROWS: dict[str, Callable[[Made], int]] = {
     "concepts": lambda made: len(made.index.concepts),
@@ -51,6 +56,7 @@ TABLE_ROWS: dict[str, Callable[[Made], int]] = {
     "images": lambda made: len(made.index),
     "images x concepts": lambda made: len(made.index),
     "proposals": lambda made: len(made.proposals or ()),
+    "nouns": lambda made: len(made.spec.recipe.get("names", ())),
 }
 """Table -> its number of rows, in the data set of a column."""
 
@@ -155,7 +161,7 @@ def _proposals(data: Path, index: Index, name: str, manifest: Manifest) -> Propo
     then.
     """
     parts = parse_name(name)
-    if manifest.spec.table != PROPOSALS or parts is None:
+    if manifest.spec.table not in OVER_PROPOSALS or parts is None:
         return None
     return open_proposals(data, index, parts.of)
 

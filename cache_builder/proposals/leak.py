@@ -90,6 +90,10 @@ def evidence(provenance: Provenance, index: Index) -> str:
     novel = len(index.concepts.rows("novel"))
     if provenance.maker == "run":
         return f"trained on boxes of {len(provenance.concepts)} concepts, none of the {novel} novel ones"
+    if provenance.maker == "mllm":
+        return "its answers are its own words; it was given no names"
+    if provenance.maker == "words":
+        return f"given {len(provenance.words)} words, none a name of the {novel} novel concepts"
     given = f"given the words {', '.join(provenance.words)}; " if provenance.words else ""
     trained = f" ({provenance.trained_on})" if provenance.trained_on else ""
     return f"{given}its maker states that it saw none of the {novel} novel concepts{trained}"

@@ -10,7 +10,7 @@ from cckt.cache_builder.base.constants import SAW_NOVEL
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.vocabulary import normalise_name
 
-Maker = Literal["run", "detector", "import"]
+Maker = Literal["run", "detector", "import", "mllm", "words"]
 SawNovel = Literal["yes", "no", "unknown"]
 
 
@@ -19,7 +19,8 @@ class Provenance:
     """The maker of proposals."""
 
     maker: Maker
-    """A run of ours, a detector of transformers, or an imported file."""
+    """Of proposals: a run of ours, a detector of transformers, or an imported file. Of nouns: a multimodal
+    LLM that was asked an open question, or a list of words."""
     name: str
     """Name of the run's folder, of the detector as it was given, or of the file."""
     weights: str
@@ -29,7 +30,7 @@ class Provenance:
     concepts: tuple[str, ...] = ()
     """Names of the concepts whose boxes it was trained on, if they are known: of a run."""
     words: tuple[str, ...] = ()
-    """Words that a zero-shot detector was given."""
+    """Words that a zero-shot detector was given, or that nouns were chosen from."""
     saw_novel: SawNovel = "unknown"
     """Whether it was trained on boxes of novel classes: of a run by its concepts, else as the user states."""
 
@@ -56,7 +57,7 @@ class Provenance:
         return Provenance(**given)
 
     def __str__(self) -> str:
-        kinds = {"run": "run", "detector": "detector", "import": "file"}
+        kinds = {"import": "file", "mllm": "multimodal LLM", "words": "word list"}
         return f"{kinds.get(self.maker, self.maker)} {self.name}"
 
 

@@ -3,7 +3,8 @@
 Write with `open_writer`, read with `open_column`. No other room imports zarr.
 
     kinds.py           the kinds of columns; names of columns; the command that makes one
-    settings.py        options of commands, read from recipes
+    noun_kinds.py      the kinds of the nouns of proposals
+    settings.py        what a kind is; options of commands, read from recipes
     reader.py          read a finished column
     begin.py           begin a column in its place; what --overwrite may replace
     writer.py          write chunks, resume, finish

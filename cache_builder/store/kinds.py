@@ -30,7 +30,11 @@ from cckt.cache_builder.base.constants import (
     TOP,
 )
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.store.format.spec import ColumnSpec
+from cckt.cache_builder.store.format.spec import OVER_PROPOSALS, ColumnSpec
+from cckt.cache_builder.store.noun_kinds import NOUN_KINDS
+from cckt.cache_builder.store.settings import (
+    ColumnKind as ColumnKind,
+)
 from cckt.cache_builder.store.settings import (
     Recipe,
     Setting,
@@ -49,31 +53,6 @@ PROPOSALS = "proposals"
 
 _LABEL = re.compile(r"[a-z0-9_]+")
 _AFTER_KIND = re.compile(r"(-(?P<label>[a-z0-9_]+))??(-(?P<view>flipped|jitter-[1-9][0-9]*))?")
-
-
-@dataclass(frozen=True)
-class ColumnKind:
-    """One kind of columns."""
-
-    name: str
-    """ "crops", or "priors/clip": the first part is the verb of `cckt cache`, unless `verb` names it."""
-    table: str
-    """Table of the rows, one of `TABLES`."""
-    dtype: str
-    unit: bool
-    """Whether valid rows have length 1."""
-    has_valid: bool
-    """Whether rows have a flag."""
-    takes_label: bool
-    """Whether a data set may hold the columns of several teachers, each with a label."""
-    views: tuple[str, ...]
-    """Views in addition to the plain one: FLIPPED, JITTER (which is numbered from 1)."""
-    settings: tuple[Setting, ...]
-    """Options of the command, in their order there."""
-    help: str
-    """What a row holds, in one line."""
-    verb: str = ""
-    """Verb of `cckt cache`, if it is not the first part of the name."""
 
 
 _TEACHER = (
@@ -191,6 +170,7 @@ KINDS: dict[str, ColumnKind] = {
             help="embedding of the pixels in a proposal by the teacher",
             verb="crops",
         ),
+        *NOUN_KINDS,
     )
 }
 """Every kind by its name."""
@@ -225,7 +205,7 @@ class ColumnName:
         """Options of `cckt cache` that give this name, each after a space."""
         view = f" --jitter {self.jitter}" if self.jitter else " --flipped" if self.view else ""
         of = ""
-        if KINDS[self.kind].table == PROPOSALS:
+        if KINDS[self.kind].table in OVER_PROPOSALS:
             of = f" --of {PROPOSALS}" + (f"-{self.of}" if self.of else "")
         label = self.of if self.kind == f"{PROPOSALS}/boxes" else self.label
         return of + (f" --name {label}" if label else "") + view

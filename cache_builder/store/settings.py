@@ -1,4 +1,4 @@
-"""Options of the commands that make columns, as they are read from a column's recipe.
+"""What a kind of columns is, and the options of its command as they are read from a column's recipe.
 
 A value that no recipe holds is in capitals for the user to fill in: the path of a run or of a file.
 """
@@ -20,6 +20,31 @@ class Setting:
     value: Callable[[Recipe], Any]
     """Value of the option, read from a recipe; None or False if the option was not used."""
     default: Any = None
+
+
+@dataclass(frozen=True)
+class ColumnKind:
+    """One kind of columns."""
+
+    name: str
+    """ "crops", or "priors/clip": the first part is the verb of `cckt cache`, unless `verb` names it."""
+    table: str
+    """Table of the rows, one of `TABLES`."""
+    dtype: str
+    unit: bool
+    """Whether valid rows have length 1."""
+    has_valid: bool
+    """Whether rows have a flag."""
+    takes_label: bool
+    """Whether a data set may hold the columns of several teachers, each with a label."""
+    views: tuple[str, ...]
+    """Views in addition to the plain one: FLIPPED, JITTER (which is numbered from 1)."""
+    settings: tuple[Setting, ...]
+    """Options of the command, in their order there."""
+    help: str
+    """What a row holds, in one line."""
+    verb: str = ""
+    """Verb of `cckt cache`, if it is not the first part of the name."""
 
 
 def at(*keys: str) -> Callable[[Recipe], Any]:

@@ -164,6 +164,7 @@ class NovelAwareClassesConfig(NounConfig):
     28)."""
 
     heads: ClassVar[tuple[str, ...]] = ("text_projector",)
+    """The text projector."""
 
     scale: float = 50.0
     """Factor on the cosines."""
@@ -199,6 +200,7 @@ class TextRelationConfig(NounConfig):
     """Relations and contrast of the text-space relation head (docs/method/hd_ovd.md, eqs. 29 to 36)."""
 
     heads: ClassVar[tuple[str, ...]] = ("relation_head",)
+    """The relation head."""
 
     weight: float = 0.0
     """Factor on the relation loss (eq. 35); 0 turns the term off."""
@@ -233,6 +235,7 @@ class ImageContrastConfig(TermConfig):
     """Contrast of whole images with the teacher's, with queues (docs/method/hd_ovd.md, eq. 39)."""
 
     heads: ClassVar[tuple[str, ...]] = ("image_head",)
+    """The image head."""
 
     scale: float = 20.0
     """Factor on the cosines."""

@@ -30,8 +30,9 @@ from cckt.detector.config.config import Config
 from cckt.detector.data.batch import Batch, Sample, collate
 from cckt.detector.data.gpu_decode import Decoder, decode_all, gpu_decoder, jpeg_bytes
 from cckt.detector.data.presence import draw_guidance
+from cckt.detector.data.row_source import SampleView
 from cckt.detector.data.schedule import SAMPLE, TEACHER, Place, Schedule, generator
-from cckt.detector.data.teacher_rows import SampleView, open_rows
+from cckt.detector.data.teacher_rows import open_rows
 from cckt.detector.data.training_priors import TrainingPriors
 from cckt.detector.data.transforms import View, apply_to_boxes, apply_to_image, draw_view
 from cckt.detector.losses.objective import needed_rows

@@ -43,6 +43,12 @@ class Measurement:
         thresholds = thresholds_for(self.truth)
         return self.matches if thresholds == (0.5,) else match_detections(self.truth, self.found, thresholds)
 
+    def counts(self) -> dict[str, Any]:
+        """Return "best_f1", the best threshold, and "novel_objects", what becomes of them at that score."""
+        best = best_f1(self.truth, self.matches)
+        objects = count_novel_objects(self.truth, self.found, best["score"])
+        return {"best_f1": best, "novel_objects": asdict(objects)}
+
     def with_intervals(self, resamples: int, seed: int = 0) -> Metrics:
         """Return the metrics with bootstrap intervals of the headline figures; 0 resamples adds none."""
         if not resamples:
@@ -86,7 +92,6 @@ def metrics_of_variant(
     """
     known = measure(dataset.index, inferred.detections[variant.name], dataset.protocol, engine)
     metrics = known.with_intervals(resamples)
-    best = best_f1(known.truth, known.matches)
     figures: dict[str, Any] = {
         "data": str(dataset.index.folder),
         "index_digest": dataset.index.digest,
@@ -96,8 +101,7 @@ def metrics_of_variant(
         "photos_unreadable": len(inferred.faults),
         "seconds": inferred.seconds,
         "images_per_second": inferred.images_per_second,
-        "best_f1": best,
-        "novel_objects": asdict(count_novel_objects(known.truth, known.found, best["score"])),
+        **known.counts(),
         "transfer": None if facts is None else _transfer(metrics, facts),
     }
     return replace(metrics, figures=figures)

@@ -1,6 +1,7 @@
 """Load a trained detector and predict on images, with any vocabulary.
 
 calibration.py       scores as probabilities of being correct, and their threshold
+fusion.py            fusion of two text scores, for base and novel concepts (HD-OVD)
 inference_model.py   a trained model in eval mode: load, encode, decode
 own_evaluation.py    score threshold and prior temperature from the run's own evaluation
 photo_sources.py     input images: files, folders, patterns, stdin, video frames

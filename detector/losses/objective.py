@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from cckt.detector.config.config import Config
+from cckt.detector.losses.terms.image_contrast import ImageContrast
 from cckt.detector.losses.terms.instance_contrast import InstanceContrast
 from cckt.detector.losses.terms.instance_relation import InstanceRelation
 from cckt.detector.losses.terms.novel_aware_classes import NovelAwareClasses
 from cckt.detector.losses.terms.region_contrast import RegionContrast
 from cckt.detector.losses.terms.term import ONE_RANK, Ranks, RunInputs, StepInputs, Term
+from cckt.detector.losses.terms.text_relation import TextRelation
 from cckt.detector.students.contract import DetectionLoss, Pairs, StudentOutput
 from cckt.detector.students.targets import PaddedTargets
 
@@ -24,6 +26,8 @@ TERMS: dict[str, type[Term]] = {
     "instance_contrast": InstanceContrast,
     "instance_relation": InstanceRelation,
     "novel_aware_classes": NovelAwareClasses,
+    "text_relation": TextRelation,
+    "image_contrast": ImageContrast,
 }
 """Name of the section in `config/terms.py` -> the term."""
 

@@ -15,8 +15,10 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.places.contract import check_name
 
 SCHEMA = "cckt.column/1"
-TABLES = ("concepts", "boxes", "images", "images x concepts", "proposals")
-DTYPES = ("float16", "float32")
+TABLES = ("concepts", "boxes", "images", "images x concepts", "proposals", "nouns")
+OVER_PROPOSALS = ("proposals", "nouns")
+"""Tables whose columns belong to a proposals table: its rows, and the nouns of its rows."""
+DTYPES = ("float16", "float32", "int32", "uint8")
 
 CHUNK_ROWS = 1024
 """Rows of a chunk, if the maker of a column sets no other number."""
@@ -45,14 +47,13 @@ class ColumnSpec:
     name: str
     """Folder under the data set's folder: "text", "crops", "images", "priors/clip"."""
     table: str
-    """Table of the rows: "concepts", "boxes", "images", "images x concepts" (rows are images) or
-    "proposals"."""
+    """Table of the rows, one of `TABLES`; rows of "images x concepts" are images."""
     rows: int
     """Rows of the table; may be 0."""
     width: int
     """Values of a row: the teacher's D, or C concepts for priors."""
     dtype: str = "float16"
-    """"float16" or "float32", little-endian in the file."""
+    """One of `DTYPES`, little-endian in the file."""
     unit: bool = True
     """Whether every valid row has Euclidean length 1; checked when written and by verify."""
     has_valid: bool = False
@@ -91,7 +92,7 @@ class ColumnSpec:
     @property
     def owner(self) -> str:
         """What `index_digest` is the digest of, for messages."""
-        return "proposals table" if self.table == "proposals" else "index"
+        return "proposals table" if self.table in OVER_PROPOSALS else "index"
 
     @property
     def recipe_digest(self) -> str:
