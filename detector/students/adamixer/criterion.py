@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cckt.detector.config.config import Config
-from cckt.detector.students.adamixer.dense_loss import NEVER, dense_losses
+from cckt.detector.students.adamixer.dense_loss import dense_losses
 from cckt.detector.students.adamixer.outputs import MixerOutput
 from cckt.detector.students.boxes import generalised_iou, to_xyxy
 from cckt.detector.students.contract import MASKED, DetectionLoss, Pairs
@@ -22,10 +22,10 @@ from cckt.detector.students.targets import PaddedTargets
 def match(output: MixerOutput, targets: PaddedTargets, text: Tensor, config: Config) -> Pairs:
     """Assign queries to objects, then queries that are left free to distilled proposals, on every stage.
 
-    Padding of the queries is in a pair only if an image has more objects and proposals than queries.
+    The padding of the queries, which are its last ones, is in no pair.
     """
     assert output.kept is not None, "the output has no mask"
-    padding, matcher = ~output.kept[..., None], config.matcher
+    matcher, queries = config.matcher, output.kept.sum(1).tolist()
     with torch.autocast(output.boxes.device.type, enabled=False):
         if matcher.class_agnostic:
             costs = class_agnostic_costs(output, targets.boxes, matcher)
@@ -35,8 +35,8 @@ def match(output: MixerOutput, targets: PaddedTargets, text: Tensor, config: Con
         if proposals is not None:
             most = max(proposals.distilled_counts, default=0)
             later = class_agnostic_costs(output, proposals.boxes[:, :most], matcher)
-            follower = Follower(later.masked_fill(padding, NEVER), proposals.distilled_counts)
-    return assign([costs.masked_fill(padding, NEVER)], targets.counts, [1], [follower])[0]
+            follower = Follower(later, proposals.distilled_counts)
+    return assign([costs], targets.counts, [1], [follower], queries)[0]
 
 
 def detection_loss(
@@ -55,23 +55,20 @@ def detection_loss(
         layer = torch.arange(len(output.boxes), device=output.boxes.device)[:, None]
         at = (layer, pairs.images, pairs.regions)
         found, goal = output.boxes[at], targets.boxes[pairs.images, pairs.objects].float()
-        real = output.kept[pairs.images, pairs.regions].float()  # (L, K): no padding of the queries
         used = output.kept.expand(len(output.boxes), -1, -1).clone()
-        positive, weight = output.objectness[at], real
+        positive = output.objectness[at]
         if pairs.proposals is not None:
             others = (layer, pairs.proposals.images, pairs.proposals.regions)
             used[others] = False
             positive = torch.cat([positive, output.objectness[others]], 1)
-            weight = torch.cat([weight, output.kept[others[1:]].float()], 1)
         logits = output.logits.masked_fill(~used[..., None], MASKED)
         labels = targets.concepts[pairs.images, pairs.objects]
-        focal = focal_loss(logits, logits[(*at, labels)], loss.alpha, loss.gamma, real)
-        objectness = focal_loss(output.objectness, positive, loss.alpha, loss.gamma, weight)
-        distance = (to_xyxy(found) - to_xyxy(goal)).abs().sum(-1)
+        focal = focal_loss(logits, logits[(*at, labels)], loss.alpha, loss.gamma)
+        objectness = focal_loss(output.objectness, positive, loss.alpha, loss.gamma)
         losses = {
             "class": loss.loss_class * focal,
-            "l1": loss.loss_l1 * (distance * real).sum(),
-            "giou": loss.loss_giou * ((1 - generalised_iou(found, goal)) * real).sum(),
+            "l1": loss.loss_l1 * (to_xyxy(found) - to_xyxy(goal)).abs().sum(),
+            "giou": loss.loss_giou * (1 - generalised_iou(found, goal)).sum(),
             "objectness": loss.loss_objectness * objectness,
         }
         return DetectionLoss(losses, means=dense_losses(output.dense, targets, config))

@@ -174,6 +174,6 @@ def _check(config: Config) -> None:
     )
     if model.hidden % groups:
         raise UserError(
-            f"option adamixer.groups: found {groups}, expected a divisor of model.hidden {model.hidden}; change "
-            "it with --set adamixer.groups=..."
+            f"option adamixer.groups: found {groups}, expected a divisor of model.hidden {model.hidden}; "
+            "change it with --set adamixer.groups=..."
         )

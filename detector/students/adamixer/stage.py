@@ -1,4 +1,4 @@
-"""A stage of AdaMixer: it refines the content and the box of every query (docs/method/hd_ovd.md, section 7.1).
+"""A stage of AdaMixer, which refines the content and box of every query (docs/method/hd_ovd.md, section 7.1).
 
 Shape legend: B images, N queries, d hidden size, D width of the teacher, C concepts.
 """

@@ -1,4 +1,4 @@
-"""Codes of boxes relative to reference boxes (Girshick et al., CVPR 2014), as in torchvision and mmdetection."""
+"""Codes of boxes relative to reference boxes (Girshick et al., CVPR 2014), as in mmdetection."""
 
 from __future__ import annotations
 
