@@ -26,7 +26,7 @@ def shapeworld_hdovd() -> Config:
 
 
 def shapeworld_hybrid() -> Config:
-    """`shapeworld-fast` with HD-OVD's instance and class levels; scores of the class level, priors weighed in.
+    """`shapeworld-fast` with HD-OVD's instance and class levels; scores of the class level, with priors.
 
     CCKT-Det's guidance, contrast and class loss stay as they are. docs/ablations.md has the effect of each
     part.
@@ -38,8 +38,8 @@ def shapeworld_hybrid() -> Config:
 def hybrid_coco_r50() -> Config:
     """OV-COCO with ResNet-50: `coco-48-17-r50-fast` with HD-OVD's instance and class levels.
 
-    12 epochs; teacher ViT-L-14, or ViT-B-32 of OpenAI for comparison with HD-OVD. Needs proposals, their crops
-    and nouns. It has no known figures: it has not been trained at full size.
+    12 epochs; teacher ViT-L-14, or ViT-B-32 of OpenAI for comparison with HD-OVD. Needs proposals, their
+    crops and nouns. It has no known figures: it has not been trained at full size.
     """
     config = changed(replace(coco_48_17_r50_fast(), recipe="hybrid-coco-r50"), "data", proposals=5)
     return hybrid(config)
