@@ -28,7 +28,7 @@ LEAST = 2
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of the proposals' rows: fields of `NounBank`, flattened over images (of all ranks with "world")."""
+    """Labels of the proposals' rows: fields of a bank, flattened over images (with "world" of all ranks)."""
 
     column: Tensor
     right: Tensor
