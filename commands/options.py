@@ -56,7 +56,9 @@ Part = Annotated[
 Templates = Annotated[
     str, typer.Option(help="single, ensemble12, imagenet80, or a file with one template per line.")
 ]
-Crop = Annotated[str, typer.Option(help="box, or square for a larger square around the box.")]
+Crop = Annotated[
+    str, typer.Option(help="box, square for a larger square around the box, or oadp: ViTs see the box in it.")
+]
 Of = Annotated[
     str, typer.Option(metavar="TABLE", help="Rows: boxes, proposals, or proposals-NAME for a second table.")
 ]

@@ -36,7 +36,7 @@ NMS = 0.6
 """IoU above which the worse of two proposals is dropped."""
 
 MIN_SIDE = 16.0
-"""Shortest side of a proposal, in pixels: crops under 16 px have no embedding."""
+"""Shortest side of a box with an embedding, and default of the shortest side of a proposal, in pixels."""
 
 REPEATS = 0.5
 """IoU from which a proposal repeats an annotated box."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cckt.cache_builder.base.constants import CROP, TABLE, TAU, TEMPLATES
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
+from cckt.cache_builder.columns.crop_rules import check_rule
 from cckt.cache_builder.columns.crops import (
     CROWD,
     SMALL,
@@ -21,7 +22,7 @@ from cckt.cache_builder.columns.crops import (
     CropReader,
     box_table,
     cache_crops,
-    check_rule,
+    crop_encoder,
     crop_reader,
     crops_name,
     crops_spec,
@@ -152,9 +153,11 @@ def cache_photos(
             columns.append((spec, image_reader(index, loaded, fast, making.strict), loaded))
     targets = [
         Target(
-            open_writer(making.place(data), spec, overwrite=making.overwrite), encoder(loaded), making.batch
+            open_writer(making.place(data), spec, overwrite=making.overwrite),
+            crop_encoder(loaded, reader.crop) if isinstance(reader, CropReader) else encoder(loaded),
+            making.batch,
         )
-        for spec, _, loaded in columns
+        for spec, reader, loaded in columns
     ]
     runs = run_targets(
         targets,

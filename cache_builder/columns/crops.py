@@ -4,18 +4,24 @@ proposal (docs/method/cckt_det.md, eq. 2; docs/method/hd_ovd.md, section 3)."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cckt.cache_builder.base.constants import CROP, TABLE
+from cckt.cache_builder.base.constants import CROP, MIN_SIDE, TABLE
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.columns.crop_rules import (
+    RULES,
+    check_rule,
+    crop_rectangles,
+    foreground,
+)
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels, fast_pixels
 from cckt.cache_builder.columns.images import encoder, teacher_recipe
 from cckt.cache_builder.columns.options import Making, Options
@@ -33,30 +39,6 @@ from cckt.cache_builder.teacher.preprocess import Preprocess
 
 BoxTable = Index | Proposals
 """What crops are cut from: the annotated boxes of an index, or proposals."""
-
-MIN_SIDE = 16.0
-"""Shortest side of a box with an embedding, in pixels before rounding."""
-
-CONTEXT = 8.0
-"""Area of a context square over the area of its box; docs/method/cckt_det.md, eq. 3."""
-
-RULES = {
-    "box": {
-        "rule": "box",
-        "rounding": "floor left and top, ceil right and bottom",
-        "min_side": MIN_SIDE,
-        "crowd": "invalid",
-    },
-    "square": {
-        "rule": "square",
-        "area": CONTEXT,
-        "outside": "moved inside; an axis too short for it is taken whole",
-        "rounding": "side to the nearest pixel",
-        "min_side": MIN_SIDE,
-        "crowd": "invalid",
-    },
-}
-"""Crop rules by name, as a column's recipe holds them."""
 
 CROWD = "the box is a crowd"
 SMALL = f"the box is under {MIN_SIDE:.0f} px on a side"
@@ -95,12 +77,12 @@ def cache_crops(
     loaded = making.teacher(teacher)
     column = replace(crops_name(table), label=check_label(name), view=view)
     spec = crops_spec(table, loaded, crop, making.batch, making.chunk_rows, column, fast)
-    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
     reader = crop_reader(table, loaded, crop, view, fast, making.strict)
+    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
     run = run_chunks(
         writer,
         reader,
-        encoder(loaded),
+        crop_encoder(loaded, crop),
         batch=making.batch,
         spans=lambda lo, hi: photo_spans(table.box_images[lo:hi], lo),
         unit="boxes" if of == TABLE else "proposals",
@@ -136,6 +118,8 @@ class CropReader:
     view: str = ""
     fast: bool = False
     on_device: bool = False
+    grid: int = 0
+    """Patches on a side, of the rule "oadp"; its data are (pixels, foreground patches (G, G) bool)."""
 
     @property
     def index(self) -> Index:
@@ -169,13 +153,19 @@ class CropReader:
                 items.append(Item(row, fast_pixels(self.preprocess, part, self.on_device, flipped)))
             return items
         assert isinstance(photo, Image.Image)
-        for row, (left, top, right, bottom) in zip(
-            rows.tolist(), self._rectangles(rows).tolist(), strict=True
+        rectangles = self._rectangles(rows)
+        masks = foreground(self._boxes(rows), rectangles, self.grid) if self.grid else None
+        for at, (row, (left, top, right, bottom)) in enumerate(
+            zip(rows.tolist(), rectangles.tolist(), strict=True)
         ):
             crop = photo.crop((left, top, right, bottom))
             if flipped:
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            items.append(Item(row, self.preprocess.pixels(crop)))
+            pixels = self.preprocess.pixels(crop)
+            if masks is not None:
+                items.append(Item(row, (pixels, masks[at, :, ::-1] if flipped else masks[at])))
+            else:
+                items.append(Item(row, pixels))
         return items
 
     def reduction(self, image: int) -> int:
@@ -193,9 +183,12 @@ class CropReader:
             return np.zeros((0, 4), np.int64)
         image = int(self.table.box_images[rows[0]])
         size = int(self.index.widths[image]), int(self.index.heights[image])
+        return crop_rectangles(self._boxes(rows), size, self.crop)
+
+    def _boxes(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n, 4) boxes of rows (n,), jittered if the view is."""
         number = ColumnName("crops", view=self.view).jitter
-        boxes = jittered_boxes(self.table, rows, number) if number else self.table.box_xyxy[rows]
-        return crop_rectangles(boxes, size, self.crop)
+        return jittered_boxes(self.table, rows, number) if number else self.table.box_xyxy[rows]
 
     def _parts(self, rows: NDArray[np.int64], pixels: Tensor) -> Iterator[Tensor]:
         """Views into the photo (3, H, W), which may be reduced in size."""
@@ -212,9 +205,29 @@ class CropReader:
 def crop_reader(
     table: BoxTable, teacher: Teacher, crop: str, view: str = "", fast: bool = False, strict: bool = False
 ) -> CropReader:
-    """Return the reader for a teacher; on CUDA the device resizes."""
+    """Return the reader for a teacher; on CUDA the device resizes.
+
+    Raises UserError for the rule "oadp" with `fast`, or with a teacher that is no ViT.
+    """
+    if crop == "oadp" and fast:
+        raise UserError("--fast cannot be used with --crop oadp, which masks exact patches. Remove one.")
     on_device = fast and teacher.device.type == "cuda"
-    return CropReader(table, teacher.preprocess, crop, strict, view, fast, on_device)
+    grid = teacher.two_stream.grid if crop == "oadp" else 0
+    return CropReader(table, teacher.preprocess, crop, strict, view, fast, on_device, grid)
+
+
+def crop_encoder(teacher: Teacher, crop: str) -> Callable[[list[Any]], Callable[[], NDArray[np.float32]]]:
+    """Return the runner's map of the items of a `CropReader` with the rule `crop`; see `images.encoder`."""
+    if crop != "oadp":
+        return encoder(teacher)
+
+    def encode(
+        items: list[tuple[NDArray[np.uint8], NDArray[np.bool_]]],
+    ) -> Callable[[], NDArray[np.float32]]:
+        pixels, masks = zip(*items, strict=True)
+        return teacher.launch_masked(np.stack(pixels), np.stack(masks))
+
+    return encode
 
 
 def box_table(data: Path, index: Index, of: str) -> BoxTable:
@@ -263,16 +276,9 @@ def remake_crops(made: Made) -> Remake | None:
     if teacher is None:
         return None
     recipe = made.spec.recipe
-    reader = CropReader(
-        made.table, teacher.preprocess, recipe["crop"]["rule"], view=made.name.view, fast="fast" in recipe
-    )
-    return remake_from_photos(teacher, reader)
-
-
-def check_rule(crop: str) -> None:
-    """Raise UserError unless `crop` is a crop rule."""
-    if crop not in RULES:
-        raise UserError(f"--crop {crop} is not known; choose one of {', '.join(RULES)}.")
+    rule, fast = recipe["crop"]["rule"], "fast" in recipe
+    reader = replace(crop_reader(made.table, teacher, rule, made.name.view, fast), on_device=False)
+    return remake_from_photos(teacher, reader, crop_encoder(teacher, rule))
 
 
 def usable_boxes(table: BoxTable, lo: int = 0, hi: int | None = None) -> NDArray[np.bool_]:
@@ -288,28 +294,6 @@ def usable_boxes(table: BoxTable, lo: int = 0, hi: int | None = None) -> NDArray
 def photos_with_crops(table: BoxTable) -> NDArray[np.int32]:
     """Return the ascending image rows with at least one box that gets an embedding."""
     return np.unique(table.box_images[usable_boxes(table)])
-
-
-def crop_rectangles(boxes: NDArray[np.float64], size: tuple[int, int], rule: str = CROP) -> NDArray[np.int64]:
-    """Return the rectangles of crops, (n, 4) int64 (left, top, right, bottom) in whole pixels.
-
-    boxes: (n, 4) float64 xyxy in pixels. size: (width, height) of the photo; rectangles are inside it. right
-    and bottom are exclusive.
-
-    "box": the box, clipped to the photo and extended to whole pixels (floor, ceil), so that every pixel it
-    touches is inside. "square": a square around the box's centre with side sqrt(8 * area), to the nearest
-    pixel (docs/method/cckt_det.md, eq. 3), moved, not cut, to stay inside the photo; an axis shorter than the
-    side is taken whole.
-    """
-    extent = np.asarray(size, np.float64)
-    low, high = np.clip(boxes[:, :2], 0, extent), np.clip(boxes[:, 2:], 0, extent)
-    if rule == "box":
-        return np.concatenate([np.floor(low), np.ceil(high)], axis=1).astype(np.int64)
-    assert rule == "square", f"expected a rule of {tuple(RULES)}, found {rule!r}"
-    side = np.rint(np.sqrt(CONTEXT * (high - low).prod(axis=1, keepdims=True)))
-    sides = np.clip(side, 1, extent)
-    start = np.clip(np.rint((low + high - sides) / 2), 0, extent - sides)
-    return np.concatenate([start, start + sides], axis=1).astype(np.int64)
 
 
 def photo_spans(images: NDArray[np.int32], lo: int) -> list[tuple[int, int]]:

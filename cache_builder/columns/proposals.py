@@ -228,7 +228,9 @@ def _report(
         repeats += int(rows.reshape(len(rows), -1, 6)[:, :, 5][used].sum())
     side = writer.spec.recipe["selection"]["min_side"]
     if len(index) and not counts.any():
-        command = repair_command(str(index.folder), writer.spec.name, writer.spec.recipe)
+        recipe = writer.spec.recipe
+        lower = {**recipe, "selection": {**recipe["selection"], "min_side": 1.0}}
+        command = repair_command(str(index.folder), writer.spec.name, lower)
         raise UserError(
             f"{provenance} found no proposal of at least {side:g} px on a side in any of the {len(index)} "
             f"images of {index.folder}, expected some; choose another source, or a lower --min-side, as in "

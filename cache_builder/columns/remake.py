@@ -64,8 +64,13 @@ class Made:
         return teacher
 
 
-def remake_from_photos(teacher: Teacher, read: Callable[[int, int], Iterable[Item]]) -> Remake:
-    """Return the `Remake` of a column of image embeddings; read(row, row + 1) gives the pixels of a row.
+def remake_from_photos(
+    teacher: Teacher,
+    read: Callable[[int, int], Iterable[Item]],
+    encode: Callable[[list[Any]], Callable[[], NDArray[np.float32]]],
+) -> Remake:
+    """Return the `Remake` of a column of image embeddings; read(row, row + 1) gives the data of a row, and
+    `encode` is the runner's map of the column.
 
     A row whose photo can no longer be read becomes zeros, which have cosine 0 to any stored row.
     """
@@ -75,7 +80,7 @@ def remake_from_photos(teacher: Teacher, read: Callable[[int, int], Iterable[Ite
         values = np.zeros((len(items), teacher.width), np.float32)
         good = [position for position, item in enumerate(items) if item.data is not None]
         if good:
-            values[good] = teacher.encode_images(np.stack([items[position].data for position in good]))
+            values[good] = encode([items[position].data for position in good])()
         return values
 
     return remake

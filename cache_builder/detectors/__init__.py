@@ -4,7 +4,7 @@ load.py      load a detector and its processor, frozen; no code of a model folde
 regions.py   `DetectorProposer`: from photos to boxes and scores, whatever the architecture
 """
 
-from cckt.cache_builder.detectors.load import Detector, load_detector
+from cckt.cache_builder.detectors.load import FrozenDetector, load_detector
 from cckt.cache_builder.detectors.regions import DetectorProposer
 
-__all__ = ["Detector", "DetectorProposer", "load_detector"]
+__all__ = ["DetectorProposer", "FrozenDetector", "load_detector"]

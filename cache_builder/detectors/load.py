@@ -30,7 +30,7 @@ _UNNAMED = re.compile(r"LABEL_\d+|N/A")
 
 
 @dataclass(frozen=True)
-class Detector:
+class FrozenDetector:
     """A frozen detector with its processor."""
 
     name: str
@@ -68,7 +68,7 @@ class Detector:
         }
 
 
-def load_detector(name: str, *, device: str = "auto", precision: str = PRECISION) -> Detector:
+def load_detector(name: str, *, device: str = "auto", precision: str = PRECISION) -> FrozenDetector:
     """Load the detector `name`: a folder in transformers' format, or an id on the hub.
 
     Raises UserError where it cannot be loaded (offline and not in the cache), is no detector, is a zero-shot
@@ -100,7 +100,7 @@ def load_detector(name: str, *, device: str = "auto", precision: str = PRECISION
         prepared = _from_pretrained(name, processor, options)
         model = _from_pretrained(name, kind, {**options, "dtype": DTYPES[precision]})
     model = model.eval().requires_grad_(False).to(placed)
-    return Detector(name, model, prepared, zero_shot, placed, precision, weight_digest(model))
+    return FrozenDetector(name, model, prepared, zero_shot, placed, precision, weight_digest(model))
 
 
 def _from_pretrained(name: str, kind: Any, options: dict[str, Any]) -> Any:

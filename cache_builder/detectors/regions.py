@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cckt.cache_builder.base.constants import SAW_NOVEL
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.detectors.load import Detector
+from cckt.cache_builder.detectors.load import FrozenDetector
 from cckt.cache_builder.mllm.load import DTYPES
 from cckt.cache_builder.proposals import Provenance
 from cckt.cache_builder.proposals.provenance import check_saw_novel, split_words
@@ -32,7 +32,7 @@ class DetectorProposer:
 
     def __init__(
         self,
-        detector: Detector,
+        detector: FrozenDetector,
         words: str | None = None,
         *,
         trained_on: str = "",

@@ -1,4 +1,4 @@
-"""Concept-existence priors (docs/method/cckt_det.md, section 3, eqs. 6 and 31) and names from multimodal LLMs.
+"""Concept-existence priors (docs/method/cckt_det.md, eqs. 6 and 31) and names from multimodal LLMs.
 
     load.py            load a model with its processor, frozen
     yes_no_tokens.py   the tokens that spell yes and no, and eq. 6

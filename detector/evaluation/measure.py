@@ -16,9 +16,13 @@ from cckt.detector.evaluation.evaluation_set import EvaluationSet
 from cckt.detector.evaluation.ground_truth import GroundTruth, ground_truth_of
 from cckt.detector.evaluation.inference_loop import InferenceResult, Variant
 from cckt.detector.evaluation.locate import LocatedDetections, locate_detections
-from cckt.detector.evaluation.match_detections import DetectionMatches, best_f1, match_detections
+from cckt.detector.evaluation.match_detections import (
+    DetectionMatches,
+    best_f1,
+    count_novel_objects,
+    match_detections,
+)
 from cckt.detector.evaluation.metrics import Metrics, summarise
-from cckt.detector.evaluation.novel_objects import count_novel_objects
 from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.runs.run_folder import Facts
 

@@ -56,8 +56,8 @@ class WeightConstants:
 
 
 @dataclass(frozen=True)
-class Nouns:
-    """Nouns of the distilled proposals of a batch."""
+class NounBank:
+    """Nouns of the distilled proposals of a batch, as columns of a bank of texts."""
 
     text: Tensor
     """(U, D) unit; zeros where no column."""
@@ -83,7 +83,7 @@ def nouns_of(
     most: int,
     negatives: str,
     ranks: Ranks,
-) -> Nouns:
+) -> NounBank:
     """Return the nouns of a batch.
 
     concepts: C; a noun id below C is a base concept. most: `data.proposals`. negatives: whose columns take
@@ -127,16 +127,18 @@ def nouns_of(
     right = (same[own] & kept).view(*ids.shape, -1)
     label = torch.where(base, ids, concepts + first[own].view_as(ids))
     label = label.masked_fill(weight == 0, 0)
-    return Nouns(wide_text.masked_fill(~wide_column[:, None], 0.0), live, label, right, weight, known, text)
+    return NounBank(
+        wide_text.masked_fill(~wide_column[:, None], 0.0), live, label, right, weight, known, text
+    )
 
 
-def _none(targets: PaddedTargets) -> Nouns:
+def _none(targets: PaddedTargets) -> NounBank:
     """Return the nouns of a batch without proposals."""
     images = len(targets.boxes)
     boxes, flags = targets.boxes.float(), targets.real
     width = next((rows.values.shape[-1] for rows in targets.teacher.values()), 0)
     none = boxes.new_zeros((images, 0))
-    return Nouns(
+    return NounBank(
         boxes.new_zeros((0, width)),
         flags.new_zeros((images, 0)),
         none.long(),

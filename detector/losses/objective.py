@@ -126,6 +126,7 @@ class Objective(nn.Module):
                     into = auxiliary if name in auxiliary else losses
                     into[name] = into[name] + value if name in into else value
             losses |= auxiliary
+            means |= {name: value / parts for name, value in detection.means.items()}
             losses = {name: value / count for name, value in losses.items()} | means
             total = torch.stack(list(losses.values())).sum()
             if not active or _optional(output):

@@ -109,6 +109,23 @@ def slot_means(embeddings: Tensor, pairs: Pairs, passed: Tensor, slots: int) -> 
     return F.normalize(slot_sums(chosen, pairs, embeddings.shape[1], slots), dim=-1, eps=1e-6)
 
 
+def merged_regions(region: Tensor, pairs: Pairs, kept: Tensor, slots: int) -> tuple[Tensor, Pairs, Tensor]:
+    """Return regions, pairs and kept with one region per object: the mean of its regions, at unit length.
+
+    region: (1, B, N, D) unit; kept: (B, N) bool. Regions (1, B, S + N, D) are the means of the slots, then
+    the regions that are in no pair; the others are not `kept`.
+    """
+    every = torch.ones_like(pairs.regions, dtype=torch.bool)
+    means = slot_means(region, pairs, every, slots)
+    images = region.shape[1]
+    filled = torch.zeros((images, slots), dtype=torch.bool, device=region.device)
+    filled = filled.index_put((pairs.images, pairs.objects[0]), every.new_ones(()))
+    free = kept.index_put((pairs.images, pairs.regions[0]), every.new_zeros(()))
+    image, slot = filled.nonzero(as_tuple=True)
+    merged = Pairs(image, slot[None], slot[None])
+    return torch.cat([means, region], 2), merged, torch.cat([filled, free], 1)
+
+
 def slot_sums(values: Tensor, pairs: Pairs, images: int, slots: int) -> Tensor:
     """Return the sum over the pairs of each slot, (L, B, S, ...). values: (L, K, ...)."""
     layers, width = values.shape[0], values.shape[2:]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
 from cckt.detector.evaluation.locate import LocatedDetections
-from cckt.detector.evaluation.novel_objects import best_detections
+from cckt.detector.evaluation.match_detections import best_detections
 
 
 @dataclass(frozen=True)

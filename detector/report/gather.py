@@ -18,10 +18,9 @@ from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import chosen_variant, evaluate_run, input_digests, limit_to_protocol
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.ground_truth import GroundTruth
-from cckt.detector.evaluation.match_detections import best_f1
+from cckt.detector.evaluation.match_detections import best_f1, count_novel_objects
 from cckt.detector.evaluation.measure import Measurement, measure
 from cckt.detector.evaluation.metrics import Metrics, figure_label
-from cckt.detector.evaluation.novel_objects import count_novel_objects
 from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import classify, costs

@@ -144,13 +144,17 @@ class ExtraRegions:
 
 @dataclass(frozen=True)
 class DetectionLoss:
-    """A student's detection losses: weighted sums over layers and pairs, not yet divided by the objects."""
+    """A student's detection losses: weighted sums over layers and pairs, not yet divided by the objects,
+    unless `means` says otherwise."""
 
     losses: dict[str, Tensor]
     """Name -> loss of the regions of the output."""
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
     """Name -> loss of what exists in training only."""
     extra: tuple[ExtraRegions, ...] = ()
+    means: dict[str, Tensor] = field(default_factory=dict)
+    """Name -> loss that the student has divided itself (by sampled anchors or RoIs, say): the objective does
+    not divide it by the objects."""
 
 
 class Student(nn.Module):

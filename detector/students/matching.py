@@ -90,18 +90,23 @@ def assign(
     counts: Sequence[int],
     repeats: Sequence[int],
     followers: Sequence[Follower | None] = (),
+    regions: Sequence[int] | None = None,
 ) -> list[Pairs]:
     """Solve the assignment of several cost tables (eq. 15) with one transfer from the device and one back.
 
     costs: tables of (L, B, N, M), each with its own L and N. counts: (B,) objects of each image. repeats: per
     table, how often each object is matched. followers: per table, a second assignment, whose pairs are
-    `Pairs.proposals`. Non-finite costs count as very high, so that a diverged model still matches.
+    `Pairs.proposals`. regions: (B,) regions of each image, its first rows in every table; None takes all N.
+    Non-finite costs count as very high, so that a diverged model still matches.
     """
     second = [*followers, *[None] * (len(costs) - len(followers))]
     tables = _on_cpu([*costs, *(one.costs for one in second if one is not None)])
     later = iter(tables[len(costs) :])
+    rows = [None] * len(counts) if regions is None else list(regions)
     jobs = [
-        np.tile(table[layer, b, :, :count], times) if times > 1 else table[layer, b, :, :count]
+        np.tile(table[layer, b, : rows[b], :count], times)
+        if times > 1
+        else table[layer, b, : rows[b], :count]
         for table, times in zip(tables, repeats, strict=False)
         for layer in range(len(table))
         for b, count in enumerate(counts)
@@ -110,9 +115,10 @@ def assign(
     parts: list[NDArray[np.int64]] = []
     for table, times, follower in zip(tables, repeats, second, strict=False):
         own = [next(solved) for _ in range(len(table) * len(counts))]
-        parts.append(_table_of(own, table.shape, counts, times))
+        usable = [table.shape[2] if one is None else one for one in rows]
+        parts.append(_table_of(own, table.shape, counts, times, usable))
         if follower is not None:
-            parts.append(_following(next(later), own, table.shape, follower.counts))
+            parts.append(_following(next(later), own, table.shape, follower.counts, usable))
     moved = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(costs[0].device)
     pieces = torch.split(moved, [part.size for part in parts])
     found = iter([piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)])
@@ -144,11 +150,16 @@ def _solve(jobs: Sequence[NDArray[np.float32]]) -> list[Solution]:
 
 
 def _table_of(
-    solved: Sequence[Solution], shape: tuple[int, ...], counts: Sequence[int], times: int
+    solved: Sequence[Solution],
+    shape: tuple[int, ...],
+    counts: Sequence[int],
+    times: int,
+    usable: Sequence[int],
 ) -> NDArray[np.int64]:
-    """Return images, regions and objects of one table's pairs, (3, L, K)."""
-    layers, images, regions = shape[:3]
-    sizes = [min(regions, times * count) for count in counts]
+    """Return images, regions and objects of one table's pairs, (3, L, K). usable: (B,) regions of each
+    image."""
+    layers, images = shape[:2]
+    sizes = [min(regions, times * count) for regions, count in zip(usable, counts, strict=True)]
     part: NDArray[np.int64] = np.zeros((3, layers, sum(sizes)), np.int64)
     part[0] = np.repeat(np.arange(images), sizes)
     if solved and part.size:
@@ -159,14 +170,21 @@ def _table_of(
 
 
 def _following(
-    table: NDArray[np.float32], taken: Sequence[Solution], shape: tuple[int, ...], counts: Sequence[int]
+    table: NDArray[np.float32],
+    taken: Sequence[Solution],
+    shape: tuple[int, ...],
+    counts: Sequence[int],
+    usable: Sequence[int],
 ) -> NDArray[np.int64]:
     """Return `_table_of` the assignment to the regions that are not in `taken`.
 
     Every layer takes equally many regions of an image, so the free ones are equally many too.
     """
-    layers, images, regions = shape[:3]
-    free = [np.setdiff1d(np.arange(regions), rows, assume_unique=True) for rows, _ in taken]
+    layers, images = shape[:2]
+    free = [
+        np.setdiff1d(np.arange(usable[number % images]), rows, assume_unique=True)
+        for number, (rows, _) in enumerate(taken)
+    ]
     jobs = [
         table[layer, b][free[layer * images + b], : counts[b]]
         for layer in range(layers)

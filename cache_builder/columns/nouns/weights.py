@@ -59,7 +59,7 @@ def fit_nouns(
     """Fit the constants of eq. 12 and make the column `proposals/noun_weights`: (P, 1) float32.
 
     of, name: see `cache_nouns`. An older column of weights is replaced: it takes seconds to make. optional: a
-    missing column is a note in an empty report, not an error.
+    missing column, or a fit that fails, is a note in an empty report, not an error.
 
     Raises UserError if nouns, texts or crops are missing or of different teachers, if fewer than two concepts
     have annotated objects, and where crops are not nearer to their own names than to wrong ones.
@@ -87,7 +87,14 @@ def fit_nouns(
     step = "make them with one teacher, with --overwrite for the ones to replace"
     for other in (boxes, crops, texts):
         require_same_teacher(Origin.of(other), Origin.of(text), step=step, imported=True)
-    weight = fit_to(index, boxes, text, w_max, data)
+    try:
+        weight = fit_to(index, boxes, text, w_max, data)
+    except UserError as error:
+        if not optional:
+            raise
+        note = f"the weight of nouns is not fitted: {error}"
+        progress.note(note)
+        return CacheReport(str(column), len(proposals), len(proposals), 0, 0, 0.0, [note])
     spec = column_spec(
         column,
         rows=len(proposals),

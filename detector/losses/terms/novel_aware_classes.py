@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cckt.detector.config.terms import NovelAwareClassesConfig, TermConfig
-from cckt.detector.losses.nouns import NOUN, Nouns, WeightConstants, nouns_of
+from cckt.detector.losses.nouns import NOUN, NounBank, WeightConstants, nouns_of
 from cckt.detector.losses.region_slots import PROPOSAL_CROP, pair_overlap, proposal_count
 from cckt.detector.losses.terms.term import RunInputs, StepInputs, Term
 from cckt.detector.students.boxes import paired_iou
@@ -100,7 +100,7 @@ class NovelAwareClasses(Term):
         connected = (region.sum() + background.sum()) * 0.0
         return {self.name: options.weight * total.sum() + connected}
 
-    def _own(self, scores: Tensor, nouns: Nouns, pairs: Pairs) -> Tensor:
+    def _own(self, scores: Tensor, nouns: NounBank, pairs: Pairs) -> Tensor:
         """Return the logit of each proposal's label, (L, K); of several right columns, the log of their
         sum."""
         at = (pairs.images, pairs.objects)
@@ -118,7 +118,7 @@ class NovelAwareClasses(Term):
             return count
         return step.ranks.gather_rows(count[None]).to(torch.float32).mean(0)
 
-    def _kept(self, step: StepInputs, nouns: Nouns) -> Tensor:
+    def _kept(self, step: StepInputs, nouns: NounBank) -> Tensor:
         """Return the columns that take part for each image, (B, C + U + 1) bool."""
         images = len(nouns.live)
         always = nouns.live.new_ones((images, 1))
@@ -133,7 +133,7 @@ class NovelAwareClasses(Term):
         base = present.scatter(1, chosen, True)
         return torch.cat([base, nouns.live, always], 1)
 
-    def _present(self, step: StepInputs, nouns: Nouns) -> Tensor:
+    def _present(self, step: StepInputs, nouns: NounBank) -> Tensor:
         """Return the base concepts of each image's objects, and of nouns merged into them, (B, C) bool."""
         targets = step.targets
         counts = torch.zeros((len(nouns.live), len(self.text)), device=self.text.device)

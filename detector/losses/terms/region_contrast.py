@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cckt.detector.config.terms import RegionContrastConfig, TermConfig
-from cckt.detector.losses.region_slots import CROP, PROPOSAL_CROP
+from cckt.detector.losses.region_slots import CROP, PROPOSAL_CROP, merged_regions
 from cckt.detector.losses.terms.term import ONE_RANK, Ranks, StepInputs, Term
 from cckt.detector.students.contract import MASKED, ExtraRegions, Pairs
 from cckt.detector.students.precision import single
@@ -44,8 +44,10 @@ class RegionContrast(Term):
         if self.options.proposals:
             objects, more = objects.with_proposals(step.targets), objects.concepts.shape[1]
             pairs = with_proposals(pairs, more)
-        region = single(step.output.region)
-        own = contrastive_loss(region, objects, pairs, self.options, self.tau, ranks=step.ranks)
+        region, kept = single(step.output.region), step.output.kept
+        if kept is not None and len(region) == 1:  # RoIs: an object may have several
+            region, pairs, kept = merged_regions(region, pairs, kept, objects.concepts.shape[1])
+        own = contrastive_loss(region, objects, pairs, self.options, self.tau, kept=kept, ranks=step.ranks)
         losses = {self.name: weight * own}
         for extra in step.detection.extra:
             if self.options.proposals:
@@ -118,8 +120,8 @@ def contrastive_loss(
     without a pair (more objects than regions) is only a candidate. The caller divides by the objects.
 
     With negatives="batch" the candidates are those of the batch. kept: (B, N) bool, False at padding of the
-    regions; None: no padding. ranks: all of them call this with tensors of the same shapes; the sum over
-    ranks then equals that of one rank with all images.
+    regions, which is no candidate; None: no padding. ranks: all of them call this with tensors of the same
+    shapes; the sum over ranks then equals that of one rank with all images.
 
     With teacher_bank="class" the teacher of an object is a crop of its class, drawn from the batch (eq. 22).
     The regions of all pairs of a class are then its positives, with equal shares: the mean over them of -log
@@ -137,6 +139,8 @@ def contrastive_loss(
     if options.negatives == "image":
         # scores[l, b, i, j] = r_i . e_j / tau within image b
         scores = torch.einsum("bmd,lbnd->lbmn", teacher, region) / tau
+        if kept is not None:
+            scores = scores.masked_fill(~kept[:, None], MASKED)
         per_pair = scores[:, pairs.images]  # (L, K, M, N)
         pair = torch.arange(len(pairs.images), device=region.device)[None]
         own = per_pair[layer, pair, pairs.objects, chosen]

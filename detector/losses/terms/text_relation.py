@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cckt.detector.config.terms import TermConfig, TextRelationConfig
 from cckt.detector.losses.memory import Prototypes, finite_rows
-from cckt.detector.losses.nouns import NOUN, Nouns, WeightConstants, nouns_of
+from cckt.detector.losses.nouns import NOUN, NounBank, WeightConstants, nouns_of
 from cckt.detector.losses.region_slots import PROPOSAL_CROP, gather_images, pair_overlap, slot_sums
 from cckt.detector.losses.similarity_losses import mean_of_rows, relation_loss
 from cckt.detector.losses.terms.term import ONE_RANK, Ranks, RunInputs, StepInputs, Term
@@ -28,7 +28,7 @@ LEAST = 2
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of the proposals' rows: fields of `Nouns`, flattened over images (of all ranks with "world")."""
+    """Labels of the proposals' rows: fields of a bank, flattened over images (with "world" of all ranks)."""
 
     column: Tensor
     right: Tensor
@@ -149,7 +149,7 @@ class TextRelation(Term):
         self.prototypes.update(values, moving)
 
 
-def _proposal_rows(head: Tensor, nouns: Nouns, step: StepInputs) -> tuple[Tensor, Tensor]:
+def _proposal_rows(head: Tensor, nouns: NounBank, step: StepInputs) -> tuple[Tensor, Tensor]:
     """Return the mean embedding of each proposal's regions, (L, B, P, D), and whether it is a row."""
     images, count = nouns.known.shape
     pairs = step.pairs.proposals

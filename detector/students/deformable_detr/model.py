@@ -129,10 +129,10 @@ class DeformableDETR(Student):
         Both are ranked by the objectness of cells: a query by that of the cell which gave its first box. With
         learned references there are no cells; the queries are ranked by their highest class logit.
         """
-        if encoded.proposals is None or self.proposals is None:
+        if encoded.cells is None or self.proposals is None:
             return super().region_proposals(encoded, text)
         guidance = self._no_guidance(encoded.memory.shape[0])
-        cells = self.proposals.with_concepts(encoded.proposals, guidance)
+        cells = self.proposals.with_concepts(encoded.cells, guidance)
         chosen = choose_cells(cells, encoded, guidance.counts, self.config.model.queries)
         output = self.decode(encoded, text, None)
         objectness = torch.cat([cells.objectness.gather(1, chosen), cells.objectness], 1)

@@ -199,7 +199,7 @@ def test_an_unknown_recipe_is_refused_with_a_hint(name: str, hint: str) -> None:
         recipe(name)
 
 
-SECTIONS = ("model", "method", "terms", "data", "train", "inference")
+SECTIONS = ("model", "students", "method", "terms", "data", "train", "inference")
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from cckt.detector.evaluation.bootstrap import weighted_ap
 from cckt.detector.evaluation.ground_truth import GroundTruth
 from cckt.detector.evaluation.locate import LocatedDetections
-from cckt.detector.evaluation.match_detections import match_detections
-from cckt.detector.evaluation.novel_objects import best_detections
+from cckt.detector.evaluation.match_detections import best_detections, match_detections
 from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import KINDS, Errors, _ap50, classify, costs
 from cckt.detector.report.gallery import choose_examples, shown_detections

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cckt.detector.config.config import Config, changed
 from cckt.detector.config.terms import RegionContrastConfig
+from cckt.detector.losses.region_slots import merged_regions
 from cckt.detector.losses.terms import region_contrast
 from cckt.detector.losses.terms.region_contrast import Objects, contrastive_loss
 from cckt.detector.losses.terms.term import ONE_RANK
@@ -231,3 +232,32 @@ def test_proposals_keep_their_own_crops_in_a_class_bank() -> None:
         assert torch.equal(crops.embeddings[0, 2], scene.targets[0].teacher["proposal_crop"].values[0])
         assert torch.equal(crops.embeddings[1, 2], scene.targets[1].teacher["proposal_crop"].values[0])
         assert crops.candidate[:, 2:].tolist() == [[True, True], [True, False]]
+
+
+def test_several_regions_of_an_object_are_one_mean_and_free_ones_are_candidates() -> None:
+    torch.manual_seed(0)
+    region = torch.nn.functional.normalize(torch.randn(1, 2, 5, WIDTH), dim=-1)
+    # image 0: regions 0 and 3 show object 1, region 1 shows object 0, 2 is free, 4 is padding; image 1: none
+    pairs = Pairs(torch.tensor([0, 0, 0]), torch.tensor([[0, 3, 1]]), torch.tensor([[1, 1, 0]]))
+    kept = torch.tensor([[True, True, True, True, False], [True] * 5])
+    merged, own, alive = merged_regions(region, pairs, kept, 2)
+    assert merged.shape == (1, 2, 7, WIDTH)
+    assert own.images.tolist() == [0, 0]
+    assert own.regions.tolist() == own.objects.tolist() == [[0, 1]]
+    torch.testing.assert_close(merged[0, 0, 0], region[0, 0, 1])
+    both = region[0, 0, 0] + region[0, 0, 3]
+    torch.testing.assert_close(merged[0, 0, 1], both / both.norm())
+    assert alive.tolist() == [[True, True, False, False, True, False, False], [False, False, *[True] * 5]]
+    options = RegionContrastConfig()
+    crops = torch.nn.functional.normalize(torch.randn(2, 2, WIDTH), dim=-1)
+    known = torch.tensor([[True, True], [False, False]])
+    objects = Objects(torch.tensor([[0, 1], [0, 0]]), known, crops, known)
+    found = contrastive_loss(merged, objects, own, options, 0.5, kept=alive)
+    expected = 0.0
+    rows = [merged[0, 0, 0], merged[0, 0, 1], region[0, 0, 2]]
+    for k in range(2):
+        to_student = torch.stack([crops[0, k] @ one / 0.5 for one in rows])
+        to_teacher = torch.stack([crops[0, j] @ rows[k] / 0.5 for j in range(2)])
+        expected += float(to_student.logsumexp(0) - to_student[k]) / 2
+        expected += float(to_teacher.logsumexp(0) - to_teacher[k]) / 2
+    assert float(found) == pytest.approx(expected, rel=1e-4)

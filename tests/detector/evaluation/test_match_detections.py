@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cckt.detector.evaluation.ground_truth import GroundTruth
 from cckt.detector.evaluation.locate import LocatedDetections
-from cckt.detector.evaluation.novel_objects import NovelObjects, count_novel_objects
+from cckt.detector.evaluation.match_detections import NovelObjects, count_novel_objects
 from tests.detector.evaluation.evaluation_world import random_found, random_truth
 
 
