@@ -28,7 +28,7 @@ def some_output() -> StudentOutput:
         unit(*shape, 6),
         text_region=unit(*shape, 6),
         relation=torch.randn(*shape, 6),
-        background=torch.randn(6),
+        background=torch.nn.Parameter(torch.randn(6)),
     )
 
 
@@ -42,7 +42,7 @@ def slow_scores(output: StudentOutput, text: torch.Tensor, second: str, alpha: f
     assert output.text_region is not None
     assert output.relation is not None
     assert output.background is not None
-    background = output.background / output.background.norm()
+    background = output.background.detach() / output.background.detach().norm()
     result = torch.zeros(3, 4, 5)
     for b in range(3):
         for n in range(4):
@@ -67,6 +67,7 @@ def test_scores_equal_plain_loops(second: str, alpha: float, beta: float) -> Non
     torch.manual_seed(0)
     output, text = some_output(), unit(5, 6)
     found = scores(output, text, fusion_second=second, fusion_alpha=alpha, fusion_beta=beta)
+    assert not found.requires_grad, "the background is a parameter"
     expected = slow_scores(output, text, second, alpha, beta)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
