@@ -49,7 +49,7 @@ class Fusion:
         """Return the logarithm of the first score (eq. 50) of the concepts and of the background."""
         if output.text_region is None or output.background is None:
             return F.logsigmoid(output.logits[-1].float()), None
-        background = F.normalize(output.background.float(), dim=0, eps=1e-6)
+        background = F.normalize(output.background.detach().float(), dim=0, eps=1e-6)
         bank = torch.cat([text.float(), background[None]])
         known = (self.options.fusion_scale_1 * output.text_region[-1].float() @ bank.t()).log_softmax(-1)
         return known[..., :-1], known[..., -1:]

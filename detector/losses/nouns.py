@@ -1,4 +1,4 @@
-"""NounBank of proposals as columns of a bank of texts, with their weights (docs/method/hd_ovd.md, eqs. 11, 12
+"""Nouns of proposals as columns of a bank of texts, with their weights (docs/method/hd_ovd.md, eqs. 11, 12
 and 23).
 
 Every proposal has a place for a column, so that shapes depend on no noun. Which columns take part, and which
@@ -57,7 +57,7 @@ class WeightConstants:
 
 @dataclass(frozen=True)
 class NounBank:
-    """NounBank of the distilled proposals of a batch."""
+    """Nouns of the distilled proposals of a batch, as columns of a bank of texts."""
 
     text: Tensor
     """(U, D) unit; zeros where no column."""

@@ -32,7 +32,7 @@ class NovelAwareClasses(Term):
 
     @classmethod
     def rows_of(cls, options: TermConfig, proposals: bool) -> tuple[str, ...]:
-        """NounBank and, for their weights, crops of proposals."""
+        """Nouns and, for their weights, crops of proposals."""
         return (NOUN, PROPOSAL_CROP) if proposals else ()
 
     @property
