@@ -9,6 +9,16 @@ import typer
 
 from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, TABLE, TAU, TEMPLATES
 from cckt.commands.console import TerminalProgress, show_reports
+from cckt.commands.engines import (
+    ActorCpus,
+    Actors,
+    Address,
+    Engine,
+    ExactPart,
+    PrintSbatch,
+    caller,
+    print_sbatch,
+)
 from cckt.commands.options import (
     DEVICE,
     JITTER,
@@ -76,6 +86,7 @@ def text(
 
 
 def crops(
+    context: typer.Context,
     data: Data,
     teacher: Teacher,
     of: Of = TABLE,
@@ -91,14 +102,32 @@ def crops(
     precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
+    exact_part: ExactPart = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
     """Cache the image embedding of each annotated box, or of each proposal."""
     from cckt.cache_builder.columns.all_at_once import cache_photos
+    from cckt.cache_builder.columns.options import CHUNK_ROWS
+    from cckt.cache_builder.columns.views import view_names
 
-    reports = cache_photos(
+    run = caller(engine, address, actors, actor_cpus, part)
+    if print_script:
+        print_sbatch(
+            context,
+            data,
+            [(str(view), "boxes", CHUNK_ROWS) for view in view_names(name, flipped, jitter)],
+            out,
+        )
+        return
+    reports = run(
+        cache_photos,
         data,
         teacher,
         name=name,
@@ -114,7 +143,7 @@ def crops(
         device=device,
         precision=precision,
         strict=strict,
-        part=parse_part(part),
+        part=parse_part(part, exact_part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),
@@ -123,6 +152,7 @@ def crops(
 
 
 def images(
+    context: typer.Context,
     data: Data,
     teacher: Teacher,
     name: Name = "",
@@ -134,14 +164,27 @@ def images(
     precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
+    exact_part: ExactPart = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
     """Cache the embedding of each whole image."""
     from cckt.cache_builder.columns.images import cache_images
+    from cckt.cache_builder.columns.options import CHUNK_ROWS
+    from cckt.cache_builder.store import ColumnName
 
-    report = cache_images(
+    run = caller(engine, address, actors, actor_cpus, part)
+    if print_script:
+        print_sbatch(context, data, [(str(ColumnName("images", name)), "images", CHUNK_ROWS)], out)
+        return
+    report = run(
+        cache_images,
         data,
         teacher,
         name=name,
@@ -152,7 +195,7 @@ def images(
         device=device,
         precision=precision,
         strict=strict,
-        part=parse_part(part),
+        part=parse_part(part, exact_part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),
@@ -161,6 +204,7 @@ def images(
 
 
 def all_columns(
+    context: typer.Context,
     data: Data,
     teacher: Annotated[
         list[str], typer.Option(help=f"{TEACHER_HELP} Repeat it to cache several teachers in one pass.")
@@ -183,14 +227,41 @@ def all_columns(
     precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
+    exact_part: ExactPart = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
     """Cache text, crops, images and CLIP priors; each image is decoded once."""
     from cckt.cache_builder.columns.all_at_once import cache_all
+    from cckt.cache_builder.columns.options import CHUNK_ROWS
+    from cckt.cache_builder.columns.teachers import label_teachers
+    from cckt.cache_builder.columns.views import view_names
+    from cckt.cache_builder.store import ColumnName
 
-    reports = cache_all(
+    run = caller(engine, address, actors, actor_cpus, part)
+    if print_script:
+        print_sbatch(
+            context,
+            data,
+            [
+                column
+                for label in label_teachers(teacher, name or ())
+                for column in [
+                    *((str(view), "boxes", CHUNK_ROWS) for view in view_names(label, flipped, jitter)),
+                    (str(ColumnName("images", label)), "images", CHUNK_ROWS),
+                ]
+            ],
+            out,
+        )
+        return
+    reports = run(
+        cache_all,
         data,
         teacher,
         name=name or (),
@@ -207,7 +278,7 @@ def all_columns(
         device=device,
         precision=precision,
         strict=strict,
-        part=parse_part(part),
+        part=parse_part(part, exact_part),
         overwrite=overwrite,
         out=out,
         progress=TerminalProgress(),

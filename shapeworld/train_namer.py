@@ -1,8 +1,8 @@
 """Teach shapeworld's multimodal LLM to name crops: `python -m cckt.shapeworld.train_namer --out DIR`.
 
-It continues the training of `train_mllm.py` from a folder of weights. The image tokens already tell which
-drawing a crop shows, so the image tower, the projector and the embeddings of words stay as they are, and only
-the language model is trained. Each step shows crops of captioned images, each with its word, and whole
+It adds a decoder layer to a model of `train_mllm.py`. The layers before already tell which drawing a crop
+shows (a linear classifier of their mean output names more than half of the crops), so they stay as they are,
+and only the new layer is trained. Each step shows crops of captioned images, each with its word, and whole
 captioned images with the yes/no questions of `train_mllm.py`, so that yes/no answers do not become worse. The
 answer to `NAME_PROMPT`, which is one token, is the word and the end of the sequence. Boxes of crops are moved
 and scaled, because proposals do not fit objects exactly.
@@ -31,7 +31,15 @@ from cckt.cache_builder.base.constants import NAME_PROMPT
 from cckt.cache_builder.mllm import Mllm, Questions, load_mllm
 from cckt.shapeworld.captions import CaptionedPhotos, render_captioned, words
 from cckt.shapeworld.scene import SIDE
-from cckt.shapeworld.tiny_mllm import IMAGE, VOCABULARY, image_processor, name_token, write
+from cckt.shapeworld.tiny_mllm import (
+    IMAGE,
+    LAYERS,
+    VOCABULARY,
+    add_layer,
+    image_processor,
+    name_token,
+    write,
+)
 from cckt.shapeworld.train_backbone import clipped_step
 from cckt.shapeworld.train_mllm import (
     CellLoss,
@@ -50,16 +58,16 @@ STATE = "state.pt"
 class NamerTraining:
     """Settings of the training that adds names."""
 
-    photos: int = 4000
+    photos: int = 2500
     """Captioned images."""
-    steps: int = 500
-    crops: int = 24
+    steps: int = 400
+    crops: int = 32
     """Crops per step."""
-    whole: int = 6
+    whole: int = 8
     """Captioned images per step, each with questions."""
     questions: int = 16
     """Questions per captioned image."""
-    rate: float = 1.2e-3
+    rate: float = 2e-3
     """Largest learning rate."""
     save_every: int = 20
     """Steps between two states on disk."""
@@ -86,20 +94,17 @@ def train_namer(out: Path, start: str, settings: NamerTraining) -> dict[str, Any
 
 
 def prepare(mllm: Mllm) -> None:
-    """Give the model the token of the request and the image processor of `tiny_mllm.py`, if it is older.
+    """Give the model a further decoder layer, the token of the request and `image_processor`.
 
-    Only the decoder's parameters need gradients afterwards, and the embeddings of two tokens: of the request
-    and of the end of a sequence, which no yes/no question has.
+    A model that has them is only made ready to train on. Only the last layer needs gradients afterwards.
     """
     mllm.tokenizer.add_tokens([name_token()])
     mllm.processor.image_processor = image_processor()
     request = mllm.tokenizer.convert_tokens_to_ids(NAME_PROMPT.lower())
     assert 0 < request < VOCABULARY, f"expected a token under {VOCABULARY}, found {request}"
-    mllm.model.model.language_model.requires_grad_(True)
-    embeddings = mllm.model.get_input_embeddings().weight
-    mine = torch.zeros(VOCABULARY, 1)
-    mine[[request, mllm.tokenizer.eos_token_id]] = 1
-    embeddings.register_hook(lambda gradient: gradient * mine)
+    layers = mllm.model.model.language_model.layers
+    layer = layers[-1] if len(layers) > LAYERS else add_layer(mllm)
+    layer.requires_grad_(True)
 
 
 def train_names(mllm: Mllm, captioned: CaptionedPhotos, settings: NamerTraining, state: Path) -> None:
@@ -107,7 +112,7 @@ def train_names(mllm: Mllm, captioned: CaptionedPhotos, settings: NamerTraining,
     cells_of, name_loss = CellLoss(mllm).encode, NameLoss(mllm)
     question_loss = QuestionLoss(mllm, MllmTraining(questions=settings.questions))
     parameters = [one for one in mllm.model.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.01)
     first = 0
     if state.is_file():
         held = torch.load(state, map_location="cpu", weights_only=True)

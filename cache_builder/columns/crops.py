@@ -148,8 +148,8 @@ class CropReader:
             return items
         flipped = self.view == FLIPPED
         if self.fast:
-            pixels = as_pixels(photo)
-            for row, part in zip(rows.tolist(), self._parts(rows, pixels), strict=True):
+            whole = as_pixels(photo)
+            for row, part in zip(rows.tolist(), self._parts(rows, whole), strict=True):
                 items.append(Item(row, fast_pixels(self.preprocess, part, self.on_device, flipped)))
             return items
         assert isinstance(photo, Image.Image)

@@ -95,7 +95,7 @@ def _attention(attention: nn.MultiheadAttention, query: Tensor, seen: Tensor, bi
 
     def heads(tokens: Tensor, part: int) -> Tensor:
         made = F.linear(tokens, weights[part], biases[part])
-        return made.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        return made.view(*made.shape[:2], attention.num_heads, -1).transpose(1, 2)
 
     q, k, v = heads(query, 0), heads(seen, 1), heads(seen, 2)
     found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))

@@ -16,7 +16,8 @@ from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.columns.crops import RULES, SMALL, crop_rectangles, photo_spans, usable_boxes
+from cckt.cache_builder.columns.crop_rules import RULES, crop_rectangles
+from cckt.cache_builder.columns.crops import SMALL, photo_spans, usable_boxes
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.mllm.namer import Namer
 from cckt.cache_builder.mllm.wrapping import Inputs

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.constants import CROP, NAME_PROMPT, PRECISION, TEMPLATES, W_MAX
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.columns.crops import box_table, check_rule
+from cckt.cache_builder.columns.crop_rules import check_rule
+from cckt.cache_builder.columns.crops import box_table
 from cckt.cache_builder.columns.nouns.answers import CHUNK_ROWS, cache_answers, require_nouns
 from cckt.cache_builder.columns.nouns.chosen import Chosen, embed_names, write_nouns, write_texts
 from cckt.cache_builder.columns.nouns.weights import fit_nouns
@@ -79,6 +80,11 @@ def cache_nouns(
     """
     workers = check_numbers(1, workers, part)
     check_rule(crop)
+    if crop == "oadp":
+        raise UserError(
+            "--crop oadp hides patches from a teacher, which a multimodal LLM cannot do; expected box or "
+            "square, choose one of them."
+        )
     check_label(name)
     progress = progress or Silent()
     index = open_index(data)

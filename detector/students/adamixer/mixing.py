@@ -36,7 +36,7 @@ class LevelMaps:
         # `sample` sums over levels and points: every point is a query of its own.
         places = (points[..., None, :] / extent).permute(0, 1, 3, 2, 4, 5).flatten(1, 2)  # (B, NP, G, L, 2)
         shares = level_shares(scales, self.strides).permute(0, 1, 3, 2, 4).flatten(1, 2)  # (B, NP, G, L)
-        read = sample(value, self.shapes, places[..., None, :], shares[..., None])
+        read = sample(value, self.shapes, places[..., None, :].contiguous(), shares[..., None].contiguous())
         return read.view(batch, queries, count, groups, -1).transpose(2, 3)
 
 

@@ -34,7 +34,7 @@ def test_queries_have_the_objectness_of_their_cells(tmp_path) -> None:
     ((boxes, scores),) = proposer.propose([view])
     model, _ = load_inference_model(run, "cpu")
     encoded = model.encode([view])
-    cells = encoded.proposals
+    cells = encoded.cells
     with torch.no_grad():
         output = model.model.decode(encoded, torch.from_numpy(unit_rows(2)), None)
     queries, count = 6, cells.objectness.shape[1]

@@ -12,7 +12,7 @@ import pytest
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns import recompute
-from cckt.cache_builder.columns.crops import crop_rectangles
+from cckt.cache_builder.columns.crop_rules import crop_rectangles
 from cckt.cache_builder.columns.nouns import answers as answers_module
 from cckt.cache_builder.columns.nouns.cache import cache_nouns
 from cckt.cache_builder.columns.proposals import import_proposals
@@ -234,6 +234,7 @@ def test_mistakes(
     fails("no column proposals-owl/boxes", of="proposals-owl")
     fails("--prompt is empty", prompt=" ")
     fails("--crop circle is not known", crop="circle")
+    fails("--crop oadp hides patches", crop="oadp")
     fails("--block is 0", block=0)
     (tmp_path / "words.txt").write_text("cat\ndog\n")
     second = load_teacher(write_teacher(tmp_path / "second", seed=1), device="cpu")

@@ -95,19 +95,19 @@ def test_drawn_rois_have_the_wanted_shares(proposals: bool) -> None:
     boxes = torch.cat([near, some_corners(2, 20) * 40], 1)
     kept = torch.ones(2, 50, dtype=torch.bool)
     kept[1, 40:] = False
-    config = FasterRcnnConfig(rois=16, roi_positives=0.25)
+    config = FasterRcnnConfig(rois=12, roi_positives=0.25)
     rois, real = draw_rois(boxes, kept, goals, config)
-    assert rois.shape == (2, 16, 4)
+    assert rois.shape == (2, 12, 4)
     assert bool(real.all())
     largest, _ = goals.assign(rois)
-    assert (largest >= 0.5).sum(1).tolist() == [4, 4]
+    assert (largest >= 0.5).sum(1).tolist() == [3, 3]
     allowed = torch.cat([goals.boxes, boxes], 1)
     for image in range(2):
         known = torch.cat([goals.real, kept], 1)[image]
         usable = {tuple(one) for one in allowed[image, known].tolist()}
         drawn = [tuple(one) for one in rois[image].tolist()]
         assert set(drawn) <= usable
-        assert len(set(drawn)) == 16
+        assert len(set(drawn)) == 12
 
 
 def test_few_candidates_leave_padding() -> None:
