@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from cckt import __version__
 from cckt.cache_builder.base.disk_faults import explained_faults
 from cckt.cache_builder.base.errors import UserError
-from cckt.commands import cache, columns, data, priors
+from cckt.commands import cache, columns, data, nouns, priors, proposals
 from cckt.commands.ablate import ablate
 from cckt.commands.console import CLOSED, Answer, OutputClosed, close_output, quiet_progress, show_error
 from cckt.commands.doctor import doctor
@@ -86,6 +86,9 @@ cache_group.command("text")(cache.text)
 cache_group.command("crops")(cache.crops)
 cache_group.command("images")(cache.images)
 cache_group.command("priors")(priors.priors)
+cache_group.command("proposals")(proposals.proposals)
+cache_group.command("nouns")(nouns.nouns)
+cache_group.command("fit-nouns")(nouns.fit_nouns)
 cache_group.command("all")(cache.all_columns)
 cache_group.command("info")(columns.info)
 cache_group.command("verify")(columns.verify)

@@ -38,8 +38,9 @@ from cckt.cache_builder.columns.text import cache_text
 from cckt.detector.config.config import apply_overrides
 from cckt.detector.config.recipes import recipe
 from cckt.detector.data.batch import collate
+from cckt.detector.data.row_source import RowSource, SampleView
 from cckt.detector.data.schedule import Schedule
-from cckt.detector.data.teacher_rows import CropRows, RowSource, SampleView
+from cckt.detector.data.teacher_rows import CropRows
 from cckt.detector.ranks.world import World
 from cckt.detector.students.targets import TeacherRows
 from cckt.detector.training.preflight import gather

@@ -6,9 +6,11 @@ index/         the tables of a data set, from annotations
 presence.py    which concepts an image holds
 photos.py      photos from disk to pixels
 store/         columns on disk
+proposals/     the proposals table: provenance, selection, reader, leak guard
 runner/        read, encode and write in chunks
 teacher/       the frozen CLIP
 mllm/          the multimodal LLM
+detectors/     detectors of transformers, for proposals
 columns/       make and verify columns
 quality/       how good priors are
 doctor.py      checks of installation, machine, data sets and teachers

@@ -10,7 +10,8 @@ import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,16 @@ import numpy as np
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note, verify_index
 from cckt.cache_builder.photos import load_or_reason
+from cckt.cache_builder.proposals import (
+    evidence,
+    find_leak,
+    is_guarded,
+    list_proposals,
+    open_proposals,
+    provenances_of,
+)
 from cckt.cache_builder.store import ColumnInfo, column_info, list_columns, parse_name, teacher_of
+from cckt.cache_builder.store.format.spec import OVER_PROPOSALS
 
 SAMPLED_PHOTOS = 64
 """Photos of a data set that are read, spread evenly over it."""
@@ -104,7 +114,12 @@ def check_data(data: Path) -> list[Finding]:
             infos.append(column_info(data, name))
         except UserError as error:
             findings.append(Finding("bad", f"{data} {name}", str(error)))
-    return [*findings, *(_check_column(index, info) for info in infos), *_check_labels(subject, infos)]
+    digests = {}
+    for label in list_proposals(data):
+        with suppress(UserError):  # the finding on the table itself tells why it cannot be opened
+            digests[label] = open_proposals(data, index, label).digest
+    checked = (_check_column(index, info, digests) for info in infos)
+    return [*findings, *checked, *_check_labels(subject, infos)]
 
 
 def check_leak(data: Path) -> list[Finding]:
@@ -135,6 +150,33 @@ def check_leak(data: Path) -> list[Finding]:
     if crops is not None and crops.manifest.spec.index_digest == index.digest:
         rows = crops.manifest.spec.rows
         findings.append(Finding("good", "leak", f"column crops holds these {rows} boxes and no others"))
+    return findings
+
+
+def check_proposals(data: Path, recipe: str = "") -> list[Finding]:
+    """Check that no maker of proposals or nouns saw novel classes, where an open-vocabulary protocol is
+    followed.
+
+    recipe: name of the recipe that is trained.
+    """
+    findings = []
+    try:
+        index = open_index(data)
+        columns = [name for name in list_columns(data) if name.startswith("proposals")]
+        makers = {name: maker for one in columns for name, maker in provenances_of(data, one).items()}
+    except UserError as error:
+        return [Finding("bad", "leak", str(error))]
+    for name, provenance in makers.items():
+        leak = find_leak(provenance, index)
+        subject = f"{data}: column {name}, made by {provenance}"
+        if not leak:
+            findings.append(Finding("good", "leak", f"{subject}: {evidence(provenance, index)}"))
+        elif is_guarded(index, recipe):
+            message = f"{subject}, which {leak}; training under an open-vocabulary protocol refuses it"
+            findings.append(Finding("bad", "leak", f"{message}: make it again with a maker that saw none"))
+        else:
+            message = f"{subject}, which {leak}; welcome, because no open-vocabulary protocol is followed"
+            findings.append(Finding("good", "leak", message))
     return findings
 
 
@@ -208,10 +250,15 @@ def _check_photos(index: Index) -> Finding:
     return Finding(level, subject, message)
 
 
-def _check_column(index: Index, info: ColumnInfo) -> Finding:
+def _check_column(index: Index, info: ColumnInfo, tables: Mapping[str, str]) -> Finding:
+    """tables: label -> digest of each proposals table that can be opened."""
     spec, subject = info.manifest.spec, f"{index.folder} {info.manifest.spec.name}"
-    if spec.index_digest != index.digest:
-        message = f"made for another index ({spec.index_digest}, not {index.digest})"
+    parts = parse_name(spec.name)
+    expected = tables.get(parts.of) if parts and spec.table in OVER_PROPOSALS else index.digest
+    if expected is None:
+        return Finding("bad", subject, "its proposals table cannot be opened; see the finding on the table")
+    if spec.index_digest != expected:
+        message = f"made for another {spec.owner} ({spec.index_digest}, not {expected})"
         return Finding("bad", subject, f"{message}; run {info.command} --overwrite")
     if not info.manifest.finished:
         return Finding("bad", subject, f"not finished; run {info.command}")

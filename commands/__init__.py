@@ -13,7 +13,9 @@ One file per command or group; `cli.py` assembles them. No command imports anoth
     options.py         option types and defaults that several commands share
     predict.py         cckt predict: detect named concepts in photos and videos
     prior_report.py    the tables of prior quality, for cache priors and eval
+    nouns.py           cckt cache nouns and fit-nouns: names of proposals, and what a name weighs
     priors.py          cckt cache priors: concept probabilities from CLIP or a multimodal LLM
+    proposals.py       cckt cache proposals: class-agnostic regions from a run, a detector or a file
     pseudo.py          cckt pseudo: a data set extended by a run's confident detections
     quickstart.py      cckt quickstart: the whole pipeline on shapeworld
     report.py          cckt report: one HTML file about one or several runs

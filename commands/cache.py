@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, TAU, TEMPLATES
+from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, TABLE, TAU, TEMPLATES
 from cckt.commands.console import TerminalProgress, show_reports
 from cckt.commands.engines.choice import (
     ActorCpus,
@@ -33,6 +33,7 @@ from cckt.commands.options import (
     Jitter,
     Json,
     Name,
+    Of,
     Overwrite,
     Part,
     Precision,
@@ -88,6 +89,7 @@ def crops(
     context: typer.Context,
     data: Data,
     teacher: Teacher,
+    of: Of = TABLE,
     crop: Crop = CROP,
     flipped: Flipped = False,
     jitter: Jitter = JITTER,
@@ -110,7 +112,7 @@ def crops(
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
-    """Cache the image embedding of each annotated box."""
+    """Cache the image embedding of each annotated box, or of each proposal."""
     from cckt.cache_builder.columns.all_at_once import cache_photos
     from cckt.cache_builder.columns.options import CHUNK_ROWS
     from cckt.cache_builder.columns.views import view_names
@@ -130,6 +132,7 @@ def crops(
         teacher,
         name=name,
         kinds=("crops",),
+        of=of,
         crop=crop,
         flipped=flipped,
         jitter=jitter,

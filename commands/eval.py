@@ -152,6 +152,14 @@ def evaluate(
         )
     title = f"{scored} on {data}, protocol {metrics.protocol}, in percent"
     answer.table(title, ["figure", "value"], metrics.rows())
+    counted = metrics.figures.get("novel_objects")
+    if counted and counted["objects"]:
+        title = (
+            f"{counted['objects']} annotated novel objects; kept: score {counted['threshold']:.2f} or more"
+        )
+        columns = ["found by a box", "kept", "called base", "called another novel", "called right"]
+        names = ("recalled", "selected", "base", "novel", "correct")
+        answer.table(title, columns, [[str(counted[name]) for name in names]])
     if concepts:
         answer.table("", ["concept", "split", "boxes", "AP50", "AP"], metrics.concept_rows())
     if asked:

@@ -57,7 +57,12 @@ Part = Annotated[
 Templates = Annotated[
     str, typer.Option(help="single, ensemble12, imagenet80, or a file with one template per line.")
 ]
-Crop = Annotated[str, typer.Option(help="box, or square for a larger square around the box.")]
+Crop = Annotated[
+    str, typer.Option(help="box, square for a larger square around the box, or oadp: ViTs see the box in it.")
+]
+Of = Annotated[
+    str, typer.Option(metavar="TABLE", help="Rows: boxes, proposals, or proposals-NAME for a second table.")
+]
 Tau = Annotated[float, typer.Option(help="Temperature of the cosine.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a column that was made with other options.")

@@ -42,6 +42,7 @@ def run_checks(
     findings += offline.check_teachers(folders)
     if data is not None:
         findings += offline.check_leak(data)
+        findings += offline.check_proposals(data, config.recipe if config else "")
     recipe, facts = config, None
     if run is not None:
         found, facts = check_run(run)

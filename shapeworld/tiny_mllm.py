@@ -1,4 +1,4 @@
-"""Build shapeworld's multimodal LLM: the parts of LLaVA in transformers' format, under 10 MB.
+"""Build shapeworld's multimodal LLM: the parts of LLaVA in transformers' format, under 11 MB.
 
 A ResNet encodes an image of 128 pixels as 8 x 8 tokens, a projector maps them to the width of a small Llama,
 which reads the question and answers. The architecture is FastVLM because its image tower may be
@@ -26,6 +26,7 @@ from tokenizers import (
 )
 from torch import nn
 
+from cckt.cache_builder.base.constants import NAME_PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.mllm import PROMPT, Mllm
 from cckt.shapeworld.captions import words
@@ -39,7 +40,7 @@ STRIDE = 16
 CELLS = (SIDE // STRIDE) ** 2
 WIDTH, LAYERS, HEADS, VOCABULARY = 192, 3, 3, 1024
 MEAN, STD = 0.5, 0.25
-MAX_BYTES = 10_000_000
+MAX_BYTES = 11_000_000
 """Largest size of the weights file."""
 CHAT = (
     "{% for message in messages %}{% for part in message.content %}"
@@ -80,12 +81,8 @@ def build() -> Mllm:
         image_seq_length=CELLS,
         tie_word_embeddings=True,
     )
-    size = {"height": SIDE, "width": SIDE}
-    images = hf.CLIPImageProcessor(
-        size=size, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[STD] * 3, resample=3
-    )
     processor = hf.LlavaProcessor(
-        images,
+        image_processor(),
         tokenizer(),
         patch_size=STRIDE,
         vision_feature_select_strategy="full",
@@ -95,6 +92,24 @@ def build() -> Mllm:
     model = hf.FastVlmForConditionalGeneration(config)
     initialise_attention(model.model)
     return Mllm.of("shapeworld", model, processor, device="cpu")
+
+
+def image_processor() -> Any:
+    """Return the image processor: larger images are reduced to 128 pixels, smaller ones padded with black.
+
+    A small image is not enlarged, because the tower knows drawings in the size of the images that it was
+    trained on: of crops that are enlarged to 128 pixels it recognises none, of padded ones most.
+    """
+    return hf.DonutImageProcessor(
+        do_resize=False,
+        do_thumbnail=True,
+        do_align_long_axis=False,
+        do_pad=True,
+        size={"height": SIDE, "width": SIDE},
+        image_mean=[MEAN] * 3,
+        image_std=[STD] * 3,
+        resample=3,
+    )
 
 
 def initialise_attention(body: Any) -> None:
@@ -115,8 +130,21 @@ def initialise_attention(body: Any) -> None:
     body.multi_modal_projector.linear_2.bias.data[0] = -kind
 
 
+def add_layer(mllm: Mllm) -> Any:
+    """Add a decoder layer that changes nothing yet, and return it: the layer that names images."""
+    body = mllm.model.model.language_model
+    layer = type(body.layers[0])(body.config, len(body.layers))
+    layer.self_attn.q_proj.weight.data.mul_(0.1)  # attention begins nearly even over all cells
+    nn.init.zeros_(layer.self_attn.o_proj.weight)
+    nn.init.zeros_(layer.mlp.down_proj.weight)
+    body.layers.append(layer.to(body.layers[0].self_attn.q_proj.weight.dtype))
+    for config in (body.config, mllm.model.config.text_config):
+        config.num_hidden_layers = len(body.layers)
+    return layer
+
+
 def tokenizer() -> Any:
-    """Return a byte-level BPE tokenizer with one token for each word and for each half of the prompt.
+    """Return a byte-level BPE tokenizer with one token for each word, half of the prompt and `NAME_PROMPT`.
 
     A question about a known word then adds two tokens to the shared ones: the word and the second half.
     """
@@ -135,6 +163,7 @@ def tokenizer() -> Any:
     made.add_tokens(
         [AddedToken(text, lstrip=True, single_word=text in words()) for text in (before, after, *words())]
     )
+    made.add_tokens([name_token()])
     made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=made,
@@ -143,6 +172,11 @@ def tokenizer() -> Any:
         eos_token="<eos>",
         extra_special_tokens={"image_token": "<image>"},
     )
+
+
+def name_token() -> AddedToken:
+    """Return the token of the request to name an image."""
+    return AddedToken(NAME_PROMPT.lower(), lstrip=True)
 
 
 def load_tower(tower: nn.Module, start: Path) -> int:

@@ -157,10 +157,12 @@ STEPS = {
         "presence",
         "photos",
         "store",
+        "proposals",
         "runner",
         "teacher",
         "quality",
         "mllm",
+        "detectors",
         "columns",
         "doctor",
     ),
@@ -246,7 +248,7 @@ def test_a_student_knows_no_loss_and_a_loss_no_student() -> None:
 
 
 def test_the_detector_reads_columns_and_never_makes_them() -> None:
-    allowed = {"base", "index", "presence", "vocabulary", "store", "photos", "quality", "doctor"}
+    allowed = {"base", "index", "presence", "vocabulary", "store", "proposals", "photos", "quality", "doctor"}
     used = {
         (module, one.name)
         for module in modules()
@@ -293,7 +295,11 @@ def test_a_student_reads_no_data_and_a_term_knows_no_student() -> None:
         ("fsspec", ["cckt.cache_builder.store"]),
         ("ray", ["cckt.cache_builder.runner.engines"]),
         ("open_clip", ["cckt.cache_builder.teacher.clip"]),
-        ("transformers", ["cckt.cache_builder.mllm", "cckt.shapeworld.tiny_mllm"]),
+        # Two rooms load models of transformers: those that answer, and those that detect.
+        (
+            "transformers",
+            ["cckt.cache_builder.mllm", "cckt.cache_builder.detectors", "cckt.shapeworld.tiny_mllm"],
+        ),
         ("timm", ["cckt.detector.students.backbone"]),
         ("triton", ["cckt.detector.students.deformable_detr.sampling_triton"]),
         ("pycocotools", ["cckt.detector.evaluation"]),

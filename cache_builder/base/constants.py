@@ -26,5 +26,32 @@ BATCH = 256
 PRECISION = "fp32"
 """Precision of matrix products in a teacher or a multimodal LLM."""
 
+TABLE = "boxes"
+"""Table whose boxes are cropped: the annotated ones."""
+
+TOP = 50
+"""Most proposals of an image."""
+
+NMS = 0.6
+"""IoU above which the worse of two proposals is dropped."""
+
+MIN_SIDE = 16.0
+"""Shortest side of a box with an embedding, and default of the shortest side of a proposal, in pixels."""
+
+REPEATS = 0.5
+"""IoU from which a proposal repeats an annotated box."""
+
+PROPOSAL_BATCH = 8
+"""Images that a detector sees together when it makes proposals."""
+
+SAW_NOVEL = "unknown"
+"""Whether the maker of proposals saw novel classes, unless the user says it."""
+
 PROMPT = "Question: Does {concept} exist in the image? Answer:"
 """Question to a multimodal LLM; docs/method/cckt_det.md, section 3."""
+
+W_MAX = 1.3
+"""Largest weight of a noun; docs/method/hd_ovd.md, eq. 12."""
+
+NAME_PROMPT = "Name the main object in this image in one or two words."
+"""Request to a multimodal LLM for the noun of a crop; docs/method/hd_ovd.md, section 3."""

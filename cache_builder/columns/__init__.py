@@ -1,11 +1,14 @@
 """Make columns, one file for each kind, and make rows of them again to verify them.
 
 text.py         text embeddings of concepts, or an imported table
-crops.py        image embeddings of annotated boxes
+crops.py        image embeddings of annotated boxes, or of proposals
+crop_rules.py   which pixels around a box the teacher sees
 views.py        mirrored and jittered boxes
 images.py       image embeddings of whole images
 clip_priors.py  priors from the columns images and text
 mllm_priors.py  priors from a multimodal LLM
+proposals.py    class-agnostic regions of images, from a detector or a file
+nouns/          the noun of each proposal, its embedding and its weight
 all_at_once.py  several columns with every photo decoded once
 fast_pixels.py  pixels of --fast, and the agreement of their embeddings
 options.py      options that the makers of columns share

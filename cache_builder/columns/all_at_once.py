@@ -12,15 +12,19 @@ from typing import Unpack
 from PIL import Image
 from torch import Tensor
 
-from cckt.cache_builder.base.constants import CROP, TAU, TEMPLATES
+from cckt.cache_builder.base.constants import CROP, TABLE, TAU, TEMPLATES
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
+from cckt.cache_builder.columns.crop_rules import check_rule
 from cckt.cache_builder.columns.crops import (
     CROWD,
     SMALL,
+    BoxTable,
     CropReader,
+    box_table,
     cache_crops,
-    check_rule,
+    crop_encoder,
     crop_reader,
+    crops_name,
     crops_spec,
     photos_with_crops,
     usable_boxes,
@@ -117,12 +121,13 @@ def cache_photos(
     flipped: bool = False,
     jitter: int = 0,
     fast: bool = False,
+    of: str = TABLE,
     **options: Unpack[Options],
 ) -> list[CacheReport]:
     """Make columns of several kinds, views and teachers in one pass over the photos; return their reports.
 
     kinds: "crops", "images" or both. flipped: also make `crops-flipped`, of mirrored crops. jitter: also make
-    `crops-jitter-1` to `crops-jitter-N`, of boxes moved and scaled. crop, fast and options: see
+    `crops-jitter-1` to `crops-jitter-N`, of boxes moved and scaled. of, crop, fast and options: see
     `cache_crops`. Every column has the bytes that its own function makes.
     """
     making = Making(**options)
@@ -131,30 +136,33 @@ def cache_photos(
     labelled = load_teachers(teacher, name, making.device, making.precision)
     if len(labelled) == len(kinds) == len(views) == 1:  # ranks that make one column can help each other
         ((label, loaded),) = labelled.items()
-        cache_one = partial(cache_crops, crop=crop) if kinds[0] == "crops" else cache_images
+        cache_one = partial(cache_crops, crop=crop, of=of) if kinds[0] == "crops" else cache_images
         return [cache_one(data, loaded, name=label, fast=fast, **options)]
     index = open_index(data)
-    needed = None if "images" in kinds else photos_with_crops(index)
+    table = box_table(data, index, of)
+    needed = None if "images" in kinds else photos_with_crops(table)
     check_photos(index, needed)
     columns: list[tuple[ColumnSpec, CropReader | ImageReader, Teacher]] = []
     for label, loaded in labelled.items():
         if "crops" in kinds:
-            for column in view_names(label, flipped, jitter):
-                spec = crops_spec(index, loaded, crop, making.batch, making.chunk_rows, column, fast)
-                reader = crop_reader(index, loaded, crop, column.view, fast, making.strict)
+            for column in view_names(label, flipped, jitter, crops_name(table)):
+                spec = crops_spec(table, loaded, crop, making.batch, making.chunk_rows, column, fast)
+                reader = crop_reader(table, loaded, crop, column.view, fast, making.strict)
                 columns.append((spec, reader, loaded))
         if "images" in kinds:
             spec = images_spec(index, loaded, making.batch, making.chunk_rows, label, fast)
             columns.append((spec, image_reader(index, loaded, fast, making.strict), loaded))
     targets = [
         Target(
-            open_writer(making.place(data), spec, overwrite=making.overwrite), encoder(loaded), making.batch
+            open_writer(making.place(data), spec, overwrite=making.overwrite),
+            crop_encoder(loaded, reader.crop) if isinstance(reader, CropReader) else encoder(loaded),
+            making.batch,
         )
-        for spec, _, loaded in columns
+        for spec, reader, loaded in columns
     ]
     runs = run_targets(
         targets,
-        photo_jobs(index, [isinstance(reader, CropReader) for _, reader, _ in columns]),
+        photo_jobs(table, [isinstance(reader, CropReader) for _, reader, _ in columns]),
         PhotoReader(index, tuple(reader for _, reader, _ in columns), making.strict),
         **making.reading,
     )
@@ -171,7 +179,7 @@ def cache_photos(
                 strict=making.strict,
                 expected=(CROWD, SMALL),
                 agreement=agreed,
-                photos=len(photos_with_crops(index)) if isinstance(made_by, CropReader) else len(index),
+                photos=len(photos_with_crops(table)) if isinstance(made_by, CropReader) else len(index),
             )
         )
     return reports
@@ -204,10 +212,10 @@ class PhotoReader:
     def _items(
         self, reader: CropReader | ImageReader, lo: int, hi: int, photos: dict[int, Photo]
     ) -> Iterable[Item]:
-        crops = isinstance(reader, CropReader)
-        image = int(self.index.box_images[lo]) if crops else lo
+        table = reader.table if isinstance(reader, CropReader) else None
+        image = lo if table is None else int(table.box_images[lo])
         photo: Photo = ""
-        if not crops or usable_boxes(self.index, lo, hi).any():
+        if table is None or usable_boxes(table, lo, hi).any():
             reduction = reader.reduction(image)
             if reduction not in photos:
                 found = load_or_reason(self.index, image, strict=self.strict, reduction=reduction)
@@ -223,10 +231,10 @@ def _pixels_of(reader: CropReader | ImageReader) -> str:
     return f"{crops} {reader.fast} {reader.on_device} {recipe}"
 
 
-def photo_jobs(index: Index, crops: Sequence[bool]) -> list[Job]:
+def photo_jobs(table: BoxTable, crops: Sequence[bool]) -> list[Job]:
     """Return one job for each photo: for each target its box rows (if `crops`) or its image row."""
-    offsets = index.box_offsets.tolist()
+    offsets = (table.box_offsets if isinstance(table, Index) else table.offsets).tolist()
     return [
         tuple((offsets[i], offsets[i + 1]) if boxes else (i, i + 1) for boxes in crops)
-        for i in range(len(index))
+        for i in range(len(offsets) - 1)
     ]

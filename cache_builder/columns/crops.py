@@ -1,62 +1,47 @@
-"""The column `crops`: the teacher's embedding of every annotated box (docs/method/cckt_det.md, eq. 2)."""
+"""The columns `crops` and `proposals/crops`: the teacher's embedding of every annotated box, or of every
+proposal (docs/method/cckt_det.md, eq. 2; docs/method/hd_ovd.md, section 3)."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cckt.cache_builder.base.constants import CROP
+from cckt.cache_builder.base.constants import CROP, MIN_SIDE, TABLE
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.columns.crop_rules import (
+    RULES,
+    check_rule,
+    crop_rectangles,
+    foreground,
+)
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels, fast_pixels
 from cckt.cache_builder.columns.images import encoder, teacher_recipe
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.remake import Made, Remake, remake_from_photos
 from cckt.cache_builder.columns.report import CacheReport, report_of
-from cckt.cache_builder.columns.views import jittered_boxes, view_recipe
+from cckt.cache_builder.columns.views import PLAIN, index_of, jittered_boxes, view_recipe
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos, load_or_reason
+from cckt.cache_builder.proposals import Proposals, open_proposals
 from cckt.cache_builder.runner import Item, run_chunks
 from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec, open_writer
-from cckt.cache_builder.store.kinds import FLIPPED
+from cckt.cache_builder.store.kinds import FLIPPED, PROPOSALS
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.preprocess import Preprocess
 
-MIN_SIDE = 16.0
-"""Shortest side of a box with an embedding, in pixels before rounding."""
-
-CONTEXT = 8.0
-"""Area of a context square over the area of its box; docs/method/cckt_det.md, eq. 3."""
-
-RULES = {
-    "box": {
-        "rule": "box",
-        "rounding": "floor left and top, ceil right and bottom",
-        "min_side": MIN_SIDE,
-        "crowd": "invalid",
-    },
-    "square": {
-        "rule": "square",
-        "area": CONTEXT,
-        "outside": "moved inside; an axis too short for it is taken whole",
-        "rounding": "side to the nearest pixel",
-        "min_side": MIN_SIDE,
-        "crowd": "invalid",
-    },
-}
-"""Crop rules by name, as a column's recipe holds them."""
+BoxTable = Index | Proposals
+"""What crops are cut from: the annotated boxes of an index, or proposals."""
 
 CROWD = "the box is a crowd"
 SMALL = f"the box is under {MIN_SIDE:.0f} px on a side"
-
-PLAIN = ColumnName("crops")
 
 
 def cache_crops(
@@ -67,9 +52,13 @@ def cache_crops(
     view: str = "",
     name: str = "",
     fast: bool = False,
+    of: str = TABLE,
     **options: Unpack[Options],
 ) -> CacheReport:
     """Make the column `crops` of the data set `data`: (M, D) float16 unit, row m for box m.
+
+    of: "proposals", or "proposals-NAME" for a second table, makes `proposals/crops` instead: (P, D), row p
+    for proposal p.
 
     crop: "box", the rectangle (the default and the paper's rule), or "square", the context square around its
     centre; see `crop_rectangles`. Crops go through the teacher's preprocessing. Rows of crowds and of boxes
@@ -83,19 +72,20 @@ def cache_crops(
     making = Making(**options)
     check_rule(crop)
     index = open_index(data)
-    check_photos(index, photos_with_crops(index))
+    table = box_table(data, index, of)
+    check_photos(index, photos_with_crops(table))
     loaded = making.teacher(teacher)
-    column = ColumnName("crops", check_label(name), view)
-    spec = crops_spec(index, loaded, crop, making.batch, making.chunk_rows, column, fast)
+    column = replace(crops_name(table), label=check_label(name), view=view)
+    spec = crops_spec(table, loaded, crop, making.batch, making.chunk_rows, column, fast)
+    reader = crop_reader(table, loaded, crop, view, fast, making.strict)
     writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
-    reader = crop_reader(index, loaded, crop, view, fast, making.strict)
     run = run_chunks(
         writer,
         reader,
-        encoder(loaded),
+        crop_encoder(loaded, crop),
         batch=making.batch,
-        spans=lambda lo, hi: photo_spans(index.box_images[lo:hi], lo),
-        unit="boxes",
+        spans=lambda lo, hi: photo_spans(table.box_images[lo:hi], lo),
+        unit="boxes" if of == TABLE else "proposals",
         **making.reading,
     )
     agreed = None
@@ -108,7 +98,7 @@ def cache_crops(
         strict=making.strict,
         expected=(CROWD, SMALL),
         agreement=agreed,
-        photos=len(photos_with_crops(index)),
+        photos=len(photos_with_crops(table)),
     )
 
 
@@ -116,29 +106,37 @@ def cache_crops(
 class CropReader:
     """Reads rows of `crops` and of its views: the teacher's (3, S, S) uint8 pixels of a box. Picklable.
 
+    table: the boxes to crop, of an index or of its proposals.
     fast: near the teacher's preprocessing, not equal to it. on_device: with `fast`, leave the resize to the
     device; the data are uint8 pixels (3, h, w) of any size.
     """
 
-    index: Index
+    table: BoxTable
     preprocess: Preprocess
     crop: str = CROP
     strict: bool = False
     view: str = ""
     fast: bool = False
     on_device: bool = False
+    grid: int = 0
+    """Patches on a side, of the rule "oadp"; its data are (pixels, foreground patches (G, G) bool)."""
+
+    @property
+    def index(self) -> Index:
+        """The index that the table belongs to."""
+        return index_of(self.table)
 
     def __call__(self, lo: int, hi: int) -> Iterable[Item]:
         """Return the items of box rows [lo, hi) of one photo, decoded only if a box has an embedding."""
         photo: Image.Image | str = ""
-        if usable_boxes(self.index, lo, hi).any():
-            image = int(self.index.box_images[lo])
+        if usable_boxes(self.table, lo, hi).any():
+            image = int(self.table.box_images[lo])
             photo = load_or_reason(self.index, image, strict=self.strict, reduction=self.reduction(image))
         return self.items(lo, hi, photo)
 
     def items(self, lo: int, hi: int, photo: Image.Image | Tensor | str) -> list[Item]:
         """Return the same items; photo: decoded (an image, or `as_pixels` of it), or why it cannot be."""
-        usable, crowd = usable_boxes(self.index, lo, hi), self.index.iscrowd[lo:hi]
+        usable, crowd = usable_boxes(self.table, lo, hi), self.table.iscrowd[lo:hi]
         items = [
             Item(row, reason=CROWD if crowd[row - lo] else SMALL)
             for row in (lo + np.flatnonzero(~usable)).tolist()
@@ -150,26 +148,32 @@ class CropReader:
             return items
         flipped = self.view == FLIPPED
         if self.fast:
-            pixels = as_pixels(photo)
-            for row, part in zip(rows.tolist(), self._parts(rows, pixels), strict=True):
+            whole = as_pixels(photo)
+            for row, part in zip(rows.tolist(), self._parts(rows, whole), strict=True):
                 items.append(Item(row, fast_pixels(self.preprocess, part, self.on_device, flipped)))
             return items
         assert isinstance(photo, Image.Image)
-        for row, (left, top, right, bottom) in zip(
-            rows.tolist(), self._rectangles(rows).tolist(), strict=True
+        rectangles = self._rectangles(rows)
+        masks = foreground(self._boxes(rows), rectangles, self.grid) if self.grid else None
+        for at, (row, (left, top, right, bottom)) in enumerate(
+            zip(rows.tolist(), rectangles.tolist(), strict=True)
         ):
             crop = photo.crop((left, top, right, bottom))
             if flipped:
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            items.append(Item(row, self.preprocess.pixels(crop)))
+            pixels = self.preprocess.pixels(crop)
+            if masks is not None:
+                items.append(Item(row, (pixels, masks[at, :, ::-1] if flipped else masks[at])))
+            else:
+                items.append(Item(row, pixels))
         return items
 
     def reduction(self, image: int) -> int:
         """Return n such that the JPEG of an image row may be decoded at 1/n for all its crops."""
-        boxes = self.index.boxes_of(image)
+        boxes = self.table.boxes_of(image)
         if not self.fast:
             return 1
-        rows = boxes.start + np.flatnonzero(usable_boxes(self.index, boxes.start, boxes.stop))
+        rows = boxes.start + np.flatnonzero(usable_boxes(self.table, boxes.start, boxes.stop))
         rectangles = self._rectangles(rows)
         return self.preprocess.reduction(rectangles[:, 2:] - rectangles[:, :2])
 
@@ -177,15 +181,18 @@ class CropReader:
         """(n, 4) rectangles of box rows (n,) of one photo, in whole pixels of its full size."""
         if not len(rows):
             return np.zeros((0, 4), np.int64)
-        image = int(self.index.box_images[rows[0]])
+        image = int(self.table.box_images[rows[0]])
         size = int(self.index.widths[image]), int(self.index.heights[image])
+        return crop_rectangles(self._boxes(rows), size, self.crop)
+
+    def _boxes(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n, 4) boxes of rows (n,), jittered if the view is."""
         number = ColumnName("crops", view=self.view).jitter
-        boxes = jittered_boxes(self.index, rows, number) if number else self.index.box_xyxy[rows]
-        return crop_rectangles(boxes, size, self.crop)
+        return jittered_boxes(self.table, rows, number) if number else self.table.box_xyxy[rows]
 
     def _parts(self, rows: NDArray[np.int64], pixels: Tensor) -> Iterator[Tensor]:
         """Views into the photo (3, H, W), which may be reduced in size."""
-        image = int(self.index.box_images[rows[0]])
+        image = int(self.table.box_images[rows[0]])
         full = np.array([self.index.widths[image], self.index.heights[image]] * 2)
         shown = np.array([pixels.shape[2], pixels.shape[1]] * 2)
         rectangles = self._rectangles(rows)
@@ -196,15 +203,55 @@ class CropReader:
 
 
 def crop_reader(
-    index: Index, teacher: Teacher, crop: str, view: str = "", fast: bool = False, strict: bool = False
+    table: BoxTable, teacher: Teacher, crop: str, view: str = "", fast: bool = False, strict: bool = False
 ) -> CropReader:
-    """Return the reader for a teacher; on CUDA the device resizes."""
+    """Return the reader for a teacher; on CUDA the device resizes.
+
+    Raises UserError for the rule "oadp" with `fast`, or with a teacher that is no ViT.
+    """
+    if crop == "oadp" and fast:
+        raise UserError("--fast cannot be used with --crop oadp, which masks exact patches. Remove one.")
     on_device = fast and teacher.device.type == "cuda"
-    return CropReader(index, teacher.preprocess, crop, strict, view, fast, on_device)
+    grid = teacher.two_stream.grid if crop == "oadp" else 0
+    return CropReader(table, teacher.preprocess, crop, strict, view, fast, on_device, grid)
+
+
+def crop_encoder(teacher: Teacher, crop: str) -> Callable[[list[Any]], Callable[[], NDArray[np.float32]]]:
+    """Return the runner's map of the items of a `CropReader` with the rule `crop`; see `images.encoder`."""
+    if crop != "oadp":
+        return encoder(teacher)
+
+    def encode(
+        items: list[tuple[NDArray[np.uint8], NDArray[np.bool_]]],
+    ) -> Callable[[], NDArray[np.float32]]:
+        pixels, masks = zip(*items, strict=True)
+        return teacher.launch_masked(np.stack(pixels), np.stack(masks))
+
+    return encode
+
+
+def box_table(data: Path, index: Index, of: str) -> BoxTable:
+    """Return the table that `of` names: "boxes" is the index, "proposals" or "proposals-NAME" a proposals
+    table.
+
+    Raises UserError for another name, and for a proposals table that is missing, unfinished, empty or of
+    another index.
+    """
+    table, dash, label = of.partition("-")
+    if of == TABLE:
+        return index
+    if table != PROPOSALS or (dash and not label):
+        raise UserError(f"--of {of}: expected boxes, proposals or proposals-NAME; name one of these.")
+    return open_proposals(data, index, check_label(label))
+
+
+def crops_name(table: BoxTable) -> ColumnName:
+    """Return the name of the plain column of crops over a table."""
+    return PLAIN if isinstance(table, Index) else ColumnName("proposals/crops", of=table.label)
 
 
 def crops_spec(
-    index: Index,
+    table: BoxTable,
     teacher: Teacher,
     crop: str,
     batch: int,
@@ -215,10 +262,10 @@ def crops_spec(
     """Return the spec of the column."""
     return column_spec(
         name,
-        rows=len(index.box_images),
+        rows=len(table.box_images),
         width=teacher.width,
         chunk_rows=chunk_rows,
-        index_digest=index.digest,
+        index_digest=table.digest,
         recipe={**teacher_recipe(teacher, batch, fast), "crop": RULES[crop], **view_recipe(name)},
     )
 
@@ -229,53 +276,24 @@ def remake_crops(made: Made) -> Remake | None:
     if teacher is None:
         return None
     recipe = made.spec.recipe
-    reader = CropReader(
-        made.index, teacher.preprocess, recipe["crop"]["rule"], view=made.name.view, fast="fast" in recipe
-    )
-    return remake_from_photos(teacher, reader)
+    rule, fast = recipe["crop"]["rule"], "fast" in recipe
+    reader = replace(crop_reader(made.table, teacher, rule, made.name.view, fast), on_device=False)
+    return remake_from_photos(teacher, reader, crop_encoder(teacher, rule))
 
 
-def check_rule(crop: str) -> None:
-    """Raise UserError unless `crop` is a crop rule."""
-    if crop not in RULES:
-        raise UserError(f"--crop {crop} is not known; choose one of {', '.join(RULES)}.")
-
-
-def usable_boxes(index: Index, lo: int = 0, hi: int | None = None) -> NDArray[np.bool_]:
+def usable_boxes(table: BoxTable, lo: int = 0, hi: int | None = None) -> NDArray[np.bool_]:
     """Return (hi - lo,) bool: whether a box has an embedding, if its photo can be read.
 
     It is not a crowd and both sides are at least 16 px. The index has clipped the boxes to their photos.
     """
-    boxes = index.box_xyxy[lo:hi]
-    usable: NDArray[np.bool_] = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1) & ~index.iscrowd[lo:hi]
+    boxes = table.box_xyxy[lo:hi]
+    usable: NDArray[np.bool_] = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1) & ~table.iscrowd[lo:hi]
     return usable
 
 
-def photos_with_crops(index: Index) -> NDArray[np.int32]:
+def photos_with_crops(table: BoxTable) -> NDArray[np.int32]:
     """Return the ascending image rows with at least one box that gets an embedding."""
-    return np.unique(index.box_images[usable_boxes(index)])
-
-
-def crop_rectangles(boxes: NDArray[np.float64], size: tuple[int, int], rule: str = CROP) -> NDArray[np.int64]:
-    """Return the rectangles of crops, (n, 4) int64 (left, top, right, bottom) in whole pixels.
-
-    boxes: (n, 4) float64 xyxy in pixels. size: (width, height) of the photo; rectangles are inside it. right
-    and bottom are exclusive.
-
-    "box": the box, clipped to the photo and extended to whole pixels (floor, ceil), so that every pixel it
-    touches is inside. "square": a square around the box's centre with side sqrt(8 * area), to the nearest
-    pixel (docs/method/cckt_det.md, eq. 3), moved, not cut, to stay inside the photo; an axis shorter than the
-    side is taken whole.
-    """
-    extent = np.asarray(size, np.float64)
-    low, high = np.clip(boxes[:, :2], 0, extent), np.clip(boxes[:, 2:], 0, extent)
-    if rule == "box":
-        return np.concatenate([np.floor(low), np.ceil(high)], axis=1).astype(np.int64)
-    assert rule == "square", f"expected a rule of {tuple(RULES)}, found {rule!r}"
-    side = np.rint(np.sqrt(CONTEXT * (high - low).prod(axis=1, keepdims=True)))
-    sides = np.clip(side, 1, extent)
-    start = np.clip(np.rint((low + high - sides) / 2), 0, extent - sides)
-    return np.concatenate([start, start + sides], axis=1).astype(np.int64)
+    return np.unique(table.box_images[usable_boxes(table)])
 
 
 def photo_spans(images: NDArray[np.int32], lo: int) -> list[tuple[int, int]]:

@@ -153,7 +153,7 @@ def remake_images(made: Made) -> Remake | None:
     if teacher is None:
         return None
     reader = ImageReader(made.index, teacher.preprocess, fast="fast" in made.spec.recipe)
-    return remake_from_photos(teacher, reader)
+    return remake_from_photos(teacher, reader, encoder(teacher))
 
 
 def _spans(lo: int, hi: int) -> list[tuple[int, int]]:

@@ -13,10 +13,12 @@ from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.clip_priors import remake_clip_priors
 from cckt.cache_builder.columns.crops import CROWD, SMALL, remake_crops
 from cckt.cache_builder.columns.images import remake_images
+from cckt.cache_builder.columns.nouns.chosen import remake_noun_texts
 from cckt.cache_builder.columns.remake import Made, Remake
 from cckt.cache_builder.columns.text import remake_text
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import load_or_reason
+from cckt.cache_builder.proposals import Proposals, open_proposals
 from cckt.cache_builder.store import (
     Manifest,
     VerifyReport,
@@ -26,6 +28,7 @@ from cckt.cache_builder.store import (
     verify_column,
 )
 from cckt.cache_builder.store.format.block import NOT_FINITE
+from cckt.cache_builder.store.format.spec import OVER_PROPOSALS
 from cckt.cache_builder.store.verify import SAMPLE
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 
@@ -35,22 +38,32 @@ REMAKE: dict[str, Callable[[Made], Remake | None] | None] = {
     "images": remake_images,
     "priors/clip": remake_clip_priors,
     "priors/mllm": None,
+    "proposals/boxes": None,
+    "proposals/crops": remake_crops,
+    "proposals/answers": None,
+    "proposals/nouns": None,
+    "proposals/noun_texts": remake_noun_texts,
+    "proposals/noun_weights": None,
 }
 """Kind of column -> how its rows are made again.
 
-None: they are not; an answer of a multimodal LLM takes seconds."""
+None: they are not. Numbers of nouns and single weights have no direction to compare; an answer of a
+multimodal LLM takes seconds; the run or file of proposals is in a folder that no recipe holds."""
 
-TABLE_ROWS: dict[str, Callable[[Index], int]] = {
-    "concepts": lambda index: len(index.concepts),
-    "boxes": lambda index: len(index.box_images),
-    "images": len,
-    "images x concepts": len,
+TABLE_ROWS: dict[str, Callable[[Made], int]] = {
+    "concepts": lambda made: len(made.index.concepts),
+    "boxes": lambda made: len(made.index.box_images),
+    "images": lambda made: len(made.index),
+    "images x concepts": lambda made: len(made.index),
+    "proposals": lambda made: len(made.proposals or ()),
+    "nouns": lambda made: len(made.spec.recipe.get("names", ())),
 }
-"""Table -> its number of rows."""
+"""Table -> its number of rows, in the data set of a column."""
 
-IMAGE_OF_ROW: dict[str, Callable[[Index, int], int]] = {
-    "boxes": lambda index, row: int(index.box_images[row]),
-    "images": lambda index, row: row,
+IMAGE_OF_ROW: dict[str, Callable[[Made, int], int]] = {
+    "boxes": lambda made, row: int(made.table.box_images[row]),
+    "proposals": lambda made, row: int(made.table.box_images[row]),
+    "images": lambda made, row: row,
 }
 """Table of columns that are made from photos -> the image row of one of its rows."""
 
@@ -91,13 +104,17 @@ def verify_data(
 
     for name in chosen:
         manifest = _manifest(data, name)
-        rows = TABLE_ROWS[manifest.spec.table](index) if manifest else None
-        remake, recoverable = None, None
-        if manifest is not None and manifest.finished and manifest.spec.rows == rows:
+        remake, recoverable, rows, digest = None, None, None, index.digest
+        made = None
+        if manifest is not None:
+            made = Made(index, manifest.spec, teacher, load, _proposals(data, index, name, manifest))
+            rows = TABLE_ROWS[manifest.spec.table](made)
+            digest = made.table.digest
+        if made is not None and manifest is not None and manifest.finished and manifest.spec.rows == rows:
             if repair:
-                recoverable = recoverable_rows(index, manifest)
+                recoverable = recoverable_rows(made, manifest)
             try:
-                remake = remaker(Made(index, manifest.spec, teacher, load)) if sample else None
+                remake = remaker(made) if sample else None
             except UserError as error:
                 if teacher is not None:
                     raise
@@ -105,7 +122,7 @@ def verify_data(
         yield verify_column(
             data,
             name,
-            index_digest=index.digest,
+            index_digest=digest,
             table_rows=rows,
             recompute=remake,
             sample=sample,
@@ -126,15 +143,27 @@ def remaker(made: Made) -> Remake | None:
     return how(made) if how else None
 
 
-def recoverable_rows(index: Index, manifest: Manifest) -> dict[int, str]:
+def recoverable_rows(made: Made, manifest: Manifest) -> dict[int, str]:
     """Return the rows without a value because of a photo that can be read now; row -> its old reason."""
     image_of = IMAGE_OF_ROW.get(manifest.spec.table)
     if image_of is None:
         return {}
     faults = {row: why for row, why in manifest.notes.items() if why not in NOT_THE_PHOTO}
-    image = {row: image_of(index, row) for row in faults}
-    readable = {one for one in set(image.values()) if not isinstance(load_or_reason(index, one), str)}
+    image = {row: image_of(made, row) for row in faults}
+    readable = {one for one in set(image.values()) if not isinstance(load_or_reason(made.index, one), str)}
     return {row: why for row, why in faults.items() if image[row] in readable}
+
+
+def _proposals(data: Path, index: Index, name: str, manifest: Manifest) -> Proposals | None:
+    """The proposals table of a column over proposals; None for another column.
+
+    Raises UserError if the table is missing, unfinished or of another index: the column cannot be verified
+    then.
+    """
+    parts = parse_name(name)
+    if manifest.spec.table not in OVER_PROPOSALS or parts is None:
+        return None
+    return open_proposals(data, index, parts.of)
 
 
 def _manifest(data: Path, name: str) -> Manifest | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index
+from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.runner import Item
 from cckt.cache_builder.store import ColumnName, ColumnSpec, parse_name
 from cckt.cache_builder.teacher.clip import Teacher
@@ -30,6 +31,13 @@ class Made:
     """Teacher that the user named; None: the one in the recipe."""
     load: Callable[[str, str], Teacher]
     """(name, precision) -> the loaded teacher."""
+    proposals: Proposals | None = None
+    """Table of the column, if it is a column over proposals."""
+
+    @property
+    def table(self) -> Index | Proposals:
+        """The table of boxes that the column belongs to: the proposals, or the index."""
+        return self.proposals or self.index
 
     @property
     def name(self) -> ColumnName:
@@ -56,8 +64,13 @@ class Made:
         return teacher
 
 
-def remake_from_photos(teacher: Teacher, read: Callable[[int, int], Iterable[Item]]) -> Remake:
-    """Return the `Remake` of a column of image embeddings; read(row, row + 1) gives the pixels of a row.
+def remake_from_photos(
+    teacher: Teacher,
+    read: Callable[[int, int], Iterable[Item]],
+    encode: Callable[[list[Any]], Callable[[], NDArray[np.float32]]],
+) -> Remake:
+    """Return the `Remake` of a column of image embeddings; read(row, row + 1) gives the data of a row, and
+    `encode` is the runner's map of the column.
 
     A row whose photo can no longer be read becomes zeros, which have cosine 0 to any stored row.
     """
@@ -67,7 +80,7 @@ def remake_from_photos(teacher: Teacher, read: Callable[[int, int], Iterable[Ite
         values = np.zeros((len(items), teacher.width), np.float32)
         good = [position for position, item in enumerate(items) if item.data is not None]
         if good:
-            values[good] = teacher.encode_images(np.stack([items[position].data for position in good]))
+            values[good] = encode([items[position].data for position in good])()
         return values
 
     return remake

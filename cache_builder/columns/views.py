@@ -6,6 +6,7 @@ near an object does not learn the annotator's exact pixels.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index
+from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.store import ColumnName
 from cckt.cache_builder.store.kinds import FLIPPED, JITTER
 
@@ -25,47 +27,67 @@ SCALE = 1.25
 MOST_JITTERS = 99
 """Largest value of --jitter."""
 
+PLAIN = ColumnName("crops")
+
 
 def view_recipe(name: ColumnName) -> dict[str, Any]:
     """Return the part of a recipe that describes the view; empty for the plain view."""
     if name.jitter:
         drawn = "PCG64 seeded by (annotation id, number)"
+        if name.kind != PLAIN.kind:
+            drawn = "PCG64 seeded by (image id, rank, number)"
         return {"view": {"jitter": name.jitter, "shift": SHIFT, "scale": SCALE, "drawn": drawn}}
     return {"view": {"flipped": True}} if name.view else {}
 
 
-def view_names(label: str = "", flipped: bool = False, jitter: int = 0) -> list[ColumnName]:
+def view_names(
+    label: str = "", flipped: bool = False, jitter: int = 0, plain: ColumnName = PLAIN
+) -> list[ColumnName]:
     """Return the names of one teacher's columns of crops: plain, `flipped`, and `jitter` jittered ones.
 
-    UserError for a number out of range.
+    plain: kind and table of the columns. UserError for a number out of range.
     """
     if not 0 <= jitter <= MOST_JITTERS:
         raise UserError(f"--jitter is {jitter}; give 0 (none) to {MOST_JITTERS} views.")
     views = ["", *([FLIPPED] if flipped else []), *(f"{JITTER}-{k + 1}" for k in range(jitter))]
-    return [ColumnName("crops", label, view) for view in views]
+    return [replace(plain, label=label, view=view) for view in views]
 
 
-def jittered_boxes(index: Index, rows: NDArray[np.int64], number: int) -> NDArray[np.float64]:
+def jittered_boxes(table: Index | Proposals, rows: NDArray[np.int64], number: int) -> NDArray[np.float64]:
     """Return the boxes of `rows` (n,) moved, scaled and clipped, (n, 4) float64 xyxy in pixels.
 
-    The random numbers of a box depend only on its annotation id and on `number` (from 1). A box keeps at
-    least one pixel of its photo, because it moves by less than its size.
+    The random numbers of a box depend only on its annotation id (of a proposal: on the image id and its rank
+    there) and on `number` (from 1). A box keeps at least one pixel of its photo, because it moves by less
+    than its size.
     """
     drawn = (
         np.stack(
             [
-                np.random.Generator(np.random.PCG64([int(annotation), number])).uniform(-1, 1, 4)
-                for annotation in index.annotation_ids[rows]
+                np.random.Generator(np.random.PCG64([*key, number])).uniform(-1, 1, 4)
+                for key in _keys(table, rows)
             ]
         )
         if len(rows)
         else np.zeros((0, 4))
     )
-    boxes = index.box_xyxy[rows]
+    boxes = table.box_xyxy[rows]
     sides = boxes[:, 2:] - boxes[:, :2]
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 + drawn[:, :2] * SHIFT * sides
     halves = sides * SCALE ** drawn[:, 2:] / 2
-    images = index.box_images[rows]
+    images, index = table.box_images[rows], index_of(table)
     extent = np.stack([index.widths[images], index.heights[images]], axis=1).astype(np.float64)
     low, high = np.clip(centres - halves, 0, extent), np.clip(centres + halves, 0, extent)
     return np.concatenate([low, high], axis=1)
+
+
+def index_of(table: Index | Proposals) -> Index:
+    """Return the index that a table of boxes belongs to."""
+    return table if isinstance(table, Index) else table.index
+
+
+def _keys(table: Index | Proposals, rows: NDArray[np.int64]) -> list[list[int]]:
+    """Return what identifies each box, whatever else is in the table."""
+    if isinstance(table, Index):
+        return [[int(annotation)] for annotation in table.annotation_ids[rows]]
+    images = table.index.image_ids[table.box_images[rows]]
+    return [[int(image), int(rank)] for image, rank in zip(images, table.ranks[rows], strict=True)]

@@ -1,7 +1,9 @@
-"""Concept-existence priors from a multimodal LLM (docs/method/cckt_det.md, section 3, eqs. 6 and 31).
+"""Concept-existence priors (docs/method/cckt_det.md, eqs. 6 and 31) and names from multimodal LLMs.
 
     load.py            load a model with its processor, frozen
     yes_no_tokens.py   the tokens that spell yes and no, and eq. 6
+    wrapping.py        put an image and a text into the form that a model takes
+    namer.py           name crops
     questions.py       tokenise the questions about an image: shared prefix and suffixes
     strategies.py      ways to run the questions of an image through a model
     prefix_cache.py    masks, positions and caches of suffixes behind a shared prefix

@@ -81,8 +81,8 @@ class Mllm:
             "name": self.name,
             "architecture": type(self.model).__name__,
             "weight_digest": self.weight_digest,
-            "config_digest": _digest(self.model.config.to_dict()),
-            "preprocessing_digest": _digest(self.processor.image_processor.to_dict()),
+            "config_digest": digest_of_fields(self.model.config.to_dict()),
+            "preprocessing_digest": digest_of_fields(self.processor.image_processor.to_dict()),
             "dtype": self.dtype,
         }
 
@@ -197,7 +197,9 @@ def _load_error(name: str, source: str, kind: str, options: dict[str, Any], faul
     )
 
 
-def _digest(fields: Any) -> str:
+def digest_of_fields(fields: Any) -> str:
+    """Return the digest of a configuration, without the entries that differ between two copies of one "
+    "model."""
     return digest_of(json.dumps(_stable(fields), sort_keys=True, default=str).encode())
 
 

@@ -8,7 +8,6 @@ an image only one question is processed; the others differ by their suffixes.
 
 from __future__ import annotations
 
-import threading
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,19 +15,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from cckt.cache_builder.base.constants import PROMPT as PROMPT
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.mllm.load import Mllm, silence_transformers
+from cckt.cache_builder.mllm.load import Mllm
+from cckt.cache_builder.mllm.wrapping import Inputs, Wrapping, blank_image, image_token, image_tokens
 from cckt.cache_builder.teacher.prompts import spoken
-
-BLANK_SIDE = 224
-"""Side in pixels of the image with which the questions are tokenised: cheap, and valid for any model."""
-
-
-Inputs = dict[str, Tensor]
-"""Inputs of the model by name."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +64,15 @@ class Questions:
         check_prompt(prompt)
         self.prompt = prompt
         self._mllm = mllm
-        self._lock = threading.Lock()  # fast tokenizers may not be used from two threads at once
         if not concepts:
             raise UserError("the index has an empty vocabulary, so there is no concept to ask about.")
         names = [spoken(name) for name in concepts]
         for row, (name, raw) in enumerate(zip(names, concepts, strict=True)):
             check_concept(name, raw, row, mllm)
-        blank = Image.new("RGB", (BLANK_SIDE, BLANK_SIDE), (127, 127, 127))
-        self.template, self._before, self._after = self._find_wrapping(blank)
-        self.texts = [self._text(prompt.replace("{concept}", name)) for name in names]
+        blank = blank_image()
+        self._wrapping = Wrapping(mllm, prompt.replace("{concept}", "cat"))
+        self.template = self._wrapping.template
+        self.texts = [self._wrapping.text(prompt.replace("{concept}", name)) for name in names]
         whole = [self.encode(blank, text) for text in self.texts]
         ids = [inputs["input_ids"][0].tolist() for inputs in whole]
         self._common = common_prefix(ids)
@@ -113,13 +105,7 @@ class Questions:
 
     def encode(self, image: Image.Image, text: str) -> Inputs:
         """Return the processor's tensors for an image and a whole question."""
-        options: dict[str, Any] = {}
-        bos = self._mllm.tokenizer.bos_token
-        if self.template and bos and text.startswith(bos):
-            options["add_special_tokens"] = False  # the template has written it already
-        with self._lock, silence_transformers():
-            found = self._mllm.processor(images=[image], text=[text], return_tensors="pt", **options)
-        return {key: value for key, value in found.items() if torch.is_tensor(value) and key != "labels"}
+        return self._wrapping.encode(image, text)
 
     def _without_prefix(self, image: Image.Image) -> ImageQuestions:
         """Return the questions, each processed whole, for an image that changes the tokens of the text."""
@@ -133,53 +119,6 @@ class Questions:
             [{key: inputs[key] for key in of_question} for inputs in whole],
             shared=False,
         )
-
-    def _find_wrapping(self, blank: Image.Image) -> tuple[bool, str, str]:
-        """Return (uses a chat template, text before, text after) that puts the image into the question.
-
-        A processor without a template first gets only the question: many add their image tokens themselves,
-        in the position that they were trained with.
-        """
-        if getattr(self._mllm.processor, "chat_template", None):
-            before, after = self._template_parts()
-            return True, before, after
-        token = _image_token(self._mllm)
-        faults = []
-        for before in ("", f"{token}\n") if token and token not in self.prompt else ("",):
-            self.template, self._before, self._after = False, before, ""
-            try:
-                ids = self.encode(blank, self._text(self.prompt.replace("{concept}", "cat")))["input_ids"]
-            except Exception as fault:  # processors raise many types over a missing image token
-                faults.append(fault)
-                continue
-            if not image_tokens(self._mllm) or image_tokens(self._mllm) & set(ids[0].tolist()):
-                return False, before, ""
-        why = f": {' '.join(str(faults[-1]).split())[:160]}" if faults else ""
-        raise UserError(
-            f"--mllm-model {self._mllm.name}: its processor puts no image into the question{why}; give a "
-            "--mllm-prompt that names the model's image token."
-        )
-
-    def _template_parts(self) -> tuple[str, str]:
-        """Return the text that the chat template writes before and after the question."""
-        mark = "cckt question"
-        content = [{"type": "image"}, {"type": "text", "text": mark}]
-        try:
-            with silence_transformers():
-                text = self._mllm.processor.apply_chat_template(
-                    [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-                )
-        except Exception as fault:
-            raise UserError(
-                f"--mllm-model {self._mllm.name}: its chat template could not be filled with an image and "
-                f"a question ({' '.join(str(fault).split())[:160]}); repair the template of its processor."
-            ) from fault
-        assert text.count(mark) == 1, f"expected the question once in the template, found {text!r}"
-        before, after = text.split(mark)
-        return before, after
-
-    def _text(self, question: str) -> str:
-        return f"{self._before}{question}{self._after}"
 
 
 def check_prompt(prompt: str) -> None:
@@ -198,7 +137,7 @@ def check_concept(name: str, raw: str, row: int, mllm: Mllm) -> None:
     marks an image, a turn or an end.
     """
     odd = next((c for c in name if unicodedata.category(c) in ("Cc", "Co", "Cs", "Cn")), None)
-    marks = {str(token) for token in mllm.tokenizer.all_special_tokens} | {_image_token(mllm) or ""}
+    marks = {str(token) for token in mllm.tokenizer.all_special_tokens} | {image_token(mllm) or ""}
     mark = next((mark for mark in sorted(marks - {""}) if mark in name), None)
     if name and odd is None and mark is None:
         return
@@ -222,25 +161,6 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
         if any(row[at] != first[at] for row in rows):
             return at
     return limit
-
-
-def image_tokens(mllm: Mllm) -> set[int]:
-    """Return the ids of image tokens in the text; empty for models without any."""
-    found = set()
-    for owner, names in (
-        (mllm.model.config, ("image_token_id", "image_token_index")),
-        (mllm.processor, ("image_token_id",)),
-    ):
-        found |= {getattr(owner, name, None) for name in names}
-    return {token for token in found if isinstance(token, int)}
-
-
-def _image_token(mllm: Mllm) -> str | None:
-    for owner in (mllm.processor, mllm.tokenizer):
-        token = getattr(owner, "image_token", None)
-        if token is not None:
-            return str(token)
-    return None
 
 
 def _is_of_image(key: str) -> bool:

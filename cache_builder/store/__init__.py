@@ -3,6 +3,8 @@
 Write with `open_writer`, read with `open_column`. No other room imports zarr.
 
     kinds.py           the kinds of columns; names of columns; the command that makes one
+    noun_kinds.py      the kinds of the nouns of proposals
+    settings.py        what a kind is; options of commands, read from recipes
     reader.py          read a finished column
     begin.py           begin a column in its place; what --overwrite may replace
     writer.py          write chunks, resume, finish
@@ -34,7 +36,6 @@ from cckt.cache_builder.store.kinds import (
     KINDS,
     ColumnKind,
     ColumnName,
-    Setting,
     check_label,
     column_spec,
     parse_name,
@@ -43,6 +44,7 @@ from cckt.cache_builder.store.kinds import (
 from cckt.cache_builder.store.origin import Origin, require_same_teacher, teacher_of
 from cckt.cache_builder.store.pull import PullReport, pull
 from cckt.cache_builder.store.reader import Column, open_column
+from cckt.cache_builder.store.settings import Setting
 from cckt.cache_builder.store.teacher_labels import column_of, list_teachers, matching_label
 from cckt.cache_builder.store.verify import VerifyReport, verify_column
 from cckt.cache_builder.store.writer import ColumnWriter, open_writer

@@ -99,7 +99,7 @@ def _in_the_way(place: str, names: Sequence[str]) -> str:
 def _refusal(place: str, found: ColumnSpec, wanted: ColumnSpec, data: str) -> str:
     """Return why a place that holds another column is not written to, with both digests and the next step."""
     if found.index_digest != wanted.index_digest:
-        what, there, expected = "index", found.index_digest, wanted.index_digest
+        what, there, expected = wanted.owner, found.index_digest, wanted.index_digest
     elif found.recipe_digest != wanted.recipe_digest:
         what, there, expected = "recipe", found.recipe_digest, wanted.recipe_digest
     else:

@@ -71,7 +71,9 @@ class Check:
         """Check that the column belongs to the index."""
         spec = self.spec
         if index_digest is not None and spec.index_digest != index_digest:
-            self.report("index", f"made for index {spec.index_digest}, this data set's is {index_digest}")
+            self.report(
+                "index", f"made for {spec.owner} {spec.index_digest}, this data set's is {index_digest}"
+            )
         if table_rows is not None and spec.rows != table_rows:
             self.report("rows", f"{spec.rows} rows, the table of {spec.table} has {table_rows}")
 

@@ -49,7 +49,7 @@ class ColumnInfo:
         lines += [
             f"  {spec.rows} x {spec.width} {spec.dtype} over {spec.table}, {spec.n_chunks} chunks of "
             f"{spec.chunk_rows}, {self.bytes / 1e6:.1f} MB, {self.manifest.invalid} rows invalid",
-            f"  index {spec.index_digest}",
+            f"  {spec.owner} {spec.index_digest}",
             f"  recipe {spec.recipe_digest}",
         ]
         lines += [f"    {key}: {value}" for key, value in _leaves(spec.recipe)]
@@ -88,6 +88,7 @@ def list_columns(data: Path | str) -> list[str]:
         found = [name.removesuffix(f"/{GROUP}") for name in root.sizes() if name.endswith(f"/{GROUP}")]
     else:
         parents = {kind.rpartition("/")[0] for kind in KINDS}
+        parents |= {one for one in _names(root.folder) if one.partition("-")[0] in parents}
         names = [f"{parent}/{one}".lstrip("/") for parent in parents for one in _names(root.folder / parent)]
         found = [name for name in names if (root.folder / name / GROUP).is_file()]
     return sorted(name for name in found if parse_name(name) is not None)

@@ -5,87 +5,54 @@ Readers of the table: the grammar of names (`parse_name`), the command that make
 one row here, one file in `columns` that makes it, and one row of `columns.recompute.REMAKE` for `verify`.
 
 A name is `KIND`, then `-LABEL` for the column of a second teacher, then `-VIEW`: `crops`, `crops-vitl14`,
-`crops-flipped`, `crops-vitl14-jitter-2`, `priors/clip-vitl14`.
+`crops-flipped`, `crops-vitl14-jitter-2`, `priors/clip-vitl14`. A proposals table and the columns over it are
+in one folder, with a label for a second table: `proposals/boxes`, `proposals/crops-vitl14`,
+`proposals-owl/boxes`, `proposals-owl/crops-vitl14`.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, PROMPT, TAU, TEMPLATES
+from cckt.cache_builder.base.constants import (
+    BATCH,
+    CROP,
+    MIN_SIDE,
+    NMS,
+    PRECISION,
+    PROMPT,
+    PROPOSAL_BATCH,
+    SAW_NOVEL,
+    TAU,
+    TEMPLATES,
+    TOP,
+)
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.store.format.spec import ColumnSpec
+from cckt.cache_builder.store.format.spec import OVER_PROPOSALS, ColumnSpec
+from cckt.cache_builder.store.noun_kinds import NOUN_KINDS
+from cckt.cache_builder.store.settings import (
+    ColumnKind as ColumnKind,
+)
+from cckt.cache_builder.store.settings import (
+    Recipe,
+    Setting,
+    at,
+    calibrate_of,
+    prefilter_of,
+    source_of,
+    stated_on_maker,
+    templates_of,
+)
 
 FLIPPED = "flipped"
 JITTER = "jitter"
-
-Recipe = Mapping[str, Any]
+PROPOSALS = "proposals"
+"""Folder of the proposals table and of the columns over it."""
 
 _LABEL = re.compile(r"[a-z0-9_]+")
 _AFTER_KIND = re.compile(r"(-(?P<label>[a-z0-9_]+))??(-(?P<view>flipped|jitter-[1-9][0-9]*))?")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """An option of a kind's command that decides values, and so is part of the recipe."""
-
-    option: str
-    value: Callable[[Recipe], Any]
-    """Value of the option, read from a recipe; None or False if the option was not used."""
-    default: Any = None
-
-
-def at(*keys: str) -> Callable[[Recipe], Any]:
-    """Return a function that reads the value under `keys` of a recipe; None if it is missing."""
-
-    def read(recipe: Recipe) -> Any:
-        value: Any = recipe
-        for key in keys:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
-
-    return read
-
-
-def _templates(recipe: Recipe) -> Any:
-    name = at("templates", "name")(recipe)
-    return "TEMPLATES_FILE" if name == "own" else name
-
-
-def _prefilter(recipe: Recipe) -> Any:
-    keep = at("prefilter", "keep")(recipe)
-    return f"clip:{keep}" if keep else None
-
-
-def _calibrate(recipe: Recipe) -> Any:
-    return "TRAINING_DATA" if at("calibrated_on")(recipe) else None
-
-
-@dataclass(frozen=True)
-class ColumnKind:
-    """One kind of columns."""
-
-    name: str
-    """ "crops", or "priors/clip": the first part is the verb of `cckt cache`."""
-    table: str
-    """Table of the rows, one of `TABLES`."""
-    dtype: str
-    unit: bool
-    """Whether valid rows have length 1."""
-    has_valid: bool
-    """Whether rows have a flag."""
-    takes_label: bool
-    """Whether a data set may hold the columns of several teachers, each with a label."""
-    views: tuple[str, ...]
-    """Views in addition to the plain one: FLIPPED, JITTER (which is numbered from 1)."""
-    settings: tuple[Setting, ...]
-    """Options of the command, in their order there."""
-    help: str
-    """What a row holds, in one line."""
 
 
 _TEACHER = (
@@ -111,7 +78,7 @@ KINDS: dict[str, ColumnKind] = {
             views=(),
             settings=(
                 *_TEACHER,
-                Setting("--templates", _templates, TEMPLATES),
+                Setting("--templates", templates_of, TEMPLATES),
                 Setting("--synonyms", at("synonyms")),
                 Setting("--import", at("import", "file")),
             ),
@@ -163,11 +130,47 @@ KINDS: dict[str, ColumnKind] = {
                 Setting("--mllm-model", at("model", "name")),
                 Setting("--mllm-prompt", at("prompt"), PROMPT),
                 Setting("--precision", at("model", "dtype"), PRECISION),
-                Setting("--prefilter", _prefilter),
-                Setting("--calibrate", _calibrate),
+                Setting("--prefilter", prefilter_of),
+                Setting("--calibrate", calibrate_of),
             ),
             help="probability of each concept in an image, from the answers of a multimodal LLM",
         ),
+        ColumnKind(
+            name="proposals/boxes",
+            table="images",
+            dtype="float32",
+            unit=False,
+            has_valid=True,
+            takes_label=False,
+            views=(),
+            settings=(
+                Setting("--from", source_of("run", "RUN")),
+                Setting("--detector", source_of("detector")),
+                Setting("--import", source_of("import", "FILE")),
+                Setting("--words", lambda recipe: ", ".join(at("provenance", "words")(recipe) or ())),
+                Setting("--trained-on", stated_on_maker("trained_on")),
+                Setting("--saw-novel", stated_on_maker("saw_novel"), SAW_NOVEL),
+                Setting("--top", at("selection", "top"), TOP),
+                Setting("--nms", at("selection", "nms"), NMS),
+                Setting("--min-side", at("selection", "min_side"), MIN_SIDE),
+                Setting("--precision", at("detector", "precision"), PRECISION),
+                Setting("--batch", at("batch"), PROPOSAL_BATCH),
+            ),
+            help="best class-agnostic regions of an image: left, top, right, bottom, score, repeats, K times",
+        ),
+        ColumnKind(
+            name="proposals/crops",
+            table="proposals",
+            dtype="float16",
+            unit=True,
+            has_valid=True,
+            takes_label=True,
+            views=(FLIPPED, JITTER),
+            settings=(*_IMAGES, Setting("--crop", at("crop", "rule"), CROP)),
+            help="embedding of the pixels in a proposal by the teacher",
+            verb="crops",
+        ),
+        *NOUN_KINDS,
     )
 }
 """Every kind by its name."""
@@ -183,9 +186,14 @@ class ColumnName:
     """The user's word for a second teacher; "" for the first one."""
     view: str = ""
     """ "" for the plain view, "flipped", or "jitter-1", "jitter-2" and so on."""
+    of: str = ""
+    """The user's word for a second proposals table; "" for the first one, and for kinds outside of
+    `proposals/`."""
 
     def __str__(self) -> str:
-        return "-".join(part for part in (self.kind, self.label, self.view) if part)
+        folder, slash, last = self.kind.partition("/")
+        kind = f"{folder}-{self.of}{slash}{last}" if self.of else self.kind
+        return "-".join(part for part in (kind, self.label, self.view) if part)
 
     @property
     def jitter(self) -> int:
@@ -196,11 +204,19 @@ class ColumnName:
     def options(self) -> str:
         """Options of `cckt cache` that give this name, each after a space."""
         view = f" --jitter {self.jitter}" if self.jitter else " --flipped" if self.view else ""
-        return (f" --name {self.label}" if self.label else "") + view
+        of = ""
+        if KINDS[self.kind].table in OVER_PROPOSALS:
+            of = f" --of {PROPOSALS}" + (f"-{self.of}" if self.of else "")
+        label = self.of if self.kind == f"{PROPOSALS}/boxes" else self.label
+        return of + (f" --name {label}" if label else "") + view
 
 
 def parse_name(name: str) -> ColumnName | None:
     """Return the parts of a column's name; None for a name that is of no kind."""
+    if name.startswith(f"{PROPOSALS}-"):
+        of, slash, last = name.removeprefix(f"{PROPOSALS}-").partition("/")
+        inner = parse_name(f"{PROPOSALS}/{last}") if slash and _is_label(of) else None
+        return None if inner is None else replace(inner, of=of)
     kind = next((kind for kind in KINDS.values() if f"{name}-".startswith(f"{kind.name}-")), None)
     found = _AFTER_KIND.fullmatch(name, len(kind.name)) if kind else None
     if kind is None or found is None:
@@ -215,12 +231,16 @@ def parse_name(name: str) -> ColumnName | None:
 
 def check_label(label: str) -> str:
     """Return the label; UserError if it cannot be part of a column's name. "" is the first teacher's."""
-    if label and (not _LABEL.fullmatch(label) or label in (FLIPPED, JITTER)):
+    if label and not _is_label(label):
         raise UserError(
             f"--name {label!r} cannot be used: expected lower-case letters, digits and _, as in vitl14, and "
             f"neither {FLIPPED} nor {JITTER}; choose another."
         )
     return label
+
+
+def _is_label(label: str) -> bool:
+    return _LABEL.fullmatch(label) is not None and label not in (FLIPPED, JITTER)
 
 
 def column_spec(
@@ -256,5 +276,5 @@ def repair_command(data: str, name: str, recipe: Recipe | None = None) -> str:
         value = setting.value(recipe or {})
         if value and value != setting.default:
             chosen.append(f" {setting.option}" + ("" if value is True else f" {shlex.quote(str(value))}"))
-    verb = (kind.name if kind else name).partition("/")[0]
+    verb = (kind and kind.verb) or (kind.name if kind else name).partition("/")[0]
     return "".join((f"cckt cache {verb} {shlex.quote(data)}{options}", *chosen))

@@ -31,6 +31,8 @@ def open_column(
     resident: about how many bytes reading a mapped column may add to this process; None: an eighth of the
     machine's memory, at least 512 MB. They are the kernel's cached pages, shared with every other reader.
 
+    index_digest: of a column over proposals this is the digest of the proposals table.
+
     Raises UserError if the column is missing, is unfinished (zarr would read its missing chunks as zeros),
     has an edited manifest, or was made for another index, or by another recipe, than the given digests.
     """
@@ -49,7 +51,7 @@ def open_column(
         )
     spec = manifest.spec
     for what, found, expected in (
-        ("index", spec.index_digest, index_digest),
+        (spec.owner, spec.index_digest, index_digest),
         ("recipe", spec.recipe_digest, recipe_digest),
     ):
         if expected is not None and found != expected:

@@ -5,6 +5,7 @@ foreign_code.py  refuse a teacher whose files contain code
 encoder.py       the frozen model: unit embeddings of images and sentences
 preprocess.py    the teacher's preprocessing, without the teacher
 tiles.py         a batch on the CPU, in tiles
+two_stream.py    a ViT with a second class token for the patches of a box
 fold_norms.py    batch norms folded into convolutions
 prompts.py       from concept names to sentences; text ensembles
 guide.py         a teacher for new concepts and new images at inference

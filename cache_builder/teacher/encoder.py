@@ -19,6 +19,7 @@ from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offli
 from cckt.cache_builder.teacher.fold_norms import fold_batch_norms
 from cckt.cache_builder.teacher.preprocess import Preprocess
 from cckt.cache_builder.teacher.tiles import Tiles
+from cckt.cache_builder.teacher.two_stream import TwoStream
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,7 +52,8 @@ class Teacher:
         model.eval().requires_grad_(False).to(device)
         if device.type != "mps":  # convolutions are a quarter faster, with the same result
             model.to(memory_format=torch.channels_last)
-        tower = getattr(model, "visual", None)
+        self._tower = tower = getattr(model, "visual", None)
+        self._two_stream: TwoStream | None = None
         self._folded = tower is not None and fold_batch_norms(tower, PRECISIONS[precision])
         self._tiles: Tiles | None = None
         self._encode_image: Callable[[Tensor], Tensor] = model.encode_image  # type: ignore[assignment]
@@ -101,6 +103,25 @@ class Teacher:
         if self.device.type == "cuda":
             batch = batch.pin_memory()
         features = self._features(batch.to(self.device, non_blocking=True))
+        return lambda: self._finite(features.cpu().numpy())
+
+    @property
+    def two_stream(self) -> TwoStream:
+        """The image tower with a second class token; UserError if the teacher is no ViT with a class "
+        "token."""
+        if self._two_stream is None:
+            self._two_stream = TwoStream(self.name, self._tower)
+        return self._two_stream
+
+    def launch_masked(
+        self, images: NDArray[np.uint8], foreground: NDArray[np.bool_]
+    ) -> Callable[[], NDArray[np.float32]]:
+        """Begin to embed the foreground of uint8 images (B, 3, S, S); return a function that waits for the
+        (B, D) float32 unit rows. foreground: (B, G, G), see `TwoStream`."""
+        batch = torch.from_numpy(images).to(self.device, non_blocking=True)
+        mask = torch.from_numpy(foreground).to(self.device, non_blocking=True)
+        with torch.inference_mode(), self._autocast():
+            features = F.normalize(self.two_stream(self.preprocess.finish(batch), mask).float(), dim=-1)
         return lambda: self._finite(features.cpu().numpy())
 
     def _features(self, batch: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 config.py          the whole config; load, save, overrides
 model.py           architecture of the student, matching cost, detection losses
+students.py        Faster R-CNN, AdaMixer
 method.py          language guidance, denoising queries, one-to-many matching
 terms.py           distillation terms, one section each
 data.py            sizes, augmentation, reading

@@ -22,13 +22,16 @@ from cckt.detector.config.inference import InferenceConfig, PriorConfig
 from cckt.detector.config.method import DenoiseConfig, GuidanceConfig, OneToManyConfig
 from cckt.detector.config.model import LossConfig, MatcherConfig, ModelConfig
 from cckt.detector.config.renamed import check_name, with_new_names
+from cckt.detector.config.students import AdaMixerConfig, FasterRcnnConfig
 from cckt.detector.config.terms import TermConfig, default_terms
 from cckt.detector.config.train import TrainConfig
 
 __all__ = [
+    "AdaMixerConfig",
     "Config",
     "DataConfig",
     "DenoiseConfig",
+    "FasterRcnnConfig",
     "GuidanceConfig",
     "InferenceConfig",
     "LossConfig",
@@ -57,6 +60,8 @@ class Config:
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
     one_to_many: OneToManyConfig = field(default_factory=OneToManyConfig)
+    faster_rcnn: FasterRcnnConfig = field(default_factory=FasterRcnnConfig)
+    adamixer: AdaMixerConfig = field(default_factory=AdaMixerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -68,6 +73,12 @@ class Config:
             "denoise.groups",
             self.denoise.groups,
             "0 with model.reference learned, whose queries start at points and not at boxes",
+        )
+        require(
+            self.model.objectness or not self.matcher.class_agnostic,
+            "matcher.class_agnostic",
+            self.matcher.class_agnostic,
+            "false without model.objectness, which the cost of eq. 14 reads",
         )
         for name, term in self.terms.items():
             term.check(f"terms.{name}")

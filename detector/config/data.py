@@ -34,6 +34,16 @@ class DataConfig:
     teacher: str = ""
     """Label of the teacher to distil, if a data set holds columns of several: "vitl14" reads text-vitl14,
     crops-vitl14 and priors/clip-vitl14; "" reads the columns without a label."""
+    proposals: int = 0
+    """Proposals per photo that the distillation terms learn from (docs/method/hd_ovd.md, eq. 13); 0: none.
+    Needs the table that `cckt cache proposals` makes, and the columns that the terms read."""
+    proposals_name: str = ""
+    """Label of the proposals table, if a data set holds several (`cckt cache proposals --name`)."""
+    min_proposal_side: float = 32.0
+    """Shortest side, in pixels of the resized photo, that a proposal must exceed."""
+    repeated_proposals: bool = False
+    """Decision. Also learn from proposals that repeat an annotated object; False leaves them out, since the
+    object already has a region."""
     workers: int = 4
     """Processes that read photos; 0 reads in the training process."""
     cache_photos: int = 2048
@@ -68,7 +78,13 @@ class DataConfig:
             self.teacher,
             "the label of a teacher's columns: lower-case letters, digits and _",
         )
-        at_least("data", self, 0, "workers", "cache_photos")
+        require(
+            re.fullmatch("[a-z0-9_]*", self.proposals_name) is not None,
+            "data.proposals_name",
+            self.proposals_name,
+            "the label of a proposals table: lower-case letters, digits and _",
+        )
+        at_least("data", self, 0, "workers", "cache_photos", "proposals", "min_proposal_side")
         for name in ("mean", "std"):
             require(len(getattr(self, name)) == 3, f"data.{name}", getattr(self, name), "three numbers")
         require(min(self.std) > 0, "data.std", self.std, "numbers above 0")

@@ -39,9 +39,19 @@ class PriorConfig:
 class InferenceConfig:
     """From outputs to detections (docs/method/cckt_det.md, section 8)."""
 
-    classification: Literal["similarity", "head", "product"] = "similarity"
-    """Score of a query and a concept (eq. 24): similarity probability, class head, or their geometric
-    mean."""
+    classification: Literal["similarity", "head", "product", "fusion"] = "similarity"
+    """Score of a query and a concept (eq. 24): similarity probability, class head, their geometric mean, or
+    the fusion of two text scores (docs/method/hd_ovd.md, eqs. 50 to 54)."""
+    fusion_alpha: float = 0.35
+    """Exponent of the second score for concepts that the run was trained on; 0 ignores the second score."""
+    fusion_beta: float = 0.65
+    """Exponent of the second score for all other concepts."""
+    fusion_scale_1: float = 50.0
+    """Factor on the cosines of the first score (text space and background)."""
+    fusion_scale_2: float = 20.0
+    """Factor on the cosines of the second score (relation head, or region embedding)."""
+    fusion_second: Literal["softmax", "sigmoid"] = "softmax"
+    """Second score: over all concepts, as released for AdaMixer, or of each, as for Faster R-CNN."""
     top: int = 100
     """Detections per photo: 100 for COCO, 300 for LVIS."""
     restrict_to_present: bool = False
@@ -63,4 +73,5 @@ class InferenceConfig:
     def __post_init__(self) -> None:
         at_least("inference", self, 1, "top", "batch")
         at_least("inference", self, 0, "prior_weight")
-        fraction("inference", self, "nms")
+        at_least("inference", self, 0, "fusion_scale_1", "fusion_scale_2")
+        fraction("inference", self, "nms", "fusion_alpha", "fusion_beta")

@@ -60,6 +60,14 @@ class ModelConfig:
     queries of each present concept, the cells with the highest objectness times probability of that concept,
     from a region embedding of the cells that is trained on the present concepts (without guidance.enabled: as
     "encoder")."""
+    objectness: bool = False
+    """Head that predicts whether a query shows an object of any concept (docs/method/hd_ovd.md, eq. 15)."""
+    text_projector: bool = False
+    """Head that projects region embeddings to text space, with a learned background (HD-OVD, eq. 22)."""
+    relation_head: bool = False
+    """Text-space relation head (HD-OVD, eqs. 29 and 30); needs text_projector."""
+    image_head: bool = False
+    """Head that embeds the whole image, for training (HD-OVD, eqs. 37 and 38)."""
     attention_kernel: Literal["auto", "torch", "triton"] = "auto"
     """Implementation of deformable sampling: "auto" uses the Triton kernel on CUDA if it runs there, else
     PyTorch; "torch" never uses it; "triton" raises an error if it does not run."""
@@ -86,6 +94,12 @@ class ModelConfig:
             f"at least the {len(self.strides)} strides",
         )
         require(self.tau > 0, "model.tau", self.tau, "a number above 0")
+        require(
+            self.text_projector or not self.relation_head,
+            "model.relation_head",
+            self.relation_head,
+            "false without model.text_projector, whose weights it transfers",
+        )
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,10 @@ class MatcherConfig:
     """Focal alpha."""
     gamma: float = 2.0
     """Focal gamma."""
+    class_agnostic: bool = False
+    """Match objects by objectness, boxes and nothing else (docs/method/hd_ovd.md, eq. 14); needs
+    model.objectness. Proposals are always matched so, after the objects and to queries that are still
+    free."""
 
     def __post_init__(self) -> None:
         at_least("matcher", self, 0, "cost_class", "cost_similarity", "cost_l1", "cost_giou", "gamma")
@@ -123,6 +141,12 @@ class LossConfig:
     loss_proposals: float = 1.0
     """Weight of all losses of the encoder's cells (model.reference); inside, the weights of the decoder
     apply."""
+    loss_objectness: float = 2.0
+    """Weight of the focal loss of objectness (model.objectness); queries matched to objects and to proposals
+    are its positives (docs/method/hd_ovd.md, eq. 47)."""
+    cells_learn_proposals: bool = False
+    """The encoder's cells (model.reference) learn objectness and boxes from all proposals too, as the first
+    stage of HD-OVD's detectors does."""
     alpha: float = 0.25
     """Focal alpha."""
     gamma: float = 2.0
@@ -130,4 +154,5 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         at_least("loss", self, 0, "loss_class", "loss_l1", "loss_giou", "loss_proposals", "gamma")
+        at_least("loss", self, 0, "loss_objectness")
         fraction("loss", self, "alpha")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cckt.detector.config.checks import at_least, require
+from cckt.detector.config.checks import at_least, fraction, require
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,18 @@ class TrainConfig:
     """Photos per step, over all ranks and accumulated parts."""
     accumulate: int = 1
     """Parts in which a step is computed, to save memory."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, as in DETR; or SGD with momentum, as in Faster R-CNN."""
     lr: float = 1e-4
-    """Learning rate of AdamW."""
+    """Learning rate of the optimiser."""
+    momentum: float = 0.9
+    """Momentum of SGD; AdamW has none."""
     backbone_lr_factor: float = 0.1
     """Factor on lr for the backbone."""
     sampling_lr_factor: float = 0.1
     """Factor on lr for sampling offsets and reference points."""
     weight_decay: float = 1e-4
-    """Weight decay of AdamW."""
+    """Weight decay of the optimiser."""
     clip_norm: float = 0.1
     """Largest gradient norm; 0 turns clipping off."""
     schedule: Literal["step", "cosine"] = "step"
@@ -34,8 +38,12 @@ class TrainConfig:
     """First epoch (counted from 0) with the lower rate."""
     lr_drop_factor: float = 0.1
     """Factor on lr from lr_drop_epoch on."""
+    lr_second_drop_epoch: int = 0
+    """First epoch with lr_drop_factor twice; 0 has no second drop."""
     warmup_steps: int = 0
     """Steps of linear warm-up to lr."""
+    warmup_ratio: float = 0.0
+    """Factor on lr in the first step of the warm-up (mmdetection: 1e-3); 0: 1 / (warmup_steps + 1)."""
     seed: int = 0
     """Seed of the initial weights, the order of photos and the augmentation."""
     device: str = "auto"
@@ -77,6 +85,9 @@ class TrainConfig:
         at_least("train", self, 1, "keep_checkpoints", "nonfinite_limit")
         at_least("train", self, 0, "evaluate_every", "spike_factor")
         at_least("train", self, 0, "weight_decay", "clip_norm", "warmup_steps", "lr_drop_epoch")
+        at_least("train", self, 0, "lr_second_drop_epoch")
+        fraction("train", self, "warmup_ratio")
+        require(0 <= self.momentum < 1, "train.momentum", self.momentum, "a number from 0 to below 1")
         at_least("train", self, 0, "backbone_lr_factor", "sampling_lr_factor", "lr_drop_factor")
         require(self.lr > 0, "train.lr", self.lr, "a number above 0")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "a number from 0 to below 1")

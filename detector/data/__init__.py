@@ -5,7 +5,9 @@ batch.py              a sample, a batch, collation
 schedule.py           order of images; random generators
 transforms.py         views of an image: crop, flip, resize, pad, normalise
 gpu_decode.py         decode JPEGs on the GPU
-teacher_rows.py       named rows of teacher embeddings
+row_source.py         the seam of teacher rows: a view in, rows out
+teacher_rows.py       the table of teacher rows; crops of objects
+proposal_rows.py      rows of proposals and of whole images
 presence.py           concepts that guide training images; guidance noise
 training_priors.py    guidance of training images by priors
 """

@@ -25,16 +25,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import BadPhoto, load_photo
+from cckt.cache_builder.proposals import Proposals, open_proposals
 from cckt.detector.config.config import Config
 from cckt.detector.data.batch import Batch, Sample, collate
 from cckt.detector.data.gpu_decode import Decoder, decode_all, gpu_decoder, jpeg_bytes
 from cckt.detector.data.presence import draw_guidance
+from cckt.detector.data.row_source import SampleView
 from cckt.detector.data.schedule import SAMPLE, TEACHER, Place, Schedule, generator
-from cckt.detector.data.teacher_rows import SampleView, open_rows
+from cckt.detector.data.teacher_rows import open_rows
 from cckt.detector.data.training_priors import TrainingPriors
-from cckt.detector.data.transforms import apply_to_boxes, apply_to_image, draw_view
+from cckt.detector.data.transforms import View, apply_to_boxes, apply_to_image, draw_view
 from cckt.detector.losses.objective import needed_rows
-from cckt.detector.students.targets import Targets, TeacherRows
+from cckt.detector.students.targets import ProposalBoxes, Targets, TeacherRows
 
 
 class TrainingPhotos(Dataset[Sample]):
@@ -47,6 +49,9 @@ class TrainingPhotos(Dataset[Sample]):
         self.folder, self.config = data, config
         self.index: Index = open_index(data)
         self.rows = open_rows(needed_rows(config), data, self.index, config.data)
+        self.proposals: Proposals | None = None
+        if config.data.proposals:
+            self.proposals = open_proposals(data, self.index, config.data.proposals_name)
         self.base_rows = self.index.concepts.rows("base")
         self.base_of = self.index.concepts.places(self.base_rows)
         self.priors: TrainingPriors | None = None
@@ -99,8 +104,9 @@ class TrainingPhotos(Dataset[Sample]):
         objects = objects[kept.numpy()]
         concepts = self.base_of[self.index.box_concepts[objects]]
         assert (concepts >= 0).all(), f"image row {place.image} has a target that is not base"
-        rows = self._teacher_rows(SampleView(place.image, objects, view.flip), place)
-        targets = Targets(seen, torch.from_numpy(concepts), rows)
+        proposals, regions = self._proposals(place.image, view, hidden=bool(fault))
+        rows = self._teacher_rows(SampleView(place.image, objects, view.flip, proposals), place)
+        targets = Targets(seen, torch.from_numpy(concepts), rows, regions)
         given = np.unique(concepts)
         if self.priors is not None and rng.random() < self.config.guidance.priors:
             given = self.priors.of(place.image)
@@ -120,6 +126,26 @@ class TrainingPhotos(Dataset[Sample]):
         boxes = self.index.boxes_of(row)
         rows: NDArray[np.int64] = boxes.start + np.flatnonzero(~self.index.iscrowd[boxes])
         return rows
+
+    def _proposals(
+        self, row: int, view: View, *, hidden: bool
+    ) -> tuple[NDArray[np.int64], ProposalBoxes | None]:
+        """Return the rows (P,) and boxes of the proposals that a view shows and that pass the size test.
+
+        hidden: the image could not be read, so the view shows none.
+        """
+        if self.proposals is None:
+            return np.arange(0), None
+        options, table = self.config.data, self.proposals
+        rows = np.arange(0) if hidden else np.arange(table.offsets[row], table.offsets[row + 1])
+        if not options.repeated_proposals:
+            rows = rows[~table.repeats[rows]]
+        height, width = int(self.index.heights[row]), int(self.index.widths[row])
+        boxes, kept = apply_to_boxes(torch.from_numpy(table.box_xyxy[rows]), height, width, view)
+        sides = boxes[:, 2:] * boxes.new_tensor([view.size[1], view.size[0]])
+        large = (sides > options.min_proposal_side).all(1)
+        boxes, rows = boxes[large], rows[kept[large].numpy()]
+        return rows, ProposalBoxes(boxes, torch.arange(len(boxes)) < options.proposals)
 
     def _teacher_rows(self, view: SampleView, place: Place) -> dict[str, TeacherRows]:
         random = generator(self.config.train.seed, TEACHER, place.epoch, place.position)

@@ -7,60 +7,18 @@ which knows its columns.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.store import Column, ColumnName, column_of, list_columns, open_column, parse_name
 from cckt.detector.config.config import DataConfig
+from cckt.detector.data.proposal_rows import ImageRows, NounRows, ProposalCropRows
+from cckt.detector.data.row_source import RowSource, SampleView, rows_of
 from cckt.detector.students.targets import TeacherRows
-
-
-@dataclass(frozen=True)
-class SampleView:
-    """What a training sample shows of an image."""
-
-    image: int
-    """Row of the image."""
-    objects: NDArray[np.int64]
-    """(M,) rows of the boxes that the view shows, in the order of the targets."""
-    flip: bool
-    """The view is flipped horizontally."""
-
-
-class RowSource(ABC):
-    """Reads one name of teacher rows."""
-
-    columns: list[Column]
-    """Everything it reads; all of them must come from the run's teacher. The first one's recipe describes the
-    rows."""
-
-    @abstractmethod
-    def __init__(self, data: Path, index: Index, options: DataConfig) -> None:
-        """Open the columns of a data set's folder.
-
-        Raises UserError for a column that is missing, unfinished, or made for another index.
-        """
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """How the rows were made, for facts.json."""
-        recipe = dict(self.columns[0].manifest.spec.recipe)
-        views = [column.manifest.spec.name for column in self.columns[1:]]
-        return recipe | ({"views": views} if views else {})
-
-    @abstractmethod
-    def take(self, view: SampleView, random: np.random.Generator) -> TeacherRows:
-        """Return the rows of a sample. random: generator of the sample; equal for equal seed, epoch and
-        position."""
 
 
 class CropRows(RowSource):
@@ -97,28 +55,28 @@ class CropRows(RowSource):
         """
         rows = view.objects
         if view.flip and self.flipped is not None:
-            return _rows(self.flipped, rows)
+            return rows_of(self.flipped, rows)
         if len(self.upright) == 1:
-            return _rows(self.upright[0], rows)
+            return rows_of(self.upright[0], rows)
         chosen = random.integers(len(self.upright), size=len(rows))
         values = torch.zeros(len(rows), self.upright[0].width)
         valid = torch.zeros(len(rows), dtype=torch.bool)
         for number in np.unique(chosen).tolist():
             places = np.flatnonzero(chosen == number)
-            found = _rows(self.upright[number], rows[places])
+            found = rows_of(self.upright[number], rows[places])
             values[places], valid[places] = found.values, found.valid
         return TeacherRows(values, valid)
 
 
-ROW_SOURCES: dict[str, type[RowSource]] = {"crop": CropRows}
+ROW_SOURCES: dict[str, type[RowSource]] = {
+    "crop": CropRows,
+    "proposal_crop": ProposalCropRows,
+    "noun": NounRows,
+    "image": ImageRows,
+}
 """Name of the rows -> their source."""
 
 
 def open_rows(names: Iterable[str], data: Path, index: Index, options: DataConfig) -> dict[str, RowSource]:
     """Open the sources of the named rows."""
     return {name: ROW_SOURCES[name](data, index, options) for name in names}
-
-
-def _rows(column: Column, rows: NDArray[np.int64]) -> TeacherRows:
-    values: Tensor = torch.from_numpy(column.take(rows).astype(np.float32))
-    return TeacherRows(values, torch.from_numpy(column.valid(rows)))

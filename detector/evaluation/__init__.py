@@ -11,7 +11,7 @@ evaluation_set.py     an index with the text, the protocol and the priors that a
 ground_truth.py       annotated boxes of the concepts that a protocol scores
 inference_loop.py     run a model over the images of an index, on one process or several
 locate.py             detections with image and concept numbers; refuse ids and boxes that do not fit
-match_detections.py   which detection matches which annotated box; the score with the best F1
+match_detections.py   which detection matches which box; the best F1; what becomes of novel objects
 measure.py            from detections to metrics and matches
 metrics.py            the figures: AP50 base, novel and all, AP, APr, and AP per concept
 protocols.py          the protocols: ov-coco, ov-lvis, coco, objects365, custom

@@ -61,7 +61,8 @@ def evaluate_detections(
     Detections of concepts that the protocol does not score are dropped. Raises UserError for ids that are not
     in the index, and for boxes that cannot be in its pixels.
     """
-    return measure(index, detections, protocol, engine).with_intervals(resamples, seed)
+    known = measure(index, detections, protocol, engine)
+    return replace(known.with_intervals(resamples, seed), figures=known.counts())
 
 
 def evaluate_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from cckt.detector.config.config import PriorConfig
 from cckt.detector.data.presence import disturb_present
 from cckt.detector.data.training_priors import priors_column
 from cckt.detector.evaluation.protocols import Protocol, protocol_for
+from cckt.detector.inference.vocabulary import with_splits
 from cckt.detector.runs.run_folder import Facts
 
 CORRUPTED_DROP, CORRUPTED_ADD = 0.2, 2.0
@@ -50,6 +52,16 @@ class EvaluationSet:
     """Label of the teacher whose columns are read; "" for the first teacher."""
     text_digest: str = ""
     """Manifest digest of the text column."""
+    trained: frozenset[str] | None = None
+    """Normalised names of the concepts that the run was trained on; None: those of the split base."""
+
+    @cached_property
+    def base(self) -> npt.NDArray[np.bool_]:
+        """(C,) concepts of `vocabulary` that the run was trained on."""
+        words = self.vocabulary if self.trained is None else with_splits(self.vocabulary, self.trained)
+        mask = np.zeros(len(words), bool)
+        mask[words.rows("base")] = True
+        return mask
 
     def input_digests(self, prior: PriorConfig) -> dict[str, str]:
         """Return digests of all inputs of an evaluation here, apart from weights and settings."""
@@ -141,7 +153,8 @@ def open_evaluation_set(
     concepts, rows = rules.scored(index)
     vocabulary = Vocabulary(concepts[int(row)] for row in rows)
     values = torch.from_numpy(text.take(rows).astype(np.float32))
-    return EvaluationSet(index, rows, vocabulary, values, rules, label, text.manifest.digest)
+    trained = None if facts is None else frozenset(facts.annotated)
+    return EvaluationSet(index, rows, vocabulary, values, rules, label, text.manifest.digest, trained)
 
 
 def check_teacher(data: Path, text: Column, facts: Facts) -> None:

@@ -238,7 +238,7 @@ def _detections(
     sizes = [(int(index.heights[row]), int(index.widths[row])) for row in rows]
     ids, tau, detections = dataset.vocabulary.category_ids, model.config.model.tau, []
     if variant.requested is None:
-        scores = configured_scores(inference, output, text, tau, present, batch_priors)
+        scores = configured_scores(inference, output, text, tau, present, batch_priors, dataset.base)
         best = top_detections(scores, output.boxes[-1], sizes, inference.top, inference.nms)
     else:
         words, columns = (
@@ -252,7 +252,8 @@ def _detections(
         if output.logits.shape[-1] == len(ids):
             output = replace(output, logits=output.logits[..., columns])
         batch_priors = None if batch_priors is None else batch_priors[:, columns]
-        scores = configured_scores(inference, output, text[columns], tau, present, batch_priors)
+        base = dataset.base[columns]
+        scores = configured_scores(inference, output, text[columns], tau, present, batch_priors, base)
         best = best_per_object(scores, output.boxes[-1], sizes, inference.top, len(words), inference.nms)
         ids = ids[columns]
     for row, found in zip(rows, best, strict=True):

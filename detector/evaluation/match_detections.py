@@ -6,6 +6,7 @@ used for confidence intervals, the best threshold and the report's error types.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +20,8 @@ from cckt.detector.inference.own_evaluation import DEFAULT_THRESHOLD
 
 Bools = npt.NDArray[np.bool_]
 
+MATCH_IOU = 0.5
+"""IoU above or at which a detection finds a box, in every count of errors."""
 CHUNK = 1 << 18
 """Detections per block of IoU computation; bounds memory."""
 
@@ -182,3 +185,76 @@ def _overlap(
     whole = np.where(crowd, area, area + others[..., 2] * others[..., 3] - shared)
     overlap: npt.NDArray[np.float64] = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
     return overlap
+
+
+def group_by_image(truth: GroundTruth, rows: Rows, images: Rows, boxes: Rows) -> Iterator[tuple[Rows, Rows]]:
+    """Yield (rows, boxes) of each image that has some of `rows`.
+
+    rows: detections; images: (K,) image of every detection; boxes: ascending rows of the truth boxes to use.
+    """
+    rows = rows[np.argsort(images[rows], kind="stable")]
+    unique, starts = np.unique(images[rows], return_index=True)
+    ends = [*starts.tolist(), len(rows)][1:]
+    truth_images = truth.images[boxes]
+    for image, low, high in zip(unique, starts.tolist(), ends, strict=True):
+        first, last = np.searchsorted(truth_images, image), np.searchsorted(truth_images, image, "right")
+        yield rows[low:high], boxes[first:last]
+
+
+@dataclass(frozen=True)
+class NovelObjects:
+    """What becomes of the annotated novel objects, in the layout of Table I of HD-OVD (docs/method/hd_ovd.md,
+    section 10): `base`, `novel` and `correct` add up to `selected`."""
+
+    objects: int
+    """All of them."""
+    recalled: int
+    """Those that some detection, of any concept and score, overlaps (IoU 0.5)."""
+    selected: int
+    """Those whose best-scored overlapping detection reaches the threshold."""
+    base: int
+    """Selected ones whose best detection has a base concept."""
+    novel: int
+    """Selected ones whose best detection has another novel concept."""
+    correct: int
+    """Selected ones whose best detection has the right concept."""
+    threshold: float
+    """Score from which a detection is kept."""
+
+
+def count_novel_objects(truth: GroundTruth, found: LocatedDetections, threshold: float) -> NovelObjects:
+    """Return the counts for the novel objects of `truth`, crowds excluded.
+
+    threshold: smallest score of a detection that is kept, such as that of the best F1.
+    """
+    novel = np.flatnonzero(truth.in_split("novel")[truth.concepts] & ~truth.crowd)
+    best = best_detections(truth, found)[novel]
+    recalled = novel[best >= 0]
+    best = best[best >= 0]
+    kept = found.scores[best] >= threshold
+    concepts, own = found.concepts[best][kept], truth.concepts[recalled][kept]
+    is_base, right = truth.in_split("base")[concepts], concepts == own
+    return NovelObjects(
+        objects=len(novel),
+        recalled=len(recalled),
+        selected=int(kept.sum()),
+        base=int(is_base.sum()),
+        novel=int((~is_base & ~right).sum()),
+        correct=int(right.sum()),
+        threshold=threshold,
+    )
+
+
+def best_detections(truth: GroundTruth, found: LocatedDetections) -> Rows:
+    """Return (M,) the row of the best-scored detection that overlaps each box of `truth`; -1 for none, and
+    for crowds."""
+    best = np.full(len(truth.images), -1, np.int64)
+    boxes_without_crowds = np.flatnonzero(~truth.crowd)
+    all_rows = np.arange(len(found.scores))
+    for rows, boxes in group_by_image(truth, all_rows, found.images, boxes_without_crowds):
+        overlap = iou(found.boxes_xywh[rows], truth.boxes_xywh[boxes], np.zeros(len(boxes), bool))
+        scores = np.where(overlap >= MATCH_IOU, found.scores[rows][:, None], -np.inf)
+        if scores.size:
+            overlapped = np.isfinite(scores.max(0))
+            best[boxes[overlapped]] = rows[scores.argmax(0)[overlapped]]
+    return best

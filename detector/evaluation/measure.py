@@ -16,7 +16,12 @@ from cckt.detector.evaluation.evaluation_set import EvaluationSet
 from cckt.detector.evaluation.ground_truth import GroundTruth, ground_truth_of
 from cckt.detector.evaluation.inference_loop import InferenceResult, Variant
 from cckt.detector.evaluation.locate import LocatedDetections, locate_detections
-from cckt.detector.evaluation.match_detections import DetectionMatches, best_f1, match_detections
+from cckt.detector.evaluation.match_detections import (
+    DetectionMatches,
+    best_f1,
+    count_novel_objects,
+    match_detections,
+)
 from cckt.detector.evaluation.metrics import Metrics, summarise
 from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.runs.run_folder import Facts
@@ -41,6 +46,12 @@ class Measurement:
         """Matches at every IoU threshold that the headline figures of the protocol need."""
         thresholds = thresholds_for(self.truth)
         return self.matches if thresholds == (0.5,) else match_detections(self.truth, self.found, thresholds)
+
+    def counts(self) -> dict[str, Any]:
+        """Return "best_f1", the best threshold, and "novel_objects", what becomes of them at that score."""
+        best = best_f1(self.truth, self.matches)
+        objects = count_novel_objects(self.truth, self.found, best["score"])
+        return {"best_f1": best, "novel_objects": asdict(objects)}
 
     def with_intervals(self, resamples: int, seed: int = 0) -> Metrics:
         """Return the metrics with bootstrap intervals of the headline figures; 0 resamples adds none."""
@@ -94,7 +105,7 @@ def metrics_of_variant(
         "photos_unreadable": len(inferred.faults),
         "seconds": inferred.seconds,
         "images_per_second": inferred.images_per_second,
-        "best_f1": best_f1(known.truth, known.matches),
+        **known.counts(),
         "transfer": None if facts is None else _transfer(metrics, facts),
     }
     return replace(metrics, figures=figures)

@@ -24,6 +24,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import json_object, require_ours_or_absent
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
+from cckt.detector.inference.fusion import Fusion
 from cckt.detector.inference.postprocess import class_scores
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.students.boxes import to_xyxy
@@ -71,7 +72,7 @@ class GraphModel(nn.Module):
     the image's sides, scores (B, N, C) float32 in [0, 1].
     """
 
-    def __init__(self, detector: Predictor, text: np.ndarray, present: np.ndarray) -> None:
+    def __init__(self, detector: Predictor, text: np.ndarray, present: np.ndarray, base: np.ndarray) -> None:
         super().__init__()
         config = detector.model.config
         self.model = traceable(detector.model.model)
@@ -80,6 +81,7 @@ class GraphModel(nn.Module):
         place = detector.model.device
         self.register_buffer("text", torch.from_numpy(np.array(text, np.float32)).to(place))
         guidance = PresentText.gather(self.get_buffer("text"), [torch.from_numpy(present)])
+        self.register_buffer("base", torch.from_numpy(base).to(place))
         self.register_buffer("words", guidance.embeddings)
         self.register_buffer("counts", guidance.counts)
         self.register_buffer("mean", torch.tensor(config.data.mean, device=place).view(1, 3, 1, 1))
@@ -94,7 +96,14 @@ class GraphModel(nn.Module):
         )
         output = self.model.decode(self.model.encode(pixels, None), text, guidance).last()
         inference = self.inference
-        scores = class_scores(output, text, self.tau, inference.classification, softmax=inference.softmax)
+        scores = class_scores(
+            output,
+            text,
+            self.tau,
+            inference.classification,
+            softmax=inference.softmax,
+            fusion=Fusion(inference, self.get_buffer("base")),
+        )
         return to_xyxy(output.boxes[-1]), scores
 
 
@@ -154,7 +163,8 @@ def export_graph(
             "these limits."
         )
     _require_ours(out, format)
-    graph_model = GraphModel(detector, table, rows).eval().cpu()
+    base = np.array([word.split == "base" for word in words], bool)
+    graph_model = GraphModel(detector, table, rows, base).eval().cpu()
     generator = torch.Generator().manual_seed(0)
     photos = [torch.rand((2, 3, *one), generator=generator) for one in _checked_sizes(config, size, least)]
     require_room(out.parent, sum(value.nbytes for value in graph_model.state_dict().values()))

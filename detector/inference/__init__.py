@@ -1,12 +1,14 @@
 """Load a trained detector and predict on images, with any vocabulary.
 
 calibration.py       scores as probabilities of being correct, and their threshold
+fusion.py            fusion of two text scores, for base and novel concepts (HD-OVD)
 inference_model.py   a trained model in eval mode: load, encode, decode
 own_evaluation.py    score threshold and prior temperature from the run's own evaluation
 photo_sources.py     input images: files, folders, patterns, stdin, video frames
 postprocess.py       model output to scores, scores to detections, non-maximum suppression
 predict.py           `Predictor`: images and a vocabulary in, predictions out
 prediction.py        the detections of one image; COCO, YOLO and CSV files
+region_proposals.py  class-agnostic regions of a run, for cckt cache proposals
 rivals.py            the base concepts that compete with the words of a user
 result_folders.py    no result of somebody else or of another run is replaced
 vocabulary.py        splits and text embeddings of a vocabulary; the `Guide` protocol

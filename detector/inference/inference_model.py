@@ -54,7 +54,7 @@ class InferenceModel:
         batch, padding = pad_batch(images)
         batch = batch.to(self.device, non_blocking=True)
         padding = None if padding is None else padding.to(self.device, non_blocking=True)
-        with self._inference():
+        with self.inference():
             return self.model.encode(normalise(batch, padding, self.config.data), padding)
 
     def decode(self, encoded: Any, text: Tensor, present: Sequence[Rows] | None) -> StudentOutput:
@@ -65,11 +65,12 @@ class InferenceModel:
         guidance = None
         if present is not None:
             guidance = PresentText.gather(text, [torch.from_numpy(one) for one in present])
-        with self._inference():
+        with self.inference():
             return self.model.decode(encoded, text, guidance).last()
 
     @contextmanager
-    def _inference(self) -> Iterator[None]:
+    def inference(self) -> Iterator[None]:
+        """Run a block without gradients, in the precision of the config."""
         with torch.inference_mode(), autocast(self.config.train.precision, self.device):
             yield
 

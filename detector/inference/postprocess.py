@@ -18,6 +18,7 @@ from torchvision.ops import nms as suppress_overlaps
 
 from cckt.cache_builder.presence import Rows
 from cckt.detector.config.config import InferenceConfig
+from cckt.detector.inference.fusion import Fusion
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import StudentOutput
 
@@ -53,11 +54,13 @@ def configured_scores(
     tau: float,
     present: Sequence[Rows] | None,
     priors: npt.NDArray[np.float32] | None,
+    base: npt.NDArray[np.bool_] | None = None,
 ) -> Tensor:
     """Return `class_scores` (B, N, C) with the options of an inference config.
 
     present: for each image the rows of its present concepts; required by `restrict_to_present`. priors:
-    (B, C) probabilities that an image contains a concept; None adds no prior.
+    (B, C) probabilities that an image contains a concept; None adds no prior. base: (C,) concepts that the
+    run was trained on; required by the classification "fusion".
     """
     device, allowed, log_odds = text.device, None, None
     if inference.restrict_to_present:
@@ -68,7 +71,13 @@ def configured_scores(
         allowed = allowed.to(device)
     if priors is not None and inference.prior_weight:
         log_odds = prior_log_odds(torch.from_numpy(priors), inference.prior_weight).to(device)
-    return class_scores(output, text, tau, inference.classification, allowed, log_odds, inference.softmax)
+    fusion = None
+    if inference.classification == "fusion":
+        assert base is not None, "classification fusion: expected the base concepts, found None"
+        fusion = Fusion(inference, torch.from_numpy(base).to(device))
+    return class_scores(
+        output, text, tau, inference.classification, allowed, log_odds, inference.softmax, fusion
+    )
 
 
 def similarity_probability(region: Tensor, text: Tensor, tau: float) -> Tensor:
@@ -84,24 +93,29 @@ def class_scores(
     output: StudentOutput,
     text: Tensor,
     tau: float,
-    classification: Literal["similarity", "head", "product"],
+    classification: Literal["similarity", "head", "product", "fusion"],
     present: Tensor | None = None,
     log_odds: Tensor | None = None,
     softmax: bool = False,
+    fusion: Fusion | None = None,
 ) -> Tensor:
     """Return (B, N, C) scores of the last decoder layer (docs/method/cckt_det.md, eq. 24).
 
     classification: "similarity" is eq. 12, "head" the probability of the class head, "product" the geometric
-    mean of both. present: (B, C) bool; the score of a concept that is False becomes 0. None keeps all.
-    log_odds: (B, C), added to the log-odds of every score, such as `prior_log_odds` (eq. 29); None adds
-    nothing. softmax: multiply each score by the softmax of the log-odds over the concepts (eq. 30), which
-    lowers concepts that are similar to the best one. With a single concept the softmax is 1.
+    mean of both, "fusion" that of `fusion` (docs/method/hd_ovd.md, eq. 54). present: (B, C) bool; the score
+    of a concept that is False becomes 0. None keeps all. log_odds: (B, C), added to the log-odds of every
+    score, such as `prior_log_odds` (eq. 29); None adds nothing. softmax: multiply each score by the softmax
+    of the log-odds over the concepts (eq. 30), which lowers concepts that are similar to the best one. With a
+    single concept the softmax is 1. Regions that only fill the tensor score 0.
     """
     parts = []
     if classification in ("similarity", "product"):
         parts.append(similarity_probability(output.region[-1], text, tau))
     if classification in ("head", "product"):
         parts.append(output.logits[-1].float().sigmoid())
+    if classification == "fusion":
+        assert fusion is not None, "classification fusion: expected its options, found None"
+        parts.append(fusion.scores(output, text))
     result = parts[0] if len(parts) == 1 else (parts[0] * parts[1]).sqrt()
     if log_odds is not None or softmax:
         # float64, because confident scores are within 1e-6 of 1, where float32 produces ties.
@@ -110,6 +124,8 @@ def class_scores(
             logits = logits + log_odds[:, None].double()
         share = logits.softmax(-1) if softmax else 1.0
         result = (logits.sigmoid() * share).to(result.dtype)
+    if output.kept is not None:
+        result = result * output.kept[..., None]
     return result if present is None else result * present[:, None]
 
 

@@ -142,7 +142,7 @@ class Predictor:
         text: Floats | Tensor | None = None,
         priors: Literal["config", "guide", "none"] = "config",
         present: Sequence[str | int] | None = None,
-        classification: Literal["similarity", "head", "product"] | None = None,
+        classification: Literal["similarity", "head", "product", "fusion"] | None = None,
         restrict_to_present: bool | None = None,
         rivals: bool = True,
         multi_label: bool = False,
@@ -263,7 +263,9 @@ class Predictor:
             return []
         model = self.model
         output = model.forward([model.preprocess(image) for image in images], text, present)
-        scores = configured_scores(inference, output, text, model.config.model.tau, present, priors)
+        base = np.ones(len(text), bool)  # rivals are base concepts
+        base[: len(words)] = [word.split == "base" for word in words]
+        scores = configured_scores(inference, output, text, model.config.model.tau, present, priors, base)
         sizes = [(image.height, image.width) for image in images]
         boxes, top, nms, requested = output.boxes[-1], inference.top, inference.nms, len(words)
         if multi_label:

@@ -7,18 +7,28 @@ part, from its first epoch on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from cckt.detector.config.config import Config
+from cckt.detector.losses.terms.image_contrast import ImageContrast
+from cckt.detector.losses.terms.instance_contrast import InstanceContrast
+from cckt.detector.losses.terms.instance_relation import InstanceRelation
+from cckt.detector.losses.terms.novel_aware_classes import NovelAwareClasses
 from cckt.detector.losses.terms.region_contrast import RegionContrast
-from cckt.detector.losses.terms.term import ONE_RANK, Ranks, StepInputs, Term
+from cckt.detector.losses.terms.term import ONE_RANK, Ranks, RunInputs, StepInputs, Term
+from cckt.detector.losses.terms.text_relation import TextRelation
 from cckt.detector.students.contract import DetectionLoss, Pairs, StudentOutput
 from cckt.detector.students.targets import PaddedTargets
 
-TERMS: dict[str, type[Term]] = {"region_contrast": RegionContrast}
+TERMS: dict[str, type[Term]] = {
+    "region_contrast": RegionContrast,
+    "instance_contrast": InstanceContrast,
+    "instance_relation": InstanceRelation,
+    "novel_aware_classes": NovelAwareClasses,
+    "text_relation": TextRelation,
+    "image_contrast": ImageContrast,
+}
 """Name of the section in `config/terms.py` -> the term."""
 
 
@@ -29,7 +39,16 @@ def terms_of(config: Config) -> dict[str, type[Term]]:
 
 def needed_rows(config: Config) -> list[str]:
     """Return the names of the teacher rows that the terms of a config read, each once."""
-    return list(dict.fromkeys(row for term in terms_of(config).values() for row in term.needs))
+    proposals = config.data.proposals > 0
+    read = [term.rows_of(config.terms[name], proposals) for name, term in terms_of(config).items()]
+    return list(dict.fromkeys(row for rows in read for row in rows))
+
+
+def check_terms(config: Config) -> None:
+    """Raise UserError for a term that is on and lacks a head of the student, or proposals."""
+    for name, options in config.terms.items():
+        if options.weight > 0:
+            options.check_parts(f"terms.{name}", config.model, config.data.proposals)
 
 
 def first_steps(config: Config, steps_per_epoch: int) -> set[int]:
@@ -40,15 +59,26 @@ def first_steps(config: Config, steps_per_epoch: int) -> set[int]:
 class Objective(nn.Module):
     """The sum of all losses. Its state is that of the terms.
 
-    embedding_dim: D of the teacher. extra_regions: whether the student returns `ExtraRegions`.
+    embedding_dim: D of the teacher. extra_regions: whether the student returns `ExtraRegions`. run: what
+    terms know of the run; None suits terms that need nothing of it.
     """
 
-    def __init__(self, config: Config, embedding_dim: int, *, extra_regions: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        embedding_dim: int,
+        *,
+        extra_regions: bool = False,
+        run: RunInputs | None = None,
+    ) -> None:
         super().__init__()
         tau = config.model.tau
-        built: Mapping[str, nn.Module] = {
+        built = {
             name: term(config.terms[name], tau, embedding_dim) for name, term in terms_of(config).items()
         }
+        if run is not None:
+            for term in built.values():
+                term.prepare(run)
         self.terms = nn.ModuleDict(built)
         self.extra_regions = extra_regions
 
@@ -69,14 +99,16 @@ class Objective(nn.Module):
         *,
         epoch: int,
         divisor: float | Tensor | None = None,
+        parts: int = 1,
         ranks: Ranks = ONE_RANK,
     ) -> dict[str, Tensor]:
         """Return name -> loss, divided by the objects, and their sum "total", the only one with gradients.
 
         epoch: counted from 0. divisor: at least 1 after clamping: the objects of the global batch over the
-        number of ranks, as DDP averages gradients; None counts the objects of `targets`. ranks: the ranks
-        that compute terms together. "total" has gradients, zero where they must be, for a batch without
-        objects too.
+        number of ranks, as DDP averages gradients; None counts the objects of `targets`. parts: accumulated
+        parts of the step; losses that are means already are divided by them instead. ranks: the ranks that
+        compute terms together. "total" has gradients, zero where they must be, for a batch without objects
+        too.
         """
         count = targets.objects if divisor is None else divisor
         count = count.clamp(min=1) if isinstance(count, Tensor) else max(1.0, float(count))
@@ -84,15 +116,20 @@ class Objective(nn.Module):
         step = StepInputs(output, pairs, detection, targets, ranks)
         with torch.autocast(output.boxes.device.type, enabled=False):
             auxiliary = dict(detection.auxiliary)
+            means: dict[str, Tensor] = {}
             for term in self._terms():
                 found = term(step) if term in active else {term.name: _zero(output)}
+                if term.normalised:
+                    means |= {name: value / parts for name, value in found.items()}
+                    continue
                 for name, value in found.items():
                     into = auxiliary if name in auxiliary else losses
                     into[name] = into[name] + value if name in into else value
             losses |= auxiliary
-            losses = {name: value / count for name, value in losses.items()}
+            means |= {name: value / parts for name, value in detection.means.items()}
+            losses = {name: value / count for name, value in losses.items()} | means
             total = torch.stack(list(losses.values())).sum()
-            if not active:
+            if not active or _optional(output):
                 total = total + _zero(output)
         return {"total": total} | {name: value.detach() for name, value in losses.items()}
 
@@ -101,6 +138,12 @@ class Objective(nn.Module):
 
 
 def _zero(output: StudentOutput) -> Tensor:
-    """Return 0 with zero gradients for the embeddings: ranks need every parameter in the graph of every
+    """Return 0 with zero gradients for whatever terms read: ranks need every parameter in the graph of every
     step."""
-    return output.region.sum() * 0.0
+    return torch.stack([one.sum() for one in (output.region, *_optional(output))]).sum() * 0.0
+
+
+def _optional(output: StudentOutput) -> list[Tensor]:
+    """Return the outputs of heads that a term may leave out of a step."""
+    found = (output.text_region, output.relation, output.background, output.image)
+    return [one for one in found if one is not None]

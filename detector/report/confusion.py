@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
 from cckt.detector.evaluation.locate import LocatedDetections
-from cckt.detector.evaluation.match_detections import iou
-from cckt.detector.report.errors import MATCH_IOU, group_by_image
+from cckt.detector.evaluation.match_detections import best_detections
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ def confusion(
     text: (C, D) unit embeddings of the concepts of `truth`. Detections of any score count. nearest: most base
     concepts in each list.
     """
-    detected = best_concepts(truth, found)
+    best = best_detections(truth, found)
+    detected = np.where(best >= 0, found.concepts[best], -1) if len(found.scores) else best
     cosine = np.asarray(text, np.float64) @ np.asarray(text, np.float64).T
     base = np.flatnonzero(truth.in_split("base"))
     result = []
@@ -80,18 +80,3 @@ def confusion(
             )
         )
     return sorted(result, key=lambda one: (one.correct / one.boxes, one.name))
-
-
-def best_concepts(truth: GroundTruth, found: LocatedDetections) -> Rows:
-    """Return (M,) the concept of the best-scored detection that overlaps each box; -1 if there is none."""
-    concepts = np.full(len(truth.images), -1, np.int64)
-    boxes_without_crowds = np.flatnonzero(~truth.crowd)
-    all_rows = np.arange(len(found.scores))
-    for rows, boxes in group_by_image(truth, all_rows, found.images, boxes_without_crowds):
-        overlap = iou(found.boxes_xywh[rows], truth.boxes_xywh[boxes], np.zeros(len(boxes), bool))
-        scores = np.where(overlap >= MATCH_IOU, found.scores[rows][:, None], -np.inf)
-        if scores.size:
-            best = scores.argmax(0)
-            overlapped = np.isfinite(scores.max(0))
-            concepts[boxes[overlapped]] = found.concepts[rows][best[overlapped]]
-    return concepts

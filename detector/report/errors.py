@@ -18,7 +18,6 @@ detections are removed. Missed boxes no longer count.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +26,10 @@ import numpy.typing as npt
 
 from cckt.detector.evaluation.coco_engines import RECALLS
 from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
-from cckt.detector.evaluation.match_detections import DetectionMatches, iou
+from cckt.detector.evaluation.match_detections import MATCH_IOU, DetectionMatches, group_by_image, iou
 
 KINDS = ("classification", "localisation", "both", "duplicate", "background", "missed")
-MATCH_IOU, NEAR_IOU = 0.5, 0.1
+NEAR_IOU = 0.1
 CLASSIFICATION, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(5)
 
 Floats = npt.NDArray[np.float64]
@@ -78,20 +77,6 @@ def classify(truth: GroundTruth, matches: DetectionMatches) -> Errors:
     detected[matches.box[0][matches.box[0] >= 0]] = True
     detected[target[target >= 0]] = True
     return Errors(kind, target, ~detected & ~truth.crowd)
-
-
-def group_by_image(truth: GroundTruth, rows: Rows, images: Rows, boxes: Rows) -> Iterator[tuple[Rows, Rows]]:
-    """Yield (rows, boxes) of each image that has some of `rows`.
-
-    rows: detections; images: (K,) image of every detection; boxes: ascending rows of the truth boxes to use.
-    """
-    rows = rows[np.argsort(images[rows], kind="stable")]
-    unique, starts = np.unique(images[rows], return_index=True)
-    ends = [*starts.tolist(), len(rows)][1:]
-    truth_images = truth.images[boxes]
-    for image, low, high in zip(unique, starts.tolist(), ends, strict=True):
-        first, last = np.searchsorted(truth_images, image), np.searchsorted(truth_images, image, "right")
-        yield rows[low:high], boxes[first:last]
 
 
 def _row_maximum(overlap: Floats) -> tuple[Floats, Rows]:

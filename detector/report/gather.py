@@ -18,7 +18,7 @@ from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import chosen_variant, evaluate_run, input_digests, limit_to_protocol
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.ground_truth import GroundTruth
-from cckt.detector.evaluation.match_detections import best_f1
+from cckt.detector.evaluation.match_detections import best_f1, count_novel_objects
 from cckt.detector.evaluation.measure import Measurement, measure
 from cckt.detector.evaluation.metrics import Metrics, figure_label
 from cckt.detector.evaluation.protocols import Protocol
@@ -79,6 +79,7 @@ def collect(
         "sizes": _sizes(truth, measured.curves),
         "concepts": [plain(asdict(one)) for one in measured.metrics.per_concept],
         "errors": costs(truth, matches, classify(truth, matches)),
+        "novel_objects": asdict(count_novel_objects(truth, found, threshold)),
         "confusion": [asdict(one) for one in confusion(truth, found, scene.text.numpy())],
         "priors": prior_quality(scene, prior),
         "sweep": swept,

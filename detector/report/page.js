@@ -197,6 +197,9 @@ function confusions() {
   const parts = [["correct", "correct", "var(--good)"], ["base", "detected as a base concept", "var(--base)"], ["other_novel", "detected as another novel concept", "var(--novel)"], ["missed", "missed", "var(--other)"]];
   const blocks = page.runs.map((run, k) => {
     if (!run.confusion.length) return null;
+    const counts = run.novel_objects;
+    const summary = el("table", {}, el("tr", {}, ["novel objects", "found by a box", `kept (score ${counts.threshold.toFixed(2)})`, "called base", "called another novel", "called right"].map((name) => el("th", {}, name))),
+      el("tr", {}, ["objects", "recalled", "selected", "base", "novel", "correct"].map((key) => el("td", {}, whole(counts[key])))));
     const points = run.confusion.flatMap((one) => one.nearest.map((base) => ({ x: base.cosine, y: base.boxes / one.boxes, colour: many ? runColour(k) : "var(--novel)",
       label: `★ ${one.name} detected as ${base.name}`, rows: [["boxes", `${base.boxes} of ${one.boxes}`], ["text cosine", base.cosine.toFixed(3)]] })));
     const grid = sortable(run.confusion, [
@@ -210,6 +213,7 @@ function confusions() {
     ], 2, true);
     return [many ? el("h3", { style: "margin:18px 0 8px" }, runLabel(k)) : null,
       el("div", { class: "legend", style: "margin:0 0 12px" }, parts.map(([, label, c]) => el("span", { c }, el("i", { class: "box" }), label))),
+      el("div", { class: "card" }, summary), el("div", { class: "gap" }),
       el("div", { class: "card tall" }, grid.table), el("div", { class: "gap" }),
       card("Confusion by similarity of the texts", scatter({ points, xLabel: "text cosine of novel and base concept", yLabel: "share of boxes detected as the base concept", form: (v) => percent(v, 0) }))];
   });

@@ -24,3 +24,12 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     shared, hull = inner.prod(-1), outer.prod(-1)
     union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
     return shared / (union + tiny) - (hull - union) / (hull + tiny)
+
+
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the IoU of cxcywh boxes; (..., 4) and (..., 4) broadcast to (...). Boxes without area give 0."""
+    a, b = to_xyxy(a), to_xyxy(b)
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    shared = inner.prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - shared
+    return shared / (union + 1e-9)

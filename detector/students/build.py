@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config
+from cckt.detector.students.adamixer.model import AdaMixer
 from cckt.detector.students.contract import Student
 from cckt.detector.students.deformable_detr.model import DeformableDETR
+from cckt.detector.students.faster_rcnn.model import FasterRCNN
 
-STUDENTS: dict[str, type[Student]] = {"deformable_detr": DeformableDETR}
+STUDENTS: dict[str, type[Student]] = {
+    "deformable_detr": DeformableDETR,
+    "faster_rcnn": FasterRCNN,
+    "adamixer": AdaMixer,
+}
 """Name -> student."""
 
 

@@ -61,16 +61,56 @@ class StudentOutput:
     logits: Tensor
     """(L, B, N, C) float32 class logits."""
     region: Tensor
-    """(L, B, N, D) float32 unit region embeddings, comparable with the teacher's."""
+    """(L, B, N, D) float32 unit region embeddings, comparable with the teacher's crops."""
+    objectness: Tensor | None = None
+    """(L, B, N) float32 logits: the region shows an object of any concept; None without such a head."""
+    text_region: Tensor | None = None
+    """(L, B, N, D) float32 unit embeddings in text space, compared with texts for classification
+    (docs/method/hd_ovd.md, eq. 22); None without such a head."""
+    relation: Tensor | None = None
+    """(L, B, N, D) float32, not normalised: embeddings of the text-space relation head (eq. 30)."""
+    background: Tensor | None = None
+    """(D,) learned embedding of the background (eq. 23); given with `text_region`."""
+    image: Tensor | None = None
+    """(B, D) float32 unit embeddings of the whole images (eq. 38); in training only."""
+    kept: Tensor | None = None
+    """(B, N) bool: False at regions that only fill the tensor (fewer RoIs in an image); None keeps all."""
 
     def last(self) -> StudentOutput:
         """Return the prediction as an output of one layer."""
-        return StudentOutput(self.boxes[-1:], self.logits[-1:], self.region[-1:])
+
+        def cut(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[-1:]
+
+        return StudentOutput(
+            self.boxes[-1:],
+            self.logits[-1:],
+            self.region[-1:],
+            cut(self.objectness),
+            cut(self.text_region),
+            cut(self.relation),
+            self.background,
+            self.image,
+            self.kept,
+        )
+
+
+@dataclass(frozen=True)
+class AgnosticRegions:
+    """Class-agnostic regions of images, in any order: S per image."""
+
+    boxes: Tensor
+    """(B, S, 4) float32 cxcywh in [0, 1], relative to the unpadded image."""
+    objectness: Tensor
+    """(B, S) float32 logits: the region shows an object of any concept; MASKED where there is no region."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which region of the output stands for which object, in the same order of images on every layer."""
+    """Which region of the output stands for which object, in the same order of images on every layer.
+
+    An object may have several regions (RoIs); a term then takes their mean where it needs one per object.
+    """
 
     images: Tensor
     """(K,) int64, image of the pair."""
@@ -78,6 +118,9 @@ class Pairs:
     """(L, K) int64, region within the image."""
     objects: Tensor
     """(L, K) int64, object within the image."""
+    proposals: Pairs | None = None
+    """Pairs of regions with the proposals of the targets: `objects` then counts proposals; no region is also
+    in a pair with an object. None if the targets have no proposals, or the student does not match them."""
 
     def of_image(self, layer: int, image: int) -> tuple[Tensor, Tensor]:
         """Return regions and objects of one image on one layer."""
@@ -101,13 +144,17 @@ class ExtraRegions:
 
 @dataclass(frozen=True)
 class DetectionLoss:
-    """A student's detection losses: weighted sums over layers and pairs, not yet divided by the objects."""
+    """A student's detection losses: weighted sums over layers and pairs, not yet divided by the objects,
+    unless `means` says otherwise."""
 
     losses: dict[str, Tensor]
     """Name -> loss of the regions of the output."""
     auxiliary: dict[str, Tensor] = field(default_factory=dict)
     """Name -> loss of what exists in training only."""
     extra: tuple[ExtraRegions, ...] = ()
+    means: dict[str, Tensor] = field(default_factory=dict)
+    """Name -> loss that the student has divided itself (by sampled anchors or RoIs, say): the objective does
+    not divide it by the objects."""
 
 
 class Student(nn.Module):
@@ -119,6 +166,8 @@ class Student(nn.Module):
 
     has_extra_regions = False
     """Whether `detection_loss` returns `ExtraRegions`."""
+    output_layers = 1
+    """L, the number of output layers; terms keep a queue for each. Set in the constructor."""
 
     @abstractmethod
     def encode(self, images: Tensor, padding: Tensor | None) -> Any:
@@ -147,6 +196,21 @@ class Student(nn.Module):
     ) -> StudentOutput:
         """Encode and decode."""
         return self.decode(self.encode(images, padding), text, guidance, training)
+
+    def region_proposals(self, encoded: Any, text: Tensor) -> AgnosticRegions:
+        """Return class-agnostic regions of encoded images, without guidance; of equal logits the first is
+        better.
+
+        text: (C, D) unit, the base concepts. Default: the boxes of the last layer, ranked by objectness if
+        the output has it, else by the highest class logit. A student with denser boxes returns them too.
+        """
+        output = self.decode(encoded, text, None)
+        objectness = getattr(output, "objectness", None)
+        logits = output.logits[-1].max(-1).values if objectness is None else objectness[-1]
+        kept = getattr(output, "kept", None)
+        if kept is not None:
+            logits = logits.masked_fill(~kept, MASKED)
+        return AgnosticRegions(output.boxes[-1].float(), logits.float())
 
     def training_inputs(self, targets: PaddedTargets, text: Tensor) -> Any:
         """Draw further inputs of a training step (denoising queries, say) from torch's generator; None for

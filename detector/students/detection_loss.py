@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cckt.detector.config.config import LossConfig
 from cckt.detector.students.boxes import generalised_iou
-from cckt.detector.students.contract import Pairs, StudentOutput
+from cckt.detector.students.contract import MASKED, Pairs, StudentOutput
 from cckt.detector.students.precision import single
 from cckt.detector.students.targets import PaddedTargets
 
@@ -32,6 +32,23 @@ def detection_losses(
         "l1": config.loss_l1 * (found - goal).abs().sum(),
         "giou": config.loss_giou * (1 - generalised_iou(found, goal)).sum(),
     }
+
+
+def objectness_loss(
+    objectness: Tensor, pairs: Pairs, config: LossConfig, kept: Tensor | None = None
+) -> Tensor:
+    """Return the weighted focal loss of objectness, summed (docs/method/hd_ovd.md, eq. 47).
+
+    objectness: (L, B, N) logits. Regions in a pair, with an object or a proposal, are positives. kept: (B, N)
+    bool, False at regions that only fill the tensor.
+    """
+    logits = single(objectness)
+    if kept is not None:
+        logits = logits.masked_fill(~kept, MASKED)
+    layer = torch.arange(len(logits), device=logits.device)[:, None]
+    every = [pairs] if pairs.proposals is None else [pairs, pairs.proposals]
+    positive = torch.cat([logits[layer, one.images, one.regions] for one in every], 1)
+    return config.loss_objectness * focal_loss(logits, positive, config.alpha, config.gamma)
 
 
 def focal_loss(

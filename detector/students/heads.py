@@ -25,7 +25,11 @@ class UnitLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., d) to unit vectors (..., D)."""
-        return F.normalize(single(self.linear(x)), dim=-1, eps=1e-6)
+        return F.normalize(self.raw(x), dim=-1, eps=1e-6)
+
+    def raw(self, x: Tensor) -> Tensor:
+        """Map (..., d) to (..., D) float32 vectors before they get unit length."""
+        return single(self.linear(x))
 
 
 class TextHead(nn.Module):

@@ -17,7 +17,7 @@ from cckt.detector.students.contract import Student
 
 
 def parameter_groups(student: Student, config: TrainConfig) -> list[dict[str, Any]]:
-    """Return AdamW's groups: backbone and sampling layers have their own learning rates (eq. 23).
+    """Return the optimiser's groups: backbone and sampling layers have their own learning rates (eq. 23).
 
     Every trainable parameter is in exactly one group. All have weight decay, as in DETR, norms and biases
     too. `set_rate` multiplies the learning rate of the step by the group's `lr_factor`.
@@ -30,9 +30,17 @@ def parameter_groups(student: Student, config: TrainConfig) -> list[dict[str, An
     ]
 
 
-def build_optimizer(student: Student, config: TrainConfig, device: torch.device) -> torch.optim.AdamW:
-    """Return AdamW over `parameter_groups`, fused if the device supports it."""
+def build_optimizer(student: Student, config: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    """Return AdamW or SGD (`train.optimizer`) over `parameter_groups`, fused if the device supports it."""
     fused = device.type in ("cpu", "cuda")
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameter_groups(student, config),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            fused=fused,
+        )
     return torch.optim.AdamW(
         parameter_groups(student, config), lr=config.lr, weight_decay=config.weight_decay, fused=fused
     )
@@ -41,11 +49,15 @@ def build_optimizer(student: Student, config: TrainConfig, device: torch.device)
 def rate_at(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
     """Return the factor on the learning rates in this step (counted from 0), in [0, 1] (eq. 23)."""
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
+    if config.warmup_ratio:
+        done = min(1.0, step / max(1, config.warmup_steps))
+        warmup = 1.0 - (1.0 - done) * (1.0 - config.warmup_ratio)
     if config.schedule == "cosine":
         total = config.epochs * steps_per_epoch
         return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-    dropped = step // steps_per_epoch >= config.lr_drop_epoch
-    return warmup * (config.lr_drop_factor if dropped else 1.0)
+    epoch, second = step // steps_per_epoch, config.lr_second_drop_epoch
+    drops = int(epoch >= config.lr_drop_epoch) + int(0 < second <= epoch)
+    return warmup * config.lr_drop_factor**drops
 
 
 def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, factor: float) -> float:

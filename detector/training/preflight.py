@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note
+from cckt.cache_builder.proposals import require_no_leak
 from cckt.cache_builder.store import Column, Origin, column_of, open_column, require_same_teacher, teacher_of
 from cckt.detector.config.checks import require
 from cckt.detector.config.config import Config
@@ -18,6 +19,7 @@ from cckt.detector.data.dataset import TrainingPhotos
 from cckt.detector.data.gpu_decode import gpu_decoder
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.metrics import FIGURES
+from cckt.detector.losses.objective import check_terms
 from cckt.detector.runs.run_folder import Facts
 from cckt.detector.students.build import student_class
 
@@ -38,10 +40,12 @@ class Ingredients:
 def gather(config: Config, data: Path) -> Ingredients:
     """Open and check the data set of a run.
 
-    Raises UserError for an index without photos or base concepts, boxes of other than base concepts (the
-    concept of every box is read), missing photo files, and columns that are missing, unfinished, made for
-    another index, or made by different teachers.
+    Raises UserError for a term that lacks a head of the student, an index without photos or base concepts,
+    boxes of other than base concepts (the concept of every box is read), proposals or nouns whose maker saw
+    novel classes, missing photo files, and columns that are missing, unfinished, made for another index, or
+    made by different teachers.
     """
+    check_terms(config)
     index = open_index(data)
     check_leak(index)
     check_photos(index)
@@ -50,6 +54,7 @@ def gather(config: Config, data: Path) -> Ingredients:
     photos = TrainingPhotos(data, config)
     for source in photos.rows.values():
         for column in source.columns:
+            require_no_leak(data, index, column.manifest.spec.name, config.recipe)
             check_teachers(data, text, column)
     recipes = {name: source.recipe for name, source in photos.rows.items()}
     base = photos.base_rows

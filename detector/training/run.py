@@ -16,6 +16,7 @@ from cckt.detector.config.config import Config, InferenceConfig, PriorConfig, sa
 from cckt.detector.config.dataclass_io import option_names
 from cckt.detector.data.schedule import Schedule
 from cckt.detector.losses.objective import Objective
+from cckt.detector.losses.terms.term import RunInputs
 from cckt.detector.ranks.world import World
 from cckt.detector.runs import run_folder as store
 from cckt.detector.runs.base_text import save_base_text
@@ -93,8 +94,11 @@ class Run:
         self.model = build_student(config, facts.embedding_dim).to(world.device)
         self.model.train()
         self.model.prepare_training(settings.checkpoint_activations)
+        known = RunInputs(
+            ingredients.text, self.model.output_layers, config.data.proposals, facts.rows_recipes
+        )
         self.objective = Objective(
-            config, facts.embedding_dim, extra_regions=self.model.has_extra_regions
+            config, facts.embedding_dim, extra_regions=self.model.has_extra_regions, run=known
         ).to(world.device)
         world.align(self.objective.buffers())
         if settings.compile:

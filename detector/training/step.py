@@ -91,7 +91,7 @@ class Stepper:
         summed: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
             with self._local(number < len(parts)):
-                losses = self._losses(part, epoch, share, ranks)
+                losses = self._losses(part, epoch, share, len(parts), ranks)
                 with self.times.part("backward"):
                     self.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
@@ -99,7 +99,7 @@ class Stepper:
         with self.times.part("update"):
             return self._update(summed, rate, stop)
 
-    def _losses(self, batch: Batch, epoch: int, share: Tensor, ranks: Ranks) -> dict[str, Tensor]:
+    def _losses(self, batch: Batch, epoch: int, share: Tensor, parts: int, ranks: Ranks) -> dict[str, Tensor]:
         with self.times.part("forward"):
             training = self.student.training_inputs(batch.targets, self.text)
             images = normalise(batch.images, batch.padding, self.config.data)
@@ -114,16 +114,25 @@ class Stepper:
             detection = self.student.detection_loss(output, batch.targets, pairs, batch.present, training)
             return dict(
                 self.objective(
-                    output, pairs, detection, batch.targets, epoch=epoch, divisor=share, ranks=ranks
+                    output,
+                    pairs,
+                    detection,
+                    batch.targets,
+                    epoch=epoch,
+                    divisor=share,
+                    parts=parts,
+                    ranks=ranks,
                 )
             )
 
     def _padded_alike(self, parts: Sequence[Batch]) -> Sequence[Batch]:
-        """Return the parts with targets padded as on the rank with the most objects."""
-        most = self.world.maximum([part.targets.boxes.shape[1] for part in parts])
+        """Return the parts with targets padded as on the ranks with the most objects and proposals."""
+        sizes = [part.targets.boxes.shape[1] for part in parts]
+        sizes += [0 if (found := part.targets.proposals) is None else found.boxes.shape[1] for part in parts]
+        most = self.world.maximum(sizes)
         return [
-            replace(part, targets=part.targets.padded_to(objects))
-            for part, objects in zip(parts, most, strict=True)
+            replace(part, targets=part.targets.padded_to(objects, proposals))
+            for part, objects, proposals in zip(parts, most[: len(parts)], most[len(parts) :], strict=True)
         ]
 
     def _update(self, losses: dict[str, Tensor], rate: float, stop: bool) -> StepResult:

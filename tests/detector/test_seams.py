@@ -23,7 +23,7 @@ from cckt.detector.config import terms as term_sections
 from cckt.detector.config.config import Config, DataConfig, apply_overrides, load_config
 from cckt.detector.config.terms import TermConfig
 from cckt.detector.data import teacher_rows
-from cckt.detector.data.teacher_rows import RowSource, SampleView
+from cckt.detector.data.row_source import RowSource, SampleView
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.losses import objective
 from cckt.detector.losses.terms.term import StepInputs, Term

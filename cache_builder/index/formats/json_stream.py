@@ -192,3 +192,22 @@ class JsonLists:
         return UserError(
             f"{self.path} is not valid JSON {where}: {message}; repair the file or download it again"
         )
+
+
+class JsonRecords(JsonLists):
+    """A stream of the records of a file that is one list, such as COCO results; the keys are "".
+
+    `JsonLists` describes memory, errors and `digest`.
+    """
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        super().__init__(path, (), progress)
+
+    def _object(self) -> Iterator[tuple[str, Any]]:
+        if self._peek() != "[":
+            raise UserError(
+                f"{self.path} holds no list of detections (perhaps annotations?): expected COCO results, a "
+                "list of records with image_id, bbox and score"
+            )
+        for record in self._list():
+            yield "", record

@@ -15,8 +15,10 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.places.contract import check_name
 
 SCHEMA = "cckt.column/1"
-TABLES = ("concepts", "boxes", "images", "images x concepts")
-DTYPES = ("float16", "float32")
+TABLES = ("concepts", "boxes", "images", "images x concepts", "proposals", "nouns")
+OVER_PROPOSALS = ("proposals", "nouns")
+"""Tables whose columns belong to a proposals table: its rows, and the nouns of its rows."""
+DTYPES = ("float16", "float32", "int32", "uint8")
 
 CHUNK_ROWS = 1024
 """Rows of a chunk, if the maker of a column sets no other number."""
@@ -45,13 +47,13 @@ class ColumnSpec:
     name: str
     """Folder under the data set's folder: "text", "crops", "images", "priors/clip"."""
     table: str
-    """Table of the rows: "concepts", "boxes", "images" or "images x concepts" (rows are images)."""
+    """Table of the rows, one of `TABLES`; rows of "images x concepts" are images."""
     rows: int
     """Rows of the table; may be 0."""
     width: int
     """Values of a row: the teacher's D, or C concepts for priors."""
     dtype: str = "float16"
-    """"float16" or "float32", little-endian in the file."""
+    """One of `DTYPES`, little-endian in the file."""
     unit: bool = True
     """Whether every valid row has Euclidean length 1; checked when written and by verify."""
     has_valid: bool = False
@@ -59,7 +61,7 @@ class ColumnSpec:
     chunk_rows: int = CHUNK_ROWS
     """Rows of a chunk: the unit of work, of resuming, of digests and of mapping."""
     index_digest: str = ""
-    """Digest of the index that the table belongs to."""
+    """Digest of the index that the table belongs to; of a column over proposals: digest of that table."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """How the values were made, in full, as JSON."""
 
@@ -86,6 +88,11 @@ class ColumnSpec:
                 f"Column {self.name} would have {self.n_chunks} chunks: expected at most {MOST_CHUNKS}, use "
                 "more rows for each chunk."
             )
+
+    @property
+    def owner(self) -> str:
+        """What `index_digest` is the digest of, for messages."""
+        return "proposals table" if self.table in OVER_PROPOSALS else "index"
 
     @property
     def recipe_digest(self) -> str:

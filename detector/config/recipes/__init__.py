@@ -1,6 +1,8 @@
 """Named configs. A recipe is a function; its docstring states its source, its target figures and its cost.
 
 cckt.py          CCKT-Det on OV-COCO and OV-LVIS
+hdovd.py         HD-OVD with three students, on OV-COCO, OV-LVIS and the embedded data set
+hybrid.py        HD-OVD with Deformable DETR on the embedded data set; hybrids of both methods
 shapeworld.py    CCKT-Det on the embedded data set, for minutes on two CPU cores
 variants.py      a recipe without guidance, without contrast, or without both
 """
@@ -19,6 +21,15 @@ from cckt.detector.config.recipes.cckt import (
     lvis_r50,
     lvis_swinb,
 )
+from cckt.detector.config.recipes.hdovd import (
+    hdovd_coco_adamixer_r50,
+    hdovd_coco_deformable_r50,
+    hdovd_coco_fasterrcnn_r50,
+    hdovd_lvis_r50,
+    shapeworld_hdovd_adamixer,
+    shapeworld_hdovd_fasterrcnn,
+)
+from cckt.detector.config.recipes.hybrid import hybrid_coco_r50, shapeworld_hdovd, shapeworld_hybrid
 from cckt.detector.config.recipes.shapeworld import shapeworld, shapeworld_fast
 from cckt.detector.config.recipes.variants import plain, without_contrast, without_guidance
 
@@ -32,6 +43,15 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "coco-48-17-swinb": coco_48_17_swinb,
     "lvis-r50": lvis_r50,
     "lvis-swinb": lvis_swinb,
+    "hdovd-coco-adamixer-r50": hdovd_coco_adamixer_r50,
+    "hdovd-coco-fasterrcnn-r50": hdovd_coco_fasterrcnn_r50,
+    "hdovd-coco-deformable-r50": hdovd_coco_deformable_r50,
+    "hdovd-lvis-r50": hdovd_lvis_r50,
+    "hybrid-coco-r50": hybrid_coco_r50,
+    "shapeworld-hdovd": shapeworld_hdovd,
+    "shapeworld-hybrid": shapeworld_hybrid,
+    "shapeworld-hdovd-fasterrcnn": shapeworld_hdovd_fasterrcnn,
+    "shapeworld-hdovd-adamixer": shapeworld_hdovd_adamixer,
 }
 """Name -> recipe."""
 

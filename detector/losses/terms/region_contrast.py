@@ -12,14 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cckt.detector.config.terms import RegionContrastConfig
+from cckt.detector.config.terms import RegionContrastConfig, TermConfig
+from cckt.detector.losses.region_slots import CROP, PROPOSAL_CROP, merged_regions
 from cckt.detector.losses.terms.term import ONE_RANK, Ranks, StepInputs, Term
 from cckt.detector.students.contract import MASKED, ExtraRegions, Pairs
 from cckt.detector.students.precision import single
 from cckt.detector.students.targets import PaddedTargets
-
-CROP = "crop"
-"""Name of the teacher rows of annotated objects."""
 
 
 class RegionContrast(Term):
@@ -29,6 +27,12 @@ class RegionContrast(Term):
     needs = (CROP,)
     options: RegionContrastConfig
 
+    @classmethod
+    def rows_of(cls, options: TermConfig, proposals: bool) -> tuple[str, ...]:
+        """Crops of objects and, if asked for, of proposals."""
+        more = isinstance(options, RegionContrastConfig) and options.proposals
+        return (CROP, PROPOSAL_CROP) if more else (CROP,)
+
     def needs_all_ranks(self, extra_regions: bool) -> bool:
         """With negatives or crops from the batch, or for extra regions, whose negatives are the batch's."""
         return self.options.negatives == "batch" or self.options.teacher_bank == "class" or extra_regions
@@ -36,10 +40,18 @@ class RegionContrast(Term):
     def forward(self, step: StepInputs) -> dict[str, Tensor]:
         """Return "contrast", and an addition to the loss of each set of extra regions."""
         objects, weight = Objects.of(step.targets), self.options.weight
-        region = single(step.output.region)
-        own = contrastive_loss(region, objects, step.pairs, self.options, self.tau, ranks=step.ranks)
+        pairs, more = step.pairs, 0
+        if self.options.proposals:
+            objects, more = objects.with_proposals(step.targets), objects.concepts.shape[1]
+            pairs = with_proposals(pairs, more)
+        region, kept = single(step.output.region), step.output.kept
+        if kept is not None and len(region) == 1:  # RoIs: an object may have several
+            region, pairs, kept = merged_regions(region, pairs, kept, objects.concepts.shape[1])
+        own = contrastive_loss(region, objects, pairs, self.options, self.tau, kept=kept, ranks=step.ranks)
         losses = {self.name: weight * own}
         for extra in step.detection.extra:
+            if self.options.proposals:
+                extra = replace(extra, pairs=with_proposals(extra.pairs, more))
             value = contrast_of_matched(extra, objects, self.options, self.tau, ranks=step.ranks)
             losses[extra.name] = extra.weight * (weight * value)
         return losses
@@ -64,6 +76,33 @@ class Objects:
         rows = targets.teacher[CROP]
         return Objects(targets.concepts, targets.real, rows.values, rows.valid)
 
+    def with_proposals(self, targets: PaddedTargets) -> Objects:
+        """Append the distilled proposals of every image, each an object of a class of its own.
+
+        Its class is the number -1, which equals nothing (`_same_class`).
+        """
+        if targets.proposals is None:
+            return self
+        rows, distilled = targets.teacher[PROPOSAL_CROP], targets.proposals.distilled
+        return Objects(
+            torch.cat([self.concepts, torch.full_like(distilled, -1, dtype=torch.int64)], 1),
+            torch.cat([self.real, distilled], 1),
+            torch.cat([self.embeddings, rows.values.to(self.embeddings.dtype)], 1),
+            torch.cat([self.valid, rows.valid & distilled], 1),
+        )
+
+
+def with_proposals(pairs: Pairs, objects: int) -> Pairs:
+    """Append the pairs with proposals, which are numbered from `objects` on."""
+    more = pairs.proposals
+    if more is None:
+        return pairs
+    return Pairs(
+        torch.cat([pairs.images, more.images]),
+        torch.cat([pairs.regions, more.regions], 1),
+        torch.cat([pairs.objects, more.objects + objects], 1),
+    )
+
 
 def contrastive_loss(
     region: Tensor,
@@ -81,8 +120,8 @@ def contrastive_loss(
     without a pair (more objects than regions) is only a candidate. The caller divides by the objects.
 
     With negatives="batch" the candidates are those of the batch. kept: (B, N) bool, False at padding of the
-    regions; None: no padding. ranks: all of them call this with tensors of the same shapes; the sum over
-    ranks then equals that of one rank with all images.
+    regions, which is no candidate; None: no padding. ranks: all of them call this with tensors of the same
+    shapes; the sum over ranks then equals that of one rank with all images.
 
     With teacher_bank="class" the teacher of an object is a crop of its class, drawn from the batch (eq. 22).
     The regions of all pairs of a class are then its positives, with equal shares: the mean over them of -log
@@ -100,6 +139,8 @@ def contrastive_loss(
     if options.negatives == "image":
         # scores[l, b, i, j] = r_i . e_j / tau within image b
         scores = torch.einsum("bmd,lbnd->lbmn", teacher, region) / tau
+        if kept is not None:
+            scores = scores.masked_fill(~kept[:, None], MASKED)
         per_pair = scores[:, pairs.images]  # (L, K, M, N)
         pair = torch.arange(len(pairs.images), device=region.device)[None]
         own = per_pair[layer, pair, pairs.objects, chosen]
@@ -195,16 +236,23 @@ def _draw(concepts: Tensor, known: Tensor, chance: Tensor) -> Tensor:
     one."""
     flat, have = concepts.flatten(), known.flatten()
     luck = chance.flatten().masked_fill(~have, -1.0)
-    same = flat[:, None] == flat[None]
+    same = _same_class(flat)
     picked = luck.expand_as(same).masked_fill(~same, -2.0).max(1).indices if len(flat) else flat
     return picked.view_as(concepts)
+
+
+def _same_class(concepts: Tensor) -> Tensor:
+    """Return which of (..., M) classes are equal, (..., M, M) bool; -1 only equals itself."""
+    same = concepts[..., :, None] == concepts[..., None, :]
+    itself = torch.eye(concepts.shape[-1], dtype=torch.bool, device=concepts.device)
+    return same & ((concepts >= 0)[..., None] | itself)
 
 
 def _first(concepts: Tensor, known: Tensor, within_image: bool) -> Tensor:
     """Return whether the object is the first known one of its class, in its image or in the batch."""
     if not within_image:
         return _first(concepts.view(1, -1), known.view(1, -1), True).view_as(known)
-    same = (concepts[:, :, None] == concepts[:, None]) & known[:, None]
+    same = _same_class(concepts) & known[:, None]
     return ~same.tril(-1).any(-1)
 
 

@@ -10,8 +10,9 @@ of all of them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -58,8 +59,22 @@ class StepInputs:
     ranks: Ranks = ONE_RANK
 
 
+@dataclass(frozen=True)
+class RunInputs:
+    """What is known of a run before its first step."""
+
+    text: Tensor
+    """(C, D) unit text embeddings of the base concepts."""
+    layers: int = 1
+    """L, the output layers of the student."""
+    proposals: int = 0
+    """Most distilled proposals of an image (`data.proposals`)."""
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name of teacher rows -> how their column was made."""
+
+
 class Term(nn.Module):
-    """A distillation loss. Constructed as `Class(options, tau, embedding_dim)`.
+    """A distillation loss. Constructed as `Class(options, tau, embedding_dim)`, then `prepare`d.
 
     options: its section. tau: temperature of cosines (`model.tau`). embedding_dim: D of the teacher.
     """
@@ -73,6 +88,20 @@ class Term(nn.Module):
         super().__init__()
         self.options, self.tau, self.embedding_dim = options, tau, embedding_dim
 
+    @classmethod
+    def rows_of(cls, options: TermConfig, proposals: bool) -> tuple[str, ...]:
+        """Return the teacher rows that it reads with these options. proposals: whether the run has any."""
+        return cls.needs
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the loss is a mean already. Otherwise it is a sum that the objective divides by the
+        objects."""
+        return False
+
+    def prepare(self, run: RunInputs) -> None:
+        """Register the buffers that depend on the run; called once, before weights are restored."""
+
     def needs_all_ranks(self, extra_regions: bool) -> bool:
         """Whether an image is contrasted with other images, so that ranks must compute the term together.
 
@@ -82,7 +111,8 @@ class Term(nn.Module):
 
     @abstractmethod
     def forward(self, step: StepInputs) -> dict[str, Tensor]:
-        """Return name -> loss, weighted by `options.weight`, summed over this rank's objects, not divided.
+        """Return name -> loss, weighted by `options.weight`; a sum over this rank's objects, or `normalised`.
 
-        A name of the student's losses is added to that loss. Runs in float32, outside of autocast.
+        Without anything to distil every loss is 0, connected to the graph. A name of the student's losses is
+        added to that loss. Runs in float32, outside of autocast.
         """

@@ -13,42 +13,73 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cckt.detector.config.config import Config, LossConfig
+from cckt.detector.config.config import Config, LossConfig, MatcherConfig
 from cckt.detector.students.boxes import generalised_iou
 from cckt.detector.students.contract import MASKED, DetectionLoss, ExtraRegions, Pairs, StudentOutput
 from cckt.detector.students.deformable_detr.outputs import (
-    CellProposals,
     DeformableOutput,
     DeformablePairs,
+    EncoderCells,
     NoisedQueries,
     TrainingQueries,
 )
-from cckt.detector.students.detection_loss import detection_losses, focal_loss
-from cckt.detector.students.matching import assign, matching_costs
-from cckt.detector.students.targets import PaddedTargets
+from cckt.detector.students.detection_loss import detection_losses, focal_loss, objectness_loss
+from cckt.detector.students.matching import Follower, assign, class_agnostic_costs, matching_costs
+from cckt.detector.students.targets import PaddedProposals, PaddedTargets
 
 
 def match(output: DeformableOutput, targets: PaddedTargets, text: Tensor, config: Config) -> DeformablePairs:
     """Assign queries, encoder cells and copies to objects: one transfer from the device and one back.
 
     text: (C, D) unit, the rows that `concepts` point to. Copies are matched `one_to_many.repeats` times per
-    object.
+    object. Distilled proposals are matched to queries that the objects leave free, by objectness and boxes
+    (docs/method/hd_ovd.md, section 4); with `loss.cells_learn_proposals`, all proposals to free cells too.
     """
-    tau = config.model.tau
+    tau, matcher = config.model.tau, config.matcher
+    proposals = targets.proposals
     with torch.autocast(output.boxes.device.type, enabled=False):
-        costs, repeats = [matching_costs(output, targets, text, config.matcher, tau)], [1]
-        if output.proposals is not None:
-            class_only = replace(config.matcher, cost_similarity=0.0)
-            cells = class_agnostic(output.proposals)
-            costs.append(matching_costs(cells, without_concepts(targets), text, class_only, tau))
+        if matcher.class_agnostic:
+            costs = [class_agnostic_costs(output, targets.boxes, matcher)]
+        else:
+            costs = [matching_costs(output, targets, text, matcher, tau)]
+        repeats, followers = [1], [None if proposals is None else follower_of(output, proposals, matcher)]
+        if output.cells is not None:
+            class_only = replace(matcher, cost_similarity=0.0)
+            as_output = class_agnostic(output.cells)
+            costs.append(matching_costs(as_output, without_concepts(targets), text, class_only, tau))
             repeats.append(1)
+            learns = proposals is not None and config.loss.cells_learn_proposals
+            followers.append(cell_follower(as_output, targets, class_only, tau) if learns else None)
         if output.copies is not None:
-            costs.append(matching_costs(output.copies, targets, text, config.matcher, tau))
+            costs.append(matching_costs(output.copies, targets, text, matcher, tau))
             repeats.append(config.one_to_many.repeats)
-    found = assign(costs, targets.counts, repeats)
+    found = assign(costs, targets.counts, repeats, followers)
     copies = found.pop() if output.copies is not None else None
-    proposals = found.pop() if output.proposals is not None else None
-    return DeformablePairs(found[0].images, found[0].regions, found[0].objects, proposals, copies)
+    cells = found.pop() if output.cells is not None else None
+    own = found[0]
+    return DeformablePairs(own.images, own.regions, own.objects, own.proposals, cells=cells, copies=copies)
+
+
+def follower_of(output: StudentOutput, proposals: PaddedProposals, matcher: MatcherConfig) -> Follower:
+    """Return the assignment of the distilled proposals to free queries."""
+    most = max(proposals.distilled_counts, default=0)
+    costs = class_agnostic_costs(output, proposals.boxes[:, :most], matcher)
+    return Follower(costs, proposals.distilled_counts)
+
+
+def cell_follower(
+    cells: StudentOutput, targets: PaddedTargets, matcher: MatcherConfig, tau: float
+) -> Follower:
+    """Return the assignment of all proposals to free cells, with the cost that objects have."""
+    assert targets.proposals is not None, "targets without proposals"
+    goals = as_targets(targets.proposals)
+    return Follower(matching_costs(cells, goals, cells.region[0, 0], matcher, tau), goals.counts)
+
+
+def as_targets(proposals: PaddedProposals) -> PaddedTargets:
+    """Return proposals as objects of class 0."""
+    concepts = torch.zeros_like(proposals.real, dtype=torch.int64)
+    return PaddedTargets(proposals.boxes, concepts, proposals.real, proposals.counts)
 
 
 def detection_loss(
@@ -59,8 +90,8 @@ def detection_loss(
     training: TrainingQueries | None,
     config: Config,
 ) -> DetectionLoss:
-    """Return "class", "l1" and "giou" of the queries, and "proposals", "denoise" and "one_to_many" if there
-    are any.
+    """Return "class", "l1", "giou" and, with that head, "objectness" of the queries, and "proposals",
+    "denoise" and "one_to_many" if there are any.
 
     present: (B, G) rows of the text matrix that guided the images, -1 past the end; needed with guided
     references.
@@ -68,17 +99,17 @@ def detection_loss(
     loss = config.loss
     with torch.autocast(output.boxes.device.type, enabled=False):
         own = detection_losses(output, targets, pairs, loss)
+        if output.objectness is not None:
+            own["objectness"] = objectness_loss(output.objectness, pairs, loss, output.kept)
         auxiliary: dict[str, Tensor] = {}
         extra: tuple[ExtraRegions, ...] = ()
-        if output.proposals is not None:
-            assert pairs.proposals is not None, "the output has proposals, the pairs have none"
-            auxiliary["proposals"] = loss.loss_proposals * proposal_loss(
-                output.proposals, targets, pairs.proposals, present, loss
+        if output.cells is not None:
+            assert pairs.cells is not None, "the output has cells, the pairs have none"
+            auxiliary["proposals"] = loss.loss_proposals * cell_loss(
+                output.cells, targets, pairs.cells, present, loss
             )
-            if output.proposals.region is not None:
-                extra = (
-                    ExtraRegions("proposals", loss.loss_proposals, output.proposals.region, pairs.proposals),
-                )
+            if output.cells.region is not None:
+                extra = (ExtraRegions("proposals", loss.loss_proposals, output.cells.region, pairs.cells),)
         if output.noised is not None:
             assert training is not None, "the output has denoising queries, `training` is None"
             assert training.noised is not None, "the output has denoising queries, `training` has none"
@@ -93,33 +124,55 @@ def detection_loss(
     return DetectionLoss(own, auxiliary, extra)
 
 
-def proposal_loss(
-    proposals: CellProposals, targets: PaddedTargets, pairs: Pairs, present: Tensor | None, config: LossConfig
+def cell_loss(
+    cells: EncoderCells, targets: PaddedTargets, pairs: Pairs, present: Tensor | None, config: LossConfig
 ) -> Tensor:
     """Return the class-agnostic detection losses of the cells, and the losses of their concepts (eq. 25)."""
-    parts = detection_losses(class_agnostic(proposals), without_concepts(targets), pairs, config)
+    parts = cell_parts(class_agnostic(cells), targets, pairs, config)
     total = torch.stack(list(parts.values())).sum()
-    if proposals.words is None:
+    if cells.words is None:
         return total
     assert present is not None, "guided references need `present`, the concepts of the guidance"
-    return total + word_loss(proposals, targets, pairs, present, config)
+    return total + word_loss(cells, targets, pairs, present, config)
+
+
+def cell_parts(
+    cells: StudentOutput, targets: PaddedTargets, pairs: Pairs, config: LossConfig
+) -> dict[str, Tensor]:
+    """Return the class-agnostic losses of the cells; those in a pair with a proposal are positives too."""
+    goals, found, more = without_concepts(targets), pairs, pairs.proposals
+    if more is not None:
+        assert targets.proposals is not None, "pairs of proposals without proposals"
+        added, objects = as_targets(targets.proposals), goals.boxes.shape[1]
+        goals = PaddedTargets(
+            torch.cat([goals.boxes, added.boxes], 1),
+            torch.cat([goals.concepts, added.concepts], 1),
+            torch.cat([goals.real, added.real], 1),
+            goals.counts,
+        )
+        found = Pairs(
+            torch.cat([pairs.images, more.images]),
+            torch.cat([pairs.regions, more.regions], 1),
+            torch.cat([pairs.objects, more.objects + objects], 1),
+        )
+    return detection_losses(cells, goals, found, config)
 
 
 def word_loss(
-    proposals: CellProposals, targets: PaddedTargets, pairs: Pairs, present: Tensor, config: LossConfig
+    cells: EncoderCells, targets: PaddedTargets, pairs: Pairs, present: Tensor, config: LossConfig
 ) -> Tensor:
     """Return the weighted focal loss of the present concepts at every cell; a matched cell's own concept is
     1.
 
     Only concepts of the guidance take part: an object without one is background to the others.
     """
-    assert proposals.words is not None, "the proposals have no words"
+    assert cells.words is not None, "the cells have no words"
     given = present >= 0
-    if present.shape[1] < proposals.words.shape[2]:  # no image of the batch has a concept
-        given = given.new_zeros((len(given), proposals.words.shape[2]))
+    if present.shape[1] < cells.words.shape[2]:  # no image of the batch has a concept
+        given = given.new_zeros((len(given), cells.words.shape[2]))
         present = present.new_full(given.shape, -1)
-    kept = given[:, None] & (proposals.objectness > MASKED / 2)[..., None]
-    logits = proposals.words.masked_fill(~kept, MASKED)
+    kept = given[:, None] & (cells.objectness > MASKED / 2)[..., None]
+    logits = cells.words.masked_fill(~kept, MASKED)
     own = present[pairs.images] == targets.concepts[pairs.images, pairs.objects[0]][:, None]  # (K, G)
     positive = logits[pairs.images, pairs.regions[0]]
     weight = own.to(logits.dtype)
@@ -149,10 +202,10 @@ def denoising_loss(
     return loss / noised.groups
 
 
-def class_agnostic(proposals: CellProposals) -> StudentOutput:
+def class_agnostic(cells: EncoderCells) -> StudentOutput:
     """Return the cells as an output of one layer with one class, "object", and embeddings of width 0."""
-    boxes = proposals.boxes[None]
-    return StudentOutput(boxes, proposals.objectness[None, ..., None], boxes[..., :0])
+    boxes = cells.boxes[None]
+    return StudentOutput(boxes, cells.objectness[None, ..., None], boxes[..., :0])
 
 
 def without_concepts(targets: PaddedTargets) -> PaddedTargets:

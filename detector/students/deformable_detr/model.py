@@ -14,20 +14,27 @@ from torch import Tensor, nn
 
 from cckt.detector.config.config import Config
 from cckt.detector.students.backbone import Backbone, Pyramid
-from cckt.detector.students.contract import DetectionLoss, PresentText, Student, StudentOutput
+from cckt.detector.students.contract import (
+    AgnosticRegions,
+    DetectionLoss,
+    PresentText,
+    Student,
+    StudentOutput,
+)
 from cckt.detector.students.deformable_detr import criterion
 from cckt.detector.students.deformable_detr.attention import choose_kernel
 from cckt.detector.students.deformable_detr.denoise import noised_queries
 from cckt.detector.students.deformable_detr.guidance import LanguageGuidance
 from cckt.detector.students.deformable_detr.outputs import (
-    CellProposals,
     DeformableOutput,
     DeformablePairs,
+    EncoderCells,
     TrainingQueries,
 )
 from cckt.detector.students.deformable_detr.query_init import BoxPosition, ProposalHead, choose_cells
 from cckt.detector.students.deformable_detr.sampling import has_triton, kernel_fault, require_triton
 from cckt.detector.students.deformable_detr.transformer import DeformableTransformer, Encoded
+from cckt.detector.students.hd_heads import ImageHead, ObjectnessHead, RelationHead, TextProjector
 from cckt.detector.students.heads import TextHead, UnitLinear
 from cckt.detector.students.targets import PaddedTargets
 
@@ -69,13 +76,24 @@ class DeformableDETR(Student):
         self.proposals = None if learned else ProposalHead(hidden, embedding_dim, guided_references)
         self.box_position = None if learned else BoxPosition(hidden)
         self.has_extra_regions = guided_references
+        self.output_layers = model.decoder_layers
+        self.objectness_heads = nn.ModuleList([ObjectnessHead(hidden) for _ in layers if model.objectness])
+        self.text_projector = TextProjector(embedding_dim) if model.text_projector else None
+        self.relation_head = RelationHead(embedding_dim) if model.relation_head else None
+        self.image_head = ImageHead(hidden, embedding_dim) if model.image_head else None
 
     def encode(self, images: Tensor, padding: Tensor | None) -> Encoded:
-        """Backbone, pyramid, encoder and, unless references are learned, the proposals of the cells."""
+        """Backbone, pyramid, encoder and, unless references are learned, the outputs of the cells.
+
+        In training also the embedding of the image: of the levels of the backbone's strides, before the
+        encoder (docs/method/hd_ovd.md, section 7.3).
+        """
         pyramid = self.pyramid(self.backbone(images))
         encoded = self.transformer.encode(pyramid, _padding_of_levels(padding, pyramid))
+        if self.image_head is not None and self.training:
+            encoded.image = self.image_head(pyramid[: len(self.config.model.strides)], padding)
         if self.proposals is not None:
-            encoded.proposals = self.proposals(encoded)
+            encoded.cells = self.proposals(encoded)
         return encoded
 
     def decode(
@@ -93,7 +111,7 @@ class DeformableDETR(Student):
         content = self.query_content.weight.expand(batch, -1, -1)
         if self.guidance is not None:
             content = self.guidance(content, guidance)
-        position, first_boxes, proposals = self._references(encoded, guidance)
+        position, first_boxes, cells = self._references(encoded, guidance)
         queries, mask = Queries(content, position, first_boxes), None
         if training is not None:
             queries, mask = self._with_training_queries(queries, training)
@@ -101,7 +119,25 @@ class DeformableDETR(Student):
             encoded, queries.content, queries.position, mask=mask, first_boxes=queries.first_boxes
         )
         output = self.heads(states, boxes, text)
-        return _split(output, proposals, self.config.model.queries, training)
+        queries_only = states[:, :, : self.config.model.queries]
+        further = self._hierarchical(queries_only) | {"image": encoded.image}
+        return _split(output, further, cells, self.config.model.queries, training)
+
+    def region_proposals(self, encoded: Encoded, text: Tensor) -> AgnosticRegions:
+        """Return the boxes of the queries, then those of the encoder cells.
+
+        Both are ranked by the objectness of cells: a query by that of the cell which gave its first box. With
+        learned references there are no cells; the queries are ranked by their highest class logit.
+        """
+        if encoded.cells is None or self.proposals is None:
+            return super().region_proposals(encoded, text)
+        guidance = self._no_guidance(encoded.memory.shape[0])
+        cells = self.proposals.with_concepts(encoded.cells, guidance)
+        chosen = choose_cells(cells, encoded, guidance.counts, self.config.model.queries)
+        output = self.decode(encoded, text, None)
+        objectness = torch.cat([cells.objectness.gather(1, chosen), cells.objectness], 1)
+        boxes = torch.cat([output.boxes[-1].float(), cells.boxes.float()], 1)
+        return AgnosticRegions(boxes, objectness.float())
 
     def training_inputs(self, targets: PaddedTargets, text: Tensor) -> TrainingQueries | None:
         """Denoising queries and copies, if the config has any."""
@@ -163,17 +199,40 @@ class DeformableDETR(Student):
                 return [note]
         return []
 
+    def _hierarchical(self, states: Tensor) -> dict[str, Tensor | None]:
+        """Return the outputs of the heads of HD-OVD (docs/method/hd_ovd.md, section 7.3), by name.
+
+        states: (L, B, N, d) of the N queries.
+        """
+        found: dict[str, Tensor | None] = {}
+        if self.objectness_heads:
+            heads = zip(self.objectness_heads, states, strict=True)
+            found["objectness"] = torch.stack([head(state) for head, state in heads])
+        if self.text_projector is None:
+            return found
+        raw = torch.stack(
+            [
+                head.raw(state)
+                for head, state in zip(self.region_heads, states, strict=True)
+                if isinstance(head, UnitLinear)
+            ]
+        )
+        found |= {"text_region": self.text_projector(raw), "background": self.text_projector.background}
+        if self.relation_head is not None:
+            found["relation"] = self.relation_head(raw, self.text_projector.last_weight)
+        return found
+
     def _references(
         self, encoded: Encoded, guidance: PresentText
-    ) -> tuple[Tensor, Tensor | None, CellProposals | None]:
+    ) -> tuple[Tensor, Tensor | None, EncoderCells | None]:
         """Return the positions (B, N, d) of the queries and, if cells propose them, first boxes (B, N, 4)."""
-        if self.proposals is None or self.box_position is None or encoded.proposals is None:
+        if self.proposals is None or self.box_position is None or encoded.cells is None:
             assert self.query_position is not None, "learned references need query_position"
             return self.query_position.weight.expand(encoded.memory.shape[0], -1, -1), None, None
-        proposals = self.proposals.with_concepts(encoded.proposals, guidance)
-        cells = choose_cells(proposals, encoded, guidance.counts, self.config.model.queries)
-        first_boxes = proposals.boxes.detach().gather(1, cells[..., None].expand(-1, -1, 4))
-        return self.box_position(first_boxes), first_boxes, proposals
+        cells = self.proposals.with_concepts(encoded.cells, guidance)
+        chosen = choose_cells(cells, encoded, guidance.counts, self.config.model.queries)
+        first_boxes = cells.boxes.detach().gather(1, chosen[..., None].expand(-1, -1, 4))
+        return self.box_position(first_boxes), first_boxes, cells
 
     def _with_training_queries(self, queries: Queries, training: TrainingQueries) -> tuple[Queries, Tensor]:
         """Return the queries, their copies and the denoising queries, concatenated, and their attention
@@ -222,23 +281,28 @@ class Queries:
 
 
 def _split(
-    output: StudentOutput, proposals: CellProposals | None, queries: int, training: TrainingQueries | None
+    output: StudentOutput,
+    further: dict[str, Tensor | None],
+    cells: EncoderCells | None,
+    queries: int,
+    training: TrainingQueries | None,
 ) -> DeformableOutput:
     """Split the output of all queries into that of the N queries, of their copies, and of the denoising
-    queries."""
+    queries. further: optional outputs of the N queries, by name."""
 
     def part(first: int, last: int | None) -> StudentOutput:
         at = slice(first, last)
         return StudentOutput(output.boxes[:, :, at], output.logits[:, :, at], output.region[:, :, at])
 
     if training is None:
-        return DeformableOutput(output.boxes, output.logits, output.region, proposals)
+        return DeformableOutput(output.boxes, output.logits, output.region, cells=cells, **further)
     own, copies = part(0, queries), queries if training.copies else 0
     return DeformableOutput(
         own.boxes,
         own.logits,
         own.region,
-        proposals,
+        cells=cells,
+        **further,
         noised=part(queries + copies, None) if training.noised is not None else None,
         copies=part(queries, queries + copies) if training.copies else None,
     )

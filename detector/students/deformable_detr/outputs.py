@@ -14,7 +14,7 @@ from cckt.detector.students.contract import Pairs, StudentOutput
 
 
 @dataclass(frozen=True)
-class CellProposals:
+class EncoderCells:
     """Objectness and box of each encoder cell, where cells give the queries their first boxes."""
 
     objectness: Tensor
@@ -57,7 +57,7 @@ class TrainingQueries:
 class DeformableOutput(StudentOutput):
     """The output of the queries, and of what exists in training only."""
 
-    proposals: CellProposals | None = None
+    cells: EncoderCells | None = None
     """Of the encoder cells; None with learned references."""
     noised: StudentOutput | None = None
     """Of the Q denoising queries, if any."""
@@ -69,7 +69,7 @@ class DeformableOutput(StudentOutput):
 class DeformablePairs(Pairs):
     """Pairs of the queries, and of what exists in training only."""
 
-    proposals: Pairs | None = None
-    """Of the encoder cells (one layer), if the output has proposals."""
+    cells: Pairs | None = None
+    """Of the encoder cells (one layer), if the output has them."""
     copies: Pairs | None = None
     """Of the copies of the queries, each object several times, if the output has copies."""

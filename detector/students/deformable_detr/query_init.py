@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cckt.detector.students.contract import MASKED, PresentText
 from cckt.detector.students.deformable_detr.guidance import deal_runs
-from cckt.detector.students.deformable_detr.outputs import CellProposals
+from cckt.detector.students.deformable_detr.outputs import EncoderCells
 from cckt.detector.students.deformable_detr.positions import inverse_sigmoid
 from cckt.detector.students.deformable_detr.sampling import sides_of
 from cckt.detector.students.deformable_detr.transformer import BoxHead, Encoded
@@ -70,7 +70,7 @@ class ProposalHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0))) if guided else None
         self.bias = nn.Parameter(torch.tensor(PRIOR_LOGIT)) if guided else None
 
-    def forward(self, encoded: Encoded) -> CellProposals:
+    def forward(self, encoded: Encoded) -> EncoderCells:
         """Return the proposals of all cells. An untrained head returns `anchors` as boxes."""
         x = self.norm(self.project(encoded.memory))
         with torch.autocast(x.device.type, enabled=False):  # bfloat16 gives many cells equal scores
@@ -79,9 +79,9 @@ class ProposalHead(nn.Module):
             objectness = objectness.masked_fill(~encoded.keep.squeeze(-1), MASKED)
         delta = single(self.box(x))
         boxes = (delta + inverse_sigmoid(anchors(encoded))).sigmoid()
-        return CellProposals(objectness, boxes, self.region(x) if self.region is not None else None)
+        return EncoderCells(objectness, boxes, self.region(x) if self.region is not None else None)
 
-    def with_concepts(self, proposals: CellProposals, present: PresentText) -> CellProposals:
+    def with_concepts(self, proposals: EncoderCells, present: PresentText) -> EncoderCells:
         """Add the logits of the present concepts at each cell: scale * cosine + bias, as in the class head.
 
         Without `guided` the proposals are unchanged. If no image has a present concept, one text of zeros is
@@ -128,7 +128,7 @@ def sine_boxes(boxes: Tensor, hidden: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
-def choose_cells(proposals: CellProposals, encoded: Encoded, counts: Tensor, queries: int) -> Tensor:
+def choose_cells(proposals: EncoderCells, encoded: Encoded, counts: Tensor, queries: int) -> Tensor:
     """Return the cell whose box is the first box of each query, (B, N) int64.
 
     With logits of the present concepts (guided references): the queries of a concept (`guidance.deal`) take

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cckt.detector.students.deformable_detr.attention import DeformableAttention
-from cckt.detector.students.deformable_detr.outputs import CellProposals
+from cckt.detector.students.deformable_detr.outputs import EncoderCells
 from cckt.detector.students.deformable_detr.positions import cell_centres, inverse_sigmoid, sine_positions
 from cckt.detector.students.deformable_detr.shapes import Shapes
 
@@ -265,10 +265,11 @@ class Encoded:
     """Output of the encoder.
 
     memory: (B, S, d). shapes: of the levels. keep: (B, S, 1) bool, False in the padding; None without
-    padding. ratios: (B or 1, L, 2) unpadded share of each level, as x, y. `proposals` of the cells are set
-    later, by a student whose queries start at boxes.
+    padding. ratios: (B or 1, L, 2) unpadded share of each level, as x, y. Set later by the student: outputs
+    of the `cells`, if queries start at boxes, and embeddings (B, D) of the `image`, in training.
     """
 
     def __init__(self, memory: Tensor, shapes: Shapes, keep: Tensor | None, ratios: Tensor) -> None:
         self.memory, self.shapes, self.keep, self.ratios = memory, shapes, keep, ratios
-        self.proposals: CellProposals | None = None
+        self.cells: EncoderCells | None = None
+        self.image: Tensor | None = None

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from cckt import cli
 from cckt.cache_builder.base import constants
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.columns import clip_priors, crops, images, mllm_priors, text
+from cckt.cache_builder.columns import clip_priors, crops, images, mllm_priors, proposals, text
 from cckt.cache_builder.columns.options import Making
 from cckt.cache_builder.columns.recompute import REMAKE, TABLE_ROWS, verify_data
 from cckt.cache_builder.columns.remake import Made, Remake
 from cckt.cache_builder.index import open_index
+from cckt.cache_builder.proposals import Selection
 from cckt.cache_builder.store import (
     KINDS,
     ColumnKind,
@@ -38,7 +39,8 @@ from cckt.cache_builder.store import (
     repair_command,
 )
 from cckt.cache_builder.store.format.spec import TABLES
-from cckt.cache_builder.store.kinds import FLIPPED, JITTER, at
+from cckt.cache_builder.store.kinds import FLIPPED, JITTER
+from cckt.cache_builder.store.settings import at
 from tests.cache_builder.column_samples import tree
 from tests.cache_builder.samples import write_photos
 
@@ -111,7 +113,8 @@ def names(draw: st.DrawFn) -> ColumnName:
         views.append(st.just(FLIPPED))
     if JITTER in kind.views:
         views.append(st.integers(1, 99).map(lambda number: f"{JITTER}-{number}"))
-    return ColumnName(kind.name, label, draw(st.one_of(*views)))
+    of = draw(st.just("") | LABELS) if kind.name.startswith("proposals/") else ""
+    return ColumnName(kind.name, label, draw(st.one_of(*views)), of)
 
 
 @given(names())
@@ -146,6 +149,18 @@ UNKNOWN = [
     "../crops",
     "crops/values",
     "crops-ä",
+    "proposals",
+    "proposals/",
+    "proposals/other",
+    "proposals/boxes-b",
+    "proposals/boxes-flipped",
+    "proposals-/boxes",
+    "proposals-b",
+    "proposals-b/",
+    "proposals-b-c/boxes",
+    "proposals-flipped/crops",
+    "proposals-b/proposals/boxes",
+    "crops-b/boxes",
 ]
 
 
@@ -208,6 +223,19 @@ def test_a_setting_has_the_default_of_its_maker() -> None:
         "priors/mllm": {
             "--mllm-prompt": default(mllm_priors.cache_mllm_priors, "prompt"),
             "--precision": default(mllm_priors.cache_mllm_priors, "dtype"),
+        },
+        "proposals/boxes": {
+            "--saw-novel": default(proposals.import_proposals, "saw_novel"),
+            "--top": Selection().top,
+            "--nms": Selection().nms,
+            "--min-side": Selection().min_side,
+            "--precision": Making().precision,
+            "--batch": constants.PROPOSAL_BATCH,
+        },
+        "proposals/crops": {
+            "--crop": default(crops.cache_crops, "crop"),
+            "--batch": Making().batch,
+            "--precision": Making().precision,
         },
     }
     for name, kind in KINDS.items():

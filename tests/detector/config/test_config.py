@@ -199,7 +199,7 @@ def test_an_unknown_recipe_is_refused_with_a_hint(name: str, hint: str) -> None:
         recipe(name)
 
 
-SECTIONS = ("model", "method", "terms", "data", "train", "inference")
+SECTIONS = ("model", "students", "method", "terms", "data", "train", "inference")
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -262,3 +262,59 @@ def test_terms_are_sections_by_name() -> None:
 def test_configs_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().recipe = "other"  # type: ignore[misc]
+
+
+def test_the_recipes_of_hd_ovd_have_the_released_settings() -> None:
+    mixer, rcnn = recipe("hdovd-coco-adamixer-r50"), recipe("hdovd-coco-fasterrcnn-r50")
+    for config in (mixer, rcnn):
+        train = config.train
+        assert (train.epochs, train.batch, train.lr_drop_epoch, train.lr_second_drop_epoch) == (12, 16, 8, 11)
+        assert (train.warmup_steps, train.warmup_ratio, train.backbone_lr_factor) == (500, 1e-3, 1.0)
+        assert (config.data.short_sides, config.data.proposals, config.data.random_crop) == ((800,), 5, False)
+        assert not config.guidance.enabled
+        assert config.loss.loss_class == config.terms["region_contrast"].weight == 0
+        assert (config.model.strides, config.model.levels) == ((4, 8, 16, 32), 5)
+    names = (
+        "instance_contrast",
+        "instance_relation",
+        "novel_aware_classes",
+        "text_relation",
+        "image_contrast",
+    )
+    assert [mixer.terms[name].weight for name in names] == [0.5, 5.0, 0.5, 5.0, 0.2]
+    assert [mixer.terms[name].first_epoch for name in names] == [1, 1, 0, 1, 1]
+    assert [rcnn.terms[name].weight for name in names] == [0.1, 1.0, 1.0, 0.0, 0.1]
+    assert (mixer.train.optimizer, mixer.train.lr, mixer.train.clip_norm) == ("adamw", 5e-5, 1.0)
+    assert (rcnn.train.optimizer, rcnn.train.lr, rcnn.train.clip_norm) == ("sgd", 0.02, 0.0)
+    assert (mixer.inference.fusion_alpha, mixer.inference.fusion_beta, mixer.inference.nms) == (
+        0.35,
+        0.65,
+        0.7,
+    )
+    assert (rcnn.inference.fusion_alpha, rcnn.inference.fusion_beta, rcnn.inference.nms) == (0.25, 0.45, 0.5)
+    assert (mixer.inference.fusion_second, rcnn.inference.fusion_second) == ("softmax", "sigmoid")
+    assert recipe("hdovd-lvis-r50").terms["novel_aware_classes"].bank == 50  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("faster_rcnn.rois=0", "option faster_rcnn.rois: found 0, expected at least 1"),
+        (
+            "faster_rcnn.anchor_ratios=0",
+            "option faster_rcnn.anchor_ratios: found (0.0,), expected one or more",
+        ),
+        (
+            "faster_rcnn.rpn_negative_iou=0.8",
+            "option faster_rcnn.rpn_negative_iou: found 0.8, expected at most",
+        ),
+        ("adamixer.dense_scale=0", "option adamixer.dense_scale: found 0.0, expected a number above 0"),
+        ("adamixer.points_in=0", "option adamixer.points_in: found 0, expected at least 1"),
+        ("train.warmup_ratio=2", "option train.warmup_ratio: found 2.0, expected a number from 0 to 1"),
+        ("train.momentum=1", "option train.momentum: found 1.0, expected a number from 0 to below 1"),
+    ],
+)
+def test_options_of_students_are_checked(text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        apply_overrides(Config(), [text])
+    assert str(caught.value).startswith(message)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from cckt.detector.evaluation.bootstrap import weighted_ap
 from cckt.detector.evaluation.ground_truth import GroundTruth
 from cckt.detector.evaluation.locate import LocatedDetections
-from cckt.detector.evaluation.match_detections import match_detections
-from cckt.detector.report.confusion import best_concepts, confusion
+from cckt.detector.evaluation.match_detections import best_detections, match_detections
+from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import KINDS, Errors, _ap50, classify, costs
 from cckt.detector.report.gallery import choose_examples, shown_detections
 from cckt.detector.report.log import MAX_POINTS, read_log
@@ -131,7 +131,7 @@ def test_the_best_detection_on_a_box_decides_its_concept() -> None:
         (1, 0, 0.8, here),
         (2, 1, 1.0, [60, 60, 30, 30]),
     )
-    assert best_concepts(truth, found).tolist() == [0, 2, -1, 1]
+    assert best_detections(truth, found).tolist() == [0, 2, -1, 4]
     text = np.array([[1.0, 0, 0], [0.8, 0.6, 0], [0.6, 0, 0.8]])
     (one,) = confusion(truth, found, text)
     assert (one.boxes, one.correct, one.base, one.other_novel, one.missed) == (3, 1, 1, 0, 1)

@@ -112,7 +112,7 @@ def losses_of(
     config = changed(config or Config(), "terms.region_contrast", first_epoch=0 if contrast else 1)
     padded = pad_targets(targets)
     detection = criterion.detection_loss(output, padded, pairs, present, training, config)
-    objective = Objective(config, WIDTH, extra_regions=output.proposals is not None)
+    objective = Objective(config, WIDTH, extra_regions=output.cells is not None)
     return dict(objective(output, pairs, detection, padded, epoch=0, divisor=divisor))
 
 

@@ -100,3 +100,23 @@ def test_the_moving_average_equals_a_plain_computation():
         expected = decay * expected + (1 - decay) * model[0].weight.detach()
     torch.testing.assert_close(average.weights["0.weight"], expected)
     assert average.weights["1.running_mean"].tolist() == [4, 4]
+
+
+def test_sgd_has_momentum_and_the_same_groups():
+    config = TrainConfig(optimizer="sgd", lr=0.02, momentum=0.8)
+    optimizer = build_optimizer(tiny_model(), config, CPU)
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [group["name"] for group in optimizer.param_groups] == ["backbone", "sampling", "rest"]
+    assert all(group["momentum"] == 0.8 for group in optimizer.param_groups)
+    assert all(group["weight_decay"] == 1e-4 for group in optimizer.param_groups)
+
+
+def test_a_second_drop_multiplies_the_factor():
+    config = TrainConfig(epochs=12, lr_drop_epoch=8, lr_second_drop_epoch=11)
+    rates = [rate_at(epoch, 1, config) for epoch in range(12)]
+    assert rates == pytest.approx([1.0] * 8 + [0.1] * 3 + [0.01])
+
+
+def test_the_warm_up_starts_at_its_ratio():
+    config = TrainConfig(warmup_steps=4, warmup_ratio=0.2)
+    assert [rate_at(step, 100, config) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])

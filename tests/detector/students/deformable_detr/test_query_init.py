@@ -13,7 +13,7 @@ from torch import Tensor
 from cckt.detector.students.contract import StudentOutput
 from cckt.detector.students.deformable_detr.guidance import deal_runs
 from cckt.detector.students.deformable_detr.model import DeformableDETR
-from cckt.detector.students.deformable_detr.outputs import CellProposals
+from cckt.detector.students.deformable_detr.outputs import EncoderCells
 from cckt.detector.students.deformable_detr.query_init import (
     MASKED,
     BoxPosition,
@@ -67,13 +67,13 @@ def encoded(shapes: list[tuple[int, int]], kept: list[list[tuple[int, int]]] | N
     return Encoded(torch.randn(photos, cells, HIDDEN), shapes, flat, ratios)
 
 
-def proposals_of(encoder_output: Encoded) -> CellProposals:
-    assert encoder_output.proposals is not None
-    return encoder_output.proposals
+def proposals_of(encoder_output: Encoded) -> EncoderCells:
+    assert encoder_output.cells is not None
+    return encoder_output.cells
 
 
 def with_objectness(encoder_output: Encoded, objectness: Tensor) -> Encoded:
-    encoder_output.proposals = CellProposals(objectness, torch.rand(*objectness.shape, 4))
+    encoder_output.cells = EncoderCells(objectness, torch.rand(*objectness.shape, 4))
     return encoder_output
 
 
@@ -178,11 +178,11 @@ def test_queries_start_at_the_chosen_boxes(kind: str) -> None:
         encoder_output = model.encode(torch.randn(2, 3, 48, 48), None)
         text = unit(CONCEPTS, WIDTH)
         found = model.decode(encoder_output, text, present(text, [1, 2], []))
-    assert encoder_output.proposals is not None
-    assert found.proposals is not None
-    assert found.proposals.boxes is encoder_output.proposals.boxes
+    assert encoder_output.cells is not None
+    assert found.cells is not None
+    assert found.cells.boxes is encoder_output.cells.boxes
     # A new box head changes nothing: every query stays at the box of its cell.
-    near = torch.cdist(found.boxes[-1], encoder_output.proposals.boxes, p=1).min(-1).values
+    near = torch.cdist(found.boxes[-1], encoder_output.cells.boxes, p=1).min(-1).values
     assert float(near.max()) < 1e-3
     assert type(found.last()) is StudentOutput
 
@@ -208,8 +208,8 @@ def test_more_queries_than_cells_give_finite_boxes(kind: str) -> None:
     model, text = student(kind, queries=60).eval(), unit(CONCEPTS, WIDTH)
     with torch.no_grad():
         found = model(torch.randn(1, 3, 48, 48), None, text, present(text, [0]))
-    assert found.proposals is not None
-    assert found.proposals.objectness.shape[1] < 60
+    assert found.cells is not None
+    assert found.cells.objectness.shape[1] < 60
     assert found.boxes.shape == (2, 1, 60, 4)
     assert bool(found.boxes.isfinite().all())
 
@@ -222,7 +222,7 @@ def test_every_parameter_gets_a_finite_gradient(kind: str, objects: bool) -> Non
     guidance = present(text, [0, 3], []) if objects else present(text, [], [])
     with torch.autocast("cpu", torch.bfloat16):
         output = model(torch.randn(2, 3, 48, 48), None, text, guidance)
-    assert output.proposals.boxes.dtype == output.proposals.objectness.dtype == torch.float32
+    assert output.cells.boxes.dtype == output.cells.objectness.dtype == torch.float32
     matches = matched(output, targets, text)
     rows = torch.tensor([[0, 3], [-1, -1]]) if objects else torch.full((2, 0), -1)
     found = losses_of(output, targets, matches, contrast=objects, present=rows)
@@ -237,15 +237,15 @@ def test_cells_have_separate_matching_and_losses() -> None:
     targets = [some_targets([0, 3, 3]), some_targets([]), some_targets([1])]
     with torch.no_grad():
         output = model(torch.randn(3, 3, 48, 48), None, text, None)
-    proposals = output.proposals
+    proposals = output.cells
     matches = matched(output, targets, text)
-    bare = matched(replace(output, proposals=None), targets, text)
+    bare = matched(replace(output, cells=None), targets, text)
     assert torch.equal(matches.regions, bare.regions)
-    assert bare.proposals is None
-    assert matches.proposals is not None
+    assert bare.cells is None
+    assert matches.cells is not None
     expected = paid = 0.0
     for b, target in enumerate(targets):
-        cells, objects = matches.proposals.of_image(0, b)
+        cells, objects = matches.cells.of_image(0, b)
         assert sorted(objects.tolist()) == list(range(len(target)))
         chosen = dict(zip(cells.tolist(), objects.tolist(), strict=True))
         for s, logit in enumerate(proposals.objectness[b].tolist()):
@@ -264,7 +264,7 @@ def test_cells_have_separate_matching_and_losses() -> None:
     assert float(found["total"]) == pytest.approx(parts, rel=1e-5)
 
 
-def cell_cost(proposals: CellProposals, b: int, s: int, goal: Tensor) -> float:
+def cell_cost(proposals: EncoderCells, b: int, s: int, goal: Tensor) -> float:
     p = float(proposals.objectness[b, s].sigmoid())
     focal = 0.25 * (1 - p) ** 2 * -math.log(p) - 0.75 * p**2 * -math.log(1 - p)
     box = proposals.boxes[b, s].tolist()

@@ -39,7 +39,7 @@ def test_each_concept_chooses_its_cells() -> None:
     assert encoder_output.keep is not None
     proposals = with_objectness(
         encoder_output, torch.randn(3, 8).masked_fill(~encoder_output.keep[..., 0], MASKED)
-    ).proposals
+    ).cells
     assert proposals is not None
     words = torch.randn(3, 8, 2) * 3
     counts = [2, 0, 1]
@@ -66,16 +66,16 @@ def test_the_loss_of_concepts_covers_only_the_guidance_of_each_image() -> None:
     with torch.no_grad():
         output = model(torch.randn(3, 3, 48, 48), None, text, present(text, *given))
     matches = matched(output, targets, text)
-    words = output.proposals.words
-    assert words.shape == (3, output.proposals.boxes.shape[1], 2)
+    words = output.cells.words
+    assert words.shape == (3, output.cells.boxes.shape[1], 2)
     expected = 0.0
     for b, target in enumerate(targets):
-        cells, objects = matches.proposals.of_image(0, b)
+        cells, objects = matches.cells.of_image(0, b)
         chosen = dict(zip(cells.tolist(), objects.tolist(), strict=True))
         for s, (g, concept) in itertools.product(range(words.shape[1]), enumerate(given[b])):
             own = s in chosen and int(target.concepts[chosen[s]]) == concept
             expected += 2 * slow_focal(float(words[b, s, g]), own)
-    found = word_loss(output.proposals, pad_targets(targets), matches.proposals, rows, LossConfig())
+    found = word_loss(output.cells, pad_targets(targets), matches.cells, rows, LossConfig())
     assert float(found) == pytest.approx(expected, rel=1e-4)
 
 
@@ -89,8 +89,8 @@ def test_matched_cells_are_distilled_from_the_teacher() -> None:
     matches = matched(output, targets, text)
     cells, objects, teachers = [], [], []
     for b, target in enumerate(targets):
-        for s, m in zip(*(one.tolist() for one in matches.proposals.of_image(0, b)), strict=True):
-            cells.append(output.proposals.region[b, s])
+        for s, m in zip(*(one.tolist() for one in matches.cells.of_image(0, b)), strict=True):
+            cells.append(output.cells.region[b, s])
             objects.append(len(objects))
             teachers.append(embeddings_of(target)[m] if bool(valid_of(target)[m]) else None)
     expected = 0.0

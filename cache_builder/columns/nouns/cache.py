@@ -1,0 +1,201 @@
+"""Make the nouns of proposals: what `cckt cache nouns` runs.
+
+docs/method/hd_ovd.md, section 3. Nouns come from the answers of a multimodal LLM
+(`answers.py`), or are the best words of a list by the teacher's cosines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cckt.cache_builder.base.constants import CROP, NAME_PROMPT, PRECISION, TEMPLATES, W_MAX
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.columns.crop_rules import check_rule
+from cckt.cache_builder.columns.crops import box_table
+from cckt.cache_builder.columns.nouns.answers import CHUNK_ROWS, cache_answers, require_nouns
+from cckt.cache_builder.columns.nouns.chosen import Chosen, embed_names, write_nouns, write_texts
+from cckt.cache_builder.columns.nouns.weights import fit_nouns
+from cckt.cache_builder.columns.nouns.word_list import nearest_words, read_words
+from cckt.cache_builder.columns.options import as_teacher, check_numbers
+from cckt.cache_builder.columns.report import CacheReport
+from cckt.cache_builder.index import open_index
+from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm
+from cckt.cache_builder.mllm.namer import Namer
+from cckt.cache_builder.proposals import Proposals, find_leak, is_guarded
+from cckt.cache_builder.proposals.noun_phrases import RULES, noun_of
+from cckt.cache_builder.proposals.nouns import ANSWERS, open_over, read_answers
+from cckt.cache_builder.proposals.provenance import Provenance
+from cckt.cache_builder.store import (
+    Column,
+    ColumnName,
+    check_label,
+    column_info,
+    list_columns,
+)
+from cckt.cache_builder.store.kinds import PROPOSALS
+from cckt.cache_builder.teacher.clip import Teacher
+from cckt.cache_builder.teacher.prompts import Templates, resolve_templates
+
+
+def cache_nouns(
+    data: Path,
+    model: str | Mllm | None = None,
+    *,
+    nouns_from: Path | None = None,
+    teacher: str | Teacher | None = None,
+    of: str = PROPOSALS,
+    name: str = "",
+    prompt: str = NAME_PROMPT,
+    crop: str = CROP,
+    templates: str | Path | Sequence[str] | None = None,
+    w_max: float = W_MAX,
+    block: int | None = None,
+    device: str = "auto",
+    dtype: str = PRECISION,
+    precision: str = PRECISION,
+    trust_remote_code: bool = False,
+    workers: int | None = None,
+    strict: bool = False,
+    part: tuple[int, int] | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[CacheReport]:
+    """Make the nouns of the proposals of the data set `data`; return a report for each column.
+
+    model: multimodal LLM, as `cache_mllm_priors` takes it. nouns_from: a word list instead, one a line, from
+    which the teacher chooses by the column `proposals/crops`. teacher: of the text embeddings; None: that of
+    `proposals/crops`, or of `text`. of: the proposals table. name: label of a second teacher. prompt: the
+    request. crop: the rule by which the model sees a proposal. templates: None takes those of the column
+    `text`. w_max: see `NounWeight`. block: crops at a time. dtype: of the model; precision: of the teacher.
+
+    The constants of the weight are fitted where the columns `text`, `crops` and `proposals/crops` exist;
+    otherwise a note tells how. After a kill the same call resumes. Raises UserError for what the user can
+    correct.
+    """
+    workers = check_numbers(1, workers, part)
+    check_rule(crop)
+    if crop == "oadp":
+        raise UserError(
+            "--crop oadp hides patches from a teacher, which a multimodal LLM cannot do; expected box or "
+            "square, choose one of them."
+        )
+    check_label(name)
+    progress = progress or Silent()
+    index = open_index(data)
+    proposals = box_table(data, index, of)
+    if not isinstance(proposals, Proposals):
+        raise UserError(f"--of {of}: nouns are of proposals; name proposals or proposals-NAME.")
+    words = read_words(nouns_from) if nouns_from is not None else None
+    chosen_templates = _templates(data, name, templates)
+    loaded = as_teacher(teacher or _teacher_name(data, proposals, name), device, precision)
+    reports: list[CacheReport] = []
+    if words is not None:
+        texts = embed_names(words.names, chosen_templates, loaded)
+        chosen = _by_words(data, proposals, name, words.provenance, words.names, texts, loaded)
+    else:
+        mllm = model
+        if not isinstance(mllm, Mllm):
+            mllm = load_mllm(
+                mllm or default_model(data), device=device, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+        namer = Namer(mllm, prompt, batch=block, progress=progress)
+        reports.append(
+            cache_answers(
+                data,
+                proposals,
+                namer,
+                crop=crop,
+                workers=workers,
+                strict=strict,
+                part=part,
+                chunk_rows=chunk_rows,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        )
+        if reports[0].manifest is None:  # other parts have answers to make
+            return reports
+        chosen = _by_answers(open_over(data, proposals, ANSWERS), mllm)
+    provenance = Provenance.from_recipe(chosen.recipe)
+    leak = find_leak(provenance, index) if is_guarded(index) else ""
+    notes = [f"{len(chosen.names)} different nouns; {int((chosen.ids < 0).sum())} proposals without one"]
+    if leak:
+        notes.append(f"warning: {provenance} {leak}; training under an open-vocabulary protocol refuses it")
+    reports.append(write_nouns(data, proposals, name, chosen, overwrite, progress, notes))
+    reports.append(write_texts(data, proposals, name, chosen, chosen_templates, loaded, overwrite, progress))
+    reports.append(fit_nouns(data, of=of, name=name, w_max=w_max, progress=progress, optional=True))
+    return reports
+
+
+def _by_answers(answers: Column, mllm: Mllm) -> Chosen:
+    """The nouns of the answers, numbered in order of their first proposal."""
+    valid, spec = answers.valid_all(), answers.manifest.spec
+    texts = read_answers(answers)
+    nouns = [noun_of(text) for text in texts]
+    named = np.flatnonzero(valid).tolist()
+    if named:
+        require_nouns(mllm.name, [texts[row] for row in named], [nouns[row] for row in named])
+    else:
+        raise UserError(
+            f"column {spec.name} holds no answer: no photo of its {len(texts)} proposals could be read; make "
+            "it again with --overwrite where the photos can be read."
+        )
+    numbers: dict[str, int] = {}
+    ids = np.full(len(texts), -1, np.int64)
+    notes, reasons = answers.manifest.notes, {}
+    for row, (noun, reason) in enumerate(nouns):
+        if valid[row] and noun:
+            ids[row] = numbers.setdefault(noun, len(numbers))
+        else:
+            reasons[row] = reason if valid[row] else notes.get(row, "no answer")
+    model = spec.recipe["model"]
+    provenance = Provenance("mllm", model["name"], model["weight_digest"])
+    asked = {key: spec.recipe[key] for key in ("model", "prompt", "crop")}
+    recipe = {"provenance": provenance.to_json(), "rules": RULES, "answers": answers.manifest.digest, **asked}
+    return Chosen(ids, list(numbers), reasons, recipe)
+
+
+def _by_words(
+    data: Path,
+    proposals: Proposals,
+    label: str,
+    provenance: Provenance,
+    names: list[str],
+    texts: NDArray[np.float32],
+    teacher: Teacher,
+) -> Chosen:
+    """The best word of each proposal; words that are the best of none stay in the list."""
+    crops = open_over(data, proposals, "proposals/crops", label)
+    ids = nearest_words(crops, texts, teacher)
+    reasons = dict.fromkeys(np.flatnonzero(ids < 0).tolist(), "the proposal has no embedding")
+    recipe = {"provenance": provenance.to_json(), "rules": RULES, "crops": crops.manifest.digest}
+    return Chosen(ids, names, reasons, recipe)
+
+
+def _templates(data: Path, label: str, given: str | Path | Sequence[str] | None) -> Templates:
+    """The templates given, else those of the column `text`, so that nouns and concepts can be compared."""
+    name = str(ColumnName("text", label))
+    if given is None and name in list_columns(data):
+        patterns = column_info(data, name).manifest.spec.recipe.get("templates")
+        if patterns:
+            return Templates(patterns["name"], tuple(patterns["patterns"]))
+    return resolve_templates(TEMPLATES if given is None else given)
+
+
+def _teacher_name(data: Path, proposals: Proposals, label: str) -> str:
+    """The teacher of the columns that nouns are compared with."""
+    for column in (ColumnName("proposals/crops", label, of=proposals.label), ColumnName("text", label)):
+        if str(column) in list_columns(data):
+            found = column_info(data, str(column)).manifest.spec.recipe.get("teacher")
+            if found:
+                return str(found["name"])
+    raise UserError(
+        f"cckt cache nouns {data}: no column names a teacher, expected proposals/crops or text; give "
+        "--teacher NAME, the teacher of the crops."
+    )

@@ -1,0 +1,103 @@
+"""The leak guard of proposals and nouns: makers that saw novel classes, under open-vocabulary protocols.
+
+A detector that was trained on boxes of novel classes, or that was given their names, finds the novel objects
+in the training images for the student. Outside of these protocols (a user's own words) it is welcome to.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import Index
+from cckt.cache_builder.proposals.provenance import Provenance, overlap
+from cckt.cache_builder.proposals.table import BOXES
+from cckt.cache_builder.store import ColumnName, column_info, parse_name
+from cckt.cache_builder.store.kinds import PROPOSALS
+
+OV_SPLITS = ("coco-48-17", "lvis")
+"""Splits of the open-vocabulary protocols."""
+
+_OV_RECIPE = re.compile(r"(.*-)?(coco|lvis)-.*")
+
+
+def is_guarded(index: Index, recipe: str = "") -> bool:
+    """Return whether training on this index follows an open-vocabulary protocol, and has novel concepts.
+
+    It does if the index was built with --keep base or with the split of OV-COCO or OV-LVIS, or if the recipe
+    is one of OV-COCO or OV-LVIS.
+    """
+    split = index.card.get("split")
+    protocol = index.keep == "base" or split in OV_SPLITS or _OV_RECIPE.fullmatch(recipe) is not None
+    return protocol and len(index.concepts.rows("novel")) > 0
+
+
+def find_leak(provenance: Provenance, index: Index) -> str:
+    """Return in which way the maker may have seen novel classes of the index, as a clause after its name; ""
+    if in none."""
+    rows = index.concepts.rows("novel")
+    novel = [(one.name, *one.synonyms) for one in (index.concepts[int(row)] for row in rows)]
+    trained = overlap(provenance.concepts, novel)
+    if trained:
+        return f"was trained on boxes of {len(trained)} novel concepts ({_some(trained)})"
+    given = overlap(provenance.words, novel)
+    if given:
+        return f"was given the names of {len(given)} novel concepts ({_some(given)})"
+    if provenance.saw_novel == "yes":
+        return "saw novel classes in its training (--saw-novel yes)"
+    if provenance.maker in ("detector", "import") and provenance.saw_novel != "no":
+        return "may have seen novel classes in its training (--saw-novel unknown)"
+    return ""
+
+
+def provenances_of(data: Path | str, name: str) -> dict[str, Provenance]:
+    """Return the makers behind a column of the folder `proposals/`: column -> maker; {} for another column.
+
+    A column over proposals has the maker of its proposals, and its own one if its recipe names one (nouns).
+    Raises UserError if the proposals are missing.
+    """
+    parts = parse_name(name)
+    if parts is None or not parts.kind.startswith(f"{PROPOSALS}/"):
+        return {}
+    boxes = str(ColumnName(BOXES, of=parts.of))
+    recipes = {one: column_info(data, one).manifest.spec.recipe for one in dict.fromkeys((boxes, name))}
+    return {
+        one: Provenance.from_recipe(recipe)
+        for one, recipe in recipes.items()
+        if one == boxes or "provenance" in recipe
+    }
+
+
+def require_no_leak(data: Path | str, index: Index, name: str, recipe: str = "") -> None:
+    """Raise UserError if training that reads column `name` is guarded and a maker behind it may have seen
+    novel classes. Columns other than proposals, their crops and nouns pass."""
+    if not is_guarded(index, recipe):
+        return
+    for column, provenance in provenances_of(data, name).items():
+        leak = find_leak(provenance, index)
+        if leak:
+            raise UserError(
+                f"{data}: column {column} was made by {provenance}, which {leak}, expected a maker that "
+                "never saw them under an open-vocabulary protocol; make the column again with a maker that "
+                f"did not, such as cckt cache proposals {data} --from RUN --overwrite, or state --saw-novel "
+                "no if that is so."
+            )
+
+
+def evidence(provenance: Provenance, index: Index) -> str:
+    """Return, for a maker without a leak, what proves or states that."""
+    novel = len(index.concepts.rows("novel"))
+    if provenance.maker == "run":
+        return f"trained on boxes of {len(provenance.concepts)} concepts, none of the {novel} novel ones"
+    if provenance.maker == "mllm":
+        return "its answers are its own words; it was given no names"
+    if provenance.maker == "words":
+        return f"given {len(provenance.words)} words, none a name of the {novel} novel concepts"
+    given = f"given the words {', '.join(provenance.words)}; " if provenance.words else ""
+    trained = f" ({provenance.trained_on})" if provenance.trained_on else ""
+    return f"{given}its maker states that it saw none of the {novel} novel concepts{trained}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (" and others" if len(names) > 5 else "")

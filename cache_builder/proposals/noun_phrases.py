@@ -1,0 +1,194 @@
+"""From an answer of a model, or a line of a word list, to a noun: one spelling for each name.
+
+A noun is lower-case, singular where English spelling makes that plain, without article, and of at most two
+words: the first noun phrase of the answer. There is no parser of sentences here, only the short rules below.
+They need no model and give the same noun on every machine.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+MOST_WORDS = 2
+"""Words of a noun: the last ones of its phrase, since in English the head comes last."""
+
+RULES = "noun phrases 1"
+"""Name of these rules in a column's recipe; raise the number when a rule changes."""
+
+EMPTY = "the answer is empty"
+NO_NOUN = "the answer has no noun"
+NO_WORDS = "the answer has no words"
+REFUSED = "the model gave no name"
+
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters of any script, joined by ' or -
+_LONGEST = 30
+"""Letters of the longest word; an untrained model writes longer ones."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_DETERMINERS = _words(
+    "a an the some this that these those my your his her its our their one two three four five six seven "
+    "eight nine ten several many few multiple various both another single"
+)
+_LINKS = _words(
+    "is are was were be been being seems seem appears appear looks look shows show depicts depict "
+    "contains contain features feature has have to like can see sees"
+)
+"""Words after which the noun phrase of "This is a dog" begins, if only openers come before them."""
+
+_OPENERS = _words(
+    "it it's that's this that there here there's these those they what i think believe you the main "
+    "primary central object subject item thing image picture photo photograph crop answer in of shown "
+    "name called"
+)
+"""Words before a link in such a sentence."""
+
+_ENDS = _words(
+    "in on of with at by and or from for near behind under over above below next inside against into "
+    "which who whose that while as but through around between beside beneath across along without during "
+    "it there sitting standing lying holding wearing eating walking running flying riding playing looking "
+    "hanging parked made filled covered"
+)
+"""Words that end a noun phrase."""
+
+_NO_NAME = _words("none nothing unknown na no yes not nope it they something anything everything someone")
+"""Words that name nothing; an answer whose phrase begins with one has no noun."""
+
+_REFUSALS = _words("cannot can't couldn't don't unable sorry unclear unsure unidentifiable unrecognizable")
+"""Words of an answer that refuses, wherever they are."""
+
+_SAME = _words(
+    "glasses sunglasses eyeglasses scissors jeans pants trousers shorts goggles binoculars pliers tongs "
+    "tweezers pajamas pyjamas clothes series species gas canvas atlas christmas lens chess news "
+    "headphones earphones stairs swiss asparagus"
+)
+_IRREGULAR = {
+    "people": "person",
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "mice": "mouse",
+    "geese": "goose",
+    "feet": "foot",
+    "teeth": "tooth",
+    "oxen": "ox",
+    "knives": "knife",
+    "wives": "wife",
+    "lives": "life",
+    "leaves": "leaf",
+    "loaves": "loaf",
+    "shelves": "shelf",
+    "wolves": "wolf",
+    "calves": "calf",
+    "halves": "half",
+    "scarves": "scarf",
+    "thieves": "thief",
+    "shoes": "shoe",
+    "toes": "toe",
+    "canoes": "canoe",
+    "lenses": "lens",
+    "gases": "gas",
+    "quizzes": "quiz",
+    "cookies": "cookie",
+    "brownies": "brownie",
+    "movies": "movie",
+    "zombies": "zombie",
+    "hoodies": "hoodie",
+    "smoothies": "smoothie",
+    "selfies": "selfie",
+    "axes": "axe",
+    "headaches": "headache",
+    "moustaches": "moustache",
+    "skis": "ski",
+    "taxis": "taxi",
+    "kiwis": "kiwi",
+    "mustaches": "mustache",
+}
+_PLURALS = (
+    (re.compile(r"(?:ss|us|is)$"), ""),  # glass, bus, tennis
+    (re.compile(r"(?<=..[^aeiou])ies$"), "y"),  # berries; not ties
+    (re.compile(r"(?<=[^aeiou])oes$"), "o"),  # potatoes
+    (re.compile(r"(?<=ss|sh|ch)es$"), ""),  # glasses, brushes, benches
+    (re.compile(r"(?<=x)es$"), ""),  # boxes
+    (re.compile(r"(?<=[^o]us)es$"), ""),  # buses, cactuses; not houses
+    (re.compile(r"(?<=..)s$"), ""),  # dogs, horses
+)
+"""The first pattern that is found decides; "" with a pattern of a singular keeps the word."""
+
+
+def noun_of(answer: str, most_words: int | None = MOST_WORDS) -> tuple[str, str]:
+    """Return (noun, "") of an answer, or ("", why it has none).
+
+    "This is a red umbrella." -> "red umbrella"; "Two dogs on a sofa" -> "dog". most_words: None keeps the
+    whole phrase, for word lists, in which a line is a phrase already.
+    """
+    text = unicodedata.normalize("NFKC", answer).lower().replace("’", "'").replace("_", " ").strip()
+    if not text:
+        return "", EMPTY
+    sentence = _first_sentence(text) if most_words is not None else text
+    words = _WORD.findall(sentence)
+    if not words:
+        return "", NO_WORDS
+    if most_words is not None:
+        words = _phrase(words)
+    while words and words[0] in _DETERMINERS:
+        words = words[1:]
+    if not words:
+        return "", NO_NOUN
+    if most_words is not None:
+        if words[0] in _NO_NAME or _REFUSALS & set(words):
+            return "", REFUSED
+        stop = next((at for at, word in enumerate(words) if word in _ENDS or word in _LINKS), len(words))
+        words = words[:stop][-most_words:]
+    words = [word.removesuffix("'s") for word in words]
+    if not words or any(len(word) > _LONGEST for word in words):
+        return "", NO_NOUN
+    if len(words) > 1 and words[-1] == "glasses":  # alone they are spectacles
+        words = [*words[:-1], "glass"]
+    return " ".join([*words[:-1], singular(words[-1])]), ""
+
+
+def singular(word: str) -> str:
+    """Return the singular of a lower-case English noun where its spelling makes that plain, else the word."""
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if word in _SAME or not word.endswith("s") or len(word) < 4:
+        return word
+    for pattern, end in _PLURALS:
+        if pattern.search(word):
+            return word if pattern is _PLURALS[0][0] else pattern.sub(end, word)
+    return word
+
+
+def _first_sentence(text: str) -> str:
+    """The first part with a letter; after "answer:" and the like, what follows the colon."""
+    parts = [part for part in re.split(r"[.!?;,\n]+", text) if _WORD.search(part)]
+    first = parts[0] if parts else text
+    before, colon, after = first.partition(":")
+    return after if colon and _WORD.search(after) else before
+
+
+def _phrase(words: list[str]) -> list[str]:
+    """The words after "this is", "the main object in the image is" and the like; all words without these."""
+    at = 0
+    while at < len(words) and words[at] in _OPENERS:
+        at += 1
+    rest = words[at:]
+    contracted = at > 0 and words[at - 1] in ("it's", "that's", "there's")
+    if contracted or (at > 0 and rest and rest[0] in _LINKS):
+        while rest and rest[0] in _LINKS:
+            rest = rest[1:]
+        return rest
+    kinds = ("image", "picture", "photo", "photograph", "close-up", "closeup", "view")
+    if (
+        len(words) > 2
+        and words[0] in ("a", "an", "the")
+        and "of" in words[1:4]
+        and set(words[:4]) & set(kinds)
+    ):
+        return words[words.index("of") + 1 :]
+    return words

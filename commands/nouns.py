@@ -1,0 +1,126 @@
+"""`cckt cache nouns` and `fit-nouns`: name proposals, and fit the weight of a noun to the teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cckt.cache_builder.base.constants import CROP, NAME_PROMPT, PRECISION, W_MAX
+from cckt.commands.console import TerminalProgress, show_reports
+from cckt.commands.options import (
+    DEVICE,
+    TEACHER_HELP,
+    Data,
+    Device,
+    Json,
+    Name,
+    Overwrite,
+    Part,
+    Precision,
+    Strict,
+    Workers,
+    changed,
+    parse_part,
+    refuse_unused,
+)
+
+OfProposals = Annotated[
+    str, typer.Option("--of", metavar="TABLE", help="proposals, or proposals-NAME for a second table.")
+]
+WMax = Annotated[float, typer.Option("--w-max", help="Largest weight of a noun.")]
+PROPOSALS = "proposals"
+
+
+def nouns(
+    data: Data,
+    mllm_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Hub id or folder of the LLM. Default: shapeworld's for its data, else a small one."
+        ),
+    ] = None,
+    nouns_from: Annotated[
+        Path | None, typer.Option(help="Choose from the words of a file, one a line, by CLIP; no LLM.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help=f"{TEACHER_HELP} Default: that of proposals/crops, or of text.")
+    ] = None,
+    of: OfProposals = PROPOSALS,
+    name: Name = "",
+    prompt: Annotated[str, typer.Option(help="Request to the LLM.")] = NAME_PROMPT,
+    crop: Annotated[
+        str, typer.Option(help="What the LLM sees: box, or square for a larger square around the box.")
+    ] = CROP,
+    templates: Annotated[
+        str | None,
+        typer.Option(help="Prompt templates of the nouns, as for cckt cache text. Default: those of text."),
+    ] = None,
+    w_max: WMax = W_MAX,
+    block: Annotated[
+        int | None, typer.Option(help="Crops per forward pass of the LLM. Default: 16, 64 on CUDA.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the LLM.")
+    ] = False,
+    workers: Workers = None,
+    device: Device = DEVICE,
+    precision: Precision = PRECISION,
+    strict: Strict = False,
+    part: Part = None,
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> None:
+    """Cache the noun of each proposal, its text embedding and its weight."""
+    from cckt.cache_builder.columns.nouns.cache import cache_nouns
+
+    if nouns_from is not None:
+        refuse_unused(
+            {
+                "--mllm-model": mllm_model,
+                "--prompt": changed(prompt, NAME_PROMPT),
+                "--crop": changed(crop, CROP),
+                "--block": block,
+                "--trust-remote-code": changed(trust_remote_code, False),
+                "--workers": workers,
+                "--strict": changed(strict, False),
+            },
+            "applies only to a multimodal LLM; you passed --nouns-from. Remove it.",
+        )
+    reports = cache_nouns(
+        data,
+        mllm_model,
+        nouns_from=nouns_from,
+        teacher=teacher,
+        of=of,
+        name=name,
+        prompt=prompt,
+        crop=crop,
+        templates=templates,
+        w_max=w_max,
+        block=block,
+        device=device,
+        dtype=precision,
+        trust_remote_code=trust_remote_code,
+        workers=workers,
+        strict=strict,
+        part=parse_part(part),
+        overwrite=overwrite,
+        progress=TerminalProgress(),
+    )
+    show_reports(json, *reports)
+
+
+def fit_nouns(
+    data: Data,
+    of: OfProposals = PROPOSALS,
+    name: Name = "",
+    w_max: WMax = W_MAX,
+    json: Json = None,
+) -> None:
+    """Fit the weight of a noun to the teacher again, and cache the weights of the proposals."""
+    from cckt.cache_builder.columns.nouns import weights
+
+    report = weights.fit_nouns(data, of=of, name=name, w_max=w_max, progress=TerminalProgress())
+    show_reports(json, report)

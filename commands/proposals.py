@@ -1,0 +1,138 @@
+"""`cckt cache proposals`: cache class-agnostic regions of each image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cckt.cache_builder.base.constants import MIN_SIDE, NMS, PRECISION, PROPOSAL_BATCH, SAW_NOVEL, TOP
+from cckt.cache_builder.base.errors import UserError
+from cckt.commands.console import TerminalProgress, show_reports
+from cckt.commands.options import (
+    DEVICE,
+    ColumnOut,
+    Data,
+    Device,
+    Json,
+    Overwrite,
+    Part,
+    Precision,
+    Processes,
+    Strict,
+    Workers,
+    changed,
+    parse_part,
+    refuse_unused,
+)
+
+
+def proposals(
+    data: Data,
+    run: Annotated[
+        Path | None, typer.Option("--from", help="Run folder: the class-agnostic regions of its detector.")
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="Hub id or folder of an object or zero-shot detector that transformers loads."),
+    ] = None,
+    words: Annotated[
+        str | None, typer.Option(help="Words for a zero-shot detector. Default: object.")
+    ] = None,
+    import_file: Annotated[
+        Path | None, typer.Option("--import", help="COCO results file with boxes on these images.")
+    ] = None,
+    trained_on: Annotated[str, typer.Option(help="What the detector was trained on, for the record.")] = "",
+    saw_novel: Annotated[
+        str, typer.Option(help="Whether it was trained on novel classes: yes, no or unknown.")
+    ] = SAW_NOVEL,
+    top: Annotated[int, typer.Option(help="Most proposals per image.")] = TOP,
+    nms: Annotated[
+        float, typer.Option(help="Of two boxes with a higher IoU, only the better one stays.")
+    ] = NMS,
+    min_side: Annotated[
+        float, typer.Option(help="Shortest side of a proposal, in pixels of the original image.")
+    ] = MIN_SIDE,
+    name: Annotated[
+        str, typer.Option(help="Label of a second proposals table; its columns are in proposals-NAME/.")
+    ] = "",
+    batch: Annotated[int, typer.Option(help="Images per forward pass of the detector.")] = PROPOSAL_BATCH,
+    workers: Workers = None,
+    processes: Processes = False,
+    device: Device = DEVICE,
+    precision: Precision = PRECISION,
+    strict: Strict = False,
+    part: Part = None,
+    overwrite: Overwrite = False,
+    out: ColumnOut = None,
+    json: Json = None,
+) -> None:
+    """Cache the best class-agnostic regions of each image, from a run, a detector or a file of boxes."""
+    from cckt.cache_builder.columns.proposals import Proposer, cache_proposals, import_proposals
+    from cckt.cache_builder.proposals import Selection
+
+    sources = {"--from": run, "--detector": detector, "--import": import_file}
+    given = [option for option, value in sources.items() if value is not None]
+    if len(given) != 1:
+        raise UserError(
+            f"cckt cache proposals: found {' and '.join(given) or 'no source'}, expected exactly one of "
+            "--from RUN, --detector ID and --import FILE; name one source."
+        )
+    selection = Selection(top, nms, min_side)
+    if words is not None and detector is None:
+        raise UserError(f"--words applies only to --detector; you passed {given[0]}. Remove it.")
+    if import_file is not None:
+        refuse_unused(
+            {
+                "--batch": changed(batch, PROPOSAL_BATCH),
+                "--workers": workers,
+                "--processes": changed(processes, False),
+                "--precision": changed(precision, PRECISION),
+                "--strict": changed(strict, False),
+            },
+            "applies only to a detector; you passed --import, which reads no images. Remove it.",
+        )
+        report = import_proposals(
+            data,
+            import_file,
+            trained_on=trained_on,
+            saw_novel=saw_novel,
+            selection=selection,
+            name=name,
+            part=parse_part(part),
+            overwrite=overwrite,
+            out=out,
+            progress=TerminalProgress(),
+        )
+    else:
+        proposer: Proposer
+        if run is not None:
+            from cckt.detector.inference.region_proposals import RunProposer
+
+            refuse_unused(
+                {"--trained-on": changed(trained_on, ""), "--saw-novel": changed(saw_novel, SAW_NOVEL)},
+                "states what is known of a run; you passed --from. Remove it.",
+            )
+            proposer = RunProposer(run, device, precision)
+        else:
+            from cckt.cache_builder.detectors import DetectorProposer, load_detector
+
+            assert detector is not None, "expected a detector"
+            loaded = load_detector(detector, device=device, precision=precision)
+            proposer = DetectorProposer(loaded, words, trained_on=trained_on, saw_novel=saw_novel)
+        report = cache_proposals(
+            data,
+            proposer,
+            selection=selection,
+            name=name,
+            batch=batch,
+            workers=workers,
+            processes=processes,
+            strict=strict,
+            part=parse_part(part),
+            overwrite=overwrite,
+            out=out,
+            progress=TerminalProgress(),
+        )
+    show_reports(json, report)

@@ -1,0 +1,62 @@
+"""The best wrong name, against loops; who is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.columns.nouns.cache import cache_nouns
+from cckt.cache_builder.columns.nouns.weights import fit_nouns, own_and_best_wrong
+from cckt.cache_builder.mllm import Mllm
+from cckt.cache_builder.store import column_info
+from cckt.cache_builder.teacher.clip import Teacher
+from tests.cache_builder.columns.nouns.test_cache import fitting_text
+
+
+def test_own_and_best_wrong_by_loops() -> None:
+    rng = np.random.default_rng(0)
+    texts = rng.normal(size=(5, 8)).astype(np.float32)
+    texts[3] = texts[1]  # two concepts with one name are not wrong for each other
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    crops = rng.normal(size=(12, 8)).astype(np.float32)
+    own = rng.integers(0, 5, 12)
+    right, wrong = own_and_best_wrong(crops, texts, own)
+    for row in range(12):
+        cosines = [float(crops[row] @ text) for text in texts]
+        same = {1, 3} if own[row] in (1, 3) else {int(own[row])}
+        assert right[row] == pytest.approx(cosines[own[row]], abs=1e-5)
+        expected = max(value for k, value in enumerate(cosines) if k not in same)
+        assert wrong[row] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_second_fit_replaces_the_first_and_takes_another_maximum(
+    data: Path, mllm: Mllm, teacher: Teacher
+) -> None:
+    fitting_text(data, teacher)
+    cache_nouns(data, mllm, teacher=teacher, workers=0)
+    first = column_info(data, "proposals/noun_weights").manifest
+    again = fit_nouns(data).manifest
+    assert again is not None
+    assert again.digest == first.digest
+    fit_nouns(data, w_max=1.0)
+    second = column_info(data, "proposals/noun_weights").manifest.spec.recipe["weight"]
+    assert second == {**first.spec.recipe["weight"], "w_max": 1.0}
+    with pytest.raises(UserError, match="--w-max is 0; give a weight above 0"):
+        fit_nouns(data, w_max=0)
+
+
+def test_mistakes(data: Path, mllm: Mllm, teacher: Teacher) -> None:
+    with pytest.raises(UserError, match="There is no column proposals/nouns"):
+        fit_nouns(data)
+    cache_nouns(data, mllm, teacher=teacher, workers=0)
+    with pytest.raises(UserError, match=r"mean cosine .* expected them nearer to their own"):
+        fit_nouns(data)
+    with pytest.raises(UserError, match="nouns are of proposals"):
+        fit_nouns(data, of="boxes")
+    shutil.rmtree(data / "crops")
+    with pytest.raises(UserError, match="There is no column crops"):
+        fit_nouns(data)

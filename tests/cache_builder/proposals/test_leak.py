@@ -1,0 +1,122 @@
+"""The leak guard: which makers are refused, where, and what the doctor proves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.columns.proposals import proposals_spec
+from cckt.cache_builder.doctor import check_proposals
+from cckt.cache_builder.index import Index, build_index, open_index
+from cckt.cache_builder.proposals import Provenance, find_leak, is_guarded, require_no_leak
+from cckt.cache_builder.proposals.provenance import overlap, split_words
+from cckt.cache_builder.proposals.select import Selection
+from cckt.cache_builder.store import ColumnName, column_spec, open_writer
+from tests.detector.tiny import render
+
+MAKER = Provenance("detector", "owl", "sha256:w", saw_novel="no")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(tmp_path_factory.mktemp("leak"), 4)
+
+
+def index_of(folder: Path, keep: str = "base", split: str = "split.json") -> Index:
+    chosen = folder / split if split.endswith("json") else split
+    build_index(folder / "annotations.json", folder / "photos", folder, split=chosen, keep=keep)
+    return open_index(folder)
+
+
+def store(index: Index, maker: Provenance) -> None:
+    """An unfinished column is enough: the guard reads its recipe."""
+    spec = proposals_spec(index, maker, Selection(), {}, 512)
+    open_writer(index.folder, spec, overwrite=True)
+    crops = ColumnName("proposals/crops", "b", "flipped")
+    spec = column_spec(crops, rows=3, width=4, chunk_rows=4, index_digest="sha256:t", recipe={})
+    open_writer(index.folder, spec, overwrite=True)
+
+
+LEAKS = [
+    ({"saw_novel": "yes"}, r"saw novel classes in its training \(--saw-novel yes\)"),
+    ({"saw_novel": "unknown"}, r"may have seen novel classes in its training \(--saw-novel unknown\)"),
+    ({"maker": "import", "saw_novel": "unknown"}, "may have seen novel classes"),
+    ({"words": ("object", "Thing_5")}, r"was given the names of 1 novel concepts \(thing 5\)"),
+    (
+        {"concepts": ("thing 1", "thing 6", "thing 5")},
+        r"trained on boxes of 2 novel concepts \(thing 5, thing 6\)",
+    ),
+    ({"maker": "run", "concepts": ("thing 6",)}, "trained on boxes of 1 novel concepts"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), LEAKS)
+def test_a_maker_that_saw_novel_classes_is_refused_with_the_reason(folder, changes, message) -> None:
+    index = index_of(folder)
+    store(index, replace(MAKER, **changes))
+    with pytest.raises(
+        UserError, match=rf"column proposals/boxes was made by .* owl, which .*{message}.*--from RUN"
+    ):
+        require_no_leak(folder, index, "proposals/boxes")
+    with pytest.raises(UserError, match=message):
+        require_no_leak(folder, index, "proposals/crops-b-flipped")
+    require_no_leak(folder, index, "crops")
+    (found,) = check_proposals(folder)
+    assert found.level == "bad"
+    assert "training under an open-vocabulary protocol refuses it" in found.message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"words": ("object",)},
+        {"maker": "run", "saw_novel": "unknown", "concepts": ("thing 1", "thing 2")},
+    ],
+)
+def test_a_maker_that_saw_none_passes_and_the_doctor_says_why(folder, changes) -> None:
+    index = index_of(folder)
+    maker = replace(MAKER, **changes)
+    store(index, maker)
+    require_no_leak(folder, index, "proposals/boxes", "coco-48-17-r50")
+    (found,) = check_proposals(folder)
+    assert found.level == "good"
+    proof = (
+        "trained on boxes of 2 concepts, none of the 2" if maker.maker == "run" else "states that it saw none"
+    )
+    assert proof in found.message
+    assert ("given the words object" in found.message) == bool(maker.words)
+
+
+def test_outside_of_the_protocols_every_maker_is_welcome(folder) -> None:
+    index = index_of(folder, keep="all")
+    maker = replace(MAKER, saw_novel="yes", words=("thing 5",))
+    store(index, maker)
+    assert not is_guarded(index)
+    require_no_leak(folder, index, "proposals/boxes", "shapeworld")
+    (found,) = check_proposals(folder)
+    assert (found.level, "welcome" in found.message) == ("good", True)
+    for recipe in ("coco-48-17-r50", "hdovd-lvis-r50", "lvis-r50", "hybrid-coco-r50"):
+        assert is_guarded(index, recipe)
+    with pytest.raises(UserError, match="open-vocabulary protocol"):
+        require_no_leak(folder, index, "proposals/boxes", "hdovd-coco-adamixer-r50")
+    assert not is_guarded(index_of(folder, split="all-base")), "there is no novel concept to leak"
+
+
+def test_a_column_without_a_maker_and_a_missing_table_are_refused(folder, tmp_path) -> None:
+    index = index_of(folder)
+    with pytest.raises(UserError, match="names no maker"):
+        Provenance.from_recipe({"provenance": {"maker": "run", "else": 1}})
+    with pytest.raises(UserError, match="no column proposals-b/boxes"):
+        require_no_leak(folder, index, "proposals-b/crops")
+    assert Provenance.from_recipe({"provenance": MAKER.to_json()}) == MAKER
+    assert find_leak(MAKER, index) == ""
+
+
+def test_words_are_split_and_names_compared_in_normal_form() -> None:
+    assert split_words("a  cat. dog ,bird.") == ("a cat", "dog", "bird")
+    assert split_words(" . ,") == ()
+    assert overlap(("Fire_Hydrant",), [("hydrant", "fire hydrant"), ("cup",)]) == ["hydrant"]
