@@ -6,7 +6,7 @@ training step (N, their copies, and Q denoising queries), C concepts, D width of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -295,17 +295,18 @@ def _split(
         return StudentOutput(output.boxes[:, :, at], output.logits[:, :, at], output.region[:, :, at])
 
     if training is None:
-        return DeformableOutput(output.boxes, output.logits, output.region, cells=cells, **further)
+        whole = DeformableOutput(output.boxes, output.logits, output.region, cells=cells)
+        return replace(whole, **further)
     own, copies = part(0, queries), queries if training.copies else 0
-    return DeformableOutput(
+    split = DeformableOutput(
         own.boxes,
         own.logits,
         own.region,
         cells=cells,
-        **further,
         noised=part(queries + copies, None) if training.noised is not None else None,
         copies=part(queries, queries + copies) if training.copies else None,
     )
+    return replace(split, **further)
 
 
 def _padding_of_levels(padding: Tensor | None, pyramid: list[Tensor]) -> list[Tensor] | None:
