@@ -11,7 +11,7 @@ import typer
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress
-from cckt.commands.options import DEVICE, Classification, Device, Json, Run, RunTeacher
+from cckt.commands.options import DEVICE, Classification, Confirm, Device, Json, Run, RunTeacher
 
 PRIORS = {None: "config", "clip": "guide", "none": "none"}
 """Value of --priors -> `priors` of `Detector.stream`."""
@@ -42,6 +42,7 @@ def predict(
     multi_label: Annotated[
         bool, typer.Option("--multi-label", help="Keep detections of several concepts for one object.")
     ] = False,
+    confirm: Confirm = 0,
     no_rivals: Annotated[
         bool,
         typer.Option(
@@ -84,7 +85,7 @@ def predict(
     for note in detector.notes:
         progress.note(f"{run}: {note}")
     options: dict[str, Any] = {"classification": classification, "min_score": min_score}
-    options |= {"multi_label": multi_label, "rivals": not no_rivals}
+    options |= {"multi_label": multi_label, "rivals": not no_rivals, "confirm": confirm}
     found = predict_files(
         detector,
         paths,

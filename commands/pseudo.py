@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cckt.commands.console import Answer, TerminalProgress
-from cckt.commands.options import DEVICE, Device, Json, NewData, Priors, Run
+from cckt.commands.options import DEVICE, Confirm, Device, Json, NewData, Priors, Run, RunTeacher
 
 
 def pseudo(
@@ -20,10 +20,13 @@ def pseudo(
         bool, typer.Option("--base-only", help="Add detections of base concepts only.")
     ] = False,
     priors: Priors = None,
+    confirm: Confirm = 0,
+    teacher: RunTeacher = None,
     device: Device = DEVICE,
     json: Json = None,
 ) -> None:
     """Make a data set that adds a run's confident detections as marked boxes, for self-training."""
+    from cckt.api import confirmation
     from cckt.detector.evaluation.pseudo_labels import pseudo_index
 
     made = pseudo_index(
@@ -33,6 +36,7 @@ def pseudo(
         min_score=min_score,
         splits=("base",) if base_only else ("base", "novel"),
         priors=priors,
+        confirm=confirmation(run, confirm, device, teacher),
         device=device,
         progress=TerminalProgress(),
     )

@@ -27,13 +27,11 @@ from cckt.cache_builder.runner import Item, run_chunks
 from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec, open_writer
 from cckt.cache_builder.store.kinds import FLIPPED
 from cckt.cache_builder.teacher.clip import Teacher
+from cckt.cache_builder.teacher.crop_rule import CONTEXT, crop_rectangles
 from cckt.cache_builder.teacher.preprocess import Preprocess
 
 MIN_SIDE = 16.0
 """Shortest side of a box with an embedding, in pixels before rounding."""
-
-CONTEXT = 8.0
-"""Area of a context square over the area of its box; docs/method/cckt_det.md, eq. 3."""
 
 RULES = {
     "box": {
@@ -254,28 +252,6 @@ def usable_boxes(index: Index, lo: int = 0, hi: int | None = None) -> NDArray[np
 def photos_with_crops(index: Index) -> NDArray[np.int32]:
     """Return the ascending image rows with at least one box that gets an embedding."""
     return np.unique(index.box_images[usable_boxes(index)])
-
-
-def crop_rectangles(boxes: NDArray[np.float64], size: tuple[int, int], rule: str = CROP) -> NDArray[np.int64]:
-    """Return the rectangles of crops, (n, 4) int64 (left, top, right, bottom) in whole pixels.
-
-    boxes: (n, 4) float64 xyxy in pixels. size: (width, height) of the photo; rectangles are inside it. right
-    and bottom are exclusive.
-
-    "box": the box, clipped to the photo and extended to whole pixels (floor, ceil), so that every pixel it
-    touches is inside. "square": a square around the box's centre with side sqrt(8 * area), to the nearest
-    pixel (docs/method/cckt_det.md, eq. 3), moved, not cut, to stay inside the photo; an axis shorter than the
-    side is taken whole.
-    """
-    extent = np.asarray(size, np.float64)
-    low, high = np.clip(boxes[:, :2], 0, extent), np.clip(boxes[:, 2:], 0, extent)
-    if rule == "box":
-        return np.concatenate([np.floor(low), np.ceil(high)], axis=1).astype(np.int64)
-    assert rule == "square", f"expected a rule of {tuple(RULES)}, found {rule!r}"
-    side = np.rint(np.sqrt(CONTEXT * (high - low).prod(axis=1, keepdims=True)))
-    sides = np.clip(side, 1, extent)
-    start = np.clip(np.rint((low + high - sides) / 2), 0, extent - sides)
-    return np.concatenate([start, start + sides], axis=1).astype(np.int64)
 
 
 def photo_spans(images: NDArray[np.int32], lo: int) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.digests import file_digest
@@ -37,6 +38,7 @@ from cckt.detector.evaluation.metrics import Metrics
 from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.evaluation.results_file import DETECTIONS_FILE, METRICS_FILE
 from cckt.detector.inference.calibration import ScoreCalibration
+from cckt.detector.inference.confirm import Confirmation
 from cckt.detector.inference.inference_model import InferenceModel, inference_model, load_inference_model
 from cckt.detector.inference.own_evaluation import calibration_of_run
 from cckt.detector.ranks.world import World, joined
@@ -107,6 +109,7 @@ def evaluate_run(
     out: Path | None = None,
     asked: int = 0,
     draws: int = DRAWS,
+    confirm: Confirmation | None = None,
     progress: Progress | None = None,
 ) -> Metrics:
     """Score a run folder on a data set, and write detections.json and metrics.json.
@@ -118,7 +121,8 @@ def evaluate_run(
     of weights in place of the run's final ones. resamples: bootstrap resamples; 0 for no intervals. out: the
     folder to write; None is eval-DATA-PRIORS-CLASSIFICATION in the run folder, plus overrides and protocol if
     given. asked: also draw `draws` requests of that many words, and put precision, recall and F1 of what
-    `cckt predict` would show for them under "asked" of `Metrics.figures`; 0 draws none. `Metrics.figures`
+    `cckt predict` would show for them under "asked" of `Metrics.figures`; 0 draws none. confirm:
+    the teacher that scores the best boxes, as in `cckt predict --confirm`; None for none. `Metrics.figures`
     also holds the folder, the images per second and the settings.
 
     The vocabulary of the data set may differ from the one of training (transfer): the text column of the data
@@ -131,12 +135,22 @@ def evaluate_run(
         config = override_config(model.config, overrides)
         chosen = chosen_variant(config, priors, classification, restrict_to_present)
         variant = limit_to_protocol(dataset.protocol, chosen)
-        requests = _Requests(asked, draws, calibration_of_run(run))
+        requests = _Requests(asked, draws, calibration_of_run(run, confirm is not None))
         metrics, inferred = _evaluated(
-            world, model, dataset, variant, engine, resamples, facts, progress, requests=requests
+            world,
+            model,
+            dataset,
+            variant,
+            engine,
+            resamples,
+            facts,
+            progress,
+            requests=requests,
+            confirm=confirm,
         )
         named = "".join(f"-{one.partition('.')[2]}" for one in overrides)
         named = re.sub(r"[^\w.=-]", "_", named) + ("" if protocol == "auto" else f"-{protocol}")
+        named += "" if confirm is None else f"-confirm{confirm.count}"
         out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
         digests = input_digests(run, dataset, variant.prior, weights)
         metrics = replace(
@@ -217,6 +231,7 @@ def _evaluated(
     progress: Progress | None,
     stop: Callable[[], bool] = bool,
     requests: _Requests | None = None,
+    confirm: Confirmation | None = None,
 ) -> tuple[Metrics, InferenceResult | None]:
     """Return the metrics on every rank and the detections on rank 0; all raise the error of any rank."""
     outcome: Metrics | UserError | Abandoned = Abandoned()
@@ -228,11 +243,13 @@ def _evaluated(
         drawn = requesting(variant, drawn_requests(dataset, facts, requests.words, requests.draws), "draw")
         whole = requesting(variant, drawn_requests(dataset, facts, len(dataset.vocabulary), 1), "whole")
         variants = [variant, *grouped, *(drawn + whole if requests.words else [])]
-        inferred = infer_on_ranks(model, dataset, variants, world, stop=stop, progress=shown)
+        inferred = infer_on_ranks(model, dataset, variants, world, stop=stop, confirm=confirm, progress=shown)
         if inferred is not None:
             outcome = metrics_of_variant(dataset, inferred, variant, engine, resamples, facts)
             fitted = calibration_of(match_requests(dataset, detections_of(inferred, grouped)))
-            figures = {"calibration": fitted.as_dict()}
+            figures: dict[str, Any] = {"calibration": fitted.as_dict()}
+            if confirm is not None:
+                figures["confirm"] = confirm.count
             if requests.words:
                 figures["asked"] = asked_figures(
                     dataset, inferred, drawn, whole[0], requests.calibration or fitted

@@ -19,6 +19,7 @@ from cckt.detector.evaluation.evaluate import chosen_variant
 from cckt.detector.evaluation.evaluation_set import open_evaluation_set
 from cckt.detector.evaluation.inference_loop import infer
 from cckt.detector.evaluation.match_detections import iou
+from cckt.detector.inference.confirm import Confirmation
 from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.runs.run_folder import evaluation_weights, run_config
 
@@ -68,6 +69,7 @@ def pseudo_index(
     min_score: float = 0.9,
     splits: Sequence[str] = ("base", "novel"),
     priors: str | None = None,
+    confirm: Confirmation | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> PseudoReport:
@@ -76,8 +78,9 @@ def pseudo_index(
     out: the new data-set folder. Its index marks every added box (`Index.pseudo`), has another digest, and
     records the run. Novel concepts with an added box become base there, because they can be trained on; the
     "pseudo" entry of the index's card lists them. splits: splits of the detections to add. priors: as for
-    `evaluate_run`. Detections that overlap a box, a crowd or a detection with a higher score (IoU of at least
-    OVERLAP) are left out, and so are detections of concepts that LVIS verified to be absent.
+    `evaluate_run`. confirm: the teacher that scores the best boxes; None for none. Detections that overlap a
+    box, a crowd or a detection with a higher score (IoU of at least OVERLAP) are left out, and so are
+    detections of concepts that LVIS verified to be absent.
 
     Raises UserError for a run, data set or column that is missing or does not fit, and for an `out` that
     is `data` or holds an index that was not made from it.
@@ -95,14 +98,15 @@ def pseudo_index(
     model, facts = load_inference_model(run, device)
     dataset = open_evaluation_set(index, facts, scored=False)
     variant = chosen_variant(config, priors)
-    found = infer(model, dataset, [variant], progress=progress or Silent()).detections[variant.name]
+    inferred = infer(model, dataset, [variant], confirm=confirm, progress=progress or Silent())
+    found = inferred.detections[variant.name]
     kept_ids = {c.category_id for c in dataset.vocabulary if c.split in splits}
     confident = found.where((found.scores >= min_score) & np.isin(found.category_ids, sorted(kept_ids)))
     new = _without_overlaps(index, confident)
     rows = np.array([index.image_row(int(one)) for one in new.image_ids], np.int64)
     concepts = np.array([index.concepts.row_of(int(one)) for one in new.category_ids], np.int64)
     corners = np.concatenate([new.boxes_xywh[:, :2], new.boxes_xywh[:, :2] + new.boxes_xywh[:, 2:]], 1)
-    origin = {
+    origin: dict[str, Any] = {
         "run": run.resolve().name,
         "weights": evaluation_weights(run).name,
         "index_digest": index.digest,
@@ -110,6 +114,8 @@ def pseudo_index(
         "prior": variant.prior.source,
         "classification": variant.inference.classification,
     }
+    if confirm is not None:
+        origin["confirm"] = confirm.count
     digest = add_boxes(index, out, rows, concepts, corners, origin)
     counts = np.bincount(concepts, minlength=len(index.concepts))
     return PseudoReport(

@@ -1,6 +1,7 @@
 """Load a trained detector and predict on images, with any vocabulary.
 
 calibration.py       scores as probabilities of being correct, and their threshold
+confirm.py           scores of the best boxes by the teacher, from their crops
 inference_model.py   a trained model in eval mode: load, encode, decode
 own_evaluation.py    score threshold and prior temperature from the run's own evaluation
 photo_sources.py     input images: files, folders, patterns, stdin, video frames
