@@ -15,13 +15,30 @@ from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from cckt.cache_builder.teacher.guide import TeacherGuide
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.inference.confirm import Confirmation
+from cckt.detector.inference.label_files import (
+    write_coco,
+    write_coco_results,
+    write_csv,
+    write_voc,
+    write_yolo,
+)
 from cckt.detector.inference.own_evaluation import prior_tau
 from cckt.detector.inference.predict import Predictor
-from cckt.detector.inference.prediction import Prediction, write_coco, write_csv, write_yolo
+from cckt.detector.inference.prediction import Prediction
 from cckt.detector.inference.vocabulary import Guide, require_teacher_of_run
 from cckt.detector.runs.run_folder import Facts
 
-__all__ = ["Detector", "Prediction", "UserError", "Vocabulary", "write_coco", "write_csv", "write_yolo"]
+__all__ = [
+    "Detector",
+    "Prediction",
+    "UserError",
+    "Vocabulary",
+    "write_coco",
+    "write_coco_results",
+    "write_csv",
+    "write_voc",
+    "write_yolo",
+]
 
 
 def teacher_guide(run: Path, device: str = "auto", teacher: str | Teacher | None = None) -> TeacherGuide:

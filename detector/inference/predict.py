@@ -43,6 +43,8 @@ from cckt.detector.runs.base_text import load_base_text
 from cckt.detector.runs.run_folder import Facts
 
 Photo = str | Path | Image.Image
+CONFIRMED_THRESHOLD = 0.3
+"""Lowest confirmed score without a calibration; about the best of the run of `cckt quickstart`."""
 
 
 class Predictor:
@@ -100,18 +102,16 @@ class Predictor:
         return self._threshold(self._calibration(self._base_text.known))
 
     def _calibration(self, rivals: bool, confirmed: bool = False) -> ScoreCalibration | None:
-        """Return the map of scores with rivals to probabilities.
-
-        Without an evaluation of confirmed scores, they are mapped like those of the detector, which is
-        approximate.
-        """
+        """Return the map of scores with rivals to probabilities; None if it is not known."""
         if not rivals:
             return None
-        return (self.confirmed if confirmed else None) or self.calibration
+        return self.confirmed if confirmed else self.calibration
 
-    def _threshold(self, calibration: ScoreCalibration | None) -> float:
-        """Return the lowest score: a probability with a calibration, else the network's score."""
-        return calibration.threshold if calibration and calibration.f1 else self.own_threshold.score
+    def _threshold(self, calibration: ScoreCalibration | None, confirmed: bool = False) -> float:
+        """Return the lowest score: a probability with a calibration, else a score without one."""
+        if calibration is not None and calibration.f1:
+            return calibration.threshold
+        return CONFIRMED_THRESHOLD if confirmed else self.own_threshold.score
 
     @property
     def notes(self) -> list[str]:
@@ -129,6 +129,17 @@ class Predictor:
                 "eval RUN --data DATA on its held-out data."
             )
         return notes
+
+    def notes_for(self, confirmed: bool) -> list[str]:
+        """Return `notes`, and one if scores are to be confirmed and were never evaluated so."""
+        if not confirmed or self.confirmed is not None:
+            return self.notes
+        return [
+            *self.notes,
+            "confirmed scores are not calibrated, and those from "
+            f"{CONFIRMED_THRESHOLD:g} up are kept; run cckt eval RUN --data DATA --confirm K on its held-out "
+            "data once.",
+        ]
 
     @property
     def warning(self) -> str:
@@ -218,7 +229,7 @@ class Predictor:
         confirmation = self._confirmation(confirm) if confirm else None
         on_device = torch.from_numpy(table).to(self.model.device)
         calibration = self._calibration(rivals, bool(confirm))
-        floor = self._threshold(calibration) if min_score is None else min_score
+        floor = self._threshold(calibration, bool(confirm)) if min_score is None else min_score
         inference = replace(
             config.inference,
             top=top or config.inference.top,
