@@ -33,7 +33,10 @@ PENDING = 64
 
 @dataclass(frozen=True)
 class _Item:
-    """An image to predict on, or the reason if it is unreadable; `end` closes an input instead."""
+    """An image to predict on, or the reason if it is unreadable; without a name, only the end of a video.
+
+    end: it is the last one of its file.
+    """
 
     image: Image.Image | None = None
     name: str = ""
@@ -71,9 +74,7 @@ def predict_files(
     found: list[Prediction] = [] if journal is None else list(journal.found)
     left = list(paths) if journal is None else list(paths[journal.inputs :])
     if len(left) < len(paths):
-        progress.note(
-            f"{len(paths) - len(left)} of {len(paths)} files are finished; continuing with the rest"
-        )
+        progress.note(f"{len(paths) - len(left)} of {len(paths)} files are finished; the rest follows")
     progress.start("predict", len(paths), "photos")
     progress.advance(len(paths) - len(left))
     writing: deque[tuple[_Item, Prediction, Future[Image.Image | None] | None]] = deque()
@@ -81,7 +82,7 @@ def predict_files(
 
     def finish(keep: int) -> None:
         nonlocal broken
-        while len(writing) > keep:
+        while writing and (len(writing) > keep or writing[0][2] is None or writing[0][2].done()):
             item, prediction, work = writing.popleft()
             try:
                 frame = None if work is None else work.result()
@@ -92,33 +93,35 @@ def predict_files(
                     reason = explain(error, products.pictures or Path()) or error
                     progress.note(f"no more pictures are drawn, the predictions are kept: {reason}")
                 broken = True
+            if item.name:
+                found.append(prediction)
+                if journal is not None:
+                    journal.add(prediction)
             if item.end:
                 products.end_of_input()
                 progress.advance()
-            else:
-                found.append(prediction)
-            if journal is not None and item.end:
-                journal.done()
-            elif journal is not None:
-                journal.add(prediction)
+                if journal is not None:
+                    journal.done()
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         number = len(found)
-        for item, prediction in _predicted(
-            detector, _items(left, every, load, pool, progress), vocabulary, options
-        ):
-            work = None
-            if item.fault:
-                number += 1
-                progress.note(item.fault)
-            elif item.image is not None:
-                number += 1
-                prediction = products.named(prediction, item.image)
-                if not broken and products.wanted:
-                    work = pool.submit(products.write, number, item.image, prediction)
-            writing.append((replace(item, image=None), prediction, work))
-            finish(PENDING)
-        finish(0)
+        try:
+            for item, prediction in _predicted(
+                detector, _items(left, every, load, pool, progress), vocabulary, options
+            ):
+                work = None
+                if item.fault:
+                    number += 1
+                    progress.note(item.fault)
+                elif item.image is not None:
+                    number += 1
+                    prediction = products.named(prediction, item.image)
+                    if not broken and products.wanted:
+                        work = pool.submit(products.write, number, item.image, prediction)
+                writing.append((replace(item, image=None), prediction, work))
+                finish(PENDING)
+        finally:  # a stopped command keeps what it has found
+            finish(0)
     progress.finish()
     if not found:
         raise UserError(f"{paths[0]}: no frame could be read; give another --every or other videos.")
@@ -163,9 +166,9 @@ def _items(
         try:
             photo = load(path)
         except (BadPhoto, ValueError, OSError) as fault:
-            return _Item(name=str(path), fault=str(fault))
+            return _Item(name=str(path), fault=str(fault), end=True)
         vars(photo)["filename"] = str(path)
-        return _Item(photo, str(path))
+        return _Item(photo, str(path), end=True)
 
     coming = iter(paths)
     ahead: deque[tuple[Path, Future[_Item] | None]] = deque()
@@ -185,5 +188,5 @@ def _items(
                     yield _Item(frame, str(getattr(frame, "filename", path)))
             except UserError as fault:  # this video only: `check_video` found that videos can be read
                 progress.note(str(fault))
-        yield _Item(end=True)
+            yield _Item(end=True)
         look_ahead(1)

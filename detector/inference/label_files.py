@@ -114,8 +114,8 @@ def label_names(sources: Sequence[str], format: str = "yolo") -> list[str]:
     if twice is not None:
         raise UserError(
             f"--format {format} writes one file per photo name, and found "
-            f"{twice or 'a photo without a name'!r} more than once, expected different names; predict such photos into different folders, or use "
-            "--format coco."
+            f"{twice or 'a photo without a name'!r} more than once, expected different names; predict such "
+            "photos into different folders, or use --format coco."
         )
     return names
 

@@ -21,8 +21,8 @@ from cckt.detector.inference.label_files import DESCRIPTION
 PREDICTED = "a result of cckt predict"
 IMAGES_FILE = "images.json"
 """Written next to predictions.json by earlier versions."""
-_LABEL = re.compile(rb"[0-9]+( -?[0-9]+\.[0-9]{6}){4,5}\n")
-"""First line of our label files."""
+_LABEL = re.compile(rb"[0-9]+( -?[0-9]+\.[0-9]{6}){5}\n")
+"""First line of our label files with scores. Without scores they look like anyone's: data.yaml vouches."""
 _IS_OURS = text_mark(DESCRIPTION)
 _IS_TABLE = text_mark("photo,concept,category_id,novel,score,")
 

@@ -1,6 +1,7 @@
 """Named configs. A recipe is a function; its docstring states its source, its target figures and its cost.
 
 cckt.py          CCKT-Det on OV-COCO and OV-LVIS
+photos.py        real photos in small numbers, on a laptop or one small GPU
 shapeworld.py    CCKT-Det on the embedded data set, for minutes on two CPU cores
 variants.py      a recipe without guidance, without contrast, or without both
 """
@@ -19,6 +20,7 @@ from cckt.detector.config.recipes.cckt import (
     lvis_r50,
     lvis_swinb,
 )
+from cckt.detector.config.recipes.photos import photos_medium, photos_small
 from cckt.detector.config.recipes.shapeworld import shapeworld, shapeworld_fast
 from cckt.detector.config.recipes.variants import plain, without_contrast, without_guidance
 
@@ -27,6 +29,8 @@ __all__ = ["RECIPES", "plain", "recipe", "without_contrast", "without_guidance"]
 RECIPES: dict[str, Callable[[], Config]] = {
     "shapeworld": shapeworld,
     "shapeworld-fast": shapeworld_fast,
+    "photos-small": photos_small,
+    "photos-medium": photos_medium,
     "coco-48-17-r50": coco_48_17_r50,
     "coco-48-17-r50-fast": coco_48_17_r50_fast,
     "coco-48-17-swinb": coco_48_17_swinb,
