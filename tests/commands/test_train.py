@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cckt.detector.config.config import save_config
-from tests.commands.front import Call, World, write
+from tests.commands.front import Call, World, options, write
 from tests.detector.tiny import make_data, tiny_config
 
 
