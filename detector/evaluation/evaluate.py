@@ -107,7 +107,7 @@ def evaluate_run(
     weights: Path | None = None,
     resamples: int = 0,
     out: Path | None = None,
-    asked: int = 0,
+    asked: int | Sequence[int] = 0,
     draws: int = DRAWS,
     confirm: Confirmation | None = None,
     progress: Progress | None = None,
@@ -121,7 +121,8 @@ def evaluate_run(
     of weights in place of the run's final ones. resamples: bootstrap resamples; 0 for no intervals. out: the
     folder to write; None is eval-DATA-PRIORS-CLASSIFICATION in the run folder, plus overrides and protocol if
     given. asked: also draw `draws` requests of that many words, and put precision, recall and F1 of what
-    `cckt predict` would show for them under "asked" of `Metrics.figures`; 0 draws none. confirm:
+    `cckt predict` would show for them under "asked" of `Metrics.figures`; 0 draws none. Several numbers give
+    a list of such figures. confirm:
     the teacher that scores the best boxes, as in `cckt predict --confirm`; None for none. `Metrics.figures`
     also holds the folder, the images per second and the settings.
 
@@ -135,7 +136,8 @@ def evaluate_run(
         config = override_config(model.config, overrides)
         chosen = chosen_variant(config, priors, classification, restrict_to_present)
         variant = limit_to_protocol(dataset.protocol, chosen)
-        requests = _Requests(asked, draws, calibration_of_run(run, confirm is not None))
+        sizes = [one for one in ([asked] if isinstance(asked, int) else asked) if one]
+        requests = _Requests(tuple(sizes), draws, calibration_of_run(run, confirm is not None))
         metrics, inferred = _evaluated(
             world,
             model,
@@ -213,9 +215,9 @@ def limit_to_protocol(protocol: Protocol, variant: Variant) -> Variant:
 
 @dataclass(frozen=True)
 class _Requests:
-    """Requests to draw: words of each (0 for none), their number, and the calibration that predict uses."""
+    """Requests to draw: sizes in words, number of each size, and the calibration that predict uses."""
 
-    words: int = 0
+    words: tuple[int, ...] = ()
     draws: int = 0
     calibration: ScoreCalibration | None = None
 
@@ -240,9 +242,12 @@ def _evaluated(
         shown = progress if world.first else None
         requests = requests or _Requests()
         grouped = requesting(variant, grouped_requests(dataset, facts), "group")
-        drawn = requesting(variant, drawn_requests(dataset, facts, requests.words, requests.draws), "draw")
+        drawn = [
+            requesting(variant, drawn_requests(dataset, facts, size, requests.draws), f"draw of {size}")
+            for size in requests.words
+        ]
         whole = requesting(variant, drawn_requests(dataset, facts, len(dataset.vocabulary), 1), "whole")
-        variants = [variant, *grouped, *(drawn + whole if requests.words else [])]
+        variants = [variant, *grouped, *(one for size in drawn for one in size), *(whole if drawn else [])]
         inferred = infer_on_ranks(model, dataset, variants, world, stop=stop, confirm=confirm, progress=shown)
         if inferred is not None:
             outcome = metrics_of_variant(dataset, inferred, variant, engine, resamples, facts)
@@ -250,10 +255,10 @@ def _evaluated(
             figures: dict[str, Any] = {"calibration": fitted.as_dict()}
             if confirm is not None:
                 figures["confirm"] = confirm.count
-            if requests.words:
-                figures["asked"] = asked_figures(
-                    dataset, inferred, drawn, whole[0], requests.calibration or fitted
-                )
+            if drawn:
+                known = requests.calibration or fitted
+                by_size = [asked_figures(dataset, inferred, one, whole[0], known) for one in drawn]
+                figures["asked"] = by_size[0] if len(by_size) == 1 else by_size
             outcome = replace(outcome, figures=outcome.figures | figures)
     except (UserError, Abandoned) as error:
         if world.size == 1:
