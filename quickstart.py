@@ -78,8 +78,9 @@ def quickstart(
     weights are also scored with its priors. announce: called with a line per stage. Finished photos, columns
     and runs are kept, and a stopped training is resumed.
     Figures: ap50_base, ap50_novel, ap50_all and ap on the held-out photos with CLIP priors; the same four
-    under "plain", "asked", the figures of drawn requests of 1, 3 and 8 words, and under its "weighed" with priors weighted into the scores; "priors", precision, recall,
-    F1 and AP of the CLIP priors by split; both again under "mllm"; "seconds" by stage; "versions"; "plan".
+    under "plain", and under its "weighed" with priors weighted into the scores; "asked", the figures of drawn
+    requests of 1, 3 and 8 words; "priors", precision, recall, F1 and AP of the CLIP priors by split; both
+    again under "mllm"; "seconds" by stage; "versions"; "plan".
 
     Raises UserError if `out` holds a quickstart of another plan or the multimodal LLM is not available, and
     Interrupted when a signal stops it.

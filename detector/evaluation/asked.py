@@ -123,7 +123,8 @@ def request_figures(matches: RequestMatches, calibration: ScoreCalibration) -> d
     """Return precision, recall and F1 at the threshold of a calibration, by split and for all words.
 
     absent_finds_per_photo: detections of words that are not in the photo, per photo and request. ece:
-    calibration error of the detections that are shown; reliability: `reliability` of all detections. None where there is nothing to count.
+    calibration error of the detections that are shown; reliability: `reliability` of all detections. None
+    where there is nothing to count.
     """
     known = calibration.apply(matches.scores, matches.novel)
     shown = known >= calibration.threshold

@@ -30,6 +30,7 @@ from cckt.detector.evaluation.asked import (
     match_requests,
     requesting,
 )
+from cckt.detector.evaluation.calibrate import reliability
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.inference_loop import Abandoned, InferenceResult, Variant, infer_on_ranks
@@ -251,13 +252,18 @@ def _evaluated(
         inferred = infer_on_ranks(model, dataset, variants, world, stop=stop, confirm=confirm, progress=shown)
         if inferred is not None:
             outcome = metrics_of_variant(dataset, inferred, variant, engine, resamples, facts)
-            fitted = calibration_of(match_requests(dataset, detections_of(inferred, grouped)))
-            figures: dict[str, Any] = {"calibration": fitted.as_dict()}
+            matched = match_requests(dataset, detections_of(inferred, grouped))
+            fitted = calibration_of(matched)
+            known = fitted.apply(matched.scores, matched.novel)
+            figures: dict[str, Any] = {
+                "calibration": fitted.as_dict(),
+                "reliability": reliability(known, matched.right),
+            }
             if confirm is not None:
                 figures["confirm"] = confirm.count
             if drawn:
-                known = requests.calibration or fitted
-                by_size = [asked_figures(dataset, inferred, one, whole[0], known) for one in drawn]
+                used = requests.calibration or fitted
+                by_size = [asked_figures(dataset, inferred, one, whole[0], used) for one in drawn]
                 figures["asked"] = by_size[0] if len(by_size) == 1 else by_size
             outcome = replace(outcome, figures=outcome.figures | figures)
     except (UserError, Abandoned) as error:
