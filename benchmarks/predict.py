@@ -3,7 +3,8 @@
     python benchmarks/predict.py RUN PHOTOS --against OTHER_CHECKOUT [--words 65] [--pictures] [--repeats 3]
 
 Each call is a process of its own; the start of Python and the loading of the run are measured with one photo
-and subtracted. Prints one JSON line: medians of images/s, and the ratio.
+and subtracted. Prints one JSON line: medians of images/s and of CPU milliseconds per photo, which depend less on
+other programs, and the ratios.
 """
 
 from __future__ import annotations
@@ -35,13 +36,18 @@ def main() -> None:
     names = list(json.loads((given.run / "facts.json").read_text())["names"])
     names += [f"thing number {number}" for number in range(len(names), given.words)]
     photos = sorted(path for path in given.photos.iterdir() if path.is_file())[: given.limit]
-    here, speeds = Path(__file__).resolve().parents[1], {"here": [], "there": []}
+    here = Path(__file__).resolve().parents[1]
+    speeds: dict[str, list[float]] = {"here": [], "there": []}
+    work: dict[str, list[float]] = {"here": [], "there": []}
     for _ in range(given.repeats):
         for name, checkout in (("here", here), ("there", given.against.resolve())):
-            start = seconds(checkout, given.run, photos[:1], names[: given.words], given.pictures)
-            whole = seconds(checkout, given.run, photos, names[: given.words], given.pictures)
-            speeds[name].append((len(photos) - 1) / max(whole - start, 1e-3))
+            words = names[: given.words]
+            start = measured(checkout, given.run, photos[:1], words, given.pictures)
+            whole = measured(checkout, given.run, photos, words, given.pictures)
+            speeds[name].append((len(photos) - 1) / max(whole[0] - start[0], 1e-3))
+            work[name].append(1000 * (whole[1] - start[1]) / (len(photos) - 1))
     medians = {name: statistics.median(values) for name, values in speeds.items()}
+    cpu = {name: statistics.median(values) for name, values in work.items()}
     print(
         json.dumps(
             {
@@ -50,6 +56,8 @@ def main() -> None:
                 "pictures": given.pictures,
                 "images_per_second": {name: round(value, 2) for name, value in medians.items()},
                 "ratio": round(medians["here"] / medians["there"], 3),
+                "cpu_ms_per_photo": {name: round(value, 1) for name, value in cpu.items()},
+                "cpu_ratio": round(cpu["there"] / max(cpu["here"], 1e-3), 3),
                 "repeats": given.repeats,
                 "cores": os.cpu_count(),
                 "load": round(os.getloadavg()[0], 1),
@@ -58,12 +66,14 @@ def main() -> None:
     )
 
 
-def seconds(checkout: Path, run: Path, photos: list[Path], words: list[str], pictures: bool) -> float:
-    """Return the seconds of one process that predicts on the photos."""
+def measured(
+    checkout: Path, run: Path, photos: list[Path], words: list[str], pictures: bool
+) -> tuple[float, float]:
+    """Return the seconds, and the CPU seconds, of one process that predicts on the photos."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "cckt", "predict", str(run.resolve()), "-", "--out", out]
         command += ["--vocabulary", ", ".join(words)] + ([] if pictures else ["--no-pictures"])
-        began = time.perf_counter()
+        began, before = time.perf_counter(), os.times()
         done = subprocess.run(
             command,
             input="".join(f"{photo.resolve()}\n" for photo in photos),
@@ -75,7 +85,9 @@ def seconds(checkout: Path, run: Path, photos: list[Path], words: list[str], pic
         )
         if done.returncode:
             raise SystemExit(f"{checkout}: {done.stderr}")
-        return time.perf_counter() - began
+        after = os.times()
+        spent = after.children_user - before.children_user + after.children_system - before.children_system
+        return time.perf_counter() - began, spent
 
 
 if __name__ == "__main__":
