@@ -3,8 +3,8 @@
     python benchmarks/predict.py RUN PHOTOS --against OTHER_CHECKOUT [--words 65] [--pictures] [--repeats 3]
 
 Each call is a process of its own; the start of Python and the loading of the run are measured with one photo
-and subtracted. Prints one JSON line: medians of images/s and of CPU milliseconds per photo, which depend less on
-other programs, and the ratios.
+and subtracted. Prints one JSON line: medians of images/s and of CPU milliseconds per photo, which depend less
+on other programs, and the ratios.
 """
 
 from __future__ import annotations
