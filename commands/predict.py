@@ -12,6 +12,7 @@ import typer
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress
+from cckt.commands.engines import ActorCpus, Actors, Address, Engine, ray_engine
 from cckt.commands.options import (
     DEVICE,
     Classification,
@@ -98,6 +99,10 @@ def predict(
         bool, typer.Option("--video", help="Also write each video with its detections drawn.")
     ] = False,
     device: Device = DEVICE,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
     json: Json = None,
 ) -> None:
     """Detect the concepts you name in any photos. The same command continues where it was stopped."""
@@ -130,7 +135,20 @@ def predict(
     for path in videos:
         check_video(path, every)
     table = None if text is None else read_text_table(text, len(inputs.concepts))
-    detector = Detector.load(run, device, teacher=teacher)
+    ray = ray_engine(engine, address, actors, actor_cpus)
+    if ray is not None:
+        refuse_unused(
+            {
+                "--data": data,
+                "--text": text,
+                "--set": overrides,
+                "--crops": changed(crops, False),
+                "--video": changed(video, False),
+            },
+            "does not work with --engine ray; remove one of them.",
+        )
+    # Before work on a cluster, loading the run here finds mistakes; it needs no device.
+    detector = Detector.load(run, "cpu" if ray and device == "auto" else device, teacher=teacher)
     if overrides:
         config = override_config(detector.model.config, overrides)
         detector.model = replace(detector.model, config=config)
@@ -156,28 +174,47 @@ def predict(
         1 / every,
     )
     words = with_splits(inputs.concepts, detector.facts.annotated)
-    known = settings_of(run, detector.model.config, words, inputs.paths, every, options, table, products)
-    journal = Journal(out, known, words)
+    journal = None
+    if ray is None:
+        known = settings_of(run, detector.model.config, words, inputs.paths, every, options, table, products)
+        journal = Journal(out, known, words)
     try:
-        found = predict_files(
-            detector,
-            inputs.paths,
-            words,
-            products=products,
-            journal=journal,
-            load=inputs.load,
-            every=every,
-            progress=progress,
-            text=table,
-            **options,
-        )
+        if ray is None:
+            found = predict_files(
+                detector,
+                inputs.paths,
+                words,
+                products=products,
+                journal=journal,
+                load=inputs.load,
+                every=every,
+                progress=progress,
+                text=table,
+                **options,
+            )
+        else:
+            from cckt.commands.spread import spread_predictions
+
+            found = spread_predictions(
+                ray,
+                run,
+                inputs.paths,
+                words,
+                device=device,
+                teacher=teacher,
+                pictures=products.pictures,
+                progress=progress,
+                options=options,
+            )
         written = write_results(
             found, out, format, scores=scores, image_ids=inputs.image_ids, names=inputs.names
         )
     except UserError:
-        journal.close()
+        if journal is not None:
+            journal.close()
         raise
-    journal.remove()
+    if journal is not None:
+        journal.remove()
     answer = Answer(json)
     for one in found[:SHOWN]:
         shown = one.distinct()

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cckt.commands.console import Answer, TerminalProgress
-from cckt.commands.options import DEVICE, Confirm, Device, Json, NewData, Priors, Run, RunTeacher
+from cckt.commands.engines import ActorCpus, Actors, Address, Engine, ray_engine
+from cckt.commands.options import (
+    DEVICE,
+    Confirm,
+    Device,
+    Json,
+    NewData,
+    Priors,
+    Run,
+    RunTeacher,
+    changed,
+    refuse_unused,
+)
+
+if TYPE_CHECKING:
+    from cckt.cache_builder.index import Index
+    from cckt.detector.evaluation.detections import Detections
 
 
 def pseudo(
@@ -23,11 +39,28 @@ def pseudo(
     confirm: Confirm = 0,
     teacher: RunTeacher = None,
     device: Device = DEVICE,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
     json: Json = None,
 ) -> None:
     """Make a data set that adds a run's confident detections as marked boxes, for self-training."""
     from cckt.api import confirmation
     from cckt.detector.evaluation.pseudo_labels import pseudo_index
+
+    progress = TerminalProgress()
+    ray = ray_engine(engine, address, actors, actor_cpus)
+    if ray is not None:
+        refuse_unused(
+            {"--confirm": changed(confirm, 0)}, "does not work with --engine ray; remove one of them."
+        )
+
+    def detect(index: Index) -> Detections:
+        from cckt.commands.spread import spread_detections
+
+        assert ray is not None, "expected --engine ray"
+        return spread_detections(ray, run, data, priors, len(index), device, progress)
 
     made = pseudo_index(
         run,
@@ -38,7 +71,8 @@ def pseudo(
         priors=priors,
         confirm=confirmation(run, confirm, device, teacher),
         device=device,
-        progress=TerminalProgress(),
+        progress=progress,
+        detect=None if ray is None else detect,
     )
     answer = Answer(json)
     answer.lines(*made.lines())

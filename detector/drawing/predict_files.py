@@ -54,6 +54,7 @@ def predict_files(
     journal: Journal | None = None,
     load: Callable[[Path], Image.Image] = load_photo,
     every: float = 1.0,
+    first: int | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> list[Prediction]:
@@ -62,10 +63,13 @@ def predict_files(
     pictures: folder for one picture per readable image, with its detections; None draws nothing. products:
     what else is written, such as crops; it includes the pictures. journal: where the predictions of finished
     files are kept, so that a stopped command continues. load: decodes a photo. every: seconds between two
-    frames of a video. options: as for `Predictor.stream`. A file that cannot be read gives a prediction with
-    a fault, or no frames, and a note. If a picture cannot be written, for example because the disk is full, a
-    note gives the reason and no further ones are drawn; the predictions are complete. Raises UserError if no
-    file can be read, and before the work if `pictures` cannot be written.
+    frames of a video. first: number of the first picture, if `paths` are a part of all photos; then it is no
+    error that none of them can be read. options: as for `Predictor.stream`.
+
+    A file that cannot be read gives a prediction with a fault, or no frames, and a note. If a picture cannot
+    be written, for example because the disk is full, a note gives the reason and no further ones are drawn;
+    the predictions are complete. Raises UserError if no file can be read, and before the work if `pictures`
+    cannot be written.
     """
     progress, products = progress or Silent(), products or Products(pictures)
     if products.pictures is not None:
@@ -104,7 +108,7 @@ def predict_files(
                     journal.done()
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        number = len(found)
+        number = len(found) if first is None else first - 1
         try:
             for item, prediction in _predicted(
                 detector, _items(left, every, load, pool, progress), vocabulary, options
@@ -123,6 +127,8 @@ def predict_files(
         finally:  # a stopped command keeps what it has found
             finish(0)
     progress.finish()
+    if first is not None:
+        return found
     if not found:
         raise UserError(f"{paths[0]}: no frame could be read; give another --every or other videos.")
     if all(prediction.fault for prediction in found):

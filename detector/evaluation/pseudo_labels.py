@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from cckt.detector.evaluation.inference_loop import infer
 from cckt.detector.evaluation.match_detections import iou
 from cckt.detector.inference.confirm import Confirmation
 from cckt.detector.inference.inference_model import load_inference_model
-from cckt.detector.runs.run_folder import evaluation_weights, run_config
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, run_config
 
 OVERLAP = 0.5
 """IoU from which a detection counts as an existing box, whatever the concept of that box."""
@@ -72,6 +72,7 @@ def pseudo_index(
     confirm: Confirmation | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    detect: Callable[[Index], Detections] | None = None,
 ) -> PseudoReport:
     """Make a data set of `data` plus a run's detections with a score of at least `min_score`.
 
@@ -81,6 +82,8 @@ def pseudo_index(
     `evaluate_run`. confirm: the teacher that scores the best boxes; None for none. Detections that overlap a
     box, a crowd or a detection with a higher score (IoU of at least OVERLAP) are left out, and so are
     detections of concepts that LVIS verified to be absent.
+
+    detect: gives the detections of `ShareDetector` on all photos, made elsewhere; None makes them here.
 
     Raises UserError for a run, data set or column that is missing or does not fit, and for an `out` that
     is `data` or holds an index that was not made from it.
@@ -94,12 +97,12 @@ def pseudo_index(
         )
     index = open_index(data)
     _check_out(out, index)
-    config = run_config(run)
-    model, facts = load_inference_model(run, device)
-    dataset = open_evaluation_set(index, facts, scored=False)
-    variant = chosen_variant(config, priors)
-    inferred = infer(model, dataset, [variant], confirm=confirm, progress=progress or Silent())
-    found = inferred.detections[variant.name]
+    variant = chosen_variant(run_config(run), priors)
+    dataset = open_evaluation_set(index, Facts.load(run), scored=False)
+    if detect is None:
+        found = ShareDetector(run, data, priors, device, confirm).detect((0, 1), progress)
+    else:
+        found = detect(index)
     kept_ids = {c.category_id for c in dataset.vocabulary if c.split in splits}
     confident = found.where((found.scores >= min_score) & np.isin(found.category_ids, sorted(kept_ids)))
     new = _without_overlaps(index, confident)
@@ -128,6 +131,34 @@ def pseudo_index(
         photos=len(np.unique(rows)),
         concepts={index.concepts[int(row)].name: int(counts[row]) for row in np.flatnonzero(counts)},
     )
+
+
+class ShareDetector:
+    """A run that detects on shares of the photos of a data set. See `pseudo_index` for the arguments."""
+
+    def __init__(
+        self,
+        run: Path,
+        data: Path,
+        priors: str | None = None,
+        device: str = "auto",
+        confirm: Confirmation | None = None,
+    ) -> None:
+        self._model, facts = load_inference_model(run, device)
+        self._dataset = open_evaluation_set(open_index(data), facts, scored=False)
+        self._variant, self._confirm = chosen_variant(run_config(run), priors), confirm
+
+    def detect(self, share: tuple[int, int], progress: Progress | None = None) -> Detections:
+        """Return the detections on share (i, n) of the photos, see `infer`; (0, 1) is all of them."""
+        result = infer(
+            self._model,
+            self._dataset,
+            [self._variant],
+            share=share,
+            confirm=self._confirm,
+            progress=progress or Silent(),
+        )
+        return result.detections[self._variant.name]
 
 
 def _check_out(out: Path, index: Index) -> None:
