@@ -40,6 +40,8 @@ from cckt.detector.training.train import finished, train
 from cckt.shapeworld.dataset import make_dataset
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 2
+ASKED, ASKED_DRAWS = (1, 3, 8), 25
+"""Words of a request, and requests of each size, that are drawn to measure what `cckt predict` finds."""
 MADE_BY = "a folder made by cckt quickstart"
 
 
@@ -76,8 +78,9 @@ def quickstart(
     weights are also scored with its priors. announce: called with a line per stage. Finished photos, columns
     and runs are kept, and a stopped training is resumed.
     Figures: ap50_base, ap50_novel, ap50_all and ap on the held-out photos with CLIP priors; the same four
-    under "plain", and under its "weighed" with priors weighted into the scores; "priors", precision, recall,
-    F1 and AP of the CLIP priors by split; both again under "mllm"; "seconds" by stage; "versions"; "plan".
+    under "plain", and under its "weighed" with priors weighted into the scores; "asked", the figures of drawn
+    requests of 1, 3 and 8 words; "priors", precision, recall, F1 and AP of the CLIP priors by split; both
+    again under "mllm"; "seconds" by stage; "versions"; "plan".
 
     Raises UserError if `out` holds a quickstart of another plan or the multimodal LLM is not available, and
     Interrupted when a signal stops it.
@@ -117,6 +120,8 @@ def quickstart(
     method = stages.run("train", "evaluate", config, train_data, held_out, out / "run")
     answer: dict[str, Any] = {name: method.get(name) for name in SPLIT_FIGURES}
     answer |= {"plain": None, "mllm": None, "priors": priors}
+    announce("   What cckt predict finds for words that are drawn at random, in the photos or not:")
+    answer["asked"] = stages.asked(out / "run", held_out)
     if plain:
         announce(
             "   The same detector without the method: no guidance, no contrast, scored by the class head."
@@ -233,6 +238,12 @@ class _Stages:
             when = f"training step {figures['step']}"
             raise Interrupted.by(figures["stopped"], when, "run the same command to continue")
         return dict(figures["evaluation"])
+
+    def asked(self, run: Path, held_out: Path) -> list[dict[str, Any]]:
+        """Return the figures of requests of ASKED words each (`evaluate_run`)."""
+        with self.timed("evaluate requests"):
+            metrics = evaluate_run(run, held_out, asked=ASKED, draws=ASKED_DRAWS, progress=self.progress)
+        return list(plain(metrics.figures["asked"]))
 
     def evaluate(
         self, stage: str, run: Path, held_out: Path, priors: str, overrides: Sequence[str] = ()

@@ -21,9 +21,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cckt.api import Detector, Prediction, UserError, Vocabulary, write_coco, write_csv, write_yolo
+    from cckt.api import (
+        Detector,
+        Prediction,
+        UserError,
+        Vocabulary,
+        write_coco,
+        write_coco_results,
+        write_csv,
+        write_voc,
+        write_yolo,
+    )
 
-__all__ = ["Detector", "Prediction", "UserError", "Vocabulary", "write_coco", "write_csv", "write_yolo"]
+__all__ = [
+    "Detector",
+    "Prediction",
+    "UserError",
+    "Vocabulary",
+    "write_coco",
+    "write_coco_results",
+    "write_csv",
+    "write_voc",
+    "write_yolo",
+]
 
 __version__ = "0.2.0"
 

@@ -13,6 +13,7 @@ from cckt.commands.options import (
     DEVICE,
     PROTOCOL,
     Classification,
+    Confirm,
     Device,
     Json,
     Limit,
@@ -20,6 +21,7 @@ from cckt.commands.options import (
     Priors,
     Protocol,
     Rho,
+    RunTeacher,
     changed,
     refuse_unused,
 )
@@ -53,6 +55,8 @@ def evaluate(
             help="Also draw N words many times and show what cckt predict would find for them; 0 for none.",
         ),
     ] = 0,
+    confirm: Confirm = 0,
+    teacher: RunTeacher = None,
     priors_only: Annotated[
         bool,
         typer.Option(
@@ -68,6 +72,7 @@ def evaluate(
     json: Json = None,
 ) -> None:
     """Score a run, or any detections, on a data set."""
+    from cckt.api import confirmation
     from cckt.cache_builder.index import open_index
     from cckt.detector.evaluation.asked import request_rows
     from cckt.detector.evaluation.compare_runs import compare_runs
@@ -101,12 +106,14 @@ def evaluate(
                 "--set": overrides,
                 "--out": out,
                 "--asked": changed(asked, 0),
+                "--confirm": changed(confirm, 0),
             },
             "applies only to a run; you passed --detections. Remove it.",
         )
     if against is not None:
         refuse_unused(
-            {"--out": out, "--concepts": changed(concepts, False), "--asked": changed(asked, 0)},
+            {"--out": out, "--concepts": changed(concepts, False), "--asked": changed(asked, 0)}
+            | {"--confirm": changed(confirm, 0)},
             "applies only to a single run; you passed --against. Remove it.",
         )
         if not against.exists():
@@ -148,6 +155,7 @@ def evaluate(
             resamples=resamples,
             out=out,
             asked=asked,
+            confirm=confirmation(scored, confirm, device, teacher),
             progress=progress,
         )
     title = f"{scored} on {data}, protocol {metrics.protocol}, in percent"

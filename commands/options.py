@@ -97,6 +97,14 @@ Overrides = Annotated[
         "--set", metavar="SECTION.OPTION=VALUE", help="Change one option of the recipe; repeatable."
     ),
 ]
+Confirm = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="K",
+        help="Let the teacher look at the crops of the K best boxes of a photo: slower, surer; 0 for none.",
+    ),
+]
 Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE|-", help="Write the figures as JSON; - is stdout.")
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,18 @@ import typer
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.engines.choice import ActorCpus, Actors, Address, Engine, ray_engine
-from cckt.commands.options import DEVICE, Classification, Device, Json, Run, RunTeacher
+from cckt.commands.options import (
+    DEVICE,
+    Classification,
+    Confirm,
+    Device,
+    Json,
+    Overrides,
+    Run,
+    RunTeacher,
+    changed,
+    refuse_unused,
+)
 
 PRIORS = {None: "config", "clip": "guide", "none": "none"}
 """Value of --priors -> `priors` of `Detector.stream`."""
@@ -24,12 +36,25 @@ SHOWN = 20
 def predict(
     run: Run,
     photos: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(help="Photos, videos, folders or patterns; - reads their names from stdin."),
-    ],
-    vocabulary: Annotated[str, typer.Option(help='Concepts to detect: "forklift, pallet, tv|television".')],
+    ] = None,
+    *,
+    vocabulary: Annotated[
+        str | None, typer.Option(help='Concepts to detect: "forklift, pallet, tv|television".')
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data set whose photos, concepts and ids are used instead.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the predictions and pictures.")],
+    text: Annotated[
+        Path | None,
+        typer.Option(help="Text embeddings of the concepts, one row each: .npy or .safetensors."),
+    ] = None,
     teacher: RunTeacher = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Also take the photos in subfolders.")
+    ] = False,
     priors: Annotated[
         str | None,
         typer.Option(
@@ -43,6 +68,7 @@ def predict(
     multi_label: Annotated[
         bool, typer.Option("--multi-label", help="Keep detections of several concepts for one object.")
     ] = False,
+    confirm: Confirm = 0,
     no_rivals: Annotated[
         bool,
         typer.Option(
@@ -51,10 +77,26 @@ def predict(
         ),
     ] = False,
     classification: Classification = None,
-    format: Annotated[str, typer.Option(help="coco, yolo or csv.")] = "coco",
+    nms: Annotated[
+        float | None,
+        typer.Option(help="IoU above which only the best box of a concept is kept. Default: the run's."),
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Most detections per photo. Default: the run's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Photos per forward pass. Default: the run's.")] = None,
+    overrides: Overrides = None,
+    format: Annotated[str, typer.Option(help="coco, yolo, voc or csv.")] = "coco",
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Write the score as a sixth column of YOLO labels.")
+    ] = False,
     every: Annotated[float, typer.Option(help="Seconds between two frames of a video.")] = 1.0,
     no_pictures: Annotated[
         bool, typer.Option("--no-pictures", help="Draw no pictures of the detections.")
+    ] = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Also save the crop of each detection, in a folder per concept.")
+    ] = False,
+    video: Annotated[
+        bool, typer.Option("--video", help="Also write each video with its detections drawn.")
     ] = False,
     device: Device = DEVICE,
     engine: Engine = "local",
@@ -63,56 +105,116 @@ def predict(
     actor_cpus: ActorCpus = None,
     json: Json = None,
 ) -> None:
-    """Detect the concepts you name in any photos."""
+    """Detect the concepts you name in any photos. The same command continues where it was stopped."""
     from cckt import Detector, Vocabulary
     from cckt.detector.drawing.predict_files import predict_files
-    from cckt.detector.inference.photo_sources import check_video, find_photos, is_video
-    from cckt.detector.inference.prediction import label_names
+    from cckt.detector.drawing.products import Products
+    from cckt.detector.evaluation.evaluate import override_config
+    from cckt.detector.inference.input_set import input_set, read_text_table
+    from cckt.detector.inference.journal import Journal, settings_of
+    from cckt.detector.inference.label_files import label_names
+    from cckt.detector.inference.photo_sources import check_video, is_video
     from cckt.detector.inference.result_folders import require_own_predictions
+    from cckt.detector.inference.vocabulary import with_splits
     from cckt.detector.inference.write_results import FORMATS, write_results
 
-    concepts = Vocabulary.free(vocabulary)
+    concepts = None if vocabulary is None else Vocabulary.free(vocabulary)
     if priors not in PRIORS:
         raise UserError(f"--priors {priors} is not known; expected clip or none.")
     if format not in FORMATS:
-        raise UserError(f"--format {format} is not known; expected coco, yolo or csv.")
+        raise UserError(f"--format {format} is not known; expected coco, yolo, voc or csv.")
+    if format != "yolo":
+        refuse_unused({"--scores": changed(scores, False)}, "applies only to --format yolo; remove it.")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder.")
     require_own_predictions(out, format)
-    paths = find_photos(photos, sys.stdin if "-" in photos else ())
-    if format == "yolo":
-        label_names([str(path) for path in paths])
-    for path in filter(is_video, paths):
+    inputs = input_set(photos or [], sys.stdin if "-" in (photos or []) else (), recursive, data, concepts)
+    videos = [path for path in inputs.paths if is_video(path)]
+    if format in ("yolo", "voc"):
+        label_names([str(path) for path in inputs.paths], format)
+    for path in videos:
         check_video(path, every)
+    table = None if text is None else read_text_table(text, len(inputs.concepts))
     ray = ray_engine(engine, address, actors, actor_cpus)
+    if ray is not None:
+        refuse_unused(
+            {
+                "--data": data,
+                "--text": text,
+                "--set": overrides,
+                "--crops": changed(crops, False),
+                "--video": changed(video, False),
+            },
+            "does not work with --engine ray; remove one of them.",
+        )
     # Before work on a cluster, loading the run here finds mistakes; it needs no device.
     detector = Detector.load(run, "cpu" if ray and device == "auto" else device, teacher=teacher)
+    if overrides:
+        config = override_config(detector.model.config, overrides)
+        detector.model = replace(detector.model, config=config)
     began, progress = time.monotonic(), TerminalProgress()
-    for note in detector.notes:
+    for note in detector.notes_for(bool(confirm)):
         progress.note(f"{run}: {note}")
-    options: dict[str, Any] = {"classification": classification, "min_score": min_score}
-    options |= {"multi_label": multi_label, "rivals": not no_rivals}
-    options["priors"] = PRIORS[priors]
-    pictures = None if no_pictures else out
+    options: dict[str, Any] = {
+        "classification": classification,
+        "min_score": min_score,
+        "multi_label": multi_label,
+        "rivals": not no_rivals,
+        "confirm": confirm,
+        "nms": nms,
+        "top": top,
+        "batch": batch,
+        "priors": PRIORS[priors],
+    }
+    products = Products(
+        None if no_pictures else out,
+        out / ("images" if format == "yolo" else "frames") if videos and format != "csv" else None,
+        out / "crops" if crops else None,
+        out if video else None,
+        1 / every,
+    )
+    words = with_splits(inputs.concepts, detector.facts.annotated)
+    journal = None
     if ray is None:
-        found = predict_files(
-            detector, paths, concepts, pictures=pictures, every=every, progress=progress, **options
-        )
-    else:
-        from cckt.commands.engines.spread import spread_predictions
+        known = settings_of(run, detector.model.config, words, inputs.paths, every, options, table, products)
+        journal = Journal(out, known, words)
+    try:
+        if ray is None:
+            found = predict_files(
+                detector,
+                inputs.paths,
+                words,
+                products=products,
+                journal=journal,
+                load=inputs.load,
+                every=every,
+                progress=progress,
+                text=table,
+                **options,
+            )
+        else:
+            from cckt.commands.engines.spread import spread_predictions
 
-        found = spread_predictions(
-            ray,
-            run,
-            paths,
-            concepts,
-            device=device,
-            teacher=teacher,
-            pictures=pictures,
-            progress=progress,
-            options=options,
+            found = spread_predictions(
+                ray,
+                run,
+                inputs.paths,
+                words,
+                device=device,
+                teacher=teacher,
+                pictures=products.pictures,
+                progress=progress,
+                options=options,
+            )
+        written = write_results(
+            found, out, format, scores=scores, image_ids=inputs.image_ids, names=inputs.names
         )
-    written = write_results(found, out, format)
+    except UserError:
+        if journal is not None:
+            journal.close()
+        raise
+    if journal is not None:
+        journal.remove()
     answer = Answer(json)
     for one in found[:SHOWN]:
         shown = one.distinct()
@@ -121,9 +223,11 @@ def predict(
             for name, score, novel in zip(shown.names, shown.scores, shown.novel, strict=True)
         ]
         answer.lines(f"{one.source}: {', '.join(names) or one.fault or 'nothing'}")
+    if len(found) > SHOWN:
+        answer.lines(f"... {SHOWN} listed, {len(found) - SHOWN} more")
     total, rate = sum(map(len, found)), len(found) / (time.monotonic() - began)
     answer.lines(
-        f"{total} detections in {len(found)} photos, {rate:.1f} images/s: {written}"
-        + ("" if no_pictures else f"; pictures in {out}")
+        f"{total} detection{'s' * (total != 1)} in {len(found)} photo{'s' * (len(found) != 1)}, "
+        f"{rate:.1f} images/s: {written}" + ("" if no_pictures else f"; pictures in {out}")
     )
     answer.figures({"photos": len(found), "finds": total, "images_per_second": rate, "out": out})

@@ -9,7 +9,18 @@ import typer
 
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.engines.choice import ActorCpus, Actors, Address, Engine, ray_engine
-from cckt.commands.options import DEVICE, Device, Json, NewData, Priors, Run
+from cckt.commands.options import (
+    DEVICE,
+    Confirm,
+    Device,
+    Json,
+    NewData,
+    Priors,
+    Run,
+    RunTeacher,
+    changed,
+    refuse_unused,
+)
 
 if TYPE_CHECKING:
     from cckt.cache_builder.index import Index
@@ -25,6 +36,8 @@ def pseudo(
         bool, typer.Option("--base-only", help="Add detections of base concepts only.")
     ] = False,
     priors: Priors = None,
+    confirm: Confirm = 0,
+    teacher: RunTeacher = None,
     device: Device = DEVICE,
     engine: Engine = "local",
     address: Address = None,
@@ -33,10 +46,15 @@ def pseudo(
     json: Json = None,
 ) -> None:
     """Make a data set that adds a run's confident detections as marked boxes, for self-training."""
+    from cckt.api import confirmation
     from cckt.detector.evaluation.pseudo_labels import pseudo_index
 
     progress = TerminalProgress()
     ray = ray_engine(engine, address, actors, actor_cpus)
+    if ray is not None:
+        refuse_unused(
+            {"--confirm": changed(confirm, 0)}, "does not work with --engine ray; remove one of them."
+        )
 
     def detect(index: Index) -> Detections:
         from cckt.commands.engines.spread import spread_detections
@@ -51,6 +69,7 @@ def pseudo(
         min_score=min_score,
         splits=("base",) if base_only else ("base", "novel"),
         priors=priors,
+        confirm=confirmation(run, confirm, device, teacher),
         device=device,
         progress=progress,
         detect=None if ray is None else detect,

@@ -63,6 +63,22 @@ def quickstart(
         [[name, *(percent(row[key]) for key in SPLIT_FIGURES)] for name, row in rows if row],
     )
     answer.table(
+        "cckt predict at its threshold, words drawn at random, in percent",
+        ["words", "precision base", "novel", "recall base", "novel", "false finds of absent words"],
+        [
+            [
+                str(one["words"]),
+                *(
+                    percent(one[split][figure])
+                    for figure in ("precision", "recall")
+                    for split in ("base", "novel")
+                ),
+                f"{one['absent_finds_per_photo']:.3f} per photo",
+            ]
+            for one in figures["asked"]
+        ],
+    )
+    answer.table(
         "Time", ["stage", "seconds"], [(stage, f"{value:.0f}") for stage, value in figures["seconds"].items()]
     )
     answer.lines(*NEXT_STEPS.format(out=shlex.quote(str(out))).splitlines())

@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress
-from cckt.commands.options import Json, Overrides
+from cckt.commands.options import Json, Overrides, refuse_unused
 
 
 class TrainCommand(TyperCommand):
@@ -52,6 +52,21 @@ def train(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file whose options replace the recipe's.")] = None,
     overrides: Overrides = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Run folder or .safetensors file whose fitting weights to start from."),
+    ] = None,
+    epochs: Annotated[
+        str | None,
+        typer.Option(help="Passes over the photos, or auto to choose them from the number of photos."),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Choose the epochs that fit this many minutes on this machine, by timing steps."),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Show all options of the run as TOML, and train nothing.")
+    ] = False,
     plain: Annotated[
         bool,
         typer.Option("--plain", help="Train without the method: no guidance, no contrast, class head score."),
@@ -75,6 +90,7 @@ def train(
     from cckt.detector.evaluation.metrics import LABELS, percent
     from cckt.detector.evaluation.protocols import SPLIT_FIGURES
     from cckt.detector.runs.run_folder import run_config
+    from cckt.detector.training.length import planned
     from cckt.detector.training.run import Folders
     from cckt.detector.training.train import STOP_AFTER
     from cckt.detector.training.train import train as train_detector
@@ -84,7 +100,7 @@ def train(
     if resume and out is not None and Path(resume).resolve() != out.resolve():
         raise UserError(f"--resume {resume} and --out {out} name two runs; pass only one of them.")
     out = Path(resume) if resume else out
-    if out is None:
+    if out is None and not print_config:
         raise UserError("no run is named; give --out FOLDER for a new run, or --resume RUN.")
     if recipe is None and not resuming and config is None:
         raise UserError(f"no recipe is named; give --recipe, one of {', '.join(recipes.RECIPES)}.")
@@ -92,6 +108,19 @@ def train(
     chosen = recipes.plain(chosen) if plain else chosen
     chosen = load_config(config, chosen) if config is not None else chosen
     chosen = apply_overrides(chosen, overrides or ())
+    if resuming:
+        refuse_unused(
+            {"--from": start, "--epochs": epochs, "--minutes": minutes},
+            "applies only to a new run; you passed --resume. Remove it.",
+        )
+    if print_config:
+        if epochs is not None or minutes is not None:
+            if train_data is None:
+                raise UserError("--epochs and --minutes need the data set; give --train FOLDER.")
+            chosen = planned(chosen, train_data, epochs, minutes)
+        Answer(json).lines(*chosen.to_toml().rstrip().splitlines())
+        return
+    assert out is not None, "expected a run folder, found None"
     if resuming and (train_data is None or (out / "data.json").is_file()):
         known = Folders.load(out)
         train_data = train_data or Path(known.train)
@@ -101,6 +130,12 @@ def train(
         raise UserError(
             "no data set is named; give --train FOLDER, a data set made by cckt data index --keep base."
         )
+    if start is not None and not start.exists():
+        raise UserError(f"--from {start}: no such run folder or file; check the name.")
+    progress = TerminalProgress()
+    if not resuming and (epochs is not None or minutes is not None):
+        chosen = planned(chosen, train_data, epochs, minutes)
+        progress.note(f"the run has {chosen.train.epochs} epochs")
     figures = train_detector(
         chosen,
         train_data,
@@ -109,7 +144,8 @@ def train(
         resume=resuming,
         max_steps=max_steps,
         stop_after=stop_after,
-        progress=TerminalProgress(),
+        start=start,
+        progress=progress,
     )
     answer = Answer(json)
     answer.lines(f"{out}: step {figures['step']}, {figures['images_per_s']:.1f} images/s")

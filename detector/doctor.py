@@ -19,6 +19,7 @@ from cckt.detector.data.schedule import Schedule
 from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
 from cckt.detector.students.build import build_student
+from cckt.detector.training.forecast import warnings
 from cckt.detector.training.preflight import check_batch, check_validation, gather
 
 
@@ -101,7 +102,11 @@ def check_training(config: Config, data: Path) -> tuple[list[Finding], Facts | N
         f"fits: {photos} photos, {facts.n_classes} base concepts, embeddings of width {facts.embedding_dim}, "
         f"{steps} steps"
     )
-    return [Finding("good", subject, message)], facts
+    findings = [Finding("good", subject, message)]
+    findings += [
+        Finding("warn", subject, warning) for warning in warnings(config, ingredients, open_index(data))
+    ]
+    return findings, facts
 
 
 def check_evaluation(config: Config, data: Path, facts: Facts | None) -> list[Finding]:

@@ -46,9 +46,11 @@ def test_figures_of_both_detectors_are_written(
         assert all(0 <= one[name] <= 1 for name in SPLIT_FIGURES)
     assert set(written["seconds"]) == {
         "render", "cache", "train", "evaluate", "train plain", "evaluate plain",
-        "evaluate plain with priors", "draw"
+        "evaluate plain with priors", "evaluate requests", "draw"
     }  # fmt: skip
     assert written["seconds_total"] == pytest.approx(sum(written["seconds"].values()))
+    assert [one["words"] for one in written["asked"]] == [1, 3, 8]
+    assert all(one["absent_finds_per_photo"] >= 0 for one in written["asked"])
     assert written["versions"]["torch"]
     assert written["plan"]["train_photos"] == MICRO.train_photos
 

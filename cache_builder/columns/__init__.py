@@ -2,7 +2,6 @@
 
 text.py         text embeddings of concepts, or an imported table
 crops.py        image embeddings of annotated boxes, or of proposals
-crop_rules.py   which pixels around a box the teacher sees
 views.py        mirrored and jittered boxes
 images.py       image embeddings of whole images
 clip_priors.py  priors from the columns images and text

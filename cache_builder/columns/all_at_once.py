@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cckt.cache_builder.base.constants import CROP, TABLE, TAU, TEMPLATES
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
-from cckt.cache_builder.columns.crop_rules import check_rule
 from cckt.cache_builder.columns.crops import (
     CROWD,
     SMALL,
@@ -41,6 +40,7 @@ from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, Job, Target, run_targets
 from cckt.cache_builder.store import ColumnSpec, open_writer
 from cckt.cache_builder.teacher.clip import Teacher
+from cckt.cache_builder.teacher.crop_rules import check_rule
 
 Photo = Image.Image | Tensor | str
 

@@ -16,12 +16,6 @@ from torch import Tensor
 
 from cckt.cache_builder.base.constants import CROP, MIN_SIDE, TABLE
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.columns.crop_rules import (
-    RULES,
-    check_rule,
-    crop_rectangles,
-    foreground,
-)
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels, fast_pixels
 from cckt.cache_builder.columns.images import encoder, teacher_recipe
 from cckt.cache_builder.columns.options import Making, Options
@@ -35,6 +29,12 @@ from cckt.cache_builder.runner import Item, run_chunks
 from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec, open_writer
 from cckt.cache_builder.store.kinds import FLIPPED, PROPOSALS
 from cckt.cache_builder.teacher.clip import Teacher
+from cckt.cache_builder.teacher.crop_rules import (
+    RULES,
+    check_rule,
+    crop_rectangles,
+    foreground,
+)
 from cckt.cache_builder.teacher.preprocess import Preprocess
 
 BoxTable = Index | Proposals

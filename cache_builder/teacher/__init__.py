@@ -1,6 +1,7 @@
 """The frozen CLIP whose embeddings are cached: loading, preprocessing, prompts.
 
 clip.py          load a teacher by its name
+crop_rules.py    which pixels around a box the teacher sees
 foreign_code.py  refuse a teacher whose files contain code
 encoder.py       the frozen model: unit embeddings of images and sentences
 preprocess.py    the teacher's preprocessing, without the teacher

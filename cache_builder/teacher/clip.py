@@ -10,8 +10,10 @@ Names are those of open_clip:
 * ``local-dir:PATH``: a folder with open_clip_config.json and open_clip_model.safetensors.
 * ``shapeworld``: the small teacher that is installed with the synthetic data set.
 
-Preprocessing, context length and tokenizer are open_clip's for that model. Weights are read as safetensors or
-by ``torch.load(weights_only=True)``. No code of a folder or repository is executed; see `foreign_code`.
+Preprocessing, context length and tokenizer are open_clip's for that model. The activation is the one that
+the weights were trained with: QuickGELU for OpenAI's, also under the plain names ("ViT-B-32/openai"). Weights
+are read as safetensors or by ``torch.load(weights_only=True)``. No code of a folder or repository is
+executed; see `foreign_code`.
 """
 
 from __future__ import annotations
@@ -61,6 +63,8 @@ def load_teacher(name: str, *, device: str = "auto", precision: str = PRECISION)
     else:
         source, model, transform = _from_registry(name)
     config = json.loads(json.dumps(open_clip.get_model_config(source)))
+    if quick_gelu_missing(*name.partition("/")[::2]):
+        config["quick_gelu"] = True
     recipe = json.loads(json.dumps(open_clip.get_model_preprocess_cfg(model)))
     # Only a tokenizer of transformers takes the option; open_clip passes it on over the configuration's.
     options = {TRUST: False} if config.get("text_cfg", {}).get("hf_tokenizer_name") else {}
@@ -74,6 +78,17 @@ def load_teacher(name: str, *, device: str = "auto", precision: str = PRECISION)
 def imagenet_templates() -> tuple[str, ...]:
     """Return the 80 templates of OpenAI's ImageNet ensemble, from open_clip, with `{}` for the name."""
     return tuple(fill("{}") for fill in open_clip.OPENAI_IMAGENET_TEMPLATES)
+
+
+def quick_gelu_missing(architecture: str, weights: str) -> bool:
+    """Whether published weights were trained with QuickGELU and the architecture has another activation.
+
+    open_clip only warns then, and computes other embeddings. False for names that its registry does not have.
+    """
+    if not open_clip.is_pretrained_cfg(architecture, weights):
+        return False
+    trained = bool(open_clip.get_pretrained_cfg(architecture, weights).get("quick_gelu"))
+    return trained and not (open_clip.get_model_config(architecture) or {}).get("quick_gelu")
 
 
 _Loaded = tuple[str, torch.nn.Module, Any]
@@ -123,7 +138,10 @@ def _published(name: str, architecture: str, weights: str | None) -> _Loaded:
             if weights is None:
                 refuse_code_of_config(name, open_clip.get_model_config(architecture), f"{CONFIG} of {name}")
             model, transform = open_clip.create_model_from_pretrained(
-                architecture, weights, weights_only=True
+                architecture,
+                weights,
+                weights_only=True,
+                force_quick_gelu=quick_gelu_missing(architecture, weights or ""),
             )
     except UserError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cckt.cache_builder.base.constants import BATCH
+from cckt.cache_builder.base.constants import BATCH, TAU
 from cckt.cache_builder.base.device import weight_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
@@ -28,7 +29,8 @@ class Teacher:
     """A frozen CLIP model. Its embeddings are float32 rows of length 1.
 
     Attributes: `name` as the user gave it; `weight_digest` of the float32 weights, whatever the precision;
-    `width`, the number D of values of an embedding; `preprocess`; `device`; `precision`.
+    `width`, the number D of values of an embedding; `preprocess`; `device`; `precision`; `logit_scale` and
+    `logit_bias`, with which it was trained to compare images and texts: logit = scale * cos + bias.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Teacher:
         self.device = device
         self.precision = precision
         self._config = config
+        self.logit_scale = _scalar(model, "logit_scale", math.log(1 / TAU), math.exp)
+        self.logit_bias = _scalar(model, "logit_bias", 0.0, float)
         model.eval().requires_grad_(False).to(device)
         if device.type != "mps":  # convolutions are a quarter faster, with the same result
             model.to(memory_format=torch.channels_last)
@@ -176,3 +180,9 @@ class Teacher:
                 "use --precision bf16 or fp32."
             )
         return rows
+
+
+def _scalar(model: torch.nn.Module, name: str, default: float, convert: Callable[[float], float]) -> float:
+    """Return a learned scalar of the model, or `default` if it has none."""
+    value = getattr(model, name, None)
+    return convert(value.item() if isinstance(value, Tensor) else default)

@@ -10,6 +10,7 @@ train.py           schedule, optimiser, precision, checkpoints
 inference.py       priors; from outputs to detections
 renamed.py         option names of earlier versions
 checks.py          checks of single options
+options_page.py    docs/options.md, made from the recipes and options
 dataclass_io.py    dataclasses <-> mappings, TOML and overrides
 recipes/           named configs
 """

@@ -7,5 +7,6 @@ outlines.py       anti-aliased outlines, plain or dashed
 place_labels.py   positions of labels: near their box, inside the image, without overlap
 picture_files.py  picture files with our mark; no picture of somebody else is replaced
 predict_files.py  predict on photo and video files, and draw the detections
+products.py       pictures, frames, crops and annotated videos of predicted images
 text.py           fonts; text shortened to a width
 """

@@ -88,7 +88,8 @@ def _dashes(path: list[tuple[float, float]], on: float, off: float) -> list[list
 
 
 def _stroke(draw: ImageDraw.ImageDraw, path: list[tuple[float, float]], width: float, alpha: int) -> None:
-    draw.line(path, fill=alpha, width=max(1, round(width)), joint="curve")
+    # The points of corners are so dense that joints would not be seen; drawing them takes most of the time.
+    draw.line(path, fill=alpha, width=max(1, round(width)))
     radius = width / 2
     for x, y in (path[0], path[-1]):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=alpha)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from itertools import tee
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,30 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.photos import BadPhoto, load_photo
 from cckt.cache_builder.vocabulary import Vocabulary
-from cckt.detector.drawing.draw import draw_prediction
-from cckt.detector.drawing.picture_files import require_own_pictures, save_picture
-from cckt.detector.inference.photo_sources import is_video, name_of, video_frames
+from cckt.detector.drawing.picture_files import require_own_pictures
+from cckt.detector.drawing.products import Products
+from cckt.detector.inference.journal import Journal
+from cckt.detector.inference.photo_sources import is_video, video_frames
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction
+
+AHEAD = 64
+"""Photos that threads decode in advance."""
+PENDING = 64
+"""Most images that wait for their pictures to be written."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An image to predict on, or the reason if it is unreadable; without a name, only the end of a video.
+
+    end: it is the last one of its file.
+    """
+
+    image: Image.Image | None = None
+    name: str = ""
+    fault: str = ""
+    end: bool = False
 
 
 def predict_files(
@@ -28,6 +50,9 @@ def predict_files(
     vocabulary: Vocabulary,
     *,
     pictures: Path | None = None,
+    products: Products | None = None,
+    journal: Journal | None = None,
+    load: Callable[[Path], Image.Image] = load_photo,
     every: float = 1.0,
     first: int | None = None,
     progress: Progress | None = None,
@@ -35,34 +60,72 @@ def predict_files(
 ) -> list[Prediction]:
     """Return a prediction for each photo and video frame, in their order.
 
-    pictures: folder for one PNG per readable image, with its detections; None draws nothing. every: seconds
-    between two frames of a video. first: number of the first picture, if `paths` are a part of all photos;
-    then it is no error that none of them can be read. options: as for `Predictor.stream`. A file that cannot
-    be read gives a prediction with a fault, or no frames, and a note. If a picture cannot be written, for
-    example because the disk is full, a note gives the reason and no further ones are drawn; the predictions
-    are complete. Raises
-    UserError if no file can be read, and before the work if `pictures` cannot be written.
+    pictures: folder for one picture per readable image, with its detections; None draws nothing. products:
+    what else is written, such as crops; it includes the pictures. journal: where the predictions of finished
+    files are kept, so that a stopped command continues. load: decodes a photo. every: seconds between two
+    frames of a video. first: number of the first picture, if `paths` are a part of all photos; then it is no
+    error that none of them can be read. options: as for `Predictor.stream`.
+
+    A file that cannot be read gives a prediction with a fault, or no frames, and a note. If a picture cannot
+    be written, for example because the disk is full, a note gives the reason and no further ones are drawn;
+    the predictions are complete. Raises UserError if no file can be read, and before the work if `pictures`
+    cannot be written.
     """
-    progress, found = progress or Silent(), []
-    if pictures is not None:
-        require_room(pictures)
-        require_own_pictures(pictures)
+    progress, products = progress or Silent(), products or Products(pictures)
+    if products.pictures is not None:
+        require_room(products.pictures)
+        require_own_pictures(products.pictures)
+    found: list[Prediction] = [] if journal is None else list(journal.found)
+    left = list(paths) if journal is None else list(paths[journal.inputs :])
+    if len(left) < len(paths):
+        progress.note(f"{len(paths) - len(left)} of {len(paths)} files are finished; the rest follows")
     progress.start("predict", len(paths), "photos")
-    inputs, shown = tee(_images(paths, every, pictures is not None, progress))
-    stream = detector.stream(inputs, vocabulary, strict=False, **options)
-    for number, (image, prediction) in enumerate(zip(shown, stream, strict=True), first or 1):
-        if prediction.fault:
-            progress.note(prediction.fault)
-        elif pictures is not None and not isinstance(image, Path):
-            path = pictures / f"{number:05d}-{name_of(prediction.source)}.png"
+    progress.advance(len(paths) - len(left))
+    writing: deque[tuple[_Item, Prediction, Future[Image.Image | None] | None]] = deque()
+    broken = False
+
+    def finish(keep: int) -> None:
+        nonlocal broken
+        while writing and (len(writing) > keep or writing[0][2] is None or writing[0][2].done()):
+            item, prediction, work = writing.popleft()
             try:
-                save_picture(draw_prediction(image, prediction), path)
+                frame = None if work is None else work.result()
+                if frame is not None:
+                    products.add_frame(frame)
             except OSError as error:
-                reason = explain(error, path) or error
-                progress.note(f"no more pictures are drawn, the predictions are kept: {reason}")
-                pictures = None
-        found.append(prediction)
-        progress.advance()
+                if not broken:
+                    reason = explain(error, products.pictures or Path()) or error
+                    progress.note(f"no more pictures are drawn, the predictions are kept: {reason}")
+                broken = True
+            if item.name:
+                found.append(prediction)
+                if journal is not None:
+                    journal.add(prediction)
+            if item.end:
+                products.end_of_input()
+                progress.advance()
+                if journal is not None:
+                    journal.done()
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        number = len(found) if first is None else first - 1
+        try:
+            for item, prediction in _predicted(
+                detector, _items(left, every, load, pool, progress), vocabulary, options
+            ):
+                work = None
+                if item.fault:
+                    number += 1
+                    progress.note(item.fault)
+                elif item.image is not None:
+                    number += 1
+                    prediction = products.named(prediction, item.image)
+                    if not broken and products.wanted:
+                        work = pool.submit(products.write, number, item.image, prediction)
+                writing.append((replace(item, image=None), prediction, work))
+                finish(PENDING)
+        finally:  # a stopped command keeps what it has found
+            finish(0)
     progress.finish()
     if first is not None:
         return found
@@ -73,24 +136,63 @@ def predict_files(
     return found
 
 
-def _images(
-    paths: Sequence[Path], every: float, opened: bool, progress: Progress
-) -> Iterator[Path | Image.Image]:
-    """Yield the frames of videos, and photos as paths.
+def _predicted(
+    detector: Predictor, items: Iterable[_Item], vocabulary: Vocabulary, options: dict[str, Any]
+) -> Iterator[tuple[_Item, Prediction]]:
+    """Yield every item with its prediction, in order; items without an image have an empty one."""
+    waiting: deque[_Item] = deque()
 
-    opened: yield photos as images, so that one decoding serves the detector and the drawing. A photo that
-    cannot be read stays a path: the detector reports why.
-    """
-    for path in paths:
-        if is_video(path):
+    def images() -> Iterator[Image.Image]:
+        for item in items:
+            waiting.append(item)
+            if item.image is not None:
+                yield item.image
+
+    def others() -> Iterator[tuple[_Item, Prediction]]:
+        while waiting and waiting[0].image is None:
+            item = waiting.popleft()
+            yield item, Prediction.empty(vocabulary, (0, 0), item.name, item.fault)
+
+    for prediction in detector.stream(images(), vocabulary, strict=False, **options):
+        yield from others()
+        yield waiting.popleft(), prediction
+    yield from others()
+
+
+def _items(
+    paths: Sequence[Path],
+    every: float,
+    load: Callable[[Path], Image.Image],
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+) -> Iterator[_Item]:
+    """Yield the photos and frames of each file, then its end; threads decode photos in advance."""
+
+    def opened(path: Path) -> _Item:
+        try:
+            photo = load(path)
+        except (BadPhoto, ValueError, OSError) as fault:
+            return _Item(name=str(path), fault=str(fault), end=True)
+        vars(photo)["filename"] = str(path)
+        return _Item(photo, str(path), end=True)
+
+    coming = iter(paths)
+    ahead: deque[tuple[Path, Future[_Item] | None]] = deque()
+
+    def look_ahead(count: int) -> None:
+        for path in islice(coming, count):
+            ahead.append((path, None if is_video(path) else pool.submit(opened, path)))
+
+    look_ahead(AHEAD)
+    while ahead:
+        path, photo = ahead.popleft()
+        if photo is not None:
+            yield photo.result()
+        else:
             try:
-                yield from video_frames(path, every)
+                for frame in video_frames(path, every):
+                    yield _Item(frame, str(getattr(frame, "filename", path)))
             except UserError as fault:  # this video only: `check_video` found that videos can be read
                 progress.note(str(fault))
-            continue
-        photo: Path | Image.Image = path
-        if opened:
-            with contextlib.suppress(BadPhoto, ValueError, OSError):
-                photo = load_photo(path)
-                vars(photo)["filename"] = str(path)
-        yield photo
+            yield _Item(end=True)
+        look_ahead(1)

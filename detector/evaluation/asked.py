@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cckt.cache_builder.vocabulary import normalise_name
-from cckt.detector.evaluation.calibrate import calibration_error, fit_score_calibration
+from cckt.detector.evaluation.calibrate import calibration_error, fit_score_calibration, reliability
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet
 from cckt.detector.evaluation.ground_truth import ground_truth_of
@@ -123,7 +123,8 @@ def request_figures(matches: RequestMatches, calibration: ScoreCalibration) -> d
     """Return precision, recall and F1 at the threshold of a calibration, by split and for all words.
 
     absent_finds_per_photo: detections of words that are not in the photo, per photo and request. ece:
-    calibration error of the detections that are shown. None where there is nothing to count.
+    calibration error of the detections that are shown; reliability: `reliability` of all detections. None
+    where there is nothing to count.
     """
     known = calibration.apply(matches.scores, matches.novel)
     shown = known >= calibration.threshold
@@ -146,6 +147,7 @@ def request_figures(matches: RequestMatches, calibration: ScoreCalibration) -> d
     error = calibration_error(known[shown], matches.right[shown])
     figures["absent_finds_per_photo"] = int((shown & matches.absent).sum()) / max(matches.photos, 1)
     figures["ece"] = None if np.isnan(error) else error
+    figures["reliability"] = reliability(known, matches.right)
     return figures
 
 

@@ -77,3 +77,21 @@ def calibration_error(scores: Floats, right: Bools) -> float:
     bins = np.minimum((np.asarray(scores, np.float64) * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bins, weights=np.asarray(scores, np.float64) - right, minlength=BINS)
     return float(np.abs(gaps).sum() / len(scores))
+
+
+def reliability(scores: Floats, right: Bools) -> list[dict[str, float]]:
+    """Return the reliability curve: for each of BINS bins of the score that is not empty, its mean score, the
+    share of detections that is right, and their number.
+    """
+    bins = np.minimum((np.asarray(scores, np.float64) * BINS).astype(int), BINS - 1)
+    curve = []
+    for one in np.unique(bins):
+        inside = bins == one
+        curve.append(
+            {
+                "score": float(np.mean(scores[inside])),
+                "right": float(np.mean(right[inside])),
+                "detections": int(inside.sum()),
+            }
+        )
+    return curve

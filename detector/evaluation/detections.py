@@ -101,9 +101,10 @@ class Detections:
     def from_json(path: Path | str, option: str = "--detections") -> Detections:
         """Read a COCO results file: a list of {image_id, category_id, bbox [x, y, w, h], score}.
 
-        Other keys (segmentation, id, ...) are ignored. option: the option that named the file, for messages.
-        Raises UserError if the file is missing, is not JSON or is not such a list. `read_results` also checks
-        that the file belongs to an index.
+        A COCO data set whose annotations have scores, as `cckt predict` writes it, is read too. Other keys
+        (segmentation, id, ...) are ignored. option: the option that named the file, for messages. Raises
+        UserError if the file is missing, is not JSON or is not such a list. `read_results` also checks that
+        the file belongs to an index.
         """
         path = Path(path)
         try:
@@ -116,6 +117,8 @@ class Detections:
             raise UserError(
                 f"{option} {path} is not JSON ({error}); give a file in COCO results format."
             ) from None
+        if isinstance(records, dict) and isinstance(records.get("annotations"), list):
+            records = records["annotations"]
         if not isinstance(records, list):
             raise UserError(
                 f"{option} {path} holds a {type(records).__name__}, expected a list of detections with "

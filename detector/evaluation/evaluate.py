@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.digests import file_digest
@@ -29,6 +30,7 @@ from cckt.detector.evaluation.asked import (
     match_requests,
     requesting,
 )
+from cckt.detector.evaluation.calibrate import reliability
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.inference_loop import Abandoned, InferenceResult, Variant, infer_on_ranks
@@ -37,6 +39,7 @@ from cckt.detector.evaluation.metrics import Metrics
 from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.evaluation.results_file import DETECTIONS_FILE, METRICS_FILE
 from cckt.detector.inference.calibration import ScoreCalibration
+from cckt.detector.inference.confirm import Confirmation
 from cckt.detector.inference.inference_model import InferenceModel, inference_model, load_inference_model
 from cckt.detector.inference.own_evaluation import calibration_of_run
 from cckt.detector.ranks.world import World, joined
@@ -106,8 +109,9 @@ def evaluate_run(
     weights: Path | None = None,
     resamples: int = 0,
     out: Path | None = None,
-    asked: int = 0,
+    asked: int | Sequence[int] = 0,
     draws: int = DRAWS,
+    confirm: Confirmation | None = None,
     progress: Progress | None = None,
 ) -> Metrics:
     """Score a run folder on a data set, and write detections.json and metrics.json.
@@ -119,7 +123,9 @@ def evaluate_run(
     of weights in place of the run's final ones. resamples: bootstrap resamples; 0 for no intervals. out: the
     folder to write; None is eval-DATA-PRIORS-CLASSIFICATION in the run folder, plus overrides and protocol if
     given. asked: also draw `draws` requests of that many words, and put precision, recall and F1 of what
-    `cckt predict` would show for them under "asked" of `Metrics.figures`; 0 draws none. `Metrics.figures`
+    `cckt predict` would show for them under "asked" of `Metrics.figures`; 0 draws none. Several numbers give
+    a list of such figures. confirm:
+    the teacher that scores the best boxes, as in `cckt predict --confirm`; None for none. `Metrics.figures`
     also holds the folder, the images per second and the settings.
 
     The vocabulary of the data set may differ from the one of training (transfer): the text column of the data
@@ -132,12 +138,23 @@ def evaluate_run(
         config = override_config(model.config, overrides)
         chosen = chosen_variant(config, priors, classification, restrict_to_present)
         variant = limit_to_protocol(dataset.protocol, chosen)
-        requests = _Requests(asked, draws, calibration_of_run(run))
+        sizes = [one for one in ([asked] if isinstance(asked, int) else asked) if one]
+        requests = _Requests(tuple(sizes), draws, calibration_of_run(run, confirm is not None))
         metrics, inferred = _evaluated(
-            world, model, dataset, variant, engine, resamples, facts, progress, requests=requests
+            world,
+            model,
+            dataset,
+            variant,
+            engine,
+            resamples,
+            facts,
+            progress,
+            requests=requests,
+            confirm=confirm,
         )
         named = "".join(f"-{one.partition('.')[2]}" for one in overrides)
         named = re.sub(r"[^\w.=-]", "_", named) + ("" if protocol == "auto" else f"-{protocol}")
+        named += "" if confirm is None else f"-confirm{confirm.count}"
         out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
         digests = input_digests(run, dataset, variant.prior, weights)
         metrics = replace(
@@ -200,9 +217,9 @@ def limit_to_protocol(protocol: Protocol, variant: Variant) -> Variant:
 
 @dataclass(frozen=True)
 class _Requests:
-    """Requests to draw: words of each (0 for none), their number, and the calibration that predict uses."""
+    """Requests to draw: sizes in words, number of each size, and the calibration that predict uses."""
 
-    words: int = 0
+    words: tuple[int, ...] = ()
     draws: int = 0
     calibration: ScoreCalibration | None = None
 
@@ -218,6 +235,7 @@ def _evaluated(
     progress: Progress | None,
     stop: Callable[[], bool] = bool,
     requests: _Requests | None = None,
+    confirm: Confirmation | None = None,
 ) -> tuple[Metrics, InferenceResult | None]:
     """Return the metrics on every rank and the detections on rank 0; all raise the error of any rank."""
     outcome: Metrics | UserError | Abandoned = Abandoned()
@@ -226,18 +244,28 @@ def _evaluated(
         shown = progress if world.first else None
         requests = requests or _Requests()
         grouped = requesting(variant, grouped_requests(dataset, facts), "group")
-        drawn = requesting(variant, drawn_requests(dataset, facts, requests.words, requests.draws), "draw")
+        drawn = [
+            requesting(variant, drawn_requests(dataset, facts, size, requests.draws), f"draw of {size}")
+            for size in requests.words
+        ]
         whole = requesting(variant, drawn_requests(dataset, facts, len(dataset.vocabulary), 1), "whole")
-        variants = [variant, *grouped, *(drawn + whole if requests.words else [])]
-        inferred = infer_on_ranks(model, dataset, variants, world, stop=stop, progress=shown)
+        variants = [variant, *grouped, *(one for size in drawn for one in size), *(whole if drawn else [])]
+        inferred = infer_on_ranks(model, dataset, variants, world, stop=stop, confirm=confirm, progress=shown)
         if inferred is not None:
             outcome = metrics_of_variant(dataset, inferred, variant, engine, resamples, facts)
-            fitted = calibration_of(match_requests(dataset, detections_of(inferred, grouped)))
-            figures = {"calibration": fitted.as_dict()}
-            if requests.words:
-                figures["asked"] = asked_figures(
-                    dataset, inferred, drawn, whole[0], requests.calibration or fitted
-                )
+            matched = match_requests(dataset, detections_of(inferred, grouped))
+            fitted = calibration_of(matched)
+            known = fitted.apply(matched.scores, matched.novel)
+            figures: dict[str, Any] = {
+                "calibration": fitted.as_dict(),
+                "reliability": reliability(known, matched.right),
+            }
+            if confirm is not None:
+                figures["confirm"] = confirm.count
+            if drawn:
+                used = requests.calibration or fitted
+                by_size = [asked_figures(dataset, inferred, one, whole[0], used) for one in drawn]
+                figures["asked"] = by_size[0] if len(by_size) == 1 else by_size
             outcome = replace(outcome, figures=outcome.figures | figures)
     except (UserError, Abandoned) as error:
         if world.size == 1:

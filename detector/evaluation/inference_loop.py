@@ -13,6 +13,7 @@ from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.boxes import xywh_of
@@ -24,6 +25,7 @@ from cckt.cache_builder.presence import Rows
 from cckt.detector.config.config import InferenceConfig, PriorConfig
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet
+from cckt.detector.inference.confirm import Confirmation, CropsOfBatch, confirmed_scores
 from cckt.detector.inference.inference_model import InferenceModel
 from cckt.detector.inference.postprocess import best_per_object, configured_scores, top_detections
 from cckt.detector.ranks.world import World
@@ -85,10 +87,12 @@ def infer(
     *,
     share: tuple[int, int] = (0, 1),
     stop: Callable[[], bool] = bool,
+    confirm: Confirmation | None = None,
     progress: Progress | None = None,
 ) -> InferenceResult:
     """Detect on every image of a data set. The batch is `inference.batch` of the first variant.
 
+    confirm: the teacher that scores the best boxes (`confirmed_scores`), for all variants; None for none.
     share: (r, n) takes every n-th batch, starting with the r-th; the content of batches, and so the
     detections of an image, do not depend on n. stop: called after every batch; `Abandoned` is raised when it
     returns True. Raises UserError if a column of priors is missing, and if a variant restricts detections to
@@ -105,19 +109,21 @@ def infer(
     photos, begin = sum(map(len, batches)), time.perf_counter()
     progress.start("detect", photos, "photos")
     for read in _read(model, dataset.index, batches):
-        faults += [fault for _, _, fault in read if fault]
-        for fault in (fault for _, _, fault in read if fault):
+        for fault in (one.fault for one in read if one.fault):
+            faults.append(fault)
             progress.note(fault)
-        good = [(row, view) for row, view, _ in read if view is not None]
+        good = [(one.row, one.view) for one in read if one.view is not None]
+        photos_read = [one.photo for one in read if one.photo is not None]
         rows = np.array([row for row, _ in good], np.int64)
         encoded = model.encode([view for _, view in good]) if good else None
         for present, priors, group in groups if encoded is not None else ():
             assert encoded is not None, "expected an encoded batch"
             chosen = None if present is None else [present[row] for row in rows]
             output = model.decode(encoded, text, chosen if model.guided else None)
+            crops = CropsOfBatch(confirm, photos_read, output.boxes[-1]) if confirm else None
             for variant in group:
                 parts[variant.name] += _detections(
-                    output, text, model, variant, dataset, rows, chosen, priors
+                    output, text, model, variant, dataset, rows, chosen, priors, crops
                 )
         progress.advance(len(read))
         if stop():
@@ -134,6 +140,7 @@ def infer_on_ranks(
     world: World,
     *,
     stop: Callable[[], bool] = bool,
+    confirm: Confirmation | None = None,
     progress: Progress | None = None,
 ) -> InferenceResult | None:
     """Run `infer` with the images shared by the ranks; return all detections on rank 0, None on the others.
@@ -141,11 +148,11 @@ def infer_on_ranks(
     Raises on rank 0 the UserError of any rank, and `Abandoned` if any rank was stopped.
     """
     if world.size == 1:
-        return infer(model, dataset, variants, stop=stop, progress=progress)
+        return infer(model, dataset, variants, stop=stop, confirm=confirm, progress=progress)
     own: InferenceResult | UserError | Abandoned
     share = (world.rank, world.size)
     try:
-        own = infer(model, dataset, variants, share=share, stop=stop, progress=progress)
+        own = infer(model, dataset, variants, share=share, stop=stop, confirm=confirm, progress=progress)
     except (UserError, Abandoned) as error:
         own = error  # gathered like a result, because the other ranks wait for this one
     parts = world.gather(own)
@@ -200,18 +207,26 @@ def _batches(index: Index, size: int) -> list[list[int]]:
     return [order[at : at + size].tolist() for at in range(0, len(order), size)]
 
 
-def _read(
-    model: InferenceModel, index: Index, batches: Sequence[list[int]]
-) -> Iterator[list[tuple[int, Tensor | None, str]]]:
-    """Yield each batch as (image row, (3, h, w) uint8 or None, fault); threads read ahead."""
+@dataclass(frozen=True)
+class _Read:
+    """A photo of an image row: (3, h, w) uint8 and the RGB image, or the reason if it is unreadable."""
 
-    def read(row: int) -> tuple[int, Tensor | None, str]:
+    row: int
+    view: Tensor | None = None
+    photo: Image.Image | None = None
+    fault: str = ""
+
+
+def _read(model: InferenceModel, index: Index, batches: Sequence[list[int]]) -> Iterator[list[_Read]]:
+    """Yield each batch; threads read ahead."""
+
+    def read(row: int) -> _Read:
         try:
             size = (int(index.widths[row]), int(index.heights[row]))
             photo = load_photo(index.photo_path(row), size, exif=index.exif)
         except BadPhoto as fault:
-            return row, None, str(fault)
-        return row, model.preprocess(photo), ""
+            return _Read(row, fault=str(fault))
+        return _Read(row, model.preprocess(photo), photo)
 
     with ThreadPoolExecutor(max(1, model.config.data.workers)) as pool:
         coming = iter(batches)
@@ -231,6 +246,7 @@ def _detections(
     rows: Rows,
     present: list[Rows] | None,
     priors: npt.NDArray[np.float32] | None,
+    crops: CropsOfBatch | None,
 ) -> list[Detections]:
     """Return the detections of each image of a batch. rows: (B,) its image rows; priors: (I, C)."""
     inference, index = variant.inference, dataset.index
@@ -239,6 +255,7 @@ def _detections(
     ids, tau, detections = dataset.vocabulary.category_ids, model.config.model.tau, []
     if variant.requested is None:
         scores = configured_scores(inference, output, text, tau, present, batch_priors, dataset.base)
+        scores = scores if crops is None else confirmed_scores(scores, text, crops)
         best = top_detections(scores, output.boxes[-1], sizes, inference.top, inference.nms)
     else:
         words, columns = (
@@ -254,6 +271,7 @@ def _detections(
         batch_priors = None if batch_priors is None else batch_priors[:, columns]
         base = dataset.base[columns]
         scores = configured_scores(inference, output, text[columns], tau, present, batch_priors, base)
+        scores = scores if crops is None else confirmed_scores(scores, text[columns], crops)
         best = best_per_object(scores, output.boxes[-1], sizes, inference.top, len(words), inference.nms)
         ids = ids[columns]
     for row, found in zip(rows, best, strict=True):

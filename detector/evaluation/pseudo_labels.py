@@ -19,6 +19,7 @@ from cckt.detector.evaluation.evaluate import chosen_variant
 from cckt.detector.evaluation.evaluation_set import open_evaluation_set
 from cckt.detector.evaluation.inference_loop import infer
 from cckt.detector.evaluation.match_detections import iou
+from cckt.detector.inference.confirm import Confirmation
 from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.runs.run_folder import Facts, evaluation_weights, run_config
 
@@ -68,6 +69,7 @@ def pseudo_index(
     min_score: float = 0.9,
     splits: Sequence[str] = ("base", "novel"),
     priors: str | None = None,
+    confirm: Confirmation | None = None,
     device: str = "auto",
     progress: Progress | None = None,
     detect: Callable[[Index], Detections] | None = None,
@@ -77,8 +79,9 @@ def pseudo_index(
     out: the new data-set folder. Its index marks every added box (`Index.pseudo`), has another digest, and
     records the run. Novel concepts with an added box become base there, because they can be trained on; the
     "pseudo" entry of the index's card lists them. splits: splits of the detections to add. priors: as for
-    `evaluate_run`. Detections that overlap a box, a crowd or a detection with a higher score (IoU of at least
-    OVERLAP) are left out, and so are detections of concepts that LVIS verified to be absent.
+    `evaluate_run`. confirm: the teacher that scores the best boxes; None for none. Detections that overlap a
+    box, a crowd or a detection with a higher score (IoU of at least OVERLAP) are left out, and so are
+    detections of concepts that LVIS verified to be absent.
 
     detect: gives the detections of `ShareDetector` on all photos, made elsewhere; None makes them here.
 
@@ -97,7 +100,7 @@ def pseudo_index(
     variant = chosen_variant(run_config(run), priors)
     dataset = open_evaluation_set(index, Facts.load(run), scored=False)
     if detect is None:
-        found = ShareDetector(run, data, priors, device).detect((0, 1), progress)
+        found = ShareDetector(run, data, priors, device, confirm).detect((0, 1), progress)
     else:
         found = detect(index)
     kept_ids = {c.category_id for c in dataset.vocabulary if c.split in splits}
@@ -106,7 +109,7 @@ def pseudo_index(
     rows = np.array([index.image_row(int(one)) for one in new.image_ids], np.int64)
     concepts = np.array([index.concepts.row_of(int(one)) for one in new.category_ids], np.int64)
     corners = np.concatenate([new.boxes_xywh[:, :2], new.boxes_xywh[:, :2] + new.boxes_xywh[:, 2:]], 1)
-    origin = {
+    origin: dict[str, Any] = {
         "run": run.resolve().name,
         "weights": evaluation_weights(run).name,
         "index_digest": index.digest,
@@ -114,6 +117,8 @@ def pseudo_index(
         "prior": variant.prior.source,
         "classification": variant.inference.classification,
     }
+    if confirm is not None:
+        origin["confirm"] = confirm.count
     digest = add_boxes(index, out, rows, concepts, corners, origin)
     counts = np.bincount(concepts, minlength=len(index.concepts))
     return PseudoReport(
@@ -131,15 +136,27 @@ def pseudo_index(
 class ShareDetector:
     """A run that detects on shares of the photos of a data set. See `pseudo_index` for the arguments."""
 
-    def __init__(self, run: Path, data: Path, priors: str | None = None, device: str = "auto") -> None:
+    def __init__(
+        self,
+        run: Path,
+        data: Path,
+        priors: str | None = None,
+        device: str = "auto",
+        confirm: Confirmation | None = None,
+    ) -> None:
         self._model, facts = load_inference_model(run, device)
         self._dataset = open_evaluation_set(open_index(data), facts, scored=False)
-        self._variant = chosen_variant(run_config(run), priors)
+        self._variant, self._confirm = chosen_variant(run_config(run), priors), confirm
 
     def detect(self, share: tuple[int, int], progress: Progress | None = None) -> Detections:
         """Return the detections on share (i, n) of the photos, see `infer`; (0, 1) is all of them."""
         result = infer(
-            self._model, self._dataset, [self._variant], share=share, progress=progress or Silent()
+            self._model,
+            self._dataset,
+            [self._variant],
+            share=share,
+            confirm=self._confirm,
+            progress=progress or Silent(),
         )
         return result.detections[self._variant.name]
 

@@ -11,7 +11,7 @@ from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.evaluation.detections import Detections
-from cckt.detector.inference.prediction import IMAGES_FILE
+from cckt.detector.inference.result_folders import IMAGES_FILE
 from cckt.detector.runs.run_folder import read_json
 
 DETECTIONS_FILE, METRICS_FILE = "detections.json", "metrics.json"
@@ -23,10 +23,10 @@ def read_results(
 ) -> Detections:
     """Read the detections of a results file for an index.
 
-    Files next to it tell where the detections come from. images.json, written by `cckt predict`, must give
-    every id the name that it has in the index. metrics.json, written by `cckt eval`, causes a note if it
-    names another index. option: the option that named the file, for messages. Raises UserError if the file is
-    missing or malformed, or if the names differ.
+    The images and categories that `cckt predict` writes must have the names of the index, id by id.
+    metrics.json next to it, written by `cckt eval`, causes a note if it names another index. option: the
+    option that named the file, for messages. Raises UserError if the file is missing or malformed, or if the
+    names differ.
     """
     detections = Detections.from_json(path, option)
     card = path.with_name(METRICS_FILE)
@@ -39,18 +39,21 @@ def read_results(
 
 
 def check_names(path: Path, index: Index) -> None:
-    """Compare the images.json next to a results file with an index, id by id.
+    """Compare the images and categories of a results file, or of images.json next to it, with an index.
 
     `cckt predict` numbers categories by the given words and images by their order, so its ids fit an index
     only by chance: then other words, or words in another order, would be scored as if they were the index's.
     """
-    names_file = path.with_name(IMAGES_FILE)
+    names_file = path
     named = _read_names(names_file)
+    if named is None:  # of an earlier version
+        names_file = path.with_name(IMAGES_FILE)
+        named = _read_names(names_file)
     if named is None:
         return
     step = (
-        f"the ids in {path} are numbers of words and photos given to cckt predict; score the run with cckt "
-        f"eval RUN --data {index.folder}"
+        f"the ids in {path} are numbers of words and photos given to cckt predict; predict with "
+        f"--data {index.folder}, or score the run with cckt eval RUN --data {index.folder}"
     )
     concepts = {concept.category_id: concept for concept in index.concepts}
     for number, name in named["categories"]:

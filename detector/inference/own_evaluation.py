@@ -43,13 +43,14 @@ class Threshold:
         return Threshold(float(best["score"]) if f1 else DEFAULT_THRESHOLD, f1)
 
 
-def calibration_of_run(run: Path) -> ScoreCalibration | None:
-    """Return the calibration of scores from the run's own evaluation.
+def calibration_of_run(run: Path, confirmed: bool = False) -> ScoreCalibration | None:
+    """Return the calibration of scores from the run's own evaluation, or of confirmed scores.
 
     A run whose evaluation at the end of training has none, because it was trained by an earlier version, gets
-    that of its newest `cckt eval` with the run's own options; None without either.
+    that of its newest `cckt eval` with the run's own options; None without either. Confirmed scores have that
+    of the newest `cckt eval --confirm`.
     """
-    for evaluation in own_evaluations(run):
+    for evaluation in own_evaluations(run, confirmed):
         known = (evaluation.get("figures") or {}).get("calibration")
         if known:
             return ScoreCalibration.from_dict(known)

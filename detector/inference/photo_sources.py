@@ -19,11 +19,14 @@ PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"}
 
 
-def find_photos(places: Sequence[str | Path], listed: Iterable[str] = ()) -> list[Path]:
+def find_photos(
+    places: Sequence[str | Path], listed: Iterable[str] = (), recursive: bool = False
+) -> list[Path]:
     """Return paths of photos and videos, each once.
 
     places: files; folders and patterns ("shots/**/*.jpg"), whose photos and videos are sorted by name; "-"
-    for the lines of `listed` (stdin). Raises UserError for a place that does not exist or has no photo.
+    for the lines of `listed` (stdin). recursive: also look into the subfolders of folders. Raises UserError
+    for a place that does not exist or has no photo.
     """
     found: list[Path] = []
     for place in map(str, places):
@@ -31,7 +34,13 @@ def find_photos(places: Sequence[str | Path], listed: Iterable[str] = ()) -> lis
             names = [line.strip() for line in listed]
             inside = [Path(name) for name in names if name]
         elif Path(place).is_dir():
-            inside = sorted(path for path in Path(place).iterdir() if _is_shown(path))
+            every = Path(place).rglob("*") if recursive else Path(place).iterdir()
+            inside = sorted(path for path in every if _is_shown(path) and path.is_file())
+            if not inside and not recursive and any(path.is_dir() for path in Path(place).iterdir()):
+                raise UserError(
+                    f"{place}: found no photo, only folders, expected photos; add --recursive to look into "
+                    "them."
+                )
         elif Path(place).exists():
             inside = [Path(place)]
         elif glob.has_magic(place):
@@ -73,8 +82,7 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
     UserError if there is no ffmpeg or it cannot read the file.
     """
     check_video(path, every)
-    program = _ffmpeg()
-    assert program is not None, "check_video: expected an ffmpeg, found None"
+    program = ffmpeg_program()
     if not path.is_file():
         raise UserError(f"{path}: no such video; give one that exists.")
     command = [program, "-nostdin", "-loglevel", "error", "-i", str(path), "-vf", f"fps=1/{every:g}"]
@@ -107,6 +115,13 @@ def check_video(path: Path, every: float) -> None:
             f"{path} is a video, and ffmpeg, which reads it, is not installed; install it, or run pip "
             "install 'cckt[video]'."
         )
+
+
+def ffmpeg_program() -> str:
+    """Return the program that reads and writes videos; `check_video` has found it."""
+    program = _ffmpeg()
+    assert program is not None, "check_video: expected an ffmpeg, found None"
+    return program
 
 
 def _ffmpeg() -> str | None:

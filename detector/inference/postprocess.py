@@ -155,7 +155,7 @@ def top_detections(
     images, queries, concepts = scores.shape
     pool = top * NMS_CANDIDATES if nms else top
     values, places = scores.flatten(1).topk(min(pool, queries * concepts), dim=1)
-    pixels = _in_pixels(boxes, sizes)
+    pixels = pixel_boxes(boxes, sizes)
     chosen = pixels.gather(1, (places // max(concepts, 1))[..., None].expand(-1, -1, 4))
     found = [
         ImageDetections(values[b].float(), places[b] % max(concepts, 1), chosen[b]) for b in range(images)
@@ -183,7 +183,7 @@ def best_per_object(
     the user; the others are rivals. A query counts only with its best concept; of detections whose IoU is
     above SAME_OBJECT only the best is kept. Detections of rivals are dropped at the end.
     """
-    pixels, found = _in_pixels(boxes, sizes), []
+    pixels, found = pixel_boxes(boxes, sizes), []
     values, concepts = scores.max(-1)
     for image in range(len(scores)):
         one = ImageDetections(values[image].float(), concepts[image], pixels[image])
@@ -195,7 +195,7 @@ def best_per_object(
     return found
 
 
-def _in_pixels(boxes: Tensor, sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
+def pixel_boxes(boxes: Tensor, sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
     """Return (B, N, 4) float32 xyxy in pixels, clipped to the image, of cxcywh boxes in fractions."""
     limits = torch.as_tensor(sizes, device=boxes.device, dtype=torch.float32)
     limits = limits.view(len(boxes), 1, 2).flip(-1).repeat(1, 1, 2)

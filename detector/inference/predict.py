@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +25,26 @@ from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.config.dataclass_io import choices
 from cckt.detector.inference.calibration import ScoreCalibration
+from cckt.detector.inference.confirm import Confirmation, CropGuide, CropsOfBatch, confirmed_scores
 from cckt.detector.inference.inference_model import InferenceModel, load_inference_model
 from cckt.detector.inference.own_evaluation import Threshold, calibration_of_run
 from cckt.detector.inference.postprocess import best_per_object, configured_scores, top_detections
 from cckt.detector.inference.prediction import Prediction
 from cckt.detector.inference.rivals import BaseText
-from cckt.detector.inference.vocabulary import Floats, Guide, rows_of_concepts, unit_text, with_splits
+from cckt.detector.inference.vocabulary import (
+    Floats,
+    Guide,
+    require_teacher_of_run,
+    rows_of_concepts,
+    unit_text,
+    with_splits,
+)
 from cckt.detector.runs.base_text import load_base_text
 from cckt.detector.runs.run_folder import Facts
 
 Photo = str | Path | Image.Image
+CONFIRMED_THRESHOLD = 0.3
+"""Lowest confirmed score without a calibration; about the best of the run of `cckt quickstart`."""
 
 
 class Predictor:
@@ -51,24 +61,20 @@ class Predictor:
         threshold: Threshold | None = None,
         *,
         calibration: ScoreCalibration | None = None,
+        confirmed: ScoreCalibration | None = None,
         base_text: npt.NDArray[np.float32] | None = None,
     ) -> None:
         """Raises UserError when the teacher of the guide is not the run's teacher.
 
-        threshold: lowest score without a calibration. base_text: (C, D) unit embeddings of the base concepts,
-        used where there is no guide.
+        threshold: lowest score without a calibration. confirmed: calibration of confirmed scores. base_text:
+        (C, D) unit embeddings of the base concepts, used where there is no guide.
         """
         self.model, self.facts, self.guide = model, facts, guide
         self.own_threshold = threshold or Threshold()
-        self.calibration = calibration
+        self.calibration, self.confirmed = calibration, confirmed
         self._base_text = BaseText(facts, guide, base_text)
-        expected = facts.taught_by
-        if guide is not None and expected and guide.weight_digest != expected["weight_digest"]:
-            raise UserError(
-                f"--teacher {guide.name} has the weights {guide.weight_digest}, but the run was trained with "
-                f"{expected['name']} ({expected['weight_digest']}), expected the same weights; give that "
-                "teacher."
-            )
+        if guide is not None:
+            require_teacher_of_run(guide, facts)
 
     @classmethod
     def load(
@@ -86,19 +92,26 @@ class Predictor:
             guide,
             Threshold.of(Path(run)),
             calibration=calibration_of_run(Path(run)),
+            confirmed=calibration_of_run(Path(run), confirmed=True),
             base_text=load_base_text(Path(run), facts) if guide is None else None,
         )
 
     @property
     def threshold(self) -> float:
         """Lowest score that `predict` returns by default, from the run's own evaluation; 0.5 without one."""
-        return self._threshold(self._base_text.known)
+        return self._threshold(self._calibration(self._base_text.known))
 
-    def _threshold(self, rivals: bool) -> float:
-        """Return the lowest score: a probability with rivals and a calibration, else the network's score."""
-        if rivals and self.calibration is not None and self.calibration.f1:
-            return self.calibration.threshold
-        return self.own_threshold.score
+    def _calibration(self, rivals: bool, confirmed: bool = False) -> ScoreCalibration | None:
+        """Return the map of scores with rivals to probabilities; None if it is not known."""
+        if not rivals:
+            return None
+        return self.confirmed if confirmed else self.calibration
+
+    def _threshold(self, calibration: ScoreCalibration | None, confirmed: bool = False) -> float:
+        """Return the lowest score: a probability with a calibration, else a score without one."""
+        if calibration is not None and calibration.f1:
+            return calibration.threshold
+        return CONFIRMED_THRESHOLD if confirmed else self.own_threshold.score
 
     @property
     def notes(self) -> list[str]:
@@ -116,6 +129,17 @@ class Predictor:
                 "eval RUN --data DATA on its held-out data."
             )
         return notes
+
+    def notes_for(self, confirmed: bool) -> list[str]:
+        """Return `notes`, and one if scores are to be confirmed and were never evaluated so."""
+        if not confirmed or self.confirmed is not None:
+            return self.notes
+        return [
+            *self.notes,
+            "confirmed scores are not calibrated, and those from "
+            f"{CONFIRMED_THRESHOLD:g} up are kept; run cckt eval RUN --data DATA --confirm K on its held-out "
+            "data once.",
+        ]
 
     @property
     def warning(self) -> str:
@@ -146,7 +170,9 @@ class Predictor:
         restrict_to_present: bool | None = None,
         rivals: bool = True,
         multi_label: bool = False,
+        confirm: int = 0,
         min_score: float | None = None,
+        nms: float | None = None,
         top: int | None = None,
         batch: int | None = None,
         strict: bool = True,
@@ -167,7 +193,9 @@ class Predictor:
         then the probability of being correct, if the run's evaluation has a calibration. False gives the
         scores of the network among the named concepts only. multi_label: keep several detections of one
         object, of different concepts; False keeps the best.
-        classification, top: None is the run's config. min_score: lowest score that is
+        confirm: number of the best boxes of an image whose crops the guide embeds; the crops then decide the
+        scores (`confirmed_scores`), and only these boxes are returned. 0 confirms none.
+        classification, top, nms: None is the run's config. min_score: lowest score that is
         returned; None is `threshold`. batch: images per forward pass; None is the run's config. strict: False
         turns an unreadable image into a prediction with a fault.
 
@@ -179,8 +207,9 @@ class Predictor:
         known_ways = choices(InferenceConfig, "classification")
         if classification is not None and classification not in known_ways:
             raise UserError(f"classification {classification!r}: expected one of {', '.join(known_ways)}.")
-        if min_score is not None and not 0 <= min_score <= 1:
-            raise UserError(f"min_score {min_score:g}: expected a number from 0 to 1.")
+        for option, share in (("min_score", min_score), ("nms", nms)):
+            if share is not None and not 0 <= share <= 1:
+                raise UserError(f"{option} {share:g}: expected a number from 0 to 1.")
         for option, number in (("top", top), ("batch", batch)):
             if number is not None and number < 1:
                 raise UserError(f"{option} {number}: expected at least 1.")
@@ -197,12 +226,14 @@ class Predictor:
                 "list; give --teacher, or present=[...]."
             )
         fixed = None if present is None else rows_of_concepts(words, present)
+        confirmation = self._confirmation(confirm) if confirm else None
         on_device = torch.from_numpy(table).to(self.model.device)
-        floor = self._threshold(rivals) if min_score is None else min_score
-        calibration = self.calibration if rivals else None
+        calibration = self._calibration(rivals, bool(confirm))
+        floor = self._threshold(calibration, bool(confirm)) if min_score is None else min_score
         inference = replace(
             config.inference,
             top=top or config.inference.top,
+            nms=config.inference.nms if nms is None else nms,
             classification=classification or config.inference.classification,
             restrict_to_present=informed and config.inference.restrict_to_present
             if restrict_to_present is None
@@ -218,7 +249,7 @@ class Predictor:
             guided = self._guide_priors(readable, table) if use_guide and readable else None
             chosen = [fixed] * len(readable) if fixed is not None else self._chosen(guided, numbers)
             predictions = self._predict_batch(
-                readable, words, on_device, chosen, guided, inference, calibration, multi_label
+                readable, words, on_device, chosen, guided, inference, calibration, multi_label, confirmation
             )
             found = iter(one.where(one.scores >= floor) for one in predictions)
             for _, name, fault in opened:
@@ -257,6 +288,7 @@ class Predictor:
         inference: InferenceConfig,
         calibration: ScoreCalibration | None,
         multi_label: bool,
+        confirmation: Confirmation | None,
     ) -> list[Prediction]:
         """Return the predictions of a batch. text, priors: of the vocabulary, then of the rivals."""
         if not images:
@@ -266,6 +298,9 @@ class Predictor:
         base = np.ones(len(text), bool)  # rivals are base concepts
         base[: len(words)] = [word.split == "base" for word in words]
         scores = configured_scores(inference, output, text, model.config.model.tau, present, priors, base)
+        if confirmation is not None:
+            crops = CropsOfBatch(confirmation, images, output.boxes[-1])
+            scores = confirmed_scores(scores, text, crops)
         sizes = [(image.height, image.width) for image in images]
         boxes, top, nms, requested = output.boxes[-1], inference.top, inference.nms, len(words)
         if multi_label:
@@ -287,6 +322,13 @@ class Predictor:
             one = one.where(one.scores > 0)  # a concept that restrict_to_present drops has score 0
             predictions.append(one if calibration is None else _calibrated(one, calibration))
         return predictions
+
+    def _confirmation(self, count: int) -> Confirmation:
+        if not hasattr(self.guide, "crops"):
+            raise UserError(
+                "--confirm needs the run's teacher, which looks at crops, and none is given; give --teacher."
+            )
+        return Confirmation(cast(CropGuide, self.guide), count)
 
     def _guide_priors(
         self, images: list[Image.Image], text: npt.NDArray[np.float32]

@@ -16,11 +16,14 @@ from cckt.cache_builder.base.ownership import (
     require_own_folder,
     text_mark,
 )
-from cckt.detector.inference.prediction import IMAGES_FILE
+from cckt.detector.inference.label_files import DESCRIPTION
 
 PREDICTED = "a result of cckt predict"
+IMAGES_FILE = "images.json"
+"""Written next to predictions.json by earlier versions."""
 _LABEL = re.compile(rb"[0-9]+( -?[0-9]+\.[0-9]{6}){5}\n")
-"""First line of our label files; those of a YOLO data set have no score, so one column less."""
+"""First line of our label files with scores. Without scores they look like anyone's: data.yaml vouches."""
+_IS_OURS = text_mark(DESCRIPTION)
 _IS_TABLE = text_mark("photo,concept,category_id,novel,score,")
 
 
@@ -48,14 +51,19 @@ def require_own_predictions(folder: Path, format: str) -> None:
     Also raises UserError if the disk has no room.
     """
     if format == "coco":
-        mark = json_mark("images", "categories")
-        require_own_folder(folder, IMAGES_FILE, mark, ["predictions.json"], PREDICTED)
+        earlier = json_mark("images", "categories")(folder / IMAGES_FILE)
+        require_ours_or_absent(folder / "predictions.json", lambda path: earlier or _IS_OURS(path), PREDICTED)
     elif format == "csv":
         require_ours_or_absent(folder / "predictions.csv", _IS_TABLE, PREDICTED)
+    elif format == "voc":
+        for path in sorted((folder / "Annotations").glob("*.xml")):
+            require_ours_or_absent(path, _IS_OURS, PREDICTED)
     else:
+        require_ours_or_absent(folder / "data.yaml", _IS_OURS, PREDICTED)
+        vouched = (folder / "data.yaml").is_file()
         labels = sorted((folder / "labels").glob("*.txt"))
         for path in labels:
-            require_ours_or_absent(path, _is_label, PREDICTED)
+            require_ours_or_absent(path, lambda path: vouched or _is_label(path), PREDICTED)
         require_ours_or_absent(folder / "classes.txt", lambda path: bool(labels), PREDICTED)
     require_room(folder)
 

@@ -33,6 +33,17 @@ class Guide(Protocol):
         """Return (B, C) priors of B images (docs/method/cckt_det.md, eq. 5)."""
 
 
+def require_teacher_of_run(guide: Guide, facts: Facts) -> None:
+    """Raise UserError if the guide has other weights than the teacher of the run."""
+    expected = facts.taught_by
+    if expected and guide.weight_digest != expected["weight_digest"]:
+        raise UserError(
+            f"--teacher {guide.name} has the weights {guide.weight_digest}, but the run was trained with "
+            f"{expected['name']} ({expected['weight_digest']}), expected the same weights; give that "
+            "teacher."
+        )
+
+
 def with_splits(words: Vocabulary, annotated: AbstractSet[str]) -> Vocabulary:
     """Return the vocabulary with the splits of a run: "base" if the run was trained on it, else "novel".
 

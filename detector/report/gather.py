@@ -84,6 +84,7 @@ def collect(
         "priors": prior_quality(scene, prior),
         "sweep": swept,
         "threshold": threshold,
+        "reliability": _reliability(folder),
         "config": _flat(config.to_dict()),
         "digests": _digests(run, facts, scene, folder),
     }
@@ -129,6 +130,12 @@ def _evaluation(
         progress=progress,
     )
     return folder
+
+
+def _reliability(folder: Path) -> list[dict[str, Any]]:
+    """Return the reliability curve of an evaluation; [] if an earlier version made it."""
+    figures = read_json(folder / "metrics.json", "figures written by cckt eval").get("figures") or {}
+    return list(figures.get("reliability") or [])
 
 
 def _sweep(

@@ -84,6 +84,16 @@ function training() {
     plots.map(([title, yLabel, series, more]) => card(title, lineChart({ series, xLabel: "step", yLabel, ...more })))));
 }
 
+function calibration() {
+  const runs = page.runs.map((run, k) => [run, k]).filter(([run]) => run.reliability.length);
+  if (!runs.length) return;
+  const plot = card("Correct detections by score", lineChart({
+    series: runs.map(([run, k]) => ({ label: many ? run.name : "all words", colour: many ? runColour(k) : splitColour.base,
+      dots: true, x: run.reliability.map((one) => one.score), y: run.reliability.map((one) => one.right) })),
+    xLabel: "calibrated score", yLabel: "share correct", x: [0, 1], y: [0, 1], diagonal: true }));
+  section("calibration", "Scores as probabilities", "On the diagonal, a score is the probability that a detection is correct. Detections of a few words at a time, as cckt predict shows them.", el("div", { class: "grid" }, [plot]));
+}
+
 function precision() {
   const recall = Array.from({ length: 101 }, (_, k) => k / 100);
   const plots = [["50", "IoU 0.50"], ["75", "IoU 0.75"]].map(([key, title]) => card(title, lineChart({
@@ -268,7 +278,7 @@ function origins() {
 }
 
 try {
-  for (const part of [top, headline, training, precision, errors, confusions, priors, sizes, concepts, gallery, origins]) part();
+  for (const part of [top, headline, training, precision, calibration, errors, confusions, priors, sizes, concepts, gallery, origins]) part();
   document.getElementById("nav").append(el("div", {}, sections.map(([id, title]) => el("a", { href: "#" + id }, title))));
   drawAll();
   document.body.dataset.ready = String(sections.length);

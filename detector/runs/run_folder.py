@@ -124,11 +124,11 @@ def evaluation_figures(run: Path) -> dict[str, Any]:
     return next(own_evaluations(run), {})
 
 
-def own_evaluations(run: Path) -> Iterator[dict[str, Any]]:
+def own_evaluations(run: Path, confirmed: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the figures of the evaluation at the end of training, then those of each `cckt eval` that used
-    the run's own options, newest first.
+    the run's own options, newest first. confirmed: yield those of `cckt eval --confirm` instead.
     """
-    if (run / "metrics.json").is_file():
+    if not confirmed and (run / "metrics.json").is_file():
         final = dict(read_json(run / "metrics.json", "figures written by cckt train").get("evaluation") or {})
         if final:
             yield final
@@ -138,7 +138,8 @@ def own_evaluations(run: Path) -> Iterator[dict[str, Any]]:
     )
     for card in sorted(run.glob("eval-*/metrics.json"), key=lambda card: card.stat().st_mtime, reverse=True):
         known = dict(read_json(card, "figures written by cckt eval"))
-        if options.items() <= (known.get("figures") or {}).items():
+        figures = known.get("figures") or {}
+        if options.items() <= figures.items() and bool(figures.get("confirm")) == confirmed:
             yield known
 
 

@@ -24,6 +24,7 @@ from cckt.detector.students.build import build_student
 from cckt.detector.training.optim import MovingAverage, build_optimizer
 from cckt.detector.training.preflight import Ingredients
 from cckt.detector.training.process import versions
+from cckt.detector.training.start_weights import start_from
 from cckt.detector.training.step import Stepper
 
 MAY_CHANGE = {
@@ -86,12 +87,21 @@ class Folders:
 class Run:
     """Model, objective, optimiser and moving average at a step: all state that checkpoints must hold."""
 
-    def __init__(self, config: Config, ingredients: Ingredients, out: Path, world: World) -> None:
+    def __init__(
+        self,
+        config: Config,
+        ingredients: Ingredients,
+        out: Path,
+        world: World,
+        start: Path | None = None,
+    ) -> None:
+        """start: a run folder or a file whose fitting weights replace the initial ones."""
         self.config, self.ingredients, self.out, self.world = config, ingredients, out, world
         settings = config.train
         torch.manual_seed(settings.seed)
         facts = ingredients.facts
         self.model = build_student(config, facts.embedding_dim).to(world.device)
+        self.started = None if start is None else start_from(self.model, start)
         self.model.train()
         self.model.prepare_training(settings.checkpoint_activations)
         known = RunInputs(

@@ -14,6 +14,7 @@ from typing import Any
 from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.index import open_index
 from cckt.detector.config.config import Config
 from cckt.detector.data.dataset import batches
 from cckt.detector.data.schedule import Schedule
@@ -23,6 +24,7 @@ from cckt.detector.ranks.world import joined
 from cckt.detector.runs import run_folder as store
 from cckt.detector.runs.folder_guard import training_lock
 from cckt.detector.runs.log import RunLog, check_wandb
+from cckt.detector.training.forecast import warnings
 from cckt.detector.training.monitor import Monitor
 from cckt.detector.training.preflight import (
     check_batch,
@@ -47,6 +49,7 @@ def train(
     resume: bool = False,
     max_steps: int | None = None,
     stop_after: int | None = None,
+    start: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a detector and return the figures of the run.
@@ -55,7 +58,8 @@ def train(
     evaluated at the end and every `train.evaluate_every` epochs; None: no evaluation. out: run folder
     (runs/run_folder.py). resume: continue from the newest intact checkpoint of `out`. max_steps: end the run
     after this number of optimiser steps instead of `train.epochs`; the schedules do not change. stop_after:
-    stop after this number of steps of this call, with a checkpoint to resume from, as on a signal.
+    stop after this number of steps of this call, with a checkpoint to resume from, as on a signal. start: a
+    run folder or a .safetensors file whose fitting weights a new run starts from (`start_from`).
 
     Returns, on every rank, {"step", "epochs", "seconds", "images_per_s", "data_wait_share", "skipped",
     "photos_unreadable", "stopped", "evaluation"}. data_wait_share: share of the logged steps' time spent
@@ -87,7 +91,11 @@ def train(
             progress.note(note)
         if ingredients.facts.pseudo:
             progress.note(f"{train_data}: {ingredients.facts.pseudo}")
-        run = Run(config, ingredients, out, world)
+        for warning in warnings(config, ingredients, open_index(train_data)):
+            progress.note(f"warning: {warning}")
+        run = Run(config, ingredients, out, world, None if resume else start)
+        if run.started is not None:
+            progress.note(run.started.line())
         run.open(resume, Folders.of(train_data, val_data, max_steps), progress)
         last = config.train.epochs * run.steps_per_epoch
         last = last if max_steps is None else min(last, max_steps)

@@ -54,7 +54,7 @@ def test_predict_and_pseudo_on_a_cluster_find_the_same(call: Call, world: World,
         pseudo = ["pseudo", world.run, "--data", world.held, "--min-score", "0.01", "--device", "cpu"]
         outcome = call(*pseudo, "--out", tmp_path / f"{engine}-data", "--engine", engine)
         assert outcome.code == 0, outcome.err
-        pictures = {path.name: path.read_bytes() for path in out.glob("*.png")}
+        pictures = {path.name: path.read_bytes() for path in out.glob("*.jpg")}
         digest = outcome.out.split("sha256:")[1].split()[0]
         found[engine] = ((out / "predictions.json").read_bytes(), pictures, digest)
         assert len(pictures) == 6

@@ -42,7 +42,9 @@ def test_predictions_are_scored_only_with_the_names_of_the_index(
     assert call("eval", "--detections", right, *common).code == 0
     wrong = predicted(call, world, tmp_path / "wrong", "dog, cup, box, cat")
     sentence = call("eval", "--detections", wrong, *common).sentence()
-    assert f"{tmp_path}/wrong/images.json: category 1 is 'dog', expected 'cup' of {world.held}" in sentence
+    assert (
+        f"{tmp_path}/wrong/predictions.json: category 1 is 'dog', expected 'cup' of {world.held}" in sentence
+    )
     assert f"score the run with cckt eval RUN --data {world.held}" in sentence
 
 

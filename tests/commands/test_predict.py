@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,12 +26,12 @@ def test_predict_uses_the_teacher_of_the_run(call: Call, world: World, tmp_path:
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["photos"] == 7
     assert "broken.jpg" in outcome.err
-    results = json.loads((out / "predictions.json").read_text())
-    known = json.loads((out / "images.json").read_text())
+    known = json.loads((out / "predictions.json").read_text())
+    results = known["annotations"]
     assert {one["image_id"] for one in results} <= {one["id"] for one in known["images"]}
     assert {one["category_id"] for one in results} == {1, 2}
     assert [one["name"] for one in known["categories"]] == ["cup", "cat"]
-    pictures = sorted(out.glob("*.png"))
+    pictures = sorted(out.glob("*.jpg"))
     assert len(pictures) == 6
     assert Image.open(pictures[0]).width >= 512
 
@@ -39,7 +40,7 @@ def test_predict_without_priors_or_pictures(call: Call, world: World, tmp_path: 
     photo = world.folder / "photos" / "0.png"
     words = ["--vocabulary", "cup", "--out", tmp_path, "--priors", "none", "--no-pictures"]
     assert call("predict", world.run, photo, *words).code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images.json", "predictions.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.json"]
 
 
 def test_predict_reads_patterns_and_lists_and_writes_each_format(
@@ -55,8 +56,8 @@ def test_predict_reads_patterns_and_lists_and_writes_each_format(
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{photos}/3.png\n{photos}/4.png\n"))
     assert call("predict", world.run, "-", *common, "--out", tmp_path, "--format", "yolo").code == 0
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["3.txt", "4.txt"]
-    outcome = call("predict", world.run, photos, *common, "--out", tmp_path, "--format", "voc")
-    assert "--format voc is not known; expected coco, yolo or csv" in outcome.sentence()
+    outcome = call("predict", world.run, photos, *common, "--out", tmp_path, "--format", "kitti")
+    assert "--format kitti is not known; expected coco, yolo, voc or csv" in outcome.sentence()
 
 
 def test_results_of_somebody_else_are_not_replaced(call: Call, world: World, tmp_path: Path) -> None:
@@ -67,3 +68,84 @@ def test_results_of_somebody_else_are_not_replaced(call: Call, world: World, tmp
     assert call("eval", world.run, "--data", world.held, "--out", tmp_path / "e").code == 0
     (tmp_path / "e" / "metrics.json").write_text("{}")
     assert "metrics.json" in call("eval", world.run, "--data", world.held, "--out", tmp_path / "e").sentence()
+
+
+def test_predictions_of_a_data_set_are_scored_like_its_evaluation(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    asked = ["--multi-label", "--no-rivals", "--min-score", "0", "--no-pictures", "--batch", "1"]
+    done = call("predict", world.run, "--data", world.held, *asked, "--out", tmp_path / "finds")
+    assert done.code == 0, done.err
+    figures = []
+    scored = ["--detections", tmp_path / "finds" / "predictions.json", "--data", world.held]
+    for words in ([world.run, "--data", world.held, "--set", "inference.batch=1"], scored):
+        outcome = call("eval", *words, "--resamples", "0", "--json", "-")
+        assert outcome.code == 0, outcome.err
+        figures.append(json.loads(outcome.out))
+    assert figures[0]["detections"] == figures[1]["detections"]
+    assert figures[0]["ap50_all"] == pytest.approx(figures[1]["ap50_all"], abs=0.02)
+
+
+def test_predictions_are_read_back_as_a_data_set(call: Call, world: World, tmp_path: Path) -> None:
+    photos = world.folder / "photos"
+    done = call(
+        "predict", world.run, photos, "--vocabulary", "cup, cat", "--min-score", "0", "--out", tmp_path / "f"
+    )
+    assert done.code == 0, done.err
+    read = ["--annotations", tmp_path / "f" / "predictions.json", "--images", photos]
+    outcome = call("data", "index", *read, "--out", tmp_path / "again")
+    assert outcome.code == 0, outcome.err
+
+
+def test_confirmed_predictions_have_the_scores_of_the_teacher(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    words = ["--vocabulary", "cup, cat", "--no-pictures", "--min-score", "0", "--confirm", "2"]
+    outcome = call("predict", world.run, world.folder / "photos", *words, "--out", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "cckt eval RUN --data DATA --confirm K" in outcome.err
+    known = json.loads((tmp_path / "predictions.json").read_text())
+    per_photo = [sum(a["image_id"] == one["id"] for a in known["annotations"]) for one in known["images"]]
+    assert max(per_photo) <= 2
+    scored = call("eval", world.run, "--data", world.held, "--confirm", "2", "--json", "-")
+    assert json.loads(scored.out)["figures"]["confirm"] == 2
+    again = call("predict", world.run, world.folder / "photos", *words, "--out", tmp_path)
+    assert "not calibrated" not in again.err
+    wrong = call("predict", world.run, world.folder / "photos", *words[:-1], "1001", "--out", tmp_path)
+    assert "from 1 to 1000" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--vocabulary", "cup"], "no photos are named; give files or folders of photos, or --data"),
+        (["PHOTOS"], "no concepts are named; give --vocabulary"),
+        (["PHOTOS", "--data", "HELD"], "and --data"),
+        (["PHOTOS", "--vocabulary", "cup", "--scores"], "--scores applies only to --format yolo"),
+        (["PHOTOS", "--vocabulary", "cup", "--nms", "2"], "nms 2: expected a number from 0 to 1"),
+        (["PHOTOS", "--vocabulary", "cup", "--text", "PHOTOS/0.png"], "cannot be read"),
+        (["FOLDER", "--vocabulary", "cup"], "found no photo, only folders, expected photos; add --recursive"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    call: Call, world: World, tmp_path: Path, words: list[str], message: str
+) -> None:
+    (tmp_path / "folder" / "below").mkdir(parents=True)
+    places = {"PHOTOS": str(world.folder / "photos"), "HELD": str(world.held)}
+    places["FOLDER"] = str(tmp_path / "folder")
+    given = [places.get(word, word.replace("PHOTOS", places["PHOTOS"])) for word in words]
+    assert message in call("predict", world.run, *given, "--out", tmp_path / "out").sentence()
+
+
+def test_a_table_of_text_embeddings_replaces_those_of_the_teacher(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    width = json.loads((world.run / "facts.json").read_text())["embedding_dim"]
+    np.save(tmp_path / "text.npy", np.eye(2, width, dtype=np.float32))
+    common = ["--vocabulary", "cup, cat", "--no-pictures", "--min-score", "0", "--top", "1", "--recursive"]
+    common += ["--set", "inference.nms=0.4", "--text", tmp_path / "text.npy"]
+    outcome = call("predict", world.run, world.folder / "photos", *common, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    np.save(tmp_path / "text.npy", np.eye(3, width, dtype=np.float32))
+    refused = call("predict", world.run, world.folder / "photos", *common, "--out", tmp_path / "out")
+    assert "found the shape (3, " in refused.sentence()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cckt.detector.config.config import save_config
-from tests.commands.front import Call, World, write
+from tests.commands.front import Call, World, options, write
 from tests.detector.tiny import make_data, tiny_config
 
 
@@ -85,3 +85,31 @@ def test_plain_config_and_set_apply_to_the_recipe_in_this_order(
 def test_two_data_sets_are_refused(call: Call, option: str) -> None:
     sentence = call("train", option, "a", option, "b", "--out", "run", "--recipe", "shapeworld").sentence()
     assert f"{option} is given 2 times (a, b), expected one data set" in sentence
+
+
+def test_a_run_starts_from_another_one_and_says_what_was_taken(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    common = ["train", "--recipe", "shapeworld", "--train", world.seen, *options(), "--max-steps", "1"]
+    outcome = call(*common, "--from", world.run, "--out", tmp_path / "a")
+    assert outcome.code == 0, outcome.err
+    assert "tensors of the model were taken" in outcome.err
+    assert "warning: the run has " in outcome.err
+    assert "--from" in call(*common, "--from", tmp_path / "none", "--out", tmp_path / "b").sentence()
+    assert (
+        "applies only to a new run" in call("train", "--resume", tmp_path / "a", "--epochs", "2").sentence()
+    )
+
+
+def test_the_length_of_a_run_follows_the_photos_or_the_minutes(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    common = ["train", "--recipe", "shapeworld", "--train", world.seen, *options(), "--print-config"]
+    shown = call(*common, "--epochs", "auto")
+    assert "\nepochs = 50\n" in shown.out
+    assert "\nepochs = 7\n" in call(*common, "--epochs", "7").out
+    assert "\nepochs = 1\n" in call(*common, "--epochs", "1", "--minutes", "60").out
+    assert "--epochs x: expected auto or a whole number" in call(*common, "--epochs", "x").sentence()
+    assert "--minutes 0: expected a number above 0" in call(*common, "--minutes", "0").sentence()
+    assert "an epoch takes" in call(*common, "--minutes", "0.0000001").sentence()
+    assert not list(tmp_path.iterdir())

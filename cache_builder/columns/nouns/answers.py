@@ -16,7 +16,6 @@ from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.columns.crop_rules import RULES, crop_rectangles
 from cckt.cache_builder.columns.crops import SMALL, photo_spans, usable_boxes
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.mllm.namer import Namer
@@ -27,6 +26,7 @@ from cckt.cache_builder.proposals.noun_phrases import noun_of
 from cckt.cache_builder.proposals.nouns import ANSWERS
 from cckt.cache_builder.runner import Item, run_chunks
 from cckt.cache_builder.store import ColumnName, ColumnSpec, column_spec, open_writer
+from cckt.cache_builder.teacher.crop_rules import RULES, crop_rectangles
 
 WIDTH = 96
 """Bytes of an answer that are kept."""

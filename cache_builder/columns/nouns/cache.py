@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.constants import CROP, NAME_PROMPT, PRECISION, TEMPLATES, W_MAX
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.columns.crop_rules import check_rule
 from cckt.cache_builder.columns.crops import box_table
 from cckt.cache_builder.columns.nouns.answers import CHUNK_ROWS, cache_answers, require_nouns
 from cckt.cache_builder.columns.nouns.chosen import Chosen, embed_names, write_nouns, write_texts
@@ -39,6 +38,7 @@ from cckt.cache_builder.store import (
 )
 from cckt.cache_builder.store.kinds import PROPOSALS
 from cckt.cache_builder.teacher.clip import Teacher
+from cckt.cache_builder.teacher.crop_rules import check_rule
 from cckt.cache_builder.teacher.prompts import Templates, resolve_templates
 
 

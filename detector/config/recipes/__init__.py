@@ -3,6 +3,7 @@
 cckt.py          CCKT-Det on OV-COCO and OV-LVIS
 hdovd.py         HD-OVD with three students, on OV-COCO, OV-LVIS and the embedded data set
 hybrid.py        HD-OVD with Deformable DETR on the embedded data set; hybrids of both methods
+photos.py        real photos in small numbers, on a laptop or one small GPU
 shapeworld.py    CCKT-Det on the embedded data set, for minutes on two CPU cores
 variants.py      a recipe without guidance, without contrast, or without both
 """
@@ -30,6 +31,7 @@ from cckt.detector.config.recipes.hdovd import (
     shapeworld_hdovd_fasterrcnn,
 )
 from cckt.detector.config.recipes.hybrid import hybrid_coco_r50, shapeworld_hdovd, shapeworld_hybrid
+from cckt.detector.config.recipes.photos import photos_medium, photos_small
 from cckt.detector.config.recipes.shapeworld import shapeworld, shapeworld_fast
 from cckt.detector.config.recipes.variants import plain, without_contrast, without_guidance
 
@@ -38,6 +40,8 @@ __all__ = ["RECIPES", "plain", "recipe", "without_contrast", "without_guidance"]
 RECIPES: dict[str, Callable[[], Config]] = {
     "shapeworld": shapeworld,
     "shapeworld-fast": shapeworld_fast,
+    "photos-small": photos_small,
+    "photos-medium": photos_medium,
     "coco-48-17-r50": coco_48_17_r50,
     "coco-48-17-r50-fast": coco_48_17_r50_fast,
     "coco-48-17-swinb": coco_48_17_swinb,

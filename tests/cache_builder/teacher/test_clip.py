@@ -6,6 +6,7 @@ import hashlib
 import json
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -18,7 +19,7 @@ from cckt.cache_builder.base import hub as fetching
 from cckt.cache_builder.base.device import pick_device, weight_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.teacher import clip as room
-from cckt.cache_builder.teacher.clip import load_teacher
+from cckt.cache_builder.teacher.clip import load_teacher, quick_gelu_missing
 from tests.cache_builder.samples import WIDTH, tiny_config, write_teacher
 
 SENTENCES = ["a photo of a cat.", "", "bow (weapon) " * 40]
@@ -314,3 +315,46 @@ def test_ranks_of_a_machine_take_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> 
     for rank, gpu in (("0", 0), ("3", 3), ("5", 1)):
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert pick_device("auto") == torch.device("cuda", gpu)
+
+
+def test_published_weights_get_the_activation_that_they_were_trained_with() -> None:
+    pairs = open_clip.list_pretrained()
+    wrong = []
+    for architecture, tag in pairs:
+        trained = bool(open_clip.get_pretrained_cfg(architecture, tag).get("quick_gelu"))
+        built = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu"))
+        if (built or quick_gelu_missing(architecture, tag)) != trained:
+            wrong.append((architecture, tag))
+    # The only weights of this architecture; its configuration, not their entry, records the activation.
+    assert wrong == [("roberta-ViT-B-32", "laion2b_s12b_b32k")]
+    assert quick_gelu_missing("ViT-B-32", "openai")
+    assert not quick_gelu_missing("ViT-B-32-quickgelu", "openai")
+    assert not quick_gelu_missing("ViT-B-32", "laion2b_s34b_b79k")
+    assert not quick_gelu_missing("ViT-B-32", "weights.safetensors")
+
+
+def test_the_activation_reaches_the_model_and_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def create(architecture: str, weights: str, **options: Any) -> tuple[torch.nn.Module, Any]:
+        asked.update(options)
+        config = open_clip.get_model_config("ViT-B-32")
+        config |= {"vision_cfg": config["vision_cfg"] | {"layers": 1}}
+        config["text_cfg"] |= {"layers": 1}
+        model = open_clip.CLIP(
+            config["embed_dim"],
+            config["vision_cfg"],
+            config["text_cfg"],
+            quick_gelu=options["force_quick_gelu"],
+        )
+        mean = open_clip.OPENAI_DATASET_MEAN
+        transform = open_clip.image_transform(224, False, mean=mean, std=open_clip.OPENAI_DATASET_STD)
+        model.visual.preprocess_cfg = {"size": 224, "mean": list(mean)}
+        return model, transform
+
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
+    teacher = load_teacher("ViT-B-32/openai", device="cpu")
+    assert asked["force_quick_gelu"] is True
+    assert teacher.recipe()["architecture"]["quick_gelu"] is True
+    load_teacher("ViT-B-32/laion2b_s34b_b79k", device="cpu")
+    assert asked["force_quick_gelu"] is False

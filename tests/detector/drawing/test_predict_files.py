@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -15,6 +16,9 @@ from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.drawing import picture_files
 from cckt.detector.drawing import predict_files as module
 from cckt.detector.drawing.predict_files import predict_files
+from cckt.detector.drawing.products import Products
+from cckt.detector.inference.journal import Journal
+from cckt.detector.inference.photo_sources import _ffmpeg, video_frames
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction
 
@@ -65,15 +69,15 @@ def test_predictions_have_the_order_of_the_files(tmp_path: Path) -> None:
     paths = files(tmp_path)
     found, detector, progress = predict(paths)
     assert [one.source for one in found] == list(map(str, paths))
-    assert progress.notes == ["broken.png cannot be read"]
-    assert detector.inputs == paths, "expected paths if nothing is drawn"
+    assert ["broken.png: is not an image" in note for note in progress.notes] == [True]
+    assert [one.fault != "" for one in found] == [False, True, False]
+    assert [image.filename for image in detector.inputs] == [str(paths[0]), str(paths[2])]
 
 
-def test_pictures_are_numbered_and_share_the_decoding(tmp_path: Path) -> None:
+def test_pictures_are_numbered_like_the_files(tmp_path: Path) -> None:
     out = tmp_path / "out" / "pictures"
-    _, detector, _ = predict(files(tmp_path), pictures=out)
-    assert sorted(path.name for path in out.iterdir()) == ["00001-0.png", "00003-1.png"]
-    assert [isinstance(image, Image.Image) for image in detector.inputs] == [True, False, True]
+    predict(files(tmp_path), pictures=out)
+    assert sorted(path.name for path in out.iterdir()) == ["00001-0.jpg", "00003-1.jpg"]
 
 
 def test_a_video_that_cannot_be_read_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +108,7 @@ def test_a_full_disk_ends_the_pictures_and_keeps_the_predictions(
     monkeypatch.setattr(picture_files, "write_bytes", full)
     found, _, progress = predict(files(tmp_path), pictures=tmp_path / "out")
     assert len(found) == 3
-    assert ["no more pictures are drawn" in note for note in progress.notes] == [True, False]
+    assert sorted("no more pictures are drawn" in note for note in progress.notes) == [False, True]
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -118,12 +122,100 @@ def test_pictures_of_somebody_else_are_refused_and_ours_are_replaced(tmp_path: P
     out = tmp_path / "out"
     out.mkdir()
     (out / "holiday.png").write_text("precious")
-    (out / "00001-0.png").write_text("precious")
-    with pytest.raises(UserError, match=r"00001-0\.png that is not a picture of cckt predict"):
+    (out / "00001-0.jpg").write_text("precious")
+    with pytest.raises(UserError, match=r"00001-0\.jpg that is not a picture of cckt predict"):
         predict(files(tmp_path), pictures=out)
-    assert (out / "00001-0.png").read_text() == "precious"
+    assert (out / "00001-0.jpg").read_text() == "precious"
     (out / "predictions.json").touch()  # a folder of an earlier version, whose pictures have no mark
     predict(files(tmp_path), pictures=out)
     (out / "predictions.json").unlink()
     predict(files(tmp_path), pictures=out)
     assert (out / "holiday.png").read_text() == "precious"
+
+
+def test_a_stopped_command_continues_behind_the_finished_files(tmp_path: Path) -> None:
+    paths, out = files(tmp_path), tmp_path / "out"
+    whole, _, _ = predict(paths, pictures=tmp_path / "at once")
+
+    class Stopped(Blind):
+        def stream(self, images: Any, vocabulary: Vocabulary, **options: Any) -> Iterator[Prediction]:
+            for number, one in enumerate(super().stream(images, vocabulary, **options)):
+                if number == 1:
+                    raise KeyboardInterrupt
+                yield one
+
+    journal = Journal(out, {"seed": 1}, CONCEPTS)
+    with pytest.raises(KeyboardInterrupt):
+        predict_files(
+            cast(Predictor, Stopped()), paths, CONCEPTS, journal=journal, pictures=out, min_score=0.25
+        )
+    journal.close()
+    partial = (out / "predictions.partial").read_text()
+    (out / "predictions.partial").write_text(partial + '{"source": "half a li')
+
+    other = Journal(tmp_path / "other", {"seed": 1}, CONCEPTS)
+    (tmp_path / "other" / "predictions.partial").write_text(partial)
+    assert Journal(tmp_path / "other", {"seed": 2}, CONCEPTS).inputs == 0, "of other settings"
+    other.close()
+
+    journal = Journal(out, {"seed": 1}, CONCEPTS)
+    assert journal.inputs >= 1
+    detector, progress = Blind(), Notes()
+    found = predict_files(
+        cast(Predictor, detector),
+        paths,
+        CONCEPTS,
+        journal=journal,
+        pictures=out,
+        progress=progress,
+        min_score=0.25,
+    )
+    assert "of 3 files are finished; the rest follows" in progress.notes[0]
+    assert [one.source for one in found] == [one.source for one in whole]
+    assert [one.size for one in found] == [one.size for one in whole]
+    assert len(detector.inputs) < 2, "expected only the rest to be predicted"
+    journal.remove()
+    assert sorted(path.name for path in out.iterdir()) == ["00001-0.jpg", "00003-1.jpg"]
+
+
+def test_a_journal_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "predictions.partial").write_text("precious")
+    with pytest.raises(UserError, match="is not a journal of cckt predict"):
+        Journal(tmp_path, {}, CONCEPTS)
+
+
+def test_crops_are_saved_in_a_folder_per_concept(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 8))
+    vars(image)["filename"] = "a/0.png"
+    box = np.array([[1.2, 2, 5.5, 9]], np.float32)
+    words = Vocabulary.free("../cup")
+    one = Prediction(box, np.array([0.5], np.float32), np.array([0]), words, (8, 8), "a/0.png")
+    Products(crops=tmp_path / "crops").write(3, image, one)
+    (path,) = (tmp_path / "crops").rglob("*.jpg")
+    assert path.relative_to(tmp_path / "crops").as_posix() == "_cup/00003-01-0.50-0.jpg"
+    assert Image.open(path).size == (5, 6)
+
+
+def test_frames_are_saved_and_named_as_sources(tmp_path: Path) -> None:
+    frame = Image.new("RGB", (8, 8))
+    vars(frame)["filename"] = "in/clip.mp4@2.00s"
+    products = Products(frames=tmp_path / "frames")
+    one = products.named(Prediction.empty(CONCEPTS, (8, 8), "in/clip.mp4@2.00s"), frame)
+    assert one.source == str(tmp_path / "frames" / "clip.mp4@2.00s.jpg")
+    assert products.write(1, frame, one) is None
+    assert Image.open(one.source).size == (8, 8)
+
+
+@pytest.mark.skipif(_ffmpeg() is None, reason="no ffmpeg")
+def test_an_annotated_video_has_the_frames_of_the_video(tmp_path: Path) -> None:
+    products = Products(videos=tmp_path)
+    for number in range(3):
+        frame = Image.new("RGB", (65, 48), (80 * number, 0, 0))
+        vars(frame)["filename"] = f"in/clip.mp4@{number}.00s"
+        drawn = products.write(
+            number, frame, Prediction.empty(CONCEPTS, (65, 48), f"in/clip.mp4@{number}.00s")
+        )
+        assert drawn is not None
+        products.add_frame(drawn)
+    products.end_of_input()
+    assert len(list(video_frames(tmp_path / "clip-detections.mp4", 1.0))) == 3

@@ -15,7 +15,8 @@ from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import evaluate_detections
 from cckt.detector.evaluation.ground_truth import ground_truth_of
 from cckt.detector.evaluation.results_file import read_results
-from cckt.detector.inference.prediction import Prediction, write_coco, write_coco_images
+from cckt.detector.inference.label_files import write_coco, write_coco_results
+from cckt.detector.inference.prediction import Prediction
 from tests.detector.evaluation.evaluation_world import make_data
 
 
@@ -40,7 +41,7 @@ def wide(tmp_path):
     return make_data(tmp_path / "wide", photos=24)
 
 
-def predicted(folder, words, index, names=("0.png", "1.png", "2.png", "3.png")):
+def predicted(folder, words, index, names=("0.png", "1.png", "2.png", "3.png"), earlier=False):
     """Write predictions of `words` as `cckt predict` does, but with the image ids of the index."""
     found = [
         Prediction(
@@ -54,11 +55,10 @@ def predicted(folder, words, index, names=("0.png", "1.png", "2.png", "3.png")):
         for name in names
     ]
     path = write_coco(found, folder / "predictions.json", index.image_ids.tolist())
-    names_file = write_coco_images(found, folder / "images.json")
-    known = json.loads(names_file.read_text())
-    for image, number in zip(known["images"], index.image_ids.tolist(), strict=True):
-        image["id"] = number
-    names_file.write_text(json.dumps(known))
+    if earlier:  # the two files of versions before 0.3
+        known = json.loads(path.read_text())
+        (folder / "images.json").write_text(json.dumps({k: known[k] for k in ("images", "categories")}))
+        write_coco_results(found, path, index.image_ids.tolist())
     return path
 
 
@@ -83,13 +83,14 @@ def test_predictions_of_the_words_of_the_index_are_scored(index, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("dog, cat, kite", r"images\.json: category 1 is 'dog', expected 'cat' of .*; score the run with"),
+        ("dog, cat, kite", r"json: category 1 is 'dog', expected 'cat' of .*, or score the run with"),
         ("cat, dog, zebra", r"category 3 is 'zebra', expected 'kite' of "),
         ("cat, dog, kite, boat, tree", r"category 5 is 'tree', expected one of the 4 category ids of "),
     ],
 )
-def test_predictions_of_other_words_or_another_order_are_refused(index, tmp_path, words, message):
-    path = predicted(tmp_path / "a", words, index)
+@pytest.mark.parametrize("earlier", [False, True])
+def test_predictions_of_other_words_or_another_order_are_refused(index, tmp_path, words, message, earlier):
+    path = predicted(tmp_path / "a", words, index, earlier=earlier)
     with pytest.raises(UserError, match=message) as raised:
         read_results(path, index)
     assert f"cckt eval RUN --data {index.folder}." in str(raised.value)
@@ -100,7 +101,7 @@ def test_predictions_of_other_words_or_another_order_are_refused(index, tmp_path
 def test_predictions_of_other_images_are_refused(index, tmp_path):
     names = ("0.png", "2.png", "1.png", "3.png")
     path = predicted(tmp_path / "a", "cat, dog, kite", index, names)
-    with pytest.raises(UserError, match=r"image 11 is 'somewhere/2\.png', expected '1\.png' of"):
+    with pytest.raises(UserError, match=r"image 11 is '2\.png', expected '1\.png' of"):
         read_results(path, index)
 
 

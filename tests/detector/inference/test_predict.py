@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import numpy as np
@@ -14,14 +13,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.vocabulary import Concept, Vocabulary
 from cckt.detector.config.config import changed, save_config
 from cckt.detector.inference.predict import Predictor
-from cckt.detector.inference.prediction import (
-    IMAGES_FILE,
-    Prediction,
-    write_coco,
-    write_coco_images,
-    write_csv,
-    write_yolo,
-)
+from cckt.detector.inference.prediction import Prediction
 from tests.detector.evaluation.evaluation_world import (
     layers_of,
     make_deep_run,
@@ -258,34 +250,6 @@ def test_distinct_keeps_the_best_detection_of_a_box():
         (0, 0, 10, 10, 0.6, 0), (0, 0, 10, 9, 0.9, 1), (20, 0, 30, 10, 0.5, 0), (0, 0, 3, 3, 0.4, 0)
     )
     assert found.distinct().scores.tolist() == pytest.approx([0.9, 0.5, 0.4])
-
-
-def test_files_of_zero_predictions(tmp_path):
-    assert write_coco([], tmp_path / "c.json").read_text() == "[]"
-    assert len(write_csv([], tmp_path / "c.csv").read_text().splitlines()) == 1
-    assert [path.name for path in write_yolo([], tmp_path / "labels")] == ["classes.txt"]
-
-
-def test_files_hold_concepts_scores_and_boxes(tmp_path):
-    found = [prediction((4, 2, 12, 12, 0.75, 1)), prediction(source="c.jpg")]
-    (record,) = json.loads(write_coco(found, tmp_path / "c.json", [7, 8]).read_text())
-    assert record == {"image_id": 7, "category_id": 2, "bbox": [4.0, 2.0, 8.0, 10.0], "score": 0.75}
-    first, second, classes = write_yolo(found, tmp_path / "yolo")
-    assert first.read_text() == "1 0.200000 0.350000 0.200000 0.500000 0.750000\n"
-    assert (second.name, second.read_text()) == ("c.txt", "")
-    assert classes.read_text() == "cat\nbig dog\n"
-    images = json.loads(write_coco_images(found, tmp_path / "new" / IMAGES_FILE).read_text())
-    assert images["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "big dog"}]
-    assert images["images"][1] == {"id": 2, "file_name": "c.jpg", "width": 40, "height": 20}
-    (line,) = csv.DictReader(write_csv(found, tmp_path / "c.csv").open())
-    assert (line["concept"], line["novel"], line["right"]) == ("big dog", "1", "12.00")
-
-
-def test_yolo_refuses_two_photos_of_one_name(tmp_path):
-    with pytest.raises(UserError, match="found 'b' more than once"):
-        write_yolo([prediction(), prediction(source="other/b.png")], tmp_path)
-    with pytest.raises(UserError, match="without a name"):
-        write_yolo([prediction(source="")], tmp_path)
 
 
 def test_supervision_is_required_only_by_to_supervision(monkeypatch):

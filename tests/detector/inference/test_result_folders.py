@@ -14,7 +14,12 @@ from cckt.detector.inference.prediction import Prediction
 from cckt.detector.inference.result_folders import require_own_evaluation, require_own_predictions
 from cckt.detector.inference.write_results import write_results
 
-FILES = {"coco": "predictions.json", "csv": "predictions.csv", "yolo": "labels/a.txt"}
+FILES = {
+    "coco": "predictions.json",
+    "csv": "predictions.csv",
+    "yolo": "labels/a.txt",
+    "voc": "Annotations/a.xml",
+}
 
 
 @pytest.mark.parametrize("format", FILES)

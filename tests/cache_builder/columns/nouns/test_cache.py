@@ -12,7 +12,6 @@ import pytest
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns import recompute
-from cckt.cache_builder.columns.crop_rules import crop_rectangles
 from cckt.cache_builder.columns.nouns import answers as answers_module
 from cckt.cache_builder.columns.nouns.cache import cache_nouns
 from cckt.cache_builder.columns.proposals import import_proposals
@@ -27,6 +26,7 @@ from cckt.cache_builder.proposals.nouns import read_answers
 from cckt.cache_builder.proposals.provenance import Provenance
 from cckt.cache_builder.store import list_columns, open_column, pull
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
+from cckt.cache_builder.teacher.crop_rules import crop_rectangles
 from cckt.cache_builder.teacher.prompts import SINGLE
 from cckt.cache_builder.vocabulary import Vocabulary
 from tests.cache_builder.column_samples import tree

@@ -1,0 +1,133 @@
+"""What `cckt predict` writes about each image besides labels: pictures, frames, crops, annotated videos."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.detector.drawing.draw import draw_marks, draw_prediction, marks_of
+from cckt.detector.drawing.picture_files import save_picture
+from cckt.detector.inference.photo_sources import PHOTO_SUFFIXES, ffmpeg_program, name_of
+from cckt.detector.inference.prediction import Prediction
+
+
+@dataclass
+class Products:
+    """Folders to write, None for nothing; `write` runs in several threads at once.
+
+    pictures: images with their detections. frames: video frames without drawings, as JPEG files, which the
+    labels then refer to. crops: one JPEG file per detection, in a folder per concept. videos: folder for each
+    video with its detections drawn, `rate` frames per second.
+    """
+
+    pictures: Path | None = None
+    frames: Path | None = None
+    crops: Path | None = None
+    videos: Path | None = None
+    rate: float = 1.0
+    _video: _Video | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is written."""
+        return any((self.pictures, self.frames, self.crops, self.videos))
+
+    def named(self, prediction: Prediction, image: Image.Image) -> Prediction:
+        """Return the prediction with the file of its frame as source, if frames are saved."""
+        if self.frames is None or not _is_frame(prediction.source):
+            return prediction
+        return replace(prediction, source=str(self.frames / f"{name_of(prediction.source)}.jpg"))
+
+    def write(self, number: int, image: Image.Image, prediction: Prediction) -> Image.Image | None:
+        """Write everything about one image; return a drawn frame for `add_frame`, None for a photo.
+
+        Raises OSError if a file cannot be written.
+        """
+        original = str(getattr(image, "filename", prediction.source))
+        if self.frames and _is_frame(original):
+            save_picture(image, Path(prediction.source), quality=95)
+        if self.pictures:
+            drawn = draw_prediction(image, prediction)
+            save_picture(drawn, self.pictures / f"{number:05d}-{name_of(original)}.jpg")
+        if self.crops:
+            self._save_crops(number, image, prediction, original)
+        if self.videos is None or not _is_frame(original):
+            return None
+        frame = draw_marks(image, marks_of(prediction), legend=False)
+        vars(frame)["filename"] = original
+        return frame
+
+    def add_frame(self, frame: Image.Image) -> None:
+        """Append a drawn frame to the annotated video. Raises UserError if ffmpeg cannot write it."""
+        assert self.videos is not None, "expected a folder of videos, found None"
+        width, height = frame.width + frame.width % 2, frame.height + frame.height % 2
+        if self._video is None:
+            name = Path(str(getattr(frame, "filename", "")).rpartition("@")[0]).stem
+            self._video = _Video(self.videos / f"{name}-detections.mp4", (width, height), self.rate)
+        self._video.add(frame)
+
+    def end_of_input(self) -> None:
+        """Complete the annotated video of the file whose last frame was added."""
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+    def _save_crops(self, number: int, image: Image.Image, prediction: Prediction, original: str) -> None:
+        assert self.crops is not None, "expected a folder of crops, found None"
+        boxes = zip(prediction.names, prediction.scores, prediction.boxes_xyxy, strict=True)
+        for at, (name, score, box) in enumerate(boxes, 1):
+            left, top = int(box[0]), int(box[1])
+            right, bottom = max(left + 1, -int(-box[2] // 1)), max(top + 1, -int(-box[3] // 1))
+            file = f"{number:05d}-{at:02d}-{score:.2f}-{name_of(original)}.jpg"
+            crop = image.crop((left, top, min(right, image.width), min(bottom, image.height)))
+            save_picture(crop, self.crops / _folder_name(name) / file, quality=95)
+
+
+class _Video:
+    """An H.264 video that ffmpeg writes from frames of one size."""
+
+    def __init__(self, path: Path, size: tuple[int, int], rate: float) -> None:
+        self.path, self._size = path, size
+        path.parent.mkdir(parents=True, exist_ok=True)
+        command = [ffmpeg_program(), "-nostdin", "-loglevel", "error", "-y", "-f", "rawvideo"]
+        command += ["-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", f"{rate:g}", "-i", "-"]
+        command += ["-an", "-pix_fmt", "yuv420p", "-metadata", "comment=cckt predict", str(path)]
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by close()
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=self._errors)
+
+    def add(self, frame: Image.Image) -> None:
+        if frame.size != self._size:
+            page = Image.new("RGB", self._size)
+            page.paste(frame, (0, 0))
+            frame = page
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # ffmpeg ended; `close` gives the reason
+            self._process.stdin.write(frame.tobytes())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        code = self._process.wait()
+        with self._errors as file:
+            file.seek(0)
+            reason = file.read().decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {code}"]
+        if code:
+            raise UserError(f"{self.path}: ffmpeg cannot write it ({reason[0]}); leave out --video.")
+
+
+def _is_frame(source: str) -> bool:
+    """Whether a source is a frame of a video, as `video_frames` names it: "clip.mp4@12.00s"."""
+    return re.search(r"@[0-9.]+s$", source) is not None and Path(source).suffix not in PHOTO_SUFFIXES
+
+
+def _folder_name(name: str) -> str:
+    """Return a concept's name as a folder name on any system."""
+    return re.sub(r"[^\w .-]", "_", name).strip(" .") or "_"

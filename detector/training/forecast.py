@@ -1,0 +1,89 @@
+"""Epochs for a number of photos, and warnings before a run starts."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from cckt.cache_builder.index import Index
+from cckt.detector.config.config import Config, changed
+from cckt.detector.data.schedule import Schedule
+from cckt.detector.training.preflight import Ingredients
+
+SHORTEST, LONGEST = 3, 50
+"""Epochs that `--epochs auto` chooses at least and at most."""
+SHRUNK = 10.0
+"""Factor by which photos are reduced from which a warning says so."""
+
+
+def automatic_epochs(photos: int) -> int:
+    """Return the epochs of `--epochs auto` for a number of photos.
+
+    The images seen grow with the square root of the photos: 2,400 for 150 photos, 13,900 for 5,000, so ten
+    minutes to an hour at 4 images/s.
+    """
+    seen = 2400 * (max(photos, 1) / 150) ** 0.5
+    return int(min(LONGEST, max(SHORTEST, round(seen / max(photos, 1)))))
+
+
+def with_epochs(config: Config, epochs: int, photos: int) -> Config:
+    """Return the config with this number of epochs; warm-up, drop and first epochs of terms in proportion."""
+    steps = epochs * Schedule(photos, config.train.seed, config.train.batch).steps_per_epoch
+    share = epochs / config.train.epochs
+    train = {
+        "epochs": epochs,
+        "warmup_steps": min(config.train.warmup_steps, steps // 10),
+        "lr_drop_epoch": round(config.train.lr_drop_epoch * share),
+    }
+    config = changed(config, "train", **train)
+    for name, term in config.terms.items():
+        if getattr(term, "first_epoch", 0):
+            config = changed(config, f"terms.{name}", first_epoch=round(term.first_epoch * share))
+    return config
+
+
+def warnings(config: Config, ingredients: Ingredients, index: Index) -> list[str]:
+    """Return sentences on what will probably make a run useless, before it starts."""
+    found, train = [], config.train
+    per_epoch = Schedule(len(ingredients.photos), train.seed, train.batch).steps_per_epoch
+    steps = per_epoch * train.epochs
+    if steps <= 2 * train.warmup_steps:
+        found.append(
+            f"the run has {steps} steps and train.warmup_steps is {train.warmup_steps}, so the learning rate "
+            "hardly reaches its value; train longer, such as with --epochs auto, or lower "
+            "train.warmup_steps."
+        )
+    elif steps < 200:
+        found.append(
+            f"the run has only {steps} steps ({len(index)} photos, {train.epochs} epochs of {per_epoch} "
+            "steps); a detector that starts without detection weights needs hundreds; use --epochs auto."
+        )
+    shrink = _reduction(config, index)
+    if shrink >= SHRUNK:
+        found.append(
+            f"half of the photos are reduced {shrink:.0f} times or more, to data.eval_short_side "
+            f"{config.data.eval_short_side}, so small objects vanish; use a recipe with larger photos, such "
+            "as photos-small."
+        )
+    teacher = (ingredients.facts.taught_by or {}).get("name", "")
+    if "/random:" in teacher:
+        found.append(
+            f"the teacher {teacher} has untrained weights, so novel concepts cannot be found; make the "
+            "columns with trained weights."
+        )
+    if train.device == "auto" and not torch.cuda.is_available() and config.data.eval_short_side > 480:
+        found.append(
+            f"there is no GPU, and the recipe trains on photos of {max(config.data.short_sides)} px, which "
+            "takes seconds to minutes per photo on a CPU; use --recipe photos-small."
+        )
+    return found
+
+
+def _reduction(config: Config, index: Index) -> float:
+    """Return the median factor by which evaluation reduces the photos."""
+    if not len(index):
+        return 1.0
+    widths, heights = np.asarray(index.widths, float), np.asarray(index.heights, float)
+    short, long = np.minimum(widths, heights), np.maximum(widths, heights)
+    scale = np.minimum(config.data.eval_short_side / short, config.data.max_side / long)
+    return float(np.median(1 / scale))

@@ -1,0 +1,43 @@
+"""Epochs for a number of photos, and what is warned of before a run starts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cckt.detector.config.config import apply_overrides
+from cckt.detector.config.recipes import recipe
+from cckt.detector.training.forecast import _reduction, automatic_epochs, with_epochs
+
+
+@pytest.mark.parametrize(
+    ("photos", "epochs"), [(0, 50), (1, 50), (150, 16), (1000, 6), (5000, 3), (10**6, 3)]
+)
+def test_epochs_fall_with_the_number_of_photos(photos: int, epochs: int) -> None:
+    assert automatic_epochs(photos) == epochs
+
+
+def test_the_schedule_scales_with_the_epochs() -> None:
+    config = with_epochs(recipe("coco-48-17-r50"), 12, 600)
+    assert (config.train.epochs, config.train.lr_drop_epoch) == (12, 10)
+    assert config.terms["region_contrast"].first_epoch == 10
+    short = with_epochs(recipe("shapeworld"), 2, 160)
+    assert short.train.warmup_steps == 2, "a tenth of 20 steps"
+
+
+class Photos:
+    """The sizes of an index."""
+
+    def __init__(self, *sizes: tuple[int, int]) -> None:
+        self.widths, self.heights = np.array(sizes).reshape(-1, 2).T
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+
+def test_the_reduction_is_that_of_the_evaluation_view() -> None:
+    config = apply_overrides(recipe("shapeworld"), ["data.eval_short_side=128", "data.max_side=128"])
+    assert _reduction(config, Photos()) == 1.0  # type: ignore[arg-type]
+    assert _reduction(config, Photos((1280, 960))) == 10.0  # type: ignore[arg-type]
+    wide = apply_overrides(config, ["data.max_side=1000"])
+    assert _reduction(wide, Photos((1280, 256), (1280, 256), (640, 640))) == 2.0  # type: ignore[arg-type]
