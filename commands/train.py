@@ -104,7 +104,9 @@ def train(
         raise UserError("no run is named; give --out FOLDER for a new run, or --resume RUN.")
     if recipe is None and not resuming and config is None:
         raise UserError(f"no recipe is named; give --recipe, one of {', '.join(recipes.RECIPES)}.")
-    chosen = run_config(out) if recipe is None and resuming else recipes.recipe(recipe or "coco-48-17-r50")
+    chosen = (
+        run_config(out) if out and recipe is None and resuming else recipes.recipe(recipe or "coco-48-17-r50")
+    )
     chosen = recipes.plain(chosen) if plain else chosen
     chosen = load_config(config, chosen) if config is not None else chosen
     chosen = apply_overrides(chosen, overrides or ())

@@ -60,9 +60,10 @@ def _field_docs(section: type) -> dict[str, str]:
         (tree,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(owner))).body
         assert isinstance(tree, ast.ClassDef), f"expected a class, found {tree}"
         for one, after in zip(tree.body, tree.body[1:], strict=False):
-            named = isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
-            if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                found[one.target.id] = " ".join(str(after.value.value).split())  # type: ignore[union-attr]
+            if not isinstance(one, ast.AnnAssign) or not isinstance(one.target, ast.Name):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found[one.target.id] = " ".join(str(after.value.value).split())
     return found
 
 

@@ -171,15 +171,15 @@ def write_voc(predictions: Sequence[Prediction], folder: Path) -> list[Path]:
             _add(size, name, value)
         for concept, score, box in zip(one.names, one.scores, one.boxes_xyxy, strict=True):
             item = ElementTree.SubElement(root, "object")
-            for name, value in (("name", concept), ("pose", "Unspecified"), ("truncated", 0)):
-                _add(item, name, value)
+            for key, text in (("name", concept), ("pose", "Unspecified"), ("truncated", "0")):
+                _add(item, key, text)
             _add(item, "difficult", 0)
             _add(item, "score", f"{score:.6f}")
             low = np.clip(np.floor(box[:2]) + 1, 1, np.maximum(one.size, 1)).astype(int)
             high = np.clip(np.ceil(box[2:]), low, np.maximum(one.size, 1)).astype(int)
             corners = ElementTree.SubElement(item, "bndbox")
-            for name, value in zip(("xmin", "ymin", "xmax", "ymax"), (*low, *high), strict=True):
-                _add(corners, name, value)
+            for name, edge in zip(("xmin", "ymin", "xmax", "ymax"), (*low, *high), strict=True):
+                _add(corners, name, edge)
         ElementTree.indent(root)
         paths.append(
             write_text(folder / f"{stem}.xml", ElementTree.tostring(root, encoding="unicode") + "\n")
