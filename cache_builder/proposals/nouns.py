@@ -1,6 +1,6 @@
 """Open the nouns of proposals: which noun each proposal has, and the embedding of each noun.
 
-docs/method/hd_ovd.md, section 3. `columns/nouns.py` makes the columns; the detector reads them here.
+docs/method/hd_ovd.md, section 3. `columns/nouns/` makes the columns; the detector reads them here.
 """
 
 from __future__ import annotations
@@ -47,11 +47,16 @@ class Nouns:
         """Return (U,) the row in `base_names` of the equal name for each noun, -1 where there is none.
 
         Both are compared as `noun_of` spells them: "hot_dogs" equals "hot dog". Of equal base names the first
-        one counts.
+        one counts. A longer name, such as "hammer and pick", also equals the noun that `noun_of` makes of it
+        as an answer, unless another base name has that noun.
         """
         rows: dict[str, int] = {}
         for row, name in enumerate(base_names):
             rows.setdefault(noun_of(name, None)[0], row)
+        short = [noun_of(name)[0] for name in base_names]
+        for row, noun in enumerate(short):
+            if noun and short.count(noun) == 1:
+                rows.setdefault(noun, row)
         return np.array([rows.get(name, -1) for name in self.names], np.int64)
 
     def cosines(self, crops: NDArray[np.floating]) -> NDArray[np.float32]:

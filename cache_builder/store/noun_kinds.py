@@ -45,7 +45,11 @@ NOUN_KINDS = (
         has_valid=False,
         takes_label=True,
         views=(),
-        settings=(*_NAMING, Setting("--nouns-from", source_of("words", "WORDS_FILE"))),
+        settings=(
+            Setting("--teacher", at("teacher", "name")),
+            *_NAMING,
+            Setting("--nouns-from", source_of("words", "WORDS_FILE")),
+        ),
         help="embedding of each different noun by the teacher",
         verb="nouns",
     ),

@@ -17,6 +17,8 @@ from cckt import cli
 from cckt.cache_builder.base import constants
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns import clip_priors, crops, images, mllm_priors, proposals, text
+from cckt.cache_builder.columns.nouns.cache import cache_nouns
+from cckt.cache_builder.columns.nouns.weights import fit_nouns
 from cckt.cache_builder.columns.options import Making
 from cckt.cache_builder.columns.recompute import REMAKE, TABLE_ROWS, verify_data
 from cckt.cache_builder.columns.remake import Made, Remake
@@ -238,6 +240,13 @@ def test_a_setting_has_the_default_of_its_maker() -> None:
             "--precision": Making().precision,
         },
     }
+    naming = {
+        "--prompt": default(cache_nouns, "prompt"),
+        "--crop": default(cache_nouns, "crop"),
+        "--precision": default(cache_nouns, "dtype"),
+    }
+    defaults |= dict.fromkeys(("proposals/answers", "proposals/nouns", "proposals/noun_texts"), naming)
+    defaults["proposals/noun_weights"] = {"--w-max": default(fit_nouns, "w_max")}
     for name, kind in KINDS.items():
         found = {setting.option: setting.default for setting in kind.settings if setting.default is not None}
         assert found == defaults[name]

@@ -186,6 +186,8 @@ def test_the_best_word_of_a_list(data: Path, teacher: Teacher) -> None:
         assert nouns.ids[row] == int(np.argmax(cosines))
     assert nouns.base_rows(index.concepts.names).tolist() == [0, 2, 1]
     assert nouns.base_rows(["Traffic_light", "dog"]).tolist() == [-1, 0, -1]
+    assert nouns.base_rows(["a bow weapon of wood", "dog"]).tolist() == [-1, -1, 0], "a longer name"
+    assert nouns.base_rows(["cat in boots", "cat on a roof"]).tolist() == [-1, -1, -1], "either of two"
     assert nouns.provenance.maker == "words"
     assert {"cat", "bow weapon", "bow_(weapon)"} <= set(nouns.provenance.words)
 
