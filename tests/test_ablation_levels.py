@@ -23,7 +23,7 @@ from cckt.detector.config.config import Config
 from cckt.detector.config.recipes import RECIPES, recipe
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.runs.run_folder import run_config
-from tests.commands.front import SMALL, Call
+from tests.commands.front import SMALL, cckt
 
 KEYS = ["base", "pseudo-boxes", "instance", "class", "image", "all", "cckt", "hybrid"]
 PRIORS = ["cckt-priors", "hybrid-priors"]
@@ -235,27 +235,27 @@ def test_a_stopped_table_resumes_to_the_same_figures(
             assert row["runs"][0][figure] == known["runs"][0][figure], row["key"]
 
 
-def test_the_command_shows_the_table(made: tuple[AblationPlan, dict[str, Any]], call: Call) -> None:
+def test_the_command_shows_the_table(made: tuple[AblationPlan, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
     plan, _ = made
     words = ["ablate", "levels", "--seeds", 2, "--photos", 8, "--held-out", 6, "--top", 5, "--out", plan.out]
     words += ["--nouns-from", plan.nouns_from, *(word for one in TINY for word in ("--set", one))]
-    outcome = call(*words)
+    outcome = cckt(capsys, *words)
     assert outcome.code == 0, outcome.err
     for part in ("base detector", "hybrid of both", "levels.md", "the hybrid is above HD-OVD and CCKT-Det: "):
         assert part in outcome.out, part
 
 
-def test_user_errors(made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, call: Call) -> None:
+def test_user_errors(made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan, _ = made
-    sentence = call("ablate", "levels", "--recipe", "shapeworld", "--out", tmp_path / "o").sentence()
+    sentence = cckt(capsys, "ablate", "levels", "--recipe", "shapeworld", "--out", tmp_path / "o").sentence()
     assert "expected both above 0" in sentence
-    sentence = call("ablate", "table4", "--nouns-from", "words.txt", "--out", tmp_path / "o").sentence()
+    sentence = cckt(capsys, "ablate", "table4", "--nouns-from", "words.txt", "--out", tmp_path / "o").sentence()
     assert "--nouns-from applies only to the table levels" in sentence
     named = ["--train", plan.out / "train", "--val", plan.out / "held-out", "--out", tmp_path / "o"]
-    sentence = call("ablate", "levels", *named, "--nouns-from", plan.nouns_from).sentence()
-    assert "--nouns-from makes columns for a rendered shapeworld" in sentence
+    sentence = cckt(capsys, "ablate", "levels", *named, "--nouns-from", plan.nouns_from).sentence()
+    assert "--nouns-from makes columns of a rendered shapeworld" in sentence
     lacking = ["--train", plan.out / "held-out", "--val", plan.out / "held-out", "--out", tmp_path / "o"]
-    assert call("ablate", "levels", *lacking).sentence().startswith("base detector: ")
+    assert cckt(capsys, "ablate", "levels", *lacking).sentence().startswith("base detector: ")
     assert not (tmp_path / "o" / "levels").exists()
 
 
