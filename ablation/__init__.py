@@ -4,11 +4,15 @@ table4   parts of the method: guidance, contrast, similarity    four trainings p
 table5   stronger teachers                                      one training per teacher and seed
 table6   rho and L of the priors with random fill               one trained run under many priors
 options  any options, and dependence on the guidance            one training per row and seed
+levels   levels of HD-OVD, CCKT-Det and their hybrid            one training per row and seed
 
 All tables share one output folder. Finished runs and columns are kept: the same call resumes after a stop,
 and with more seeds trains only the new runs.
 
     data.py        data sets, a teacher's columns, and how strong a teacher is
+    level_page.py  the table of levels as text
+    level_rows.py  its rows as options
+    levels.py      its columns and runs
     options.py     the table of options
     page.py        tables as JSON and Markdown
     plan.py        rows of Table 4, and what an ablation compares

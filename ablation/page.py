@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from cckt.ablation.level_page import NOTES, level_cells, level_checks, level_sentences
 from cckt.ablation.plan import ROWS, AblationPlan
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.detector.evaluation.metrics import percent
@@ -22,13 +23,20 @@ TITLES = {
     "table5": "Table 5: effect of a stronger teacher",
     "table6": "Table 6: effect of rho and L with random fill",
     "options": "Effect of options, and dependence on the guidance",
+    "levels": "Levels of HD-OVD, CCKT-Det and their hybrid",
 }
 
 
 def save(plan: AblationPlan, answer: dict[str, Any]) -> None:
     """Write OUT/TABLE.json and OUT/TABLE.md; add command, machine, seconds and checks to the answer."""
     table = answer["table"]
-    checks = {"table4": _parts, "table5": _teachers, "table6": _limits, "options": _effects}[table]
+    checks = {
+        "table4": _parts,
+        "table5": _teachers,
+        "table6": _limits,
+        "options": _effects,
+        "levels": level_checks,
+    }[table]
     answer |= {"command": command(table, plan), "machine": machine()}
     if "seconds" not in answer or table != "table6":
         answer["seconds"] = sum(row.get("seconds", 0.0) for row in answer["rows"])
@@ -45,8 +53,9 @@ def page(answer: dict[str, Any]) -> str:
     head, *body = rows(answer)
     lines += [_line(head), _line(["---"] * len(head)), *map(_line, body), ""]
     lines += [f"* {sentence}" for sentence in sentences(answer)]
-    if table == "table4":
-        lines += ["", _shared_training(), "", "Options in which the rows differ from the recipe:", ""]
+    if table in ("table4", "levels"):
+        notes = [_shared_training()] if table == "table4" else NOTES
+        lines += ["", *notes, "", "Options in which the rows differ from the recipe:", ""]
         for row in answer["rows"]:
             options = ", ".join(f"{name}={_value(value)}" for name, value in row["options"].items())
             lines.append(f"* {row['label']}: {options or 'none'}")
@@ -73,6 +82,8 @@ def rows(answer: dict[str, Any]) -> list[list[str]]:
         head = ["", f"AP50 base / novel, {over}"]
         head += ["guided by priors", "by annotations", "by corrupted ones", "unguided"]
         return [head, *([row["label"], *_by_guidance(row)] for row in answer["rows"])]
+    if answer["table"] == "levels":
+        return level_cells(answer, over, _spread)
     head = ["", f"AP50 novel, {over}", "base", "all", "the paper's novel"]
     stronger = answer["table"] == "table5"
     if stronger:
@@ -104,6 +115,8 @@ def sentences(answer: dict[str, Any]) -> list[str]:
         if checks["rising"] is None:
             return ["some teachers are not measured yet"]
         return [f"AP50 novel {'rises' if checks['rising'] else 'does not rise'} with every stronger teacher"]
+    if answer["table"] == "levels":
+        return level_sentences(answer, _points)
     if answer["table"] == "options":
         return [_effect_sentence(check, check is checks["rows"][0]) for check in checks["rows"]]
     return [
@@ -197,7 +210,7 @@ def command(table: str, plan: AblationPlan) -> str:
     words = ["cckt", "ablate", table, "--recipe", plan.recipe]
     for option, folder in (("--train", plan.train), ("--val", plan.val), ("--run", plan.run)):
         words += [option, _name(folder)] if folder is not None else []
-    if plan.train is None and plan.run is None:
+    if plan.train is None and (plan.run is None or table == "levels"):
         words += ["--photos", str(plan.photos), "--held-out", str(plan.held_out)]
     words += ["--epochs", str(plan.epochs)] if plan.epochs is not None else []
     words += [word for value in plan.overrides for word in ("--set", value)]
@@ -207,6 +220,9 @@ def command(table: str, plan: AblationPlan) -> str:
         words += [word for limit in plan.limits for word in ("--limit", str(limit))]
     else:
         words += ["--seeds", str(plan.seeds)]
+    if table == "levels" and plan.train is None:
+        words += ["--top", str(plan.top)]
+        words += ["--nouns-from", _name(plan.nouns_from)] if plan.nouns_from is not None else []
     if table == "table5":
         for name in plan.teachers:
             kind, colon, place = name.partition(":")

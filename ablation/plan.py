@@ -13,6 +13,8 @@ from cckt.detector.config.recipes import recipe, without_contrast, without_guida
 
 RHOS, LIMITS = (0.70, 0.90), (6, 12)
 """rho and L of Table 6 in the paper."""
+PROPOSALS_TOP = 20
+"""Proposals per photo of shapeworld, whose photos show at most about ten objects."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,10 @@ class AblationPlan:
     train, val: data set folders; None renders shapeworld under `out`, with `photos` to train on and
     `held_out` to evaluate on. overrides: options of every run. epochs: length of the schedule, whose phases
     keep their proportions; None keeps the recipe's. teachers: of table5, weakest first. run: of table6; None
-    takes seed 0 of Table 4's last row, trained if needed. rhos, limits: of table6. rows: of options, each
-    "section.option=value" or several of them separated by spaces.
+    takes seed 0 of Table 4's last row, trained if needed; of levels, the run that proposes regions; None
+    trains one. rhos, limits: of table6. rows: of options, each "section.option=value" or several of them
+    separated by spaces. nouns_from: of levels, a word list for the nouns; None asks shapeworld's multimodal
+    LLM. top: of levels, most proposals per photo in their table.
     """
 
     out: Path
@@ -100,14 +104,20 @@ class AblationPlan:
     rhos: tuple[float, ...] = RHOS
     limits: tuple[int, ...] = LIMITS
     rows: tuple[str, ...] = ()
+    nouns_from: Path | None = None
+    top: int = PROPOSALS_TOP
     resamples: int = 500
 
-    def config(self) -> Config:
-        """Return the config of the full method. Raises UserError if it lacks a part that a table removes."""
+    def started(self) -> Config:
+        """Return the recipe with the epochs and the options of every run."""
         config = recipe(self.recipe)
         if self.epochs is not None:
             config = in_epochs(config, self.epochs)
-        config = apply_overrides(config, self.overrides)
+        return apply_overrides(config, self.overrides)
+
+    def config(self) -> Config:
+        """Return the config of the full method. Raises UserError if it lacks a part that a table removes."""
+        config = self.started()
         parts = {
             "guidance.enabled": config.guidance.enabled,
             "prior.source": config.prior.cached,
@@ -154,13 +164,16 @@ def differences(config: Config, other: Config) -> dict[str, Any]:
 
 
 def in_epochs(config: Config, epochs: int) -> Config:
-    """Return the config with `epochs` epochs; lower rate and contrast start at the same share of them."""
+    """Return the config with `epochs` epochs; lower rates and terms start at the same share of them."""
     if epochs < 1:
         raise UserError(f"--epochs {epochs}: expected at least 1.")
     share = epochs / config.train.epochs
     last = epochs - 1
-    config = changed(
-        config, "train", epochs=epochs, lr_drop_epoch=min(last, round(config.train.lr_drop_epoch * share))
+    dropped, again = (
+        min(last, round(epoch * share))
+        for epoch in (config.train.lr_drop_epoch, config.train.lr_second_drop_epoch)
     )
-    begin = min(last, round(config.terms["region_contrast"].first_epoch * share))
-    return changed(config, "terms.region_contrast", first_epoch=begin)
+    config = changed(config, "train", epochs=epochs, lr_drop_epoch=dropped, lr_second_drop_epoch=again)
+    for name, term in config.terms.items():
+        config = changed(config, f"terms.{name}", first_epoch=min(last, round(term.first_epoch * share)))
+    return config

@@ -1,4 +1,4 @@
-"""`cckt ablate`: the paper's tables on any data, and a table of options."""
+"""`cckt ablate`: the paper's tables on any data, a table of options, and one of HD-OVD's levels."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from cckt.commands.options import Json, Overrides
 
 
 def ablate(
-    table: Annotated[str, typer.Argument(help="table4, table5 or table6 of the paper, or options.")],
+    table: Annotated[str, typer.Argument(help="table4, table5 or table6 of the paper, options, or levels.")],
     out: Annotated[Path, typer.Option(help="Folder for data, runs and tables.")],
-    recipe: Annotated[str, typer.Option(help="Recipe whose parts are compared.")] = "shapeworld",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Recipe whose parts are compared. Default: shapeworld; levels: shapeworld-hdovd."),
+    ] = None,
     train_data: Annotated[
         Path | None, typer.Option("--train", help="Data set to train on. Default: a rendered shapeworld.")
     ] = None,
@@ -27,7 +30,10 @@ def ablate(
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(help="table6: run to evaluate. Default: that of table4's last row with seed 0."),
+        typer.Option(
+            help="table6: run to evaluate. Default: that of table4's last row with seed 0. levels: run that "
+            "proposes regions. Default: a base detector, trained in OUT."
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Epochs; the phases of the schedule keep their proportions.")
@@ -43,17 +49,26 @@ def ablate(
         list[float] | None, typer.Option(help="table6: rho; repeatable. Default: 0.7 and 0.9.")
     ] = None,
     limit: Annotated[list[int] | None, typer.Option(help="table6: L; repeatable. Default: 6 and 12.")] = None,
+    nouns_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="levels: choose nouns from the words of a file. Default: a tiny multimodal LLM names proposals."
+        ),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(help="levels: most proposals per photo in their table. Default: 20.")
+    ] = None,
     json: Json = None,
 ) -> None:
-    """Make a table of the paper on your data, or a table of options; the same command resumes it."""
+    """Make a table of the paper, of options or of HD-OVD's levels; the same command resumes it."""
     from cckt.ablation import AblationPlan
     from cckt.ablation import ablate as make_table
     from cckt.ablation.page import TITLES, rows, sentences
-    from cckt.ablation.plan import LIMITS, RHOS
+    from cckt.ablation.plan import LIMITS, PROPOSALS_TOP, RHOS
 
     plan = AblationPlan(
         out=out,
-        recipe=recipe,
+        recipe=recipe or ("shapeworld-hdovd" if table == "levels" else "shapeworld"),
         seeds=seeds,
         train=train_data,
         val=val_data,
@@ -66,6 +81,8 @@ def ablate(
         rhos=tuple(rho or RHOS),
         limits=tuple(limit or LIMITS),
         rows=tuple(row or ()),
+        nouns_from=nouns_from,
+        top=PROPOSALS_TOP if top is None else top,
     )
     answer = Answer(json)
     made = make_table(table, plan, announce=answer.stage, progress=TerminalProgress())

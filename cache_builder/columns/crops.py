@@ -73,7 +73,14 @@ def cache_crops(
     check_rule(crop)
     index = open_index(data)
     table = box_table(data, index, of)
-    check_photos(index, photos_with_crops(table))
+    photos = photos_with_crops(table)
+    if of != TABLE and not len(photos):
+        raise UserError(
+            f"{data}: all {len(table)} proposals of {of} are under {MIN_SIDE:.0f} px on a side, expected larger "
+            "ones that a teacher can embed; make them again with a larger --min-side or from another source, "
+            "and --overwrite."
+        )
+    check_photos(index, photos)
     loaded = making.teacher(teacher)
     column = replace(crops_name(table), label=check_label(name), view=view)
     spec = crops_spec(table, loaded, crop, making.batch, making.chunk_rows, column, fast)
@@ -98,7 +105,7 @@ def cache_crops(
         strict=making.strict,
         expected=(CROWD, SMALL),
         agreement=agreed,
-        photos=len(photos_with_crops(table)),
+        photos=len(photos),
     )
 
 

@@ -12,7 +12,17 @@ from torch import Tensor
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note
 from cckt.cache_builder.proposals import require_no_leak
-from cckt.cache_builder.store import Column, Origin, column_of, open_column, require_same_teacher, teacher_of
+from cckt.cache_builder.proposals.table import BOXES
+from cckt.cache_builder.store import (
+    Column,
+    ColumnName,
+    Origin,
+    column_of,
+    list_columns,
+    open_column,
+    require_same_teacher,
+    teacher_of,
+)
 from cckt.detector.config.checks import require
 from cckt.detector.config.config import Config
 from cckt.detector.data.dataset import TrainingPhotos
@@ -49,6 +59,7 @@ def gather(config: Config, data: Path) -> Ingredients:
     index = open_index(data)
     check_leak(index)
     check_photos(index)
+    check_proposals(config, data, index)
     label = config.data.teacher
     text = open_column(data, column_of(data, "text", label), index_digest=index.digest)
     photos = TrainingPhotos(data, config)
@@ -96,6 +107,13 @@ def check_leak(index: Index) -> None:
             f"{index.folder}: found {leaked} boxes of concepts that are not base, expected none in training; "
             "build the index again with --keep base."
         )
+
+
+def check_proposals(config: Config, data: Path, index: Index) -> None:
+    """Raise UserError if the maker of the proposals saw novel classes, before columns over them are asked for."""
+    boxes = str(ColumnName(BOXES, of=config.data.proposals_name))
+    if config.data.proposals and boxes in list_columns(data):
+        require_no_leak(data, index, boxes, config.recipe)
 
 
 def check_photos(index: Index) -> None:
