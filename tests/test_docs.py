@@ -158,13 +158,14 @@ def test_links_of_a_page_have_targets(page: Path) -> None:
 
 MADE_BY_USERS = {
     "caches/more/",
+    "convert.py",
     "demo/",
     "photos/",
     "quickstart/predictions/",
     "tensorboard/",
     "train2017/",
 }
-"""Folders on the pages that a user has or that a command makes."""
+"""Folders and files on the pages that a user has or that a command makes."""
 
 
 def named_files(text: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.runner.engines.ray import RayEngine
 from cckt.cache_builder.vocabulary import Vocabulary
+from cckt.detector.drawing.predict_files import require_readable
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.inference.photo_sources import is_video
 from cckt.detector.inference.prediction import Prediction
@@ -58,9 +59,7 @@ def spread_predictions(
     found = [prediction for predictions, _ in made for prediction in predictions]
     for note in dict.fromkeys(note for _, notes in made for note in notes):
         progress.note(note)
-    if all(prediction.fault for prediction in found):
-        raise UserError(f"{found[0].fault}; none of the {len(found)} photos could be read, give others.")
-    return found
+    return require_readable(found)
 
 
 def spread_detections(

@@ -131,6 +131,11 @@ def predict_files(
         return found
     if not found:
         raise UserError(f"{paths[0]}: no frame could be read; give another --every or other videos.")
+    return require_readable(found)
+
+
+def require_readable(found: list[Prediction]) -> list[Prediction]:
+    """Return the predictions. Raises UserError if no photo could be read; expects at least one."""
     if all(prediction.fault for prediction in found):
         raise UserError(f"{found[0].fault}; none of the {len(found)} photos could be read, give others.")
     return found

@@ -16,7 +16,7 @@ import typer
 
 from cckt import __version__, cli
 from cckt.cache_builder.runner import Interrupted
-from cckt.detector.inference import photo_sources
+from cckt.detector.inference import input_set
 from tests.commands.front import Call, World
 from tests.places import ROOT
 
@@ -125,10 +125,10 @@ def test_parser_errors_are_user_errors(call: Call) -> None:
 def test_an_internal_error_is_one_line_and_debug_raises_it(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken(paths: list[Path], listed: object) -> list[Path]:
+    def broken(paths: list[Path], listed: object, recursive: bool) -> list[Path]:
         raise RuntimeError("a wheel came off\nand rolled away")
 
-    monkeypatch.setattr(photo_sources, "find_photos", broken)
+    monkeypatch.setattr(input_set, "find_photos", broken)
     words = ["predict", "run", "photo.jpg", "--vocabulary", "cup", "--out", str(tmp_path)]
     outcome = call(*words)
     assert outcome.code == 1
@@ -151,10 +151,10 @@ def test_an_internal_error_is_one_line_and_debug_raises_it(
 def test_a_signal_has_a_message_and_its_exit_code(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: BaseException, code: int, sentence: str
 ) -> None:
-    def stopped(paths: list[Path], listed: object) -> list[Path]:
+    def stopped(paths: list[Path], listed: object, recursive: bool) -> list[Path]:
         raise stop
 
-    monkeypatch.setattr(photo_sources, "find_photos", stopped)
+    monkeypatch.setattr(input_set, "find_photos", stopped)
     outcome = call("predict", "run", "photo.jpg", "--vocabulary", "cup", "--out", tmp_path)
     assert outcome.code == code
     assert sentence in outcome.err
@@ -223,10 +223,10 @@ def test_a_disk_that_takes_no_more_leaves_no_part_of_a_file(tmp_path: Path) -> N
 def test_a_broken_pipe_within_a_command_is_an_internal_error(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken(paths: list[Path], listed: object) -> list[Path]:
+    def broken(paths: list[Path], listed: object, recursive: bool) -> list[Path]:
         raise BrokenPipeError(32, "Broken pipe")
 
-    monkeypatch.setattr(photo_sources, "find_photos", broken)
+    monkeypatch.setattr(input_set, "find_photos", broken)
     outcome = call("predict", "run", "photo.jpg", "--vocabulary", "cup", "--out", tmp_path)
     assert outcome.code == 1
     assert "BrokenPipeError" in outcome.err

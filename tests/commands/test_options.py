@@ -52,8 +52,9 @@ PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (ablate.ablate, AblationPlan),
 ]
 """Command -> the library function that it calls."""
-OTHER = {"name", "resamples"}
-"""cache all: labels of several teachers; eval: intervals are shown by default."""
+OTHER = {"name", "resamples", "confirm"}
+"""cache all: labels of several teachers; eval: intervals are shown by default; confirm: a number on the command
+line, a teacher in the library."""
 
 
 @pytest.mark.parametrize(("command", "library"), PAIRS, ids=lambda one: one.__name__)

@@ -70,7 +70,7 @@ def test_data_that_fit_a_recipe_and_data_that_do_not(data: Path, tmp_path: Path)
     assert facts is not None
     assert "4 base concepts" in findings[0].message
     photos = len(open_index(data))
-    ((finding,), _) = check_training(tiny_config(f"train.batch={photos - 1}", "train.epochs=3"), data)
+    (finding, *_), _ = check_training(tiny_config(f"train.batch={photos - 1}", "train.epochs=3"), data)
     assert ", 3 steps" in finding.message, "expected 3 steps: training drops an incomplete batch"
     assert not bad(check_training(tiny_config("train.batch=3", "train.accumulate=3"), data)[0])
     bare = render(tmp_path / "bare")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cckt.cache_builder.mllm import Questions, Scorer, load_mllm
 import cckt.shapeworld
+from cckt.cache_builder.mllm import Questions, Scorer, load_mllm
 from cckt.shapeworld.captions import render_captioned, words
 from cckt.shapeworld.pictographs import CONCEPTS
 from cckt.shapeworld.scene import SIDE, render_photo

@@ -24,6 +24,7 @@ from cckt.cache_builder.proposals import Selection, find_leak, open_nouns, open_
 from cckt.cache_builder.proposals.noun_phrases import noun_of
 from cckt.cache_builder.proposals.nouns import read_answers
 from cckt.cache_builder.proposals.provenance import Provenance
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import list_columns, open_column, pull
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from cckt.cache_builder.teacher.crop_rules import crop_rectangles
@@ -144,10 +145,10 @@ def test_a_killed_run_resumes_and_gives_the_same_bytes(
     monkeypatch.setattr(answers_module, "as_rows", original)
     report = cache_nouns(b, mllm, teacher=teacher, workers=0, chunk_rows=4)[0]
     assert report.skipped_chunks == 2
-    half = cache_nouns(c, mllm, teacher=teacher, workers=0, chunk_rows=4, part=(0, 2))
+    half = cache_nouns(c, mllm, teacher=teacher, workers=0, chunk_rows=4, part=ExactPart((0, 2)))
     assert [one.name for one in half] == ["proposals/answers"]
     assert half[0].manifest is None
-    assert len(cache_nouns(c, mllm, teacher=teacher, workers=0, chunk_rows=4, part=(1, 2))) == 4
+    assert len(cache_nouns(c, mllm, teacher=teacher, workers=0, chunk_rows=4, part=ExactPart((1, 2)))) == 4
     assert tree(a / "proposals") == tree(b / "proposals") == tree(c / "proposals")
 
 
