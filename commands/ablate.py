@@ -52,7 +52,7 @@ def ablate(
     nouns_from: Annotated[
         Path | None,
         typer.Option(
-            help="levels: choose nouns from the words of a file. Default: a tiny multimodal LLM names proposals."
+            help="levels: choose nouns from the words of a file. Default: a tiny multimodal LLM names them."
         ),
     ] = None,
     top: Annotated[

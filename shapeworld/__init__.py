@@ -11,5 +11,6 @@ train_teacher.py      training of the CLIP teacher
 evaluate_teacher.py   figures of the teacher
 tiny_mllm.py          architecture and tokenizer of the multimodal LLM
 train_mllm.py         training of the multimodal LLM
+train_namer.py        training of its layer that names crops
 teacher/, backbone/, mllm/   the shipped weights
 """

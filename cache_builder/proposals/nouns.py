@@ -1,6 +1,7 @@
 """Open the nouns of proposals: which noun each proposal has, and the embedding of each noun.
 
-docs/method/hd_ovd.md, section 3. `cache_builder/columns/nouns/` makes the columns; the detector reads them here.
+docs/method/hd_ovd.md, section 3. `cache_builder/columns/nouns/` makes the columns; the detector
+reads them here.
 """
 
 from __future__ import annotations

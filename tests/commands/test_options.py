@@ -53,8 +53,8 @@ PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
 ]
 """Command -> the library function that it calls."""
 OTHER = {"name", "resamples", "confirm"}
-"""cache all: labels of several teachers; eval: intervals are shown by default; confirm: a number on the command
-line, a teacher in the library."""
+"""cache all: labels of several teachers; eval: intervals are shown by default; confirm: a number here, a
+teacher in the library."""
 
 
 @pytest.mark.parametrize(("command", "library"), PAIRS, ids=lambda one: one.__name__)

@@ -1,4 +1,4 @@
-"""Box codes, level weights, sampling and mixing against plain loops (docs/method/hd_ovd.md, eqs. 43 to 46)."""
+"""Box codes, level weights, sampling, mixing against plain loops (docs/method/hd_ovd.md, eqs. 43 to 46)."""
 
 from __future__ import annotations
 
