@@ -17,8 +17,8 @@ LEVELS = ("instance", "class", "image")
 NOTES = (
     "Only the marked rows weigh scores by the priors of the photos; where guidance is on, CCKT-Det and the "
     "hybrid are guided by them in every row.",
-    "Novel objects: those that some detection overlaps (IoU 0.5); of these, those whose best detection is kept "
-    "at the score of the best F1; and what they are called.",
+    "Novel objects: those that some detection overlaps (IoU 0.5); of these, those whose best detection is "
+    "kept at the score of the best F1; and what they are called.",
 )
 
 

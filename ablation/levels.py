@@ -59,8 +59,8 @@ def levels_table(plan: AblationPlan, announce: Announce, progress: Progress) -> 
     elif plan.run is not None or plan.nouns_from is not None:
         option = "--run" if plan.run is not None else "--nouns-from"
         raise UserError(
-            f"{option} makes columns of a rendered shapeworld; you passed --train and --val. Remove it, and make "
-            "the columns of these data sets with cckt cache proposals, crops and nouns."
+            f"{option} makes columns of a rendered shapeworld; you passed --train and --val. Remove it, and "
+            "make the columns of these data sets with cckt cache proposals, crops and nouns."
         )
     check_rows({row.label: row.config for row in rows}, train_data, val)
     done: dict[str, dict[str, Any]] = {}

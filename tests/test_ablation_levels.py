@@ -235,7 +235,9 @@ def test_a_stopped_table_resumes_to_the_same_figures(
             assert row["runs"][0][figure] == known["runs"][0][figure], row["key"]
 
 
-def test_the_command_shows_the_table(made: tuple[AblationPlan, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_the_table(
+    made: tuple[AblationPlan, dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
     plan, _ = made
     words = ["ablate", "levels", "--seeds", 2, "--photos", 8, "--held-out", 6, "--top", 5, "--out", plan.out]
     words += ["--nouns-from", plan.nouns_from, *(word for one in TINY for word in ("--set", one))]
@@ -245,11 +247,15 @@ def test_the_command_shows_the_table(made: tuple[AblationPlan, dict[str, Any]], 
         assert part in outcome.out, part
 
 
-def test_user_errors(made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors(
+    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan, _ = made
     sentence = cckt(capsys, "ablate", "levels", "--recipe", "shapeworld", "--out", tmp_path / "o").sentence()
     assert "expected both above 0" in sentence
-    sentence = cckt(capsys, "ablate", "table4", "--nouns-from", "words.txt", "--out", tmp_path / "o").sentence()
+    sentence = cckt(
+        capsys, "ablate", "table4", "--nouns-from", "words.txt", "--out", tmp_path / "o"
+    ).sentence()
     assert "--nouns-from applies only to the table levels" in sentence
     named = ["--train", plan.out / "train", "--val", plan.out / "held-out", "--out", tmp_path / "o"]
     sentence = cckt(capsys, "ablate", "levels", *named, "--nouns-from", plan.nouns_from).sentence()

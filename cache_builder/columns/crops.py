@@ -76,9 +76,9 @@ def cache_crops(
     photos = photos_with_crops(table)
     if of != TABLE and not len(photos):
         raise UserError(
-            f"{data}: all {len(table)} proposals of {of} are under {MIN_SIDE:.0f} px on a side, expected larger "
-            "ones that a teacher can embed; make them again with a larger --min-side or from another source, "
-            "and --overwrite."
+            f"{data}: all {len(table)} proposals of {of} are under {MIN_SIDE:.0f} px on a side, expected "
+            "larger ones that a teacher can embed; make them again with a larger --min-side or from another "
+            "source, and --overwrite."
         )
     check_photos(index, photos)
     loaded = making.teacher(teacher)

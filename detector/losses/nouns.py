@@ -45,9 +45,9 @@ class WeightConstants:
         fitted = recipes.get(NOUN, {}).get("weight")
         if not isinstance(fitted, Mapping) or not all(name in fitted for name in CONSTANTS):
             raise UserError(
-                "option noun_weight: found 'fitted', but the column of nouns holds no fitted weight; fit it with "
-                "cckt cache fit-nouns DATA, or use --set terms.novel_aware_classes.noun_weight=fixed --set "
-                "terms.text_relation.noun_weight=fixed."
+                "option noun_weight: found 'fitted', but the column of nouns holds no fitted weight; fit it "
+                "with cckt cache fit-nouns DATA, or use --set terms.novel_aware_classes.noun_weight=fixed "
+                "--set terms.text_relation.noun_weight=fixed."
             )
         return WeightConstants(*(float(fitted[name]) for name in CONSTANTS))
 
