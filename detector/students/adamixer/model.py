@@ -23,7 +23,14 @@ from cckt.detector.students.adamixer.outputs import EncodedQueries, MixerOutput
 from cckt.detector.students.adamixer.stage import Stage, StageOutput
 from cckt.detector.students.backbone import Backbone
 from cckt.detector.students.boxes import to_xyxy
-from cckt.detector.students.contract import MASKED, DetectionLoss, Pairs, PresentText, Student
+from cckt.detector.students.contract import (
+    MASKED,
+    AgnosticRegions,
+    DetectionLoss,
+    Pairs,
+    PresentText,
+    Student,
+)
 from cckt.detector.students.first_boxes import best, image_sizes, rows
 from cckt.detector.students.fpn import FeaturePyramid, level_strides
 from cckt.detector.students.hd_heads import ImageHead, RelationHead, TextProjector
@@ -106,13 +113,12 @@ class AdaMixer(Student):
             output, text_region=projected, relation=relation, background=self.text_projector.background
         )
 
-    def proposals(self, encoded: EncodedQueries) -> tuple[Tensor, Tensor]:
-        """Return the boxes of the last stage (B, S, 4) cxcywh and their objectness (B, S), logits; MASKED in
-        the padding."""
+    def region_proposals(self, encoded: EncodedQueries, text: Tensor) -> AgnosticRegions:
+        """Return the boxes of the last stage and their objectness, MASKED in the padding."""
         stage = self._run(encoded)[-1]
         corners = (corners_of(stage.codes) / encoded.sizes.repeat(1, 2)[:, None]).clamp(0, 1)
         centre, side = (corners[..., :2] + corners[..., 2:]) / 2, corners[..., 2:] - corners[..., :2]
-        return torch.cat([centre, side], -1), stage.objectness
+        return AgnosticRegions(torch.cat([centre, side], -1), stage.objectness)
 
     def match(self, output: MixerOutput, targets: PaddedTargets, text: Tensor) -> Pairs:
         """Hungarian assignment per image and stage: objects, then proposals to the free queries."""

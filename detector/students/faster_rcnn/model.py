@@ -14,7 +14,14 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from cckt.detector.config.checks import require
 from cckt.detector.config.config import Config
 from cckt.detector.students.backbone import Backbone
-from cckt.detector.students.contract import MASKED, DetectionLoss, Pairs, PresentText, Student
+from cckt.detector.students.contract import (
+    MASKED,
+    AgnosticRegions,
+    DetectionLoss,
+    Pairs,
+    PresentText,
+    Student,
+)
 from cckt.detector.students.faster_rcnn import criterion
 from cckt.detector.students.faster_rcnn.codes import ROI_SCALES, decode
 from cckt.detector.students.faster_rcnn.outputs import EncodedRegions, RoiOutput
@@ -104,15 +111,15 @@ class FasterRCNN(Student):
             rpn=encoded.rpn,
         )
 
-    def proposals(self, encoded: EncodedRegions) -> tuple[Tensor, Tensor]:
-        """Return refined boxes (B, S, 4) cxcywh and their objectness (B, S), the logits of the RPN.
+    def region_proposals(self, encoded: EncodedRegions, text: Tensor) -> AgnosticRegions:
+        """Return refined boxes and the objectness of the RPN.
 
         Boxes that overlap a better one, and padding, have objectness MASKED.
         """
         _, boxes = self._refined(self._states(encoded, encoded.boxes), encoded.boxes, encoded.sizes)
         corners = torch.cat([boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2], -1)
         kept = distinct(corners, encoded.scores, PROPOSAL_NMS) & encoded.kept
-        return boxes, encoded.scores.masked_fill(~kept, MASKED)
+        return AgnosticRegions(boxes, encoded.scores.masked_fill(~kept, MASKED))
 
     def training_inputs(self, targets: PaddedTargets, text: Tensor) -> PaddedTargets:
         """The targets: their boxes are RoIs too."""

@@ -90,7 +90,8 @@ def test_shapes_and_ranges_of_a_prediction(kind: str) -> None:
     with torch.no_grad():
         encoded = model.encode(torch.randn(2, 3, 61, 48), None)
         found = model.decode(encoded, text, None)
-        boxes, objectness = model.proposals(encoded)  # type: ignore[operator]
+        regions_found = model.region_proposals(encoded, text)
+    boxes, objectness = regions_found.boxes, regions_found.objectness
     layers, batch, regions = found.boxes.shape[:3]
     assert (layers, batch) == (model.output_layers, 2)
     assert found.logits.shape == (layers, 2, regions, CONCEPTS)
