@@ -46,9 +46,9 @@ def level_rows(plan: AblationPlan) -> list[LevelRow]:
     terms = sum(full.terms[name].weight > 0 for name in (*INSTANCE, *CLASS, *IMAGE))
     if not full.data.proposals or not terms:
         raise UserError(
-            f"--recipe {plan.recipe}: found data.proposals {full.data.proposals} and {terms} terms of HD-OVD"
-            ", expected both above 0, since the table adds them one by one; give a recipe of HD-OVD or a "
-            "hybrid, such as --recipe shapeworld-hdovd."
+            f"--recipe {plan.recipe}: found data.proposals {full.data.proposals} and {terms} terms of "
+            "HD-OVD, expected both above 0, since the table adds them one by one; give a recipe of HD-OVD or "
+            "a hybrid, such as --recipe shapeworld-hdovd."
         )
     levels, cckt = hd_of(full), cckt_of(full, plan)
     mixed = full if is_hybrid(full) else hybrid(changed(cckt, "data", proposals=full.data.proposals))

@@ -51,9 +51,7 @@ def ablate(
     limit: Annotated[list[int] | None, typer.Option(help="table6: L; repeatable. Default: 6 and 12.")] = None,
     nouns_from: Annotated[
         Path | None,
-        typer.Option(
-            help="levels: choose nouns from the words of a file. Default: a tiny multimodal LLM names them."
-        ),
+        typer.Option(help="levels: choose nouns from the words of a file. Default: a tiny multimodal LLM."),
     ] = None,
     top: Annotated[
         int | None, typer.Option(help="levels: most proposals per photo in their table. Default: 20.")

@@ -110,7 +110,7 @@ def check_leak(index: Index) -> None:
 
 
 def check_proposals(config: Config, data: Path, index: Index) -> None:
-    """Raise UserError if the maker of the proposals saw novel classes; no column over them need exist."""
+    """Raise UserError if the maker of the proposals saw novel classes, before other columns are missed."""
     boxes = str(ColumnName(BOXES, of=config.data.proposals_name))
     if config.data.proposals and boxes in list_columns(data):
         require_no_leak(data, index, boxes, config.recipe)

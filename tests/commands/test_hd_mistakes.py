@@ -44,20 +44,8 @@ def columns(call: Call, world: World, data: Path, words: str = WORDS) -> None:
 
 def train(data: Path, out: Path, *more: str, recipe: str = "shapeworld-hdovd") -> list[object]:
     fixed = [word for one in FIXED for word in ("--set", one)]
-    return [
-        "train",
-        "--recipe",
-        recipe,
-        "--train",
-        data,
-        "--out",
-        out,
-        "--max-steps",
-        "2",
-        *LEVELS,
-        *fixed,
-        *more,
-    ]
+    folders = ["--train", data, "--out", out, "--max-steps", "2"]
+    return ["train", "--recipe", recipe, *folders, *LEVELS, *fixed, *more]
 
 
 def log(run: Path) -> list[dict[str, Any]]:
@@ -132,9 +120,8 @@ def test_a_word_list(call: Call, world: World, seen: Path, tmp_path: Path) -> No
     empty = write(tmp_path / "w.txt", "12\n--\n\n")
     refused = call("cache", "nouns", seen, "--nouns-from", empty).sentence()
     assert "none of its 3 lines is a usable word, expected a word or phrase" in refused
-    assert (
-        "cannot be read as text" in call("cache", "nouns", seen, "--nouns-from", tmp_path / "no").sentence()
-    )
+    absent = call("cache", "nouns", seen, "--nouns-from", tmp_path / "no").sentence()
+    assert "cannot be read as text" in absent
     assert not (seen / "proposals" / "nouns").exists()
     columns(call, world, seen, WORDS + "cat\n")
     sentence = call(*train(seen, tmp_path / "r")).sentence()

@@ -24,16 +24,8 @@ from tests.detector.training.test_train_real import COMMON, TEACHER, make_folder
 
 PHOTOS = 6
 ON = ("data.workers=0", "train.warmup_steps=0", "train.log_every=1")
-FIRST = tuple(
-    f"terms.{term}.first_epoch=0"
-    for term in (
-        "region_contrast",
-        "instance_contrast",
-        "instance_relation",
-        "text_relation",
-        "image_contrast",
-    )
-)
+TERMS = ("region_contrast", "instance_contrast", "instance_relation", "text_relation", "image_contrast")
+FIRST = tuple(f"terms.{term}.first_epoch=0" for term in TERMS)
 """All terms from the first step; the recipes start some of them after an epoch."""
 FIXED = ("terms.novel_aware_classes.noun_weight=fixed", "terms.text_relation.noun_weight=fixed")
 """An untrained teacher has no weight of nouns that could be fitted."""
