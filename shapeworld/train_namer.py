@@ -226,7 +226,8 @@ def least_squares(rows: Tensor, targets: Tensor) -> Tensor:
     """Return X (width, T) that minimises |rows X - targets|, in float64, with `RIDGE`."""
     product = rows.T.double() @ rows.double()
     ridge = RIDGE * product.diagonal().mean() * torch.eye(len(product), dtype=torch.float64)
-    return torch.linalg.solve(product + ridge, rows.T.double() @ targets.double()).float()
+    solved: Tensor = torch.linalg.solve(product + ridge, rows.T.double() @ targets.double())
+    return solved.float()
 
 
 def tokens_of(mllm: Mllm, text: str) -> Tensor:

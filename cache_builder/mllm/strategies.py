@@ -25,8 +25,9 @@ from cckt.cache_builder.mllm.prefix_cache import (
     positions_after,
     record_positions,
 )
-from cckt.cache_builder.mllm.questions import ImageQuestions, Inputs
+from cckt.cache_builder.mllm.questions import ImageQuestions
 from cckt.cache_builder.mllm.shared_vision import run_vision_once
+from cckt.cache_builder.mllm.wrapping import Inputs
 
 
 class _SharedPrefix:

@@ -15,8 +15,8 @@ from cckt.cache_builder.index import Index
 from cckt.cache_builder.photos import BadPhoto, load_photo
 from cckt.detector.evaluation.ground_truth import GroundTruth, Rows
 from cckt.detector.evaluation.locate import LocatedDetections
-from cckt.detector.evaluation.match_detections import iou
-from cckt.detector.report.errors import MATCH_IOU, NEAR_IOU
+from cckt.detector.evaluation.match_detections import MATCH_IOU, iou
+from cckt.detector.report.errors import NEAR_IOU
 
 LONG_SIDE = 440
 """Long side of an image in the report in pixels; smaller images are not enlarged."""

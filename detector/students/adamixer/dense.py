@@ -83,6 +83,7 @@ class DenseHead(nn.Module):
             assert conv.bias is not None, "a convolution of the dense head has no bias"
             nn.init.zeros_(conv.bias)
         nn.init.xavier_uniform_(self.embed.weight)
+        assert self.box.bias is not None, "the box layer has a bias"
         nn.init.constant_(self.box.bias, 1.0)
 
     def forward(

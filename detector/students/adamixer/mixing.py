@@ -31,7 +31,7 @@ class LevelMaps:
         points: (B, N, G, P, 2), x and y in pixels. scales: (B, N, G, P), the z of each point.
         """
         batch, queries, groups, count = scales.shape
-        value = self.cells.unflatten(-1, (groups, -1))
+        value = torch.unflatten(self.cells, -1, (groups, -1))
         extent = sides_of(self.shapes, points) * points.new_tensor(self.strides)[:, None]  # (L, 2)
         # `sample` sums over levels and points: every point is a query of its own.
         places = (points[..., None, :] / extent).permute(0, 1, 3, 2, 4, 5).flatten(1, 2)  # (B, NP, G, L, 2)
@@ -68,7 +68,9 @@ class AdaptiveMixing(nn.Module):
     def forward(self, content: Tensor, codes: Tensor, maps: LevelMaps) -> Tensor:
         """Return content (B, N, d) plus what the mixed points say. codes: (B, N, 4) of the boxes."""
         # Float32 under autocast too: bfloat16 cannot represent a pixel of a wide image.
-        offsets = single(self.sampling_offsets(content)).unflatten(-1, (self.groups, self.points_in, 3))
+        offsets = torch.unflatten(
+            single(self.sampling_offsets(content)), -1, (self.groups, self.points_in, 3)
+        )
         around = codes[:, :, None, None]
         points = around[..., :2] + offsets[..., :2] * sides(around)
         read = maps.read(points, around[..., 2] + offsets[..., 2])

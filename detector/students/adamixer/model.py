@@ -103,7 +103,7 @@ class AdaMixer(Student):
         if self.text_projector is None:
             return output
         raw = torch.stack(
-            [module.region.raw(stage.embedding) for module, stage in zip(self.stages, stages, strict=True)]
+            [self._stage(number).region.raw(stage.embedding) for number, stage in enumerate(stages)]
         )
         relation = None
         if self.relation_head is not None:
@@ -112,6 +112,11 @@ class AdaMixer(Student):
         return replace(
             output, text_region=projected, relation=relation, background=self.text_projector.background
         )
+
+    def _stage(self, number: int) -> Stage:
+        stage = self.stages[number]
+        assert isinstance(stage, Stage), f"expected a stage, found {type(stage).__name__}"
+        return stage
 
     def region_proposals(self, encoded: EncodedQueries, text: Tensor) -> AgnosticRegions:
         """Return the boxes of the last stage and their objectness, MASKED in the padding."""

@@ -296,7 +296,7 @@ def _split(
 
     if training is None:
         whole = DeformableOutput(output.boxes, output.logits, output.region, cells=cells)
-        return replace(whole, **further)
+        return replace(whole, **further)  # type: ignore[arg-type]
     own, copies = part(0, queries), queries if training.copies else 0
     split = DeformableOutput(
         own.boxes,
@@ -306,7 +306,7 @@ def _split(
         noised=part(queries + copies, None) if training.noised is not None else None,
         copies=part(queries, queries + copies) if training.copies else None,
     )
-    return replace(split, **further)
+    return replace(split, **further)  # type: ignore[arg-type]
 
 
 def _padding_of_levels(padding: Tensor | None, pyramid: list[Tensor]) -> list[Tensor] | None:

@@ -75,7 +75,7 @@ class RegionProposer(nn.Module):
         count = config.train_boxes if self.training else config.boxes
         kinds = len(config.anchor_ratios)
         counts = [level.shape[-2] * level.shape[-1] * kinds for level in pyramid]
-        places, real, level = best_of_levels(found.logits.split(counts, 1), each)
+        places, real, level = best_of_levels(torch.split(found.logits, counts, 1), each)
         scores = rows(found.logits, places).masked_fill(~real, MASKED)
         boxes = clipped(decode(rows(found.codes, places), found.anchors[places]), sizes)
         scores = scores.masked_fill(((boxes[..., 2:] - boxes[..., :2]) <= 0).any(-1), MASKED)
