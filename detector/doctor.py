@@ -17,6 +17,7 @@ from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config
 from cckt.detector.data.schedule import Schedule
 from cckt.detector.inference.inference_model import load_inference_model
+from cckt.detector.runs.file_digests import DIGESTS_FILE, recorded_problems
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
 from cckt.detector.students.build import build_student
 from cckt.detector.training.preflight import check_batch, check_validation, gather
@@ -154,12 +155,18 @@ def check_run(run: Path) -> tuple[list[Finding], Facts | None]:
     except UserError as error:
         return [Finding("bad", subject, str(error))], None
     newest, damaged = newest_checkpoint(run)
+    damaged = recorded_problems(run) + damaged
+    for card in run.glob(f"eval-*/{DIGESTS_FILE}"):
+        try:
+            damaged += recorded_problems(card.parent)
+        except UserError as error:
+            damaged.append(str(error))
     teacher = (facts.taught_by or {}).get("name", "an imported table")
     message = (
         f"recipe {network.config.recipe}, {facts.n_classes} base concepts, teacher {teacher}; the weights fit"
     )
     findings = [Finding("good", subject, message)]
-    findings += [Finding("warn", subject, line) for line in damaged]
+    findings += [Finding("bad", subject, line) for line in damaged]
     if newest is not None and not (run / "model.safetensors").is_file():
         message = f"not finished, newest checkpoint {newest.name}; continue with cckt train --resume {run}"
         findings.append(Finding("warn", subject, message))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.boxes import xywh_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index.derive import require_annotated
 from cckt.cache_builder.index.formats.coco import read_coco
@@ -169,7 +170,7 @@ def choose_held_out(shown: NDArray[np.bool_], share: float, seed: int) -> NDArra
 
 def _coco_of_file(path: Path, progress: Progress) -> dict[str, Any]:
     read_coco(path, progress, Repairs())  # refuses what is no COCO-format file
-    coco: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
+    coco: dict[str, Any] = parse_json(path.read_text(encoding="utf-8-sig"))
     return coco
 
 

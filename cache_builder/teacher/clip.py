@@ -31,6 +31,7 @@ from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
+from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.teacher.encoder import PRECISIONS
 from cckt.cache_builder.teacher.encoder import Teacher as Teacher
 from cckt.cache_builder.teacher.foreign_code import TRUST, refuse_code_of_config, refuse_code_of_folder
@@ -150,7 +151,7 @@ def _from_folder(name: str, folder: Path) -> _Loaded:
     source = f"local-dir:{folder}"
     try:
         with quiet(), no_prompts(), no_waiting_offline():
-            refuse_code_of_config(name, json.loads((folder / CONFIG).read_bytes()), folder / CONFIG)
+            refuse_code_of_config(name, parse_json((folder / CONFIG).read_bytes()), folder / CONFIG)
             refuse_code_of_folder(name, folder)
             model, transform = open_clip.create_model_from_pretrained(source)
     except UserError:

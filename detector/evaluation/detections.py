@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
+from cckt.detector.runs.file_digests import check_recorded
 
 _KEYS = ("image_id", "category_id", "bbox", "score")
 
@@ -102,8 +104,9 @@ class Detections:
         that the file belongs to an index.
         """
         path = Path(path)
+        check_recorded(path)
         try:
-            records = json.loads(path.read_bytes())
+            records = parse_json(path.read_bytes())
         except OSError as error:
             raise UserError(
                 f"{option} {path} cannot be read ({error.strerror}); give a file in COCO results format."

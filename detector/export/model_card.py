@@ -14,6 +14,7 @@ from cckt.cache_builder.base.disk_faults import ROOM, require_room
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, save_config
 from cckt.detector.evaluation.metrics import LABELS, percent
+from cckt.detector.runs.file_digests import DIGESTS_FILE, check_recorded, record
 from cckt.detector.runs.run_folder import (
     Facts,
     evaluation_figures,
@@ -31,6 +32,7 @@ WRITTEN = (
     "metrics.json",
     "versions.json",
     "README.md",
+    DIGESTS_FILE,
 )
 """Files of an exported folder."""
 
@@ -63,7 +65,9 @@ def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
         facts.save(out)
         write_json(out / "metrics.json", {"evaluation": figures})
         if (run / "versions.json").is_file():
+            check_recorded(run / "versions.json")
             write_bytes(out / "versions.json", (run / "versions.json").read_bytes())
+        record(out, "model.safetensors", "config.toml", "facts.json", "metrics.json", "versions.json")
         count = sum(value.numel() for value in tensors.values())
         card = model_card(run.resolve().name, config, facts, figures, licence, count)
         write_bytes(out / "README.md", card.encode())

@@ -17,6 +17,7 @@ from cckt.cache_builder.base.ownership import (
     text_mark,
 )
 from cckt.detector.inference.prediction import IMAGES_FILE
+from cckt.detector.runs.file_digests import DIGESTS_FILE
 
 PREDICTED = "a result of cckt predict"
 _LABEL = re.compile(rb"[0-9]+( -?[0-9]+\.[0-9]{6}){5}\n")
@@ -37,7 +38,11 @@ def require_own_evaluation(folder: Path, run: Path) -> None:
         return isinstance(known, str) and Path(known).resolve().name == run.resolve().name
 
     require_own_folder(
-        folder, "metrics.json", of_run, ["detections.json"], f"an evaluation of {run} by cckt eval"
+        folder,
+        "metrics.json",
+        of_run,
+        ["detections.json", DIGESTS_FILE],
+        f"an evaluation of {run} by cckt eval",
     )
     require_room(folder)
 

@@ -18,7 +18,8 @@ from cckt.detector.data.schedule import Schedule
 from cckt.detector.losses.objective import Objective
 from cckt.detector.ranks.world import World
 from cckt.detector.runs import run_folder as store
-from cckt.detector.runs.base_text import save_base_text
+from cckt.detector.runs.base_text import BASE_TEXT_FILE, save_base_text
+from cckt.detector.runs.file_digests import recorded
 from cckt.detector.students.build import build_student
 from cckt.detector.training.optim import MovingAverage, build_optimizer
 from cckt.detector.training.preflight import Ingredients
@@ -155,11 +156,14 @@ class Run:
                 ) from None
             if resume:
                 store.remove_leftovers(self.out, self.step)
-            save_config(self.config, self.out / "config.toml")
-            write_json(self.out / "versions.json", versions(self.world))
-            folders.save(self.out)
-            self.ingredients.facts.save(self.out)
-            save_base_text(self.out, self.ingredients.text)
+            with recorded(
+                self.out, "config.toml", "versions.json", "data.json", "facts.json", BASE_TEXT_FILE
+            ):
+                save_config(self.config, self.out / "config.toml")
+                write_json(self.out / "versions.json", versions(self.world))
+                folders.save(self.out)
+                self.ingredients.facts.save(self.out)
+                save_base_text(self.out, self.ingredients.text)
 
     def _check_same(self) -> None:
         before, after = (config.options() for config in (store.run_config(self.out), self.config))

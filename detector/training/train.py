@@ -21,8 +21,9 @@ from cckt.detector.evaluation.evaluate import evaluate_model
 from cckt.detector.evaluation.inference_loop import Abandoned
 from cckt.detector.ranks.world import joined
 from cckt.detector.runs import run_folder as store
+from cckt.detector.runs.file_digests import forget, record, recorded
 from cckt.detector.runs.folder_guard import training_lock
-from cckt.detector.runs.log import RunLog, check_wandb
+from cckt.detector.runs.log import LOG_FILE, RunLog, check_wandb
 from cckt.detector.training.monitor import Monitor
 from cckt.detector.training.preflight import (
     check_batch,
@@ -91,12 +92,15 @@ def train(
         run.open(resume, Folders.of(train_data, val_data, max_steps), progress)
         last = config.train.epochs * run.steps_per_epoch
         last = last if max_steps is None else min(last, max_steps)
+        if world.first:
+            forget(out, LOG_FILE)
         log = RunLog(out, run.step, config, run.evaluated) if world.first else None
         try:
             return _Loop(run, val_data, log, progress, signals).run_to(last, stop_after)
         finally:
             if log is not None:
                 log.close()
+                record(out, LOG_FILE)
 
 
 def finished(run: Path) -> dict[str, Any]:
@@ -121,7 +125,9 @@ class _Loop:
         run, settings = self.run, self.settings
         began, first, evaluation = time.perf_counter(), run.step, {}
         if self.world.first and run.step < last:  # a finished run is continued: its results are outdated
-            for name in ("model.safetensors", "metrics.json"):
+            outdated = ("model.safetensors", "metrics.json")
+            forget(run.out, *outdated)
+            for name in outdated:
                 (run.out / name).unlink(missing_ok=True)
         stopped = self._steps(last, first + stop_after if stop_after is not None else last + 1)
         self.progress.finish()
@@ -129,7 +135,8 @@ class _Loop:
         seconds = time.perf_counter() - began
         if not stopped:
             if self.world.first:
-                store.save_weights(run.out / "model.safetensors", run.evaluated_weights())
+                with recorded(run.out, "model.safetensors"):
+                    store.save_weights(run.out / "model.safetensors", run.evaluated_weights())
             try:
                 evaluation = self._evaluate()
             except Abandoned:
@@ -146,7 +153,8 @@ class _Loop:
             "evaluation": evaluation,
         }
         if self.world.first:
-            write_json(run.out / "metrics.json", metrics)
+            with recorded(run.out, "metrics.json"):
+                write_json(run.out / "metrics.json", metrics)
         self.world.wait()
         return metrics
 
@@ -231,7 +239,8 @@ class _Loop:
         if value > run.best:
             run.best = value
             if self.world.first:
-                store.save_weights(run.out / "best.safetensors", run.evaluated_weights())
+                with recorded(run.out, "best.safetensors"):
+                    store.save_weights(run.out / "best.safetensors", run.evaluated_weights())
         run.evaluated = run.step
         run.save(self.monitor.state())
         self.monitor.restart_clock()

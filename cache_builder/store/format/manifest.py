@@ -13,6 +13,7 @@ from typing import Any
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.store.format.file_names import GROUP, document_file
 from cckt.cache_builder.store.format.spec import SCHEMA, ColumnSpec, canonical, from_runs, run_bounds
 from cckt.cache_builder.store.places.contract import ChunkFiles
@@ -73,7 +74,7 @@ class Manifest:
         it is expanded before that.
         """
         try:
-            document = json.loads(data)
+            document = parse_json(data)
             fields = dict(document["attributes"]["cckt"])
             found = fields.pop("digest")
             schema = fields["schema"]
@@ -145,7 +146,7 @@ def _require(condition: bool, violation: str) -> None:
 def is_ours(data: bytes) -> bool:
     """Return whether a zarr.json is a manifest of cckt, of any version and even if edited."""
     try:
-        schema = json.loads(data)["attributes"]["cckt"]["schema"]
+        schema = parse_json(data)["attributes"]["cckt"]["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
     return isinstance(schema, str) and schema.startswith(SCHEMA.partition("/")[0] + "/")
