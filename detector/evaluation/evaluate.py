@@ -125,7 +125,8 @@ def evaluate_run(
 
     The vocabulary of the data set may differ from the one of training (transfer): the text column of the data
     set, made by the run's teacher, is used. Under torchrun or srun the ranks share the images, and the first
-    rank writes. Raises UserError for files of somebody else in the folder, and for a run, data set or column that is missing or does not fit.
+    rank writes. Raises UserError for files of somebody else in the folder, and for a run, data set or column
+    that is missing or does not fit.
     """
     with joined(device) as world:
         model, facts = load_inference_model(run, str(world.device), weights)

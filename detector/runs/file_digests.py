@@ -50,8 +50,8 @@ def check_recorded(path: Path) -> None:
     expected = read_digests(path.parent).get(path.name)
     if expected is not None and path.is_file() and file_digest(path) != expected:
         raise UserError(
-            f"{path}: is not as cckt wrote it (its digest is not the one in {DIGESTS_FILE}); restore the file, "
-            f"or, if you changed it on purpose, delete {path.parent / DIGESTS_FILE}."
+            f"{path}: is not as cckt wrote it (its digest is not the one in {DIGESTS_FILE}); restore the "
+            f"file, or, if you changed it on purpose, delete {path.parent / DIGESTS_FILE}."
         )
 
 
@@ -79,8 +79,8 @@ def read_digests(folder: Path) -> dict[str, str]:
         intact = False
     if not intact or not isinstance(files, dict):
         raise UserError(
-            f"{path}: is damaged, expected the digests of the files next to it; restore it, or delete it to use "
-            "these files without a check."
+            f"{path}: is damaged, expected the digests of the files next to it; restore it, or delete it to "
+            "use these files without a check."
         )
     return {str(name): str(value) for name, value in files.items()}
 

@@ -52,6 +52,10 @@ MAY_CHANGE = {
 (guidance.priors), determine what its steps compute."""
 
 
+STARTED = ("config.toml", "versions.json", "data.json", "facts.json", BASE_TEXT_FILE)
+"""Files of a run folder that are written before the first step."""
+
+
 @dataclass(frozen=True)
 class Folders:
     """Data sets and `max_steps` of a run, saved so that resuming does not need them again."""

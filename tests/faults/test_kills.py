@@ -1,0 +1,192 @@
+"""Kill every verb that writes at its operations: the same command then ends with the undisturbed result.
+
+The short form kills at KILLS evenly spaced operations of each verb, the slow form at all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cckt.cache_builder.store import open_column, open_writer
+from tests.commands.front import World, coco, index, options
+from tests.faults.conftest import Tell
+from tests.faults.kills import run
+
+KILLS = 4
+"""Kills of each verb in the short form."""
+
+VARYING = re.compile(r"^tensorboard/|(^|/)(metrics\.jsonl?|digests\.json|versions\.json)$")
+"""Files of a run and of evaluations that hold seconds, or the digests of files that do."""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb that writes. begin(world, folder): make what it needs; words(world, folder): the command."""
+
+    words: Callable[[World, Path], list[object]]
+    begin: Callable[[World, Path], object] = lambda world, folder: None
+    again: Callable[[World, Path], list[object]] | None = None
+    """The command after a kill, if the first one refuses: `train --resume`."""
+
+
+def copy(source: str) -> Callable[[World, Path], object]:
+    return lambda world, folder: shutil.copytree(getattr(world, source), folder / source)
+
+
+def without(source: str, column: str) -> Callable[[World, Path], object]:
+    def begin(world: World, folder: Path) -> None:
+        copy(source)(world, folder)
+        shutil.rmtree(folder / source / column)
+
+    return begin
+
+
+def unfinished(world: World, folder: Path) -> None:
+    """A column whose chunks are all made, as after a kill just before the end."""
+    without("held", "images")(world, folder)
+    made = open_column(world.held, "images")
+    writer = open_writer(folder / "held", made.manifest.spec)
+    for chunk in writer.missing():
+        rows = np.arange(*writer.bounds(chunk))
+        writer.write(chunk, made.take(rows), made.valid(rows))
+
+
+def damaged(world: World, folder: Path) -> None:
+    copy("held")(world, folder)
+    (chunk,) = (folder / "held/images/values").glob("c.*")
+    chunk.write_bytes(bytes(reversed(chunk.read_bytes())))
+
+
+def cache(verb: str, data: str, *more: str) -> Callable[[World, Path], list[object]]:
+    return lambda world, folder: ["cache", verb, folder / data, "--teacher", world.teacher, *more]
+
+
+def training(world: World, folder: Path) -> list[object]:
+    words = ["train", "--recipe", "shapeworld", "--train", world.seen, "--out", folder / "run"]
+    return [*words, "--max-steps", "3", *options("train.checkpoint_every=2", "train.keep_checkpoints=1")]
+
+
+def predict(world: World, folder: Path, *more: str) -> list[object]:
+    words = ["predict", world.run, world.folder / "photos", *WORDS, "--out", folder / "new", *more]
+    return [*words, "--teacher", world.teacher, "--min-score", "0"]
+
+
+SHAPEWORLD = ["data", "shapeworld", "--photos", "3", "--workers", "1", "--out"]
+LOW = ["--min-score", "0.0", "--priors", "none"]
+OVER = "--overwrite"
+WORDS = ["--vocabulary", "cup, box"]
+
+VERBS = {
+    "data index": Verb(lambda world, folder: index(folder, "new", "all"), lambda world, folder: coco(folder)),
+    "data index over another": Verb(
+        lambda world, folder: index(folder, "new", "all"),
+        lambda world, folder: (coco(folder), run(index(folder, "new", "base"))),
+    ),
+    "data shapeworld": Verb(lambda world, folder: [*SHAPEWORLD, folder / "new"]),
+    "cache text": Verb(cache("text", "held", "--templates", "single"), without("held", "text")),
+    "cache text --overwrite": Verb(cache("text", "held", "--templates", "single", OVER), copy("held")),
+    "cache crops": Verb(cache("crops", "seen", "--workers", "1"), without("seen", "crops")),
+    "cache images": Verb(cache("images", "held", "--workers", "1"), without("held", "images")),
+    "cache images --overwrite": Verb(cache("images", "held", "--workers", "1", OVER), copy("held")),
+    "cache all": Verb(cache("all", "seen", "--workers", "1"), without("seen", "crops")),
+    "cache priors": Verb(
+        lambda world, folder: ["cache", "priors", folder / "held"], without("held", "priors/clip")
+    ),
+    "cache pull": Verb(lambda world, folder: ["cache", "pull", world.held, folder / "copy"]),
+    "cache finish": Verb(lambda world, folder: ["cache", "finish", folder / "held"], unfinished),
+    "train": Verb(training, again=lambda world, folder: ["train", "--resume", folder / "run"]),
+    "eval": Verb(lambda world, folder: ["eval", folder / "run", "--data", world.held], copy("run")),
+    "predict": Verb(lambda world, folder: predict(world, folder)),
+    "predict yolo": Verb(lambda world, folder: predict(world, folder, "--format", "yolo", "--no-pictures")),
+    "pseudo": Verb(
+        lambda world, folder: ["pseudo", world.run, "--data", world.seen, "--out", folder / "new", *LOW]
+    ),
+    "export": Verb(
+        lambda world, folder: ["export", world.run, "--format", "hf-folder", "--out", folder / "new"]
+    ),
+    "report": Verb(
+        lambda world, folder: ["report", folder / "run", "--data", world.held, "--no-sweep"], copy("run")
+    ),
+}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file below a folder, hidden and temporary ones too, with its digest ("" if it holds times)."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.is_dir() or not path.exists():
+            continue
+        within = name.partition("/")[2]
+        if within.startswith("tensorboard/"):  # one more file for each process that logs
+            continue
+        text = re.sub(re.escape(str(folder)).encode(), b"FOLDER", path.read_bytes())
+        found[name] = "" if VARYING.search(within) else hashlib.sha256(text).hexdigest()
+    return found
+
+
+def kill_everywhere(world: World, tmp_path: Path, name: str, kills: int) -> int:
+    """Kill a verb at `kills` operations (0: at all); return the number of kills."""
+    verb = VERBS[name]
+    start, whole = tmp_path / "start", tmp_path / "work"
+    start.mkdir()
+    verb.begin(world, start)
+    # The same path each time, because some results name their folder.
+    shutil.copytree(start, whole)
+    status, count = run(verb.words(world, whole))
+    assert (status, count > 2) == (0, True), f"{name}: exit {status}, {count} operations"
+    expected = contents(whole)
+    numbers = range(1, count + 1)
+    if kills:
+        numbers = sorted({1 + round(at * (count - 1) / (kills - 1)) for at in range(kills)})
+    for number in numbers:
+        shutil.rmtree(whole)
+        shutil.copytree(start, whole)
+        status, _ = run(verb.words(world, whole), kill_at=number)
+        assert status in (-9, 0), f"{name}, operation {number}: exit {status}"
+        status, _ = run(verb.words(world, whole))
+        if status == 2 and verb.again is not None:
+            status, _ = run(verb.again(world, whole))
+        assert status == 0, f"{name}: exit {status} after a kill at operation {number} of {count}"
+        assert contents(whole) == expected, f"{name}: killed at operation {number} of {count}"
+    return len(numbers)
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_a_killed_command_ends_right_when_it_is_run_again(
+    world: World, tmp_path: Path, tell: Tell, name: str
+) -> None:
+    tell(f"{name}: {kill_everywhere(world, tmp_path, name, KILLS)} kills")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VERBS)
+def test_every_operation(world: World, tmp_path: Path, tell: Tell, name: str) -> None:
+    tell(f"{name}: {kill_everywhere(world, tmp_path, name, 0)} kills")
+
+
+def test_a_killed_repair_is_repaired_again(world: World, tmp_path: Path) -> None:
+    """`verify --repair` ends with exit 2, because it found problems; then the column's command runs."""
+    start, work = tmp_path / "start", tmp_path / "work"
+    start.mkdir()
+    damaged(world, start)
+    shutil.copytree(start, work)
+    repair = ["cache", "verify", work / "held", "images", "--sample", "0", "--repair"]
+    make = ["cache", "images", work / "held", "--teacher", world.teacher]
+    status, count = run(repair)
+    assert status == 2
+    for number in range(1, count + 1):
+        shutil.rmtree(work)
+        shutil.copytree(start, work)
+        assert run(repair, kill_at=number)[0] in (-9, 2)
+        assert run(repair)[0] == 2
+        assert run(make)[0] == 0
+        assert contents(work / "held") == contents(world.held)
