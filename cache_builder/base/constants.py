@@ -28,3 +28,6 @@ PRECISION = "fp32"
 
 PROMPT = "Question: Does {concept} exist in the image? Answer:"
 """Question to a multimodal LLM; docs/method/cckt_det.md, section 3."""
+
+EXACT = 2**53
+"""Integers below this bound have a float of their own; a float id above it may be the rounding of another."""

@@ -66,6 +66,13 @@ def explained_faults(path: Path | None = None) -> Iterator[None]:
         if explained is None:
             raise
         raise explained from error
+    except RuntimeError as error:  # of Path.resolve, before Python 3.13
+        _, loop, link = str(error).partition("Symlink loop from ")
+        if not loop:
+            raise
+        raise UserError(
+            f"{link.strip(chr(39))}: its symbolic links form a loop; remove them or name another place."
+        ) from error
 
 
 def require_room(folder: Path, needed: int = ROOM) -> None:

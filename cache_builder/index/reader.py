@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.index.card import SEAL, card_digest, is_sealed
 from cckt.cache_builder.index.file_names import check_inside
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, NAMES, SCHEMA, Tables
@@ -242,8 +243,8 @@ def _map(path: Path, dtype: type[np.generic], data: Path) -> NDArray[Any]:
     try:
         if not path.is_file():
             raise FileNotFoundError(path)
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        array = read_npy(path, "r")
+    except (OSError, ValueError):
         raise _damaged(data, f"its table {path.name} is missing or cut short") from None
     if array.dtype != dtype:
         raise _damaged(data, f"its table {path.name} holds {array.dtype}, not {np.dtype(dtype)}")

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from cckt.cache_builder.base.atomic_files import place
+from cckt.cache_builder.base.atomic_files import is_running, place
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
+from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
 from cckt.cache_builder.index.card import card_text, sealed_card
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
@@ -131,19 +132,11 @@ def _sweep(folder: Path, keep: set[str]) -> None:
     """Remove what earlier builds left, except temporary files of a process that is still running."""
     for path in folder.iterdir():
         name, _, pid = path.name.rpartition("-")
-        if path.name in keep or (name in (".building", f".{CARD}") and _is_running(pid)):
+        number = natural(pid)
+        alive = number is not None and is_running(number)
+        if path.name in keep or (name in (".building", f".{CARD}") and alive):
             continue
         if _is_ours(path):
             shutil.rmtree(path, ignore_errors=True)
         elif is_left_behind(path) or (is_repairs_file(path.name) and path.is_file()):
             path.unlink(missing_ok=True)
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.store.begin import begin, refusal
 from cckt.cache_builder.store.format.block import chunk_arrays
 from cckt.cache_builder.store.format.file_names import GROUP, chunk_file, is_ledger, is_temporary
@@ -46,7 +47,7 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
 def _require_one_rank(place: str) -> None:
     """UserError under torchrun with several ranks."""
     ranks = os.environ.get("WORLD_SIZE", "1")
-    if ranks.isdigit() and int(ranks) > 1:
+    if (natural(ranks) or 0) > 1:
         raise UserError(
             f"--overwrite of {place}: found {ranks} ranks, expected one process, for an object store has no "
             "locks; begin it with one and --overwrite, stop that, then run all ranks without --overwrite."

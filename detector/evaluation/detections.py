@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.constants import EXACT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
 from cckt.detector.runs.file_digests import check_recorded
@@ -166,7 +167,8 @@ class Detections:
 
 
 def _as_id(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != value:
+    rounded = isinstance(value, float) and not abs(value) < EXACT  # it may stand for another id
+    if isinstance(value, bool) or rounded or int(value) != value:
         raise ValueError(f"{value!r} is not an id")
     return int(value)
 

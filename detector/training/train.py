@@ -134,6 +134,7 @@ class _Loop:
         run.save(self.monitor.state())
         seconds = time.perf_counter() - began
         if not stopped:
+            self._require_progress()
             if self.world.first:
                 with recorded(run.out, "model.safetensors"):
                     store.save_weights(run.out / "model.safetensors", run.evaluated_weights())
@@ -157,6 +158,16 @@ class _Loop:
                 write_json(run.out / "metrics.json", metrics)
         self.world.wait()
         return metrics
+
+    def _require_progress(self) -> None:
+        """Raise UserError if every step of the run was skipped, so that its weights are the initial ones."""
+        run, skipped = self.run, self.monitor.skipped + self.monitor.overflows_in_a_row
+        if run.step and skipped >= run.step:
+            raise UserError(
+                f"{run.out}: found a non-finite loss or gradient in all of the {run.step} steps, expected at "
+                "least one step that changes the weights; start a new run with a lower train.lr or "
+                "train.precision=fp32."
+            )
 
     def _steps(self, last: int, stop_at: int) -> str:
         """Train until step `last`; return why it stopped earlier, "" if it did not."""

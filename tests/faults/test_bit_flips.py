@@ -18,7 +18,7 @@ import pytest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import index_problems, open_index
 from cckt.cache_builder.store import list_columns, open_writer, verify_column
-from cckt.detector.runs.file_digests import read_digests, recorded_problems
+from cckt.detector.runs.file_digests import check_recorded, read_digests, recorded_problems
 from cckt.detector.runs.run_folder import Facts, load_weights, newest_checkpoint, read_json, run_config
 from tests.cache_builder.column_samples import crops_spec, make, tree
 from tests.commands.front import World
@@ -82,12 +82,27 @@ def flip_a_data_set(world: World, folder: Path, bits: int) -> int:
     return count
 
 
+def read_digests_or_none(folder: Path) -> None:
+    read_digests(folder)
+
+
+def check_one(folder: Path, name: str) -> None:
+    check_recorded(folder / name)
+
+
 def flip_a_run(world: World, run: Path, bits: int) -> int:
     shutil.copytree(world.run, run)
     recorded = sorted(read_digests(run))
     assert {"config.toml", "facts.json", "data.json", "versions.json"} <= set(recorded)
     assert {"metrics.json", "metrics.jsonl", "model.safetensors", "base_text.safetensors"} <= set(recorded)
-    count = all_found(run, [*recorded, "digests.json"], bits, recorded_problems)
+    count = all_found(run, ["digests.json"], bits, read_digests_or_none)
+    for name in recorded:
+        count += all_found(run, [name], bits, functools.partial(check_one, name=name))
+        damage = flips(run / name, 1)
+        next(damage)
+        assert recorded_problems(run) == [f"{run / name} is not as cckt wrote it"]
+        damage.close()
+    assert recorded_problems(run) == []
     others = {name for name in files_under(run) if "/" not in name} - {*recorded, "digests.json"}
     assert others == set(), "expected every file of a finished run to be recorded"
     readers: dict[str, Callable[[Path], object]] = {

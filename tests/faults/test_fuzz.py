@@ -88,13 +88,13 @@ def commands(world: World, box: Path) -> dict[str, Words]:
     train = ["train", "--recipe", "shapeworld", "--train", seen, "--out", out, "--max-steps", "1", *options()]
     return {
         "data index": ["data", "index", *given, "--split", world.folder / "split.json", "--out", out],
-        "data split": ["data", "split", given[1], "--out", out],
+        "data split": ["data", "split", given[1], "--share", "0.5", "--out", out],
         "data shapeworld": ["data", "shapeworld", "--photos", "1", "--workers", "1", "--out", out],
         "cache text": ["cache", "text", held, *teacher, "--out", out],
         "cache crops": ["cache", "crops", held, *teacher, "--workers", "1", "--out", out],
         "cache images": ["cache", "images", held, *teacher, "--workers", "1", "--out", out],
         "cache all": ["cache", "all", seen, *teacher, "--workers", "1", "--out", out],
-        "cache priors": ["cache", "priors", held, "--out", out],
+        "cache priors": ["cache", "priors", held],
         "cache info": ["cache", "info", held],
         "cache verify": ["cache", "verify", held, "--sample", "0"],
         "cache diff": ["cache", "diff", held, seen],

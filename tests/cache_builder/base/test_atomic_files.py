@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cckt.cache_builder.base.atomic_files import place, plain, write_bytes, write_json, write_together
+from cckt.cache_builder.base.atomic_files import (
+    place,
+    plain,
+    temporary_of,
+    write_bytes,
+    write_json,
+    write_together,
+)
 from cckt.cache_builder.base.digests import digest_of, file_digest
 
 
@@ -25,7 +32,7 @@ def test_a_file_has_its_new_content_and_nothing_else_is_left(tmp_path: Path) -> 
 
 
 def test_a_partial_file_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / f".file.{os.getpid()}.partial").write_text("half")
+    temporary_of(tmp_path / "file").write_text("half")
     write_bytes(tmp_path / "file", b"new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"new"}
 
