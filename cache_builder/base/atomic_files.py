@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import socket
 import stat
 import zlib
@@ -103,7 +104,10 @@ def _sweep(folder: Path) -> None:
             found = left.fullmatch(name)
             if found and not is_running(int(found[1])):
                 with contextlib.suppress(OSError):
-                    os.unlink(folder / name)
+                    if os.path.isdir(folder / name) and not os.path.islink(folder / name):
+                        shutil.rmtree(folder / name)
+                    else:
+                        os.unlink(folder / name)
 
 
 @cache

@@ -64,6 +64,7 @@ def _write_locked(out: Path, tables: Tables, card: dict[str, Any], listed: tuple
             for name, content in ((CARD, text), *([listed] if listed else []))
         )
         if same_tables and same_files:
+            _sweep(folder, {CARD, card["tables"], listed[0] if listed else ""})  # of a build that was killed
             return True
         folder.mkdir(parents=True, exist_ok=True)
         if not same_tables:

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import importlib
 import io
+import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,39 +27,93 @@ import torch
 from cckt import cli
 
 OPERATIONS = ("fsync", "rename", "replace", "link", "unlink", "remove", "rmdir", "mkdir")
+IMPORTS = ("zarr", "open_clip", "timm", "safetensors.torch", "hotcoco", "cckt.api", "cckt.shapeworld.dataset")
+IMPORTS += ("cckt.cache_builder.columns.all_at_once", "cckt.detector.training.train", "cckt.detector.report")
 PATIENCE_S = 120
 """Seconds after which a command counts as hanging."""
 
 
-def run(words: list[object], kill_at: int = 0) -> tuple[int, int]:
-    """Run a command line in a child; return its exit status (-9 if killed) and its number of operations.
+class Server:
+    """A process that has imported what commands import and computed nothing; commands are forked from it.
 
-    kill_at: number of the operation at which the child dies; 0 for never.
+    A test process cannot be forked itself: thread pools that it has used, such as that of hotcoco, would have
+    no threads in the child.
     """
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        code = f"from {__name__} import serve; serve()"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+
+    def run(self, words: Sequence[object], kill_at: int = 0) -> Ended:
+        """Run a command line in a child, which dies at its `kill_at`-th operation; 0 for never."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        request = json.dumps({"words": [str(word) for word in words], "kill_at": kill_at})
+        self._process.stdin.write(request.encode() + b"\n")
+        self._process.stdin.flush()
+        return Ended(**json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    """Exit code, or minus the signal that killed it."""
+    count: int
+    """Operations that write; 0 if it was killed."""
+    lives: bool
+    """Whether a worker outlived it."""
+    err: str
+    """The end of its stderr."""
+
+
+def serve() -> None:
+    """Answer requests on stdin, one a line, until it ends."""
+    for module in IMPORTS:
+        importlib.import_module(module)
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(vars(_forked(**json.loads(line)))) + "\n")
+        sys.stdout.flush()
+
+
+def _forked(words: list[str], kill_at: int) -> Ended:
     reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            os.setsid()  # its workers are in its group
-            os.close(reading)
-            torch.set_num_threads(1)
-            signal.alarm(PATIENCE_S)
-            quiet = os.open(os.devnull, os.O_RDWR)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
-            counter = _Counter(kill_at)
-            counter.install()
-            status = cli.run([str(word) for word in words])
-            os.write(writing, str(counter.count).encode())
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        count = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert not _group_lives(child), f"expected no worker of {words[:3]} to outlive it"
-    return status, int(count or 0)
+    with tempfile.TemporaryFile() as err:
+        child = os.fork()
+        if child == 0:
+            status = 70
+            try:
+                os.setsid()  # its workers are in its group
+                os.close(reading)
+                signal.alarm(PATIENCE_S)
+                quiet = os.open(os.devnull, os.O_RDWR)
+                os.dup2(quiet, 0)
+                os.dup2(quiet, 1)
+                os.dup2(err.fileno(), 2)
+                counter = _Counter(kill_at)
+                counter.install()
+                status = cli.run(words)
+                os.write(writing, str(counter.count).encode())
+            finally:
+                os._exit(status)
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            count = int(pipe.read() or 0)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        lives = _group_lives(child)
+        err.seek(0)
+        return Ended(status, count, lives, err.read()[-2000:].decode(errors="replace"))
 
 
 class _Counter:

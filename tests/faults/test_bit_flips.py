@@ -9,6 +9,7 @@ with them); TensorBoard's event files, whose records have their own checksums an
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path

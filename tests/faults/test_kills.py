@@ -8,23 +8,32 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cckt import cli
 from cckt.cache_builder.store import open_column, open_writer
 from tests.commands.front import World, coco, index, options
 from tests.faults.conftest import Tell
-from tests.faults.kills import run
+from tests.faults.kills import Server
 
 KILLS = 4
 """Kills of each verb in the short form."""
 
 VARYING = re.compile(r"^tensorboard/|(^|/)(metrics\.jsonl?|digests\.json|versions\.json)$")
 """Files of a run and of evaluations that hold seconds, or the digests of files that do."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """The process from which commands are forked."""
+    server = Server()
+    yield server
+    server.close()
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,10 @@ VERBS = {
     "data index": Verb(lambda world, folder: index(folder, "new", "all"), lambda world, folder: coco(folder)),
     "data index over another": Verb(
         lambda world, folder: index(folder, "new", "all"),
-        lambda world, folder: (coco(folder), run(index(folder, "new", "base"))),
+        lambda world, folder: (coco(folder), cli.run([str(word) for word in index(folder, "new", "base")])),
+    ),
+    "data split": Verb(
+        lambda world, folder: ["data", "split", world.held, "--share", "0.5", "--out", folder / "new"]
     ),
     "data shapeworld": Verb(lambda world, folder: [*SHAPEWORLD, folder / "new"]),
     "cache text": Verb(cache("text", "held", "--templates", "single"), without("held", "text")),
@@ -133,47 +145,49 @@ def contents(folder: Path) -> dict[str, str]:
     return found
 
 
-def kill_everywhere(world: World, tmp_path: Path, name: str, kills: int) -> int:
+def kill_everywhere(server: Server, world: World, tmp_path: Path, name: str, kills: int) -> int:
     """Kill a verb at `kills` operations (0: at all); return the number of kills."""
     verb = VERBS[name]
-    start, whole = tmp_path / "start", tmp_path / "work"
+    start, work = tmp_path / "start", tmp_path / "work"
     start.mkdir()
     verb.begin(world, start)
     # The same path each time, because some results name their folder.
-    shutil.copytree(start, whole)
-    status, count = run(verb.words(world, whole))
-    assert (status, count > 2) == (0, True), f"{name}: exit {status}, {count} operations"
-    expected = contents(whole)
-    numbers = range(1, count + 1)
+    shutil.copytree(start, work)
+    whole = server.run(verb.words(world, work))
+    assert whole.status == 0, f"{name}: {whole}"
+    assert whole.count > 2
+    expected = contents(work)
+    numbers = list(range(1, whole.count + 1))
     if kills:
-        numbers = sorted({1 + round(at * (count - 1) / (kills - 1)) for at in range(kills)})
+        numbers = sorted({1 + round(at * (whole.count - 1) / (kills - 1)) for at in range(kills)})
     for number in numbers:
-        shutil.rmtree(whole)
-        shutil.copytree(start, whole)
-        status, _ = run(verb.words(world, whole), kill_at=number)
-        assert status in (-9, 0), f"{name}, operation {number}: exit {status}"
-        status, _ = run(verb.words(world, whole))
-        if status == 2 and verb.again is not None:
-            status, _ = run(verb.again(world, whole))
-        assert status == 0, f"{name}: exit {status} after a kill at operation {number} of {count}"
-        assert contents(whole) == expected, f"{name}: killed at operation {number} of {count}"
+        where = f"{name}, killed at operation {number} of {whole.count}"
+        shutil.rmtree(work)
+        shutil.copytree(start, work)
+        killed = server.run(verb.words(world, work), number)
+        assert (killed.status in (-9, 0), killed.lives) == (True, False), f"{where}: {killed}"
+        again = server.run(verb.words(world, work))
+        if again.status == 2 and verb.again is not None:
+            again = server.run(verb.again(world, work))
+        assert (again.status, again.lives) == (0, False), f"{where}: {again}"
+        assert contents(work) == expected, where
     return len(numbers)
 
 
 @pytest.mark.parametrize("name", VERBS)
 def test_a_killed_command_ends_right_when_it_is_run_again(
-    world: World, tmp_path: Path, tell: Tell, name: str
+    server: Server, world: World, tmp_path: Path, tell: Tell, name: str
 ) -> None:
-    tell(f"{name}: {kill_everywhere(world, tmp_path, name, KILLS)} kills")
+    tell(f"{name}: {kill_everywhere(server, world, tmp_path, name, KILLS)} kills")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", VERBS)
-def test_every_operation(world: World, tmp_path: Path, tell: Tell, name: str) -> None:
-    tell(f"{name}: {kill_everywhere(world, tmp_path, name, 0)} kills")
+def test_every_operation(server: Server, world: World, tmp_path: Path, tell: Tell, name: str) -> None:
+    tell(f"{name}: {kill_everywhere(server, world, tmp_path, name, 0)} kills")
 
 
-def test_a_killed_repair_is_repaired_again(world: World, tmp_path: Path) -> None:
+def test_a_killed_repair_is_repaired_again(server: Server, world: World, tmp_path: Path) -> None:
     """`verify --repair` ends with exit 2, because it found problems; then the column's command runs."""
     start, work = tmp_path / "start", tmp_path / "work"
     start.mkdir()
@@ -181,12 +195,12 @@ def test_a_killed_repair_is_repaired_again(world: World, tmp_path: Path) -> None
     shutil.copytree(start, work)
     repair = ["cache", "verify", work / "held", "images", "--sample", "0", "--repair"]
     make = ["cache", "images", work / "held", "--teacher", world.teacher]
-    status, count = run(repair)
-    assert status == 2
-    for number in range(1, count + 1):
+    whole = server.run(repair)
+    assert whole.status == 2, whole
+    for number in range(1, whole.count + 1):
         shutil.rmtree(work)
         shutil.copytree(start, work)
-        assert run(repair, kill_at=number)[0] in (-9, 2)
-        assert run(repair)[0] == 2
-        assert run(make)[0] == 0
+        assert server.run(repair, number).status in (-9, 2)
+        assert server.run(repair).status == 2
+        assert server.run(make).status == 0
         assert contents(work / "held") == contents(world.held)

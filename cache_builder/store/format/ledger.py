@@ -110,11 +110,11 @@ def _parse(line: bytes, *names: str) -> dict[str, Any]:
     """The fields `names` of an intact line; {} of a torn or damaged one."""
     try:
         fields = parse_json(line)
-    except ValueError:
-        return {}
-    if not isinstance(fields, dict):
-        return {}
-    check = fields.pop(_CHECK, None)
-    if fields.keys() != set(names) or check not in (None, digest_of(canonical(fields))):
+        if not isinstance(fields, dict):
+            return {}
+        check = fields.pop(_CHECK, None)
+        if fields.keys() != set(names) or check not in (None, digest_of(canonical(fields))):
+            return {}
+    except ValueError:  # no JSON, or NaN in it
         return {}
     return fields

@@ -78,6 +78,7 @@ class Manifest:
             fields = dict(document["attributes"]["cckt"])
             found = fields.pop("digest")
             schema = fields["schema"]
+            expected = digest_of(canonical(fields))  # ValueError for NaN and for lone surrogates
             if (document["zarr_format"], document["node_type"]) != (3, "group"):
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -90,7 +91,6 @@ class Manifest:
                 f"{place}/{GROUP} has schema {schema!r}: expected {SCHEMA!r}, make the column again with "
                 "this cckt."
             )
-        expected = digest_of(canonical(fields))
         if found != expected:
             raise UserError(
                 f"{place}/{GROUP} was edited: its fields have digest {expected}, but it states {found}; "

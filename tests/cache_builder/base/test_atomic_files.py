@@ -126,3 +126,16 @@ def test_digests_of_bytes_and_files_agree(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert digest_of(b"abc") == file_digest(tmp_path / "file")
     assert digest_of(b"abc") == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_temporary_files_of_killed_processes_are_swept_and_others_kept(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine = temporary_of(tmp_path / "elsewhere" / "other").name
+    left = mine.replace(f".{os.getpid()}.", f".{ended.pid}.")
+    running = mine.replace(f".{os.getpid()}.", f".{os.getppid()}.")
+    kept = {running, ".notes.123.partial", f".notes.0123abcd.{ended.pid}.partial", "a.partial"}
+    for name in (left, *kept):
+        (tmp_path / name).write_text("half")
+    write_bytes(tmp_path / "file", b"new")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", *kept}
