@@ -34,6 +34,8 @@ _REASONS = {
         "it or its folder does not exist",
         "check the name and what may delete it",
     ),
+    errno.EMFILE: ("too many files are open", "use fewer --workers or raise the limit (ulimit -n)"),
+    errno.ENFILE: ("too many files are open on this machine", "end other programs or use fewer --workers"),
     errno.EIO: ("the disk reports an input/output error", f"check the disk or {_OTHER}"),
     errno.ESTALE: ("the network disk no longer has it", f"mount the disk again or {_OTHER}"),
 }
@@ -51,6 +53,18 @@ def explain(error: OSError, path: Path | None = None) -> UserError | None:
     file = error.filename2 or error.filename or path
     name = "a file" if file is None else os.fsdecode(file) if isinstance(file, bytes) else str(file)
     return UserError(f"{name}: could not be used because {reason}; {step}, then run the same command again.")
+
+
+def raise_unless_missing(error: OSError, path: Path) -> None:
+    """Raise UserError for a fault that is no damage of a file: permission, too many open files, a sick disk.
+
+    Return for a missing file, which a caller describes itself.
+    """
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, None):
+        return
+    explained = explain(error, path)
+    if explained is not None:
+        raise explained from error
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.base.npy_files import read_npy
@@ -223,7 +224,9 @@ def read_card(data: Path) -> dict[str, Any] | None:
         return None
     except DamagedIndex:
         raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
         raise _damaged(data, f"{CARD} cannot be read") from None
     if schema > SCHEMA:
         raise UserError(
@@ -244,7 +247,9 @@ def _map(path: Path, dtype: type[np.generic], data: Path) -> NDArray[Any]:
         if not path.is_file():
             raise FileNotFoundError(path)
         array = read_npy(path, "r")
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
         raise _damaged(data, f"its table {path.name} is missing or cut short") from None
     if array.dtype != dtype:
         raise _damaged(data, f"its table {path.name} holds {array.dtype}, not {np.dtype(dtype)}")

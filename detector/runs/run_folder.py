@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.cache_builder.base.digests import file_digest
+from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.store import teacher_of
@@ -109,6 +110,8 @@ def read_json(path: Path, expected: str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected {expected}; check the name of the folder.") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
         raise UserError(f"{path}: found no readable JSON ({error}), expected {expected}.") from None
 
 
@@ -160,6 +163,8 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected weights written by cckt train.") from None
     except (safetensors.SafetensorError, OSError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
         raise UserError(
             f"{path}: found no readable safetensors ({error}), expected weights written by cckt train; "
             "use another checkpoint of the run."

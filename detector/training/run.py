@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cckt.cache_builder.base.atomic_files import write_json
+from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.detector.config.config import Config, InferenceConfig, PriorConfig, save_config
@@ -152,6 +153,7 @@ class Run:
             raise UserError(f"{self.out}: already holds a run; {step}, or give another --out.")
         self.world.wait()
         if self.world.first:
+            require_room(self.out, self._checkpoint_bytes() * (1 if resume else 1 + self._kept))
             try:
                 self.out.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -168,6 +170,15 @@ class Run:
                 folders.save(self.out)
                 self.ingredients.facts.save(self.out)
                 save_base_text(self.out, self.ingredients.text)
+
+    @property
+    def _kept(self) -> int:
+        return self.config.train.keep_checkpoints
+
+    def _checkpoint_bytes(self) -> int:
+        """About the bytes of a checkpoint: weights, their moving average, and two moments of each weight."""
+        weights = sum(value.numel() * value.element_size() for value in self.model.state_dict().values())
+        return weights * (3 if self.average is None else 4)
 
     def _check_same(self) -> None:
         before, after = (config.options() for config in (store.run_config(self.out), self.config))
