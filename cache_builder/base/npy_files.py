@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tokenize
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +21,8 @@ def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
         array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except (EOFError, SyntaxError, TypeError, KeyError, MemoryError, OverflowError, RecursionError) as error:
         raise ValueError(f"it holds no array ({type(error).__name__})") from None
-    except tokenize.TokenError as error:
-        raise ValueError(f"its head is cut short ({error.args[0]})") from None
+    except (tokenize.TokenError, zipfile.BadZipFile) as error:
+        raise ValueError(f"it is cut short ({error.args[0]})") from None
     if not isinstance(array, np.ndarray):
         raise ValueError("it is an archive of arrays")
     return array
