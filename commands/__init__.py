@@ -8,6 +8,7 @@ One file per command or group; `cli.py` assembles them. No command imports anoth
     console.py         progress, tables, figures and errors on the terminal; nothing else prints
     data.py            cckt data index, shapeworld: make a data set
     doctor.py          cckt doctor: check the installation, the data and a run
+    engines.py         options of cckt cache that say who makes the chunks
     eval.py            cckt eval: score a run or a file of detections
     export.py          cckt export: ONNX or torch graph, or a folder with a model card
     options.py         option types and defaults that several commands share
@@ -17,5 +18,6 @@ One file per command or group; `cli.py` assembles them. No command imports anoth
     pseudo.py          cckt pseudo: a data set extended by a run's confident detections
     quickstart.py      cckt quickstart: the whole pipeline on shapeworld
     report.py          cckt report: one HTML file about one or several runs
+    spread.py          predict and pseudo on the nodes of a Ray cluster
     train.py           cckt train: start or resume a run
 """

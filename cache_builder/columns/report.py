@@ -44,6 +44,8 @@ class CacheReport:
     """Seconds in which the teacher waited for photos."""
     map_seconds: float = 0.0
     """Seconds in the teacher."""
+    again: int = 0
+    """Units of chunks that were begun again, because the maker that had them died or was very slow."""
     agreement: Agreement | None = None
     """Of a fast column: agreement of a sample of its rows with the exact ones."""
 
@@ -58,6 +60,8 @@ class CacheReport:
             f"column {self.name}: {self.rows} rows, {self.invalid} without a value; {made} in "
             f"{self.seconds:.1f} s"
         ]
+        if self.again:
+            lines.append(f"{self.again} units begun again: their maker died or was very slow")
         lines += self.notes[:MOST_NOTES]
         if len(self.notes) > MOST_NOTES:
             lines.append(f"and {len(self.notes) - MOST_NOTES} more such lines")
@@ -78,6 +82,7 @@ class CacheReport:
             "skipped_chunks": self.skipped_chunks,
             "made_chunks": self.made_chunks,
             "seconds": self.seconds,
+            "again": self.again,
             "read_wait": self.read_wait,
             "map_seconds": self.map_seconds,
             "notes": self.notes,
@@ -135,5 +140,6 @@ def report_of(
         manifest=run.manifest,
         read_wait=run.read_wait,
         map_seconds=run.map_seconds,
+        again=run.again,
         agreement=agreement,
     )

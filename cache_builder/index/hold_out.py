@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.atomic_files import write_together
 from cckt.cache_builder.base.boxes import xywh_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.ownership import Mark, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index.derive import require_annotated
 from cckt.cache_builder.index.formats.coco import read_coco
@@ -113,7 +114,9 @@ def hold_out(
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            write_bytes(out / name, text.encode())
+            # Nothing in a COCO file says who wrote it, so one with other contents may be the user's.
+            require_ours_or_absent(out / name, _holds(text), "what this command would write")
+        write_together({out / name: text.encode() for name, text in files.items()})
     except OSError as fault:
         raise UserError(
             f"{out} cannot be written ({fault.strerror}): free space or choose another --out"
@@ -166,6 +169,18 @@ def choose_held_out(shown: NDArray[np.bool_], share: float, seed: int) -> NDArra
     for image in order[open_images[order]].tolist():
         assign(image, total_lacking, total_left)
     return held
+
+
+def _holds(text: str) -> Mark:
+    """Return a mark of files that hold this text."""
+
+    def holds(path: Path) -> bool:
+        try:
+            return path.is_file() and path.read_bytes() == text.encode()
+        except OSError:
+            return False
+
+    return holds
 
 
 def _coco_of_file(path: Path, progress: Progress) -> dict[str, Any]:

@@ -56,10 +56,11 @@ class ChunkAssembler:
         wanted: Container[int],
         writer_thread: WriterThread,
         report: RunReport,
+        target: int = 0,
     ) -> None:
         assert batch >= 1, f"expected batch >= 1, found {batch}"
         self._writer, self._map, self._batch, self._wanted = writer, map, batch, wanted
-        self._writer_thread, self._report = writer_thread, report
+        self._writer_thread, self._report, self._target = writer_thread, report, target
         self._open: dict[int, _Chunk] = {}
         self._in_flight: deque[tuple[int, list[int], Any]] = deque()
 
@@ -132,5 +133,7 @@ class ChunkAssembler:
             return
         del self._open[number]
         self._writer_thread.put(
-            FinishedChunk(self._writer, self._report, number, chunk.values, chunk.valid, chunk.notes)
+            FinishedChunk(
+                self._writer, self._report, number, chunk.values, chunk.valid, chunk.notes, self._target
+            )
         )

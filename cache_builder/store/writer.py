@@ -13,9 +13,16 @@ from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.natural import natural
-from cckt.cache_builder.store.begin import begin, refusal
+from cckt.cache_builder.store.begin import OtherColumn, begin
+from cckt.cache_builder.store.claims import Claims
 from cckt.cache_builder.store.format.block import chunk_arrays
-from cckt.cache_builder.store.format.file_names import GROUP, chunk_file, is_ledger, is_temporary
+from cckt.cache_builder.store.format.file_names import (
+    GROUP,
+    chunk_file,
+    is_claim,
+    is_ledger,
+    is_temporary,
+)
 from cckt.cache_builder.store.format.layout import library_versions
 from cckt.cache_builder.store.format.ledger import LedgerEntry, Ledgers, LedgerWriter, read_ledgers
 from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
@@ -85,7 +92,7 @@ class ColumnWriter:
                     "command began with, restore it or run the same command again to make it again."
                 )
             if found.spec.identity != self.spec.identity:
-                raise UserError(refusal(self._files.place, found.spec, self.spec, self._data))
+                raise OtherColumn(self._files.place, found.spec, self.spec, self._data)
             self._manifest = found
         return self._manifest.finished
 
@@ -100,6 +107,14 @@ class ColumnWriter:
         missing = self._state()[1]
         # Another maker may have finished the column and removed its ledgers meanwhile.
         return [] if missing and self.finished else missing
+
+    def claims(self, units: int) -> Claims:
+        """Return the claims of this process on `units` units of work of the column."""
+        return Claims(self._files, units)
+
+    def stands(self, chunk: int) -> bool:
+        """Return whether the file of a chunk is whole: another maker may have made it just now."""
+        return self._files.size(chunk_file("values", chunk)) == self.spec.chunk_bytes("values")
 
     def write(
         self,
@@ -166,7 +181,8 @@ class ColumnWriter:
                 if found is None or not found.finished:  # begun again meanwhile: not ours to sweep
                     return self._manifest
                 sizes = self._files.sizes()
-            self._files.remove(name for name in sizes if is_ledger(name) or is_temporary(name))
+            left = (is_ledger, is_claim, is_temporary)
+            self._files.remove(name for name in sizes if any(one(name) for one in left))
         return self._manifest
 
     def _state(self) -> tuple[Ledgers, list[int], dict[str, int]]:
@@ -187,9 +203,7 @@ class ColumnWriter:
 
     def _made_already(self, chunk: int) -> bool:
         """Whether another maker was faster; the ledgers are read only if the chunk's file exists."""
-        if self._files.size(chunk_file("values", chunk)) != self.spec.chunk_bytes("values"):
-            return False
-        return chunk not in self._state()[1]
+        return self.stands(chunk) and chunk not in self._state()[1]
 
     def _matches(self, entry: LedgerEntry) -> bool:
         """Whether the chunk's files have the digests of an entry."""

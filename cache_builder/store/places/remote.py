@@ -86,11 +86,11 @@ class RemoteFiles:
         self.put(name, content)
         self._own[name] = content
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self, folder: str = "") -> dict[str, int]:
         """See `ChunkFiles.sizes`."""
         try:
             self._system.invalidate_cache()
-            found = self._system.find(self._root, detail=True)
+            found = self._system.find(self._full(folder.rstrip("/")), detail=True)
         except FileNotFoundError:
             return {}
         except Exception as error:

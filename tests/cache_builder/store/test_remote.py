@@ -18,6 +18,7 @@ import zarr
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import column_info, list_columns, open_column, open_writer, pull, verify_column
 from cckt.cache_builder.store.format.spec import canonical
 from cckt.cache_builder.store.places.files import LocalFiles, open_files
@@ -117,7 +118,7 @@ def test_every_place_implements_chunk_files(any_url):
 
 def test_a_column_is_written_in_parts_read_and_verified(any_url, tmp_path):
     spec = crops_spec(40, 16)
-    make(any_url, spec, part=(1, 2))
+    make(any_url, spec, part=ExactPart((1, 2)))
     with pytest.raises(
         UserError, match=f"not finished: .* run `cckt cache crops {any_url} --teacher tiny/one`"
     ):
