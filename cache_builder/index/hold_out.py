@@ -69,13 +69,14 @@ def hold_out(
     photos, for val.json; each concept has about this share of its photos there. The same seed gives the same
     files.
     For an index with splits, `out/split.json` has them. Raises UserError for a source that cannot be read or
-    divided, and where a file exists already.
+    divided, and where a file exists already: all of them, or one with other contents than a killed call of
+    the same arguments leaves.
     """
     if not 0 < share < 1:
         raise UserError(f"--share is {share:g}: expected a share of the photos between 0 and 1, such as 0.1")
-    for name in (TRAIN, VAL, SPLIT):
-        if (out / name).exists():
-            raise UserError(f"{out / name} exists already: remove it or choose another --out")
+    if (out / VAL).exists():  # the last one that is written
+        present = next(name for name in (TRAIN, VAL) if (out / name).exists())
+        raise UserError(f"{out / present} exists already: remove it or choose another --out")
     index = open_index(source) if source.is_dir() else None
     coco = _coco_of_index(index) if index is not None else _coco_of_file(source, progress or Silent())
     ids = np.array([int(image["id"]) for image in coco["images"]], np.int64)
@@ -93,7 +94,13 @@ def hold_out(
             "expected at least one photo on each side; choose another --share"
         )
     held_ids = set(ids[order][held].tolist())
-    files: dict[str, str] = {}
+    files: dict[str, str] = {}  # in the order in which they appear
+    if index is not None and len(index.rows("base")) < len(index.concepts):
+        named = {
+            split: [concept.name for concept in index.concepts if concept.split == split]
+            for split in ("base", "novel")
+        }
+        files[SPLIT] = json.dumps(named, indent=1) + "\n"
     counts = []
     for name, inside in ((TRAIN, False), (VAL, True)):
         part = {
@@ -105,17 +112,11 @@ def hold_out(
         }
         counts.append((len(part["images"]), len(part["annotations"])))
         files[name] = json.dumps(part)
-    if index is not None and len(index.rows("base")) < len(index.concepts):
-        named = {
-            split: [concept.name for concept in index.concepts if concept.split == split]
-            for split in ("base", "novel")
-        }
-        files[SPLIT] = json.dumps(named, indent=1) + "\n"
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
             # Nothing in a COCO file says who wrote it, so one with other contents may be the user's.
-            require_ours_or_absent(out / name, _holds(text), "what this command would write")
+            require_ours_or_absent(out / name, _holds(text), "what this command writes")
         write_together({out / name: text.encode() for name, text in files.items()})
     except OSError as fault:
         raise UserError(
