@@ -149,8 +149,10 @@ def evaluate_run(
         if inferred is not None:
             out.mkdir(parents=True, exist_ok=True)
             with recorded(out, DETECTIONS_FILE, METRICS_FILE):
-                inferred.detections[variant.name].to_json(out / DETECTIONS_FILE)
+                # The card comes first, because it marks the folder as ours if this process is killed.
+                (out / DETECTIONS_FILE).unlink(missing_ok=True)
                 write_json(out / METRICS_FILE, metrics.as_dict())
+                inferred.detections[variant.name].to_json(out / DETECTIONS_FILE)
         world.wait()  # until the files are written
     return metrics
 

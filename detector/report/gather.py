@@ -26,7 +26,7 @@ from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import classify, costs
 from cckt.detector.report.log import read_log
 from cckt.detector.report.priors import prior_quality, sweep_priors
-from cckt.detector.runs.file_digests import recorded
+from cckt.detector.runs.file_digests import read_digests, record, recorded
 from cckt.detector.runs.run_folder import Facts, evaluation_weights, read_json, run_config
 
 
@@ -116,6 +116,9 @@ def _evaluation(
     if card.is_file() and (folder / "detections.json").is_file():
         known = read_json(card, "figures written by cckt eval").get("figures", {})
         if plain(required).items() <= known.items():
+            names = ("detections.json", "metrics.json")
+            if not set(names) <= read_digests(folder).keys():  # a kill came first, or an earlier version
+                record(folder, *names)
             return folder
     folder = scratch or folder
     evaluate_run(

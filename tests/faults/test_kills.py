@@ -92,7 +92,7 @@ def predict(world: World, folder: Path, *more: str) -> list[object]:
 
 
 SHAPEWORLD = ["data", "shapeworld", "--photos", "3", "--workers", "1", "--out"]
-LOW = ["--min-score", "0.0", "--priors", "none"]
+LOW = ["--min-score", "0.001", "--priors", "none"]
 OVER = "--overwrite"
 WORDS = ["--vocabulary", "cup, box"]
 
