@@ -17,7 +17,7 @@ from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config
 from cckt.detector.data.schedule import Schedule
 from cckt.detector.inference.inference_model import load_inference_model
-from cckt.detector.runs.file_digests import DIGESTS_FILE, recorded_problems
+from cckt.detector.runs.file_digests import DIGESTS_FILE, accept, recorded_problems
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
 from cckt.detector.students.build import build_student
 from cckt.detector.training.preflight import check_batch, check_validation, gather
@@ -145,6 +145,15 @@ def check_unseen(facts: Facts, data: Path) -> list[Finding]:
         return [Finding("bad", "leak", message)]
     message = f"none of the {len(novel)} novel concepts of {data} is among the {len(trained)} trained ones"
     return [Finding("good", "leak", message)]
+
+
+def accept_run(run: Path) -> list[Finding]:
+    """Record the files of a run and of its evaluations as they are; return a finding for each that changed."""
+    if not (run / "facts.json").is_file():
+        raise UserError(f"{run}: no facts.json, expected a run folder made by cckt train; check the name.")
+    message = "was changed or removed, and is recorded as it is now"
+    folders = [run, *(card.parent for card in sorted(run.glob(f"eval-*/{DIGESTS_FILE}")))]
+    return [Finding("warn", str(folder / name), message) for folder in folders for name in accept(folder)]
 
 
 def check_run(run: Path) -> tuple[list[Finding], Facts | None]:
