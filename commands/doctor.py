@@ -21,7 +21,8 @@ def doctor(
     val: Annotated[Path | None, typer.Option(help="Data set to evaluate on.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
     accept: Annotated[
-        bool, typer.Option("--accept", help="Record the files of --run that you changed, so that they are used.")
+        bool,
+        typer.Option("--accept", help="Record the files of --run that you changed, so that they are used."),
     ] = False,
     mllm_model: Annotated[
         str | None, typer.Option(help="Multimodal LLM to load; shows its tokens for yes and no.")

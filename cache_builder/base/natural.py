@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-_LONGEST = 18
-"""Digits of a number that always fits 64 bits. Python refuses to convert thousands of digits."""
+_LARGEST = 2**63 - 1
+"""Largest number that fits 64 bits. Python refuses to convert thousands of digits."""
 
 
 def natural(text: str) -> int | None:
-    """Return the number of a text of 1 to 18 ASCII digits; None for any other text, such as "²" or "-1"."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST else None
+    """Return the number of a text of ASCII digits; None for other texts, such as "²" and "-1", and above 2^63."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST))):
+        return None
+    return number if (number := int(text)) <= _LARGEST else None

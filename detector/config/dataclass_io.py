@@ -138,7 +138,7 @@ def _int(value: Any) -> int:
     if isinstance(value, str) and natural(value.lstrip("+-")) is not None:
         return int(value)  # through a float it would lose digits
     number = _float(value)
-    if number != int(number) or abs(number) > 2**63:
+    if number != int(number) or not -(2**63) <= number < 2**63:
         raise ValueError
     return value if isinstance(value, int) else int(number)
 
