@@ -22,7 +22,7 @@ def doctor(
     run: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
     accept: Annotated[
         bool,
-        typer.Option("--accept", help="Record the files of --run that you changed, so that they are used."),
+        typer.Option("--accept", help="Accept the files of --run that you changed."),
     ] = False,
     mllm_model: Annotated[
         str | None, typer.Option(help="Multimodal LLM to load; shows its tokens for yes and no.")

@@ -148,7 +148,7 @@ def check_unseen(facts: Facts, data: Path) -> list[Finding]:
 
 
 def accept_run(run: Path) -> list[Finding]:
-    """Record the files of a run and of its evaluations as they are; return a finding for each that changed."""
+    """Record the files of a run and its evaluations as they are; return a finding for each that changed."""
     if not (run / "facts.json").is_file():
         raise UserError(f"{run}: no facts.json, expected a run folder made by cckt train; check the name.")
     message = "was changed or removed, and is recorded as it is now"

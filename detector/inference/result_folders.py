@@ -28,8 +28,8 @@ _IS_TABLE = text_mark("photo,concept,category_id,novel,score,")
 def require_own_evaluation(folder: Path, run: Path) -> None:
     """Raise UserError unless metrics.json and detections.json are absent or an evaluation of this run.
 
-    Runs are compared by the names of their folders, so that a run may be moved. An evaluation inside the run is
-    of it, whatever name the run had. Also raises UserError if the disk has no room.
+    Runs are compared by the names of their folders, so that a run may be moved. An evaluation inside the run
+    is of it, whatever name the run had. Also raises UserError if the disk has no room.
     """
     inside = folder.resolve().parent == run.resolve()
 

@@ -1,9 +1,9 @@
 """digests.json: the digests of the finished files of a run, an evaluation or an exported folder.
 
 A reader compares a file with its entry, so that a damaged file is refused and never used. A file without an
-entry, and a folder without digests.json (of an earlier version), are accepted as they are. Weights may also be
-a copy of other recorded weights of the folder, such as best.safetensors in the place of model.safetensors. Any
-other change is accepted by `cckt doctor --run RUN --accept`.
+entry, and a folder without digests.json (of an earlier version), are accepted as they are. Weights may also
+be a copy of other recorded weights of the folder, such as best.safetensors in the place of
+model.safetensors. Any other change is accepted by `cckt doctor --run RUN --accept`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def check_recorded(path: Path) -> None:
     known = read_digests(path.parent)
     if path.name in known and path.is_file() and not _is_intact(path, known):
         raise UserError(
-            f"{path}: is not as cckt wrote it (its digest is not the one in {DIGESTS_FILE}); restore the file "
+            f"{path}: is not as cckt wrote it (its digest is not the one in {DIGESTS_FILE}); restore it "
             f"or, if you changed it on purpose, {_how_to_accept(path.parent)}."
         )
 

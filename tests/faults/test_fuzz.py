@@ -6,6 +6,7 @@ The short form is CASES cases. CCKT_FUZZ_SEED chooses others, CCKT_FUZZ_CASES an
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import hashlib
 import io
 import os
@@ -13,6 +14,8 @@ import random
 import re
 import shutil
 import signal
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,7 +30,7 @@ from tests.commands.front import World, coco, options
 from tests.faults import hostile
 from tests.faults.conftest import Tell
 
-CASES = 2000
+CASES = 400
 LIMIT_S = 30
 """Seconds after which a case counts as hanging."""
 
@@ -41,15 +44,32 @@ class Hang(Exception):
 
 
 @contextlib.contextmanager
-def bounded() -> Iterator[None]:
+def bounded(words: Words) -> Iterator[None]:
+    """Raise Hang after LIMIT_S seconds. If no exception gets through, because the command waits for a thread,
+    name it, show where it waits and end the process.
+    """
+
     def stop(number: int, frame: Any) -> None:
         raise Hang
 
+    def give_up() -> None:
+        shown = " ".join(str(word)[:200] for word in words)
+        # Not sys.stderr, which the caller has replaced.
+        assert sys.__stderr__ is not None
+        sys.__stderr__.write(f"\nhang: cckt {shown}\n")
+        faulthandler.dump_traceback(file=sys.__stderr__)
+        sys.__stderr__.flush()
+        os._exit(70)
+
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(LIMIT_S)
+    watchdog = threading.Timer(LIMIT_S + 10, give_up)
+    watchdog.daemon = True
+    watchdog.start()
     try:
         yield
     finally:
+        watchdog.cancel()
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
 
@@ -63,7 +83,7 @@ def call(words: Words) -> tuple[int | str, str]:
         mock.patch("sys.stdin", io.StringIO()),
     ):
         try:
-            with bounded():
+            with bounded(words):
                 code: int | str = cli.run([str(word) for word in words])
         except Hang:
             code = "hang"
