@@ -7,7 +7,7 @@ _LARGEST = 2**63 - 1
 
 
 def natural(text: str) -> int | None:
-    """Return the number of a text of ASCII digits; None for other texts, such as "²" or "-1", and from 2^63."""
+    """Return the number of ASCII digits; None for other texts, such as "²" or "-1", and from 2^63 on."""
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST))):
         return None
     return number if (number := int(text)) <= _LARGEST else None

@@ -54,5 +54,5 @@ def _npy_digest(values: NDArray[Any]) -> str:
     values = np.ascontiguousarray(values)
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(values))
     digest = hashlib.sha256(head.getvalue())
-    digest.update(values.reshape(-1).view(np.uint8))
+    digest.update(values.reshape(-1).view(np.uint8).data)
     return "sha256:" + digest.hexdigest()

@@ -186,7 +186,13 @@ def _holds(text: str) -> Mark:
 
 def _coco_of_file(path: Path, progress: Progress) -> dict[str, Any]:
     read_coco(path, progress, Repairs())  # refuses what is no COCO-format file
-    coco: dict[str, Any] = parse_json(path.read_text(encoding="utf-8-sig"))
+    try:
+        coco: dict[str, Any] = parse_json(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise UserError(f"{path}: found no readable JSON ({error}), expected a COCO-format file.") from None
+    missing = [key for key in ("images", "annotations", "categories") if key not in coco]
+    if missing:
+        raise UserError(f"{path}: found no {missing[0]!r}, expected a COCO-format file.")
     return coco
 
 
