@@ -223,7 +223,7 @@ def test_a_folder_that_vanishes_is_a_user_error(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_a_user_error(tmp_path):
     (tmp_path / "data").write_text("")
-    with pytest.raises(UserError, match="data/crops"):
+    with pytest.raises(UserError, match="data: could not be used because a part of this path is a file"):
         open_writer(tmp_path / "data", crops_spec())
 
 
