@@ -79,10 +79,12 @@ def _as_written(run: Path) -> Iterator[None]:
     """Raise UserError for figures of other types than cckt writes, as in a file edited by hand."""
     try:
         yield
+    except UserError:
+        raise
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{run}: the figures of its evaluation are not as cckt writes them ({error}); restore metrics.json "
-            "and facts.json, or evaluate the run again with cckt eval."
+            f"{run}: the figures of its evaluation are not as cckt writes them ({error}); restore "
+            "metrics.json and facts.json, or evaluate the run again with cckt eval."
         ) from None
 
 
