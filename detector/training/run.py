@@ -177,7 +177,7 @@ class Run:
 
     def _checkpoint_bytes(self) -> int:
         """About the bytes of a checkpoint: weights, their moving average, and two moments of each weight."""
-        weights = sum(value.numel() * value.element_size() for value in self.model.state_dict().values())
+        weights: int = sum(one.numel() * one.element_size() for one in self.model.state_dict().values())
         return weights * (3 if self.average is None else 4)
 
     def _check_same(self) -> None:
