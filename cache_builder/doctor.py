@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note, verify_index
+from cckt.cache_builder.index import Index, index_problems, novel_boxes, open_index, pseudo_note
 from cckt.cache_builder.photos import load_or_reason
 from cckt.cache_builder.proposals import (
     evidence,
@@ -95,13 +95,13 @@ def check_data(data: Path) -> list[Finding]:
         index = open_index(data)
     except UserError as error:
         return [Finding("bad", subject, str(error))]
-    verified = verify_index(index)
+    problems = index_problems(index)
     counts = ", ".join(f"{len(index.concepts.rows(split))} {split}" for split in ("base", "novel", "other"))
-    message = "the tables differ from those that were built; build the index again with cckt data index"
-    if verified:
+    message = f"{', '.join(problems[:3])}; build the index again with cckt data index"
+    if not problems:
         boxes = f"{len(index)} photos, {len(index.box_images)} boxes"
         message = f"{boxes}, {counts} concepts, keep {index.keep}; tables unchanged since they were built"
-    findings = [Finding("good" if verified else "bad", subject, message), _check_photos(index)]
+    findings = [Finding("bad" if problems else "good", subject, message), _check_photos(index)]
     note = pseudo_note(index)
     if note:
         findings.append(Finding("warn", subject, f"{note}: train on this data set, but do not score on it"))

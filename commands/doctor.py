@@ -20,6 +20,10 @@ def doctor(
     data: Annotated[Path | None, typer.Option(help="Data set to train on.")] = None,
     val: Annotated[Path | None, typer.Option(help="Data set to evaluate on.")] = None,
     run: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    accept: Annotated[
+        bool,
+        typer.Option("--accept", help="Accept the files of --run that you changed."),
+    ] = False,
     mllm_model: Annotated[
         str | None, typer.Option(help="Multimodal LLM to load; shows its tokens for yes and no.")
     ] = None,
@@ -28,10 +32,13 @@ def doctor(
     """Check the installation, data sets and a run, and that no novel box can reach training."""
     from cckt.detector.config.config import apply_overrides
     from cckt.detector.config.recipes import recipe as named
-    from cckt.detector.doctor import run_checks
+    from cckt.detector.doctor import accept_run, run_checks
 
+    if accept and run is None:
+        raise UserError("--accept: found no --run, expected the run whose files you changed; add --run RUN.")
+    accepted = accept_run(run) if accept and run is not None else []
     config = apply_overrides(named(recipe), overrides or ()) if recipe else None
-    findings = run_checks(config, data=data, val=val, run=run, mllm_model=mllm_model)
+    findings = accepted + run_checks(config, data=data, val=val, run=run, mllm_model=mllm_model)
     answer = Answer(json)
     for finding in findings:
         answer.finding(finding.level, finding.subject, finding.message)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 from cckt.commands.console import Answer
 from cckt.commands.options import Json, Run, RunTeacher
 
@@ -70,6 +71,7 @@ def _parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit()):
+    sides = natural(height), natural(width)
+    if not sides[0] or not sides[1]:
         raise UserError(f"--size {text}: expected HEIGHTxWIDTH in pixels, such as 800x1066.")
-    return int(height), int(width)
+    return sides[0], sides[1]

@@ -17,6 +17,7 @@ from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config
 from cckt.detector.data.schedule import Schedule
 from cckt.detector.inference.inference_model import load_inference_model
+from cckt.detector.runs.file_digests import DIGESTS_FILE, accept, recorded_problems
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
 from cckt.detector.students.build import build_student
 from cckt.detector.training.forecast import warnings
@@ -152,6 +153,15 @@ def check_unseen(facts: Facts, data: Path) -> list[Finding]:
     return [Finding("good", "leak", message)]
 
 
+def accept_run(run: Path) -> list[Finding]:
+    """Record the files of a run and its evaluations as they are; return a finding for each that changed."""
+    if not (run / "facts.json").is_file():
+        raise UserError(f"{run}: no facts.json, expected a run folder made by cckt train; check the name.")
+    message = "was changed or removed, and is recorded as it is now"
+    folders = [run, *(card.parent for card in sorted(run.glob(f"eval-*/{DIGESTS_FILE}")))]
+    return [Finding("warn", str(folder / name), message) for folder in folders for name in accept(folder)]
+
+
 def check_run(run: Path) -> tuple[list[Finding], Facts | None]:
     """Check the weights and checkpoints of a run; also return its facts, None if it is not a run."""
     subject = str(run)
@@ -160,12 +170,18 @@ def check_run(run: Path) -> tuple[list[Finding], Facts | None]:
     except UserError as error:
         return [Finding("bad", subject, str(error))], None
     newest, damaged = newest_checkpoint(run)
+    damaged = recorded_problems(run) + damaged
+    for card in run.glob(f"eval-*/{DIGESTS_FILE}"):
+        try:
+            damaged += recorded_problems(card.parent)
+        except UserError as error:
+            damaged.append(str(error))
     teacher = (facts.taught_by or {}).get("name", "an imported table")
     message = (
         f"recipe {network.config.recipe}, {facts.n_classes} base concepts, teacher {teacher}; the weights fit"
     )
     findings = [Finding("good", subject, message)]
-    findings += [Finding("warn", subject, line) for line in damaged]
+    findings += [Finding("bad", subject, line) for line in damaged]
     if newest is not None and not (run / "model.safetensors").is_file():
         message = f"not finished, newest checkpoint {newest.name}; continue with cckt train --resume {run}"
         findings.append(Finding("warn", subject, message))

@@ -28,6 +28,7 @@ from cckt.detector.config.config import Config, changed, save_config
 from cckt.detector.config.recipes import RECIPES, plain, recipe
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.evaluation.inference_loop import Variant
+from cckt.detector.runs.file_digests import accept
 from cckt.detector.runs.run_folder import run_config
 from tests.cache_builder.samples import write_teacher
 from tests.commands.front import SMALL, cckt
@@ -149,6 +150,7 @@ def test_a_run_of_other_options_is_named_with_them(made: tuple[AblationPlan, dic
     run = ROWS[-1].run(plan.out, 0)
     before = run_config(run)
     save_config(changed(before, "model", class_embedding="region"), run / "config.toml")
+    accept(run)
     try:
         with pytest.raises(
             UserError, match=r"all-0: was begun with other options \(model.class_embedding=region"
@@ -156,6 +158,7 @@ def test_a_run_of_other_options_is_named_with_them(made: tuple[AblationPlan, dic
             ablate("table4", plan)
     finally:
         save_config(before, run / "config.toml")
+        accept(run)
 
 
 def test_a_second_call_trains_nothing_and_more_seeds_only_the_new_runs(
@@ -169,6 +172,7 @@ def test_a_second_call_trains_nothing_and_more_seeds_only_the_new_runs(
         trained.append(run.name)
         shutil.copytree(plan.out / "table4" / "all-0", run)
         save_config(config, run / "config.toml")
+        accept(run)
         return {**known, "stopped": ""}
 
     monkeypatch.setattr(runs, "train", fake)

@@ -8,8 +8,12 @@ import json
 import math
 import os
 import re
+import shutil
+import socket
 import stat
+import zlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -51,7 +55,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         return
     if path.is_symlink():
         path = path.resolve()
-    place(content, path, path.with_name(f".{path.name}.{os.getpid()}.partial"))
+    place(content, path, temporary_of(path))
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
@@ -68,9 +72,9 @@ def write_together(files: Mapping[Path, bytes]) -> None:
     ready: dict[Path, Path] = {}
     try:
         for target, content in targets.items():
-            whole = target.with_name(f".{target.name}.whole.{os.getpid()}.partial")
+            whole = temporary_of(target, "whole.")
             ready[target] = whole
-            place(content, whole, target.with_name(f".{target.name}.{os.getpid()}.partial"))
+            place(content, whole, temporary_of(target))
         for target, whole in ready.items():
             os.replace(whole, target)
         for path in streams:
@@ -79,6 +83,53 @@ def write_together(files: Mapping[Path, bytes]) -> None:
         for whole in ready.values():
             with contextlib.suppress(OSError):
                 os.unlink(whole)
+
+
+def temporary_of(target: Path, step: str = "") -> Path:
+    """Return the temporary name of a file: .NAME.HOST.PID.partial, HOST being a digest of the machine's name.
+
+    The first call for a folder removes the temporary files that killed processes of this machine left there.
+    """
+    swept = (os.getpid(), target.parent)
+    if swept not in _swept():
+        _swept().add(swept)
+        _sweep(target.parent)
+    return target.with_name(f".{target.name}.{step}{_host()}.{os.getpid()}.partial")
+
+
+def _sweep(folder: Path) -> None:
+    left = re.compile(rf"\..+\.{_host()}\.([0-9]{{1,9}})\.partial")
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            found = left.fullmatch(name)
+            if found and not is_running(int(found[1])):
+                with contextlib.suppress(OSError):
+                    if os.path.isdir(folder / name) and not os.path.islink(folder / name):
+                        shutil.rmtree(folder / name)
+                    else:
+                        os.unlink(folder / name)
+
+
+@cache
+def _swept() -> set[tuple[int, Path]]:
+    """Processes and folders that `temporary_of` has swept; a fork sweeps again."""
+    return set()
+
+
+@cache
+def _host() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process of this machine exists."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def place(content: bytes | memoryview, target: Path, temporary: Path, *, new: bool = False) -> bool:

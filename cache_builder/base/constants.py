@@ -55,3 +55,5 @@ W_MAX = 1.3
 
 NAME_PROMPT = "Name the main object in this image in one or two words."
 """Request to a multimodal LLM for the noun of a crop; docs/method/hd_ovd.md, section 3."""
+EXACT = 2**53
+"""Integers below this bound have a float of their own; a float id above it may be the rounding of another."""

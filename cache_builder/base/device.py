@@ -8,6 +8,7 @@ import os
 import torch
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 
 
 def pick_device(name: str, local_rank: int | None = None, option: str = "--device") -> torch.device:
@@ -19,7 +20,7 @@ def pick_device(name: str, local_rank: int | None = None, option: str = "--devic
     """
     if local_rank is None:
         text = os.environ.get("LOCAL_RANK", "")
-        local_rank = int(text) if text.isdecimal() else 0
+        local_rank = natural(text) or 0
     if name == "auto":
         if torch.cuda.is_available():
             name = f"cuda:{local_rank % torch.cuda.device_count()}"

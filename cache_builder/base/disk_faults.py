@@ -34,6 +34,8 @@ _REASONS = {
         "it or its folder does not exist",
         "check the name and what may delete it",
     ),
+    errno.EMFILE: ("too many files are open", "use fewer --workers or raise the limit (ulimit -n)"),
+    errno.ENFILE: ("too many files are open on this machine", "end other programs or use fewer --workers"),
     errno.EIO: ("the disk reports an input/output error", f"check the disk or {_OTHER}"),
     errno.ESTALE: ("the network disk no longer has it", f"mount the disk again or {_OTHER}"),
 }
@@ -53,6 +55,18 @@ def explain(error: OSError, path: Path | None = None) -> UserError | None:
     return UserError(f"{name}: could not be used because {reason}; {step}, then run the same command again.")
 
 
+def raise_unless_missing(error: OSError, path: Path) -> None:
+    """Raise UserError for a fault that is no damage of a file: permission, too many open files, a sick disk.
+
+    Return for a missing file, which a caller describes itself.
+    """
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, None):
+        return
+    explained = explain(error, path)
+    if explained is not None:
+        raise explained from error
+
+
 @contextlib.contextmanager
 def explained_faults(path: Path | None = None) -> Iterator[None]:
     """Turn faults of disks and paths in the block into UserError: the file, the reason, the next step.
@@ -66,6 +80,13 @@ def explained_faults(path: Path | None = None) -> Iterator[None]:
         if explained is None:
             raise
         raise explained from error
+    except RuntimeError as error:  # of Path.resolve, before Python 3.13
+        _, loop, link = str(error).partition("Symlink loop from ")
+        if not loop:
+            raise
+        raise UserError(
+            f"{link.strip(chr(39))}: its symbolic links form a loop; remove them or name another place."
+        ) from error
 
 
 def require_room(folder: Path, needed: int = ROOM) -> None:

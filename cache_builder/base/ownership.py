@@ -7,13 +7,13 @@ to it (`require_own_folder`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.atomic_files import is_stream
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
 
 Mark = Callable[[Path], bool]
 """Return whether cckt wrote an existing path. Never raises OSError."""
@@ -73,7 +73,7 @@ def json_object(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():  # opening a pipe would block
             return {}
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.constants import BATCH, PRECISION, TEMPLATES
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.options import as_teacher, check_numbers, place
 from cckt.cache_builder.columns.remake import Made, Remake
@@ -169,7 +170,7 @@ def _load(path: Path) -> Any:
     try:
         match path.suffix:
             case ".npy":
-                return np.load(path, allow_pickle=False)
+                return read_npy(path)
             case ".safetensors":
                 return load_file(path)
             case ".pt" | ".pth":

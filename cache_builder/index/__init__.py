@@ -9,6 +9,7 @@
     splits.py         assign each concept to base, novel or other
     assemble.py       clip, drop and sort annotations into tables
     tables.py         the arrays of an index and their digests
+    card.py           index.json and the digests in it
     reader.py         open an index: map and check its arrays
     verify.py         checks that read whole tables
     write.py          put an index into its folder
@@ -25,9 +26,10 @@ from cckt.cache_builder.index.derive import add_boxes, copy_index, pseudo_note, 
 from cckt.cache_builder.index.hold_out import HoldOutReport, hold_out
 from cckt.cache_builder.index.reader import DamagedIndex, Index, open_index
 from cckt.cache_builder.index.report import IndexReport
-from cckt.cache_builder.index.verify import novel_boxes, verify_index
+from cckt.cache_builder.index.verify import FOREIGN, index_problems, novel_boxes, verify_index
 
 __all__ = [
+    "FOREIGN",
     "DamagedIndex",
     "HoldOutReport",
     "Index",
@@ -36,6 +38,7 @@ __all__ = [
     "build_index",
     "copy_index",
     "hold_out",
+    "index_problems",
     "novel_boxes",
     "open_index",
     "pseudo_note",

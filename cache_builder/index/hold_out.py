@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.atomic_files import write_together
 from cckt.cache_builder.base.boxes import xywh_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.ownership import Mark, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index.derive import require_annotated
 from cckt.cache_builder.index.formats.coco import read_coco
@@ -67,13 +69,14 @@ def hold_out(
     photos, for val.json; each concept has about this share of its photos there. The same seed gives the same
     files.
     For an index with splits, `out/split.json` has them. Raises UserError for a source that cannot be read or
-    divided, and where a file exists already.
+    divided, and where a file exists already: all of them, or one with other contents than a killed call of
+    the same arguments leaves.
     """
     if not 0 < share < 1:
         raise UserError(f"--share is {share:g}: expected a share of the photos between 0 and 1, such as 0.1")
-    for name in (TRAIN, VAL, SPLIT):
-        if (out / name).exists():
-            raise UserError(f"{out / name} exists already: remove it or choose another --out")
+    if (out / VAL).exists():  # the last one that is written
+        present = next(name for name in (TRAIN, VAL) if (out / name).exists())
+        raise UserError(f"{out / present} exists already: remove it or choose another --out")
     index = open_index(source) if source.is_dir() else None
     coco = _coco_of_index(index) if index is not None else _coco_of_file(source, progress or Silent())
     ids = np.array([int(image["id"]) for image in coco["images"]], np.int64)
@@ -91,7 +94,13 @@ def hold_out(
             "expected at least one photo on each side; choose another --share"
         )
     held_ids = set(ids[order][held].tolist())
-    files: dict[str, str] = {}
+    files: dict[str, str] = {}  # in the order in which they appear
+    if index is not None and len(index.rows("base")) < len(index.concepts):
+        named = {
+            split: [concept.name for concept in index.concepts if concept.split == split]
+            for split in ("base", "novel")
+        }
+        files[SPLIT] = json.dumps(named, indent=1) + "\n"
     counts = []
     for name, inside in ((TRAIN, False), (VAL, True)):
         part = {
@@ -103,16 +112,12 @@ def hold_out(
         }
         counts.append((len(part["images"]), len(part["annotations"])))
         files[name] = json.dumps(part)
-    if index is not None and len(index.rows("base")) < len(index.concepts):
-        named = {
-            split: [concept.name for concept in index.concepts if concept.split == split]
-            for split in ("base", "novel")
-        }
-        files[SPLIT] = json.dumps(named, indent=1) + "\n"
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            write_bytes(out / name, text.encode())
+            # Nothing in a COCO file says who wrote it, so one with other contents may be the user's.
+            require_ours_or_absent(out / name, _holds(text), "what this command writes")
+        write_together({out / name: text.encode() for name, text in files.items()})
     except OSError as fault:
         raise UserError(
             f"{out} cannot be written ({fault.strerror}): free space or choose another --out"
@@ -167,9 +172,27 @@ def choose_held_out(shown: NDArray[np.bool_], share: float, seed: int) -> NDArra
     return held
 
 
+def _holds(text: str) -> Mark:
+    """Return a mark of files that hold this text."""
+
+    def holds(path: Path) -> bool:
+        try:
+            return path.is_file() and path.read_bytes() == text.encode()
+        except OSError:
+            return False
+
+    return holds
+
+
 def _coco_of_file(path: Path, progress: Progress) -> dict[str, Any]:
     read_coco(path, progress, Repairs())  # refuses what is no COCO-format file
-    coco: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
+    try:
+        coco: dict[str, Any] = parse_json(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise UserError(f"{path}: found no readable JSON ({error}), expected a COCO-format file.") from None
+    missing = [key for key in ("images", "annotations", "categories") if key not in coco]
+    if missing:
+        raise UserError(f"{path}: found no {missing[0]!r}, expected a COCO-format file.")
     return coco
 
 

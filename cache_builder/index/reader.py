@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.npy_files import read_npy
+from cckt.cache_builder.index.card import SEAL, card_digest, is_sealed
 from cckt.cache_builder.index.file_names import check_inside
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, NAMES, SCHEMA, Tables
 from cckt.cache_builder.vocabulary import Vocabulary
@@ -123,6 +126,7 @@ def open_index(data: Path | str) -> Index:
         raise _damaged(data, f"{CARD} lacks entries")
     if not _TABLES_FOLDER.fullmatch(str(card["tables"])):
         raise _damaged(data, f"{CARD} names the folder {card['tables']!r} for its tables")
+    edited = is_sealed(card) and card.get(SEAL) != card_digest(card)
     folder = data / FOLDER / card["tables"]
     root = Path(str(card["image_root"]))
     if "\0" in str(root) or (not root.is_absolute() and ".." in root.parts):
@@ -147,6 +151,8 @@ def open_index(data: Path | str) -> Index:
     )
     _check_lengths(index, counts["images"], counts["boxes"])
     _check_file_names(index)
+    if edited:  # last, because the checks above say more about what is wrong
+        raise _damaged(data, f"{CARD} was changed after it was built")
     return index
 
 
@@ -212,13 +218,15 @@ def read_card(data: Path) -> dict[str, Any] | None:
     try:
         if path.exists() and not path.is_file():  # opening a pipe would block
             raise _damaged(data, f"{CARD} is no regular file")
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = parse_json(path.read_text(encoding="utf-8"))
         schema = int(card["schema"])
     except (FileNotFoundError, NotADirectoryError):
         return None
     except DamagedIndex:
         raise
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
         raise _damaged(data, f"{CARD} cannot be read") from None
     if schema > SCHEMA:
         raise UserError(
@@ -238,8 +246,10 @@ def _map(path: Path, dtype: type[np.generic], data: Path) -> NDArray[Any]:
     try:
         if not path.is_file():
             raise FileNotFoundError(path)
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        array = read_npy(path, "r")
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
         raise _damaged(data, f"its table {path.name} is missing or cut short") from None
     if array.dtype != dtype:
         raise _damaged(data, f"its table {path.name} holds {array.dtype}, not {np.dtype(dtype)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.index.formats import Annotations
 from cckt.cache_builder.vocabulary import SPLITS, Concept, nearest_name, normalise_name
 
@@ -95,11 +96,13 @@ def _rows_of(entry: SplitEntry, by_id: dict[int, int], by_name: dict[str, list[i
 
 def _from_json(text: str, path: Path) -> SplitLists:
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path} is not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}; repair it"
         ) from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); repair it") from None
     expected = 'expected {"base": [names or ids], "novel": [names or ids]}'
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a list, not a split: {expected}")

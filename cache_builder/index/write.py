@@ -6,7 +6,6 @@ next to it; a folder is ours if its name has the form that builds give it and it
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -15,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from cckt.cache_builder.base.atomic_files import place
+from cckt.cache_builder.base.atomic_files import is_running, place
+from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
+from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
+from cckt.cache_builder.index.card import card_text, sealed_card
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
 
@@ -34,7 +36,8 @@ def write_index(
 
     listed: name and text of one more file, which the card names.
 
-    The card names the folder of its tables and is replaced last, in one step. Until then the old index is
+    The card holds the digest of every file and its own. It names the folder of its tables and is replaced
+    last, in one step. Until then the old index is
     valid, after it the new one. A build that is killed leaves at most an unused folder, which the next build
     removes. Processes that have mapped the old tables keep them. Raises UserError where `out` cannot be
     written, where another build is writing there, or where files of somebody else are in the way.
@@ -50,16 +53,18 @@ def write_index(
 
 def _write_locked(out: Path, tables: Tables, card: dict[str, Any], listed: tuple[str, str] | None) -> bool:
     folder = out / FOLDER
-    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    card = sealed_card(card, tables)
+    text = card_text(card)
     target = folder / card["tables"]
     _require_ours(folder, target)
     try:
-        same_tables = _same_tables(target, tables)
+        same_tables = _same_tables(target, card["files"])
         same_files = all(
             (folder / name).is_file() and (folder / name).read_text(encoding="utf-8") == content
             for name, content in ((CARD, text), *([listed] if listed else []))
         )
         if same_tables and same_files:
+            _sweep(folder, {CARD, card["tables"], listed[0] if listed else ""})  # of a build that was killed
             return True
         folder.mkdir(parents=True, exist_ok=True)
         if not same_tables:
@@ -93,11 +98,10 @@ def _write_tables(folder: Path, target: Path, tables: Tables) -> None:
     os.rename(building, target)
 
 
-def _same_tables(folder: Path, tables: Tables) -> bool:
+def _same_tables(folder: Path, digests: dict[str, str]) -> bool:
     try:
-        stored = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in tables.names)
-        return all(np.array_equal(s, getattr(tables, n)) for n, s in zip(tables.names, stored, strict=True))
-    except (OSError, ValueError, EOFError):
+        return all(file_digest(folder / name) == digest for name, digest in digests.items())
+    except OSError:
         return False
 
 
@@ -120,23 +124,20 @@ def _is_ours(folder: Path) -> bool:
     return all(path.name in known and path.is_file() for path in folder.iterdir())
 
 
+def is_left_behind(path: Path) -> bool:
+    """Return whether a path inside `index/` is what a killed build left: the next build removes it."""
+    return _is_ours(path) or (_TEMPORARY_CARD.fullmatch(path.name) is not None and path.is_file())
+
+
 def _sweep(folder: Path, keep: set[str]) -> None:
     """Remove what earlier builds left, except temporary files of a process that is still running."""
     for path in folder.iterdir():
         name, _, pid = path.name.rpartition("-")
-        if path.name in keep or (name in (".building", f".{CARD}") and _is_running(pid)):
+        number = natural(pid)
+        alive = number is not None and is_running(number)
+        if path.name in keep or (name in (".building", f".{CARD}") and alive):
             continue
         if _is_ours(path):
             shutil.rmtree(path, ignore_errors=True)
-        elif (_TEMPORARY_CARD.fullmatch(path.name) or is_repairs_file(path.name)) and path.is_file():
+        elif is_left_behind(path) or (is_repairs_file(path.name) and path.is_file()):
             path.unlink(missing_ok=True)
-
-
-def _is_running(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        return True
-    return True

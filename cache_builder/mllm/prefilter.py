@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.presence import known_pairs, oracle_presence
 from cckt.cache_builder.store import Column, open_column
@@ -70,8 +71,9 @@ def open_prefilter(columns: Path | str, text: str, index: Index) -> Prefilter:
     another index.
     """
     source, _, number = text.partition(":")
-    if source != "clip" or not number.isdigit() or int(number) < 1:
+    keep = natural(number)
+    if source != "clip" or not keep:
         raise UserError(
             f"--prefilter {text} is not known; give clip:K, for K concepts per photo, such as clip:20."
         )
-    return Prefilter(open_column(columns, "priors/clip", index_digest=index.digest), int(number))
+    return Prefilter(open_column(columns, "priors/clip", index_digest=index.digest), keep)

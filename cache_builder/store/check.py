@@ -34,8 +34,8 @@ class Problem:
     """One fault of a column."""
 
     kind: str
-    """A word for programs: manifest, unfinished, index, rows, document, missing, size, digest, swapped,
-    not_finite, not_unit, not_zero, invalid_count, foreign, recompute or recoverable."""
+    """A word for programs: manifest, group, unfinished, index, rows, document, missing, size, digest,
+    swapped, not_finite, not_unit, not_zero, invalid_count, foreign, recompute or recoverable."""
     message: str
     chunk: int | None = None
     """The chunk to make again, if that repairs the fault."""
@@ -49,6 +49,7 @@ class Check:
         self.problems: list[Problem] = []
         self.bad: set[int] = set()
         self.bad_documents = False
+        self.bad_group = False
         self.invalid = 0
         self._good: dict[int, LedgerEntry] = {}
         self._sizes = files.sizes()
@@ -78,7 +79,10 @@ class Check:
             self.report("rows", f"{spec.rows} rows, the table of {spec.table} has {table_rows}")
 
     def names(self) -> None:
-        """Check that the files of the column exist and that there are no others."""
+        """Check the documents of the column, and that there are no other files than its own."""
+        if self.files.get(GROUP) != self.manifest.to_bytes():
+            self.report("group", f"{GROUP} is not as it was written")
+            self.bad_group = True
         documents = {document_file(array) for array in self.spec.arrays}
         for name in sorted(documents):
             data = self.files.get(name)
@@ -169,6 +173,10 @@ class Check:
     def remove_temporary(self) -> None:
         """Remove what killed writers left."""
         self.files.remove(name for name in self._sizes if is_temporary(name) or is_claim(name))
+
+    def rewrite_group(self) -> None:
+        """Write the group document as the manifest in it says."""
+        self.files.put(GROUP, self.manifest.to_bytes())
 
     def mark_missing(self) -> None:
         """Unfinish the column and record only its good chunks, in an order that a kill cannot spoil."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.store.agreement import Agreement
 from cckt.cache_builder.store.check import Check, Problem
 from cckt.cache_builder.store.format.file_names import GROUP
-from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
+from cckt.cache_builder.store.format.manifest import Manifest, is_ours, read_manifest
 from cckt.cache_builder.store.format.spec import some_runs
 from cckt.cache_builder.store.kinds import repair_command
 from cckt.cache_builder.store.places.files import open_files
@@ -47,6 +48,8 @@ class VerifyReport:
     """Chunks marked missing: the next run of the column's command makes them, and only them."""
     command: str
     """The command that makes the column."""
+    step: str = ""
+    """What to do next, as in "run `cckt cache verify DATA text --repair`"; "" if there is no problem."""
 
     @property
     def ok(self) -> bool:
@@ -97,7 +100,11 @@ def verify_column(
     except UserError as error:
         found = Problem("manifest", str(error))
         command = repair_command(str(data), name)
-        return VerifyReport(name, files.place, None, 0, 0, 0, (found,), None, (), command)
+        if is_ours(files.get(GROUP) or b""):
+            step = f"run `{command} --overwrite`"
+        else:
+            step = f"move the folder {files.place} away and run `{command}`"
+        return VerifyReport(name, files.place, None, 0, 0, 0, (found,), None, (), command, step)
     if manifest is None:
         raise UserError(
             f"There is no column {name} under {data}: expected {files.place}/{GROUP}, make it with "
@@ -126,11 +133,15 @@ def verify_column(
     if recompute is not None and manifest.finished and not check.bad:
         agreed = check.recompute(recompute, sample, seed, minimum_cosine)
     repaired: tuple[int, ...] = ()
+    unfinished = not manifest.finished
     if repair and manifest.finished:
         check.remove_temporary()
     if repair and (check.bad or check.bad_documents):
-        repaired = tuple(sorted(check.bad))
+        repaired, unfinished = tuple(sorted(check.bad)), True
         check.mark_missing()
+    elif repair and check.bad_group:
+        check.rewrite_group()
+    command = repair_command(str(data), name, manifest.spec.recipe)
     return VerifyReport(
         name,
         files.place,
@@ -141,5 +152,23 @@ def verify_column(
         tuple(check.problems),
         agreed,
         repaired,
-        repair_command(str(data), name, manifest.spec.recipe),
+        command,
+        _next_step(check, str(data), name, command, repair=repair, unfinished=unfinished),
     )
+
+
+def _next_step(check: Check, data: str, name: str, command: str, *, repair: bool, unfinished: bool) -> str:
+    """What ends the gravest problem; `--repair` only for what it repairs, and once."""
+    kinds = {problem.kind for problem in check.problems}
+    verify = f"cckt cache verify {shlex.quote(data)} {name}"
+    if kinds & {"index", "rows"}:
+        return f"run `{command} --overwrite`"
+    if not repair and (check.bad or check.bad_documents or check.bad_group):
+        return f"run `{verify} --repair`"
+    if unfinished:
+        return f"run `{command}`"
+    if kinds & {"recompute", "invalid_count"}:
+        return f"run `{command} --overwrite`"
+    if "foreign" in kinds:
+        return f"move the files that do not belong to it out of {check.files.place}"
+    return f"run `{verify}`" if kinds else ""

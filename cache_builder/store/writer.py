@@ -10,7 +10,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import digest_of
+from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.store.begin import OtherColumn, begin
 from cckt.cache_builder.store.claims import Claims
 from cckt.cache_builder.store.format.block import chunk_arrays
@@ -38,10 +40,14 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
     column is made again if it is finished, and resumed if it is not: a killed overwrite began it.
 
     Raises UserError: another column is in the place; the folder holds files that do not belong to a column
-    (they are never deleted); it is read-only, full or gone; several ranks overwrite in an object store, which
-    has no locks.
+    (they are never deleted); it is read-only, gone, or has no room for the whole column; several ranks
+    overwrite in an object store, which has no locks.
     """
     files = open_files(data, spec.name)
+    if isinstance(files, LocalFiles):
+        needed = spec.n_chunks * sum(map(spec.chunk_bytes, spec.arrays))
+        present = sum(size for name, size in files.sizes().items() if not is_temporary(name))
+        require_room(files.folder, max(needed - present, 0))
     if not overwrite:
         return ColumnWriter(files, begin(files, spec, str(data), overwrite=False), str(data))
     if not isinstance(files, LocalFiles):
@@ -53,7 +59,7 @@ def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) 
 def _require_one_rank(place: str) -> None:
     """UserError under torchrun with several ranks."""
     ranks = os.environ.get("WORLD_SIZE", "1")
-    if ranks.isdigit() and int(ranks) > 1:
+    if (natural(ranks) or 0) > 1:
         raise UserError(
             f"--overwrite of {place}: found {ranks} ranks, expected one process, for an object store has no "
             "locks; begin it with one and --overwrite, stop that, then run all ranks without --overwrite."

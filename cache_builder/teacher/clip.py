@@ -33,6 +33,8 @@ from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
+from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.teacher.encoder import PRECISIONS
 from cckt.cache_builder.teacher.encoder import Teacher as Teacher
 from cckt.cache_builder.teacher.foreign_code import TRUST, refuse_code_of_config, refuse_code_of_folder
@@ -115,12 +117,13 @@ def _from_registry(name: str) -> _Loaded:
 
 
 def _untrained(name: str, architecture: str, seed: str) -> _Loaded:
-    if not seed.isdigit():
+    number = natural(seed)
+    if number is None:
         raise UserError(
             f"teacher {name!r}: {seed!r} is not a seed; give a whole number, as in {architecture}/random:0."
         )
     with quiet(), no_prompts(), no_waiting_offline(), torch.random.fork_rng():
-        torch.manual_seed(int(seed))
+        torch.manual_seed(number)
         try:
             model, _, transform = open_clip.create_model_and_transforms(architecture)
         except Exception as fault:
@@ -168,7 +171,7 @@ def _from_folder(name: str, folder: Path) -> _Loaded:
     source = f"local-dir:{folder}"
     try:
         with quiet(), no_prompts(), no_waiting_offline():
-            refuse_code_of_config(name, json.loads((folder / CONFIG).read_bytes()), folder / CONFIG)
+            refuse_code_of_config(name, parse_json((folder / CONFIG).read_bytes()), folder / CONFIG)
             refuse_code_of_folder(name, folder)
             model, transform = open_clip.create_model_from_pretrained(source)
     except UserError:

@@ -7,12 +7,12 @@ the Python files that `auto_map` names wherever `trust_remote_code` is true, and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
 
 TRUST, CODE = "trust_remote_code", "auto_map"
 """Keys of a JSON file: permit code (where true), and name the code."""
@@ -41,7 +41,7 @@ def refuse_code_of_folder(teacher: str, folder: Path) -> None:
     """
     for name in READ_BY_TRANSFORMERS:
         try:
-            content = json.loads((folder / name).read_bytes())
+            content = parse_json((folder / name).read_bytes())
         except (OSError, ValueError):
             continue
         _refuse(teacher, content, folder / name)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.constants import TEMPLATES
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.vocabulary import Concept
 
 ENSEMBLE12 = (
@@ -133,7 +134,7 @@ def _read(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
         if text.lstrip().startswith("["):
-            return tuple(json.loads(text))
+            return tuple(parse_json(text))
     except (OSError, ValueError) as fault:
         raise UserError(
             f"{path} cannot be read as templates ({fault}); give one on each line, or a JSON list of strings."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -50,10 +51,18 @@ def verify(
     ] = False,
     json: Json = None,
 ) -> None:
-    """Check every byte of columns, their index and a recomputed sample."""
+    """Check every byte of columns and of the index, and a recomputed sample."""
     from cckt.cache_builder.columns.recompute import verify_data
+    from cckt.cache_builder.index import index_problems, open_index
 
-    answer, figures, bad = Answer(json), {}, []
+    if sample < 0:
+        raise UserError(f"--sample {sample}: expected a number of rows; 0 recomputes none.")
+    answer, figures = Answer(json), {}
+    found = index_problems(open_index(data))
+    answer.lines(*(f"{data / 'index'}: {problem}" for problem in found))
+    figures["index"] = {"ok": not found, "problems": [{"kind": "index", "message": one} for one in found]}
+    steps = [index_step(data, found)] if found else []
+    counts = [f"{len(found)} in the index"] if found else []
     progress = TerminalProgress()
     for report in verify_data(
         data, columns, teacher=teacher, device=device, sample=sample, repair=repair, progress=progress
@@ -62,14 +71,24 @@ def verify(
         problems = [{"kind": problem.kind, "message": problem.message} for problem in report.problems]
         agreement = vars(report.agreement) if report.agreement else None
         figures[report.name] = {"ok": report.ok, "problems": problems, "agreement": agreement}
-        bad += [] if report.ok else [report]
+        if not report.ok:
+            counts.append(f"{len(report.problems)} in {report.name}")
+            steps.append(report.step)
     answer.figures(figures)
-    if bad:
-        found = ", ".join(f"{len(report.problems)} in {report.name}" for report in bad)
-        command = bad[0].command
-        if not bad[0].repaired:
-            command = shlex.join(["cckt", "cache", "verify", str(data), *(columns or ()), "--repair"])
-        raise UserError(f"{data}: found problems ({found}), expected none; run {command}")
+    if steps:
+        raise UserError(f"{data}: found problems ({', '.join(counts)}), expected none; {steps[0]}.")
+
+
+def index_step(data: Path, problems: Sequence[str]) -> str:
+    """Return what ends the problems of an index."""
+    from cckt.cache_builder.index import FOREIGN
+
+    if all(problem.endswith(FOREIGN) for problem in problems):
+        return f"move the files that do not belong to it out of {data / 'index'}"
+    return (
+        f"build the index again with `cckt data index --annotations FILE.json --images FOLDER "
+        f"--out {shlex.quote(str(data))}` and its other options: columns of the same index stay valid"
+    )
 
 
 def diff(

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -134,10 +135,10 @@ def _float(value: Any) -> float:
 
 
 def _int(value: Any) -> int:
-    if isinstance(value, str) and value.lstrip("+-").isdecimal():
+    if isinstance(value, str) and natural(value.lstrip("+-")) is not None:
         return int(value)  # through a float it would lose digits
     number = _float(value)
-    if number != int(number):
+    if number != int(number) or not -(2**63) <= number < 2**63:
         raise ValueError
     return value if isinstance(value, int) else int(number)
 

@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.constants import EXACT
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
+from cckt.detector.runs.file_digests import check_recorded
 
 _KEYS = ("image_id", "category_id", "bbox", "score")
 
@@ -107,8 +110,9 @@ class Detections:
         the file belongs to an index.
         """
         path = Path(path)
+        check_recorded(path)
         try:
-            records = json.loads(path.read_bytes())
+            records = parse_json(path.read_bytes())
         except OSError as error:
             raise UserError(
                 f"{option} {path} cannot be read ({error.strerror}); give a file in COCO results format."
@@ -170,7 +174,8 @@ class Detections:
 
 
 def _as_id(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != value:
+    rounded = isinstance(value, float) and not abs(value) < EXACT  # it may stand for another id
+    if isinstance(value, bool) or rounded or int(value) != value:
         raise ValueError(f"{value!r} is not an id")
     return int(value)
 

@@ -42,7 +42,9 @@ from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.confirm import Confirmation
 from cckt.detector.inference.inference_model import InferenceModel, inference_model, load_inference_model
 from cckt.detector.inference.own_evaluation import calibration_of_run
+from cckt.detector.inference.result_folders import require_own_evaluation
 from cckt.detector.ranks.world import World, joined
+from cckt.detector.runs.file_digests import recorded
 from cckt.detector.runs.run_folder import Facts, evaluation_weights
 from cckt.detector.students.contract import Student
 
@@ -130,7 +132,8 @@ def evaluate_run(
 
     The vocabulary of the data set may differ from the one of training (transfer): the text column of the data
     set, made by the run's teacher, is used. Under torchrun or srun the ranks share the images, and the first
-    rank writes. Raises UserError for a run, data set or column that is missing or does not fit.
+    rank writes. Raises UserError for files of somebody else in the folder, and for a run, data set or column
+    that is missing or does not fit.
     """
     with joined(device) as world:
         model, facts = load_inference_model(run, str(world.device), weights)
@@ -138,6 +141,11 @@ def evaluate_run(
         config = override_config(model.config, overrides)
         chosen = chosen_variant(config, priors, classification, restrict_to_present)
         variant = limit_to_protocol(dataset.protocol, chosen)
+        named = "".join(f"-{one.partition('.')[2]}" for one in overrides)
+        named = re.sub(r"[^\w.=-]", "_", named) + ("" if protocol == "auto" else f"-{protocol}")
+        named += "" if confirm is None else f"-confirm{confirm.count}"
+        out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
+        require_own_evaluation(out, run)
         sizes = [one for one in ([asked] if isinstance(asked, int) else asked) if one]
         requests = _Requests(tuple(sizes), draws, calibration_of_run(run, confirm is not None))
         metrics, inferred = _evaluated(
@@ -152,17 +160,17 @@ def evaluate_run(
             requests=requests,
             confirm=confirm,
         )
-        named = "".join(f"-{one.partition('.')[2]}" for one in overrides)
-        named = re.sub(r"[^\w.=-]", "_", named) + ("" if protocol == "auto" else f"-{protocol}")
-        named += "" if confirm is None else f"-confirm{confirm.count}"
-        out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
         digests = input_digests(run, dataset, variant.prior, weights)
         metrics = replace(
             metrics, figures=metrics.figures | {"run": str(run), "folder": str(out), "made_of": digests}
         )
         if inferred is not None:
-            inferred.detections[variant.name].to_json(out / DETECTIONS_FILE)
-            write_json(out / METRICS_FILE, metrics.as_dict())
+            out.mkdir(parents=True, exist_ok=True)
+            with recorded(out, DETECTIONS_FILE, METRICS_FILE):
+                # The card comes first, because it marks the folder as ours if this process is killed.
+                (out / DETECTIONS_FILE).unlink(missing_ok=True)
+                write_json(out / METRICS_FILE, metrics.as_dict())
+                inferred.detections[variant.name].to_json(out / DETECTIONS_FILE)
         world.wait()  # until the files are written
     return metrics
 

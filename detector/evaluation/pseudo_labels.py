@@ -163,7 +163,7 @@ class ShareDetector:
 
 def _check_out(out: Path, index: Index) -> None:
     """Raise UserError if `out` holds an index that was not made from `index`."""
-    if not (out / "index").exists():
+    if not (out / "index" / "index.json").exists():  # also after a kill: the writer removes what it left
         return
     with suppress(DamagedIndex):
         existing = open_index(out)

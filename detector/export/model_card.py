@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.atomic_files import write_bytes, write_json
+from cckt.cache_builder.base.atomic_files import temporary_of, write_bytes, write_json
 from cckt.cache_builder.base.disk_faults import ROOM, require_room
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, save_config
 from cckt.detector.evaluation.metrics import LABELS, percent
+from cckt.detector.runs.file_digests import check_recorded, record
 from cckt.detector.runs.run_folder import (
     Facts,
     evaluation_figures,
@@ -22,17 +24,6 @@ from cckt.detector.runs.run_folder import (
     run_config,
     save_weights,
 )
-
-WRITTEN = (
-    "model.safetensors",
-    "config.toml",
-    "config.json",
-    "facts.json",
-    "metrics.json",
-    "versions.json",
-    "README.md",
-)
-"""Files of an exported folder."""
 
 
 def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
@@ -53,8 +44,10 @@ def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
     figures = evaluation_figures(run)
     require_room(out.parent, weights.stat().st_size + ROOM)
     tensors = load_weights(weights)
-    existed = out.exists()
-    out.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    whole = temporary_of(out)
+    target, out = out, whole
+    out.mkdir()
     try:
         save_weights(out / "model.safetensors", tensors)
         # The weights file includes the backbone: the source of its initial weights is not read again.
@@ -63,19 +56,16 @@ def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
         facts.save(out)
         write_json(out / "metrics.json", {"evaluation": figures})
         if (run / "versions.json").is_file():
+            check_recorded(run / "versions.json")
             write_bytes(out / "versions.json", (run / "versions.json").read_bytes())
+        record(out, "model.safetensors", "config.toml", "facts.json", "metrics.json", "versions.json")
         count = sum(value.numel() for value in tensors.values())
         card = model_card(run.resolve().name, config, facts, figures, licence, count)
         write_bytes(out / "README.md", card.encode())
-    except OSError:
-        for name in WRITTEN:  # the folder was empty, so these files are ours
-            with contextlib.suppress(OSError):
-                (out / name).unlink(missing_ok=True)
-        if not existed:
-            with contextlib.suppress(OSError):
-                out.rmdir()
-        raise
-    return out
+        os.rename(whole, target)  # replaces an empty folder, and fails if somebody has put something into it
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
+    return target
 
 
 def model_card(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.device import pick_device
+from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config
 from cckt.detector.data.transforms import apply_to_image, eval_view, normalise, pad_batch
 from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, load_weights, run_config
@@ -94,14 +95,27 @@ def load_inference_model(
     """Load the detector of a run folder, and the facts of the run.
 
     weights: a file to load in place of the run's final weights, such as best.safetensors. Raises UserError
-    when `run` is not a run folder or has no weights, or when weights and config do not fit.
+    when `run` is not a run folder or has no weights, when weights and config do not fit, or when a weight is
+    not finite.
     """
     config, facts = run_config(run), Facts.load(run)
     path = weights or evaluation_weights(run)
     model = build_student(config, facts.embedding_dim, pretrained=False)
     model.prepare_inference()
-    load_into(model, load_weights(path), path)
+    tensors = load_weights(path)
+    load_into(model, tensors, path)
+    _require_finite(tensors, path)
     place = pick_device(device)
     if place.type == "cuda":  # Triton launches its kernels on the current device
         torch.cuda.set_device(place)
     return inference_model(model, config, place), facts
+
+
+def _require_finite(weights: Mapping[str, Tensor], source: Path) -> None:
+    """Raise UserError that names the first tensor with NaN or infinity: its model would find nothing."""
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise UserError(
+                f"{source}: tensor {name} holds non-finite numbers, expected finite weights; use another "
+                "checkpoint, or train again with a lower train.lr or train.precision=fp32."
+            )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.base.errors import UserError
 from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.runs.run_folder import Facts, evaluation_figures, own_evaluations
 
@@ -36,11 +39,12 @@ class Threshold:
     @staticmethod
     def of(run: Path) -> Threshold:
         """Return the score with the best F1 in the run's own evaluation."""
-        best = _figures(run).get("best_f1") or {}
-        if "score" not in best:
-            return Threshold()
-        f1 = float(best.get("f1", 1.0))  # evaluations of earlier versions may lack it
-        return Threshold(float(best["score"]) if f1 else DEFAULT_THRESHOLD, f1)
+        with _as_written(run):
+            best = _figures(run).get("best_f1") or {}
+            if "score" not in best:
+                return Threshold()
+            f1 = float(best.get("f1", 1.0))  # evaluations of earlier versions may lack it
+            return Threshold(float(best["score"]) if f1 else DEFAULT_THRESHOLD, f1)
 
 
 def calibration_of_run(run: Path, confirmed: bool = False) -> ScoreCalibration | None:
@@ -50,10 +54,11 @@ def calibration_of_run(run: Path, confirmed: bool = False) -> ScoreCalibration |
     that of its newest `cckt eval` with the run's own options; None without either. Confirmed scores have that
     of the newest `cckt eval --confirm`.
     """
-    for evaluation in own_evaluations(run, confirmed):
-        known = (evaluation.get("figures") or {}).get("calibration")
-        if known:
-            return ScoreCalibration.from_dict(known)
+    with _as_written(run):
+        for evaluation in own_evaluations(run, confirmed):
+            known = (evaluation.get("figures") or {}).get("calibration")
+            if known:
+                return ScoreCalibration.from_dict(known)
     return None
 
 
@@ -63,10 +68,25 @@ def prior_tau(run: Path) -> float | None:
     It is that of the column that the run's own evaluation read; else that of the column that guided training;
     else None: not known.
     """
-    for known in (_figures(run).get("prior_tau"), Facts.load(run).priors_recipe.get("tau")):
-        if known is not None:
-            return float(known)
+    with _as_written(run):
+        for known in (_figures(run).get("prior_tau"), Facts.load(run).priors_recipe.get("tau")):
+            if known is not None:
+                return float(known)
     return None
+
+
+@contextmanager
+def _as_written(run: Path) -> Iterator[None]:
+    """Raise UserError for figures of other types than cckt writes, as in a file edited by hand."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{run}: the figures of its evaluation are not as cckt writes them ({error}); restore "
+            "metrics.json and facts.json, or evaluate the run again with cckt eval."
+        ) from None
 
 
 def _figures(run: Path) -> dict[str, Any]:

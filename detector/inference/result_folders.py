@@ -17,6 +17,7 @@ from cckt.cache_builder.base.ownership import (
     text_mark,
 )
 from cckt.detector.inference.label_files import DESCRIPTION
+from cckt.detector.runs.file_digests import DIGESTS_FILE
 
 PREDICTED = "a result of cckt predict"
 IMAGES_FILE = "images.json"
@@ -30,17 +31,22 @@ _IS_TABLE = text_mark("photo,concept,category_id,novel,score,")
 def require_own_evaluation(folder: Path, run: Path) -> None:
     """Raise UserError unless metrics.json and detections.json are absent or an evaluation of this run.
 
-    Runs are compared by the names of their folders, so that a run may be moved. Also raises UserError if the
-    disk has no room.
+    Runs are compared by the names of their folders, so that a run may be moved. An evaluation inside the run
+    is of it, whatever name the run had. Also raises UserError if the disk has no room.
     """
+    inside = folder.resolve().parent == run.resolve()
 
     def of_run(path: Path) -> bool:
         figures = json_object(path).get("figures")
         known = figures.get("run") if isinstance(figures, dict) else None
-        return isinstance(known, str) and Path(known).resolve().name == run.resolve().name
+        return isinstance(known, str) and (inside or Path(known).resolve().name == run.resolve().name)
 
     require_own_folder(
-        folder, "metrics.json", of_run, ["detections.json"], f"an evaluation of {run} by cckt eval"
+        folder,
+        "metrics.json",
+        of_run,
+        ["detections.json", DIGESTS_FILE],
+        f"an evaluation of {run} by cckt eval",
     )
     require_room(folder)
 

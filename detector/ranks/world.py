@@ -22,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 from cckt.detector.ranks.rank_death import RankMonitor
 
 T = TypeVar("T")
@@ -176,12 +177,13 @@ def read_launch_info(environment: Mapping[str, str]) -> LaunchInfo | None:
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
     """Return the whole number in a variable. Raises UserError if it holds anything else."""
     text = environment.get(name, "" if default is None else str(default))
-    if not text.isdecimal():
+    number = natural(text)
+    if number is None:
         raise UserError(
             f"{name}: found {text!r} in the environment, expected the whole number that torchrun or srun "
             "sets; unset it, or start with one of them."
         )
-    return int(text)
+    return number
 
 
 def first_host(nodes: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from cckt.cache_builder.base.atomic_files import plain, write_json
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.store import column_of, open_column, teacher_of
 from cckt.detector.config.config import PriorConfig
@@ -26,6 +26,7 @@ from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import classify, costs
 from cckt.detector.report.log import read_log
 from cckt.detector.report.priors import prior_quality, sweep_priors
+from cckt.detector.runs.file_digests import read_digests, record, recorded
 from cckt.detector.runs.run_folder import Facts, evaluation_weights, read_json, run_config
 
 
@@ -117,6 +118,9 @@ def _evaluation(
     if card.is_file() and (folder / "detections.json").is_file():
         known = read_json(card, "figures written by cckt eval").get("figures", {})
         if plain(required).items() <= known.items():
+            names = ("detections.json", "metrics.json")
+            if not set(names) <= read_digests(folder).keys():  # a kill came first, or an earlier version
+                record(folder, *names)
             return folder
     folder = scratch or folder
     evaluate_run(
@@ -164,7 +168,9 @@ def _sweep(
         progress.note(f"rho and L are not varied in the report: {error}")
         return None
     if swept is not None and scratch is None:
-        write_json(path, swept | key)
+        require_ours_or_absent(path, json_mark(*key), "a sweep written by cckt report")
+        with recorded(folder, path.name):
+            write_json(path, swept | key)
     return swept
 
 
@@ -221,8 +227,8 @@ def _digests(run: Path, facts: Facts, scene: EvaluationSet, folder: Path) -> lis
         ("base concepts in training", str(facts.n_classes)),
     ]
     try:
-        versions = json.loads((run / "versions.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        versions = dict(read_json(run / "versions.json", "versions written by cckt train"))
+    except (UserError, TypeError, ValueError):
         versions = {}
     rows += [(str(name), str(value)) for name, value in versions.items() if isinstance(value, str | int)]
     return rows

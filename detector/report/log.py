@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
+
+from cckt.cache_builder.base.json_text import parse_json
+from cckt.detector.runs.file_digests import check_recorded
+from cckt.detector.runs.log import LOG_FILE
 
 MAX_POINTS = 300
 """Most points of a curve; longer curves are averaged."""
@@ -17,13 +20,14 @@ def read_log(run: Path) -> dict[str, Any]:
     {} for a run without a log. Incomplete lines are skipped. If a step was written twice, the last line
     counts.
     """
-    path = run / "metrics.jsonl"
+    path = run / LOG_FILE
     if not path.is_file():
         return {}
+    check_recorded(path)
     by_kind: dict[str, dict[int, dict[str, float]]] = {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             figures = {k: float(v) for k, v in line.items() if isinstance(v, int | float) and k != "step"}
             by_kind.setdefault(str(line["kind"]), {})[int(line["step"])] = figures
         except (ValueError, KeyError, TypeError, AttributeError):

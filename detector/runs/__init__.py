@@ -2,6 +2,7 @@
 
 run_folder.py     facts, checkpoints and weights of a run
 base_text.py      text embeddings of the base concepts of a run
+file_digests.py   digests of the files of a run, checked when they are read
 folder_guard.py   one training at a time in a folder; refuse folders that hold other files
 log.py            metrics.jsonl, TensorBoard, Weights & Biases; times of the parts of a step
 """

@@ -18,11 +18,14 @@ import torch
 
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
 from cckt.detector.config.config import Config
 from cckt.detector.runs.run_folder import read_json
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+LOG_FILE = "metrics.jsonl"
 
 
 class RunLog:
@@ -38,7 +41,7 @@ class RunLog:
     def __init__(
         self, run: Path, from_step: int, config: Config | None = None, evaluated: int | None = None
     ) -> None:
-        self._path = run / "metrics.jsonl"
+        self._path = run / LOG_FILE
         self._drop_after(from_step, from_step if evaluated is None else evaluated)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = _tensorboard(run / "tensorboard", from_step)
@@ -78,7 +81,7 @@ class RunLog:
 def _is_kept(line: bytes, step: int, evaluated: int) -> bool:
     """Return whether a line is at or before the checkpoint; an incomplete line is not."""
     try:
-        known = json.loads(line)
+        known = parse_json(line)
         return float(known["step"]) <= (evaluated if known["kind"] == "evaluation" else step)
     except (ValueError, KeyError, TypeError):
         return False

@@ -7,6 +7,7 @@ data.json  wandb.json                       paths of the data sets; id of the ru
 metrics.jsonl  tensorboard/  metrics.json   log; evaluation at the end of the training
 checkpoints/step-00001000/                  model.safetensors, average.safetensors (with EMA), state.pt,
                                             files.json
+digests.json                                digests of these files (see file_digests.py)
 model.safetensors                           weights of a finished run (the moving average, with EMA)
 best.safetensors                            weights of the best evaluation during training
 .training.lock                              process that trains in the folder (see folder_guard.py)
@@ -21,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -36,10 +36,13 @@ from torch import Tensor, nn
 
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.cache_builder.base.digests import file_digest
+from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.store import teacher_of
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config, load_config
+from cckt.detector.runs.file_digests import check_recorded
 
 CHECKPOINTS, PARTIAL = "checkpoints", ".partial"
 
@@ -99,13 +102,16 @@ class Facts:
 def read_json(path: Path, expected: str) -> Any:
     """Read a JSON file.
 
-    Raises UserError if it is missing or invalid; `expected` describes the file in the message.
+    Raises UserError if it is missing, invalid or damaged; `expected` describes the file in the message.
     """
+    check_recorded(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected {expected}; check the name of the folder.") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
         raise UserError(f"{path}: found no readable JSON ({error}), expected {expected}.") from None
 
 
@@ -113,6 +119,7 @@ def run_config(run: Path) -> Config:
     """Read the resolved config of a run. Raises UserError if `run` is not a run folder."""
     if not (run / "config.toml").is_file():
         raise UserError(f"{run}: no config.toml, expected a run folder made by cckt train; check the name.")
+    check_recorded(run / "config.toml")
     return load_config(run / "config.toml", base=Config())
 
 
@@ -151,11 +158,14 @@ def save_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Read safetensors on the CPU. Raises UserError if the file is missing or damaged."""
+    check_recorded(path)
     try:
         return dict(safetensors.torch.load_file(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected weights written by cckt train.") from None
     except (safetensors.SafetensorError, OSError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
         raise UserError(
             f"{path}: found no readable safetensors ({error}), expected weights written by cckt train; "
             "use another checkpoint of the run."
@@ -241,11 +251,16 @@ def evaluation_weights(run: Path) -> Path:
     """Return the weights file by which a run is evaluated.
 
     model.safetensors if the run has finished, else the file of its newest checkpoint (the moving average,
-    with EMA). Raises UserError if there is neither.
+    with EMA). Raises UserError if there is neither, or if the newest checkpoint is damaged.
     """
     if (run / "model.safetensors").is_file():
         return run / "model.safetensors"
-    newest, _ = newest_checkpoint(run)
+    newest, damaged = newest_checkpoint(run)
+    if newest is not None and damaged:
+        raise UserError(
+            f"{damaged[0].partition(';')[0]}; continue with cckt train --resume {run}, or delete this folder "
+            "to use the checkpoint before it."
+        )
     if newest is None:
         raise UserError(
             f"{run}: no model.safetensors and no intact checkpoint; train it first with cckt train."
@@ -262,8 +277,12 @@ def _all_checkpoints(run: Path) -> list[Path]:
 def _find_damage(folder: Path) -> str | None:
     """Return a description of the first missing or damaged file of a checkpoint; None if it is intact."""
     try:
-        digests = json.loads((folder / "files.json").read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        listed = parse_json((folder / "files.json").read_text(encoding="utf-8"))
+        digests = listed["files"]
+        intact = listed.keys() == {"step", "files"} and listed["step"] == int(folder.name.rpartition("-")[2])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        intact = False
+    if not intact or not isinstance(digests, dict) or "state.pt" not in digests:
         return "files.json is missing or damaged"
     for name, digest in digests.items():
         if not (folder / name).is_file() or file_digest(folder / name) != digest:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cckt.cache_builder.base.atomic_files import write_json
+from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.detector.config.config import Config, InferenceConfig, PriorConfig, save_config
@@ -19,7 +20,8 @@ from cckt.detector.losses.objective import Objective
 from cckt.detector.losses.terms.term import RunInputs
 from cckt.detector.ranks.world import World
 from cckt.detector.runs import run_folder as store
-from cckt.detector.runs.base_text import save_base_text
+from cckt.detector.runs.base_text import BASE_TEXT_FILE, save_base_text
+from cckt.detector.runs.file_digests import recorded
 from cckt.detector.students.build import build_student
 from cckt.detector.training.optim import MovingAverage, build_optimizer
 from cckt.detector.training.preflight import Ingredients
@@ -51,6 +53,10 @@ MAY_CHANGE = {
 }
 """Options that may change when a run is resumed. All others, and the options of priors if training uses them
 (guidance.priors), determine what its steps compute."""
+
+
+STARTED = ("config.toml", "versions.json", "data.json", "facts.json", BASE_TEXT_FILE)
+"""Files of a run folder that are written before the first step."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,7 @@ class Run:
             raise UserError(f"{self.out}: already holds a run; {step}, or give another --out.")
         self.world.wait()
         if self.world.first:
+            require_room(self.out, self._checkpoint_bytes() * (1 if resume else 1 + self._kept))
             try:
                 self.out.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -169,11 +176,23 @@ class Run:
                 ) from None
             if resume:
                 store.remove_leftovers(self.out, self.step)
-            save_config(self.config, self.out / "config.toml")
-            write_json(self.out / "versions.json", versions(self.world))
-            folders.save(self.out)
-            self.ingredients.facts.save(self.out)
-            save_base_text(self.out, self.ingredients.text)
+            with recorded(
+                self.out, "config.toml", "versions.json", "data.json", "facts.json", BASE_TEXT_FILE
+            ):
+                save_config(self.config, self.out / "config.toml")
+                write_json(self.out / "versions.json", versions(self.world))
+                folders.save(self.out)
+                self.ingredients.facts.save(self.out)
+                save_base_text(self.out, self.ingredients.text)
+
+    @property
+    def _kept(self) -> int:
+        return self.config.train.keep_checkpoints
+
+    def _checkpoint_bytes(self) -> int:
+        """About the bytes of a checkpoint: weights, their moving average, and two moments of each weight."""
+        weights: int = sum(one.numel() * one.element_size() for one in self.model.state_dict().values())
+        return weights * (3 if self.average is None else 4)
 
     def _check_same(self) -> None:
         before, after = (config.options() for config in (store.run_config(self.out), self.config))

@@ -22,8 +22,9 @@ from cckt.detector.evaluation.evaluate import evaluate_model
 from cckt.detector.evaluation.inference_loop import Abandoned
 from cckt.detector.ranks.world import joined
 from cckt.detector.runs import run_folder as store
+from cckt.detector.runs.file_digests import forget, record, recorded
 from cckt.detector.runs.folder_guard import training_lock
-from cckt.detector.runs.log import RunLog, check_wandb
+from cckt.detector.runs.log import LOG_FILE, RunLog, check_wandb
 from cckt.detector.training.forecast import warnings
 from cckt.detector.training.monitor import Monitor
 from cckt.detector.training.preflight import (
@@ -99,12 +100,15 @@ def train(
         run.open(resume, Folders.of(train_data, val_data, max_steps), progress)
         last = config.train.epochs * run.steps_per_epoch
         last = last if max_steps is None else min(last, max_steps)
+        if world.first:
+            forget(out, LOG_FILE)
         log = RunLog(out, run.step, config, run.evaluated) if world.first else None
         try:
             return _Loop(run, val_data, log, progress, signals).run_to(last, stop_after)
         finally:
             if log is not None:
                 log.close()
+                record(out, LOG_FILE)
 
 
 def finished(run: Path) -> dict[str, Any]:
@@ -129,15 +133,19 @@ class _Loop:
         run, settings = self.run, self.settings
         began, first, evaluation = time.perf_counter(), run.step, {}
         if self.world.first and run.step < last:  # a finished run is continued: its results are outdated
-            for name in ("model.safetensors", "metrics.json"):
+            outdated = ("model.safetensors", "metrics.json")
+            forget(run.out, *outdated)
+            for name in outdated:
                 (run.out / name).unlink(missing_ok=True)
         stopped = self._steps(last, first + stop_after if stop_after is not None else last + 1)
         self.progress.finish()
         run.save(self.monitor.state())
         seconds = time.perf_counter() - began
         if not stopped:
+            self._require_progress()
             if self.world.first:
-                store.save_weights(run.out / "model.safetensors", run.evaluated_weights())
+                with recorded(run.out, "model.safetensors"):
+                    store.save_weights(run.out / "model.safetensors", run.evaluated_weights())
             try:
                 evaluation = self._evaluate()
             except Abandoned:
@@ -154,9 +162,20 @@ class _Loop:
             "evaluation": evaluation,
         }
         if self.world.first:
-            write_json(run.out / "metrics.json", metrics)
+            with recorded(run.out, "metrics.json"):
+                write_json(run.out / "metrics.json", metrics)
         self.world.wait()
         return metrics
+
+    def _require_progress(self) -> None:
+        """Raise UserError if every step of the run was skipped, so that its weights are the initial ones."""
+        run, skipped = self.run, self.monitor.skipped + self.monitor.overflows_in_a_row
+        if run.step and skipped >= run.step:
+            raise UserError(
+                f"{run.out}: found a non-finite loss or gradient in all of the {run.step} steps, expected at "
+                "least one step that changes the weights; start a new run with a lower train.lr or "
+                "train.precision=fp32."
+            )
 
     def _steps(self, last: int, stop_at: int) -> str:
         """Train until step `last`; return why it stopped earlier, "" if it did not."""
@@ -239,7 +258,8 @@ class _Loop:
         if value > run.best:
             run.best = value
             if self.world.first:
-                store.save_weights(run.out / "best.safetensors", run.evaluated_weights())
+                with recorded(run.out, "best.safetensors"):
+                    store.save_weights(run.out / "best.safetensors", run.evaluated_weights())
         run.evaluated = run.step
         run.save(self.monitor.state())
         self.monitor.restart_clock()

@@ -75,8 +75,8 @@ def test_the_command_of_an_imported_table(
     assert cckt(capsys, *shlex.split(command)[1:]).code == 0
 
 
-def test_without_a_known_recipe_the_command_has_no_options() -> None:
-    assert repair_command("set", "crops") == "cckt cache crops set"
+def test_without_a_known_recipe_the_command_has_only_the_option_that_is_required() -> None:
+    assert repair_command("set", "crops") == "cckt cache crops set --teacher TEACHER"
     assert repair_command("my set", "priors/clip-b") == "cckt cache priors 'my set' --name b"
     assert repair_command("set", "text", {"teacher": 7, "templates": []}) == "cckt cache text set"
     assert repair_command("set", "notes", {"batch": 3}) == "cckt cache notes set"

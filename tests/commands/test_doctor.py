@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 from tests.commands.front import Call, World, options
 
@@ -16,3 +18,24 @@ def test_doctor_checks_the_leak_guard_and_the_data(call: Call, world: World) -> 
     outcome = call("doctor", "--run", world.run, "--val", world.held, "--json", "-")
     assert outcome.code == 0, outcome.out
     assert {finding["level"] for finding in json.loads(outcome.out)["findings"]} <= {"good", "warn"}
+
+
+def test_a_config_edited_by_hand_is_refused_until_it_is_accepted(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(world.run, tmp_path / "run"))
+    config = run / "config.toml"
+    config.write_text(config.read_text() + "# tried again on Monday\n")
+    sentence = call("eval", run, "--data", world.held).sentence()
+    assert sentence.startswith(f"{config}: is not as cckt wrote it"), sentence
+    assert sentence.endswith(f"run cckt doctor --run {run} --accept."), sentence
+    outcome = call("doctor", "--run", run, "--accept")
+    assert outcome.code == 0, outcome.out
+    assert f"{config}: was changed or removed" in outcome.out
+    assert call("eval", run, "--data", world.held).code == 0
+    assert "was changed" not in call("doctor", "--run", run, "--accept").out
+
+
+def test_accept_needs_a_run(call: Call, tmp_path: Path) -> None:
+    assert "add --run RUN" in call("doctor", "--accept").sentence()
+    assert "expected a run folder" in call("doctor", "--accept", "--run", tmp_path).sentence()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cckt.detector.runs.file_digests import accept
 from tests.commands.front import Call, World, write
 
 
@@ -77,6 +78,7 @@ def test_predict_warns_if_no_detection_of_the_evaluation_is_correct(
     for f1, warns in ((0.0, True), (0.4, False)):
         known["evaluation"]["figures"]["best_f1"] = {"score": 1.0 if not f1 else 0.3, "f1": f1}
         write(run / "metrics.json", json.dumps(known))
+        accept(run)
         outcome = call("predict", run, photo, *options)
         assert outcome.code == 0
         assert outcome.err.count("no detection of the run's own evaluation is correct") == warns

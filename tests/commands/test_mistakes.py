@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cckt.detector.runs.file_digests import accept
 from tests.cache_builder.samples import write_teacher
 from tests.commands.front import Call, World, coco, index, options, write
 
@@ -180,6 +181,7 @@ def test_weights_for_another_width_of_the_teacher(call: Call, world: World, tmp_
     assert call(*world.train(run)).code == 0
     facts = json.loads((run / "facts.json").read_text())
     write(run / "facts.json", facts | {"embedding_dim": 5})
+    accept(run)
     assert "another vocabulary size, teacher or model" in call("eval", run, "--data", world.held).sentence()
 
 

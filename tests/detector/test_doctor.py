@@ -107,6 +107,6 @@ def test_damaged_checkpoints_of_a_run_are_reported(run: Path) -> None:
     assert checkpoint is not None
     (checkpoint / "state.pt").write_bytes(b"")
     findings, _ = check_run(run)
-    assert [one.level for one in findings] == ["good", "warn"]
+    assert [one.level for one in findings] == ["good", "bad"]
     (run / "model.safetensors").unlink()
     assert "no intact checkpoint" in bad(check_run(run)[0])

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.constants import EXACT
 from cckt.cache_builder.base.errors import UserError, brief
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.formats import BOX_DTYPE, IMAGE_DTYPE, Annotations
@@ -240,7 +241,7 @@ def _field(record: dict[str, Any], key: str, who: str, path: Path, hint: str = "
 
 
 def _integer(value: Any, name: str, path: Path, hint: str = "") -> int:
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
         raise UserError(f"{path}: {name} is {brief(value)}; expected an integer of at most 64 bits{hint}")

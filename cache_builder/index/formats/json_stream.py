@@ -124,6 +124,8 @@ class JsonLists:
                 raise self._broken(error.msg, error.pos) from None
             except RecursionError:
                 raise self._broken("nested too deeply") from None
+            except ValueError:  # Python converts no more than 4,300 digits
+                raise self._broken("found a number of thousands of digits") from None
             open_ended = self._text[end - 1] not in '}]"' and end >= len(self._text) - TAIL_CHARS
             if open_ended and self._more():
                 continue  # a number that is cut off at "1." or "1e" decodes as 1

@@ -1,22 +1,26 @@
 """The ledgers: which chunks of an unfinished column are complete.
 
 Each writer has one append-only file, `ledger/<random>.jsonl`: a first line with the column and the writer's
-library versions, then one line for each chunk. A kill may tear the last line; a torn line counts for nothing.
+library versions, then one line for each chunk. "check" is the digest of the other fields of a line: a line
+that a kill has torn, or that was damaged, counts for nothing. Lines of earlier versions have no "check".
 Readers take the union. A finished column has no ledgers: its manifest holds the digests.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cckt.cache_builder.base.digests import digest_of
+from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.store.format.file_names import BEGUN, LEDGER, is_ledger
 from cckt.cache_builder.store.format.spec import ColumnSpec, canonical
 from cckt.cache_builder.store.places.contract import ChunkFiles
+
+_CHECK = "check"
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class LedgerEntry:
         """Return the entry as one line of a ledger."""
         notes = {str(row): reason for row, reason in self.notes.items()}
         fields = {"chunk": self.chunk, "digests": dict(self.digests), "invalid": self.invalid, "notes": notes}
-        return canonical(fields) + b"\n"
+        return _checked_line(fields)
 
 
 @dataclass
@@ -49,7 +53,7 @@ class LedgerWriter:
 
     def __init__(self, files: ChunkFiles, spec: ColumnSpec, versions: Mapping[str, str]) -> None:
         self._files = files
-        self._head = canonical({"column": spec.identity, "versions": dict(versions)}) + b"\n"
+        self._head = _checked_line({"column": spec.identity, "versions": dict(versions)})
         self._name = ""
         self._process = -1
 
@@ -73,17 +77,17 @@ class LedgerWriter:
 def read_ledgers(files: ChunkFiles, names: Iterable[str], spec: ColumnSpec) -> Ledgers:
     """Return the union of the ledgers among `names`.
 
-    A ledger of another column, or without a complete first line, counts for nothing.
+    A ledger of another column, or without an intact first line, counts for nothing.
     """
     ledgers = Ledgers()
     for name in sorted(name for name in names if is_ledger(name) and name != BEGUN):
         head, *lines = (files.get(name) or b"").split(b"\n")
-        fields = _parse(head)
+        fields = _parse(head, "column", "versions")
         if fields.get("column") != spec.identity:
             continue
         count = 0
         for line in lines:
-            found = _parse(line)
+            found = _parse(line, "chunk", "digests", "invalid", "notes")
             if set(found.get("digests", ())) != set(spec.arrays) or not 0 <= found["chunk"] < spec.n_chunks:
                 continue
             notes = {int(row): reason for row, reason in found["notes"].items()}
@@ -97,10 +101,20 @@ def read_ledgers(files: ChunkFiles, names: Iterable[str], spec: ColumnSpec) -> L
     return ledgers
 
 
-def _parse(line: bytes) -> dict[str, Any]:
-    """The fields of a complete line; {} of a torn one."""
+def _checked_line(fields: Mapping[str, Any]) -> bytes:
+    """A line with the digest of its fields."""
+    return canonical({**fields, _CHECK: digest_of(canonical(fields))}) + b"\n"
+
+
+def _parse(line: bytes, *names: str) -> dict[str, Any]:
+    """The fields `names` of an intact line; {} of a torn or damaged one."""
     try:
-        fields = json.loads(line)
-    except ValueError:
+        fields = parse_json(line)
+        if not isinstance(fields, dict):
+            return {}
+        check = fields.pop(_CHECK, None)
+        if fields.keys() != set(names) or check not in (None, digest_of(canonical(fields))):
+            return {}
+    except ValueError:  # no JSON, or NaN in it
         return {}
-    return fields if isinstance(fields, dict) else {}
+    return fields

@@ -13,6 +13,7 @@ from typing import Any
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.store.format.file_names import GROUP, document_file
 from cckt.cache_builder.store.format.spec import SCHEMA, ColumnSpec, canonical, from_runs, run_bounds
 from cckt.cache_builder.store.places.contract import ChunkFiles
@@ -73,10 +74,11 @@ class Manifest:
         it is expanded before that.
         """
         try:
-            document = json.loads(data)
+            document = parse_json(data)
             fields = dict(document["attributes"]["cckt"])
             found = fields.pop("digest")
             schema = fields["schema"]
+            expected = digest_of(canonical(fields))  # ValueError for NaN and for lone surrogates
             if (document["zarr_format"], document["node_type"]) != (3, "group"):
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -89,7 +91,6 @@ class Manifest:
                 f"{place}/{GROUP} has schema {schema!r}: expected {SCHEMA!r}, make the column again with "
                 "this cckt."
             )
-        expected = digest_of(canonical(fields))
         if found != expected:
             raise UserError(
                 f"{place}/{GROUP} was edited: its fields have digest {expected}, but it states {found}; "
@@ -145,7 +146,7 @@ def _require(condition: bool, violation: str) -> None:
 def is_ours(data: bytes) -> bool:
     """Return whether a zarr.json is a manifest of cckt, of any version and even if edited."""
     try:
-        schema = json.loads(data)["attributes"]["cckt"]["schema"]
+        schema = parse_json(data)["attributes"]["cckt"]["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
     return isinstance(schema, str) and schema.startswith(SCHEMA.partition("/")[0] + "/")

@@ -12,6 +12,7 @@ import numpy as np
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.store.places.contract import check_name
 
 SCHEMA = "cckt.column/1"
@@ -171,9 +172,10 @@ def run_bounds(text: str) -> list[tuple[int, int]]:
     runs = []
     for run in text.split(",") if text else ():
         first, dash, last = run.partition("-")
-        if not (first.isdecimal() and (last.isdecimal() or not dash)):
+        bounds = natural(first), natural(last if dash else first)
+        if bounds[0] is None or bounds[1] is None:
             raise ValueError(f"{run[:40]!r} is not a run of numbers")
-        runs.append((int(first), int(last or first)))
+        runs.append((bounds[0], bounds[1]))
     flat = [number for first, last in runs for number in ([first] if first == last else [first, last])]
     if any(one >= other for one, other in itertools.pairwise(flat)):
         raise ValueError(f"{text[:40]!r} is not ascending")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -36,9 +37,13 @@ class LocalFiles:
             raise self._explained(error, name) from error
 
     def get(self, name: str) -> bytes | None:
-        """See `ChunkFiles.get`."""
+        """See `ChunkFiles.get`. Raises UserError for a pipe or a device: reading it might never end."""
+        path = self.folder / name
         try:
-            return (self.folder / name).read_bytes()
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise UserError(f"{path}: is a pipe or a device, expected a file; remove it and try again.")
+            return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError
 
 RESIDENT_BYTES, RESIDENT_SHARE = 512 << 20, 8
@@ -140,6 +141,7 @@ class _Reservation:
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
+            raise_unless_missing(error, path)
             raise UserError(
                 f"Chunk file {path} cannot be read ({error.strerror}): expected {size} bytes, run "
                 "`cckt cache verify --repair` on the data set."

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cckt.cache_builder.base.atomic_files import place, plain, write_bytes, write_json, write_together
+from cckt.cache_builder.base.atomic_files import (
+    place,
+    plain,
+    temporary_of,
+    write_bytes,
+    write_json,
+    write_together,
+)
 from cckt.cache_builder.base.digests import digest_of, file_digest
 
 
@@ -25,7 +32,7 @@ def test_a_file_has_its_new_content_and_nothing_else_is_left(tmp_path: Path) -> 
 
 
 def test_a_partial_file_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / f".file.{os.getpid()}.partial").write_text("half")
+    temporary_of(tmp_path / "file").write_text("half")
     write_bytes(tmp_path / "file", b"new")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"new"}
 
@@ -119,3 +126,16 @@ def test_digests_of_bytes_and_files_agree(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert digest_of(b"abc") == file_digest(tmp_path / "file")
     assert digest_of(b"abc") == "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_temporary_files_of_killed_processes_are_swept_and_others_kept(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    mine = temporary_of(tmp_path / "elsewhere" / "other").name
+    left = mine.replace(f".{os.getpid()}.", f".{ended.pid}.")
+    running = mine.replace(f".{os.getpid()}.", f".{os.getppid()}.")
+    kept = {running, ".notes.123.partial", f".notes.0123abcd.{ended.pid}.partial", "a.partial"}
+    for name in (left, *kept):
+        (tmp_path / name).write_text("half")
+    write_bytes(tmp_path / "file", b"new")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", *kept}

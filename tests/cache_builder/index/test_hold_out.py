@@ -130,3 +130,19 @@ def test_mistakes_are_refused(tmp_path: Path) -> None:
         hold_out(tmp_path, tmp_path / "more", 0.4)
     with pytest.raises(UserError, match=r"export\.json cannot be written"):
         hold_out(path, path, 0.4)
+
+
+def test_a_killed_division_is_completed_and_a_file_of_the_user_is_kept(tmp_path: Path) -> None:
+    path = save_export(tmp_path, many(30))
+    hold_out(path, tmp_path / "whole", 0.4)
+    for content, refused in (((tmp_path / "whole/train.json").read_text(), False), ("precious", True)):
+        out = tmp_path / f"parts-{refused}"
+        out.mkdir()
+        (out / "train.json").write_text(content)
+        if refused:
+            with pytest.raises(UserError, match=r"found a file .*train\.json that is not what this command"):
+                hold_out(path, out, 0.4)
+            assert (out / "train.json").read_text() == "precious"
+        else:
+            hold_out(path, out, 0.4)
+            assert (out / "val.json").read_bytes() == (tmp_path / "whole/val.json").read_bytes()

@@ -223,7 +223,7 @@ def test_a_folder_that_vanishes_is_a_user_error(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_a_user_error(tmp_path):
     (tmp_path / "data").write_text("")
-    with pytest.raises(UserError, match="data/crops"):
+    with pytest.raises(UserError, match="data: could not be used because a part of this path is a file"):
         open_writer(tmp_path / "data", crops_spec())
 
 
@@ -245,3 +245,11 @@ def test_a_column_with_no_values_or_no_rows_in_a_chunk_is_refused():
         crops_spec(width=0)
     with pytest.raises(UserError, match="chunk_rows is 0"):
         crops_spec(chunk_rows=0)
+
+
+def test_a_pipe_or_device_in_the_place_of_a_chunk_is_refused_and_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless"):
+        with pytest.raises(UserError, match=rf"{name}: is a pipe or a device, expected a file"):
+            files_module.LocalFiles(tmp_path).get(name)

@@ -125,6 +125,57 @@ def test_foreign_files_are_reported_and_kept(data):
     assert (data / "crops/readme.txt").exists()
 
 
+def test_every_byte_of_the_group_document_counts(made, data):
+    group = data / "crops/zarr.json"
+    group.write_text(group.read_text().replace('"zarr_format": 3', '"zarr_format":  3'))
+    report = verify_column(data, "crops")
+    assert [problem.kind for problem in report.problems] == ["group"]
+    assert report.step == f"run `cckt cache verify {data} crops --repair`"
+    verify_column(data, "crops", repair=True)
+    assert verify_column(data, "crops").ok
+    assert tree(data) == tree(made)
+    group.write_text(group.read_text().replace('"zarr_format": 3', '"zarr_format": 7'))
+    assert kinds(data) == [("manifest", None)]
+
+
+def test_the_next_step_is_the_one_that_helps(made, data):
+    def step(**options) -> str:
+        return verify_column(data, "crops", **options).step
+
+    repair, make_again = f"run `cckt cache verify {data} crops --repair`", f"run `cckt cache crops {data}"
+    assert step() == ""
+    assert step(table_rows=99).endswith("--overwrite`")
+    (data / "crops/readme.txt").write_text("mine")
+    assert step() == f"move the files that do not belong to it out of {data}/crops"
+    flip(data / "crops/values/c.0.0")
+    assert step() == repair
+    assert step(repair=True).startswith(make_again), "expected --repair to be advised once"
+    assert step().startswith(make_again)
+    make(data, SPEC)
+    (data / "crops/valid/zarr.json").unlink()
+    assert step() == repair
+    assert step(repair=True).startswith(make_again), "expected the finishing command after a repair"
+    make(data, SPEC)
+    (data / "crops/readme.txt").unlink()
+    assert tree(data) == tree(made)
+    (data / "crops/zarr.json").write_text("{")
+    assert step().startswith(f"move the folder {data}/crops away and run `cckt cache crops {data}")
+
+
+def test_a_damaged_line_of_a_ledger_counts_for_nothing_and_an_old_one_counts(made, tmp_path):
+    make(tmp_path, SPEC, part=(0, 2))
+    (ledger,) = (tmp_path / "crops/ledger").glob("*.jsonl")
+    lines = ledger.read_bytes().splitlines(keepends=True)
+    assert open_writer(tmp_path, SPEC).missing() == [1, 3, 5]
+    ledger.write_bytes(b"".join([*lines[:-1], lines[-1].replace(b'"invalid":', b'"invalid":1')]))
+    assert open_writer(tmp_path, SPEC).missing() == [1, 3, 5, 6]
+    old = [{key: value for key, value in json.loads(line).items() if key != "check"} for line in lines]
+    ledger.write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert open_writer(tmp_path, SPEC).missing() == [1, 3, 5]
+    make(tmp_path, SPEC)
+    assert tree(tmp_path) == tree(made)
+
+
 def test_another_index_or_table_is_found(data):
     assert kinds(data, index_digest="sha256:other", table_rows=99) == [("index", None), ("rows", None)]
 

@@ -68,9 +68,26 @@ def test_verify_names_the_repair_command_as_it_runs(call: Call, world: World, tm
     (chunk,) = (data / "images" / "values").glob("c.*")
     chunk.write_bytes(bytes(reversed(chunk.read_bytes())))
     sentence = call("cache", "verify", data, "images", "--sample", "0").sentence()
-    _, _, command = sentence.partition("run cckt ")
+    _, _, command = sentence.rstrip("`.").partition("run `cckt ")
     assert shlex.split(command) == ["cache", "verify", str(data), "images", "--repair"]
     repaired = call(*shlex.split(command)).sentence()
-    _, _, command = repaired.partition("run cckt ")
+    _, _, command = repaired.rstrip("`.").partition("run `cckt ")
     assert call(*shlex.split(command)).code == 0
     assert call("cache", "verify", data, "images").code == 0
+
+
+def test_verify_covers_the_index_and_its_step_helps(call: Call, world: World, tmp_path: Path) -> None:
+    data = tmp_path / "held"
+    coco(tmp_path)
+    shutil.copytree(world.held, data)
+    tables = data / "index" / json.loads((data / "index" / "index.json").read_text())["tables"]
+    concepts = bytearray((tables / "box_concepts.npy").read_bytes())
+    concepts[-4] ^= 1
+    (tables / "box_concepts.npy").write_bytes(concepts)
+    outcome = call("cache", "verify", data, "text", "--sample", "0", "--json", tmp_path / "found.json")
+    assert "in the index), expected none; build the index again with" in outcome.sentence()
+    assert f"{tables.name}/box_concepts.npy is damaged" in outcome.out
+    assert json.loads((tmp_path / "found.json").read_text())["index"]["ok"] is False
+    assert call(*index(tmp_path, "held", "all")).code == 0
+    assert call("cache", "verify", data, "--sample", "0").code == 0
+    assert "--sample -1" in call("cache", "verify", data, "--sample", "-1").sentence()

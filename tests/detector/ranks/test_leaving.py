@@ -230,8 +230,8 @@ def test_invalid_options_create_no_files(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     for out, options, arguments, message in (
-        (file, (), {}, r"--out .*file: the folder cannot be created \(File exists\)"),
-        (file / "below", (), {}, r"below: the folder cannot be created \(Not a directory\)"),
+        (file, (), {}, r"file: could not be used because a part of this path is a file"),
+        (file / "below", (), {}, r"file: could not be used because a part of this path is a file"),
         (tmp_path / "a", (), {"max_steps": 0}, "--max-steps 0: expected at least 1"),
         (tmp_path / "a", (), {"stop_after": -1}, "--stop-after -1: expected at least 1"),
         (tmp_path / "a", ("train.best_metric=ap50_novell",), {}, "best_metric: found .*expected one of ap, "),

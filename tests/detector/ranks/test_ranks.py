@@ -104,7 +104,7 @@ def test_an_evaluation_error_is_raised_on_every_rank(tmp_path):
     store.save_weights(run / "model.safetensors", broken)
     assert codes(start(3, evaluate_rank, run, index.folder, tmp_path / "out")) == [2, 2, 2]
     for rank in range(3):
-        assert "has the score nan" in (tmp_path / "out" / f"message-{rank}").read_text()
+        assert "expected finite weights" in (tmp_path / "out" / f"message-{rank}").read_text()
 
 
 EVERY_TWO = ("prior.source=none", "train.checkpoint_every=2", "train.ema_decay=0.9", "train.evaluate_every=1")

@@ -19,6 +19,7 @@ from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.ground_truth import ground_truth_of
 from cckt.detector.report import write_report
 from cckt.detector.report.write import render
+from cckt.detector.runs.file_digests import accept
 from cckt.detector.runs.run_folder import load_weights, save_weights
 from tests.detector.evaluation.evaluation_world import (
     add_column,
@@ -103,6 +104,7 @@ def test_several_runs_are_compared(world):
     Detections(ids, categories, np.linspace(0.99, 0.9, len(ids)), truth.boxes_xywh).to_json(
         folder / "detections.json"
     )
+    accept(folder)
     page = data_of(write_report([run, other], run / "two.html", data=index.folder, resamples=10))
     assert len(page["runs"]) == 2
     assert page["comparisons"][0]["figures"]["ap50_novel"]["b"] == pytest.approx(1.0)

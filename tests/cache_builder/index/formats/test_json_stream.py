@@ -123,3 +123,10 @@ def test_what_is_no_text_file_is_refused(tmp_path: Path) -> None:
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"images": [1]}')
     assert read(tmp_path / "a.json") == {"images": [1]}
+
+
+def test_a_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"images": [' + "9" * 6000 + "]}")
+    with pytest.raises(UserError, match="found a number of thousands of digits"):
+        read(path)

@@ -15,6 +15,7 @@ import torch
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.inference.inference_model import load_inference_model
+from cckt.detector.runs.file_digests import accept
 from cckt.detector.students.deformable_detr.attention import DeformableAttention
 from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.students.deformable_detr.sampling import has_triton, sample, sample_grid
@@ -134,5 +135,6 @@ def test_a_run_that_required_the_kernel_predicts_without_it(tmp_path: Path) -> N
     config = path.read_text().replace('attention_kernel = "auto"', 'attention_kernel = "triton"')
     assert "triton" in config
     path.write_text(config)
+    accept(tmp_path / "run")
     network, _ = load_inference_model(tmp_path / "run", "cpu")
     network.forward([torch.zeros(3, 64, 64, dtype=torch.uint8)], torch.eye(4, WIDTH), None)
