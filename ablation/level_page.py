@@ -56,7 +56,7 @@ def level_checks(rows: list[dict[str, Any]]) -> dict[str, Any]:
     def compare(first: tuple[str, ...], second: tuple[str, ...]) -> bool | None:
         if not {*first, *second} <= novel.keys():
             return None
-        return min(novel[key] for key in first) > max(novel[key] for key in second)
+        return bool(min(novel[key] for key in first) > max(novel[key] for key in second))
 
     hybrid = known.get("hybrid-priors", known.get("hybrid", {}))
     share = None

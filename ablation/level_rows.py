@@ -123,7 +123,7 @@ def cckt_of(full: Config, plan: AblationPlan) -> Config:
     contrast = partner.terms["region_contrast"]
     share = full.train.epochs / partner.train.epochs
     first = min(full.train.epochs - 1, round(contrast.first_epoch * share))
-    contrast = replace(contrast, first_epoch=first)  # type: ignore[type-var]
+    contrast = replace(contrast, first_epoch=first)
     config = replace(
         config,
         terms={**config.terms, "region_contrast": contrast},
