@@ -200,10 +200,10 @@ def _resolve_names(annotations: Annotations, repairs: Repairs) -> tuple[list[str
             missing.append(resolved)
     if missing and len(missing) == len(names):
         findable = _findable(missing, repairs)
+        hint = f"; --lenient finds {findable} of them by their base name" if findable else ""
         raise UserError(
             f"{images.root} holds none of the {len(names)} photos of {annotations.path} (the first is "
-            f"{missing[0]!r}): give the folder that its file names start from"
-            + (f"; --lenient finds {findable} of them by their base name" if findable else "")
+            f"{missing[0]!r}): give the folder that its file names start from{hint}"
         )
     return names, missing
 
