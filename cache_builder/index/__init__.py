@@ -24,13 +24,13 @@ Row k of every column belongs to row k of its table. The digest of an index deci
 from cckt.cache_builder.index.build import build_index
 from cckt.cache_builder.index.derive import add_boxes, copy_index, pseudo_note, require_annotated
 from cckt.cache_builder.index.hold_out import HoldOutReport, hold_out
-from cckt.cache_builder.index.reader import DamagedIndex, Index, open_index
+from cckt.cache_builder.index.reader import DamagedIndexError, Index, open_index
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.verify import FOREIGN, index_problems, novel_boxes, verify_index
 
 __all__ = [
     "FOREIGN",
-    "DamagedIndex",
+    "DamagedIndexError",
     "HoldOutReport",
     "Index",
     "IndexReport",

@@ -104,7 +104,7 @@ class Index(Tables):
         return self.concepts.rows(*splits)
 
 
-class DamagedIndex(UserError):
+class DamagedIndexError(UserError):
     """An index that must be built again."""
 
 
@@ -112,7 +112,7 @@ def open_index(data: Path | str) -> Index:
     """Map the index of a data-set folder (`data/index/`).
 
     Reads the card and the file names; the other arrays are only mapped. Raises UserError where there is no
-    index or a newer cckt made it. Raises DamagedIndex where an array is missing, damaged or does not fit the
+    index or a newer cckt made it. Raises DamagedIndexError where an array is missing, damaged or does not fit the
     others, and where the card or a file name leads outside: an index may come from anywhere.
     """
     data = Path(data)
@@ -157,7 +157,7 @@ def open_index(data: Path | str) -> Index:
 
 
 def _check_lengths(index: Index, images: int, boxes: int) -> None:
-    """Raise DamagedIndex unless every array has the length that the card and the other arrays imply.
+    """Raise DamagedIndexError unless every array has the length that the card and the other arrays imply.
 
     Reads only the last entry of each array of offsets.
     """
@@ -185,7 +185,7 @@ def _check_lengths(index: Index, images: int, boxes: int) -> None:
 
 
 def _check_file_names(index: Index) -> None:
-    """Raise DamagedIndex unless every file name stays inside the images folder.
+    """Raise DamagedIndexError unless every file name stays inside the images folder.
 
     Only names with suspicious bytes are checked one by one, so that millions of names take milliseconds.
     """
@@ -212,7 +212,7 @@ def _check_file_names(index: Index) -> None:
 def read_card(data: Path) -> dict[str, Any] | None:
     """Return index.json of a data-set folder, None where there is no index.
 
-    Raises UserError for a newer schema and DamagedIndex for a file that cannot be read.
+    Raises UserError for a newer schema and DamagedIndexError for a file that cannot be read.
     """
     path = data / FOLDER / CARD
     try:
@@ -222,7 +222,7 @@ def read_card(data: Path) -> dict[str, Any] | None:
         schema = int(card["schema"])
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except DamagedIndex:
+    except DamagedIndexError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OSError):
@@ -238,7 +238,7 @@ def read_card(data: Path) -> dict[str, Any] | None:
 
 def check_replaceable(data: Path) -> None:
     """Raise UserError where the folder's index has a newer schema. A damaged index may be replaced."""
-    with suppress(DamagedIndex):
+    with suppress(DamagedIndexError):
         read_card(data)
 
 
@@ -256,8 +256,10 @@ def _map(path: Path, dtype: type[np.generic], data: Path) -> NDArray[Any]:
     return array
 
 
-def _damaged(data: Path, reason: str) -> DamagedIndex:
-    return DamagedIndex(f"the index of {data} is damaged ({reason}): build it again with cckt data index")
+def _damaged(data: Path, reason: str) -> DamagedIndexError:
+    return DamagedIndexError(
+        f"the index of {data} is damaged ({reason}): build it again with cckt data index"
+    )
 
 
 def _reopen(folder: Path, digest: str) -> Index:

@@ -13,7 +13,7 @@ import numpy as np
 from cckt.cache_builder.base.boxes import xywh_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.index import DamagedIndex, Index, add_boxes, open_index
+from cckt.cache_builder.index import DamagedIndexError, Index, add_boxes, open_index
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import chosen_variant
 from cckt.detector.evaluation.evaluation_set import open_evaluation_set
@@ -165,7 +165,7 @@ def _check_out(out: Path, index: Index) -> None:
     """Raise UserError if `out` holds an index that was not made from `index`."""
     if not (out / "index" / "index.json").exists():  # also after a kill: the writer removes what it left
         return
-    with suppress(DamagedIndex):
+    with suppress(DamagedIndexError):
         existing = open_index(out)
         if (existing.card.get("pseudo") or {}).get("index_digest") != index.digest:
             raise UserError(

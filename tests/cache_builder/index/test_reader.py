@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.index import DamagedIndex, build_index, novel_boxes, open_index, verify_index
+from cckt.cache_builder.index import DamagedIndexError, build_index, novel_boxes, open_index, verify_index
 from cckt.cache_builder.index.tables import DTYPES, NAMES
 from tests.cache_builder.index.coco_files import small_coco, write_coco
 from tests.places import SHARED
@@ -209,7 +209,9 @@ def test_a_file_name_that_leaves_the_images_folder_is_refused(data: Path, name: 
     names = ["a.jpg", "b.jpg", "c.jpg"]
     names[at] = name
     edit_names(data, *names)
-    with pytest.raises(DamagedIndex, match=r"the file name .* of image (7|12|30) leaves the images folder"):
+    with pytest.raises(
+        DamagedIndexError, match=r"the file name .* of image (7|12|30) leaves the images folder"
+    ):
         open_index(data)
 
 
@@ -222,21 +224,21 @@ def test_harmless_names_with_dots_and_colons_are_read(data: Path) -> None:
 
 def test_offsets_of_file_names_must_ascend(data: Path) -> None:
     edit_names(data, "a.jpg", "", "c.jpg")
-    with pytest.raises(DamagedIndex, match=r"file_name_offsets\.npy is not ascending"):
+    with pytest.raises(DamagedIndexError, match=r"file_name_offsets\.npy is not ascending"):
         open_index(data)
 
 
 @pytest.mark.parametrize("root", ["..", "../photos", "photos/../../x", "a\0b"])
 def test_an_images_folder_outside_by_a_relative_path_is_refused(data: Path, root: str) -> None:
     edit_card(data, image_root=root)
-    with pytest.raises(DamagedIndex, match=r"index\.json names the images folder .*, which leaves"):
+    with pytest.raises(DamagedIndexError, match=r"index\.json names the images folder .*, which leaves"):
         open_index(data)
 
 
 @pytest.mark.parametrize("tables", ["../../elsewhere", "/tmp", "tables-0123456789abcdeg", "", 7, None])
 def test_tables_are_only_read_from_their_own_folder(data: Path, tables: object) -> None:
     edit_card(data, tables=tables)
-    with pytest.raises(DamagedIndex, match=r"index\.json names the folder .* for its tables"):
+    with pytest.raises(DamagedIndexError, match=r"index\.json names the folder .* for its tables"):
         open_index(data)
 
 
@@ -252,7 +254,7 @@ def test_tables_are_only_read_from_their_own_folder(data: Path, tables: object) 
 )
 def test_a_card_with_entries_of_another_type_is_refused(data: Path, changes: dict[str, object]) -> None:
     edit_card(data, **changes)
-    with pytest.raises(DamagedIndex, match=r"index\.json .*cannot be read"):
+    with pytest.raises(DamagedIndexError, match=r"index\.json .*cannot be read"):
         open_index(data)
 
 
@@ -263,5 +265,5 @@ def test_a_pipe_in_an_index_is_refused_without_waiting(data: Path, name: str) ->
     path = folder / name if name == "index.json" else folder / open_index(data).card["tables"] / name
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(DamagedIndex, match=r"is no regular file|areas\.npy is missing"):
+    with pytest.raises(DamagedIndexError, match=r"is no regular file|areas\.npy is missing"):
         open_index(data)

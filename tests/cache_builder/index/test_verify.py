@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cckt.cache_builder.index import (
-    DamagedIndex,
+    DamagedIndexError,
     build_index,
     index_problems,
     novel_boxes,
@@ -76,5 +76,5 @@ def test_a_card_that_was_edited_is_refused_on_opening(tmp_path: Path) -> None:
     build_index(path, images, tmp_path / "out", "all-base")
     card_path = tmp_path / "out/index/index.json"
     card_path.write_text(card_path.read_text().replace('"split": "all-base"', '"split": "ill-base"'))
-    with pytest.raises(DamagedIndex, match=r"index\.json was changed after it was built"):
+    with pytest.raises(DamagedIndexError, match=r"index\.json was changed after it was built"):
         open_index(tmp_path / "out")
