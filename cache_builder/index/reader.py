@@ -112,8 +112,8 @@ def open_index(data: Path | str) -> Index:
     """Map the index of a data-set folder (`data/index/`).
 
     Reads the card and the file names; the other arrays are only mapped. Raises UserError where there is no
-    index or a newer cckt made it. Raises DamagedIndexError where an array is missing, damaged or does not fit the
-    others, and where the card or a file name leads outside: an index may come from anywhere.
+    index or a newer cckt made it. Raises DamagedIndexError where an array is missing, damaged or does not fit
+    the others, and where the card or a file name leads outside: an index may come from anywhere.
     """
     data = Path(data)
     card = read_card(data)
