@@ -1,13 +1,15 @@
 """HD-OVD at full size, and its students on shapeworld (docs/method/hd_ovd.md, sections 7 to 9).
 
 Settings are listed as paper (released code) / ours, with "-" for unknown; epochs are counted from 0. The
-recipes of COCO follow the released code where section 12 offers "as released", except for these decisions,
-which hold for all of them:
+recipes of COCO follow the released code, except for these decisions, which hold for all of them:
 
     proposals           object-centric boxes of MAVL (presumably) / the table that cckt cache proposals made
     text prompts        DetPro / the templates of cckt cache text
     weights of nouns    constants of ViT-B/32 with DetPro / those that cckt cache nouns fitted to its teacher
     batch norm          synchronised / of each rank
+    repeated nouns      a column each / one column per string
+    nouns of base names a column each / left out
+    prototypes          one count of updates / a count per class
     least score         0.005 or 0.05 / none: the best detections of a photo are kept
 """
 
