@@ -12,6 +12,7 @@ ownership.py     marks of our files; whatever lacks one is not replaced
 disk_faults.py   full, read-only and missing disks as one sentence; room before long work
 boxes.py         corners to left, top, width, height
 digests.py       sha256 of bytes and of files
+logistic.py      logistic regression on one feature
 locks.py         lock files: one process at a time
 device.py        the device of --device; the digest of a model's weights
 hub.py           loading from the Hugging Face hub without output, prompts or long waits

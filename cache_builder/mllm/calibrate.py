@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.logistic import fit_logistic, rounded
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.mllm.questions import Questions
@@ -23,9 +24,6 @@ from cckt.cache_builder.presence import known_pairs, oracle_presence
 
 PHOTOS = 256
 """Images of the training index that are scored: tens of thousands of answers for two parameters."""
-
-_STEPS = 100  # Newton's method needs less than ten, and a few more where steps are halved
-_RIDGE = 1e-6  # keeps the slope finite where the answers are perfectly separable
 
 
 @dataclass(frozen=True)
@@ -108,30 +106,7 @@ def fit(logit: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, fl
     """Return the (T, b) that maximise the likelihood of `truth` (n,) under sigma(z / T + b).
 
     logit: (n,) z. T is negative where yes is more likely for absent concepts, infinite where the answers do
-    not depend on the truth. Uses Newton's method.
+    not depend on the truth.
     """
-    features = np.stack([logit, np.ones_like(logit)], axis=1)
-    weights = np.array([0.0, np.log(truth.mean() / (1 - truth.mean()))])
-
-    def loss(w: NDArray[np.float64]) -> float:
-        x = features @ w
-        return float(np.mean(np.logaddexp(0, x) - truth * x) + 0.5 * _RIDGE * w @ w)
-
-    for _ in range(_STEPS):
-        p = sigmoid(features @ weights).astype(np.float64)
-        gradient = features.T @ (p - truth) / len(truth) + _RIDGE * weights
-        hessian = (features * (p * (1 - p))[:, None]).T @ features / len(truth) + _RIDGE * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        size = 1.0
-        while size > 1e-6 and loss(weights - size * step) > loss(weights):
-            size /= 2
-        weights = weights - size * step
-        if np.abs(size * step).max() < 1e-9:
-            break
-    slope, bias = (float(w) for w in weights)
+    slope, bias = fit_logistic(logit, truth, (0.0, float(np.log(truth.mean() / (1 - truth.mean())))))
     return (1 / slope if slope else float("inf")), bias
-
-
-def rounded(value: float) -> float:
-    """Round to four significant digits, on which machines with different rounding agree."""
-    return float(f"{value:.4g}")

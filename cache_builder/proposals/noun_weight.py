@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import W_MAX
 from cckt.cache_builder.base.errors import UserError
-
-_STEPS = 100  # Newton's method needs less than ten, and a few more where steps are halved
-_RIDGE = 1e-6  # keeps the slope finite where right and wrong names are perfectly separable
+from cckt.cache_builder.base.logistic import fit_logistic, rounded
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def fit_noun_weight(
     s = np.concatenate([right, wrong]).astype(np.float64)
     truth = np.arange(len(s)) < len(right)
     centre, spread = s.mean(), s.std() or 1.0
-    slope, bias = _logistic((s - centre) / spread, truth)
+    slope, bias = fit_logistic((s - centre) / spread, truth)
     if slope <= 0:
         raise UserError(
             f"The noun weight cannot be fitted: the crops of {len(right)} annotated objects have mean cosine "
@@ -87,38 +85,10 @@ def fit_noun_weight(
             "expected them nearer to their own; use another --teacher, or check the annotations."
         )
     return NounWeight(
-        s0=_rounded(centre - bias / slope * spread),
-        s_delta=_rounded(spread / slope),
+        s0=rounded(centre - bias / slope * spread),
+        s_delta=rounded(spread / slope),
         w_max=w_max,
         objects=len(right),
-        right=_rounded(float(np.mean(right))),
-        wrong=_rounded(float(np.mean(wrong))),
+        right=rounded(float(np.mean(right))),
+        wrong=rounded(float(np.mean(wrong))),
     )
-
-
-def _logistic(x: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    """The slope and bias of the highest likelihood of `truth` under sigma(slope * x + bias), by Newton."""
-    features = np.stack([x, np.ones_like(x)], axis=1)
-    weights = np.zeros(2)
-
-    def loss(w: NDArray[np.float64]) -> float:
-        z = features @ w
-        return float(np.mean(np.logaddexp(0, z) - truth * z) + 0.5 * _RIDGE * w @ w)
-
-    for _ in range(_STEPS):
-        p = 0.5 * (1 + np.tanh(0.5 * (features @ weights)))
-        gradient = features.T @ (p - truth) / len(truth) + _RIDGE * weights
-        hessian = (features * (p * (1 - p))[:, None]).T @ features / len(truth) + _RIDGE * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        size = 1.0
-        while size > 1e-6 and loss(weights - size * step) > loss(weights):
-            size /= 2
-        weights = weights - size * step
-        if np.abs(size * step).max() < 1e-9:
-            break
-    return float(weights[0]), float(weights[1])
-
-
-def _rounded(value: float) -> float:
-    """Four significant digits, on which machines with different rounding agree."""
-    return float(f"{value:.4g}")
