@@ -163,7 +163,7 @@ def test_the_next_step_is_the_one_that_helps(made, data):
 
 
 def test_a_damaged_line_of_a_ledger_counts_for_nothing_and_an_old_one_counts(made, tmp_path):
-    make(tmp_path, SPEC, part=(0, 2))
+    make(tmp_path, SPEC, part=ExactPart((0, 2)))
     (ledger,) = (tmp_path / "crops/ledger").glob("*.jsonl")
     lines = ledger.read_bytes().splitlines(keepends=True)
     assert open_writer(tmp_path, SPEC).missing() == [1, 3, 5]

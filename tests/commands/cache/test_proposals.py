@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cckt.cache_builder.index import open_index
 from tests.commands.front import Call, World
 from tests.places import ROOT
 
@@ -24,9 +25,17 @@ def test_a_run_makes_a_table_crops_and_the_proof(world: World, seen: Path, call:
     made = call("cache", "proposals", seen, "--from", world.run, "--top", 3, "--min-side", 1, "--json", "-")
     assert made.code == 0, made.err
     assert json.loads(made.out)["name"] == "proposals/boxes"
-    assert call("cache", "crops", seen, "--of", "proposals", "--teacher", world.teacher).code == 0
-    assert "over proposals" in call("cache", "info", seen, "proposals/crops").out
-    checked = call("cache", "verify", seen, "proposals/boxes", "proposals/crops")
+    tiny = call("cache", "crops", seen, "--of", "proposals", "--teacher", world.teacher)
+    assert "proposals of proposals are under 16 px on a side" in tiny.sentence()
+    results = [
+        {"image_id": int(image), "bbox": [0, 0, 24, 20], "score": 0.9} for image in open_index(seen).image_ids
+    ]
+    (seen / "boxes.json").write_text(json.dumps(results))
+    words = ["cache", "proposals", seen, "--import", seen / "boxes.json", "--name", "large"]
+    assert call(*words, "--min-side", 16, "--saw-novel", "no").code == 0
+    assert call("cache", "crops", seen, "--of", "proposals-large", "--teacher", world.teacher).code == 0
+    assert "over proposals" in call("cache", "info", seen, "proposals-large/crops").out
+    checked = call("cache", "verify", seen, "proposals/boxes", "proposals-large/crops")
     assert checked.code == 0, checked.err
     assert call("cache", "finish", seen).code == 0
     proof = call("doctor", "--data", seen).out
