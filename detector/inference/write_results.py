@@ -46,9 +46,10 @@ def write_results(
         write_voc(predictions, folder / "Annotations")
         return folder / "Annotations"
     if format == "yolo":
+        card = write_yolo_card(predictions, folder / "data.yaml")  # first: it vouches for the labels
         write_yolo(predictions, folder / "labels", scores)
         _link_photos(predictions, folder / "images")
-        return write_yolo_card(predictions, folder / "data.yaml")
+        return card
     return write_coco(predictions, folder / "predictions.json", image_ids, names)
 
 

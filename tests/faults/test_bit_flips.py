@@ -18,6 +18,7 @@ import pytest
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import index_problems, open_index
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import list_columns, open_writer, verify_column
 from cckt.detector.runs.file_digests import check_recorded, read_digests, recorded_problems
 from cckt.detector.runs.run_folder import Facts, load_weights, newest_checkpoint, read_json, run_config
@@ -143,7 +144,7 @@ def test_a_flip_in_an_unfinished_column_is_reported_and_changes_no_byte_of_the_e
     """A damaged line of a ledger costs its chunks, which are made again; damaged chunks are reported."""
     spec = crops_spec(20)
     make(tmp_path / "whole", spec)
-    make(tmp_path / "part", spec, part=(0, 2))
+    make(tmp_path / "part", spec, part=ExactPart((0, 2)))
     (ledger,) = (tmp_path / "part/crops/ledger").glob("*.jsonl")
     missing = open_writer(tmp_path / "part", spec).missing()
     assert missing
