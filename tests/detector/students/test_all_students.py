@@ -172,16 +172,22 @@ def test_every_parameter_gets_a_finite_gradient(kind: str, objects: bool, propos
     assert all(bool(one.grad.isfinite().all()) for one in model.parameters() if one.grad is not None)
 
 
+STEPS = 150
+"""Steps in which a student learns one image."""
+
+
 @KINDS
 def test_it_learns_one_image(kind: str) -> None:
     model, text, images = student(kind, "train.batch=1"), unit(CONCEPTS, WIDTH), torch.randn(1, 3, 48, 48)
     targets = pad_targets([some_targets([0, 3])])
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(110):
+    rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, STEPS)  # boxes settle at a falling rate
+    for _ in range(STEPS):
         _, losses = step(model, targets, text, images)
         optimizer.zero_grad()
         losses["total"].backward()
         optimizer.step()
+        rate.step()
     model.eval()
     with torch.no_grad():
         found = model(images, None, text, None)
