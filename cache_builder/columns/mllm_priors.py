@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import PRECISION, PROMPT
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.logistic import rounded
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.options import check_numbers, place
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
-from cckt.cache_builder.mllm.calibrate import Calibration, fit_calibration, rounded
+from cckt.cache_builder.mllm.calibrate import Calibration, fit_calibration
 from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.prefilter import Prefilter, open_prefilter
 from cckt.cache_builder.mllm.questions import Questions, check_prompt
