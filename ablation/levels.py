@@ -43,6 +43,8 @@ COUNTS = ("objects", "recalled", "selected", "base", "novel", "correct")
 PROPOSER_SHARE = 0.5
 """Share of the epochs for which the detector that proposes regions is trained: its boxes must be good enough
 to find objects, its classes are not used."""
+ASK = 3000
+"""Proposals that the multimodal LLM names; the teacher chooses among these names for all proposals."""
 
 
 def levels_table(plan: AblationPlan, announce: Announce, progress: Progress) -> dict[str, Any]:
@@ -124,7 +126,10 @@ def _columns(
     selection = Selection(plan.top, min_side=side)
     cache_proposals(train_data, RunProposer(run, device), selection=selection, progress=progress)
     cache_crops(train_data, teacher, of="proposals", progress=progress)
-    cache_nouns(train_data, nouns_from=plan.nouns_from, teacher=teacher, device=device, progress=progress)
+    named = {} if plan.nouns_from is not None else {"choose": "teacher", "ask": ASK}
+    cache_nouns(
+        train_data, nouns_from=plan.nouns_from, teacher=teacher, device=device, progress=progress, **named
+    )
 
 
 def _with_priors(run: Path, val: Path, weight: float, progress: Progress) -> dict[str, Any]:

@@ -7,11 +7,11 @@ first use, so that `cckt --help` stays fast.
     __main__.py        python -m cckt
     api.py             the Python API
     cli.py             the command line
-    quickstart.py      the whole pipeline on shapeworld
     ablation/          the paper's tables on any data
     cache_builder/     index of a data set, and cached teacher features as columns
     commands/          the commands of the command line
     detector/          training, evaluation and use of the detector
+    quickstart/        the whole pipeline on shapeworld
     shapeworld/        a synthetic data set with its teacher
 """
 

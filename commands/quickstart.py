@@ -51,9 +51,11 @@ def quickstart(
         announce=answer.stage,
         progress=TerminalProgress(),
     )
+    method = "hybrid with HD-OVD" if figures["first"] else "CCKT-Det"
     rows = [
-        ("CCKT-Det, CLIP priors" if mllm else "CCKT-Det", figures),
+        (f"{method}, CLIP priors" if mllm else method, figures),
         ("the same detector, MLLM priors", figures["mllm"]),
+        ("CCKT-Det, the first training", figures["first"]),
         ("without the method", figures["plain"]),
         ("without the method, scores weighted by priors", figures["plain"] and figures["plain"]["weighed"]),
     ]

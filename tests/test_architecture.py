@@ -16,9 +16,9 @@ import pytest
 from tests.places import ROOT
 
 PACKAGE = "cckt"
-ROOMS = ("ablation", "cache_builder", "commands", "detector", "shapeworld")
+ROOMS = ("ablation", "cache_builder", "commands", "detector", "quickstart", "shapeworld")
 """Folders at the top of the repository; parts of the package by links in `cckt/`."""
-FRONT = ("cckt", "cckt.__main__", "cckt.api", "cckt.cli", "cckt.quickstart")
+FRONT = ("cckt", "cckt.__main__", "cckt.api", "cckt.cli")
 
 
 def is_script(module: str) -> bool:
@@ -402,4 +402,4 @@ def test_the_package_holds_every_room_by_a_link() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["tool"]["setuptools"]["packages"]["find"]["include"] == ["cckt*"]
     links = {path.name: path.resolve() for path in (ROOT / PACKAGE).iterdir() if path.is_symlink()}
-    assert links == {name: ROOT / name for name in (*ROOMS, "cli.py", "quickstart.py")}
+    assert links == {name: ROOT / name for name in (*ROOMS, "cli.py")}

@@ -14,7 +14,7 @@ import pytest
 from cckt import __version__
 from tests.places import ROOT
 
-ROOMS = ("ablation", "cache_builder", "commands", "detector", "shapeworld")
+ROOMS = ("ablation", "cache_builder", "commands", "detector", "quickstart", "shapeworld")
 DATA_FILES = (
     *("detector/report/page.html", "detector/report/page.css", "detector/report/page.js"),
     "detector/report/charts.js",
@@ -62,7 +62,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("cckt", *ROOMS):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignore)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "cli.py", "quickstart.py"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "cli.py"):
         shutil.copyfile(ROOT / name, source / name)
     pip = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
     options = ["--no-deps", "--no-index"]

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 
 from cckt import quickstart
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.index import novel_boxes, open_index
+from cckt.cache_builder.proposals import open_nouns, open_proposals
 from cckt.cache_builder.runner import Interrupted
 from cckt.cache_builder.store import open_column
-from cckt.detector.config.config import apply_overrides
 from cckt.detector.config.recipes import recipe
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.evaluation.protocols import SPLIT_FIGURES
-from cckt.quickstart import FULL, QUICK, QuickstartPlan
+from cckt.detector.runs.run_folder import run_config
+from cckt.quickstart import FULL, QUICK, Distillation, QuickstartPlan, stages
 from tests.cache_builder.mllm.mllm_models import outspoken
 from tests.commands.front import SMALL, cckt
 
-MICRO = QuickstartPlan(train_photos=8, held_out_photos=6, overrides=tuple(SMALL))
+MICRO = QuickstartPlan(
+    train_photos=8,
+    held_out_photos=6,
+    overrides=tuple(SMALL),
+    distillation=Distillation(overrides=tuple(SMALL), top=3, ask=4),
+)
+ONE_TRAINING = replace(MICRO, distillation=None)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +50,11 @@ def test_figures_of_both_detectors_are_written(
     out, figures, _ = done
     written = json.loads((out / "metrics.json").read_text())
     assert written == json.loads(json.dumps(figures))
-    for one in (written, written["plain"], written["plain"]["weighed"]):
+    for one in (written, written["first"], written["plain"], written["plain"]["weighed"]):
         assert all(0 <= one[name] <= 1 for name in SPLIT_FIGURES)
     assert set(written["seconds"]) == {
-        "render", "cache", "train", "evaluate", "train plain", "evaluate plain",
-        "evaluate plain with priors", "evaluate requests", "draw"
+        "render", "cache", "train", "evaluate first", "name regions", "distil", "evaluate",
+        "train plain", "evaluate plain", "evaluate plain with priors", "evaluate requests", "draw"
     }  # fmt: skip
     assert written["seconds_total"] == pytest.approx(sum(written["seconds"].values()))
     assert [one["words"] for one in written["asked"]] == [1, 3, 8]
@@ -55,13 +63,59 @@ def test_figures_of_both_detectors_are_written(
     assert written["plan"]["train_photos"] == MICRO.train_photos
 
 
+def test_the_second_training_starts_from_the_first_and_reads_named_regions(
+    done: tuple[Path, dict[str, Any], list[str]],
+) -> None:
+    out, figures, lines = done
+    counts = figures["nouns"]
+    assert 0 < counts["asked"] <= 4
+    assert counts["asked"] < counts["regions"] <= 3 * MICRO.train_photos
+    assert any(f"{counts['regions']} regions" in line for line in lines)
+    index = open_index(out / "train")
+    nouns = open_nouns(out / "train", index, open_proposals(out / "train", index))
+    assert len(nouns.ids) == counts["regions"]
+    assert nouns.provenance.maker == "mllm"
+    first, run = out / "run-first", out / "run"
+    before, after = (load_file(one / "model.safetensors") for one in (first, run))
+    name = next(name for name, value in before.items() if value.ndim == 2 and value.shape[0] >= 16)
+    moved = float((after[name] - before[name]).norm() / before[name].norm())
+    assert 0 < moved < 0.5, "a few steps away; 1.4 from a start of its own"
+    assert run_config(run).recipe == "shapeworld-hybrid"
+    assert run_config(first).recipe == "shapeworld-fast"
+    epochs = sum(run_config(one).train.epochs for one in (first, run))
+    assert run_config(out / "run-plain").train.epochs == epochs
+
+
+def test_without_distillation_there_is_one_training(
+    done: tuple[Path, dict[str, Any], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    for name in ("train", "held-out"):
+        shutil.copytree(done[0] / name, out / name)
+    shutil.rmtree(out / "train" / "proposals")
+    shutil.copytree(done[0] / "run-first", out / "run")
+    (out / "quickstart.json").write_text(
+        json.dumps({"plan": json.loads(json.dumps(asdict(ONE_TRAINING))), "seconds": {}})
+    )
+    monkeypatch.setattr(quickstart, "QUICK", ONE_TRAINING)
+    outcome = cckt(capsys, "quickstart", "--out", out)
+    assert outcome.code == 0, outcome.err
+    assert "HD-OVD" not in outcome.out
+    written = json.loads((out / "metrics.json").read_text())
+    assert written["first"] is written["nouns"] is None
+    assert not (out / "train" / "proposals").exists()
+
+
 def test_training_photos_have_priors_only_if_training_reads_them(
     done: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
 ) -> None:
     assert (done[0] / "held-out" / "priors" / "clip").is_dir()
     assert not (done[0] / "train" / "images").exists()
     assert not (done[0] / "train" / "priors").exists()
-    with_priors = replace(MICRO, overrides=(*SMALL, "guidance.priors=0.5"))
+    with_priors = replace(ONE_TRAINING, overrides=(*SMALL, "guidance.priors=0.5"))
     quickstart.quickstart(tmp_path / "out", plan=with_priors)
     assert (tmp_path / "out" / "train" / "priors" / "clip").is_dir()
 
@@ -70,7 +124,7 @@ def test_plain_is_also_scored_with_the_prior_weight_of_the_method(
     done: tuple[Path, dict[str, Any], list[str]],
 ) -> None:
     out, figures, _ = done
-    run, weight = out / "run-plain", recipe(MICRO.recipe).inference.prior_weight
+    run, weight = out / "run-plain", recipe("shapeworld-hybrid").inference.prior_weight
     (folder,) = run.glob("eval-*")
     assert f"prior_weight={weight}" in folder.name
     expected = evaluate_run(
@@ -138,7 +192,7 @@ def test_the_command_shows_both_sources_of_priors(
     outcome = cckt(capsys, "quickstart", "--out", "anywhere", "--mllm")
     assert outcome.code == 0, outcome.err
     assert models == ["shapeworld"]
-    assert "CCKT-Det, CLIP priors" in outcome.out
+    assert "hybrid with HD-OVD, CLIP priors" in outcome.out
     assert "the same detector, MLLM priors" in outcome.out
     assert "12.3" in outcome.out
 
@@ -194,7 +248,8 @@ def test_the_command_shows_a_table_and_the_next_steps(
     outcome = cckt(capsys, "quickstart", "--out", out, "--plain")
     assert outcome.code == 0, outcome.err
     for words in (
-        "CCKT-Det",
+        "hybrid with HD-OVD",
+        "CCKT-Det, the first training",
         "without the method",
         "AP50 novel",
         f"{100 * figures['ap50_base']:.1f}",
@@ -224,15 +279,16 @@ def test_a_stopped_training_raises_and_its_seconds_count(
     def stopped(*given: Any, **options: Any) -> dict[str, Any]:
         return {"step": 7, "seconds": 3.0, "stopped": signal, "evaluation": {}}
 
-    monkeypatch.setattr(quickstart, "train", stopped)
-    stages = quickstart._Stages(tmp_path / "out", MICRO, Silent())
+    monkeypatch.setattr(stages, "train", stopped)
+    made = stages.Stages(tmp_path / "out", MICRO, Silent())
     with pytest.raises(Interrupted, match=f"stopped by {signal} at training step 7") as caught:
-        stages.run("train", "evaluate", recipe("shapeworld"), tmp_path, tmp_path, tmp_path / "run")
+        made.run("train", "evaluate", recipe("shapeworld"), tmp_path, tmp_path, tmp_path / "run")
     assert caught.value.number == number
-    assert quickstart._Stages(tmp_path / "out", MICRO, Silent()).seconds["train"] == 3.0
+    assert stages.Stages(tmp_path / "out", MICRO, Silent()).seconds["train"] == 3.0
 
 
 def test_overrides_of_the_plans_are_options_of_their_recipe() -> None:
     for plan in (QUICK, FULL):
-        assert apply_overrides(recipe(plan.recipe), plan.overrides).recipe == plan.recipe
+        assert plan.config().recipe == plan.recipe
+        assert plan.distilled().recipe == plan.distillation.recipe
     assert FULL.train_photos > QUICK.train_photos

@@ -55,5 +55,9 @@ W_MAX = 1.3
 
 NAME_PROMPT = "Name the main object in this image in one or two words."
 """Request to a multimodal LLM for the noun of a crop; docs/method/hd_ovd.md, section 3."""
+
+CHOOSE = "answers"
+"""Who chooses the noun of a proposal: its own answer, or the teacher among all answers."""
+
 EXACT = 2**53
 """Integers below this bound have a float of their own; a float id above it may be the rounding of another."""

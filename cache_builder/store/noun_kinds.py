@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cckt.cache_builder.base.constants import CROP, NAME_PROMPT, PRECISION, W_MAX
+from cckt.cache_builder.base.constants import CHOOSE, CROP, NAME_PROMPT, PRECISION, W_MAX
 from cckt.cache_builder.store.settings import ColumnKind, Setting, at, source_of
 
 _NAMING = (
@@ -10,6 +10,8 @@ _NAMING = (
     Setting("--prompt", at("prompt"), NAME_PROMPT),
     Setting("--crop", at("crop", "rule"), CROP),
     Setting("--precision", at("model", "dtype"), PRECISION),
+    Setting("--ask", at("ask")),
+    Setting("--choose", lambda recipe: "teacher" if "ask" in recipe else at("choose")(recipe), CHOOSE),
 )
 
 NOUN_KINDS = (

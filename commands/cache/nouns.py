@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cckt.cache_builder.base.constants import CROP, NAME_PROMPT, PRECISION, W_MAX
+from cckt.cache_builder.base.constants import CHOOSE, CROP, NAME_PROMPT, PRECISION, W_MAX
 from cckt.commands.console import TerminalProgress, show_reports
 from cckt.commands.options import (
     DEVICE,
@@ -43,6 +43,17 @@ def nouns(
     ] = None,
     nouns_from: Annotated[
         Path | None, typer.Option(help="Choose from the words of a file, one a line, by CLIP; no LLM.")
+    ] = None,
+    choose: Annotated[
+        str,
+        typer.Option(
+            metavar="answers|teacher",
+            help="Who chooses the noun of a proposal: its own answer, or the teacher among all answers.",
+        ),
+    ] = CHOOSE,
+    ask: Annotated[
+        int | None,
+        typer.Option(help="Proposals that the LLM names, with --choose teacher. Default: all."),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help=f"{TEACHER_HELP} Default: that of proposals/crops, or of text.")
@@ -81,6 +92,8 @@ def nouns(
                 "--mllm-model": mllm_model,
                 "--prompt": changed(prompt, NAME_PROMPT),
                 "--crop": changed(crop, CROP),
+                "--choose": changed(choose, CHOOSE),
+                "--ask": ask,
                 "--block": block,
                 "--trust-remote-code": changed(trust_remote_code, False),
                 "--workers": workers,
@@ -92,6 +105,8 @@ def nouns(
         data,
         mllm_model,
         nouns_from=nouns_from,
+        choose=choose,
+        ask=ask,
         teacher=teacher,
         of=of,
         name=name,

@@ -40,6 +40,9 @@ CHUNK_ROWS = 128
 PROBES = 16
 """Proposals that are named before a long run begins."""
 
+NOT_ASKED = "the model was not asked to name it"
+"""Why a proposal has no answer under `--ask`."""
+
 
 @dataclass(frozen=True)
 class CropPictures:
@@ -48,6 +51,8 @@ class CropPictures:
     proposals: Proposals
     prepare: Callable[[Image.Image], Inputs]
     crop: str
+    asked: NDArray[np.bool_]
+    """(P,) proposals that the model is to name."""
     strict: bool = False
 
     def __call__(self, lo: int, hi: int) -> Iterable[Item]:
@@ -55,7 +60,9 @@ class CropPictures:
         table = self.proposals
         usable = usable_boxes(table, lo, hi)
         items = [Item(row, reason=SMALL) for row in (lo + np.flatnonzero(~usable)).tolist()]
-        rows = lo + np.flatnonzero(usable)
+        asked = self.asked[lo:hi]
+        items += [Item(row, reason=NOT_ASKED) for row in (lo + np.flatnonzero(usable & ~asked)).tolist()]
+        rows = lo + np.flatnonzero(usable & asked)
         if not len(rows):
             return items
         photo = load_or_reason(table.index, int(table.box_images[lo]), strict=self.strict)
@@ -73,6 +80,7 @@ def cache_answers(
     namer: Namer,
     *,
     crop: str,
+    ask: int | None,
     workers: int,
     strict: bool,
     part: tuple[int, int] | None,
@@ -91,12 +99,13 @@ def cache_answers(
             "expected larger ones that a model can name; make them again with a larger --min-side or from "
             "another source, and --overwrite."
         )
-    check_photos(proposals.index, np.unique(proposals.box_images[usable]))
-    spec = answers_spec(proposals, namer, crop, chunk_rows)
+    asked = asked_of(proposals, usable, ask)
+    check_photos(proposals.index, np.unique(proposals.box_images[asked]))
+    spec = answers_spec(proposals, namer, crop, ask, chunk_rows)
     writer = open_writer(data, spec, overwrite=overwrite)
-    reader = CropPictures(proposals, namer.inputs, crop, strict)
+    reader = CropPictures(proposals, namer.inputs, crop, asked, strict)
     if len(writer.missing()) == writer.n_chunks:
-        probe(namer, reader, usable)
+        probe(namer, reader, asked)
     run = run_chunks(
         writer,
         reader,
@@ -108,19 +117,36 @@ def cache_answers(
         progress=progress,
         unit="proposals",
     )
-    photos = len(np.unique(proposals.box_images[usable]))
-    return report_of(writer, run, progress, namer.notes, strict=strict, expected=(SMALL,), photos=photos)
+    photos = len(np.unique(proposals.box_images[asked]))
+    expected = (SMALL, NOT_ASKED)
+    return report_of(writer, run, progress, namer.notes, strict=strict, expected=expected, photos=photos)
 
 
-def answers_spec(proposals: Proposals, namer: Namer, crop: str, chunk_rows: int = CHUNK_ROWS) -> ColumnSpec:
+def asked_of(proposals: Proposals, usable: NDArray[np.bool_], ask: int | None) -> NDArray[np.bool_]:
+    """Return (P,) which proposals the model is to name: all usable ones, or `ask` of those that do not repeat
+    an annotation, spread evenly over the table (of all usable ones, if each repeats one)."""
+    if ask is None:
+        return usable
+    rows = np.flatnonzero(usable & ~proposals.repeats)
+    if not len(rows):
+        rows = np.flatnonzero(usable)
+    asked = np.zeros(len(usable), np.bool_)
+    asked[rows[np.linspace(0, len(rows) - 1, min(ask, len(rows))).round().astype(np.int64)]] = True
+    return asked
+
+
+def answers_spec(
+    proposals: Proposals, namer: Namer, crop: str, ask: int | None = None, chunk_rows: int = CHUNK_ROWS
+) -> ColumnSpec:
     """Return the spec of the column."""
+    limit = {} if ask is None else {"ask": ask}
     return column_spec(
         ColumnName(ANSWERS, of=proposals.label),
         rows=len(proposals),
         width=WIDTH,
         chunk_rows=chunk_rows,
         index_digest=proposals.digest,
-        recipe={**namer.recipe(), "crop": RULES[crop], "batch": BATCH, "bytes": WIDTH},
+        recipe={**namer.recipe(), "crop": RULES[crop], "batch": BATCH, "bytes": WIDTH, **limit},
     )
 
 

@@ -1,7 +1,7 @@
 """Make the nouns of proposals: what `cckt cache nouns` runs.
 
-docs/method/hd_ovd.md, section 3. Nouns come from the answers of a multimodal LLM
-(`answers.py`), or are the best words of a list by the teacher's cosines.
+docs/method/hd_ovd.md, section 3. Nouns come from the answers of a multimodal LLM (`answers.py`), are the best
+ones of all that it answered by the teacher's cosines, or the best words of a list.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.constants import CROP, NAME_PROMPT, PRECISION, TEMPLATES, W_MAX
+from cckt.cache_builder.base.constants import CHOOSE, CROP, NAME_PROMPT, PRECISION, TEMPLATES, W_MAX
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.crops import box_table
 from cckt.cache_builder.columns.nouns.answers import CHUNK_ROWS, cache_answers, require_nouns
 from cckt.cache_builder.columns.nouns.chosen import Chosen, embed_names, write_nouns, write_texts
-from cckt.cache_builder.columns.nouns.weights import fit_nouns
-from cckt.cache_builder.columns.nouns.word_list import nearest_words, read_words
+from cckt.cache_builder.columns.nouns.weights import NO_CROP, fit_nouns
+from cckt.cache_builder.columns.nouns.word_list import nearest_words, read_words, require_teacher_of
 from cckt.cache_builder.columns.options import as_teacher, check_numbers
 from cckt.cache_builder.columns.report import CacheReport
 from cckt.cache_builder.index import open_index
@@ -41,12 +41,17 @@ from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.crop_rules import check_rule
 from cckt.cache_builder.teacher.prompts import Templates, resolve_templates
 
+CHOICES = ("answers", "teacher")
+"""Who chooses the noun of a proposal."""
+
 
 def cache_nouns(
     data: Path,
     model: str | Mllm | None = None,
     *,
     nouns_from: Path | None = None,
+    choose: str = CHOOSE,
+    ask: int | None = None,
     teacher: str | Teacher | None = None,
     of: str = PROPOSALS,
     name: str = "",
@@ -69,7 +74,10 @@ def cache_nouns(
     """Make the nouns of the proposals of the data set `data`; return a report for each column.
 
     model: multimodal LLM, as `cache_mllm_priors` takes it. nouns_from: a word list instead, one a line, from
-    which the teacher chooses by the column `proposals/crops`. teacher: of the text embeddings; None: that of
+    which the teacher chooses by the column `proposals/crops`. choose: "answers" gives a proposal the noun of
+    its own answer; "teacher" the one that is nearest to its crop, of all that the model answered and of the
+    names of the annotated concepts. ask: most proposals that the model names, with choose "teacher"; None:
+    all. teacher: of the text embeddings; None: that of
     `proposals/crops`, or of `text`. of: the proposals table. name: label of a second teacher. prompt: the
     request. crop: the rule by which the model sees a proposal. templates: None takes those of the column
     `text`. w_max: see `NounWeight`. block: crops at a time. dtype: of the model; precision: of the teacher.
@@ -91,9 +99,12 @@ def cache_nouns(
     proposals = box_table(data, index, of)
     if not isinstance(proposals, Proposals):
         raise UserError(f"--of {of}: nouns are of proposals; name proposals or proposals-NAME.")
+    _check_choice(choose, ask)
     words = read_words(nouns_from) if nouns_from is not None else None
     chosen_templates = _templates(data, name, templates)
     loaded = as_teacher(teacher or _teacher_name(data, proposals, name), device, precision)
+    if choose == "teacher":  # fails now instead of after the answers
+        require_teacher_of(open_over(data, proposals, "proposals/crops", name), loaded)
     reports: list[CacheReport] = []
     if words is not None:
         texts = embed_names(words.names, chosen_templates, loaded)
@@ -111,6 +122,7 @@ def cache_nouns(
                 proposals,
                 namer,
                 crop=crop,
+                ask=ask,
                 workers=workers,
                 strict=strict,
                 part=part,
@@ -122,6 +134,8 @@ def cache_nouns(
         if reports[0].manifest is None:  # other parts have answers to make
             return reports
         chosen = _by_answers(open_over(data, proposals, ANSWERS), mllm)
+        if choose == "teacher":
+            chosen = _by_teacher(data, proposals, name, chosen, chosen_templates, loaded)
     provenance = Provenance.from_recipe(chosen.recipe)
     leak = find_leak(provenance, index) if is_guarded(index) else ""
     notes = [f"{len(chosen.names)} different nouns; {int((chosen.ids < 0).sum())} proposals without one"]
@@ -156,9 +170,40 @@ def _by_answers(answers: Column, mllm: Mllm) -> Chosen:
             reasons[row] = reason if valid[row] else notes.get(row, "no answer")
     model = spec.recipe["model"]
     provenance = Provenance("mllm", model["name"], model["weight_digest"])
-    asked = {key: spec.recipe[key] for key in ("model", "prompt", "crop")}
+    asked = {key: spec.recipe[key] for key in ("model", "prompt", "crop", "ask") if key in spec.recipe}
     recipe = {"provenance": provenance.to_json(), "rules": RULES, "answers": answers.manifest.digest, **asked}
     return Chosen(ids, list(numbers), reasons, recipe)
+
+
+def _check_choice(choose: str, ask: int | None) -> None:
+    """Raise UserError for options that do not go together."""
+    if choose not in CHOICES:
+        raise UserError(f"--choose {choose} is not known; expected one of {', '.join(CHOICES)}.")
+    if ask is not None and choose != "teacher":
+        raise UserError(
+            f"--ask {ask} leaves proposals without an answer, which only --choose teacher can name; add it, "
+            "or remove --ask."
+        )
+    if ask is not None and ask < 1:
+        raise UserError(f"--ask is {ask}; give at least 1 proposal that the model names.")
+
+
+def _by_teacher(
+    data: Path, proposals: Proposals, label: str, said: Chosen, templates: Templates, teacher: Teacher
+) -> Chosen:
+    """The nearest noun of each proposal: of those in answers, and of the concepts with annotations.
+
+    One answer in three is wrong for the crop at hand (docs/ablations.md), but a noun that one crop lacks was
+    answered for another. Names of novel concepts are among them only if the model came up with them.
+    """
+    concepts = proposals.index.concepts
+    known = (noun_of(concepts[int(row)].name, None)[0] for row in concepts.rows("base"))
+    names = list(dict.fromkeys([*(name for name in known if name), *said.names]))
+    crops = open_over(data, proposals, "proposals/crops", label)
+    ids = nearest_words(crops, embed_names(names, templates, teacher), teacher)
+    reasons = dict.fromkeys(np.flatnonzero(ids < 0).tolist(), NO_CROP)
+    recipe = {**said.recipe, "choose": "teacher", "crops": crops.manifest.digest}
+    return Chosen(ids, names, reasons, recipe)
 
 
 def _by_words(
@@ -173,7 +218,7 @@ def _by_words(
     """The best word of each proposal; words that are the best of none stay in the list."""
     crops = open_over(data, proposals, "proposals/crops", label)
     ids = nearest_words(crops, texts, teacher)
-    reasons = dict.fromkeys(np.flatnonzero(ids < 0).tolist(), "the proposal has no embedding")
+    reasons = dict.fromkeys(np.flatnonzero(ids < 0).tolist(), NO_CROP)
     recipe = {"provenance": provenance.to_json(), "rules": RULES, "crops": crops.manifest.digest}
     return Chosen(ids, names, reasons, recipe)
 

@@ -60,14 +60,19 @@ def read_words(path: Path) -> WordList:
     return WordList(names, Provenance("words", path.name, file_digest(path), words=given))
 
 
+def require_teacher_of(crops: Column, teacher: Teacher) -> None:
+    """Raise UserError if the crops are of another teacher."""
+    step = "name the teacher of the crops with --teacher, or make the crops again with this one"
+    mine = Origin(f"--teacher {teacher.name}", teacher.recipe(), teacher.width)
+    require_same_teacher(Origin.of(crops), mine, step=step)
+
+
 def nearest_words(crops: Column, texts: NDArray[np.float32], teacher: Teacher) -> NDArray[np.int64]:
     """Return (P,) the row of `texts` (U, D) with the largest cosine to each crop; -1 without an embedding.
 
     Of equal cosines the first word wins. Raises UserError if the crops are of another teacher.
     """
-    step = "name the teacher of the crops with --teacher, or make the crops again with this one"
-    mine = Origin(f"--teacher {teacher.name}", teacher.recipe(), teacher.width)
-    require_same_teacher(Origin.of(crops), mine, step=step)
+    require_teacher_of(crops, teacher)
     ids = np.full(len(crops), -1, np.int64)
     valid = crops.valid_all()
     for lo in range(0, len(crops), ROWS):

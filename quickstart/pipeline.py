@@ -1,0 +1,205 @@
+"""`cckt quickstart`: render photos, cache a teacher, train a detector and test it on novel concepts.
+
+The only module that joins all rooms: shapeworld renders, cache_builder caches, detector trains, scores and
+draws. Every stage is a public function of its room and resumes: the same call with the same folder continues
+where it was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cckt.cache_builder.base.atomic_files import plain, write_json
+from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.columns.clip_priors import cache_clip_priors
+from cckt.cache_builder.columns.crops import cache_crops
+from cckt.cache_builder.columns.images import cache_images
+from cckt.cache_builder.columns.nouns.cache import cache_nouns
+from cckt.cache_builder.columns.proposals import cache_proposals
+from cckt.cache_builder.columns.text import cache_text
+from cckt.cache_builder.index import open_index
+from cckt.cache_builder.mllm.load import model_source
+from cckt.cache_builder.proposals import Selection, open_nouns, open_proposals
+from cckt.cache_builder.quality.report import report_priors
+from cckt.cache_builder.teacher.clip import Teacher, load_teacher
+from cckt.cache_builder.teacher.guide import TeacherGuide
+from cckt.detector.config.config import Config, changed
+from cckt.detector.config.recipes import plain as without_the_method
+from cckt.detector.drawing.gallery import draw_finds
+from cckt.detector.evaluation.metrics import percent
+from cckt.detector.evaluation.protocols import SPLIT_FIGURES
+from cckt.detector.inference.own_evaluation import prior_tau
+from cckt.detector.inference.predict import Predictor
+from cckt.detector.inference.region_proposals import RunProposer
+from cckt.detector.runs.run_folder import Facts, read_json
+from cckt.quickstart.plan import QUICK, Distillation, QuickstartPlan
+from cckt.quickstart.stages import Stages
+from cckt.shapeworld.dataset import make_dataset
+
+TRAIN_SEED, HELD_OUT_SEED = 1, 2
+MLLM = "shapeworld"
+"""Multimodal LLM that names regions."""
+
+
+def quickstart(
+    out: Path,
+    *,
+    plan: QuickstartPlan = QUICK,
+    plain: bool = False,
+    mllm: str | None = None,
+    announce: Callable[[str], None] = lambda line: None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Render, cache, train, distil, evaluate and draw under `out`; return the figures of `out`/metrics.json.
+
+    plain: also train the same detector without the method on the same data, for as many epochs. mllm: a
+    multimodal LLM; the same weights are also scored with its priors. announce: called with a line per stage.
+    Finished photos, columns and runs are kept, and a stopped training is resumed.
+    Figures: ap50_base, ap50_novel, ap50_all and ap on the held-out photos with CLIP priors; the same four
+    under "first", of the detector before distillation, with "nouns", counts of the named regions; under
+    "plain", and under its "weighed" with priors weighted into the scores; "asked", the figures of drawn
+    requests of 1, 3 and 8 words; "priors", precision, recall, F1 and AP of the CLIP priors by split; both
+    again under "mllm"; "seconds" by stage; "versions"; "plan".
+
+    Raises UserError if `out` holds a quickstart of another plan or the multimodal LLM is not available, and
+    Interrupted when a signal stops it.
+    """
+    for model in (mllm, MLLM if plan.distillation else None):
+        if model is not None:
+            model_source(model)  # fails now instead of in ten minutes
+    stages = Stages(out, plan, progress or Silent())
+    config, distilled = plan.config(), plan.distilled()
+    train_data, held_out = out / "train", out / "held-out"
+
+    announce(f"1  Render {plan.train_photos} photos to train on and {plan.held_out_photos} to hold out.")
+    with stages.timed("render"):
+        _render(train_data, plan.train_photos, TRAIN_SEED, "base", stages.progress)
+        _render(held_out, plan.held_out_photos, HELD_OUT_SEED, "all", stages.progress)
+    index = open_index(train_data)
+    base, novel = (len(index.rows(split)) for split in ("base", "novel"))
+    dropped = index.card["dropped"].get("novel", 0)
+    announce(
+        f"   {base} base concepts; the {dropped} boxes of {novel} novel concepts are left out of training."
+    )
+
+    announce("2  Cache the teacher: text embeddings, crop embeddings and priors.")
+    with stages.timed("cache"):
+        teacher = load_teacher(plan.teacher)
+        cache_text(train_data, teacher, progress=stages.progress)
+        cache_crops(train_data, teacher, progress=stages.progress)
+        cache_text(held_out, teacher, progress=stages.progress)
+        for photos in (train_data, held_out) if config.trains_on_priors else (held_out,):
+            cache_images(photos, teacher, progress=stages.progress)
+            cache_clip_priors(photos, progress=stages.progress)
+    priors = _prior_quality(held_out, config, "clip")
+    announce("   Its priors on the held-out photos:")
+    _announce_quality(announce, priors)
+    announce("3  Train a detector on base boxes and cached columns, without the teacher.")
+    final, epochs = config, config.train.epochs
+    answer: dict[str, Any] = {"first": None, "nouns": None, "plain": None, "mllm": None, "priors": priors}
+    if plan.distillation is None or distilled is None:
+        method = stages.run("train", "evaluate", config, train_data, held_out, out / "run")
+    else:
+        final, epochs = distilled, epochs + distilled.train.epochs
+        first = stages.run("train", "evaluate first", config, train_data, held_out, out / "run-first")
+        answer["first"] = {name: first.get(name) for name in SPLIT_FIGURES}
+        announce(f"   {_in_words(first)}. It found the objects of novel concepts, too, but has no names for them.")
+        announce("4  Find regions with it in the photos to train on, name them, and train on.")
+        with stages.timed("name regions"):
+            answer["nouns"] = _name_regions(train_data, out / "run-first", teacher, plan.distillation, stages)
+        announce("   {regions} regions; {asked} of them named by a multimodal LLM, with {names} names; the teacher chose "
+                 "among these for each.".format(**answer["nouns"]))
+        method = stages.run(
+            "distil", "evaluate", distilled, train_data, held_out, out / "run", start=out / "run-first"
+        )
+    answer |= {name: method.get(name) for name in SPLIT_FIGURES}
+    announce(f"   {_in_words(method)}.")
+    announce("   What cckt predict finds for words that are drawn at random, in the photos or not:")
+    answer["asked"] = stages.asked(out / "run", held_out)
+    if plain:
+        announce(
+            "   The same detector without the method: no guidance, no contrast, scored by the class head."
+        )
+        run = out / "run-plain"
+        bare = changed(without_the_method(config), "train", epochs=epochs)
+        figures = stages.run("train plain", "evaluate plain", bare, train_data, held_out, run)
+        answer["plain"] = {name: figures.get(name) for name in SPLIT_FIGURES}
+        # Priors can weight the scores of any detector: this shows how much of the difference that explains.
+        weighted = [f"inference.prior_weight={final.inference.prior_weight}"]
+        answer["plain"]["weighed"] = stages.evaluate(
+            "evaluate plain with priors", run, held_out, final.prior.source, weighted
+        )
+    if mllm is not None:
+        from cckt.cache_builder.columns.mllm_priors import cache_mllm_priors
+
+        announce("   The same detector with the priors of a multimodal LLM:")
+        with stages.timed("ask"):
+            cache_mllm_priors(held_out, mllm, progress=stages.progress)
+        quality = _prior_quality(held_out, final, "mllm")
+        _announce_quality(announce, quality)
+        figures = stages.evaluate("evaluate mllm", out / "run", held_out, "mllm")
+        answer["mllm"] = figures | {"priors": quality}
+
+    announce(f"{5 if distilled else 4}  Draw detections on held-out photos; ★ marks a novel concept.")
+    with stages.timed("draw"):
+        run = out / "run"
+        guide = TeacherGuide(teacher, Facts.load(run).text_recipe, prior_tau(run))
+        detector = Predictor.load(run, guide=guide)
+        pictures = draw_finds(out / "predictions", detector, open_index(held_out), stages.progress)
+    answer |= {
+        "pictures": [str(picture.relative_to(out)) for picture in pictures],
+        "seconds": stages.seconds,
+        "seconds_total": sum(stages.seconds.values()),
+        "versions": read_json(out / "run" / "versions.json", "a run made by cckt quickstart"),
+        "plan": asdict(plan),
+    }
+    write_json(out / "metrics.json", answer)
+    return answer
+
+
+def _name_regions(
+    data: Path, run: Path, teacher: Teacher, distillation: Distillation, stages: Stages
+) -> dict[str, int]:
+    """Make the proposals of a run, their crops and nouns; return how many there are of each."""
+    proposer, selection = RunProposer(run), Selection(distillation.top)
+    cache_proposals(data, proposer, selection=selection, progress=stages.progress)
+    cache_crops(data, teacher, of="proposals", progress=stages.progress)
+    options = {"choose": "teacher", "ask": distillation.ask}
+    answers = cache_nouns(data, MLLM, teacher=teacher, progress=stages.progress, **options)[0]
+    index = open_index(data)
+    proposals = open_proposals(data, index)
+    nouns = open_nouns(data, index, proposals)
+    asked = answers.rows - answers.invalid
+    return {"regions": len(proposals), "asked": asked, "names": len(np.unique(nouns.ids[nouns.ids >= 0]))}
+
+
+def _in_words(figures: dict[str, Any]) -> str:
+    """Return the AP50 of both splits in a phrase."""
+    base, novel = (percent(figures[name]) for name in ("ap50_base", "ap50_novel"))
+    return f"AP50 {base} of base concepts, {novel} of novel ones"
+
+
+def _prior_quality(data: Path, config: Config, source: str) -> dict[str, dict[str, Any]]:
+    """Return precision, recall, F1 and AP of a source of priors by split, at the config's rho and limit."""
+    found = report_priors(data, [source], rho=config.prior.rho, limit=config.prior.limit)
+    return {split: plain(figures.to_json()) for split, figures in found.sources[0].existence.items()}
+
+
+def _announce_quality(announce: Callable[[str], None], priors: dict[str, dict[str, Any]]) -> None:
+    for split in ("base", "novel"):
+        known = {name: priors[split][name] for name in ("precision", "recall", "f1")}
+        figures = ", ".join(f"{name} {value:.2f}" for name, value in known.items() if value is not None)
+        announce(f"   {split}: {figures}")
+
+
+def _render(folder: Path, photos: int, seed: int, keep: str, progress: Progress) -> None:
+    """Render a data set, unless the folder already holds one of that size."""
+    card = folder / "index" / "index.json"
+    if card.is_file() and open_index(folder).card["counts"]["images"] == photos:
+        return
+    make_dataset(folder, photos, seed, keep=keep, progress=progress)
