@@ -5,8 +5,10 @@
 
     HD-OVD (docs/method/hd_ovd.md):
 
+    instance_term.py          what the two terms of the instance level share
     instance_contrast.py      contrast of regions with crops, with queues (eq. 18)
     instance_relation.py      relations among regions as among crops (eq. 19)
+    noun_term.py              what the two terms of the class level share
     novel_aware_classes.py    classes over base texts, nouns and a background (eqs. 22 to 28)
     text_relation.py          relations and contrast in text space, with prototypes (eqs. 29 to 36)
     image_contrast.py         contrast of whole images, with queues (eqs. 37 to 39)

@@ -8,43 +8,24 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cckt.detector.config.terms import InstanceContrastConfig, TermConfig
+from cckt.detector.config.terms import InstanceContrastConfig
 from cckt.detector.losses.memory import Queue, finite_rows
-from cckt.detector.losses.region_slots import CROP, PROPOSAL_CROP, Slots, slots_of
+from cckt.detector.losses.region_slots import Slots, slots_of
 from cckt.detector.losses.similarity_losses import two_way_contrast
-from cckt.detector.losses.terms.term import RunInputs, StepInputs, Term
-
-LEAST = 2
-"""Pairs of a layer below which its loss is 0, and nothing enters its queues."""
+from cckt.detector.losses.terms.instance_term import LEAST, InstanceTerm
+from cckt.detector.losses.terms.term import RunInputs, StepInputs
 
 
-def instance_rows(options: TermConfig, proposals: bool) -> tuple[str, ...]:
-    """Return the crops that a term of the instance level reads."""
-    regions = getattr(options, "regions", "both")
-    objects = (CROP,) if regions != "proposals" else ()
-    return (*objects, PROPOSAL_CROP) if proposals and regions != "objects" else objects
-
-
-class InstanceContrast(Term):
+class InstanceContrast(InstanceTerm):
     """Contrast of the instance level."""
 
     name = "instance_contrast"
     options: InstanceContrastConfig
 
-    @classmethod
-    def rows_of(cls, options: TermConfig, proposals: bool) -> tuple[str, ...]:
-        """Crops of objects, of proposals, or both."""
-        return instance_rows(options, proposals)
-
-    @property
-    def normalised(self) -> bool:
-        """A mean over pairs."""
-        return True
-
     def prepare(self, run: RunInputs) -> None:
         """Register a queue pair for each layer."""
+        super().prepare(run)
         layers = run.layers if self.options.layers == "all" else 1
-        self.proposals = run.proposals
         self.students = Queue(layers, self.options.queue, self.embedding_dim)
         self.teachers = Queue(layers, self.options.queue, self.embedding_dim)
 

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cckt.detector.config.terms import InstanceRelationConfig, TermConfig
+from cckt.detector.config.terms import InstanceRelationConfig
 from cckt.detector.losses.region_slots import slots_of
 from cckt.detector.losses.similarity_losses import relation_loss
-from cckt.detector.losses.terms.instance_contrast import LEAST, instance_rows
-from cckt.detector.losses.terms.term import RunInputs, StepInputs, Term
+from cckt.detector.losses.terms.instance_term import LEAST, InstanceTerm
+from cckt.detector.losses.terms.term import StepInputs
 
 
-class InstanceRelation(Term):
+class InstanceRelation(InstanceTerm):
     """Relation loss of the instance level; on the batch only, without a queue."""
 
     name = "instance_relation"
     options: InstanceRelationConfig
-
-    @classmethod
-    def rows_of(cls, options: TermConfig, proposals: bool) -> tuple[str, ...]:
-        """Crops of objects, of proposals, or both."""
-        return instance_rows(options, proposals)
-
-    @property
-    def normalised(self) -> bool:
-        """A mean over pairs."""
-        return True
-
-    def prepare(self, run: RunInputs) -> None:
-        """Note the number of distilled proposals."""
-        self.proposals = run.proposals
 
     def needs_all_ranks(self, extra_regions: bool) -> bool:
         """If regions are related to those of other ranks."""

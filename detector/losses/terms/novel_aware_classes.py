@@ -11,29 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cckt.detector.config.terms import NovelAwareClassesConfig, TermConfig
-from cckt.detector.losses.nouns import NOUN, NounBank, WeightConstants, nouns_of
-from cckt.detector.losses.region_slots import PROPOSAL_CROP, pair_overlap, proposal_count
-from cckt.detector.losses.terms.term import RunInputs, StepInputs, Term
+from cckt.detector.config.terms import NovelAwareClassesConfig
+from cckt.detector.losses.nouns import NounBank
+from cckt.detector.losses.region_slots import pair_overlap, proposal_count
+from cckt.detector.losses.terms.noun_term import NounTerm
+from cckt.detector.losses.terms.term import RunInputs, StepInputs
 from cckt.detector.students.boxes import paired_iou
 from cckt.detector.students.contract import MASKED, Pairs
 from cckt.detector.students.precision import single
 
 
-class NovelAwareClasses(Term):
+class NovelAwareClasses(NounTerm):
     """Classification of the class level."""
 
     name = "novel_aware_classes"
     options: NovelAwareClassesConfig
-    text: Tensor
-    """(C, D) unit base texts."""
     seen: Tensor
     """(C,) int64, images of the run so far that showed each base concept, over all ranks."""
-
-    @classmethod
-    def rows_of(cls, options: TermConfig, proposals: bool) -> tuple[str, ...]:
-        """Nouns and, for their weights, crops of proposals."""
-        return (NOUN, PROPOSAL_CROP) if proposals else ()
 
     @property
     def normalised(self) -> bool:
@@ -41,10 +35,8 @@ class NovelAwareClasses(Term):
         return self.options.divisor == "regions"
 
     def prepare(self, run: RunInputs) -> None:
-        """Keep the base texts."""
-        self.proposals = run.proposals
-        self.constants = WeightConstants.of(self.options, run.recipes)
-        self.register_buffer("text", run.text.detach().float().clone(), persistent=False)
+        """Count the images that showed each base concept."""
+        super().prepare(run)
         self.register_buffer(
             "seen", torch.zeros(len(run.text), dtype=torch.int64), persistent=self.options.bank > 0
         )
@@ -58,15 +50,7 @@ class NovelAwareClasses(Term):
         options, output, targets = self.options, step.output, step.targets
         assert output.text_region is not None, "the student has no text projector"
         assert output.background is not None, "the student has no background"
-        nouns = nouns_of(
-            targets,
-            options,
-            self.constants,
-            len(self.text),
-            self.proposals,
-            options.negatives,
-            step.ranks,
-        )
+        nouns = self.nouns(step)
         region = single(output.text_region)  # (L, B, N, D)
         background = F.normalize(single(output.background), dim=0, eps=1e-6)
         bank = torch.cat([self.text, nouns.text.to(self.text.dtype), background[None]])

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cckt.detector.config.terms import TermConfig, TextRelationConfig
+from cckt.detector.config.terms import TextRelationConfig
 from cckt.detector.losses.memory import Prototypes, finite_rows
-from cckt.detector.losses.nouns import NOUN, NounBank, WeightConstants, nouns_of
-from cckt.detector.losses.region_slots import PROPOSAL_CROP, gather_images, pair_overlap, slot_sums
+from cckt.detector.losses.nouns import NounBank
+from cckt.detector.losses.region_slots import gather_images, pair_overlap, slot_sums
 from cckt.detector.losses.similarity_losses import mean_of_rows, relation_loss
-from cckt.detector.losses.terms.term import ONE_RANK, Ranks, RunInputs, StepInputs, Term
+from cckt.detector.losses.terms.noun_term import NounTerm
+from cckt.detector.losses.terms.term import ONE_RANK, Ranks, RunInputs, StepInputs
 from cckt.detector.students.contract import MASKED
 from cckt.detector.students.precision import single
 
@@ -35,19 +36,12 @@ class Labels:
     weight: Tensor
 
 
-class TextRelation(Term):
+class TextRelation(NounTerm):
     """Relation and contrast of the text-space relation head."""
 
     name = "text_relation"
     contrast_name = "text_contrast"
     options: TextRelationConfig
-    text: Tensor
-    """(C, D) unit base texts."""
-
-    @classmethod
-    def rows_of(cls, options: TermConfig, proposals: bool) -> tuple[str, ...]:
-        """Nouns and, for their weights, crops of proposals."""
-        return (NOUN, PROPOSAL_CROP) if proposals else ()
 
     @property
     def normalised(self) -> bool:
@@ -55,11 +49,9 @@ class TextRelation(Term):
         return True
 
     def prepare(self, run: RunInputs) -> None:
-        """Keep the base texts; start the prototypes at them."""
+        """Start the prototypes at the base texts."""
+        super().prepare(run)
         options = self.options
-        self.proposals = run.proposals
-        self.constants = WeightConstants.of(options, run.recipes)
-        self.register_buffer("text", run.text.detach().float().clone(), persistent=False)
         self.prototypes = Prototypes(
             run.layers, run.text, options.decay, options.ramp, options.counts == "class"
         )
@@ -75,15 +67,7 @@ class TextRelation(Term):
         ranks = step.ranks if options.negatives == "world" else ONE_RANK
         head = single(output.relation)
         values, present = self._class_means(head, step, ranks)
-        nouns = nouns_of(
-            step.targets,
-            options,
-            self.constants,
-            len(self.text),
-            self.proposals,
-            options.negatives,
-            step.ranks,
-        )
+        nouns = self.nouns(step)
         proposals, found = _proposal_rows(head, nouns, step)
         weight, text, label, right = (
             ranks.gather_rows(one) for one in (nouns.weight, nouns.own_text, nouns.label, nouns.right)
