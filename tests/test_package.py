@@ -14,7 +14,7 @@ import pytest
 from cckt import __version__
 from tests.places import ROOT
 
-ROOMS = ("ablation", "cache_builder", "commands", "detector", "quickstart", "shapeworld")
+ROOMS = ("ablation", "cache_builder", "commands", "detector", "shapeworld")
 DATA_FILES = (
     *("detector/report/page.html", "detector/report/page.css", "detector/report/page.js"),
     "detector/report/charts.js",

@@ -108,12 +108,16 @@ def quickstart(
         final, epochs = distilled, epochs + distilled.train.epochs
         first = stages.run("train", "evaluate first", config, train_data, held_out, out / "run-first")
         answer["first"] = {name: first.get(name) for name in SPLIT_FIGURES}
-        announce(f"   {_in_words(first)}. It found the objects of novel concepts, too, but has no names for them.")
+        announce(
+            f"   {_in_words(first)}. It found the objects of novel concepts, too, but has no names for them."
+        )
         announce("4  Find regions with it in the photos to train on, name them, and train on.")
         with stages.timed("name regions"):
             answer["nouns"] = _name_regions(train_data, out / "run-first", teacher, plan.distillation, stages)
-        announce("   {regions} regions; {asked} of them named by a multimodal LLM, with {names} names; the teacher chose "
-                 "among these for each.".format(**answer["nouns"]))
+        announce(
+            "   {regions} regions; {asked} of them named by a multimodal LLM, with {names} names; the teacher chose "
+            "among these for each.".format(**answer["nouns"])
+        )
         method = stages.run(
             "distil", "evaluate", distilled, train_data, held_out, out / "run", start=out / "run-first"
         )
