@@ -21,6 +21,7 @@ from cckt.ablation.runs import (
     weights_and_index,
     with_seed,
 )
+from cckt.cache_builder.base.constants import CHOOSE
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
@@ -126,9 +127,15 @@ def _columns(
     selection = Selection(plan.top, min_side=side)
     cache_proposals(train_data, RunProposer(run, device), selection=selection, progress=progress)
     cache_crops(train_data, teacher, of="proposals", progress=progress)
-    named = {} if plan.nouns_from is not None else {"choose": "teacher", "ask": ASK}
+    words = plan.nouns_from
     cache_nouns(
-        train_data, nouns_from=plan.nouns_from, teacher=teacher, device=device, progress=progress, **named
+        train_data,
+        nouns_from=words,
+        choose=CHOOSE if words is not None else "teacher",
+        ask=None if words is not None else ASK,
+        teacher=teacher,
+        device=device,
+        progress=progress,
     )
 
 

@@ -114,10 +114,10 @@ def quickstart(
         announce("4  Find regions with it in the photos to train on, name them, and train on.")
         with stages.timed("name regions"):
             answer["nouns"] = _name_regions(train_data, out / "run-first", teacher, plan.distillation, stages)
-        announce(
-            "   {regions} regions; {asked} of them named by a multimodal LLM, with {names} names; the teacher chose "
-            "among these for each.".format(**answer["nouns"])
+        counts = (
+            "{regions} regions; a multimodal LLM named {asked}, the teacher chose among {names} names for all"
         )
+        announce(f"   {counts.format(**answer['nouns'])}.")
         method = stages.run(
             "distil", "evaluate", distilled, train_data, held_out, out / "run", start=out / "run-first"
         )
@@ -173,8 +173,8 @@ def _name_regions(
     proposer, selection = RunProposer(run), Selection(distillation.top)
     cache_proposals(data, proposer, selection=selection, progress=stages.progress)
     cache_crops(data, teacher, of="proposals", progress=stages.progress)
-    options = {"choose": "teacher", "ask": distillation.ask}
-    answers = cache_nouns(data, MLLM, teacher=teacher, progress=stages.progress, **options)[0]
+    ask, progress = distillation.ask, stages.progress
+    answers = cache_nouns(data, MLLM, choose="teacher", ask=ask, teacher=teacher, progress=progress)[0]
     index = open_index(data)
     proposals = open_proposals(data, index)
     nouns = open_nouns(data, index, proposals)
