@@ -115,7 +115,7 @@ def quickstart(
         with stages.timed("name regions"):
             answer["nouns"] = _name_regions(train_data, out / "run-first", teacher, plan.distillation, stages)
         counts = (
-            "{regions} regions; a multimodal LLM named {asked}, the teacher chose among {names} names for all"
+            "{regions} regions; an MLLM named {asked}, and the teacher chose among {names} names for all"
         )
         announce(f"   {counts.format(**answer['nouns'])}.")
         method = stages.run(
