@@ -23,7 +23,8 @@ from tests.cache_builder.mllm.mllm_models import build
 from tests.detector.training.test_train_real import COMMON, TEACHER, make_folder
 
 PHOTOS = 6
-ON = ("data.workers=0", "train.warmup_steps=0", "train.log_every=1")
+ON = ("data.workers=0", "train.warmup_steps=0", "train.log_every=1", "train.batch=1")
+"""One photo of 800 px at a time: two of them take 20 GiB with AdaMixer."""
 TERMS = ("region_contrast", "instance_contrast", "instance_relation", "text_relation", "image_contrast")
 FIRST = tuple(f"terms.{term}.first_epoch=0" for term in TERMS)
 """All terms from the first step; the recipes start some of them after an epoch."""
