@@ -92,7 +92,7 @@ def cache_crops(
     run = run_chunks(
         writer,
         reader,
-        encoder(loaded),
+        encoder(loaded, making.batch),
         batch=making.batch,
         spans=lambda lo, hi: photo_spans(index.box_images[lo:hi], lo),
         unit="boxes",

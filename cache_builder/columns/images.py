@@ -55,7 +55,7 @@ def cache_images(
     run = run_chunks(
         writer,
         reader,
-        encoder(loaded),
+        encoder(loaded, making.batch),
         batch=making.batch,
         spans=_spans,
         unit="photos",
@@ -124,25 +124,30 @@ def images_spec(
 def teacher_recipe(teacher: Teacher, batch: int, fast: bool = False) -> dict[str, Any]:
     """Return the part of a recipe that columns of image embeddings share.
 
-    `batch` belongs to it, because the last bits of a teacher's floats depend on the shape of the batch.
+    `batch` belongs to it, because the last bits of a teacher's floats depend on the shape of the batch. A
+    shorter batch is filled up to that shape (`Teacher.launch_images`), so that they do not depend on the other
+    rows: a row that is made in another column of the same recipe has the same bytes.
     """
     return {
         "teacher": teacher.recipe(),
         "preprocessing": teacher.preprocess_recipe(),
         "normalisation": "unit",
         "batch": batch,
+        "filled": "zeros",
         **({"fast": FAST} if fast else {}),
     }
 
 
-def encoder(teacher: Teacher) -> Callable[[list[NDArray[np.uint8]]], Callable[[], NDArray[np.float32]]]:
-    """Return the runner's map: uint8 pixels of n rows -> a function that waits for (n, D) float32.
+def encoder(
+    teacher: Teacher, batch: int
+) -> Callable[[list[NDArray[np.uint8]]], Callable[[], NDArray[np.float32]]]:
+    """Return the runner's map: uint8 pixels of n <= batch rows -> a function that waits for (n, D) float32.
 
     The pixels are (3, S, S), or of any size if `fast_pixels` left the resize to the device.
     """
 
     def encode(pixels: Sequence[NDArray[np.uint8]]) -> Callable[[], NDArray[np.float32]]:
-        return teacher.launch_images(stacked(teacher.preprocess, pixels, teacher.device))
+        return teacher.launch_images(stacked(teacher.preprocess, pixels, teacher.device), batch)
 
     return encode
 
