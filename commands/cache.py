@@ -12,6 +12,7 @@ from cckt.commands.console import TerminalProgress, show_reports
 from cckt.commands.options import (
     DEVICE,
     JITTER,
+    REUSE,
     TEACHER_HELP,
     Batch,
     ColumnOut,
@@ -27,6 +28,8 @@ from cckt.commands.options import (
     Part,
     Precision,
     Processes,
+    Reuse,
+    ReuseFrom,
     Strict,
     Synonyms,
     Tau,
@@ -90,6 +93,8 @@ def crops(
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
@@ -113,6 +118,8 @@ def crops(
         strict=strict,
         part=parse_part(part),
         overwrite=overwrite,
+        reuse=reuse,
+        reuse_from=reuse_from,
         out=out,
         progress=TerminalProgress(),
     )
@@ -132,6 +139,8 @@ def images(
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
@@ -151,6 +160,8 @@ def images(
         strict=strict,
         part=parse_part(part),
         overwrite=overwrite,
+        reuse=reuse,
+        reuse_from=reuse_from,
         out=out,
         progress=TerminalProgress(),
     )
@@ -181,6 +192,8 @@ def all_columns(
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
@@ -206,6 +219,8 @@ def all_columns(
         strict=strict,
         part=parse_part(part),
         overwrite=overwrite,
+        reuse=reuse,
+        reuse_from=reuse_from,
         out=out,
         progress=TerminalProgress(),
     )

@@ -12,6 +12,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress, show_report_lines, show_reports
 from cckt.commands.options import (
     DEVICE,
+    REUSE,
     ColumnOut,
     Data,
     Device,
@@ -21,6 +22,8 @@ from cckt.commands.options import (
     Overwrite,
     Part,
     Precision,
+    Reuse,
+    ReuseFrom,
     Rho,
     Strict,
     Tau,
@@ -66,6 +69,8 @@ def priors(
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     report: Annotated[
         bool, typer.Option("--report", help="Measure all priors of the data set against its annotations.")
@@ -105,6 +110,8 @@ def priors(
             strict=strict,
             part=parse_part(part),
             overwrite=overwrite,
+            reuse=reuse,
+            reuse_from=reuse_from,
             out=out,
             progress=TerminalProgress(),
         )
@@ -117,6 +124,8 @@ def priors(
                 "--calibrate": calibrate,
                 "--precision": changed(precision, PRECISION),
                 "--trust-remote-code": changed(trust_remote_code, False),
+                "--reuse": changed(reuse, REUSE),
+                "--reuse-from": reuse_from,
             },
             "applies only to a multimodal LLM; add --mllm, or remove it.",
         )

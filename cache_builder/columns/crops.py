@@ -16,7 +16,8 @@ from torch import Tensor
 from cckt.cache_builder.base.constants import CROP
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels, fast_pixels
-from cckt.cache_builder.columns.images import encoder, teacher_recipe
+from cckt.cache_builder.columns.growth import require_same_bytes
+from cckt.cache_builder.columns.images import CopyingReader, encoder, teacher_recipe
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.remake import Made, Remake, remake_from_photos
 from cckt.cache_builder.columns.report import CacheReport, report_of
@@ -24,7 +25,7 @@ from cckt.cache_builder.columns.views import jittered_boxes, view_recipe
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec, open_writer
+from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec
 from cckt.cache_builder.store.kinds import FLIPPED
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.preprocess import Preprocess
@@ -87,20 +88,31 @@ def cache_crops(
     loaded = making.teacher(teacher)
     column = ColumnName("crops", check_label(name), view)
     spec = crops_spec(index, loaded, crop, making.batch, making.chunk_rows, column, fast)
-    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
+    growth = making.begin(data, spec, index)
     reader = crop_reader(index, loaded, crop, view, fast, making.strict)
+    donor, writer = growth.donor, growth.writer
+    if donor is not None and fast:
+        donor.reduction = reader.reduction_of
+    require_same_bytes(growth, reader, encoder(loaded, making.batch), making.reuse)
+
+    def spans(lo: int, hi: int) -> list[tuple[int, int]]:
+        found = photo_spans(index.box_images[lo:hi], lo)
+        return donor.long_spans(found) if donor is not None else found
+
     run = run_chunks(
         writer,
-        reader,
+        reader if donor is None else CopyingReader(reader, donor),
         encoder(loaded, making.batch),
         batch=making.batch,
-        spans=lambda lo, hi: photo_spans(index.box_images[lo:hi], lo),
+        independent=True,
+        spans=spans,
         unit="boxes",
         **making.reading,
     )
     agreed = None
     if fast:
-        agreed = agreement_of(making.place(data), run.manifest, replace(reader, fast=False), loaded)
+        agreed = agreement_of(growth.readable, run.manifest, replace(reader, fast=False), loaded)
+    growth.finish(run.manifest)
     return report_of(
         writer,
         run,
@@ -163,6 +175,10 @@ class CropReader:
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             items.append(Item(row, self.preprocess.pixels(crop)))
         return items
+
+    def reduction_of(self, index: Index, image: int) -> int:
+        """Return `reduction` for an image row of another index."""
+        return replace(self, index=index).reduction(image)
 
     def reduction(self, image: int) -> int:
         """Return n such that the JPEG of an image row may be decoded at 1/n for all its crops."""

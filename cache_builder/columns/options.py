@@ -10,6 +10,9 @@ from typing import Any, TypedDict
 from cckt.cache_builder.base.constants import BATCH, PRECISION
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.columns.growth import Growth, begin_column
+from cckt.cache_builder.index import Index
+from cckt.cache_builder.store import ColumnSpec
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 
 CHUNK_ROWS = 512
@@ -33,6 +36,9 @@ class Options(TypedDict, total=False):
     overwrite: bool
     out: Path | str | None
     progress: Progress | None
+    reuse: str
+    reuse_from: Path | str | None
+    held: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,12 @@ class Making:
     out: Path | str | None = None
     """Place of the column, if not the data set's folder: a folder or a URL (s3://, gs://, memory://)."""
     progress: Progress | None = None
+    reuse: str = "same"
+    """Which rows of an older column are copied, one of `growth.REUSE`."""
+    reuse_from: Path | str | None = None
+    """Data set with the older column; None: the place of the column itself."""
+    held: bool = False
+    """Leave a column that replaces an older one in `.grow/` when it is finished, for `growth.finish_all`."""
 
     def __post_init__(self) -> None:
         check_numbers(self.batch, self.workers, self.part)
@@ -78,6 +90,19 @@ class Making:
             "part": self.part,
             "progress": self.reporter,
         }
+
+    def begin(self, data: Path, spec: ColumnSpec, index: Index) -> Growth:
+        """Begin or resume a column; see `begin_column`."""
+        return begin_column(
+            data,
+            self.place(data),
+            spec,
+            index,
+            overwrite=self.overwrite,
+            reuse=self.reuse,
+            source=self.reuse_from,
+            held=self.held,
+        )
 
     def place(self, data: Path) -> Path | str:
         """Return the folder or URL of the columns of a data set."""

@@ -44,6 +44,10 @@ class CacheReport:
     """Seconds in which the teacher waited for photos."""
     map_seconds: float = 0.0
     """Seconds in the teacher."""
+    copied_rows: int = 0
+    """Rows that were copied from an older column, in the chunks made now."""
+    made_rows: int = 0
+    """Rows with a value that were made now."""
     agreement: Agreement | None = None
     """Of a fast column: agreement of a sample of its rows with the exact ones."""
 
@@ -58,6 +62,8 @@ class CacheReport:
             f"column {self.name}: {self.rows} rows, {self.invalid} without a value; {made} in "
             f"{self.seconds:.1f} s"
         ]
+        if self.copied_rows:
+            lines.append(f"{self.copied_rows} rows copied from the older column, {self.made_rows} made")
         lines += self.notes[:MOST_NOTES]
         if len(self.notes) > MOST_NOTES:
             lines.append(f"and {len(self.notes) - MOST_NOTES} more such lines")
@@ -81,6 +87,8 @@ class CacheReport:
             "read_wait": self.read_wait,
             "map_seconds": self.map_seconds,
             "notes": self.notes,
+            "copied_rows": self.copied_rows,
+            "made_rows": self.made_rows,
             "agreement": asdict(self.agreement) if self.agreement else None,
             "finished": self.manifest is not None,
             "digest": self.manifest.digest if self.manifest else None,
@@ -135,5 +143,7 @@ def report_of(
         manifest=run.manifest,
         read_wait=run.read_wait,
         map_seconds=run.map_seconds,
+        copied_rows=run.copied,
+        made_rows=run.rows - run.invalid - run.copied,
         agreement=agreement,
     )

@@ -43,9 +43,9 @@ def write_index(
 
     The index that is replaced is kept under its digest while a column in `out` belongs to it (see
     `generations`). The card names the folder of its tables and is replaced last, in one step. Until then the
-    old index is valid, after it the new one. A build that is killed leaves at most an unused folder, which the
-    next build removes. Processes that have mapped the old tables keep them. Raises UserError where `out` cannot be
-    written, where another build is writing there, or where files of somebody else are in the way.
+    old index is valid, after it the new one. A build that is killed leaves at most an unused folder, which
+    the next build removes. Processes that have mapped the old tables keep them. Raises UserError where `out`
+    cannot be written, where another build is writing there, or where files of somebody else are in the way.
     """
     with hold_lock(out / FOLDER / LOCK, wait=False) as held:
         if not held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from cckt.cache_builder.base.constants import BATCH
+from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.runner.chunk_assembler import ChunkAssembler, Item
 from cckt.cache_builder.runner.parts import chunks_to_make, part_of, share
@@ -30,6 +32,7 @@ class Target:
     writer: ColumnWriter
     map: Callable[[list[Any]], Any]
     batch: int = BATCH
+    independent: bool = False
 
 
 def run_chunks(
@@ -38,6 +41,7 @@ def run_chunks(
     map: Callable[[list[Any]], Any],
     *,
     batch: int = BATCH,
+    independent: bool = False,
     spans: Callable[[int, int], Sequence[Range]] | None = None,
     workers: int = 2,
     processes: bool = False,
@@ -56,6 +60,8 @@ def run_chunks(
         that returns the rows: that function is called after the next batch has been started, so that an
         asynchronous device never waits for the host.
     batch: rows that are mapped together: valid rows of one chunk in row order. It belongs in the recipe.
+    independent: a row does not depend on the other rows of its batch, so that a batch may hold rows of
+        several chunks.
     spans: spans(lo, hi) divides a chunk into the ranges that `read` is called with, such as the boxes of one
         photo, so that a photo is decoded once. Default: every 64 rows.
     part: (i, n), the chunks with number % n == i. Default: torchrun's RANK of WORLD_SIZE, else all chunks.
@@ -82,7 +88,7 @@ def run_chunks(
             for span in cut(*writer.bounds(chunk)):
                 yield (span,)
 
-    target = Target(writer, map, batch)
+    target = Target(writer, map, batch, independent)
     _run(
         [target],
         jobs(),
@@ -166,7 +172,15 @@ def _run(
         with stoppable():
             with WriterThread() as writer_thread:
                 assemblers = [
-                    ChunkAssembler(target.writer, target.map, target.batch, chunks, writer_thread, report)
+                    ChunkAssembler(
+                        target.writer,
+                        target.map,
+                        target.batch,
+                        chunks,
+                        writer_thread,
+                        report,
+                        target.independent,
+                    )
                     for target, chunks, report in zip(targets, wanted, reports, strict=True)
                 ]
                 ahead = 2 * max((target.batch for target in targets), default=1)
@@ -185,6 +199,11 @@ def _run(
                             progress.advance(assembler.add_rows(lo, hi, own))
                     for assembler in assemblers:
                         assembler.finish()
+                except UserError:
+                    with contextlib.suppress(UserError):  # the first error is the one to report
+                        for assembler in assemblers:
+                            assembler.map_waiting()
+                    raise
                 finally:
                     stream.close()
             for target, report in zip(targets, reports, strict=True):

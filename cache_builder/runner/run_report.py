@@ -17,6 +17,8 @@ class RunReport:
     """Chunks of this part's share that were finished before the run."""
     rows: int = 0
     """Rows written."""
+    copied: int = 0
+    """Rows that were copied from another column; see `Item.value`."""
     invalid: int = 0
     """Rows written without a value."""
     notes: dict[int, str] = field(default_factory=dict)

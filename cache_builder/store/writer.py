@@ -21,20 +21,31 @@ from cckt.cache_builder.store.format.spec import ColumnSpec, some_runs, to_runs
 from cckt.cache_builder.store.kinds import repair_command
 from cckt.cache_builder.store.places.contract import ChunkFiles
 from cckt.cache_builder.store.places.files import LocalFiles, open_files
+from cckt.cache_builder.store.staging import staged_place
 
 
-def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) -> ColumnWriter:
+def open_writer(
+    data: Path | str, spec: ColumnSpec, *, overwrite: bool = False, staged: bool = False
+) -> ColumnWriter:
     """Begin the column `spec.name` of the data-set folder (or URL) `data`, or resume the same column.
 
     Any number of processes may write one column. A column of another index or recipe in that place is
     refused; `overwrite` replaces it: of several makers the first one replaces it, the others join. The same
     column is made again if it is finished, and resumed if it is not: a killed overwrite began it.
 
+    staged: make it in `.grow/` of a folder `data`; `staging.promote` exchanges it for the one in the place
+    when it is finished. A column of another index or recipe in `.grow/` is removed.
+
     Raises UserError: another column is in the place; the folder holds files that do not belong to a column
     (they are never deleted); it is read-only, full or gone; several ranks overwrite in an object store, which
     has no locks.
     """
-    files = open_files(data, spec.name)
+    files = open_files(staged_place(data) if staged else data, spec.name)
+    if staged:
+        with files.locked():
+            found = read_manifest(files)
+            other = found is not None and found.spec.identity != spec.identity
+            return ColumnWriter(files, begin(files, spec, str(data), overwrite=other), str(data))
     if not overwrite:
         return ColumnWriter(files, begin(files, spec, str(data), overwrite=False), str(data))
     if not isinstance(files, LocalFiles):
@@ -62,6 +73,14 @@ class ColumnWriter:
         self._manifest = manifest
         self._data = data
         self._ledger = LedgerWriter(files, self.spec, library_versions())
+
+    def credit(self, versions: Mapping[str, str]) -> None:
+        """Add versions of libraries that made rows which the next chunks contain as copies."""
+        joined: dict[str, str] = dict(library_versions())
+        for library, version in versions.items():
+            known = {*joined.get(library, version).split(", "), *version.split(", ")}
+            joined[library] = ", ".join(sorted(known))
+        self._ledger = LedgerWriter(self._files, self.spec, joined)
 
     @property
     def n_chunks(self) -> int:
