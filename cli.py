@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from cckt import __version__
 from cckt.cache_builder.base.disk_faults import explained_faults
 from cckt.cache_builder.base.errors import UserError
-from cckt.commands import cache, columns, data, priors
+from cckt.commands import cache, columns, data, priors, tables
 from cckt.commands.ablate import ablate
 from cckt.commands.console import CLOSED, Answer, OutputClosed, close_output, quiet_progress, show_error
 from cckt.commands.doctor import doctor
@@ -87,11 +87,14 @@ cache_group.command("crops")(cache.crops)
 cache_group.command("images")(cache.images)
 cache_group.command("priors")(priors.priors)
 cache_group.command("all")(cache.all_columns)
+cache_group.command("plan")(tables.plan)
 cache_group.command("info")(columns.info)
 cache_group.command("verify")(columns.verify)
 cache_group.command("diff")(columns.diff)
 cache_group.command("pull")(columns.pull)
 cache_group.command("finish")(columns.finish)
+cache_group.command("export")(tables.export_table)
+cache_group.command("import")(tables.import_table)
 app.add_typer(cache_group, name="cache")
 
 app.command("quickstart")(quickstart)

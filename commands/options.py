@@ -65,8 +65,8 @@ REUSE = "same"
 Reuse = Annotated[
     str,
     typer.Option(
-        help="Rows of unchanged photos and boxes: same copies them if rows made here have the same bytes, any "
-        "copies them in any case, none makes every row."
+        help="Rows of unchanged photos and boxes: same copies them if rows made here have the same bytes, "
+        "any copies them in any case, none makes every row."
     ),
 ]
 ReuseFrom = Annotated[

@@ -18,6 +18,7 @@ Write with `open_writer`, read with `open_column`. No other room imports zarr.
     teacher_labels.py  labels of the teachers whose columns a data set holds
 
     format/            what a column is on disk
+    exchange/          columns as tables of other programs
     places/            folders and object stores, and how rows are read there
 """
 

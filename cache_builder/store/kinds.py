@@ -249,6 +249,10 @@ def repair_command(data: str, name: str, recipe: Recipe | None = None) -> str:
     others. A value that no recipe holds is in capitals for the user to fill in: the path of a file of
     templates, or of the data of --calibrate.
     """
+    made_elsewhere = at("import", "made_by")(recipe or {})
+    if made_elsewhere:
+        file = shlex.quote(str(at("import", "file")(recipe or {})))
+        return f"cckt cache import {shlex.quote(data)} {name} {file} --made-by {shlex.quote(str(made_elsewhere))}"
     named = parse_name(name)
     kind, options = (KINDS[named.kind], named.options) if named else (None, "")
     chosen = []

@@ -159,6 +159,7 @@ def test_the_recipe_is_complete(data: Path, teacher: Teacher) -> None:
         "preprocessing": teacher.preprocess_recipe(),
         "normalisation": "unit",
         "batch": 256,
+        "filled": "zeros",
         "source": "whole photo",
     }
     assert manifest.spec.recipe["preprocessing"]["interpolation"] == "bicubic"
