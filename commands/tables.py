@@ -59,9 +59,7 @@ def import_table(
     ids: Annotated[Path | None, typer.Option(help="Ids of the rows of a .npy table, as .npy.")] = None,
     id_name: Annotated[
         str | None,
-        typer.Option(
-            "--id", help="Column of the ids. Default: annotation_id for crops, image_id for images."
-        ),
+        typer.Option("--id", help="Column of the ids. Default: annotation_id (crops) or image_id (images)."),
     ] = None,
     vector_name: Annotated[str, typer.Option("--vector", help="Column of the vectors.")] = "vector",
     partial: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -181,8 +182,8 @@ def _rows_of(vectors: VectorTable, known: NDArray[np.int64], key: str) -> NDArra
     once, counts = np.unique(vectors.ids, return_counts=True)
     if (counts > 1).any():
         raise UserError(
-            f"{vectors.path} holds {key} {int(once[counts > 1][0])} {int(counts.max())} times, expected each id "
-            "once; remove the others."
+            f"{vectors.path} holds {key} {int(once[counts > 1][0])} {int(counts.max())} times, expected each "
+            "id once; remove the others."
         )
     return rows
 
@@ -208,7 +209,7 @@ def _spool(
         mine = rows[at : at + len(block)]
         order = np.argsort(mine, kind="stable")
         starts = [0, *(np.flatnonzero(np.diff(mine[order]) != 1) + 1).tolist(), len(order)]
-        for lo, hi in zip(starts[:-1], starts[1:], strict=True):
+        for lo, hi in itertools.pairwise(starts):
             if lo < hi:
                 spool.seek(int(mine[order[lo]]) * size)
                 spool.write(np.ascontiguousarray(unit[order[lo:hi]]).data)

@@ -251,8 +251,8 @@ def repair_command(data: str, name: str, recipe: Recipe | None = None) -> str:
     """
     made_elsewhere = at("import", "made_by")(recipe or {})
     if made_elsewhere:
-        file = shlex.quote(str(at("import", "file")(recipe or {})))
-        return f"cckt cache import {shlex.quote(data)} {name} {file} --made-by {shlex.quote(str(made_elsewhere))}"
+        table = str(at("import", "file")(recipe or {}))
+        return shlex.join(["cckt", "cache", "import", data, name, table, "--made-by", str(made_elsewhere)])
     named = parse_name(name)
     kind, options = (KINDS[named.kind], named.options) if named else (None, "")
     chosen = []

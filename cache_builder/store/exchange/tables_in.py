@@ -41,8 +41,8 @@ class VectorTable:
                 )
             if found.shape != self._array.shape[:1] or found.dtype.kind not in "iu":
                 raise UserError(
-                    f"{ids} holds {found.dtype} of shape {found.shape}, expected {len(self._array)} integers, "
-                    f"one for each row of {path}; save the ids in the order of the vectors."
+                    f"{ids} holds {found.dtype} of shape {found.shape}, expected {len(self._array)} "
+                    f"integers, one for each row of {path}; save the ids in the order of the vectors."
                 )
             self.ids, self.width = np.asarray(found, np.int64), int(self._array.shape[1])
         elif path.suffix == ".parquet":
@@ -91,8 +91,8 @@ class VectorTable:
                 lists = (pyarrow.FixedSizeListType, pyarrow.ListType, pyarrow.LargeListType)
                 if not isinstance(kind, lists) or not pyarrow.types.is_floating(kind.value_type):
                     raise UserError(
-                        f"{self.path}: its column {self._vector_name} holds {kind}, expected lists of floats; "
-                        "name the right one with --vector."
+                        f"{self.path}: its column {self._vector_name} holds {kind}, expected lists of "
+                        "floats; name the right one with --vector."
                     )
                 if not pyarrow.types.is_integer(schema.field(id_name).type):
                     raise UserError(
