@@ -39,9 +39,8 @@ BOXES = 50
 
 def make(data: Path, rows: int, width: int) -> None:
     """Write an index of `rows` boxes, and a column of random unit rows."""
-    images = [
-        {"id": i, "file_name": f"{i}.jpg", "width": 200, "height": 200} for i in range(-(-rows // BOXES))
-    ]
+    size = {"width": 200, "height": 200}
+    images = [{"id": i, "file_name": f"{i}.jpg", **size} for i in range(-(-rows // BOXES))]
     boxes = [
         {"id": k + 1, "image_id": k // BOXES, "category_id": 1 + k % 80, "bbox": [k % 50, 5, 100, 100]}
         for k in range(rows)

@@ -1,8 +1,8 @@
 """Rows of an older column that a new one may copy: same photo, same box, same recipe.
 
 A photo is the same if its file has the same digest, size and reading of its EXIF orientation, whatever its
-name or image id. A box is the same if its corners are, and for jittered views its annotation id, from which
-the jitter is drawn. Values are read from chunks that have the digests of their manifest.
+name or image id. A box is the same if its corners are, it is no crowd, and for jittered views its annotation
+id is the same, from which the jitter is drawn. Values are read from chunks that have the digests of their manifest.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class Donor:
             if self.reduction and self.reduction(self.index, image) != self.reduction(self.old, source):
                 continue
             found[a:b] = self._same_boxes_of(lo + a, lo + b, self.old.boxes_of(source))
+        found[self.index.iscrowd[lo:hi]] = -1  # a crowd has no value, whatever it was before
         return found
 
     def _same_boxes_of(self, lo: int, hi: int, old: slice) -> NDArray[np.int64]:

@@ -170,6 +170,17 @@ def test_any_edits_give_the_bytes_of_a_build_from_nothing(
     shutil.rmtree(folder)
 
 
+def test_a_box_that_became_a_crowd_has_no_value(tmp_path: Path, fake: FakeTeacher) -> None:
+    edited = some_photos(tmp_path, photos=2)
+    data = edited.index(tmp_path / "data")
+    cache_crops(data, fake, **FAST)
+    first = min(edited.boxes)
+    edited.boxes[first] = (*edited.boxes[first][:2], 1)
+    edited.index(data)
+    assert cache_crops(data, fake, **FAST).copied_rows == 5
+    assert not open_column(data, "crops").valid([0])[0]
+
+
 def test_only_rows_of_changed_boxes_are_encoded(tmp_path: Path, fake: FakeTeacher) -> None:
     edited = some_photos(tmp_path)
     data = edited.index(tmp_path / "data")
