@@ -2,7 +2,8 @@
 
 A photo is the same if its file has the same digest, size and reading of its EXIF orientation, whatever its
 name or image id. A box is the same if its corners are, it is no crowd, and for jittered views its annotation
-id is the same, from which the jitter is drawn. Values are read from chunks that have the digests of their manifest.
+id is the same, from which the jitter is drawn. Values are read from chunks that have the digests of their
+manifest.
 """
 
 from __future__ import annotations
