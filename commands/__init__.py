@@ -17,5 +17,6 @@ One file per command or group; `cli.py` assembles them. No command imports anoth
     pseudo.py          cckt pseudo: a data set extended by a run's confident detections
     quickstart.py      cckt quickstart: the whole pipeline on shapeworld
     report.py          cckt report: one HTML file about one or several runs
+    tables.py          cckt cache export, import, plan: tables of other programs, cost of columns
     train.py           cckt train: start or resume a run
 """
