@@ -19,8 +19,9 @@ from typer.core import TyperGroup
 from cckt import __version__
 from cckt.cache_builder.base.disk_faults import explained_faults
 from cckt.cache_builder.base.errors import UserError
-from cckt.commands import cache, columns, data, priors, tables
+from cckt.commands import data
 from cckt.commands.ablate import ablate
+from cckt.commands.cache import columns, make, priors, tables
 from cckt.commands.console import CLOSED, Answer, OutputClosed, close_output, quiet_progress, show_error
 from cckt.commands.doctor import doctor
 from cckt.commands.eval import evaluate
@@ -82,11 +83,11 @@ data_group.command("shapeworld")(data.shapeworld)
 app.add_typer(data_group, name="data")
 
 cache_group = typer.Typer(help="Build, verify and compare cached teacher features.", no_args_is_help=True)
-cache_group.command("text")(cache.text)
-cache_group.command("crops")(cache.crops)
-cache_group.command("images")(cache.images)
+cache_group.command("text")(make.text)
+cache_group.command("crops")(make.crops)
+cache_group.command("images")(make.images)
 cache_group.command("priors")(priors.priors)
-cache_group.command("all")(cache.all_columns)
+cache_group.command("all")(make.all_columns)
 cache_group.command("plan")(tables.plan)
 cache_group.command("info")(columns.info)
 cache_group.command("verify")(columns.verify)

@@ -30,7 +30,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cckt.cache_builder.columns.exchange import export_column, import_column
+from cckt.cache_builder.columns.exchange.column_in import import_column
+from cckt.cache_builder.columns.exchange.column_out import export_column
 from cckt.cache_builder.index import build_index, open_index
 from cckt.cache_builder.store import ColumnName, column_spec, open_column, open_writer
 

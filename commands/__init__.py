@@ -3,8 +3,6 @@
 One file per command or group; `cli.py` assembles them. No command imports another one.
 
     ablate.py          cckt ablate: the paper's tables on any data
-    cache.py           cckt cache text, crops, images, all: columns of a CLIP teacher
-    columns.py         cckt cache info, verify, diff, pull, finish: work on existing columns
     console.py         progress, tables, figures and errors on the terminal; nothing else prints
     data.py            cckt data index, shapeworld: make a data set
     doctor.py          cckt doctor: check the installation, the data and a run
@@ -13,10 +11,11 @@ One file per command or group; `cli.py` assembles them. No command imports anoth
     options.py         option types and defaults that several commands share
     predict.py         cckt predict: detect named concepts in photos and videos
     prior_report.py    the tables of prior quality, for cache priors and eval
-    priors.py          cckt cache priors: concept probabilities from CLIP or a multimodal LLM
     pseudo.py          cckt pseudo: a data set extended by a run's confident detections
     quickstart.py      cckt quickstart: the whole pipeline on shapeworld
     report.py          cckt report: one HTML file about one or several runs
-    tables.py          cckt cache export, import, plan: tables of other programs, cost of columns
     train.py           cckt train: start or resume a run
+
+    cache/             cckt cache: make columns, work on existing ones, tables of other programs
+    engines/           options that choose who does the work, and work on a Ray cluster
 """

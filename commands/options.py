@@ -51,7 +51,8 @@ Jitter = Annotated[int, typer.Option(help="Also cache K views of shifted boxes, 
 Synonyms = Annotated[bool, typer.Option("--synonyms", help="Average over the synonyms of a concept.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first unreadable image.")]
 Part = Annotated[
-    str | None, typer.Option(metavar="I/N", help="Make part I of N, counted from 0, for several machines.")
+    str | None,
+    typer.Option(metavar="I/N", help="Maker I of N, counted from 0; makers share the chunks."),
 ]
 Templates = Annotated[
     str, typer.Option(help="single, ensemble12, imagenet80, or a file with one template per line.")
@@ -111,14 +112,18 @@ Json = Annotated[
 ]
 
 
-def parse_part(text: str | None) -> tuple[int, int] | None:
+def parse_part(text: str | None, exact: bool = False) -> tuple[int, int] | None:
     """Return (i, n) of `--part I/N`; None lets the runner share the work among ranks.
 
-    Raises UserError for another form.
+    exact: the value of `--exact-part`. Raises UserError for another form.
     """
-    from cckt.cache_builder.runner import part_of
+    from cckt.cache_builder.runner import ExactPart, part_of
 
-    return None if text is None else part_of(text)
+    if text is None:
+        if exact:
+            raise UserError("--exact-part needs a part; add --part I/N, or remove it.")
+        return None
+    return ExactPart(part_of(text)) if exact else part_of(text)
 
 
 def refuse_unused(options: Mapping[str, object], reason: str) -> None:

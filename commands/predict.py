@@ -11,6 +11,7 @@ import typer
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress
+from cckt.commands.engines.choice import ActorCpus, Actors, Address, Engine, ray_engine
 from cckt.commands.options import DEVICE, Classification, Device, Json, Run, RunTeacher
 
 PRIORS = {None: "config", "clip": "guide", "none": "none"}
@@ -56,6 +57,10 @@ def predict(
         bool, typer.Option("--no-pictures", help="Draw no pictures of the detections.")
     ] = False,
     device: Device = DEVICE,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
     json: Json = None,
 ) -> None:
     """Detect the concepts you name in any photos."""
@@ -79,22 +84,34 @@ def predict(
         label_names([str(path) for path in paths])
     for path in filter(is_video, paths):
         check_video(path, every)
-    detector = Detector.load(run, device, teacher=teacher)
+    ray = ray_engine(engine, address, actors, actor_cpus)
+    # Before work on a cluster, loading the run here finds mistakes; it needs no device.
+    detector = Detector.load(run, "cpu" if ray and device == "auto" else device, teacher=teacher)
     began, progress = time.monotonic(), TerminalProgress()
     for note in detector.notes:
         progress.note(f"{run}: {note}")
     options: dict[str, Any] = {"classification": classification, "min_score": min_score}
     options |= {"multi_label": multi_label, "rivals": not no_rivals}
-    found = predict_files(
-        detector,
-        paths,
-        concepts,
-        pictures=None if no_pictures else out,
-        every=every,
-        progress=progress,
-        priors=PRIORS[priors],
-        **options,
-    )
+    options["priors"] = PRIORS[priors]
+    pictures = None if no_pictures else out
+    if ray is None:
+        found = predict_files(
+            detector, paths, concepts, pictures=pictures, every=every, progress=progress, **options
+        )
+    else:
+        from cckt.commands.engines.spread import spread_predictions
+
+        found = spread_predictions(
+            ray,
+            run,
+            paths,
+            concepts,
+            device=device,
+            teacher=teacher,
+            pictures=pictures,
+            progress=progress,
+            options=options,
+        )
     written = write_results(found, out, format)
     answer = Answer(json)
     for one in found[:SHOWN]:

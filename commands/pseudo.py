@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cckt.commands.console import Answer, TerminalProgress
+from cckt.commands.engines.choice import ActorCpus, Actors, Address, Engine, ray_engine
 from cckt.commands.options import DEVICE, Device, Json, NewData, Priors, Run
+
+if TYPE_CHECKING:
+    from cckt.cache_builder.index import Index
+    from cckt.detector.evaluation.detections import Detections
 
 
 def pseudo(
@@ -21,10 +26,23 @@ def pseudo(
     ] = False,
     priors: Priors = None,
     device: Device = DEVICE,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
     json: Json = None,
 ) -> None:
     """Make a data set that adds a run's confident detections as marked boxes, for self-training."""
     from cckt.detector.evaluation.pseudo_labels import pseudo_index
+
+    progress = TerminalProgress()
+    ray = ray_engine(engine, address, actors, actor_cpus)
+
+    def detect(index: Index) -> Detections:
+        from cckt.commands.engines.spread import spread_detections
+
+        assert ray is not None, "expected --engine ray"
+        return spread_detections(ray, run, data, priors, len(index), device, progress)
 
     made = pseudo_index(
         run,
@@ -34,7 +52,8 @@ def pseudo(
         splits=("base",) if base_only else ("base", "novel"),
         priors=priors,
         device=device,
-        progress=TerminalProgress(),
+        progress=progress,
+        detect=None if ray is None else detect,
     )
     answer = Answer(json)
     answer.lines(*made.lines())

@@ -292,6 +292,7 @@ def test_a_student_reads_no_data_and_a_term_knows_no_student() -> None:
         ("zarr", ["cckt.cache_builder.store"]),
         ("fsspec", ["cckt.cache_builder.store"]),
         ("pyarrow", ["cckt.cache_builder.store.exchange"]),
+        ("ray", ["cckt.cache_builder.runner.engines"]),
         ("open_clip", ["cckt.cache_builder.teacher.clip"]),
         ("transformers", ["cckt.cache_builder.mllm", "cckt.shapeworld.tiny_mllm"]),
         ("timm", ["cckt.detector.students.backbone"]),

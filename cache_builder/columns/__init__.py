@@ -8,13 +8,13 @@ clip_priors.py  priors from the columns images and text
 mllm_priors.py  priors from a multimodal LLM
 all_at_once.py  several columns with every photo decoded once
 fast_pixels.py  pixels of --fast, and the agreement of their embeddings
-growth.py       begin a column; copy rows of an older one
-donor.py        which rows of an older column can be copied
-exchange.py     export columns, import tables of vectors
 plan.py         what columns will cost
 options.py      options that the makers of columns share
 teachers.py     several teachers at once, and their labels
 report.py       the outcome of a maker
 remake.py       what is needed to make rows of a column again
 recompute.py    verify columns; REMAKE, how rows of each kind are made again
+
+growth/         copy rows of an older column
+exchange/       export columns, import tables of vectors
 """

@@ -25,9 +25,9 @@ from cckt.cache_builder.columns.crops import (
     photos_with_crops,
     usable_boxes,
 )
-from cckt.cache_builder.columns.donor import Donor
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels
-from cckt.cache_builder.columns.growth import finish_all, require_same_bytes
+from cckt.cache_builder.columns.growth.begin import finish_all, require_same_bytes
+from cckt.cache_builder.columns.growth.donor import Donor
 from cckt.cache_builder.columns.images import ImageReader, cache_images, encoder, image_reader, images_spec
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.report import CacheReport, report_of
@@ -63,7 +63,8 @@ def cache_all(
     """Make `text`, then `crops` and `images` in one pass over the photos, then `priors/clip`; return reports.
 
     The columns are those of `cache_text`, `cache_crops`, `cache_images` and `cache_clip_priors`, byte for
-    byte. The priors are left out while other parts have photos to encode: the part that ends last makes them.
+    byte. Makers share every column, see `run_chunks`; an `ExactPart` leaves the priors out while other parts
+    have photos to encode.
     Several teachers share the pass; see `label_teachers` for `name`. flipped, jitter: views of the crops, see
     `cache_photos`. options: see `Making`; `chunk_rows` is of `crops` and `images`.
 
@@ -98,7 +99,8 @@ def cache_all(
         **{**options, "held": True},
     )
     if all(report.manifest for report in reports):
-        finish_all(data, making.place(data), open_index(data))  # together: the old columns fit each other
+        names = [report.name for report in reports]
+        finish_all(data, making.place(data), open_index(data), names)  # the old columns fit each other
         reports += [
             cache_clip_priors(
                 data,

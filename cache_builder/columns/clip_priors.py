@@ -14,7 +14,7 @@ import numpy as np
 from cckt.cache_builder.base.constants import TAU
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.columns.growth import begin_column
+from cckt.cache_builder.columns.growth.begin import begin_column
 from cckt.cache_builder.columns.options import check_numbers, place
 from cckt.cache_builder.columns.remake import Made, Remake
 from cckt.cache_builder.columns.report import CacheReport, report_of

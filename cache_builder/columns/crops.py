@@ -16,7 +16,7 @@ from torch import Tensor
 from cckt.cache_builder.base.constants import CROP
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels, fast_pixels
-from cckt.cache_builder.columns.growth import require_same_bytes
+from cckt.cache_builder.columns.growth.begin import require_same_bytes
 from cckt.cache_builder.columns.images import CopyingReader, encoder, teacher_recipe
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.remake import Made, Remake, remake_from_photos

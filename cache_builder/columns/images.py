@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cckt.cache_builder.columns.donor import Donor
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels, fast_pixels, stacked
-from cckt.cache_builder.columns.growth import require_same_bytes
+from cckt.cache_builder.columns.growth.begin import require_same_bytes
+from cckt.cache_builder.columns.growth.donor import Donor
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.remake import Made, Remake, remake_from_photos
 from cckt.cache_builder.columns.report import CacheReport, report_of

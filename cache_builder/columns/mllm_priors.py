@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.constants import PRECISION, PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.columns.donor import Donor
-from cckt.cache_builder.columns.growth import begin_column, require_same_bytes
+from cckt.cache_builder.columns.growth.begin import begin_column, require_same_bytes
+from cckt.cache_builder.columns.growth.donor import Donor
 from cckt.cache_builder.columns.images import CopyingReader
 from cckt.cache_builder.columns.options import check_numbers, place
 from cckt.cache_builder.columns.report import CacheReport, report_of

@@ -10,13 +10,13 @@ from typing import Any, TypedDict
 from cckt.cache_builder.base.constants import BATCH, PRECISION
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.columns.growth import Growth, begin_column
+from cckt.cache_builder.columns.growth.begin import Growth, begin_column
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.store import ColumnSpec
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 
 CHUNK_ROWS = 512
-"""Rows of a chunk of crops or images: at most this much is computed again after a kill."""
+"""Rows of a chunk of crops or images. A kill loses the chunks in hand, usually two or three."""
 
 MOST_WORKERS = 8
 """Default number of workers that decode, on a machine with more cores."""
@@ -58,7 +58,7 @@ class Making:
     strict: bool = False
     """Stop at a photo that cannot be read, instead of leaving its rows invalid with a note."""
     part: tuple[int, int] | None = None
-    """(i, n), the i-th of n makers; None: torchrun's rank, otherwise everything."""
+    """(i, n), the i-th of n makers that share the work; `ExactPart`: its share only; see `run_chunks`."""
     chunk_rows: int = CHUNK_ROWS
     """Rows of a chunk."""
     overwrite: bool = False
@@ -67,11 +67,11 @@ class Making:
     """Place of the column, if not the data set's folder: a folder or a URL (s3://, gs://, memory://)."""
     progress: Progress | None = None
     reuse: str = "same"
-    """Which rows of an older column are copied, one of `growth.REUSE`."""
+    """Which rows of an older column are copied, one of `growth.begin.REUSE`."""
     reuse_from: Path | str | None = None
     """Data set with the older column; None: the place of the column itself."""
     held: bool = False
-    """Leave a column that replaces an older one in `.grow/` when it is finished, for `growth.finish_all`."""
+    """Leave a column that replaces an older one in `.grow/` when it is finished, for `finish_all`."""
 
     def __post_init__(self) -> None:
         check_numbers(self.batch, self.workers, self.part)

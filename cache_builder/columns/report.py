@@ -48,6 +48,8 @@ class CacheReport:
     """Rows that were copied from an older column, in the chunks made now."""
     made_rows: int = 0
     """Rows with a value that were made now."""
+    again: int = 0
+    """Units of chunks that were begun again, because the maker that had them died or was very slow."""
     agreement: Agreement | None = None
     """Of a fast column: agreement of a sample of its rows with the exact ones."""
 
@@ -64,6 +66,8 @@ class CacheReport:
         ]
         if self.copied_rows:
             lines.append(f"{self.copied_rows} rows copied from the older column, {self.made_rows} made")
+        if self.again:
+            lines.append(f"{self.again} units begun again: their maker died or was very slow")
         lines += self.notes[:MOST_NOTES]
         if len(self.notes) > MOST_NOTES:
             lines.append(f"and {len(self.notes) - MOST_NOTES} more such lines")
@@ -84,6 +88,7 @@ class CacheReport:
             "skipped_chunks": self.skipped_chunks,
             "made_chunks": self.made_chunks,
             "seconds": self.seconds,
+            "again": self.again,
             "read_wait": self.read_wait,
             "map_seconds": self.map_seconds,
             "notes": self.notes,
@@ -145,5 +150,6 @@ def report_of(
         map_seconds=run.map_seconds,
         copied_rows=run.copied,
         made_rows=run.rows - run.invalid - run.copied,
+        again=run.again,
         agreement=agreement,
     )

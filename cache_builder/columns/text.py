@@ -16,7 +16,7 @@ from cckt.cache_builder.base.constants import BATCH, PRECISION, TEMPLATES
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.columns.growth import begin_column
+from cckt.cache_builder.columns.growth.begin import begin_column
 from cckt.cache_builder.columns.options import as_teacher, check_numbers, place
 from cckt.cache_builder.columns.remake import Made, Remake
 from cckt.cache_builder.columns.report import CacheReport, report_of

@@ -16,7 +16,10 @@ from cckt.cache_builder.runner.writer_thread import FinishedChunk, WriterThread
 from cckt.cache_builder.store import ColumnWriter
 
 MOST_OPEN = 32
-"""Chunks that wait at the same time for the rest of a batch: a bound of the memory."""
+"""Chunks that wait at the same time for the rest of a batch: a bound of memory and of what a kill loses."""
+
+MOST_WAIT = 15.0
+"""Seconds that a chunk of which every row is read waits for the rest of a batch, with slow readers."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class _Chunk:
         self.notes: dict[int, str] = {}
         self.unread = hi - lo
         self.unmapped = 0
+        self.copied = 0
+        self.read_at = 0.0
+        """When its last row was read."""
 
 
 class ChunkAssembler:
@@ -50,8 +56,9 @@ class ChunkAssembler:
 
     A batch holds valid rows of one chunk in row order, `batch` of them, fewer at the end of the chunk. So the
     shapes of batches, and with them the floats of a teacher, depend only on the rows. Rows that are
-    `independent` of their batch wait for rows of the next chunks instead, unless MOST_OPEN chunks wait. A
-    mapper that returns a function is started one batch before the result of the batch is collected.
+    `independent` of their batch wait for rows of the next chunks instead, until `finish`, while at most
+    MOST_OPEN chunks wait, none longer than MOST_WAIT. A mapper that returns a function is started one batch
+    before the result of the batch is collected.
     """
 
     def __init__(
@@ -62,12 +69,13 @@ class ChunkAssembler:
         wanted: Container[int],
         writer_thread: WriterThread,
         report: RunReport,
+        target: int = 0,
         independent: bool = False,
     ) -> None:
         assert batch >= 1, f"expected batch >= 1, found {batch}"
         self._independent = independent
         self._writer, self._map, self._batch, self._wanted = writer, map, batch, wanted
-        self._writer_thread, self._report = writer_thread, report
+        self._writer_thread, self._report, self._target = writer_thread, report, target
         self._open: dict[int, _Chunk] = {}
         self._pending: list[tuple[int, Item]] = []
         """(chunk, item) that wait for a batch, in row order."""
@@ -96,7 +104,7 @@ class ChunkAssembler:
                 if start <= item.row < end:
                     if item.value is not None:
                         chunk.values[item.row - start], chunk.valid[item.row - start] = item.value, True
-                        self._report.copied += 1
+                        chunk.copied += 1
                     elif item.data is not None:
                         self._pending.append((number, item))
                         chunk.unmapped += 1
@@ -104,9 +112,10 @@ class ChunkAssembler:
                         chunk.notes[item.row] = item.reason
             covered = min(hi, end) - max(lo, start)
             chunk.unread -= covered
+            chunk.read_at = time.monotonic()
             counted += covered
             assert chunk.unread >= 0, f"rows of chunk {number} were read twice"
-            while len(self._pending) >= self._batch or (self._pending and self._must_flush(chunk)):
+            while len(self._pending) >= self._batch or (self._pending and self._must_launch(chunk)):
                 self._launch()
             self._write_if_complete(number)
         return counted
@@ -123,9 +132,18 @@ class ChunkAssembler:
         while self._in_flight:
             self._collect()
 
-    def _must_flush(self, chunk: _Chunk) -> bool:
-        """Whether rows that wait are mapped although they do not fill a batch."""
-        return len(self._open) > MOST_OPEN if self._independent else not chunk.unread
+    def keep_complete(self) -> None:
+        """Map what waits of chunks of which every row is read, so that an error of a reader loses none."""
+        self._pending = [(number, item) for number, item in self._pending if not self._open[number].unread]
+        self.map_waiting()
+
+    def _must_launch(self, chunk: _Chunk) -> bool:
+        """Whether rows that wait are mapped although they do not fill a batch. chunk: read last."""
+        if not self._independent:
+            return not chunk.unread
+        oldest = self._open[self._pending[0][0]]
+        late = not oldest.unread and time.monotonic() - oldest.read_at > MOST_WAIT
+        return late or len(self._open) > MOST_OPEN
 
     def _launch(self) -> None:
         """Begin the mapping of the first batch of rows that wait."""
@@ -158,5 +176,14 @@ class ChunkAssembler:
             return
         del self._open[number]
         self._writer_thread.put(
-            FinishedChunk(self._writer, self._report, number, chunk.values, chunk.valid, chunk.notes)
+            FinishedChunk(
+                self._writer,
+                self._report,
+                number,
+                chunk.values,
+                chunk.valid,
+                chunk.notes,
+                chunk.copied,
+                self._target,
+            )
         )

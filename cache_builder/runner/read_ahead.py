@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -19,22 +20,11 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 
-def read_ahead(
-    read: Callable[[J], list[R]],
-    jobs: Iterable[J],
-    workers: int,
-    processes: bool,
-    rows_of: Callable[[J], int] = lambda job: 0,
-    rows: int = 1,
-) -> Generator[tuple[J, list[R]], None, None]:
-    """Yield (job, result of `read`) in the order of the jobs. workers 0: read in this thread.
-
-    Up to 2 * workers + 1 results wait, and more until their jobs hold `rows` rows (counted by `rows_of`), so
-    that the next batch is ready when the mapper needs it.
-    """
+@contextlib.contextmanager
+def reading_pool(workers: int, processes: bool) -> Iterator[Executor | None]:
+    """Hold the threads or processes that read; None with 0 workers."""
     if workers == 0:
-        for job in jobs:
-            yield job, read(job)
+        yield None
         return
     pool: Executor
     if processes:
@@ -42,14 +32,37 @@ def read_ahead(
         pool = ProcessPoolExecutor(workers, context, initializer=_init_process)
     else:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="cckt-read")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def read_ahead(
+    read: Callable[[J], list[R]],
+    jobs: Iterator[J | None],
+    workers: int,
+    pool: Executor | None,
+    rows_of: Callable[[J], int] = lambda job: 0,
+    rows: int = 1,
+) -> Generator[tuple[J, list[R]], None, None]:
+    """Yield (job, result of `read`) in the order of the jobs. pool: of `workers` workers; None: this thread.
+
+    Up to 2 * workers + 1 results wait, and more until their jobs hold `rows` rows (counted by `rows_of`), so
+    that the next batch is ready when the mapper needs it. None among the jobs means that there is none at the
+    moment: what was read is yielded, and the stream ends if nothing is being read.
+    """
     waiting: deque[tuple[J, Future[list[R]]]] = deque()
-    source, ahead = iter(jobs), 0
+    ahead = 0
     try:
         while True:
-            while len(waiting) < 2 * workers + 1 or ahead < rows:
-                upcoming = next(source, None)
+            while pool is None or len(waiting) < 2 * workers + 1 or ahead < rows:
+                upcoming = next(jobs, None)
                 if upcoming is None:
                     break
+                if pool is None:
+                    yield upcoming, read(upcoming)
+                    continue
                 ahead += rows_of(upcoming)
                 waiting.append((upcoming, pool.submit(read, upcoming)))
             if not waiting:
@@ -62,8 +75,6 @@ def read_ahead(
             "A reading process died, most likely because memory ran out: run the same command again with "
             "fewer --workers; what is finished is kept."
         ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _init_process() -> None:

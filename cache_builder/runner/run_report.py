@@ -14,11 +14,13 @@ class RunReport:
     made: int = 0
     """Chunks written."""
     skipped: int = 0
-    """Chunks of this part's share that were finished before the run."""
+    """Chunks that were finished before the run: of the whole column, or of an exact part."""
+    again: int = 0
+    """Units that this run made after another maker had begun them: that maker died or was very slow."""
     rows: int = 0
     """Rows written."""
     copied: int = 0
-    """Rows that were copied from another column; see `Item.value`."""
+    """Rows written that were copied from another column; see `Item.value`."""
     invalid: int = 0
     """Rows written without a value."""
     notes: dict[int, str] = field(default_factory=dict)
@@ -32,4 +34,4 @@ class RunReport:
     write_seconds: float = 0.0
     """Seconds in the writer thread."""
     manifest: Manifest | None = None
-    """The finished manifest, None while chunks of other parts are missing."""
+    """The finished manifest, None while chunks are missing that an exact part leaves out."""

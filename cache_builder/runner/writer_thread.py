@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,16 +26,23 @@ class FinishedChunk:
     values: NDArray[np.float32]
     valid: NDArray[np.bool_]
     notes: dict[int, str]
+    copied: int = 0
+    """Rows that were copied from another column."""
+    target: int = 0
+    """Number of the target among those of the run."""
 
 
 class WriterThread:
     """A context that writes chunks in the background; at most two wait in its queue.
 
+    written: called in the thread with the number of the target and the chunk, after each write.
+
     An error of the thread is raised by `put`, by `check`, or at the end of the block. If an error or a signal
     ends the block, the chunks in the queue are still written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, written: Callable[[int, int], None] = lambda target, chunk: None) -> None:
+        self._written = written
         self._queue: queue.Queue[FinishedChunk | None] = queue.Queue(maxsize=2)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="cckt-write", daemon=True)
@@ -53,6 +61,11 @@ class WriterThread:
         if self._error is not None:
             raise self._error
 
+    def flush(self) -> None:
+        """Wait until all queued chunks are written."""
+        self._queue.join()
+        self.check()
+
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._queue.put(None)
         self._thread.join()
@@ -64,8 +77,10 @@ class WriterThread:
             if self._error is None:
                 try:
                     _write(chunk)
+                    self._written(chunk.target, chunk.number)
                 except BaseException as error:
                     self._error = error
+            self._queue.task_done()
 
 
 def _write(chunk: FinishedChunk) -> None:
@@ -82,6 +97,7 @@ def _write(chunk: FinishedChunk) -> None:
     invalid = writer.write(chunk.number, chunk.values, valid, chunk.notes)
     report.made += 1
     report.rows += len(chunk.values)
+    report.copied += chunk.copied
     report.invalid += invalid
     report.notes.update(chunk.notes)
     report.write_seconds += time.perf_counter() - began

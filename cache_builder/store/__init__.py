@@ -6,6 +6,7 @@ Write with `open_writer`, read with `open_column`. No other room imports zarr.
     reader.py          read a finished column
     begin.py           begin a column in its place; what --overwrite may replace
     writer.py          write chunks, resume, finish
+    claims.py          which maker makes which chunks: claims with a lease
     check.py           check the files of a column, one chunk at a time
     verify.py          verify a column, mark chunks to be made again
     agreement.py       how far two versions of the same rows agree
@@ -25,7 +26,9 @@ Write with `open_writer`, read with `open_column`. No other room imports zarr.
 from __future__ import annotations
 
 from cckt.cache_builder.store.agreement import Agreement
+from cckt.cache_builder.store.begin import OtherColumn
 from cckt.cache_builder.store.check import Problem
+from cckt.cache_builder.store.claims import Claims
 from cckt.cache_builder.store.diff import ColumnDiff, diff_columns
 from cckt.cache_builder.store.format.manifest import Manifest
 from cckt.cache_builder.store.format.spec import ColumnSpec
@@ -52,6 +55,7 @@ from cckt.cache_builder.store.writer import ColumnWriter, open_writer
 __all__ = [
     "KINDS",
     "Agreement",
+    "Claims",
     "Column",
     "ColumnDiff",
     "ColumnInfo",
@@ -61,6 +65,7 @@ __all__ = [
     "ColumnWriter",
     "Manifest",
     "Origin",
+    "OtherColumn",
     "Problem",
     "ProvenRows",
     "PullReport",

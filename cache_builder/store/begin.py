@@ -18,6 +18,14 @@ from cckt.cache_builder.store.kinds import repair_command
 from cckt.cache_builder.store.places.contract import ChunkFiles
 
 
+class OtherColumn(UserError):
+    """The place holds another column. `found` and `wanted` are the specs."""
+
+    def __init__(self, place: str, found: ColumnSpec, wanted: ColumnSpec, data: str) -> None:
+        super().__init__(_refusal(place, found, wanted, data))
+        self.found, self.wanted = found, wanted
+
+
 def begin(files: ChunkFiles, spec: ColumnSpec, data: str, *, overwrite: bool) -> Manifest:
     """Return the manifest of `spec` in its place, begun if it is not there yet.
 
@@ -37,7 +45,7 @@ def begin(files: ChunkFiles, spec: ColumnSpec, data: str, *, overwrite: bool) ->
         found = None
     if found is not None and found.spec.identity != spec.identity:
         if not overwrite:
-            raise UserError(refusal(files.place, found.spec, spec, data))
+            raise OtherColumn(files.place, found.spec, spec, data)
         _clear(files)
         found = None
     if found is not None and found.finished and overwrite:
@@ -63,7 +71,7 @@ def _begun(files: ChunkFiles, spec: ColumnSpec, data: str) -> Manifest:
     found = read_manifest(files)
     assert found is not None, "expected the manifest that was just written"
     if found.spec.identity != spec.identity:
-        raise UserError(refusal(files.place, found.spec, spec, data))
+        raise OtherColumn(files.place, found.spec, spec, data)
     return found
 
 
@@ -88,7 +96,7 @@ def _in_the_way(place: str, names: Sequence[str]) -> str:
     )
 
 
-def refusal(place: str, found: ColumnSpec, wanted: ColumnSpec, data: str) -> str:
+def _refusal(place: str, found: ColumnSpec, wanted: ColumnSpec, data: str) -> str:
     """Return why a place that holds another column is not written to, with both digests and the next step."""
     if found.index_digest != wanted.index_digest:
         what, there, expected = "index", found.index_digest, wanted.index_digest

@@ -17,6 +17,7 @@ from cckt.cache_builder.store.format.file_names import (
     GROUP,
     chunk_file,
     document_file,
+    is_claim,
     is_ledger,
     is_temporary,
 )
@@ -86,7 +87,7 @@ class Check:
             chunk_file(array, chunk) for array in self.spec.arrays for chunk in range(self.spec.n_chunks)
         }
         for name in sorted(set(self._sizes) - documents - chunks - {GROUP}):
-            if self.manifest.finished or not (is_ledger(name) or is_temporary(name)):
+            if self.manifest.finished or not (is_ledger(name) or is_claim(name) or is_temporary(name)):
                 self.report("foreign", f"{name} does not belong to the column")
         if not self.manifest.finished:
             missing = [chunk for chunk in range(self.spec.n_chunks) if chunk not in self._expected]
@@ -165,7 +166,7 @@ class Check:
 
     def remove_temporary(self) -> None:
         """Remove what killed writers left."""
-        self.files.remove(name for name in self._sizes if is_temporary(name))
+        self.files.remove(name for name in self._sizes if is_temporary(name) or is_claim(name))
 
     def mark_missing(self) -> None:
         """Unfinish the column and record only its good chunks, in an order that a kill cannot spoil."""

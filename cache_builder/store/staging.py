@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store.format.file_names import LEDGER
 from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
 from cckt.cache_builder.store.places.contract import TEMPORARY
 from cckt.cache_builder.store.places.files import LocalFiles, open_files
@@ -44,20 +45,25 @@ def promote(data: Path | str, name: str) -> None:
     assert isinstance(staged, LocalFiles)
     with files.locked():
         manifest = read_manifest(staged)
-        if manifest is None or not manifest.finished:
-            return
-        aside = files.folder.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(files.folder, aside)
-            files.folder.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(staged.folder, files.folder)
-        except OSError as error:
-            raise UserError(
-                f"{staged.folder} is finished but could not be moved to {files.folder} ({error.strerror}); "
-                "fix that and run the same command again."
-            ) from error
-        shutil.rmtree(aside, ignore_errors=True)
-    for folder in (staged.folder.parent, staged_place(data)):
-        with contextlib.suppress(OSError):  # it holds another column
+        if manifest is not None and manifest.finished:
+            _exchange(files, staged)
+    # A maker that was slower may have left empty folders of its claims and locks.
+    for folder in (staged.folder / LEDGER, staged.folder, staged.folder.parent, staged_place(data)):
+        with contextlib.suppress(OSError):  # it holds a column, or is gone
             folder.rmdir()
+
+
+def _exchange(files: LocalFiles, staged: LocalFiles) -> None:
+    """Move the column of `staged` to the place of `files`, and delete what was there."""
+    aside = files.folder.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(files.folder, aside)
+        files.folder.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(staged.folder, files.folder)
+    except OSError as error:
+        raise UserError(
+            f"{staged.folder} is finished but could not be moved to {files.folder} ({error.strerror}); "
+            "fix that and run the same command again."
+        ) from error
+    shutil.rmtree(aside, ignore_errors=True)

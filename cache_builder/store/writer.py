@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.store.begin import begin, refusal
+from cckt.cache_builder.store.begin import OtherColumn, begin
+from cckt.cache_builder.store.claims import Claims
 from cckt.cache_builder.store.format.block import chunk_arrays
-from cckt.cache_builder.store.format.file_names import GROUP, chunk_file, is_ledger, is_temporary
+from cckt.cache_builder.store.format.file_names import (
+    GROUP,
+    chunk_file,
+    is_claim,
+    is_ledger,
+    is_temporary,
+)
 from cckt.cache_builder.store.format.layout import library_versions
 from cckt.cache_builder.store.format.ledger import LedgerEntry, Ledgers, LedgerWriter, read_ledgers
 from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
@@ -25,7 +32,12 @@ from cckt.cache_builder.store.staging import staged_place
 
 
 def open_writer(
-    data: Path | str, spec: ColumnSpec, *, overwrite: bool = False, staged: bool = False
+    data: Path | str,
+    spec: ColumnSpec,
+    *,
+    overwrite: bool = False,
+    staged: bool = False,
+    joins: bool = False,
 ) -> ColumnWriter:
     """Begin the column `spec.name` of the data-set folder (or URL) `data`, or resume the same column.
 
@@ -34,7 +46,8 @@ def open_writer(
     column is made again if it is finished, and resumed if it is not: a killed overwrite began it.
 
     staged: make it in `.grow/` of a folder `data`; `staging.promote` exchanges it for the one in the place
-    when it is finished. A column of another index or recipe in `.grow/` is removed.
+    when it is finished; other makers may do that while this writer is in use. A column of another index or
+    recipe in `.grow/` is removed, or with `joins` refused: another process has begun the column.
 
     Raises UserError: another column is in the place; the folder holds files that do not belong to a column
     (they are never deleted); it is read-only, full or gone; several ranks overwrite in an object store, which
@@ -43,9 +56,13 @@ def open_writer(
     files = open_files(staged_place(data) if staged else data, spec.name)
     if staged:
         with files.locked():
-            found = read_manifest(files)
-            other = found is not None and found.spec.identity != spec.identity
-            return ColumnWriter(files, begin(files, spec, str(data), overwrite=other), str(data))
+            found, later = read_manifest(files), open_files(data, spec.name)
+            done = read_manifest(later) if found is None else None
+            if done is not None and done.finished and done.spec.identity == spec.identity:
+                return ColumnWriter(later, done, str(data))  # promoted a moment ago
+            other = found is not None and found.spec.identity != spec.identity and not joins
+            manifest = begin(files, spec, str(data), overwrite=other)
+            return ColumnWriter(files, manifest, str(data), later)
     if not overwrite:
         return ColumnWriter(files, begin(files, spec, str(data), overwrite=False), str(data))
     if not isinstance(files, LocalFiles):
@@ -67,9 +84,12 @@ def _require_one_rank(place: str) -> None:
 class ColumnWriter:
     """The access of one process to an unfinished column; call it from one thread at a time."""
 
-    def __init__(self, files: ChunkFiles, manifest: Manifest, data: str) -> None:
+    def __init__(
+        self, files: ChunkFiles, manifest: Manifest, data: str, later: ChunkFiles | None = None
+    ) -> None:
+        """later: where a staged column is when it has been promoted."""
         self.spec = manifest.spec
-        self._files = files
+        self._files, self._later = files, later
         self._manifest = manifest
         self._data = data
         self._ledger = LedgerWriter(files, self.spec, library_versions())
@@ -91,14 +111,14 @@ class ColumnWriter:
     def finished(self) -> bool:
         """Whether this process or another one has finished the column; reads the manifest."""
         if not self._manifest.finished:
-            found = read_manifest(self._files)
+            found = read_manifest(self._files) or self._promoted()
             if found is None:
                 raise UserError(
                     f"{self._files.place} vanished while it was written: expected the folder that the "
                     "command began with, restore it or run the same command again to make it again."
                 )
             if found.spec.identity != self.spec.identity:
-                raise UserError(refusal(self._files.place, found.spec, self.spec, self._data))
+                raise OtherColumn(self._files.place, found.spec, self.spec, self._data)
             self._manifest = found
         return self._manifest.finished
 
@@ -113,6 +133,17 @@ class ColumnWriter:
         missing = self._state()[1]
         # Another maker may have finished the column and removed its ledgers meanwhile.
         return [] if missing and self.finished else missing
+
+    def claims(self, units: int) -> Claims:
+        """Return the claims of this process on `units` units of work of the column."""
+        return Claims(self._files, units)
+
+    def stands(self, chunk: int) -> bool:
+        """Return whether the file of a chunk is whole: another maker may have made it just now."""
+        size = self._files.size(chunk_file("values", chunk))
+        if size is None and self._later is not None:
+            return self.finished
+        return size == self.spec.chunk_bytes("values")
 
     def write(
         self,
@@ -142,6 +173,11 @@ class ColumnWriter:
                         raise
                     self._store(blocks, entry)  # and a third one has begun it again since
         return invalid
+
+    def _promoted(self) -> Manifest | None:
+        """The manifest of a staged column that another maker has finished and promoted."""
+        found = None if self._later is None else read_manifest(self._later)
+        return found if found and found.finished and found.spec.identity == self.spec.identity else None
 
     def _store(self, blocks: Mapping[str, NDArray[Any]], entry: LedgerEntry) -> None:
         """Write a chunk's files, then its ledger entry."""
@@ -179,7 +215,8 @@ class ColumnWriter:
                 if found is None or not found.finished:  # begun again meanwhile: not ours to sweep
                     return self._manifest
                 sizes = self._files.sizes()
-            self._files.remove(name for name in sizes if is_ledger(name) or is_temporary(name))
+            left = (is_ledger, is_claim, is_temporary)
+            self._files.remove(name for name in sizes if any(one(name) for one in left))
         return self._manifest
 
     def _state(self) -> tuple[Ledgers, list[int], dict[str, int]]:
@@ -200,9 +237,7 @@ class ColumnWriter:
 
     def _made_already(self, chunk: int) -> bool:
         """Whether another maker was faster; the ledgers are read only if the chunk's file exists."""
-        if self._files.size(chunk_file("values", chunk)) != self.spec.chunk_bytes("values"):
-            return False
-        return chunk not in self._state()[1]
+        return self.stands(chunk) and chunk not in self._state()[1]
 
     def _matches(self, entry: LedgerEntry) -> bool:
         """Whether the chunk's files have the digests of an entry."""

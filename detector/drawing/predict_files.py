@@ -29,15 +29,18 @@ def predict_files(
     *,
     pictures: Path | None = None,
     every: float = 1.0,
+    first: int | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> list[Prediction]:
     """Return a prediction for each photo and video frame, in their order.
 
     pictures: folder for one PNG per readable image, with its detections; None draws nothing. every: seconds
-    between two frames of a video. options: as for `Predictor.stream`. A file that cannot be read gives a
-    prediction with a fault, or no frames, and a note. If a picture cannot be written, for example because the
-    disk is full, a note gives the reason and no further ones are drawn; the predictions are complete. Raises
+    between two frames of a video. first: number of the first picture, if `paths` are a part of all photos;
+    then it is no error that none of them can be read. options: as for `Predictor.stream`. A file that cannot
+    be read gives a prediction with a fault, or no frames, and a note. If a picture cannot be written, for
+    example because the disk is full, a note gives the reason and no further ones are drawn; the predictions
+    are complete. Raises
     UserError if no file can be read, and before the work if `pictures` cannot be written.
     """
     progress, found = progress or Silent(), []
@@ -47,7 +50,7 @@ def predict_files(
     progress.start("predict", len(paths), "photos")
     inputs, shown = tee(_images(paths, every, pictures is not None, progress))
     stream = detector.stream(inputs, vocabulary, strict=False, **options)
-    for number, (image, prediction) in enumerate(zip(shown, stream, strict=True), 1):
+    for number, (image, prediction) in enumerate(zip(shown, stream, strict=True), first or 1):
         if prediction.fault:
             progress.note(prediction.fault)
         elif pictures is not None and not isinstance(image, Path):
@@ -61,6 +64,8 @@ def predict_files(
         found.append(prediction)
         progress.advance()
     progress.finish()
+    if first is not None:
+        return found
     if not found:
         raise UserError(f"{paths[0]}: no frame could be read; give another --every or other videos.")
     if all(prediction.fault for prediction in found):

@@ -72,6 +72,10 @@ class Detections:
         """Return zero detections."""
         return Detections(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0), np.empty((0, 4)))
 
+    def by_image(self) -> Detections:
+        """Return the detections by ascending image id, those of an image in their order."""
+        return self.where(np.argsort(self.image_ids, kind="stable"))
+
     @staticmethod
     def join(parts: Iterable[Detections]) -> Detections:
         """Concatenate several, in their order."""

@@ -123,7 +123,7 @@ def infer(
         if stop():
             raise Abandoned
     progress.finish()
-    joined = {name: _in_index_order(Detections.join(found)) for name, found in parts.items()}
+    joined = {name: Detections.join(found).by_image() for name, found in parts.items()}
     return InferenceResult(joined, tuple(faults), photos - len(faults), time.perf_counter() - begin)
 
 
@@ -157,7 +157,7 @@ def infer_on_ranks(
             raise part
         whole.append(part)
     detections = {
-        variant.name: _in_index_order(Detections.join([part.detections[variant.name] for part in whole]))
+        variant.name: Detections.join([part.detections[variant.name] for part in whole]).by_image()
         for variant in variants
     }
     return InferenceResult(
@@ -269,7 +269,3 @@ def _detections(
             )
         )
     return detections
-
-
-def _in_index_order(detections: Detections) -> Detections:
-    return detections.where(np.argsort(detections.image_ids, kind="stable"))

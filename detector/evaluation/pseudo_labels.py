@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from cckt.detector.evaluation.evaluation_set import open_evaluation_set
 from cckt.detector.evaluation.inference_loop import infer
 from cckt.detector.evaluation.match_detections import iou
 from cckt.detector.inference.inference_model import load_inference_model
-from cckt.detector.runs.run_folder import evaluation_weights, run_config
+from cckt.detector.runs.run_folder import Facts, evaluation_weights, run_config
 
 OVERLAP = 0.5
 """IoU from which a detection counts as an existing box, whatever the concept of that box."""
@@ -70,6 +70,7 @@ def pseudo_index(
     priors: str | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    detect: Callable[[Index], Detections] | None = None,
 ) -> PseudoReport:
     """Make a data set of `data` plus a run's detections with a score of at least `min_score`.
 
@@ -78,6 +79,8 @@ def pseudo_index(
     "pseudo" entry of the index's card lists them. splits: splits of the detections to add. priors: as for
     `evaluate_run`. Detections that overlap a box, a crowd or a detection with a higher score (IoU of at least
     OVERLAP) are left out, and so are detections of concepts that LVIS verified to be absent.
+
+    detect: gives the detections of `ShareDetector` on all photos, made elsewhere; None makes them here.
 
     Raises UserError for a run, data set or column that is missing or does not fit, and for an `out` that
     is `data` or holds an index that was not made from it.
@@ -91,11 +94,12 @@ def pseudo_index(
         )
     index = open_index(data)
     _check_out(out, index)
-    config = run_config(run)
-    model, facts = load_inference_model(run, device)
-    dataset = open_evaluation_set(index, facts, scored=False)
-    variant = chosen_variant(config, priors)
-    found = infer(model, dataset, [variant], progress=progress or Silent()).detections[variant.name]
+    variant = chosen_variant(run_config(run), priors)
+    dataset = open_evaluation_set(index, Facts.load(run), scored=False)
+    if detect is None:
+        found = ShareDetector(run, data, priors, device).detect((0, 1), progress)
+    else:
+        found = detect(index)
     kept_ids = {c.category_id for c in dataset.vocabulary if c.split in splits}
     confident = found.where((found.scores >= min_score) & np.isin(found.category_ids, sorted(kept_ids)))
     new = _without_overlaps(index, confident)
@@ -122,6 +126,22 @@ def pseudo_index(
         photos=len(np.unique(rows)),
         concepts={index.concepts[int(row)].name: int(counts[row]) for row in np.flatnonzero(counts)},
     )
+
+
+class ShareDetector:
+    """A run that detects on shares of the photos of a data set. See `pseudo_index` for the arguments."""
+
+    def __init__(self, run: Path, data: Path, priors: str | None = None, device: str = "auto") -> None:
+        self._model, facts = load_inference_model(run, device)
+        self._dataset = open_evaluation_set(open_index(data), facts, scored=False)
+        self._variant = chosen_variant(run_config(run), priors)
+
+    def detect(self, share: tuple[int, int], progress: Progress | None = None) -> Detections:
+        """Return the detections on share (i, n) of the photos, see `infer`; (0, 1) is all of them."""
+        result = infer(
+            self._model, self._dataset, [self._variant], share=share, progress=progress or Silent()
+        )
+        return result.detections[self._variant.name]
 
 
 def _check_out(out: Path, index: Index) -> None:

@@ -20,7 +20,8 @@ from cckt.cache_builder.columns.recompute import verify_data
 from cckt.cache_builder.columns.text import cache_text
 from cckt.cache_builder.index import build_index
 from cckt.cache_builder.store import pull as pull_columns
-from cckt.commands import ablate, cache, columns, data, eval, export, options, priors, pseudo, report
+from cckt.commands import ablate, data, eval, export, options, pseudo, report
+from cckt.commands.cache import columns, make, priors
 from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
 from cckt.detector.evaluation.pseudo_labels import pseudo_index
 from cckt.detector.export.graph import export_graph
@@ -31,13 +32,13 @@ from cckt.shapeworld.dataset import make_dataset
 PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (data.index, build_index),
     (data.shapeworld, make_dataset),
-    (cache.text, cache_text),
-    (cache.crops, cache_photos),
-    (cache.crops, Making),
-    (cache.images, cache_images),
-    (cache.images, Making),
-    (cache.all_columns, cache_all),
-    (cache.all_columns, Making),
+    (make.text, cache_text),
+    (make.crops, cache_photos),
+    (make.crops, Making),
+    (make.images, cache_images),
+    (make.images, Making),
+    (make.all_columns, cache_all),
+    (make.all_columns, Making),
     (priors.priors, cache_clip_priors),
     (priors.priors, cache_mllm_priors),
     (columns.verify, verify_data),

@@ -16,12 +16,19 @@ LEDGER = "ledger/"
 BEGUN = f"{LEDGER}begin"
 """An empty file, so that the folder of the ledgers exists."""
 
+CLAIM = f"{LEDGER}claim-"
+"""Start of the names of claims: claim-UNITS-UNIT-GENERATION."""
+
+MAKER = f"{LEDGER}maker-"
+"""Start of the names of the signs of life of makers."""
+
 ARRAYS = ("values", "valid")
 
 _FOLDERS = ("", *ARRAYS, LEDGER.rstrip("/"))
 _PART = re.compile(
     r"zarr\.json|(values|valid)/zarr\.json|values/c\.[0-9]+\.0|valid/c\.[0-9]+|ledger/begin|ledger/[^/]+\.jsonl"
 )
+_CLAIM = re.compile(r"ledger/(claim-[0-9]+-[0-9]+-[0-9]+|maker-[0-9a-f]{32})")
 
 
 def chunk_file(array: str, chunk: int) -> str:
@@ -45,12 +52,18 @@ def is_temporary(name: str) -> bool:
     return folder in _FOLDERS and last.startswith(TEMPORARY)
 
 
+def is_claim(name: str) -> bool:
+    """Return whether a name is of a claim, or of the sign of life of a maker; see `claims.Claims`."""
+    return _CLAIM.fullmatch(name) is not None
+
+
 def foreign_names(names: Iterable[str]) -> list[str]:
     """Return the names that no column has, sorted: files of somebody else, never to be deleted.
 
     What a file system leaves behind does not count: markers of empty folders, `.nfs` files, `.DS_Store`.
     """
-    return sorted(name for name in names if not (_PART.fullmatch(name) or is_temporary(name) or _left(name)))
+    ours = (_PART.fullmatch, is_claim, is_temporary, _left)
+    return sorted(name for name in names if not any(one(name) for one in ours))
 
 
 def _left(name: str) -> bool:

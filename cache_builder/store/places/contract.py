@@ -40,8 +40,11 @@ class ChunkFiles(Protocol):
     def append(self, name: str, data: bytes) -> None:
         """Add bytes to a name that has only this writer; a kill may leave half of the last line."""
 
-    def sizes(self) -> dict[str, int]:
-        """Return every name under the place with its number of bytes; empty if the place does not exist."""
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Return every name under the place with its number of bytes; empty if the place does not exist.
+
+        folder: "" for all, or the start of the names up to a "/".
+        """
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete names; missing ones are fine."""

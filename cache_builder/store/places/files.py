@@ -64,17 +64,17 @@ class LocalFiles:
         except OSError as error:
             raise self._explained(error, name) from error
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self, folder: str = "") -> dict[str, int]:
         """See `ChunkFiles.sizes`."""
         found: dict[str, int] = {}
-        folders = [(self.folder, "")]
+        folders = [(self.folder / folder, folder)]
         while folders:
-            folder, prefix = folders.pop()
+            place, prefix = folders.pop()
             try:
-                with os.scandir(folder) as entries:
+                with os.scandir(place) as entries:
                     for entry in entries:
                         if entry.is_dir(follow_symlinks=False):
-                            folders.append((folder / entry.name, f"{prefix}{entry.name}/"))
+                            folders.append((place / entry.name, f"{prefix}{entry.name}/"))
                         else:
                             with contextlib.suppress(FileNotFoundError):
                                 found[prefix + entry.name] = entry.stat().st_size

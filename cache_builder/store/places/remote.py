@@ -58,6 +58,9 @@ class RemoteFiles:
         except FileExistsError:
             return False
         except Exception as error:
+            # Libraries have several names for the conflict of a conditional put: 409, 412, EINVAL ...
+            if new and self.size(name) is not None:
+                return False
             raise self._explained(error, name) from error
 
     def get(self, name: str) -> bytes | None:
@@ -86,11 +89,11 @@ class RemoteFiles:
         self.put(name, content)
         self._own[name] = content
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self, folder: str = "") -> dict[str, int]:
         """See `ChunkFiles.sizes`."""
         try:
             self._system.invalidate_cache()
-            found = self._system.find(self._root, detail=True)
+            found = self._system.find(self._full(folder.rstrip("/")), detail=True)
         except FileNotFoundError:
             return {}
         except Exception as error:

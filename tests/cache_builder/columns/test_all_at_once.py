@@ -14,6 +14,7 @@ from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.columns.text import cache_text
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.teacher.clip import Teacher
 from tests.cache_builder.samples import write_photos
 
@@ -66,9 +67,9 @@ def test_each_photo_is_decoded_once(data: Path, teacher: Teacher, monkeypatch: p
 
 
 def test_parts_share_the_photos_and_the_last_makes_the_priors(data: Path, teacher: Teacher) -> None:
-    first = cache_all(data, teacher, templates="single", batch=4, workers=0, part=(1, 2))
+    first = cache_all(data, teacher, templates="single", batch=4, workers=0, part=ExactPart((1, 2)))
     assert [report.name for report in first] == ["text", "crops", "images"]
-    second = cache_all(data, teacher, templates="single", batch=4, workers=0, part=(0, 2))
+    second = cache_all(data, teacher, templates="single", batch=4, workers=0, part=ExactPart((0, 2)))
     assert [report.name for report in second] == ["text", "crops", "images", "priors/clip"]
     assert all(report.manifest for report in second)
 

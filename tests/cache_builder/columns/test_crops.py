@@ -26,6 +26,7 @@ from cckt.cache_builder.columns.crops import (
     usable_boxes,
 )
 from cckt.cache_builder.index import build_index, open_index
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import Teacher
 from tests.cache_builder.samples import write_photos
@@ -168,7 +169,7 @@ def test_workers_and_interruption_change_no_byte(data: Path, teacher: Teacher) -
     cache_crops(data, teacher, batch=4, workers=0, chunk_rows=5)
     single = {path: path.read_bytes() for path in sorted((data / "crops").rglob("*")) if path.is_file()}
     shutil.rmtree(data / "crops")
-    cache_crops(data, teacher, batch=4, workers=3, chunk_rows=5, part=(1, 2))
+    cache_crops(data, teacher, batch=4, workers=3, chunk_rows=5, part=ExactPart((1, 2)))
     report = cache_crops(data, teacher, batch=4, workers=2, chunk_rows=5)
     assert report.skipped_chunks > 0
     assert {

@@ -19,6 +19,7 @@ from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.columns.options import check_numbers
 from cckt.cache_builder.index import build_index, open_index
 from cckt.cache_builder.photos import load_row
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import Teacher
 from tests.cache_builder.samples import index_photos, write_photos, write_teacher
@@ -77,10 +78,10 @@ def test_workers_and_parts_change_no_byte(data: Path, teacher: Teacher) -> None:
     cache_images(data, teacher, batch=3, workers=0, chunk_rows=2)
     single = column_bytes(data, "images")
     shutil.rmtree(data / "images")
-    first = cache_images(data, teacher, batch=3, workers=3, chunk_rows=2, part=(1, 2))
+    first = cache_images(data, teacher, batch=3, workers=3, chunk_rows=2, part=ExactPart((1, 2)))
     assert first.manifest is None
     assert first.lines()[-1] == "not finished: other parts have chunks to make"
-    second = cache_images(data, teacher, batch=3, workers=3, chunk_rows=2, part=(0, 2))
+    second = cache_images(data, teacher, batch=3, workers=3, chunk_rows=2, part=ExactPart((0, 2)))
     assert second.manifest is not None
     assert column_bytes(data, "images") == single
 

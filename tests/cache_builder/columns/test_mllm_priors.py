@@ -18,6 +18,7 @@ from cckt.cache_builder.index import build_index, open_index
 from cckt.cache_builder.mllm import Mllm, Questions, Scorer, default_model, load_mllm
 from cckt.cache_builder.mllm.prefilter import highest
 from cckt.cache_builder.photos import load_photo
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import ColumnSpec, open_column, open_writer
 from tests.cache_builder.mllm.mllm_models import build, outspoken
 from tests.cache_builder.samples import index_photos, write_photos
@@ -80,11 +81,11 @@ def test_the_column(data: Path, mllm: Mllm) -> None:
 
 
 def test_resuming_and_parts(data: Path, mllm: Mllm) -> None:
-    first_half = cache_mllm_priors(data, mllm, chunk_rows=1, part=(0, 2))
+    first_half = cache_mllm_priors(data, mllm, chunk_rows=1, part=ExactPart((0, 2)))
     assert (first_half.made_chunks, first_half.manifest) == (3, None)
     with pytest.raises(UserError, match="not finished"):
         open_column(data, "priors/mllm")
-    second = cache_mllm_priors(data, mllm, chunk_rows=1, part=(1, 2))
+    second = cache_mllm_priors(data, mllm, chunk_rows=1, part=ExactPart((1, 2)))
     assert (second.made_chunks, second.skipped_chunks) == (2, 0)
     assert second.manifest is not None
     assert cache_mllm_priors(data, mllm, chunk_rows=1).skipped_chunks == 5
@@ -114,9 +115,9 @@ def test_a_column_in_another_place_is_measured_once_too(
     data: Path, mllm: Mllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "elsewhere"
-    cache_mllm_priors(data, mllm, chunk_rows=2, part=(0, 2), out=out)
+    cache_mllm_priors(data, mllm, chunk_rows=2, part=ExactPart((0, 2)), out=out)
     monkeypatch.setattr(column_module, "probe", lambda *_: pytest.fail("was measured before"))
-    cache_mllm_priors(data, mllm, chunk_rows=2, part=(1, 2), out=out)
+    cache_mllm_priors(data, mllm, chunk_rows=2, part=ExactPart((1, 2)), out=out)
     column = open_column(out, "priors/mllm", index_digest=open_index(data).digest)
     for row, values in expected_rows(data, mllm).items():
         np.testing.assert_allclose(column.all()[row], values, atol=1e-4)

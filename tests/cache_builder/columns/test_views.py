@@ -17,6 +17,7 @@ from cckt.cache_builder.columns.recompute import verify_data
 from cckt.cache_builder.columns.teachers import label_teachers
 from cckt.cache_builder.columns.views import SCALE, SHIFT, jittered_boxes, view_names
 from cckt.cache_builder.index import open_index
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import ColumnName, check_label, list_columns, open_column, parse_name
 from cckt.cache_builder.store.kinds import repair_command
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
@@ -202,7 +203,7 @@ def test_overwrite_makes_a_finished_column_again_and_resumes_an_unfinished_one(
     assert (again.made_chunks, again.skipped_chunks) == (made.made_chunks, 0)
     assert column_bytes(data) == before
     shutil.rmtree(data / "crops")
-    cache_crops(data, teachers[0], chunk_rows=5, part=(0, 2))
+    cache_crops(data, teachers[0], chunk_rows=5, part=ExactPart((0, 2)))
     rest = cache_crops(data, teachers[0], chunk_rows=5, overwrite=True)
     assert rest.skipped_chunks > 0
     assert column_bytes(data) == before

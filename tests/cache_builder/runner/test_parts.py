@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.runner import Item, Target, part_of, run_chunks, run_targets
-from cckt.cache_builder.runner.parts import chunks_to_make
+from cckt.cache_builder.runner import ExactPart, Item, Target, part_of, run_chunks, run_targets
 from cckt.cache_builder.store import open_column, open_writer
 from tests.cache_builder.column_samples import Recorder, crops_spec, make, row_of, tree
 
@@ -38,12 +37,12 @@ def test_one_rank_two_ranks_and_three_parts_give_the_same_bytes(tmp_path):
     spec = crops_spec()
     make(tmp_path / "one", spec)
     for i in (2, 0, 1):
-        report = make(tmp_path / "three", spec, part=(i, 3))
+        report = make(tmp_path / "three", spec, part=ExactPart((i, 3)))
     assert report.manifest is not None
     # Two ranks, one of which dies at once; then three of four ranks; then one process.
-    make(tmp_path / "changing", spec, part=(1, 2))
+    make(tmp_path / "changing", spec, part=ExactPart((1, 2)))
     for i in (3, 0, 2):
-        make(tmp_path / "changing", spec, part=(i, 4))
+        make(tmp_path / "changing", spec, part=ExactPart((i, 4)))
     make(tmp_path / "changing", spec)
     context = multiprocessing.get_context("fork")
     ranks = [
@@ -68,25 +67,9 @@ def test_ranks_of_torchrun_make_their_share_and_then_help(tmp_path, monkeypatch)
     assert (report.made, report.manifest is not None) == (7, True)
 
 
-def test_a_part_makes_only_its_share_without_assist(tmp_path):
-    assert make(tmp_path, crops_spec(), part=(1, 3)).made == 2
-    assert make(tmp_path, crops_spec(), part=(0, 3), assist=True).made == 5
-
-
-def test_missing_chunks_are_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("cckt.cache_builder.runner.parts._REFRESH_SECONDS", 0.0)
-    writer = open_writer(tmp_path, crops_spec())
-    chunks = chunks_to_make(writer, (0, 1), False)
-    assert next(chunks) == 0
-    make(tmp_path, crops_spec(), part=(1, 2))  # 1, 3 and 5
-    assert list(chunks) == [2, 4, 6]
-
-
-def test_helpers_take_different_chunks_from_the_end(tmp_path):
-    writer = open_writer(tmp_path, crops_spec())
-    make(tmp_path, crops_spec(), part=(0, 2))
-    first = [next(chunks_to_make(writer, (rank, 14), True)) for rank in (0, 2, 4)]
-    assert first == [5, 1, 3]
+def test_an_exact_part_makes_only_its_share(tmp_path):
+    assert make(tmp_path, crops_spec(), part=ExactPart((1, 3))).made == 2
+    assert make(tmp_path, crops_spec(), part=(0, 3)).made == 5
 
 
 def targets_of(folder, seen):
@@ -135,7 +118,7 @@ def test_one_pass_makes_several_columns_with_the_bytes_of_single_runs(tmp_path):
     assert sorted(together) == sorted(alone)
 
     for i in range(3):
-        run_targets(targets_of(tmp_path / "parts", []), JOBS, read, part=(i, 3))
+        run_targets(targets_of(tmp_path / "parts", []), JOBS, read, part=ExactPart((i, 3)))
     assert tree(tmp_path / "parts") == tree(tmp_path / "alone")
 
 

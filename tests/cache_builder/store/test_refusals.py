@@ -11,6 +11,7 @@ import pytest
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import column_info, open_column, open_writer, verify_column
 from cckt.cache_builder.store.format.spec import canonical
 from cckt.cache_builder.store.places import files as files_module
@@ -188,7 +189,7 @@ def test_a_name_that_could_leave_the_data_set_is_not_opened(tmp_path, name):
 def test_a_failing_disk_leaves_no_partial_file(tmp_path, monkeypatch, number, sentence, where):
     spec = crops_spec()
     make(tmp_path / "whole", spec)
-    make(tmp_path / "data", spec, part=(0, 2))
+    make(tmp_path / "data", spec, part=ExactPart((0, 2)))
     calls = []
     real = getattr(files_module.os, where)
 

@@ -18,6 +18,7 @@ import zarr
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import column_info, list_columns, open_column, open_writer, pull, verify_column
 from cckt.cache_builder.store.format.spec import canonical
 from cckt.cache_builder.store.places.files import LocalFiles, open_files
@@ -117,7 +118,7 @@ def test_every_place_implements_chunk_files(any_url):
 
 def test_a_column_is_written_in_parts_read_and_verified(any_url, tmp_path):
     spec = crops_spec(40, 16)
-    make(any_url, spec, part=(1, 2))
+    make(any_url, spec, part=ExactPart((1, 2)))
     with pytest.raises(
         UserError, match=f"not finished: .* run `cckt cache crops {any_url} --teacher tiny/one`"
     ):
@@ -282,6 +283,28 @@ def test_a_killed_pull_leaves_nothing_behind(url, tmp_path, monkeypatch):
     left.write_bytes(b"half a chunk")
     pull(url, tmp_path / "staged")
     assert verify_column(tmp_path / "staged", "crops").ok
+
+
+@pytest.mark.parametrize(("kind", "fault"), [("s3", None), ("memory", OSError(22, "PreconditionFailed"))])
+def test_a_claim_on_an_object_has_one_holder(empty, monkeypatch, kind, fault):
+    """The conditional put decides, also where the look before it finds nothing yet."""
+    place = empty(kind)
+    open_writer(place, crops_spec(20))
+    claims = [open_writer(place, crops_spec(20)).claims(2) for _ in range(3)]
+    system = claims[1]._files._system
+    monkeypatch.setattr(type(system), "exists", lambda self, path, **options: False)
+    if fault is not None:
+        real = type(system).pipe_file
+
+        def conflict(self, path, value, mode="overwrite", **options):
+            if mode == "create" and not fresh:
+                raise fault
+            fresh.clear()
+            return real(self, path, value, mode="overwrite", **options)
+
+        fresh = [True]
+        monkeypatch.setattr(type(system), "pipe_file", conflict)
+    assert [one.take(0) for one in claims] == [True, False, False]
 
 
 def test_a_scheme_without_its_library_is_a_user_error():

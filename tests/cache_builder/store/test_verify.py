@@ -11,6 +11,7 @@ import pytest
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import diff_columns, open_column, open_writer, verify_column
 from cckt.cache_builder.store.agreement import agreement
 from cckt.cache_builder.store.format.manifest import Manifest
@@ -204,7 +205,7 @@ def test_repair_of_a_good_column_changes_nothing(made, data):
 
 
 def test_an_unfinished_column_is_checked_against_its_ledgers(made, tmp_path):
-    make(tmp_path, SPEC, part=(0, 2))
+    make(tmp_path, SPEC, part=ExactPart((0, 2)))
     assert kinds(tmp_path) == [("unfinished", None)]
     flip(tmp_path / "crops/values/c.2.0")
     assert kinds(tmp_path, repair=True) == [("unfinished", None), ("digest", 2)]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import ColumnSpec, column_info, list_columns, open_column, open_writer
 from cckt.cache_builder.store.format.file_names import LEDGER
 from cckt.cache_builder.store.format.spec import from_runs, some_runs, to_runs
@@ -91,7 +92,7 @@ def test_a_finished_column_is_not_made_again(tmp_path):
 def test_resume_makes_only_chunks_without_a_ledger_entry(tmp_path):
     spec = crops_spec()
     make(tmp_path / "whole", spec)
-    make(tmp_path / "parts", spec, part=(1, 3))
+    make(tmp_path / "parts", spec, part=ExactPart((1, 3)))
     ledger = next((tmp_path / "parts/crops/ledger").glob("*.jsonl"))
     ledger.write_bytes(ledger.read_bytes()[:-5])  # the last line is torn: chunk 4 is not vouched for
     (tmp_path / "parts/crops/values/c.1.0").write_bytes(b"short")  # vouched for, but not there in full
@@ -116,8 +117,8 @@ def test_writers_have_separate_ledgers_and_readers_take_the_union(tmp_path):
 
 
 def test_a_ledger_of_another_column_is_ignored(tmp_path):
-    make(tmp_path / "a", crops_spec(), part=(0, 2))
-    make(tmp_path / "b", crops_spec(recipe={"teacher": "other"}), part=(1, 2))
+    make(tmp_path / "a", crops_spec(), part=ExactPart((0, 2)))
+    make(tmp_path / "b", crops_spec(recipe={"teacher": "other"}), part=ExactPart((1, 2)))
     for ledger in (tmp_path / "b/crops/ledger").glob("*.jsonl"):
         (tmp_path / "a/crops/ledger" / ledger.name).write_bytes(ledger.read_bytes())
     assert open_writer(tmp_path / "a", crops_spec()).missing() == [1, 3, 5]
@@ -152,7 +153,7 @@ def test_a_chunk_that_another_maker_has_recorded_is_kept(tmp_path):
 
 
 def test_finish_refuses_missing_chunks(tmp_path):
-    make(tmp_path, crops_spec(), part=(0, 2))
+    make(tmp_path, crops_spec(), part=ExactPart((0, 2)))
     writer = open_writer(tmp_path, crops_spec())
     expected_text = r"lacks 3 of 7 chunks \(1, 3, 5\): run `cckt cache crops .* --teacher tiny/one`"
     with pytest.raises(UserError, match=expected_text):
@@ -160,7 +161,7 @@ def test_finish_refuses_missing_chunks(tmp_path):
 
 
 def test_an_unfinished_column_cannot_be_read(tmp_path):
-    make(tmp_path, crops_spec(), part=(0, 2))
+    make(tmp_path, crops_spec(), part=ExactPart((0, 2)))
     with pytest.raises(UserError, match=r"not finished: .* run `cckt cache crops .* --teacher tiny/one`"):
         open_column(tmp_path, "crops")
     info = column_info(tmp_path, "crops")

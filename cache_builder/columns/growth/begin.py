@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.columns.donor import Donor, same_photos
+from cckt.cache_builder.columns.growth.donor import Donor, same_photos
 from cckt.cache_builder.index import Index, open_index, photo_record, sweep_generations
 from cckt.cache_builder.runner import Item
+from cckt.cache_builder.runner.engines.engine import begins_columns, makes_rows
 from cckt.cache_builder.store import (
     Column,
     ColumnSpec,
     ColumnWriter,
     Manifest,
-    list_columns,
     open_column,
     open_writer,
     promote,
@@ -107,19 +107,19 @@ def begin_column(
         donor = _donor_from(source, data, spec, index, changing)
     elif old is not None and reuse != "none" and copies:
         donor = _donor(old, data, index)
-    writer = open_writer(place, spec, overwrite=overwrite, staged=staged)
+    writer = open_writer(place, spec, overwrite=overwrite, staged=staged, joins=not begins_columns())
     if donor is not None:
         writer.credit(donor.rows.column.manifest.versions)
     return Growth(writer, donor, data, place, staged, held)
 
 
-def finish_all(data: Path, place: Path | str, index: Index) -> None:
-    """Move every finished column of `index` in `.grow/` to its place."""
+def finish_all(data: Path, place: Path | str, index: Index, names: Iterable[str]) -> None:
+    """Move the finished columns `names` of `index` in `.grow/` to their place, if they are there."""
     if not isinstance(open_files(place), LocalFiles):
         return
-    for name in list_columns(staged_place(place)):
+    for name in names:
         manifest = staged_manifest(place, name)
-        if manifest is not None and manifest.finished and manifest.spec.index_digest == index.digest:
+        if manifest is None or manifest.spec.index_digest == index.digest:
             promote(place, name)
     sweep_generations(data)
 
@@ -134,10 +134,10 @@ def require_same_bytes(
     """Make some of the rows that would be copied again; raise UserError if their bytes differ.
 
     read, encode: as for `run_chunks`, without copying. Does nothing if there is nothing to copy or to make,
-    or for `reuse` "any".
+    for `reuse` "any", and in a driver whose workers check this on their devices.
     """
     donor, spec = growth.donor, growth.writer.spec
-    if donor is None or reuse == "any" or not growth.writer.missing():
+    if donor is None or reuse == "any" or not makes_rows() or not growth.writer.missing():
         return
     pairs: list[tuple[int, Any]] = []
     for row in np.unique(

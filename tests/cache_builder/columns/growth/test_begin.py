@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from hypothesis import strategies as st
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.all_at_once import cache_all, cache_photos
-from cckt.cache_builder.columns.crops import cache_crops
+from cckt.cache_builder.columns.crops import cache_crops, crops_spec
 from cckt.cache_builder.columns.images import cache_images
+from cckt.cache_builder.columns.options import Making
 from cckt.cache_builder.index import open_index
-from cckt.cache_builder.store import ColumnWriter, list_columns, open_column
+from cckt.cache_builder.runner import ExactPart
+from cckt.cache_builder.runner.engines.engine import using
+from cckt.cache_builder.runner.engines.local import LocalEngine
+from cckt.cache_builder.runner.engines.ray_actor import MakerWork
+from cckt.cache_builder.store import ColumnWriter, OtherColumn, list_columns, open_column
 from cckt.cache_builder.teacher.clip import Teacher
 from tests.cache_builder.column_samples import tree
-from tests.cache_builder.columns.growing import Edited, some_photos
+from tests.cache_builder.columns.growth.growing import Edited, some_photos
 
 FAST = {"chunk_rows": 16, "batch": 8, "workers": 1}
 
@@ -146,7 +152,7 @@ def apply(edited: Edited, edit: str, number: int) -> None:
         edited.boxes[key] = (of, corners, 1 - crowd)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=edits, again=edits)
 def test_any_edits_give_the_bytes_of_a_build_from_nothing(
     tmp_path_factory: pytest.TempPathFactory, fake: FakeTeacher, edits: Any, again: Any
@@ -285,13 +291,93 @@ def test_parts_and_processes_copy_too(tmp_path: Path, teacher: Teacher) -> None:
     cache_photos(data, teacher, **FAST)
     edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
     edited.index(data)
-    first = cache_photos(data, teacher, **FAST, part=(1, 2))
+    first = cache_photos(data, teacher, **FAST, part=ExactPart((1, 2)))
     assert first[0].manifest is None
-    second = cache_photos(data, teacher, **{**FAST, "processes": True}, part=(0, 2))
+    second = cache_photos(data, teacher, **{**FAST, "processes": True}, part=ExactPart((0, 2)))
     assert second[0].manifest is not None
     assert first[0].copied_rows + second[0].copied_rows == 36
     expected = from_nothing(edited, tmp_path / "fresh", lambda data: cache_photos(data, teacher, **FAST))
     assert columns_of(data) == expected
+
+
+@pytest.mark.parametrize("make", [cache_crops, cache_all])
+def test_makers_that_share_a_growing_column_give_the_bytes_of_one(
+    tmp_path: Path, teacher: Teacher, make: Any
+) -> None:
+    """Each of them finishes the column or finds it finished and moved to its place."""
+    edited = some_photos(tmp_path)
+    data = edited.index(tmp_path / "data")
+    make(data, teacher, **FAST)
+    edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
+    edited.index(data)
+    reports: list[Any] = []
+
+    def maker(number: int) -> None:
+        reports.append(make(data, teacher, part=(number, 3), **FAST))
+
+    makers = [threading.Thread(target=maker, args=(number,)) for number in range(3)]
+    for one in makers:
+        one.start()
+    for one in makers:
+        one.join()
+    assert len(reports) == 3
+    assert not (data / ".grow").exists()
+    assert columns_of(data) == from_nothing(
+        edited, tmp_path / "fresh", lambda data: make(data, teacher, **FAST)
+    )
+
+
+def test_a_maker_that_waits_finds_the_column_in_its_place(tmp_path: Path, teacher: Teacher) -> None:
+    edited = some_photos(tmp_path)
+    data = edited.index(tmp_path / "data")
+    cache_crops(data, teacher, **FAST)
+    edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
+    edited.index(data)
+    late = Making(**FAST).begin(data, crops_spec(open_index(data), teacher, "box", 8, 16), open_index(data))
+    assert late.writer.missing()
+    cache_crops(data, teacher, **FAST)
+    assert late.writer.missing() == []
+    assert late.writer.stands(0)
+    with late.writer.claims(late.writer.n_chunks):
+        pass
+    late.finish(late.writer.try_finish())
+    assert not (data / ".grow").exists()
+    assert late.writer.finish() == open_column(data, "crops").manifest
+
+
+def test_a_worker_never_removes_a_column_that_its_driver_has_begun(
+    tmp_path: Path, fake: FakeTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited = some_photos(tmp_path, photos=3)
+    data = edited.index(tmp_path / "data")
+    cache_crops(data, fake, **FAST)
+    edited.boxes.popitem()
+    edited.index(data)
+    driver = Making(**FAST).begin(data, crops_spec(open_index(data), fake, "box", 8, 16), open_index(data))
+    edited.boxes.popitem()
+    edited.index(data)  # as a node with other annotations would see it
+    monkeypatch.setattr(MakerWork, "__init__", lambda self: None)
+    with using(MakerWork()), pytest.raises(OtherColumn):  # type: ignore[call-arg]
+        cache_crops(data, fake, **FAST)
+    assert driver.writer.missing() == [0]
+    assert cache_crops(data, fake, **FAST).manifest is not None, "any other process begins its own"
+
+
+def test_a_driver_leaves_the_comparison_of_rows_to_its_workers(tmp_path: Path, fake: FakeTeacher) -> None:
+    """Its device may differ from theirs."""
+    edited = some_photos(tmp_path, photos=3)
+    data = edited.index(tmp_path / "data")
+    cache_crops(data, fake, **FAST)
+    edited.boxes.popitem()
+    edited.index(data)
+
+    class Driver(LocalEngine):
+        makes = False
+
+    fake.rows = 0
+    with using(Driver()):
+        assert cache_crops(data, fake, **FAST).made_rows == 0
+    assert fake.rows == 0
 
 
 def test_rows_of_another_data_set_are_copied(tmp_path: Path, teacher: Teacher) -> None:

@@ -10,6 +10,16 @@ import typer
 from cckt.cache_builder.base.constants import PRECISION, TAU
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress, show_report_lines, show_reports
+from cckt.commands.engines.choice import (
+    ActorCpus,
+    Actors,
+    Address,
+    Engine,
+    ExactPart,
+    PrintSbatch,
+    caller,
+    print_sbatch,
+)
 from cckt.commands.options import (
     DEVICE,
     REUSE,
@@ -36,6 +46,7 @@ from cckt.commands.prior_report import show_prior_report
 
 
 def priors(
+    context: typer.Context,
     data: Data,
     tau: Tau = TAU,
     name: Name = "",
@@ -68,6 +79,12 @@ def priors(
     precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
+    exact_part: ExactPart = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
     reuse: Reuse = REUSE,
     reuse_from: ReuseFrom = None,
@@ -80,9 +97,12 @@ def priors(
     json: Json = None,
 ) -> None:
     """Cache concept probabilities per image, from the columns images and text or from a multimodal LLM."""
+    from cckt.cache_builder.columns.clip_priors import CHUNK_ROWS as CLIP_ROWS
     from cckt.cache_builder.columns.clip_priors import cache_clip_priors
+    from cckt.cache_builder.columns.mllm_priors import CHUNK_ROWS as MLLM_ROWS
     from cckt.cache_builder.columns.mllm_priors import cache_mllm_priors
     from cckt.cache_builder.mllm.questions import PROMPT
+    from cckt.cache_builder.store import ColumnName
 
     if not report and (rho is not None or limit is not None):
         raise UserError("--rho and --limit apply only to the report; add --report, or remove them.")
@@ -91,12 +111,19 @@ def priors(
             f"--report measures the columns in {data}, but --out {out} writes this column elsewhere; remove "
             "one of the two options."
         )
+    run = caller(engine, address, actors, actor_cpus, part)
+    if print_script:
+        size = MLLM_ROWS if mllm or mllm_model is not None else CLIP_ROWS
+        column = "priors/mllm" if size == MLLM_ROWS else str(ColumnName("priors/clip", name))
+        print_sbatch(context, data, [(column, "images", size)], out)
+        return
     if mllm or mllm_model is not None:
         refuse_unused(
             {"--name": changed(name, ""), "--tau": changed(tau, TAU)},
             f"applies only to CLIP priors; you passed {'--mllm' if mllm else '--mllm-model'}. Remove it.",
         )
-        made = cache_mllm_priors(
+        made = run(
+            cache_mllm_priors,
             data,
             mllm_model,
             prompt=PROMPT if mllm_prompt is None else mllm_prompt,
@@ -108,7 +135,7 @@ def priors(
             trust_remote_code=trust_remote_code,
             workers=workers,
             strict=strict,
-            part=parse_part(part),
+            part=parse_part(part, exact_part),
             overwrite=overwrite,
             reuse=reuse,
             reuse_from=reuse_from,
@@ -129,11 +156,12 @@ def priors(
             },
             "applies only to a multimodal LLM; add --mllm, or remove it.",
         )
-        made = cache_clip_priors(
+        made = run(
+            cache_clip_priors,
             data,
             name=name,
             tau=tau,
-            part=parse_part(part),
+            part=parse_part(part, exact_part),
             overwrite=overwrite,
             out=out,
             progress=TerminalProgress(),

@@ -36,7 +36,7 @@ def export_table(
     json: Json = None,
 ) -> None:
     """Write a column as a Parquet table, or as .npy files, with the ids, names and boxes of its rows."""
-    from cckt.cache_builder.columns.exchange import export_column
+    from cckt.cache_builder.columns.exchange.column_out import export_column
 
     path = out or Path(f"{column.replace('/', '-')}.{form}")
     files = export_column(data, column, path, form, TerminalProgress())
@@ -69,7 +69,7 @@ def import_table(
     json: Json = None,
 ) -> None:
     """Make a column from a table of vectors that were made elsewhere."""
-    from cckt.cache_builder.columns.exchange import import_column
+    from cckt.cache_builder.columns.exchange.column_in import import_column
 
     manifest = import_column(
         data,

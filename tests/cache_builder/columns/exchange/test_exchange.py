@@ -14,7 +14,8 @@ import pytest
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.crops import cache_crops, usable_boxes
-from cckt.cache_builder.columns.exchange import export_column, import_column
+from cckt.cache_builder.columns.exchange.column_in import import_column
+from cckt.cache_builder.columns.exchange.column_out import export_column
 from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.columns.text import cache_text
 from cckt.cache_builder.index import open_index

@@ -9,6 +9,16 @@ import typer
 
 from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION, TAU, TEMPLATES
 from cckt.commands.console import TerminalProgress, show_reports
+from cckt.commands.engines.choice import (
+    ActorCpus,
+    Actors,
+    Address,
+    Engine,
+    ExactPart,
+    PrintSbatch,
+    caller,
+    print_sbatch,
+)
 from cckt.commands.options import (
     DEVICE,
     JITTER,
@@ -78,6 +88,7 @@ def text(
 
 
 def crops(
+    context: typer.Context,
     data: Data,
     teacher: Teacher,
     crop: Crop = CROP,
@@ -92,6 +103,12 @@ def crops(
     precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
+    exact_part: ExactPart = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
     reuse: Reuse = REUSE,
     reuse_from: ReuseFrom = None,
@@ -100,8 +117,20 @@ def crops(
 ) -> None:
     """Cache the image embedding of each annotated box."""
     from cckt.cache_builder.columns.all_at_once import cache_photos
+    from cckt.cache_builder.columns.options import CHUNK_ROWS
+    from cckt.cache_builder.columns.views import view_names
 
-    reports = cache_photos(
+    run = caller(engine, address, actors, actor_cpus, part)
+    if print_script:
+        print_sbatch(
+            context,
+            data,
+            [(str(view), "boxes", CHUNK_ROWS) for view in view_names(name, flipped, jitter)],
+            out,
+        )
+        return
+    reports = run(
+        cache_photos,
         data,
         teacher,
         name=name,
@@ -116,7 +145,7 @@ def crops(
         device=device,
         precision=precision,
         strict=strict,
-        part=parse_part(part),
+        part=parse_part(part, exact_part),
         overwrite=overwrite,
         reuse=reuse,
         reuse_from=reuse_from,
@@ -127,6 +156,7 @@ def crops(
 
 
 def images(
+    context: typer.Context,
     data: Data,
     teacher: Teacher,
     name: Name = "",
@@ -138,6 +168,12 @@ def images(
     precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
+    exact_part: ExactPart = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
     reuse: Reuse = REUSE,
     reuse_from: ReuseFrom = None,
@@ -146,8 +182,15 @@ def images(
 ) -> None:
     """Cache the embedding of each whole image."""
     from cckt.cache_builder.columns.images import cache_images
+    from cckt.cache_builder.columns.options import CHUNK_ROWS
+    from cckt.cache_builder.store import ColumnName
 
-    report = cache_images(
+    run = caller(engine, address, actors, actor_cpus, part)
+    if print_script:
+        print_sbatch(context, data, [(str(ColumnName("images", name)), "images", CHUNK_ROWS)], out)
+        return
+    report = run(
+        cache_images,
         data,
         teacher,
         name=name,
@@ -158,7 +201,7 @@ def images(
         device=device,
         precision=precision,
         strict=strict,
-        part=parse_part(part),
+        part=parse_part(part, exact_part),
         overwrite=overwrite,
         reuse=reuse,
         reuse_from=reuse_from,
@@ -169,6 +212,7 @@ def images(
 
 
 def all_columns(
+    context: typer.Context,
     data: Data,
     teacher: Annotated[
         list[str], typer.Option(help=f"{TEACHER_HELP} Repeat it to cache several teachers in one pass.")
@@ -191,6 +235,12 @@ def all_columns(
     precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
+    exact_part: ExactPart = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
     reuse: Reuse = REUSE,
     reuse_from: ReuseFrom = None,
@@ -199,8 +249,29 @@ def all_columns(
 ) -> None:
     """Cache text, crops, images and CLIP priors; each image is decoded once."""
     from cckt.cache_builder.columns.all_at_once import cache_all
+    from cckt.cache_builder.columns.options import CHUNK_ROWS
+    from cckt.cache_builder.columns.teachers import label_teachers
+    from cckt.cache_builder.columns.views import view_names
+    from cckt.cache_builder.store import ColumnName
 
-    reports = cache_all(
+    run = caller(engine, address, actors, actor_cpus, part)
+    if print_script:
+        print_sbatch(
+            context,
+            data,
+            [
+                column
+                for label in label_teachers(teacher, name or ())
+                for column in [
+                    *((str(view), "boxes", CHUNK_ROWS) for view in view_names(label, flipped, jitter)),
+                    (str(ColumnName("images", label)), "images", CHUNK_ROWS),
+                ]
+            ],
+            out,
+        )
+        return
+    reports = run(
+        cache_all,
         data,
         teacher,
         name=name or (),
@@ -217,7 +288,7 @@ def all_columns(
         device=device,
         precision=precision,
         strict=strict,
-        part=parse_part(part),
+        part=parse_part(part, exact_part),
         overwrite=overwrite,
         reuse=reuse,
         reuse_from=reuse_from,

@@ -1,0 +1,5 @@
+"""Grow a column with its data set: copy the rows of an older column, make only the others.
+
+begin.py  begin a column next to the older one, prove that rows may be copied, exchange the two
+donor.py  which rows of an older column can be copied
+"""
