@@ -71,6 +71,7 @@ def cache_all(
     After a kill the same call resumes. Raises UserError for what the user can correct.
     """
     making = Making(**options)
+    held: Options = {**options, "held": True}
     labelled = load_teachers(teacher, name, making.device, making.precision)
     reports = [
         cache_text(
@@ -96,7 +97,7 @@ def cache_all(
         flipped=flipped,
         jitter=jitter,
         fast=fast,
-        **{**options, "held": True},
+        **held,
     )
     if all(report.manifest for report in reports):
         names = [report.name for report in reports]
@@ -151,8 +152,8 @@ def cache_photos(
         if "crops" in kinds:
             for column in view_names(label, flipped, jitter):
                 spec = crops_spec(index, loaded, crop, making.batch, making.chunk_rows, column, fast)
-                reader = crop_reader(index, loaded, crop, column.view, fast, making.strict)
-                columns.append((spec, reader, loaded))
+                made_by = crop_reader(index, loaded, crop, column.view, fast, making.strict)
+                columns.append((spec, made_by, loaded))
         if "images" in kinds:
             spec = images_spec(index, loaded, making.batch, making.chunk_rows, label, fast)
             columns.append((spec, image_reader(index, loaded, fast, making.strict), loaded))
@@ -173,10 +174,10 @@ def cache_photos(
         **making.reading,
     )
     reports = []
-    for target, growth, run, (_, made_by, loaded) in zip(targets, growths, runs, columns, strict=True):
+    for target, growth, run, (_, reader, loaded) in zip(targets, growths, runs, columns, strict=True):
         agreed = None
         if fast:
-            agreed = agreement_of(growth.readable, run.manifest, replace(made_by, fast=False), loaded)
+            agreed = agreement_of(growth.readable, run.manifest, replace(reader, fast=False), loaded)
         reports.append(
             report_of(
                 target.writer,
@@ -185,7 +186,7 @@ def cache_photos(
                 strict=making.strict,
                 expected=(CROWD, SMALL),
                 agreement=agreed,
-                photos=len(photos_with_crops(index)) if isinstance(made_by, CropReader) else len(index),
+                photos=len(photos_with_crops(index)) if isinstance(reader, CropReader) else len(index),
             )
         )
         growth.finish(run.manifest)

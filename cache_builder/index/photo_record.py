@@ -66,7 +66,7 @@ def record_photos(
         states = (usable[name].tolist() for name in ("bytes", "mtime_ns", "inode"))
         earlier.update(zip(zip(*states, strict=True), usable, strict=True))
 
-    def one(name: str) -> NDArray[Any]:
+    def one(name: str) -> Any:
         return _record(root / name, earlier, digests)
 
     progress.start("read photos" if digests else "read photo headers", len(names), "photos")

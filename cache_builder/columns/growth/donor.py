@@ -130,7 +130,7 @@ def same_photos(
     for row, key in enumerate(old_keys):
         first.setdefault(key, row)
     rows_of_ids = dict(zip(old.image_ids.tolist(), range(len(old)), strict=True))
-    known = record["sha256"].any(axis=1)
+    known: NDArray[np.bool_] = np.asarray(record["sha256"].any(axis=1))
     for row, key in enumerate(keys(index, record)):
         if known[row]:
             same_id = rows_of_ids.get(int(index.image_ids[row]), -1)

@@ -80,7 +80,7 @@ def _connect(ray: Any, address: str | None) -> None:
         except Exception as error:
             ray.shutdown()
             if address is not None or attempt == STARTS - 1:
-                raise UserError(_no_answer(address, str(error))) from error
+                raise _no_answer(address, str(error)) from error
 
 
 def _require_answer(address: str) -> None:
@@ -95,18 +95,20 @@ def _require_answer(address: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise UserError(_no_answer(address, f"no answer in {ANSWER_SECONDS:.0f} s")) from None
+        raise _no_answer(address, f"no answer in {ANSWER_SECONDS:.0f} s") from None
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        raise UserError(_no_answer(address, lines[-1] if lines else f"exit code {done.returncode}"))
+        raise _no_answer(address, lines[-1] if lines else f"exit code {done.returncode}")
 
 
-def _no_answer(address: str | None, reason: str) -> str:
+def _no_answer(address: str | None, reason: str) -> UserError:
     reason = " ".join(reason.split()).rstrip(".")
     reason = reason if len(reason) <= 160 else reason[:157] + "..."
     if address is None:
-        return f"no Ray cluster could be started on this machine ({reason}); make one with ray start --head."
-    return (
+        return UserError(
+            f"no Ray cluster could be started on this machine ({reason}); make one with ray start --head."
+        )
+    return UserError(
         f"--address {address}: found no Ray cluster ({reason}), expected one that answers there; start it "
         "with ray start --head, or leave --address out to use this machine."
     )
