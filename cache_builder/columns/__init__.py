@@ -10,9 +10,13 @@ proposals.py    class-agnostic regions of images, from a detector or a file
 nouns/          the noun of each proposal, its embedding and its weight
 all_at_once.py  several columns with every photo decoded once
 fast_pixels.py  pixels of --fast, and the agreement of their embeddings
+plan.py         what columns will cost
 options.py      options that the makers of columns share
 teachers.py     several teachers at once, and their labels
 report.py       the outcome of a maker
 remake.py       what is needed to make rows of a column again
 recompute.py    verify columns; REMAKE, how rows of each kind are made again
+
+growth/         copy rows of an older column
+exchange/       export columns, import tables of vectors
 """

@@ -17,6 +17,7 @@ from PIL import Image
 
 from cckt.cache_builder.base.constants import PROPOSAL_BATCH, SAW_NOVEL
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.columns.growth.begin import Growth
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
@@ -30,11 +31,9 @@ from cckt.cache_builder.runner import Item, RunReport, run_chunks
 from cckt.cache_builder.store import (
     ColumnName,
     ColumnSpec,
-    ColumnWriter,
     check_label,
     column_spec,
     open_column,
-    open_writer,
     repair_command,
 )
 
@@ -84,7 +83,8 @@ def cache_proposals(
         provenance = replace(provenance, saw_novel="yes" if find_leak(provenance, index) else "no")
     recipe = {"detector": proposer.recipe, "batch": making.batch}
     spec = proposals_spec(index, provenance, selection, recipe, making.chunk_rows, name)
-    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
+    growth = making.begin(data, spec, index, copies=False)
+    writer = growth.writer
     run = run_chunks(
         writer,
         PhotoViews(index, proposer.prepare, making.strict),
@@ -94,7 +94,7 @@ def cache_proposals(
         unit="photos",
         **making.reading,
     )
-    return _report(writer, run, making, index, provenance)
+    return _report(growth, run, making, index, provenance)
 
 
 def import_proposals(
@@ -124,7 +124,8 @@ def import_proposals(
 
     _require_some(boxes, rows_of, selection, file)
     spec = proposals_spec(index, provenance, selection, {}, making.chunk_rows, name)
-    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
+    growth = making.begin(data, spec, index, copies=False)
+    writer = growth.writer
     run = run_chunks(
         writer,
         lambda lo, hi: [Item(row, row) for row in range(lo, hi)],
@@ -132,7 +133,7 @@ def import_proposals(
         **{**making.reading, "workers": 0, "processes": False},
         unit="photos",
     )
-    return _report(writer, run, making, index, provenance)
+    return _report(growth, run, making, index, provenance)
 
 
 @dataclass(frozen=True)
@@ -214,12 +215,16 @@ def _require_some(
 
 
 def _report(
-    writer: ColumnWriter, run: RunReport, making: Making, index: Index, provenance: Provenance
+    growth: Growth, run: RunReport, making: Making, index: Index, provenance: Provenance
 ) -> CacheReport:
-    """Return the report, with a line on the proposals. Raises UserError if no image has one."""
+    """Put the finished column in its place; return the report, with a line on the proposals.
+
+    Raises UserError if no image has one: a table that would have been replaced stays.
+    """
+    writer = growth.writer
     if run.manifest is None:
         return report_of(writer, run, making.reporter, strict=making.strict, photos=len(index))
-    column = open_column(making.place(index.folder), writer.spec.name)
+    column = open_column(growth.readable, writer.spec.name)
     counts, repeats = np.zeros(len(index), np.int64), 0
     for lo in range(0, len(index), 4096):
         rows = column.slice(lo, min(lo + 4096, len(index)))
@@ -237,6 +242,7 @@ def _report(
             f"`{command} --overwrite`."
         )
     empty = int((counts == 0).sum()) - run.manifest.invalid
+    growth.finish(run.manifest)
     notes = [
         f"{int(counts.sum())} proposals, {counts.sum() / max(len(index), 1):.1f} per image; {repeats} of "
         "them repeat an annotated box",

@@ -22,6 +22,7 @@ from cckt.commands.engines.choice import (
 from cckt.commands.options import (
     DEVICE,
     JITTER,
+    REUSE,
     TEACHER_HELP,
     Batch,
     ColumnOut,
@@ -38,6 +39,8 @@ from cckt.commands.options import (
     Part,
     Precision,
     Processes,
+    Reuse,
+    ReuseFrom,
     Strict,
     Synonyms,
     Tau,
@@ -109,6 +112,8 @@ def crops(
     actor_cpus: ActorCpus = None,
     print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
@@ -145,6 +150,8 @@ def crops(
         strict=strict,
         part=parse_part(part, exact_part),
         overwrite=overwrite,
+        reuse=reuse,
+        reuse_from=reuse_from,
         out=out,
         progress=TerminalProgress(),
     )
@@ -171,6 +178,8 @@ def images(
     actor_cpus: ActorCpus = None,
     print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
@@ -197,6 +206,8 @@ def images(
         strict=strict,
         part=parse_part(part, exact_part),
         overwrite=overwrite,
+        reuse=reuse,
+        reuse_from=reuse_from,
         out=out,
         progress=TerminalProgress(),
     )
@@ -234,6 +245,8 @@ def all_columns(
     actor_cpus: ActorCpus = None,
     print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
@@ -280,6 +293,8 @@ def all_columns(
         strict=strict,
         part=parse_part(part, exact_part),
         overwrite=overwrite,
+        reuse=reuse,
+        reuse_from=reuse_from,
         out=out,
         progress=TerminalProgress(),
     )

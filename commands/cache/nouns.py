@@ -11,6 +11,7 @@ from cckt.cache_builder.base.constants import CROP, NAME_PROMPT, PRECISION, W_MA
 from cckt.commands.console import TerminalProgress, show_reports
 from cckt.commands.options import (
     DEVICE,
+    REUSE,
     TEACHER_HELP,
     Data,
     Device,
@@ -19,6 +20,7 @@ from cckt.commands.options import (
     Overwrite,
     Part,
     Precision,
+    Reuse,
     Strict,
     Workers,
     changed,
@@ -70,6 +72,7 @@ def nouns(
     strict: Strict = False,
     part: Part = None,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
     json: Json = None,
 ) -> None:
     """Cache the noun of each proposal, its text embedding and its weight."""
@@ -85,6 +88,7 @@ def nouns(
                 "--trust-remote-code": changed(trust_remote_code, False),
                 "--workers": workers,
                 "--strict": changed(strict, False),
+                "--reuse": changed(reuse, REUSE),
             },
             "applies only to a multimodal LLM; you passed --nouns-from. Remove it.",
         )
@@ -107,6 +111,7 @@ def nouns(
         strict=strict,
         part=parse_part(part),
         overwrite=overwrite,
+        reuse=reuse,
         progress=TerminalProgress(),
     )
     show_reports(json, *reports)

@@ -21,6 +21,11 @@ def plain(data: Path, delay: float = 0.0) -> Any:
     return make(data, SPEC, batch=8, delay=delay, workers=1)
 
 
+def spanning(data: Path, delay: float = 0.0) -> Any:
+    """Make the column with batches that hold rows of several chunks."""
+    return make(data, SPEC, batch=12, independent=True, delay=delay, workers=1)
+
+
 def two_columns(data: Path) -> list[Any]:
     """Make two columns, one after the other: two stages."""
     return [make(data, SPEC), make(data, crops_spec(80, 8, name="images", table="images"))]

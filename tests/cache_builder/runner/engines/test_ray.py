@@ -13,14 +13,16 @@ import time
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.runner import Interrupted
 from cckt.cache_builder.runner.engines import ray as engine
 from cckt.cache_builder.runner.engines import ray_link
 from cckt.cache_builder.runner.engines.ray_pool import placement
 from cckt.cache_builder.store import open_writer
 from tests.cache_builder.column_samples import Recorder, make, tree
+from tests.cache_builder.columns.growth.growing import some_photos
 from tests.cache_builder.runner.engines import makers
-from tests.cache_builder.samples import write_photos
+from tests.cache_builder.samples import write_photos, write_teacher
 from tests.places import ROOT
 
 ray = pytest.importorskip("ray", reason="needs ray")
@@ -59,7 +61,8 @@ def whole(folder):
 
 def test_a_cluster_makes_the_bytes_of_one_process(cluster, tmp_path):
     report = engine.RayEngine().call(makers.plain, tmp_path / "ray")
-    assert (report.made, report.rows, report.again, report.skipped) == (40, 320, 0, 0)
+    # `again` is not compared: on a busy machine a late chunk gets a second copy.
+    assert (report.made, report.rows, report.skipped) == (40, 320, 0)
     assert report.notes == make(tmp_path / "alone", makers.SPEC).notes
     assert tree(tmp_path / "ray") == tree(tmp_path / "alone")
     again = engine.RayEngine().call(makers.plain, tmp_path / "ray")
@@ -93,6 +96,29 @@ def test_a_killed_node_costs_the_chunks_in_hand_and_a_late_one_joins(cluster, tm
     assert report.manifest is not None
     assert report.again <= 3 * engine.AHEAD  # what the lost worker had in hand, and copies of late chunks
     assert tree(out) == whole(tmp_path / "alone")
+
+
+def test_batches_span_the_chunks_in_hand_and_every_chunk_is_finished(cluster, tmp_path):
+    report = engine.RayEngine(cpus=1).call(makers.spanning, tmp_path / "ray")
+    assert report.manifest is not None
+    assert report.rows >= 320
+    assert tree(tmp_path / "ray") == whole(tmp_path / "alone")
+
+
+def test_a_growing_column_has_the_bytes_of_a_build_from_nothing(cluster, tmp_path):
+    """The driver begins it in `.grow/`; workers compare rows, copy them and make the others."""
+    teacher = write_teacher(tmp_path / "teacher")
+    small = {"chunk_rows": 8, "batch": 8, "workers": 1, "device": "cpu"}
+    edited = some_photos(tmp_path, photos=6)
+    data = edited.index(tmp_path / "data")
+    cache_crops(data, teacher, **small)
+    edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
+    edited.index(data)
+    report = engine.RayEngine(cpus=1).call(cache_crops, data, teacher, **small)
+    assert (report.copied_rows, report.made_rows) == (18, 1)
+    assert not (data / ".grow").exists()
+    cache_crops(edited.index(tmp_path / "fresh"), teacher, **small)
+    assert tree(data / "crops") == tree(tmp_path / "fresh/crops")
 
 
 @pytest.mark.parametrize(
