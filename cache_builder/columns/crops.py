@@ -273,6 +273,11 @@ def crops_name(table: BoxTable) -> ColumnName:
     return PLAIN if isinstance(table, Index) else ColumnName("proposals/crops", of=table.label)
 
 
+def plain_name(of: str) -> ColumnName:
+    """Return the name of the plain column of crops over the table that `of` names; see `box_table`."""
+    return PLAIN if of == TABLE else ColumnName("proposals/crops", of=of.partition("-")[2])
+
+
 def crops_spec(
     table: BoxTable,
     teacher: Teacher,

@@ -3,9 +3,7 @@
     formats/          readers of annotation formats
     file_names.py     check file names of images, find them on disk
     checks.py         refuse annotations that would be read wrongly
-    photo_headers.py  read sizes and EXIF orientations of image files
-    photo_record.py   digests of photos, and which files are unchanged
-    photo_sizes.py    compare recorded sizes with the files
+    photo_files/      sizes, EXIF orientations and digests of the files of photos
     split_file.py     read a user's split file
     splits.py         assign each concept to base, novel or other
     assemble.py       clip, drop and sort annotations into tables
@@ -27,7 +25,7 @@ from cckt.cache_builder.index.build import build_index
 from cckt.cache_builder.index.derive import add_boxes, copy_index, pseudo_note, require_annotated
 from cckt.cache_builder.index.generations import digests_in_use, sweep_generations
 from cckt.cache_builder.index.hold_out import HoldOutReport, hold_out
-from cckt.cache_builder.index.photo_record import photo_record
+from cckt.cache_builder.index.photo_files.record import photo_record
 from cckt.cache_builder.index.reader import DamagedIndexError, Index, open_index
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.verify import FOREIGN, index_problems, novel_boxes, verify_index

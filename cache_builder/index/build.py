@@ -19,8 +19,8 @@ from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.json_stream import require_file
 from cckt.cache_builder.index.formats.merge import merge
 from cckt.cache_builder.index.formats.repairs import Repairs
-from cckt.cache_builder.index.photo_record import headers_of, known_records, record_bytes, record_photos
-from cckt.cache_builder.index.photo_sizes import EXIF_CHOICES, SizeFindings, compare_sizes
+from cckt.cache_builder.index.photo_files.record import headers_of, known_records, record_bytes, record_photos
+from cckt.cache_builder.index.photo_files.sizes import EXIF_CHOICES, SizeFindings, compare_sizes
 from cckt.cache_builder.index.reader import check_replaceable
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.splits import read_split

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index.build import relative_root
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
-from cckt.cache_builder.index.photo_record import photo_record, record_bytes
+from cckt.cache_builder.index.photo_files.record import photo_record, record_bytes
 from cckt.cache_builder.index.reader import Index, check_replaceable
 from cckt.cache_builder.index.tables import (
     FOLDER,

@@ -119,6 +119,7 @@ def crops(
 ) -> None:
     """Cache the image embedding of each annotated box, or of each proposal."""
     from cckt.cache_builder.columns.all_at_once import cache_photos
+    from cckt.cache_builder.columns.crops import plain_name
     from cckt.cache_builder.columns.options import CHUNK_ROWS
     from cckt.cache_builder.columns.views import view_names
 
@@ -127,7 +128,7 @@ def crops(
         print_sbatch(
             context,
             data,
-            [(str(view), "boxes", CHUNK_ROWS) for view in view_names(name, flipped, jitter)],
+            [(str(view), of, CHUNK_ROWS) for view in view_names(name, flipped, jitter, plain_name(of))],
             out,
         )
         return

@@ -104,6 +104,7 @@ def begin_column(
         raise UserError(
             f"--reuse-from {source} copies rows, but {other} makes every row; remove one of them."
         )
+    overwrite = overwrite and begins_columns()  # a driver has begun it
     old = None if overwrite else _older_column(data, place, spec, changing)
     staged = old is not None or _is_staged(place, spec, overwrite)
     donor = None

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.generations import record_file
-from cckt.cache_builder.index.photo_headers import THREADS, PhotoHeaders, read_header
+from cckt.cache_builder.index.photo_files.headers import THREADS, PhotoHeaders, read_header
 from cckt.cache_builder.index.reader import Index
 from cckt.cache_builder.index.tables import FOLDER
 
@@ -39,6 +39,9 @@ DTYPE = np.dtype(
 
 The digest is zero for a file that is missing, that cannot be read or was not read. The inode is zero where
 size and time do not prove that the file is unchanged, see `_TICK_NS`."""
+
+DIGEST_BYTES = 32
+"""Length of the sha256 at the end of the file of a record."""
 
 _TICK_NS = 2_000_000_000
 """A file that changed this short a time before it was read may change again within the resolution of its
@@ -88,10 +91,10 @@ def headers_of(record: NDArray[Any]) -> PhotoHeaders:
 
 
 def record_bytes(record: NDArray[Any]) -> bytes:
-    """Return the contents of the file of a record."""
+    """Return the contents of the file of a record: a .npy file, and after it the sha256 of its bytes."""
     held = io.BytesIO()
     np.lib.format.write_array(held, record, allow_pickle=False)
-    return held.getvalue()
+    return held.getvalue() + hashlib.sha256(held.getvalue()).digest()
 
 
 def photo_record(index: Index) -> NDArray[Any] | None:
@@ -105,7 +108,10 @@ def read_record(path: Path) -> NDArray[Any] | None:
     try:
         if not path.is_file():  # opening a pipe would block
             return None
-        record: NDArray[Any] = np.load(path, allow_pickle=False)
+        content = path.read_bytes()
+        if hashlib.sha256(content[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
+            return None
+        record: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return record if record.dtype == DTYPE and record.ndim == 1 else None
