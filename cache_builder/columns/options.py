@@ -91,7 +91,15 @@ class Making:
             "progress": self.reporter,
         }
 
-    def begin(self, data: Path, spec: ColumnSpec, table: BoxTable, *, copies: bool = True) -> Growth:
+    def begin(
+        self,
+        data: Path,
+        spec: ColumnSpec,
+        table: BoxTable,
+        *,
+        copies: bool = True,
+        changing: tuple[str, ...] = (),
+    ) -> Growth:
         """Begin or resume a column; see `begin_column`."""
         return begin_column(
             data,
@@ -102,6 +110,7 @@ class Making:
             reuse=self.reuse,
             source=self.reuse_from,
             copies=copies,
+            changing=changing,
             held=self.held,
         )
 

@@ -19,6 +19,7 @@ from cckt.cache_builder.base.constants import PROPOSAL_BATCH, SAW_NOVEL
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.growth.begin import Growth
 from cckt.cache_builder.columns.options import Making, Options
+from cckt.cache_builder.columns.proposal_copies import annotated_boxes, copying
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos, load_or_reason
@@ -69,7 +70,8 @@ def cache_proposals(
 
     name: label of a second table; the column is `proposals-NAME/boxes`. An image without a region has a valid
     row without boxes; a photo that cannot be read has an invalid row and a note. options: see `Making`;
-    `batch` is of the detector. After a kill the same call resumes.
+    `batch` is of the detector. Rows of unchanged photos are copied from the table of an earlier index, see
+    `copying`. After a kill the same call resumes.
 
     Raises UserError for what the user can correct, and if no image has a proposal.
     """
@@ -83,18 +85,22 @@ def cache_proposals(
         provenance = replace(provenance, saw_novel="yes" if find_leak(provenance, index) else "no")
     recipe = {"detector": proposer.recipe, "batch": making.batch}
     spec = proposals_spec(index, provenance, selection, recipe, making.chunk_rows, name)
-    growth = making.begin(data, spec, index, copies=False)
-    writer = growth.writer
-    run = run_chunks(
-        writer,
+    growth = making.begin(data, spec, index, changing=("provenance",))
+    reader, propose = (
         PhotoViews(index, proposer.prepare, making.strict),
         _by_detector(index, proposer, selection),
+    )
+    read, notes = copying(growth, index, reader, propose, selection, making.reuse)
+    run = run_chunks(
+        growth.writer,
+        read,
+        propose,
         batch=making.batch,
         spans=lambda lo, hi: [(row, row + 1) for row in range(lo, hi)],
         unit="photos",
         **making.reading,
     )
-    return _report(growth, run, making, index, provenance)
+    return _report(growth, run, making, index, provenance, notes)
 
 
 def import_proposals(
@@ -120,14 +126,13 @@ def import_proposals(
     provenance = Provenance("import", file.name, boxes.digest, trained_on, saw_novel=stated)
 
     def rows_of(images: Sequence[int]) -> NDArray[np.float32]:
-        return np.stack([selection.row(*boxes.of_image(one), *_annotated(index, one)) for one in images])
+        return np.stack([selection.row(*boxes.of_image(one), *annotated_boxes(index, one)) for one in images])
 
     _require_some(boxes, rows_of, selection, file)
     spec = proposals_spec(index, provenance, selection, {}, making.chunk_rows, name)
-    growth = making.begin(data, spec, index, copies=False)
-    writer = growth.writer
+    growth = making.begin(data, spec, index, copies=False, changing=("provenance",))
     run = run_chunks(
-        writer,
+        growth.writer,
         lambda lo, hi: [Item(row, row) for row in range(lo, hi)],
         rows_of,
         **{**making.reading, "workers": 0, "processes": False},
@@ -183,19 +188,12 @@ def _by_detector(
         for (image, _), (boxes, scores) in zip(
             views, proposer.propose([view for _, view in views]), strict=True
         ):
-            annotated, size = _annotated(index, image)
+            annotated, size = annotated_boxes(index, image)
             pixels = np.asarray(boxes, np.float64).reshape(-1, 4) * np.array([*size, *size])
             rows.append(selection.row(pixels, np.asarray(scores, np.float64), annotated, size))
         return np.stack(rows)
 
     return map_views
-
-
-def _annotated(index: Index, image: int) -> tuple[Floats, tuple[int, int]]:
-    """Return the boxes of an image without crowds, (M, 4) xyxy, and its (width, height)."""
-    boxes = index.boxes_of(image)
-    kept: Floats = index.box_xyxy[boxes][~index.iscrowd[boxes]]
-    return kept, (int(index.widths[image]), int(index.heights[image]))
 
 
 def _require_some(
@@ -215,7 +213,12 @@ def _require_some(
 
 
 def _report(
-    growth: Growth, run: RunReport, making: Making, index: Index, provenance: Provenance
+    growth: Growth,
+    run: RunReport,
+    making: Making,
+    index: Index,
+    provenance: Provenance,
+    first: Sequence[str] = (),
 ) -> CacheReport:
     """Put the finished column in its place; return the report, with a line on the proposals.
 
@@ -223,7 +226,7 @@ def _report(
     """
     writer = growth.writer
     if run.manifest is None:
-        return report_of(writer, run, making.reporter, strict=making.strict, photos=len(index))
+        return report_of(writer, run, making.reporter, first, strict=making.strict, photos=len(index))
     column = open_column(growth.readable, writer.spec.name)
     counts, repeats = np.zeros(len(index), np.int64), 0
     for lo in range(0, len(index), 4096):
@@ -244,6 +247,7 @@ def _report(
     empty = int((counts == 0).sum()) - run.manifest.invalid
     growth.finish(run.manifest)
     notes = [
+        *first,
         f"{int(counts.sum())} proposals, {counts.sum() / max(len(index), 1):.1f} per image; {repeats} of "
         "them repeat an annotated box",
         *([f"{empty} images have no proposal"] if empty else []),

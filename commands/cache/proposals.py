@@ -22,6 +22,7 @@ from cckt.commands.engines.choice import (
 )
 from cckt.commands.options import (
     DEVICE,
+    REUSE,
     ColumnOut,
     Data,
     Device,
@@ -30,6 +31,7 @@ from cckt.commands.options import (
     Part,
     Precision,
     Processes,
+    Reuse,
     Strict,
     Workers,
     changed,
@@ -85,6 +87,7 @@ def proposals(
     actor_cpus: ActorCpus = None,
     print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
@@ -114,6 +117,7 @@ def proposals(
                 "--precision": changed(precision, PRECISION),
                 "--strict": changed(strict, False),
                 "--engine": changed(engine, "local"),
+                "--reuse": changed(reuse, REUSE),
                 "--print-sbatch": changed(print_script, False),
             },
             "applies only to a detector; you passed --import, which reads no images. Remove it.",
@@ -159,6 +163,7 @@ def proposals(
         strict=strict,
         part=parse_part(part, exact_part),
         overwrite=overwrite,
+        reuse=reuse,
         out=out,
         progress=TerminalProgress(),
     )

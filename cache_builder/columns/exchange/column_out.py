@@ -10,7 +10,9 @@ import numpy as np
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.index import Index, open_index
+from cckt.cache_builder.columns.growth.tables import table_of
+from cckt.cache_builder.columns.views import BoxTable, index_of
+from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.store import Column, open_column
 from cckt.cache_builder.store.exchange.npy_out import write_npy
 from cckt.cache_builder.store.exchange.parquet_out import (
@@ -34,21 +36,21 @@ def export_column(
     if form not in FORMATS:
         raise UserError(f"--format is {form!r}; choose one of {', '.join(FORMATS)}.")
     column = open_column(data, name)
-    index = open_index(data, column.manifest.spec.index_digest)
+    table = table_of(Path(data), data, column.manifest.spec)
     if form == "parquet":
         require_pyarrow()
         require_ours_or_absent(out, parquet_mark(), "a column exported by cckt")
-        write_parquet(column, out, beside(index, column), progress)
+        write_parquet(column, out, beside(table, column), progress)
         return [out]
     if out.suffix != ".npy":
         raise UserError(f"--out {out} does not end in .npy; give a name that does.")
     require_ours_or_absent(out, lambda path: _is_exported(path, column), "a column exported by cckt")
-    return write_npy(column, out, beside(index, column), progress)
+    return write_npy(column, out, beside(table, column), progress)
 
 
-def beside(index: Index, column: Column) -> Beside:
+def beside(table: BoxTable, column: Column) -> Beside:
     """Return what an export holds beside each vector, by the table of the column."""
-    table = column.manifest.spec.table
+    index, kind = index_of(table), column.manifest.spec.table
     names = np.array(index.concepts.names, object)
     ids = np.asarray(index.concepts.category_ids)
 
@@ -75,7 +77,23 @@ def beside(index: Index, column: Column) -> Beside:
     def of_concepts(lo: int, hi: int) -> dict[str, Any]:
         return {"category_id": ids[lo:hi], "concept": names[lo:hi].tolist()}
 
-    return {"boxes": of_boxes, "concepts": of_concepts}.get(table, of_images)
+    def of_proposals(lo: int, hi: int) -> dict[str, Any]:
+        assert isinstance(table, Proposals), "expected the proposals of the column"
+        images = table.box_images[lo:hi]
+        return {
+            "image_id": np.asarray(index.image_ids[images]),
+            "file_name": [index.file_name(image) for image in images.tolist()],
+            "rank": table.ranks[lo:hi],
+            "score": table.scores[lo:hi],
+            "box_xyxy": table.box_xyxy[lo:hi],
+            "repeats": table.repeats[lo:hi],
+        }
+
+    def of_nouns(lo: int, hi: int) -> dict[str, Any]:
+        return {"noun": list(column.manifest.spec.recipe["names"][lo:hi])}
+
+    known = {"boxes": of_boxes, "concepts": of_concepts, "proposals": of_proposals, "nouns": of_nouns}
+    return known.get(kind, of_images)
 
 
 def _is_exported(path: Path, column: Column) -> bool:

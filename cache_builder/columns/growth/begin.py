@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.growth.donor import Donor, same_photos
@@ -142,12 +143,36 @@ def require_same_bytes(
 ) -> None:
     """Make some of the rows that would be copied again; raise UserError if their bytes differ.
 
-    read, encode: as for `run_chunks`, without copying. Does nothing if there is nothing to copy or to make,
+    read, encode, reuse: see `compare_rows`.
+    """
+    spec = growth.writer.spec
+    made, stored = compare_rows(growth, read, encode, reuse, probes)
+    differ = int((made != stored).any(axis=1).sum())
+    if differ:
+        raise UserError(
+            f"column {spec.name}: {differ} of {len(made)} stored rows differ from the same rows made here "
+            f"(least cosine {agreement(stored, made).minimum:.6f}), expected the same bytes; other hardware "
+            "or library versions made them, so add --reuse any to copy rows all the same, or --reuse none to "
+            "make every row."
+        )
+
+
+def compare_rows(
+    growth: Growth,
+    read: Callable[[int, int], Iterable[Item]],
+    encode: Callable[[list[Any]], Any],
+    reuse: str,
+    probes: int = PROBES,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return some rows (n, width) that would be copied, made again here, and as they are stored.
+
+    read, encode: as for `run_chunks`, without copying. There are none if there is nothing to copy or to make,
     for `reuse` "any", and in a driver whose workers check this on their devices.
     """
     donor, spec = growth.donor, growth.writer.spec
+    none = np.zeros((0, spec.width), spec.dtype)
     if donor is None or reuse == "any" or not makes_rows() or not growth.writer.missing():
-        return
+        return none, none
     pairs: list[tuple[int, Any]] = []
     for row in np.unique(
         np.linspace(0, spec.rows - 1, min(16 * probes, spec.rows)).astype(np.int64)
@@ -159,18 +184,10 @@ def require_same_bytes(
         if len(pairs) == probes:
             break
     if not pairs:
-        return
+        return none, none
     made = encode([pixels for _, pixels in pairs])
     made = np.asarray(made() if callable(made) else made).astype(spec.dtype)
-    stored = donor.rows.take(np.array([old for old, _ in pairs]))
-    differ = int((made != stored).any(axis=1).sum())
-    if differ:
-        raise UserError(
-            f"column {spec.name}: {differ} of {len(pairs)} stored rows differ from the same rows made here "
-            f"(least cosine {agreement(stored, made).minimum:.6f}), expected the same bytes; other hardware "
-            "or library versions made them, so add --reuse any to copy rows all the same, or --reuse none to "
-            "make every row."
-        )
+    return made, donor.rows.take(np.array([old for old, _ in pairs]))
 
 
 def _older_column(

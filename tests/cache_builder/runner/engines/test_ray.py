@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -19,39 +20,15 @@ from cckt.cache_builder.runner.engines import ray as engine
 from cckt.cache_builder.runner.engines import ray_link
 from cckt.cache_builder.runner.engines.ray_pool import placement
 from cckt.cache_builder.store import open_writer
+from cckt.cache_builder.store.claims import LEASE, _machine
 from tests.cache_builder.column_samples import Recorder, make, tree
 from tests.cache_builder.columns.growth.growing import some_photos
 from tests.cache_builder.runner.engines import makers
+from tests.cache_builder.runner.engines.conftest import add_node
 from tests.cache_builder.samples import write_photos, write_teacher
 from tests.places import ROOT
 
 ray = pytest.importorskip("ray", reason="needs ray")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two nodes of one core."""
-    from ray.cluster_utils import Cluster
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    add_node(cluster)
-    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-
-
-def add_node(cluster):
-    """Add a node of one core. Ray grants a start 30 s, which a busy machine may exceed."""
-    for attempt in range(3):
-        try:
-            return cluster.add_node(num_cpus=1)
-        except Exception:
-            if attempt == 2:
-                raise
-    raise AssertionError
 
 
 def whole(folder):
@@ -200,6 +177,7 @@ import sys
 from pathlib import Path
 from cckt.cache_builder.runner.engines.ray import RayEngine
 from tests.cache_builder.runner.engines import makers
+from tests.cache_builder.runner.engines.conftest import add_node
 RayEngine(sys.argv[1], cpus=1).call(makers.plain, Path(sys.argv[2]), delay=0.3)
 """
 
@@ -236,6 +214,21 @@ def test_sigterm_stops_a_run_that_the_same_call_resumes(cluster, tmp_path):
     assert on.value.exit_code == 128 + signal.SIGTERM
     makers.plain(tmp_path / "data")
     assert tree(tmp_path / "data") == whole(tmp_path / "alone")
+
+
+def test_a_claim_that_a_dead_maker_left_holds_nobody_up(cluster, tmp_path):
+    """Its process has ended; the driver does not ask for claims, and sweeps them with the ledgers."""
+    writer = open_writer(tmp_path / "ray", makers.SPEC)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    claim = {"maker": "0" * 32, "home": [_machine(), int(dead.stdout), 1]}
+    for unit in range(writer.n_chunks):
+        (tmp_path / f"ray/crops/ledger/claim-40-{unit}-0").write_text(json.dumps(claim))
+    began = time.monotonic()
+    report = engine.RayEngine().call(makers.plain, tmp_path / "ray")
+    assert (report.made, time.monotonic() - began < LEASE) == (40, True)
+    assert tree(tmp_path / "ray") == whole(tmp_path / "alone")
 
 
 def test_without_ray_the_sentence_names_the_extra(monkeypatch, tmp_path):
