@@ -159,6 +159,7 @@ def test_links_of_a_page_have_targets(page: Path) -> None:
 
 MADE_BY_USERS = {
     ".grow/",
+    ".kept/",
     "caches/more/",
     "convert.py",
     "demo/",

@@ -86,10 +86,8 @@ def cache_proposals(
     recipe = {"detector": proposer.recipe, "batch": making.batch}
     spec = proposals_spec(index, provenance, selection, recipe, making.chunk_rows, name)
     growth = making.begin(data, spec, index, changing=("provenance",))
-    reader, propose = (
-        PhotoViews(index, proposer.prepare, making.strict),
-        _by_detector(index, proposer, selection),
-    )
+    reader = PhotoViews(index, proposer.prepare, making.strict)
+    propose = _by_detector(index, proposer, selection)
     read, notes = copying(growth, index, reader, propose, selection, making.reuse)
     run = run_chunks(
         growth.writer,

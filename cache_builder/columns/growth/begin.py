@@ -185,9 +185,11 @@ def compare_rows(
             break
     if not pairs:
         return none, none
-    made = encode([pixels for _, pixels in pairs])
-    made = np.asarray(made() if callable(made) else made).astype(spec.dtype)
-    return made, donor.rows.take(np.array([old for old, _ in pairs]))
+    made, size = [], int(spec.recipe.get("batch", probes))
+    for lo in range(0, len(pairs), size):
+        part = encode([pixels for _, pixels in pairs[lo : lo + size]])
+        made.append(np.asarray(part() if callable(part) else part).astype(spec.dtype))
+    return np.concatenate(made), donor.rows.take(np.array([old for old, _ in pairs]))
 
 
 def _older_column(
