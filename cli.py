@@ -21,7 +21,7 @@ from cckt.cache_builder.base.disk_faults import explained_faults
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands import data
 from cckt.commands.ablate import ablate
-from cckt.commands.cache import columns, make, nouns, priors, proposals
+from cckt.commands.cache import columns, make, nouns, priors, proposals, tables
 from cckt.commands.console import CLOSED, Answer, OutputClosed, close_output, quiet_progress, show_error
 from cckt.commands.doctor import doctor
 from cckt.commands.eval import evaluate
@@ -91,11 +91,14 @@ cache_group.command("proposals")(proposals.proposals)
 cache_group.command("nouns")(nouns.nouns)
 cache_group.command("fit-nouns")(nouns.fit_nouns)
 cache_group.command("all")(make.all_columns)
+cache_group.command("plan")(tables.plan)
 cache_group.command("info")(columns.info)
 cache_group.command("verify")(columns.verify)
 cache_group.command("diff")(columns.diff)
 cache_group.command("pull")(columns.pull)
 cache_group.command("finish")(columns.finish)
+cache_group.command("export")(tables.export_table)
+cache_group.command("import")(tables.import_table)
 app.add_typer(cache_group, name="cache")
 
 app.command("quickstart")(quickstart)

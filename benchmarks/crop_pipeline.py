@@ -126,7 +126,7 @@ def main() -> None:
     teacher = load_teacher(arguments.teacher, device=arguments.device, precision=arguments.precision)
     plain, _, transform = open_clip.create_model_and_transforms(*_as_open_clip(arguments.teacher))
     batch, workers = arguments.batch, check_numbers(arguments.batch, arguments.workers, None)
-    encode = encoder(teacher)
+    encode = encoder(teacher, arguments.batch)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         records = data / "records.json"

@@ -42,8 +42,8 @@ def slow_crops(data: Path, out: Path, seconds: float) -> int:
 
     encode = crops.encoder
 
-    def waiting(teacher: Any) -> Any:
-        inner = encode(teacher)
+    def waiting(teacher: Any, batch: int) -> Any:
+        inner = encode(teacher, batch)
 
         def embed(pixels: list[Any]) -> Any:
             began = time.monotonic()

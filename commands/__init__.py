@@ -16,6 +16,6 @@ One file per command or group; `cli.py` assembles them. No command imports anoth
     report.py          cckt report: one HTML file about one or several runs
     train.py           cckt train: start or resume a run
 
-    cache/             cckt cache: one file per group of verbs
+    cache/             cckt cache: make columns, work on existing ones, tables of other programs
     engines/           options that choose who does the work, and work on a Ray cluster
 """

@@ -62,6 +62,13 @@ def index(
     names: Annotated[
         str | None, typer.Option(help='Concepts of photos without annotations: "cat, dog".')
     ] = None,
+    digests: Annotated[
+        bool,
+        typer.Option(
+            "--digests/--no-digests",
+            help="Record digests of the photos, so that columns of a later index can copy rows.",
+        ),
+    ] = True,
     json: Json = None,
 ) -> None:
     """Build the tables of a data set from its annotations."""
@@ -78,6 +85,7 @@ def index(
         exif=exif,
         rescale=rescale,
         lenient=lenient,
+        digests=digests,
         read=read,
     )
     answer = Answer(json)

@@ -67,6 +67,21 @@ Tau = Annotated[float, typer.Option(help="Temperature of the cosine.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace a column that was made with other options.")
 ]
+REUSE = "same"
+Reuse = Annotated[
+    str,
+    typer.Option(
+        help="Rows of unchanged photos and boxes: same copies them if rows made here have the same bytes, "
+        "any copies them in any case, none makes every row."
+    ),
+]
+ReuseFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE",
+        help="Data set or URL with the older column. Default: the place of the column itself.",
+    ),
+]
 ColumnOut = Annotated[
     str | None,
     typer.Option("--out", metavar="PLACE", help="Folder or URL of the column. Default: the data set folder."),

@@ -293,6 +293,7 @@ def test_a_student_reads_no_data_and_a_term_knows_no_student() -> None:
     [
         ("zarr", ["cckt.cache_builder.store"]),
         ("fsspec", ["cckt.cache_builder.store"]),
+        ("pyarrow", ["cckt.cache_builder.store.exchange"]),
         ("ray", ["cckt.cache_builder.runner.engines"]),
         ("open_clip", ["cckt.cache_builder.teacher.clip"]),
         # Two rooms load models of transformers: those that answer, and those that detect.

@@ -95,7 +95,8 @@ def problem_of(words: list[str]) -> str:
         if unknown:
             return f"no verb {unknown[0]!r} in cckt {' '.join(words)}"
         verb, rest = verb.commands[names[0]], rest[1:]
-    known = {option for parameter in verb.params for option in parameter.opts} | {"--help", "--debug"}
+    known = {option for parameter in verb.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    known |= {"--help", "--debug"}
     unknown = [word for word in rest if word.startswith("--") and word.split("=")[0] not in known]
     return f"no option {unknown[0]} in cckt {' '.join(words)}" if unknown else ""
 
@@ -157,6 +158,8 @@ def test_links_of_a_page_have_targets(page: Path) -> None:
 
 
 MADE_BY_USERS = {
+    ".grow/",
+    ".kept/",
     "caches/more/",
     "convert.py",
     "demo/",

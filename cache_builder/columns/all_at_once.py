@@ -17,7 +17,6 @@ from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.crops import (
     CROWD,
     SMALL,
-    BoxTable,
     CropReader,
     box_table,
     cache_crops,
@@ -29,20 +28,25 @@ from cckt.cache_builder.columns.crops import (
     usable_boxes,
 )
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels
+from cckt.cache_builder.columns.growth.begin import finish_all, require_same_bytes
+from cckt.cache_builder.columns.growth.donor import Donor
 from cckt.cache_builder.columns.images import ImageReader, cache_images, encoder, image_reader, images_spec
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.columns.teachers import Teachers, load_teachers
 from cckt.cache_builder.columns.text import cache_text
-from cckt.cache_builder.columns.views import view_names
+from cckt.cache_builder.columns.views import BoxTable, view_names
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, Job, Target, run_targets
-from cckt.cache_builder.store import ColumnSpec, open_writer
+from cckt.cache_builder.store import ColumnSpec
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.crop_rules import check_rule
 
 Photo = Image.Image | Tensor | str
+
+MOST_JOINED = 64
+"""Photos of one job whose rows are all copied."""
 
 
 def cache_all(
@@ -70,6 +74,7 @@ def cache_all(
     After a kill the same call resumes. Raises UserError for what the user can correct.
     """
     making = Making(**options)
+    held: Options = {**options, "held": True}
     labelled = load_teachers(teacher, name, making.device, making.precision)
     reports = [
         cache_text(
@@ -82,6 +87,8 @@ def cache_all(
             overwrite=making.overwrite,
             out=making.out,
             progress=making.progress,
+            reuse=making.reuse,
+            held=True,
         )
         for label, loaded in labelled.items()
     ]
@@ -93,9 +100,11 @@ def cache_all(
         flipped=flipped,
         jitter=jitter,
         fast=fast,
-        **options,
+        **held,
     )
     if all(report.manifest for report in reports):
+        names = [report.name for report in reports]
+        finish_all(data, making.place(data), open_index(data), names)  # the old columns fit each other
         reports += [
             cache_clip_priors(
                 data,
@@ -105,6 +114,7 @@ def cache_all(
                 overwrite=making.overwrite,
                 out=making.out,
                 progress=making.progress,
+                reuse=making.reuse,
             )
             for label in labelled
         ]
@@ -147,30 +157,34 @@ def cache_photos(
         if "crops" in kinds:
             for column in view_names(label, flipped, jitter, crops_name(table)):
                 spec = crops_spec(table, loaded, crop, making.batch, making.chunk_rows, column, fast)
-                reader = crop_reader(table, loaded, crop, column.view, fast, making.strict)
-                columns.append((spec, reader, loaded))
+                made_by = crop_reader(table, loaded, crop, column.view, fast, making.strict)
+                columns.append((spec, made_by, loaded))
         if "images" in kinds:
             spec = images_spec(index, loaded, making.batch, making.chunk_rows, label, fast)
             columns.append((spec, image_reader(index, loaded, fast, making.strict), loaded))
-    targets = [
-        Target(
-            open_writer(making.place(data), spec, overwrite=making.overwrite),
-            crop_encoder(loaded, reader.crop) if isinstance(reader, CropReader) else encoder(loaded),
-            making.batch,
-        )
-        for spec, reader, loaded in columns
-    ]
+    growths, targets = [], []
+    for spec, reader, loaded in columns:
+        of_crops = isinstance(reader, CropReader)
+        growth = making.begin(data, spec, table if of_crops else index)
+        encode = crop_encoder(loaded, crop, making.batch) if of_crops else encoder(loaded, making.batch)
+        targets.append(Target(growth.writer, encode, making.batch, independent=True))
+        growths.append(growth)
+        if growth.donor is not None and fast and isinstance(reader, CropReader):
+            growth.donor.reduction = reader.reduction_of
+        require_same_bytes(growth, reader, encode, making.reuse)
+    donors = [growth.donor for growth in growths]
+    jobs = photo_jobs(table, [isinstance(reader, CropReader) for _, reader, _ in columns])
     runs = run_targets(
         targets,
-        photo_jobs(table, [isinstance(reader, CropReader) for _, reader, _ in columns]),
-        PhotoReader(index, tuple(reader for _, reader, _ in columns), making.strict),
+        join_copied(jobs, donors),
+        PhotoReader(index, tuple(reader for _, reader, _ in columns), making.strict, tuple(donors)),
         **making.reading,
     )
     reports = []
-    for target, run, (_, made_by, loaded) in zip(targets, runs, columns, strict=True):
+    for target, growth, run, (_, reader, loaded) in zip(targets, growths, runs, columns, strict=True):
         agreed = None
         if fast:
-            agreed = agreement_of(making.place(data), run.manifest, replace(made_by, fast=False), loaded)
+            agreed = agreement_of(growth.readable, run.manifest, replace(reader, fast=False), loaded)
         reports.append(
             report_of(
                 target.writer,
@@ -179,9 +193,10 @@ def cache_photos(
                 strict=making.strict,
                 expected=(CROWD, SMALL),
                 agreement=agreed,
-                photos=len(photos_with_crops(table)) if isinstance(made_by, CropReader) else len(index),
+                photos=len(photos_with_crops(table)) if isinstance(reader, CropReader) else len(index),
             )
         )
+        growth.finish(run.manifest)
     return reports
 
 
@@ -189,38 +204,49 @@ def cache_photos(
 class PhotoReader:
     """Reads a photo's rows for every column from one decoding. Picklable.
 
-    readers: one for each target, in order. Columns with the same pixels (of teachers with the same
+    readers: one for each target, in order. donors: for each target, the older column from which rows are
+    copied, or None; () for no copies. Columns with the same pixels (of teachers with the same
     preprocessing) get the same items.
     """
 
     index: Index
     readers: tuple[CropReader | ImageReader, ...]
     strict: bool = False
+    donors: tuple[Donor | None, ...] = ()
 
     def __call__(self, job: Job) -> Iterable[tuple[int, Item]]:
-        """Yield (target, item) for the rows of a job: boxes of one photo, or the photo; rows may be empty."""
-        photos: dict[int, Photo] = {}
+        """Yield (target, item) for the rows of a job: boxes of one photo, or the photo; rows may be empty.
+
+        A job may be of several photos whose rows are all copied.
+        """
+        photos: dict[tuple[int, int], Photo] = {}
         made: dict[str, list[Item]] = {}
         for target, (reader, (lo, hi)) in enumerate(zip(self.readers, job, strict=True)):
-            if lo == hi:
-                continue
-            key = f"{lo}-{hi} {_pixels_of(reader)}"
-            if key not in made:
-                made[key] = list(self._items(reader, lo, hi, photos))
-            yield from ((target, item) for item in made[key])
+            donor = self.donors[target] if self.donors else None
+            ranges, needed = [(lo, hi)] if lo < hi else [], set(range(lo, hi))
+            if donor is not None:
+                copied, ranges, needed = donor.split(lo, hi)
+                yield from ((target, item) for item in copied)
+            for start, stop in ranges:
+                key = f"{start}-{stop} {_pixels_of(reader)}"
+                if key not in made:
+                    made[key] = list(self._items(reader, start, stop, photos))
+                yield from ((target, item) for item in made[key] if item.row in needed)
 
     def _items(
-        self, reader: CropReader | ImageReader, lo: int, hi: int, photos: dict[int, Photo]
+        self, reader: CropReader | ImageReader, lo: int, hi: int, photos: dict[tuple[int, int], Photo]
     ) -> Iterable[Item]:
+        """Items of rows of one photo."""
         table = reader.table if isinstance(reader, CropReader) else None
         image = lo if table is None else int(table.box_images[lo])
         photo: Photo = ""
         if table is None or usable_boxes(table, lo, hi).any():
             reduction = reader.reduction(image)
-            if reduction not in photos:
+            key = (image, reduction)
+            if key not in photos:
                 found = load_or_reason(self.index, image, strict=self.strict, reduction=reduction)
-                photos[reduction] = as_pixels(found) if reader.fast and not isinstance(found, str) else found
-            photo = photos[reduction]
+                photos[key] = as_pixels(found) if reader.fast and not isinstance(found, str) else found
+            photo = photos[key]
         return reader.items(lo, hi, photo) if isinstance(reader, CropReader) else [reader.item(image, photo)]
 
 
@@ -229,6 +255,26 @@ def _pixels_of(reader: CropReader | ImageReader) -> str:
     crops = (reader.crop, reader.view) if isinstance(reader, CropReader) else ()
     recipe = json.dumps(reader.preprocess.recipe, sort_keys=True)
     return f"{crops} {reader.fast} {reader.on_device} {recipe}"
+
+
+def join_copied(jobs: list[Job], donors: Sequence[Donor | None]) -> list[Job]:
+    """Join consecutive jobs of which every row of every target is copied, up to MOST_JOINED."""
+    if not donors or any(donor is None for donor in donors):
+        return jobs
+    joined: list[Job] = []
+    count = 0
+    for job in jobs:
+        whole = all(
+            donor is None or bool((donor.old_rows(lo, hi) >= 0).all())
+            for donor, (lo, hi) in zip(donors, job, strict=True)
+        )
+        if whole and 0 < count < MOST_JOINED:
+            joined[-1] = tuple((lo, hi) for (lo, _), (_, hi) in zip(joined[-1], job, strict=True))
+        else:
+            joined.append(job)
+            count = 0
+        count = count + 1 if whole else 0
+    return joined
 
 
 def photo_jobs(table: BoxTable, crops: Sequence[bool]) -> list[Job]:

@@ -14,6 +14,7 @@ import numpy as np
 from cckt.cache_builder.base.constants import TAU
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.columns.growth.begin import begin_column
 from cckt.cache_builder.columns.options import check_numbers, place
 from cckt.cache_builder.columns.remake import Made, Remake
 from cckt.cache_builder.columns.report import CacheReport, report_of
@@ -26,7 +27,6 @@ from cckt.cache_builder.store import (
     check_label,
     column_spec,
     open_column,
-    open_writer,
     repair_command,
     require_same_teacher,
 )
@@ -45,12 +45,16 @@ def cache_clip_priors(
     overwrite: bool = False,
     out: Path | str | None = None,
     progress: Progress | None = None,
+    reuse: str = "same",
 ) -> CacheReport:
     """Make the column `priors/clip` of the data set `data`: (I, C) float32, sigma(cos(image i, t_c) / tau).
 
     It is computed from the data set's columns `images` and `text`, which must be of one teacher: one matrix
     product for each chunk. A photo without an embedding leaves an invalid row. tau: temperature. name: label
     of a second teacher; `priors/clip-NAME` is computed from `images-NAME` and `text-NAME`.
+
+    A column of an earlier index of the data set stays in its place until this one is finished. Its rows are
+    computed again: they need no photo and no teacher. reuse: see `begin_column`.
 
     out: place of the column, if not the data set's folder: a folder or a URL (s3://, gs://, memory://).
 
@@ -96,7 +100,17 @@ def cache_clip_priors(
         ]
 
     progress = progress or Silent()
-    writer = open_writer(place(data, out), spec, overwrite=overwrite)
+    growth = begin_column(
+        data,
+        place(data, out),
+        spec,
+        index,
+        overwrite=overwrite,
+        reuse=reuse,
+        changing=("from",),
+        copies=False,
+    )
+    writer = growth.writer
     run = run_chunks(
         writer,
         read,
@@ -108,6 +122,7 @@ def cache_clip_priors(
         progress=progress,
         unit="photos",
     )
+    growth.finish(run.manifest)
     return report_of(writer, run, progress, photos=len(index))
 
 

@@ -17,16 +17,17 @@ from torch import Tensor
 from cckt.cache_builder.base.constants import CROP, MIN_SIDE, TABLE
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels, fast_pixels
-from cckt.cache_builder.columns.images import encoder, teacher_recipe
+from cckt.cache_builder.columns.growth.begin import require_same_bytes
+from cckt.cache_builder.columns.images import CopyingReader, encoder, teacher_recipe
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.remake import Made, Remake, remake_from_photos
 from cckt.cache_builder.columns.report import CacheReport, report_of
-from cckt.cache_builder.columns.views import PLAIN, index_of, jittered_boxes, view_recipe
+from cckt.cache_builder.columns.views import PLAIN, BoxTable, index_of, jittered_boxes, view_recipe
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos, load_or_reason
-from cckt.cache_builder.proposals import Proposals, open_proposals
+from cckt.cache_builder.proposals import open_proposals
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec, open_writer
+from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec
 from cckt.cache_builder.store.kinds import FLIPPED, PROPOSALS
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.crop_rules import (
@@ -36,9 +37,6 @@ from cckt.cache_builder.teacher.crop_rules import (
     foreground,
 )
 from cckt.cache_builder.teacher.preprocess import Preprocess
-
-BoxTable = Index | Proposals
-"""What crops are cut from: the annotated boxes of an index, or proposals."""
 
 CROWD = "the box is a crowd"
 SMALL = f"the box is under {MIN_SIDE:.0f} px on a side"
@@ -84,20 +82,32 @@ def cache_crops(
     loaded = making.teacher(teacher)
     column = replace(crops_name(table), label=check_label(name), view=view)
     spec = crops_spec(table, loaded, crop, making.batch, making.chunk_rows, column, fast)
+    growth = making.begin(data, spec, table)
     reader = crop_reader(table, loaded, crop, view, fast, making.strict)
-    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
+    encode = crop_encoder(loaded, crop, making.batch)
+    donor, writer = growth.donor, growth.writer
+    if donor is not None and fast:
+        donor.reduction = reader.reduction_of
+    require_same_bytes(growth, reader, encode, making.reuse)
+
+    def spans(lo: int, hi: int) -> list[tuple[int, int]]:
+        found = photo_spans(table.box_images[lo:hi], lo)
+        return donor.long_spans(found) if donor is not None else found
+
     run = run_chunks(
         writer,
-        reader,
-        crop_encoder(loaded, crop),
+        reader if donor is None else CopyingReader(reader, donor),
+        encode,
         batch=making.batch,
-        spans=lambda lo, hi: photo_spans(table.box_images[lo:hi], lo),
+        independent=True,
+        spans=spans,
         unit="boxes" if of == TABLE else "proposals",
         **making.reading,
     )
     agreed = None
     if fast:
-        agreed = agreement_of(making.place(data), run.manifest, replace(reader, fast=False), loaded)
+        agreed = agreement_of(growth.readable, run.manifest, replace(reader, fast=False), loaded)
+    growth.finish(run.manifest)
     return report_of(
         writer,
         run,
@@ -175,6 +185,10 @@ class CropReader:
                 items.append(Item(row, pixels))
         return items
 
+    def reduction_of(self, table: BoxTable, image: int) -> int:
+        """Return `reduction` for an image row of another table."""
+        return replace(self, table=table).reduction(image)
+
     def reduction(self, image: int) -> int:
         """Return n such that the JPEG of an image row may be decoded at 1/n for all its crops."""
         boxes = self.table.boxes_of(image)
@@ -223,16 +237,18 @@ def crop_reader(
     return CropReader(table, teacher.preprocess, crop, strict, view, fast, on_device, grid)
 
 
-def crop_encoder(teacher: Teacher, crop: str) -> Callable[[list[Any]], Callable[[], NDArray[np.float32]]]:
+def crop_encoder(
+    teacher: Teacher, crop: str, batch: int
+) -> Callable[[list[Any]], Callable[[], NDArray[np.float32]]]:
     """Return the runner's map of the items of a `CropReader` with the rule `crop`; see `images.encoder`."""
     if crop != "oadp":
-        return encoder(teacher)
+        return encoder(teacher, batch)
 
     def encode(
         items: list[tuple[NDArray[np.uint8], NDArray[np.bool_]]],
     ) -> Callable[[], NDArray[np.float32]]:
         pixels, masks = zip(*items, strict=True)
-        return teacher.launch_masked(np.stack(pixels), np.stack(masks))
+        return teacher.launch_masked(np.stack(pixels), np.stack(masks), batch)
 
     return encode
 
@@ -255,6 +271,11 @@ def box_table(data: Path, index: Index, of: str) -> BoxTable:
 def crops_name(table: BoxTable) -> ColumnName:
     """Return the name of the plain column of crops over a table."""
     return PLAIN if isinstance(table, Index) else ColumnName("proposals/crops", of=table.label)
+
+
+def plain_name(of: str) -> ColumnName:
+    """Return the name of the plain column of crops over the table that `of` names; see `box_table`."""
+    return PLAIN if of == TABLE else ColumnName("proposals/crops", of=of.partition("-")[2])
 
 
 def crops_spec(
@@ -285,7 +306,7 @@ def remake_crops(made: Made) -> Remake | None:
     recipe = made.spec.recipe
     rule, fast = recipe["crop"]["rule"], "fast" in recipe
     reader = replace(crop_reader(made.table, teacher, rule, made.name.view, fast), on_device=False)
-    return remake_from_photos(teacher, reader, crop_encoder(teacher, rule))
+    return remake_from_photos(teacher, reader, crop_encoder(teacher, rule, recipe["batch"]), recipe["batch"])
 
 
 def usable_boxes(table: BoxTable, lo: int = 0, hi: int | None = None) -> NDArray[np.bool_]:

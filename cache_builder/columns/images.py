@@ -13,13 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels, fast_pixels, stacked
+from cckt.cache_builder.columns.growth.begin import require_same_bytes
+from cckt.cache_builder.columns.growth.donor import Donor
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.remake import Made, Remake, remake_from_photos
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec, open_writer
+from cckt.cache_builder.store import ColumnName, ColumnSpec, check_label, column_spec
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.preprocess import FAST, Preprocess
 
@@ -50,20 +52,24 @@ def cache_images(
     check_photos(index)
     loaded = making.teacher(teacher)
     spec = images_spec(index, loaded, making.batch, making.chunk_rows, check_label(name), fast)
-    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
+    growth = making.begin(data, spec, index)
     reader = image_reader(index, loaded, fast, making.strict)
+    donor, writer = growth.donor, growth.writer
+    require_same_bytes(growth, reader, encoder(loaded, making.batch), making.reuse)
     run = run_chunks(
         writer,
-        reader,
-        encoder(loaded),
+        reader if donor is None else CopyingReader(reader, donor),
+        encoder(loaded, making.batch),
         batch=making.batch,
+        independent=True,
         spans=_spans,
         unit="photos",
         **making.reading,
     )
     agreed = None
     if fast:
-        agreed = agreement_of(making.place(data), run.manifest, replace(reader, fast=False), loaded)
+        agreed = agreement_of(growth.readable, run.manifest, replace(reader, fast=False), loaded)
+    growth.finish(run.manifest)
     return report_of(writer, run, making.reporter, strict=making.strict, agreement=agreed, photos=len(index))
 
 
@@ -102,6 +108,24 @@ class ImageReader:
         return self.preprocess.reduction(sides) if self.fast else 1
 
 
+@dataclass(frozen=True)
+class CopyingReader:
+    """Copies rows from an older column where it can, and reads the others. Picklable.
+
+    reader: an `ImageReader` or a `CropReader`, called with ranges of rows of one photo.
+    """
+
+    reader: Callable[[int, int], Iterable[Item]]
+    donor: Donor
+
+    def __call__(self, lo: int, hi: int) -> Iterable[Item]:
+        """Yield the items of rows [lo, hi)."""
+        copied, ranges, needed = self.donor.split(lo, hi)
+        yield from copied
+        for start, stop in ranges:
+            yield from (item for item in self.reader(start, stop) if item.row in needed)
+
+
 def image_reader(index: Index, teacher: Teacher, fast: bool = False, strict: bool = False) -> ImageReader:
     """Return the reader for a teacher; on CUDA the device resizes."""
     return ImageReader(index, teacher.preprocess, strict, fast, fast and teacher.device.type == "cuda")
@@ -124,25 +148,30 @@ def images_spec(
 def teacher_recipe(teacher: Teacher, batch: int, fast: bool = False) -> dict[str, Any]:
     """Return the part of a recipe that columns of image embeddings share.
 
-    `batch` belongs to it, because the last bits of a teacher's floats depend on the shape of the batch.
+    `batch` belongs to it, because the last bits of a teacher's floats depend on the shape of the batch. A
+    shorter batch is filled up to that shape (`Teacher.launch_images`), so that they do not depend on the
+    other rows: a row that is made in another column of the same recipe has the same bytes.
     """
     return {
         "teacher": teacher.recipe(),
         "preprocessing": teacher.preprocess_recipe(),
         "normalisation": "unit",
         "batch": batch,
+        "filled": "zeros",
         **({"fast": FAST} if fast else {}),
     }
 
 
-def encoder(teacher: Teacher) -> Callable[[list[NDArray[np.uint8]]], Callable[[], NDArray[np.float32]]]:
-    """Return the runner's map: uint8 pixels of n rows -> a function that waits for (n, D) float32.
+def encoder(
+    teacher: Teacher, batch: int
+) -> Callable[[list[NDArray[np.uint8]]], Callable[[], NDArray[np.float32]]]:
+    """Return the runner's map: uint8 pixels of n <= batch rows -> a function that waits for (n, D) float32.
 
     The pixels are (3, S, S), or of any size if `fast_pixels` left the resize to the device.
     """
 
     def encode(pixels: Sequence[NDArray[np.uint8]]) -> Callable[[], NDArray[np.float32]]:
-        return teacher.launch_images(stacked(teacher.preprocess, pixels, teacher.device))
+        return teacher.launch_images(stacked(teacher.preprocess, pixels, teacher.device), batch)
 
     return encode
 
@@ -153,7 +182,8 @@ def remake_images(made: Made) -> Remake | None:
     if teacher is None:
         return None
     reader = ImageReader(made.index, teacher.preprocess, fast="fast" in made.spec.recipe)
-    return remake_from_photos(teacher, reader, encoder(teacher))
+    batch = made.spec.recipe["batch"]
+    return remake_from_photos(teacher, reader, encoder(teacher, batch), batch)
 
 
 def _spans(lo: int, hi: int) -> list[tuple[int, int]]:

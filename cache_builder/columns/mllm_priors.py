@@ -16,6 +16,9 @@ from cckt.cache_builder.base.constants import PRECISION, PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.logistic import rounded
 from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.columns.growth.begin import begin_column, require_same_bytes
+from cckt.cache_builder.columns.growth.donor import Donor
+from cckt.cache_builder.columns.images import CopyingReader
 from cckt.cache_builder.columns.options import check_numbers, place
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
@@ -27,7 +30,7 @@ from cckt.cache_builder.mllm.scorer import Scorer, sigmoid
 from cckt.cache_builder.mllm.yes_no_tokens import LEAST_SHARE, LOW_SHARE
 from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, column_info, column_spec, list_columns, open_writer
+from cckt.cache_builder.store import ColumnName, column_info, column_spec, list_columns
 
 NAME = "priors/mllm"
 CHUNK_ROWS = 64
@@ -55,6 +58,8 @@ def cache_mllm_priors(
     overwrite: bool = False,
     out: Path | str | None = None,
     progress: Progress | None = None,
+    reuse: str = "same",
+    reuse_from: Path | str | None = None,
 ) -> CacheReport:
     """Make the column `priors/mllm` of the data set `data`: (I, C) float32, P(yes) / (P(yes) + P(no)).
 
@@ -65,6 +70,9 @@ def cache_mllm_priors(
     training data set on whose base concepts temperature and bias are fitted. workers: threads that decode and
     preprocess. A photo that cannot be read leaves an invalid row; `strict` stops instead. part: (i, n), the
     i-th of n makers; None: torchrun's rank, otherwise everything.
+
+    If the place holds the finished column of an earlier index with the same concepts, its rows of unchanged
+    photos are copied; a few are made again to compare them. reuse, reuse_from: see `begin_column`.
 
     After a kill the same call resumes. Raises UserError for what the user can correct.
     """
@@ -122,10 +130,23 @@ def cache_mllm_priors(
             else:
                 yield Item(row, (row, questions.for_image(photo)))
 
-    writer = open_writer(columns, spec, overwrite=overwrite)
+    growth = begin_column(
+        data,
+        columns,
+        spec,
+        index,
+        overwrite=overwrite,
+        reuse=reuse,
+        source=reuse_from,
+        changing=("measured",),
+    )
+    writer, donor = growth.writer, growth.donor
+    if donor is not None and not _same_answers(donor, index, measured):
+        donor = growth.donor = None
+    require_same_bytes(growth, read, mapper, reuse, probes=1)
     run = run_chunks(
         writer,
-        read,
+        read if donor is None else CopyingReader(read, donor),
         mapper,
         batch=1,
         spans=lambda lo, hi: [(row, row + 1) for row in range(lo, hi)],
@@ -139,7 +160,15 @@ def cache_mllm_priors(
             f"yes and no held {np.median(mapper.shares):.3f} of the probability (median over "
             f"{len(mapper.shares)} photos)"
         )
+    growth.finish(run.manifest)
     return report_of(writer, run, progress, [*scorer.notes, *notes], strict=strict, photos=len(index))
+
+
+def _same_answers(donor: Donor, index: Index, measured: dict[str, Any]) -> bool:
+    """Whether a row of the older column of the same photo has the same values: concepts, calibration."""
+    before = donor.rows.column.manifest.spec.recipe.get("measured", {})
+    same_concepts = donor.old_index.concepts.names == index.concepts.names
+    return same_concepts and before.get("calibration") == measured.get("calibration")
 
 
 class Mapper:

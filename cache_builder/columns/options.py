@@ -10,10 +10,13 @@ from typing import Any, TypedDict
 from cckt.cache_builder.base.constants import BATCH, PRECISION
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.columns.growth.begin import Growth, begin_column
+from cckt.cache_builder.columns.views import BoxTable
+from cckt.cache_builder.store import ColumnSpec
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 
 CHUNK_ROWS = 512
-"""Rows of a chunk of crops or images: at most this much is computed again after a kill."""
+"""Rows of a chunk of crops or images. A kill loses the chunks in hand, usually two or three."""
 
 MOST_WORKERS = 8
 """Default number of workers that decode, on a machine with more cores."""
@@ -33,6 +36,9 @@ class Options(TypedDict, total=False):
     overwrite: bool
     out: Path | str | None
     progress: Progress | None
+    reuse: str
+    reuse_from: Path | str | None
+    held: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,12 @@ class Making:
     out: Path | str | None = None
     """Place of the column, if not the data set's folder: a folder or a URL (s3://, gs://, memory://)."""
     progress: Progress | None = None
+    reuse: str = "same"
+    """Which rows of an older column are copied, one of `growth.begin.REUSE`."""
+    reuse_from: Path | str | None = None
+    """Data set with the older column; None: the place of the column itself."""
+    held: bool = False
+    """Leave a column that replaces an older one in `.grow/` when it is finished, for `finish_all`."""
 
     def __post_init__(self) -> None:
         check_numbers(self.batch, self.workers, self.part)
@@ -78,6 +90,29 @@ class Making:
             "part": self.part,
             "progress": self.reporter,
         }
+
+    def begin(
+        self,
+        data: Path,
+        spec: ColumnSpec,
+        table: BoxTable,
+        *,
+        copies: bool = True,
+        changing: tuple[str, ...] = (),
+    ) -> Growth:
+        """Begin or resume a column; see `begin_column`."""
+        return begin_column(
+            data,
+            self.place(data),
+            spec,
+            table,
+            overwrite=self.overwrite,
+            reuse=self.reuse,
+            source=self.reuse_from,
+            copies=copies,
+            changing=changing,
+            held=self.held,
+        )
 
     def place(self, data: Path) -> Path | str:
         """Return the folder or URL of the columns of a data set."""

@@ -17,7 +17,9 @@ from PIL import Image
 
 from cckt.cache_builder.base.constants import PROPOSAL_BATCH, SAW_NOVEL
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.columns.growth.begin import Growth
 from cckt.cache_builder.columns.options import Making, Options
+from cckt.cache_builder.columns.proposal_copies import annotated_boxes, copying
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos, load_or_reason
@@ -30,11 +32,9 @@ from cckt.cache_builder.runner import Item, RunReport, run_chunks
 from cckt.cache_builder.store import (
     ColumnName,
     ColumnSpec,
-    ColumnWriter,
     check_label,
     column_spec,
     open_column,
-    open_writer,
     repair_command,
 )
 
@@ -70,7 +70,8 @@ def cache_proposals(
 
     name: label of a second table; the column is `proposals-NAME/boxes`. An image without a region has a valid
     row without boxes; a photo that cannot be read has an invalid row and a note. options: see `Making`;
-    `batch` is of the detector. After a kill the same call resumes.
+    `batch` is of the detector. Rows of unchanged photos are copied from the table of an earlier index, see
+    `copying`. After a kill the same call resumes.
 
     Raises UserError for what the user can correct, and if no image has a proposal.
     """
@@ -84,17 +85,20 @@ def cache_proposals(
         provenance = replace(provenance, saw_novel="yes" if find_leak(provenance, index) else "no")
     recipe = {"detector": proposer.recipe, "batch": making.batch}
     spec = proposals_spec(index, provenance, selection, recipe, making.chunk_rows, name)
-    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
+    growth = making.begin(data, spec, index, changing=("provenance",))
+    reader = PhotoViews(index, proposer.prepare, making.strict)
+    propose = _by_detector(index, proposer, selection)
+    read, notes = copying(growth, index, reader, propose, selection, making.reuse)
     run = run_chunks(
-        writer,
-        PhotoViews(index, proposer.prepare, making.strict),
-        _by_detector(index, proposer, selection),
+        growth.writer,
+        read,
+        propose,
         batch=making.batch,
         spans=lambda lo, hi: [(row, row + 1) for row in range(lo, hi)],
         unit="photos",
         **making.reading,
     )
-    return _report(writer, run, making, index, provenance)
+    return _report(growth, run, making, index, provenance, notes)
 
 
 def import_proposals(
@@ -120,19 +124,19 @@ def import_proposals(
     provenance = Provenance("import", file.name, boxes.digest, trained_on, saw_novel=stated)
 
     def rows_of(images: Sequence[int]) -> NDArray[np.float32]:
-        return np.stack([selection.row(*boxes.of_image(one), *_annotated(index, one)) for one in images])
+        return np.stack([selection.row(*boxes.of_image(one), *annotated_boxes(index, one)) for one in images])
 
     _require_some(boxes, rows_of, selection, file)
     spec = proposals_spec(index, provenance, selection, {}, making.chunk_rows, name)
-    writer = open_writer(making.place(data), spec, overwrite=making.overwrite)
+    growth = making.begin(data, spec, index, copies=False, changing=("provenance",))
     run = run_chunks(
-        writer,
+        growth.writer,
         lambda lo, hi: [Item(row, row) for row in range(lo, hi)],
         rows_of,
         **{**making.reading, "workers": 0, "processes": False},
         unit="photos",
     )
-    return _report(writer, run, making, index, provenance)
+    return _report(growth, run, making, index, provenance)
 
 
 @dataclass(frozen=True)
@@ -182,19 +186,12 @@ def _by_detector(
         for (image, _), (boxes, scores) in zip(
             views, proposer.propose([view for _, view in views]), strict=True
         ):
-            annotated, size = _annotated(index, image)
+            annotated, size = annotated_boxes(index, image)
             pixels = np.asarray(boxes, np.float64).reshape(-1, 4) * np.array([*size, *size])
             rows.append(selection.row(pixels, np.asarray(scores, np.float64), annotated, size))
         return np.stack(rows)
 
     return map_views
-
-
-def _annotated(index: Index, image: int) -> tuple[Floats, tuple[int, int]]:
-    """Return the boxes of an image without crowds, (M, 4) xyxy, and its (width, height)."""
-    boxes = index.boxes_of(image)
-    kept: Floats = index.box_xyxy[boxes][~index.iscrowd[boxes]]
-    return kept, (int(index.widths[image]), int(index.heights[image]))
 
 
 def _require_some(
@@ -214,12 +211,21 @@ def _require_some(
 
 
 def _report(
-    writer: ColumnWriter, run: RunReport, making: Making, index: Index, provenance: Provenance
+    growth: Growth,
+    run: RunReport,
+    making: Making,
+    index: Index,
+    provenance: Provenance,
+    first: Sequence[str] = (),
 ) -> CacheReport:
-    """Return the report, with a line on the proposals. Raises UserError if no image has one."""
+    """Put the finished column in its place; return the report, with a line on the proposals.
+
+    Raises UserError if no image has one: a table that would have been replaced stays.
+    """
+    writer = growth.writer
     if run.manifest is None:
-        return report_of(writer, run, making.reporter, strict=making.strict, photos=len(index))
-    column = open_column(making.place(index.folder), writer.spec.name)
+        return report_of(writer, run, making.reporter, first, strict=making.strict, photos=len(index))
+    column = open_column(growth.readable, writer.spec.name)
     counts, repeats = np.zeros(len(index), np.int64), 0
     for lo in range(0, len(index), 4096):
         rows = column.slice(lo, min(lo + 4096, len(index)))
@@ -237,7 +243,9 @@ def _report(
             f"`{command} --overwrite`."
         )
     empty = int((counts == 0).sum()) - run.manifest.invalid
+    growth.finish(run.manifest)
     notes = [
+        *first,
         f"{int(counts.sum())} proposals, {counts.sum() / max(len(index), 1):.1f} per image; {repeats} of "
         "them repeat an annotated box",
         *([f"{empty} images have no proposal"] if empty else []),

@@ -68,9 +68,10 @@ def remake_from_photos(
     teacher: Teacher,
     read: Callable[[int, int], Iterable[Item]],
     encode: Callable[[list[Any]], Callable[[], NDArray[np.float32]]],
+    batch: int,
 ) -> Remake:
     """Return the `Remake` of a column of image embeddings; read(row, row + 1) gives the data of a row, and
-    `encode` is the runner's map of the column.
+    `encode` is the runner's map of the column, for at most `batch` rows.
 
     A row whose photo can no longer be read becomes zeros, which have cosine 0 to any stored row.
     """
@@ -79,8 +80,9 @@ def remake_from_photos(
         items = [item for row in rows for item in read(row, row + 1)]
         values = np.zeros((len(items), teacher.width), np.float32)
         good = [position for position, item in enumerate(items) if item.data is not None]
-        if good:
-            values[good] = encode([items[position].data for position in good])()
+        for lo in range(0, len(good), batch):
+            part = good[lo : lo + batch]
+            values[part] = encode([items[position].data for position in part])()
         return values
 
     return remake

@@ -44,6 +44,10 @@ class CacheReport:
     """Seconds in which the teacher waited for photos."""
     map_seconds: float = 0.0
     """Seconds in the teacher."""
+    copied_rows: int = 0
+    """Rows that were copied from an older column, in the chunks made now."""
+    made_rows: int = 0
+    """Rows with a value that were made now."""
     again: int = 0
     """Units of chunks that were begun again, because the maker that had them died or was very slow."""
     agreement: Agreement | None = None
@@ -60,6 +64,8 @@ class CacheReport:
             f"column {self.name}: {self.rows} rows, {self.invalid} without a value; {made} in "
             f"{self.seconds:.1f} s"
         ]
+        if self.copied_rows:
+            lines.append(f"{self.copied_rows} rows copied from the older column, {self.made_rows} made")
         if self.again:
             lines.append(f"{self.again} units begun again: their maker died or was very slow")
         lines += self.notes[:MOST_NOTES]
@@ -86,6 +92,8 @@ class CacheReport:
             "read_wait": self.read_wait,
             "map_seconds": self.map_seconds,
             "notes": self.notes,
+            "copied_rows": self.copied_rows,
+            "made_rows": self.made_rows,
             "agreement": asdict(self.agreement) if self.agreement else None,
             "finished": self.manifest is not None,
             "digest": self.manifest.digest if self.manifest else None,
@@ -140,6 +148,8 @@ def report_of(
         manifest=run.manifest,
         read_wait=run.read_wait,
         map_seconds=run.map_seconds,
+        copied_rows=run.copied,
+        made_rows=run.rows - run.invalid - run.copied,
         again=run.again,
         agreement=agreement,
     )

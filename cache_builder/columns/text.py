@@ -17,12 +17,13 @@ from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.columns.growth.begin import begin_column
 from cckt.cache_builder.columns.options import as_teacher, check_numbers, place
 from cckt.cache_builder.columns.remake import Made, Remake
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, check_label, column_spec, open_writer
+from cckt.cache_builder.store import ColumnName, check_label, column_spec
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.prompts import embed_concepts, resolve_templates, spoken, unit_rows
 from cckt.cache_builder.vocabulary import Vocabulary
@@ -46,6 +47,8 @@ def cache_text(
     overwrite: bool = False,
     out: Path | str | None = None,
     progress: Progress | None = None,
+    reuse: str = "same",
+    held: bool = False,
 ) -> CacheReport:
     """Make the column `text` of the data set `data`: (C, D) float32 unit, row c for concept c.
 
@@ -57,6 +60,10 @@ def cache_text(
     be compared with one of images, so that no CLIP priors can be made from it.
 
     out: place of the column, if not the data set's folder: a folder or a URL (s3://, gs://, memory://).
+
+    A column of an earlier index of the data set stays in its place until this one is finished. Its rows
+    are made again, because the last bits of a row depend on the other sentences of its batch. reuse, held:
+    see `begin_column`.
 
     After a kill the same call resumes. Raises UserError for what the user can correct.
     """
@@ -100,14 +107,19 @@ def cache_text(
         recipe=recipe,
     )
 
+    progress = progress or Silent()
+    growth = begin_column(
+        data, place(data, out), spec, index, overwrite=overwrite, reuse=reuse, copies=False, held=held
+    )
+    writer = growth.writer
+
     def read(lo: int, hi: int) -> Iterable[Item]:
         return [Item(row, row) for row in range(lo, hi)]
 
-    progress = progress or Silent()
-    writer = open_writer(place(data, out), spec, overwrite=overwrite)
     run = run_chunks(
         writer, read, embed, batch=spec.chunk_rows, workers=0, part=part, progress=progress, unit="concepts"
     )
+    growth.finish(run.manifest)
     return report_of(writer, run, progress, _same_wordings(index) if import_file is None else ())
 
 

@@ -29,6 +29,9 @@ MOST_JITTERS = 99
 
 PLAIN = ColumnName("crops")
 
+BoxTable = Index | Proposals
+"""What crops are cut from: the annotated boxes of an index, or proposals."""
+
 
 def view_recipe(name: ColumnName) -> dict[str, Any]:
     """Return the part of a recipe that describes the view; empty for the plain view."""
@@ -53,7 +56,7 @@ def view_names(
     return [replace(plain, label=label, view=view) for view in views]
 
 
-def jittered_boxes(table: Index | Proposals, rows: NDArray[np.int64], number: int) -> NDArray[np.float64]:
+def jittered_boxes(table: BoxTable, rows: NDArray[np.int64], number: int) -> NDArray[np.float64]:
     """Return the boxes of `rows` (n,) moved, scaled and clipped, (n, 4) float64 xyxy in pixels.
 
     The random numbers of a box depend only on its annotation id (of a proposal: on the image id and its rank
@@ -64,7 +67,7 @@ def jittered_boxes(table: Index | Proposals, rows: NDArray[np.int64], number: in
         np.stack(
             [
                 np.random.Generator(np.random.PCG64([*key, number])).uniform(-1, 1, 4)
-                for key in _keys(table, rows)
+                for key in box_keys(table, rows)
             ]
         )
         if len(rows)
@@ -80,13 +83,13 @@ def jittered_boxes(table: Index | Proposals, rows: NDArray[np.int64], number: in
     return np.concatenate([low, high], axis=1)
 
 
-def index_of(table: Index | Proposals) -> Index:
+def index_of(table: BoxTable) -> Index:
     """Return the index that a table of boxes belongs to."""
     return table if isinstance(table, Index) else table.index
 
 
-def _keys(table: Index | Proposals, rows: NDArray[np.int64]) -> list[list[int]]:
-    """Return what identifies each box, whatever else is in the table."""
+def box_keys(table: BoxTable, rows: NDArray[np.int64]) -> list[list[int]]:
+    """Return what the jitter of each box is drawn from: its annotation id, or image id and rank."""
     if isinstance(table, Index):
         return [[int(annotation)] for annotation in table.annotation_ids[rows]]
     images = table.index.image_ids[table.box_images[rows]]

@@ -3,8 +3,7 @@
     formats/          readers of annotation formats
     file_names.py     check file names of images, find them on disk
     checks.py         refuse annotations that would be read wrongly
-    photo_headers.py  read sizes and EXIF orientations of image files
-    photo_sizes.py    compare recorded sizes with the files
+    photo_files/      sizes, EXIF orientations and digests of the files of photos
     split_file.py     read a user's split file
     splits.py         assign each concept to base, novel or other
     assemble.py       clip, drop and sort annotations into tables
@@ -13,6 +12,7 @@
     reader.py         open an index: map and check its arrays
     verify.py         checks that read whole tables
     write.py          put an index into its folder
+    generations.py    earlier indexes that columns still belong to
     report.py         the report of a build
     build.py          build an index from an annotation file
     derive.py         make an index from another one
@@ -23,7 +23,9 @@ Row k of every column belongs to row k of its table. The digest of an index deci
 
 from cckt.cache_builder.index.build import build_index
 from cckt.cache_builder.index.derive import add_boxes, copy_index, pseudo_note, require_annotated
+from cckt.cache_builder.index.generations import digests_in_use, sweep_generations
 from cckt.cache_builder.index.hold_out import HoldOutReport, hold_out
+from cckt.cache_builder.index.photo_files.record import photo_record
 from cckt.cache_builder.index.reader import DamagedIndexError, Index, open_index
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.verify import FOREIGN, index_problems, novel_boxes, verify_index
@@ -37,11 +39,14 @@ __all__ = [
     "add_boxes",
     "build_index",
     "copy_index",
+    "digests_in_use",
     "hold_out",
     "index_problems",
     "novel_boxes",
     "open_index",
+    "photo_record",
     "pseudo_note",
     "require_annotated",
+    "sweep_generations",
     "verify_index",
 ]

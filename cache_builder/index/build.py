@@ -19,8 +19,8 @@ from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.json_stream import require_file
 from cckt.cache_builder.index.formats.merge import merge
 from cckt.cache_builder.index.formats.repairs import Repairs
-from cckt.cache_builder.index.photo_headers import read_headers
-from cckt.cache_builder.index.photo_sizes import EXIF_CHOICES, SizeFindings, compare_sizes
+from cckt.cache_builder.index.photo_files.record import headers_of, known_records, record_bytes, record_photos
+from cckt.cache_builder.index.photo_files.sizes import EXIF_CHOICES, SizeFindings, compare_sizes
 from cckt.cache_builder.index.reader import check_replaceable
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.splits import read_split
@@ -40,6 +40,7 @@ def build_index(
     exif: str = "auto",
     rescale: bool = False,
     lenient: bool = False,
+    digests: bool = True,
     read: AnnotationReader = read_coco,
 ) -> IndexReport:
     """Build the index of a data set from its annotation file.
@@ -57,6 +58,8 @@ def build_index(
     rescale: scale the boxes of photos that were resized after they were annotated.
     lenient: repair what can only mean one thing (`formats.repairs.KINDS`), count it in the report and list it
         in a file of the index.
+    digests: record the digest of every photo, so that columns of a later index can copy rows of unchanged
+        photos. Only photos that changed since the last index in `out` are read.
     read: the reader of the format; `annotations` is what it reads.
 
     The digest does not depend on the order of the lists in the file. Raises UserError for a mistake in the
@@ -94,9 +97,11 @@ def build_index(
             "EXIF orientation turns them; leave it out"
         )
     sizes = SizeFindings()
+    record = None
     if images is not None:
+        record = record_photos(images, names, progress, known_records(out), digests=digests)
         choice = "apply" if found.turned and exif == "auto" else exif
-        sizes = compare_sizes(found, read_headers(images, names, progress), choice, rescale)
+        sizes = compare_sizes(found, headers_of(record), choice, rescale)
     check_boxes(found)
     tables, dropped, clipped, zero_areas = assemble(found, names, concepts, keep)
     digest = tables_digest(tables, concepts, sizes.exif)
@@ -121,7 +126,10 @@ def build_index(
         **_repairs_entry(repairs),
         "concepts": concepts.to_json(),
     }
-    unchanged = write_index(out, tables, card, repairs.file())
+    if record is not None:
+        record = record[np.argsort(found.images["id"], kind="stable")]  # rows are in the order of image ids
+    held = None if record is None or not record["sha256"].any() else record_bytes(record)
+    unchanged = write_index(out, tables, card, repairs.file(), held)
     in_split = concepts.in_split
     return IndexReport(
         folder=out,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index.build import relative_root
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
+from cckt.cache_builder.index.photo_files.record import photo_record, record_bytes
 from cckt.cache_builder.index.reader import Index, check_replaceable
 from cckt.cache_builder.index.tables import (
     FOLDER,
@@ -97,7 +98,7 @@ def add_boxes(
         "pseudo": pseudo,
         "concepts": vocabulary.to_json(),
     }
-    write_index(out, tables, card, _repairs_of(index, card))
+    write_index(out, tables, card, _repairs_of(index, card), _record_of(index))
     return digest
 
 
@@ -140,8 +141,14 @@ def copy_index(index: Index, out: Path) -> str:
     tables = Tables(**{name: np.asarray(getattr(index, name)) for name in index.names})
     root = relative_root(index.image_root.resolve(), out.resolve())
     card = {**index.card, "image_root": root, "concepts": index.concepts.to_json()}
-    write_index(out, tables, card, _repairs_of(index, card))
+    write_index(out, tables, card, _repairs_of(index, card), _record_of(index))
     return index.digest
+
+
+def _record_of(index: Index) -> bytes | None:
+    """Return the contents of the record of an index's photos; None if it has none."""
+    record = photo_record(index)
+    return None if record is None else record_bytes(record)
 
 
 def _repairs_of(index: Index, card: dict[str, Any]) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.index.card import SEAL, card_digest, is_sealed
 from cckt.cache_builder.index.file_names import check_inside
+from cckt.cache_builder.index.generations import cards
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, NAMES, SCHEMA, Tables
 from cckt.cache_builder.vocabulary import Vocabulary
 
@@ -108,8 +109,11 @@ class DamagedIndexError(UserError):
     """An index that must be built again."""
 
 
-def open_index(data: Path | str) -> Index:
+def open_index(data: Path | str, digest: str | None = None) -> Index:
     """Map the index of a data-set folder (`data/index/`).
+
+    digest: of the index, which may be an earlier one that columns of the data set still belong to; see
+    `generations`. Default: the current one.
 
     Reads the card and the file names; the other arrays are only mapped. Raises UserError where there is no
     index or a newer cckt made it. Raises DamagedIndexError where an array is missing, damaged or does not fit
@@ -117,6 +121,13 @@ def open_index(data: Path | str) -> Index:
     """
     data = Path(data)
     card = read_card(data)
+    if card is not None and digest is not None and card.get("digest") != digest:
+        card = next((dict(one) for one in cards(data) if one["digest"] == digest), None)
+        if card is None:
+            raise UserError(
+                f"{data} holds no index {digest}: expected the current one or one that a column still "
+                "belongs to; run cckt cache info to see the digests in use."
+            )
     if card is None:
         raise UserError(
             f"{data} holds no index: make one with cckt data index --annotations FILE.json --images FOLDER "
@@ -263,6 +274,9 @@ def _damaged(data: Path, reason: str) -> DamagedIndexError:
 
 
 def _reopen(folder: Path, digest: str) -> Index:
-    index = open_index(folder)
-    assert index.digest == digest, f"the index of {folder} was replaced while it was in use"
-    return index
+    try:
+        return open_index(folder, digest)
+    except DamagedIndexError:
+        raise
+    except UserError as error:
+        raise AssertionError(f"the index of {folder} was replaced while it was in use") from error

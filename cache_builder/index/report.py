@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.index.formats.repairs import KINDS
-from cckt.cache_builder.index.photo_sizes import SizeFindings
+from cckt.cache_builder.index.photo_files.sizes import SizeFindings
 from cckt.cache_builder.index.tables import FOLDER
 
 _REASONS = {

@@ -10,6 +10,8 @@ import numpy as np
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.index.card import FILES, SEAL, card_text, is_sealed
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
+from cckt.cache_builder.index.generations import kept_names, record_file
+from cckt.cache_builder.index.photo_files.record import read_record
 from cckt.cache_builder.index.reader import Index
 from cckt.cache_builder.index.tables import (
     CARD,
@@ -67,7 +69,10 @@ def index_problems(index: Index) -> list[str]:
     listed = index.card.get("repairs", {}).get("file")
     if listed is not None and not _is_as_listed(folder / str(listed)):
         problems.append(f"{listed} is missing or damaged")
-    known = {CARD, LOCK, tables, listed}
+    record = record_file(tables)
+    if (folder / record).exists() and read_record(folder / record) is None:
+        problems.append(f"{record} is damaged")
+    known = {CARD, LOCK, tables, listed, record, *kept_names(index.folder)}
     foreign = [one.name for one in folder.iterdir() if one.name not in known and not is_left_behind(one)]
     inside = {f"{name}.npy" for name in index.names}
     foreign += [f"{tables}/{path.name}" for path in (folder / tables).iterdir() if path.name not in inside]

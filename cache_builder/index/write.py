@@ -22,25 +22,33 @@ from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
 from cckt.cache_builder.index.card import card_text, sealed_card
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
+from cckt.cache_builder.index.generations import KEPT_CARD, cards, kept_card, kept_names, record_file
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
 
 LOCK = ".lock"
 _FOLDERS = re.compile(r"tables-[0-9a-f]{16}|\.(building|damaged)-[0-9]+")
+_RECORD = re.compile(r"photos-[0-9a-f]{16}\.npy")
 _TEMPORARY_CARD = re.compile(rf"\.{re.escape(CARD)}-[0-9]+")
 
 
 def write_index(
-    out: Path, tables: Tables, card: dict[str, Any], listed: tuple[str, str] | None = None
+    out: Path,
+    tables: Tables,
+    card: dict[str, Any],
+    listed: tuple[str, str] | None = None,
+    photos: bytes | None = None,
 ) -> bool:
     """Write tables and card to `out/index/`. Return whether the same index was there already.
 
-    listed: name and text of one more file, which the card names.
+    listed: name and text of one more file, which the card names. photos: contents of the record of the photos
+    (see `photo_record`); None for none.
 
-    The card holds the digest of every file and its own. It names the folder of its tables and is replaced
-    last, in one step. Until then the old index is
-    valid, after it the new one. A build that is killed leaves at most an unused folder, which the next build
-    removes. Processes that have mapped the old tables keep them. Raises UserError where `out` cannot be
-    written, where another build is writing there, or where files of somebody else are in the way.
+    The index that is replaced is kept under its digest while a column in `out` belongs to it (see
+    `generations`). The card holds the digest of every file and its own. It names the folder of its tables and
+    is replaced last, in one step. Until then the old index is valid, after it the new one. A build that is
+    killed leaves at most an unused folder, which the next build removes. Processes that have mapped the old
+    tables keep them. Raises UserError where `out` cannot be written, where another build is writing there, or
+    where files of somebody else are in the way.
     """
     with hold_lock(out / FOLDER / LOCK, wait=False) as held:
         if not held:
@@ -48,10 +56,12 @@ def write_index(
                 f"{out / FOLDER}: found another build that is writing there, expected none; wait until it is "
                 "done, or choose another --out"
             )
-        return _write_locked(out, tables, card, listed)
+        return _write_locked(out, tables, card, listed, photos)
 
 
-def _write_locked(out: Path, tables: Tables, card: dict[str, Any], listed: tuple[str, str] | None) -> bool:
+def _write_locked(
+    out: Path, tables: Tables, card: dict[str, Any], listed: tuple[str, str] | None, photos: bytes | None
+) -> bool:
     folder = out / FOLDER
     card = sealed_card(card, tables)
     text = card_text(card)
@@ -63,8 +73,11 @@ def _write_locked(out: Path, tables: Tables, card: dict[str, Any], listed: tuple
             (folder / name).is_file() and (folder / name).read_text(encoding="utf-8") == content
             for name, content in ((CARD, text), *([listed] if listed else []))
         )
-        if same_tables and same_files:
-            _sweep(folder, {CARD, card["tables"], listed[0] if listed else ""})  # of a build that was killed
+        record = folder / record_file(card["tables"])
+        same_record = photos is None or (record.is_file() and record.read_bytes() == photos)
+        own = {CARD, card["tables"], listed[0] if listed else "", record.name}
+        if same_tables and same_files and same_record:
+            _sweep(folder, own | kept_names(out))  # of a build that was killed
             return True
         folder.mkdir(parents=True, exist_ok=True)
         if not same_tables:
@@ -72,13 +85,29 @@ def _write_locked(out: Path, tables: Tables, card: dict[str, Any], listed: tuple
         if listed:  # its name has the digest of its text, so no older card names another text
             (folder / listed[0]).write_text(listed[1], encoding="utf-8")
         temporary = folder / f".{CARD}-{os.getpid()}"
+        if photos is not None and not same_record:  # before the card, so that no index is without its record
+            place(photos, record, temporary)
+        if same_tables and same_files:
+            return True
+        _keep_old_card(folder, card)
         place(text.encode(), folder / CARD, temporary)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror or error}): free space or choose another --out"
         ) from error
-    _sweep(folder, {CARD, card["tables"], listed[0] if listed else ""})
+    own = {CARD, card["tables"], listed[0] if listed else ""}
+    _sweep(folder, own | ({record.name} if photos is not None else set()) | kept_names(out))
     return False
+
+
+def _keep_old_card(folder: Path, card: dict[str, Any]) -> None:
+    """Store the card that is about to be replaced under the name of its tables, if it is of another index."""
+    old = cards(folder.parent)[:1]
+    if not old or not (folder / CARD).is_file() or old[0]["digest"] in (card["digest"], None):
+        return
+    name = kept_card(str(old[0]["tables"]))
+    if KEPT_CARD.fullmatch(name):
+        place((folder / CARD).read_bytes(), folder / name, folder / f".{CARD}-{os.getpid()}")
 
 
 def _write_tables(folder: Path, target: Path, tables: Tables) -> None:
@@ -139,5 +168,8 @@ def _sweep(folder: Path, keep: set[str]) -> None:
             continue
         if _is_ours(path):
             shutil.rmtree(path, ignore_errors=True)
-        elif is_left_behind(path) or (is_repairs_file(path.name) and path.is_file()):
+        elif is_left_behind(path) or (
+            path.is_file()
+            and (KEPT_CARD.fullmatch(path.name) or _RECORD.fullmatch(path.name) or is_repairs_file(path.name))
+        ):
             path.unlink(missing_ok=True)

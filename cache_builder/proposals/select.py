@@ -79,9 +79,17 @@ class Selection:
         row = np.zeros((self.top, SLOT), np.float32)
         found = best[kept]
         row[: len(found), :4], row[: len(found), 4] = found, ranked[order][kept]
-        if len(annotated) and len(found):
-            row[: len(found), 5] = iou_of(found, annotated).max(1) >= self.repeats
-        return row.ravel()
+        return self.marked(row.ravel(), annotated)
+
+    def marked(self, row: NDArray[np.float32], annotated: Floats) -> NDArray[np.float32]:
+        """Return a row (6 K,) with the marks of boxes that repeat an annotated one; see `row`."""
+        slots = row.reshape(self.top, SLOT).copy()
+        slots[:, 5] = 0
+        used = used_slots(row[None])[0]
+        if len(annotated) and used.any():
+            boxes = slots[used, :4].astype(np.float64)
+            slots[used, 5] = iou_of(boxes, annotated).max(1) >= self.repeats
+        return slots.ravel()
 
 
 def suppress(boxes: Floats, threshold: float, top: int) -> NDArray[np.int64]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.runner.chunk_assembler import ChunkAssembler
 from cckt.cache_builder.runner.plan import Job, Plan
 from cckt.cache_builder.runner.read_ahead import read_ahead, reading_pool
@@ -33,36 +35,55 @@ class UnitSource(Protocol):
 
 
 def make_units(plan: Plan, source: UnitSource, reports: Sequence[RunReport]) -> None:
-    """Make the units of a source until it ends, and count them in the reports, one for each target."""
+    """Make the units of a source until it ends, and count them in the reports, one for each target.
+
+    When the source has no unit at the moment, the chunks in hand are finished, also those that would wait for
+    the rows of further ones to fill a batch.
+    """
     began, read_wait = time.perf_counter(), 0.0
     hand = _Hand(plan, source)
     try:
         with reading_pool(plan.workers, plan.processes) as pool, WriterThread(hand.written) as writer_thread:
             assemblers = [
-                ChunkAssembler(target.writer, target.map, target.batch, wanted, writer_thread, report, number)
+                ChunkAssembler(
+                    target.writer,
+                    target.map,
+                    target.batch,
+                    wanted,
+                    writer_thread,
+                    report,
+                    number,
+                    target.independent,
+                )
                 for number, (target, wanted, report) in enumerate(
                     zip(plan.targets, hand.wanted, reports, strict=True)
                 )
             ]
             ahead = 2 * max((target.batch for target in plan.targets), default=1)
-            while True:
-                stream = read_ahead(plan.read, hand, plan.workers, pool, _widest, ahead)
+            try:
                 while True:
-                    waiting = time.perf_counter()
-                    found = next(stream, None)
-                    read_wait += time.perf_counter() - waiting
-                    if found is None:
+                    stream = read_ahead(plan.read, hand, plan.workers, pool, _widest, ahead)
+                    while True:
+                        waiting = time.perf_counter()
+                        found = next(stream, None)
+                        read_wait += time.perf_counter() - waiting
+                        if found is None:
+                            break
+                        writer_thread.check()
+                        job, items = found
+                        for number, (assembler, (lo, hi)) in enumerate(zip(assemblers, job, strict=True)):
+                            own = [item for target, item in items if target == number]
+                            plan.progress.advance(assembler.add_rows(lo, hi, own))
+                    for assembler in assemblers:
+                        assembler.finish()
+                    writer_thread.flush()
+                    if not source.wait():
                         break
-                    writer_thread.check()
-                    job, items = found
-                    for number, (assembler, (lo, hi)) in enumerate(zip(assemblers, job, strict=True)):
-                        own = [item for target, item in items if target == number]
-                        plan.progress.advance(assembler.add_rows(lo, hi, own))
-                for assembler in assemblers:
-                    assembler.finish()
-                writer_thread.flush()
-                if not source.wait():
-                    break
+            except UserError:
+                with contextlib.suppress(UserError):  # the first error is the one to report
+                    for assembler in assemblers:
+                        assembler.keep_complete()
+                raise
     finally:
         for report in reports:
             report.seconds, report.read_wait = time.perf_counter() - began, read_wait

@@ -34,6 +34,7 @@ class Target:
     writer: ColumnWriter
     map: Callable[[list[Any]], Any]
     batch: int = BATCH
+    independent: bool = False
 
 
 class Units(Protocol):

@@ -23,6 +23,7 @@ def run_chunks(
     map: Callable[[list[Any]], Any],
     *,
     batch: int = BATCH,
+    independent: bool = False,
     spans: Callable[[int, int], Sequence[Range]] | None = None,
     workers: int = 2,
     processes: bool = False,
@@ -40,6 +41,8 @@ def run_chunks(
         that returns the rows: that function is called after the next batch has been started, so that an
         asynchronous device never waits for the host.
     batch: rows that are mapped together: valid rows of one chunk in row order. It belongs in the recipe.
+    independent: a row does not depend on the other rows of its batch, so that a batch may hold rows of
+        several chunks; see `ChunkAssembler`.
     spans: spans(lo, hi) divides a chunk into the ranges that `read` is called with, such as the boxes of one
         photo, so that a photo is decoded once. Default: every 64 rows.
     part: (i, n), the i-th of n makers: it claims the chunks with number % n == i first, then any others. An
@@ -54,7 +57,7 @@ def run_chunks(
     store.
     """
     plan = Plan(
-        [Target(writer, map, batch)],
+        [Target(writer, map, batch, independent)],
         ChunkUnits(writer, spans or _every_64),
         partial(_read_one, read),
         workers,

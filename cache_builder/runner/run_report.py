@@ -19,6 +19,8 @@ class RunReport:
     """Units that this run made after another maker had begun them: that maker died or was very slow."""
     rows: int = 0
     """Rows written."""
+    copied: int = 0
+    """Rows written that were copied from another column; see `Item.value`."""
     invalid: int = 0
     """Rows written without a value."""
     notes: dict[int, str] = field(default_factory=dict)

@@ -26,6 +26,8 @@ class FinishedChunk:
     values: NDArray[np.float32]
     valid: NDArray[np.bool_]
     notes: dict[int, str]
+    copied: int = 0
+    """Rows that were copied from another column."""
     target: int = 0
     """Number of the target among those of the run."""
 
@@ -95,6 +97,7 @@ def _write(chunk: FinishedChunk) -> None:
     invalid = writer.write(chunk.number, chunk.values, valid, chunk.notes)
     report.made += 1
     report.rows += len(chunk.values)
+    report.copied += chunk.copied
     report.invalid += invalid
     report.notes.update(chunk.notes)
     report.write_seconds += time.perf_counter() - began

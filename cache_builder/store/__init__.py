@@ -14,11 +14,14 @@ Write with `open_writer`, read with `open_column`. No other room imports zarr.
     agreement.py       how far two versions of the same rows agree
     info.py            list the columns of a data set, describe one
     diff.py            compare two columns
+    proven.py          rows whose chunks have the digests of the manifest
+    staging.py         columns that replace an older one when they are finished
     pull.py            copy finished columns from one place to another
     origin.py          whose embeddings a column holds
     teacher_labels.py  labels of the teachers whose columns a data set holds
 
     format/            what a column is on disk
+    exchange/          columns as tables of other programs
     places/            folders and object stores, and how rows are read there
 """
 
@@ -42,9 +45,11 @@ from cckt.cache_builder.store.kinds import (
     repair_command,
 )
 from cckt.cache_builder.store.origin import Origin, require_same_teacher, teacher_of
+from cckt.cache_builder.store.proven import ProvenRows
 from cckt.cache_builder.store.pull import PullReport, pull
 from cckt.cache_builder.store.reader import Column, open_column
 from cckt.cache_builder.store.settings import Setting
+from cckt.cache_builder.store.staging import promote, staged_manifest, staged_place
 from cckt.cache_builder.store.teacher_labels import column_of, list_teachers, matching_label
 from cckt.cache_builder.store.verify import VerifyReport, verify_column
 from cckt.cache_builder.store.writer import ColumnWriter, open_writer
@@ -64,6 +69,7 @@ __all__ = [
     "Origin",
     "OtherColumn",
     "Problem",
+    "ProvenRows",
     "PullReport",
     "Setting",
     "VerifyReport",
@@ -78,9 +84,12 @@ __all__ = [
     "open_column",
     "open_writer",
     "parse_name",
+    "promote",
     "pull",
     "repair_command",
     "require_same_teacher",
+    "staged_manifest",
+    "staged_place",
     "teacher_of",
     "verify_column",
 ]

@@ -71,7 +71,8 @@ class Claims:
 
     def __enter__(self) -> Self:
         _active_makers().add(self._maker)
-        self._files.put(MAKER + self._maker, b"0")
+        # "new" makes the folder, which is gone if another maker has just finished the column.
+        self._files.put(MAKER + self._maker, b"0", new=True)
         self._thread.start()
         return self
 

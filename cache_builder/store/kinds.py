@@ -269,6 +269,10 @@ def repair_command(data: str, name: str, recipe: Recipe | None = None) -> str:
     others. A value that no recipe holds is in capitals for the user to fill in: the teacher without a
     recipe, the path of a file of templates, or of the data of --calibrate.
     """
+    made_elsewhere = at("import", "made_by")(recipe or {})
+    if made_elsewhere:
+        table = str(at("import", "file")(recipe or {}))
+        return shlex.join(["cckt", "cache", "import", data, name, table, "--made-by", str(made_elsewhere)])
     named = parse_name(name)
     kind, options = (KINDS[named.kind], named.options) if named else (None, "")
     chosen = []

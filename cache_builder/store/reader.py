@@ -82,6 +82,11 @@ class Column:
         return self.rows
 
     @property
+    def files(self) -> ChunkFiles:
+        """The files of the column."""
+        return self._files
+
+    @property
     def rows(self) -> int:
         """Number of rows, that of its table."""
         return self.manifest.spec.rows

@@ -30,24 +30,46 @@ from cckt.cache_builder.store.format.spec import ColumnSpec, some_runs, to_runs
 from cckt.cache_builder.store.kinds import repair_command
 from cckt.cache_builder.store.places.contract import ChunkFiles
 from cckt.cache_builder.store.places.files import LocalFiles, open_files
+from cckt.cache_builder.store.staging import staged_place
 
 
-def open_writer(data: Path | str, spec: ColumnSpec, *, overwrite: bool = False) -> ColumnWriter:
+def open_writer(
+    data: Path | str,
+    spec: ColumnSpec,
+    *,
+    overwrite: bool = False,
+    staged: bool = False,
+    joins: bool = False,
+) -> ColumnWriter:
     """Begin the column `spec.name` of the data-set folder (or URL) `data`, or resume the same column.
 
     Any number of processes may write one column. A column of another index or recipe in that place is
     refused; `overwrite` replaces it: of several makers the first one replaces it, the others join. The same
     column is made again if it is finished, and resumed if it is not: a killed overwrite began it.
 
+    staged: make it in `.grow/` of a folder `data`; `staging.promote` exchanges it for the one in the place
+    when it is finished; other makers may do that while this writer is in use. With `overwrite`, also if the
+    place holds the same column. A column of another index or
+    recipe in `.grow/` is removed, or with `joins` refused: another process has begun the column.
+
     Raises UserError: another column is in the place; the folder holds files that do not belong to a column
     (they are never deleted); it is read-only, gone, or has no room for the whole column; several ranks
     overwrite in an object store, which has no locks.
     """
-    files = open_files(data, spec.name)
+    files = open_files(staged_place(data) if staged else data, spec.name)
     if isinstance(files, LocalFiles):
         needed = spec.n_chunks * sum(map(spec.chunk_bytes, spec.arrays))
         present = sum(size for name, size in files.sizes().items() if not is_temporary(name))
         require_room(files.folder, max(needed - present, 0))
+    if staged:
+        with files.locked():
+            found, later = read_manifest(files), open_files(data, spec.name)
+            done = read_manifest(later) if found is None and not overwrite else None
+            if done is not None and done.finished and done.spec.identity == spec.identity:
+                return ColumnWriter(later, done, str(data))  # promoted a moment ago
+            other = found is not None and found.spec.identity != spec.identity and not joins
+            manifest = begin(files, spec, str(data), overwrite=other)
+            return ColumnWriter(files, manifest, str(data), later)
     if not overwrite:
         return ColumnWriter(files, begin(files, spec, str(data), overwrite=False), str(data))
     if not isinstance(files, LocalFiles):
@@ -69,12 +91,23 @@ def _require_one_rank(place: str) -> None:
 class ColumnWriter:
     """The access of one process to an unfinished column; call it from one thread at a time."""
 
-    def __init__(self, files: ChunkFiles, manifest: Manifest, data: str) -> None:
+    def __init__(
+        self, files: ChunkFiles, manifest: Manifest, data: str, later: ChunkFiles | None = None
+    ) -> None:
+        """later: where a staged column is when it has been promoted."""
         self.spec = manifest.spec
-        self._files = files
+        self._files, self._later = files, later
         self._manifest = manifest
         self._data = data
         self._ledger = LedgerWriter(files, self.spec, library_versions())
+
+    def credit(self, versions: Mapping[str, str]) -> None:
+        """Add versions of libraries that made rows which the next chunks contain as copies."""
+        joined: dict[str, str] = dict(library_versions())
+        for library, version in versions.items():
+            known = {*joined.get(library, version).split(", "), *version.split(", ")}
+            joined[library] = ", ".join(sorted(known))
+        self._ledger = LedgerWriter(self._files, self.spec, joined)
 
     @property
     def n_chunks(self) -> int:
@@ -85,7 +118,7 @@ class ColumnWriter:
     def finished(self) -> bool:
         """Whether this process or another one has finished the column; reads the manifest."""
         if not self._manifest.finished:
-            found = read_manifest(self._files)
+            found = read_manifest(self._files) or self._promoted()
             if found is None:
                 raise UserError(
                     f"{self._files.place} vanished while it was written: expected the folder that the "
@@ -114,7 +147,10 @@ class ColumnWriter:
 
     def stands(self, chunk: int) -> bool:
         """Return whether the file of a chunk is whole: another maker may have made it just now."""
-        return self._files.size(chunk_file("values", chunk)) == self.spec.chunk_bytes("values")
+        size = self._files.size(chunk_file("values", chunk))
+        if size is None and self._later is not None:
+            return self.finished
+        return size == self.spec.chunk_bytes("values")
 
     def write(
         self,
@@ -144,6 +180,11 @@ class ColumnWriter:
                         raise
                     self._store(blocks, entry)  # and a third one has begun it again since
         return invalid
+
+    def _promoted(self) -> Manifest | None:
+        """The manifest of a staged column that another maker has finished and promoted."""
+        found = None if self._later is None else read_manifest(self._later)
+        return found if found and found.finished and found.spec.identity == self.spec.identity else None
 
     def _store(self, blocks: Mapping[str, NDArray[Any]], entry: LedgerEntry) -> None:
         """Write a chunk's files, then its ledger entry."""

@@ -19,7 +19,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
 from cckt.cache_builder.teacher.fold_norms import fold_batch_norms
 from cckt.cache_builder.teacher.preprocess import Preprocess
-from cckt.cache_builder.teacher.tiles import Tiles
+from cckt.cache_builder.teacher.tiles import TILE, Tiles
 from cckt.cache_builder.teacher.two_stream import TwoStream
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -90,24 +90,33 @@ class Teacher:
         """
         return self.launch_images(images)()
 
-    def launch_images(self, images: Tensor | NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+    def launch_images(
+        self, images: Tensor | NDArray[Any], shape: int | None = None
+    ) -> Callable[[], NDArray[np.float32]]:
         """Begin `encode_images`; return a function that waits for the result.
 
         On CUDA and on the CPU the calling thread is free meanwhile; the CPU computes a batch in tiles (see
         `Tiles`).
+
+        shape: compute a batch of at most this many images as one of exactly this many, filled with zeros; the
+        CPU fills the last tile. The shape of a batch decides which kernels a library chooses and so the last
+        bits of an embedding. With a fixed shape they depend on the image, not on the other images.
         """
         batch = torch.as_tensor(images)
-        if batch.shape[0] == 0:
+        count = len(batch)
+        if count == 0:
             return lambda: np.zeros((0, self.width), np.float32)
+        if shape is not None:
+            batch = _filled(batch, -(-count // TILE) * TILE if self.device.type == "cpu" else shape)
         if self.device.type == "cpu":
             if self._tiles is None or self._tiles.threads != torch.get_num_threads():
                 self._tiles = Tiles(torch.get_num_threads())
             parts = self._tiles.launch(self._features, batch)
-            return lambda: self._finite(np.concatenate([part.numpy() for part in parts()]))
+            return lambda: self._finite(np.concatenate([part.numpy() for part in parts()])[:count])
         if self.device.type == "cuda":
             batch = batch.pin_memory()
         features = self._features(batch.to(self.device, non_blocking=True))
-        return lambda: self._finite(features.cpu().numpy())
+        return lambda: self._finite(features[:count].cpu().numpy())
 
     @property
     def two_stream(self) -> TwoStream:
@@ -118,15 +127,17 @@ class Teacher:
         return self._two_stream
 
     def launch_masked(
-        self, images: NDArray[np.uint8], foreground: NDArray[np.bool_]
+        self, images: NDArray[np.uint8], foreground: NDArray[np.bool_], shape: int | None = None
     ) -> Callable[[], NDArray[np.float32]]:
         """Begin to embed the foreground of uint8 images (B, 3, S, S); return a function that waits for the
-        (B, D) float32 unit rows. foreground: (B, G, G), see `TwoStream`."""
-        batch = torch.from_numpy(images).to(self.device, non_blocking=True)
-        mask = torch.from_numpy(foreground).to(self.device, non_blocking=True)
+        (B, D) float32 unit rows. foreground: (B, G, G), see `TwoStream`. shape: see `launch_images`."""
+        count = len(images)
+        rows = count if shape is None else shape
+        batch = _filled(torch.from_numpy(images), rows).to(self.device, non_blocking=True)
+        mask = _filled(torch.from_numpy(foreground), rows).to(self.device, non_blocking=True)
         with torch.inference_mode(), self._autocast():
             features = F.normalize(self.two_stream(self.preprocess.finish(batch), mask).float(), dim=-1)
-        return lambda: self._finite(features.cpu().numpy())
+        return lambda: self._finite(features[:count].cpu().numpy())
 
     def _features(self, batch: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, D) float32 unit, on the device."""
@@ -186,3 +197,11 @@ def _scalar(model: torch.nn.Module, name: str, default: float, convert: Callable
     """Return a learned scalar of the model, or `default` if it has none."""
     value = getattr(model, name, None)
     return convert(value.item() if isinstance(value, Tensor) else default)
+
+
+def _filled(batch: Tensor, rows: int) -> Tensor:
+    """Return a batch (n, ...) with zeros after it, (rows, ...); n <= rows."""
+    assert len(batch) <= rows, f"expected at most {rows} images, found {len(batch)}"
+    if len(batch) == rows:
+        return batch
+    return torch.cat([batch, batch.new_zeros((rows - len(batch), *batch.shape[1:]))])

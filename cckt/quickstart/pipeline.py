@@ -114,9 +114,7 @@ def quickstart(
         announce("4  Find regions with it in the photos to train on, name them, and train on.")
         with stages.timed("name regions"):
             answer["nouns"] = _name_regions(train_data, out / "run-first", teacher, plan.distillation, stages)
-        counts = (
-            "{regions} regions; an MLLM named {asked}, and the teacher chose among {names} names for all"
-        )
+        counts = "{regions} regions; an MLLM named {asked}, and the teacher chose among {names} names for all"
         announce(f"   {counts.format(**answer['nouns'])}.")
         method = stages.run(
             "distil", "evaluate", distilled, train_data, held_out, out / "run", start=out / "run-first"

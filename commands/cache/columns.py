@@ -139,11 +139,22 @@ def pull(
 
 def finish(data: Place, columns: Columns = None, json: Json = None) -> None:
     """Finish columns whose parts are all made; the last part normally does this itself."""
-    from cckt.cache_builder.store import column_info, list_columns, open_writer
+    from cckt.cache_builder.columns.growth.tables import put_in_place
+    from cckt.cache_builder.store import (
+        column_info,
+        list_columns,
+        open_writer,
+        staged_manifest,
+        staged_place,
+    )
 
     answer, figures = Answer(json), {}
-    for name in columns or list_columns(data):
-        manifest = open_writer(data, column_info(data, name).manifest.spec).finish()
+    for name in columns or sorted({*list_columns(data), *list_columns(staged_place(data))}):
+        growing = staged_manifest(data, name)  # replaces an older column
+        spec = growing.spec if growing else column_info(data, name).manifest.spec
+        manifest = open_writer(data, spec, staged=growing is not None).finish()
+        if growing:
+            put_in_place(Path(data), data, name)
         answer.lines(f"column {name}: finished, {manifest.digest}")
         figures[name] = manifest.digest
     answer.figures(figures)

@@ -22,6 +22,7 @@ from cckt.commands.engines.choice import (
 from cckt.commands.options import (
     DEVICE,
     JITTER,
+    REUSE,
     TEACHER_HELP,
     Batch,
     ColumnOut,
@@ -38,6 +39,8 @@ from cckt.commands.options import (
     Part,
     Precision,
     Processes,
+    Reuse,
+    ReuseFrom,
     Strict,
     Synonyms,
     Tau,
@@ -109,11 +112,14 @@ def crops(
     actor_cpus: ActorCpus = None,
     print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
     """Cache the image embedding of each annotated box, or of each proposal."""
     from cckt.cache_builder.columns.all_at_once import cache_photos
+    from cckt.cache_builder.columns.crops import plain_name
     from cckt.cache_builder.columns.options import CHUNK_ROWS
     from cckt.cache_builder.columns.views import view_names
 
@@ -122,7 +128,7 @@ def crops(
         print_sbatch(
             context,
             data,
-            [(str(view), "boxes", CHUNK_ROWS) for view in view_names(name, flipped, jitter)],
+            [(str(view), of, CHUNK_ROWS) for view in view_names(name, flipped, jitter, plain_name(of))],
             out,
         )
         return
@@ -145,6 +151,8 @@ def crops(
         strict=strict,
         part=parse_part(part, exact_part),
         overwrite=overwrite,
+        reuse=reuse,
+        reuse_from=reuse_from,
         out=out,
         progress=TerminalProgress(),
     )
@@ -171,6 +179,8 @@ def images(
     actor_cpus: ActorCpus = None,
     print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
@@ -197,6 +207,8 @@ def images(
         strict=strict,
         part=parse_part(part, exact_part),
         overwrite=overwrite,
+        reuse=reuse,
+        reuse_from=reuse_from,
         out=out,
         progress=TerminalProgress(),
     )
@@ -234,6 +246,8 @@ def all_columns(
     actor_cpus: ActorCpus = None,
     print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     json: Json = None,
 ) -> None:
@@ -280,6 +294,8 @@ def all_columns(
         strict=strict,
         part=parse_part(part, exact_part),
         overwrite=overwrite,
+        reuse=reuse,
+        reuse_from=reuse_from,
         out=out,
         progress=TerminalProgress(),
     )

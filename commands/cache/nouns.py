@@ -9,8 +9,19 @@ import typer
 
 from cckt.cache_builder.base.constants import CHOOSE, CROP, NAME_PROMPT, PRECISION, W_MAX
 from cckt.commands.console import TerminalProgress, show_reports
+from cckt.commands.engines.choice import (
+    ActorCpus,
+    Actors,
+    Address,
+    Engine,
+    ExactPart,
+    PrintSbatch,
+    caller,
+    print_sbatch,
+)
 from cckt.commands.options import (
     DEVICE,
+    REUSE,
     TEACHER_HELP,
     Data,
     Device,
@@ -19,6 +30,7 @@ from cckt.commands.options import (
     Overwrite,
     Part,
     Precision,
+    Reuse,
     Strict,
     Workers,
     changed,
@@ -34,6 +46,7 @@ PROPOSALS = "proposals"
 
 
 def nouns(
+    context: typer.Context,
     data: Data,
     mllm_model: Annotated[
         str | None,
@@ -80,11 +93,21 @@ def nouns(
     precision: Precision = PRECISION,
     strict: Strict = False,
     part: Part = None,
+    exact_part: ExactPart = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    actor_cpus: ActorCpus = None,
+    print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
     json: Json = None,
 ) -> None:
     """Cache the noun of each proposal, its text embedding and its weight."""
+    from cckt.cache_builder.columns.nouns.answers import CHUNK_ROWS
     from cckt.cache_builder.columns.nouns.cache import cache_nouns
+    from cckt.cache_builder.proposals.nouns import ANSWERS
+    from cckt.cache_builder.store import ColumnName
 
     if nouns_from is not None:
         refuse_unused(
@@ -98,10 +121,19 @@ def nouns(
                 "--trust-remote-code": changed(trust_remote_code, False),
                 "--workers": workers,
                 "--strict": changed(strict, False),
+                "--reuse": changed(reuse, REUSE),
+                "--engine": changed(engine, "local"),
+                "--print-sbatch": changed(print_script, False),
             },
             "applies only to a multimodal LLM; you passed --nouns-from. Remove it.",
         )
-    reports = cache_nouns(
+    call = caller(engine, address, actors, actor_cpus, part)
+    if print_script:
+        answers = ColumnName(ANSWERS, of=of.partition("-")[2])
+        print_sbatch(context, data, [(str(answers), of, CHUNK_ROWS)], None)
+        return
+    reports = call(
+        cache_nouns,
         data,
         mllm_model,
         nouns_from=nouns_from,
@@ -120,8 +152,9 @@ def nouns(
         trust_remote_code=trust_remote_code,
         workers=workers,
         strict=strict,
-        part=parse_part(part),
+        part=parse_part(part, exact_part),
         overwrite=overwrite,
+        reuse=reuse,
         progress=TerminalProgress(),
     )
     show_reports(json, *reports)

@@ -22,6 +22,7 @@ from cckt.commands.engines.choice import (
 )
 from cckt.commands.options import (
     DEVICE,
+    REUSE,
     ColumnOut,
     Data,
     Device,
@@ -31,6 +32,8 @@ from cckt.commands.options import (
     Overwrite,
     Part,
     Precision,
+    Reuse,
+    ReuseFrom,
     Rho,
     Strict,
     Tau,
@@ -83,6 +86,8 @@ def priors(
     actor_cpus: ActorCpus = None,
     print_script: PrintSbatch = False,
     overwrite: Overwrite = False,
+    reuse: Reuse = REUSE,
+    reuse_from: ReuseFrom = None,
     out: ColumnOut = None,
     report: Annotated[
         bool, typer.Option("--report", help="Measure all priors of the data set against its annotations.")
@@ -132,6 +137,8 @@ def priors(
             strict=strict,
             part=parse_part(part, exact_part),
             overwrite=overwrite,
+            reuse=reuse,
+            reuse_from=reuse_from,
             out=out,
             progress=TerminalProgress(),
         )
@@ -144,6 +151,8 @@ def priors(
                 "--calibrate": calibrate,
                 "--precision": changed(precision, PRECISION),
                 "--trust-remote-code": changed(trust_remote_code, False),
+                "--reuse": changed(reuse, REUSE),
+                "--reuse-from": reuse_from,
             },
             "applies only to a multimodal LLM; add --mllm, or remove it.",
         )

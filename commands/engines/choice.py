@@ -77,12 +77,16 @@ def print_sbatch(
 ) -> None:
     """Print the script that submits a job array of this command, and a job that finishes its columns.
 
-    columns: of each column its name, its table ("boxes" or "images") and the rows of its chunks.
+    columns: of each column its name, its table ("images", or a value of --of) and the rows of its chunks.
     """
+    from cckt.cache_builder.columns.crops import box_table
     from cckt.cache_builder.index import open_index
 
     index = open_index(data)
-    rows = {"boxes": len(index.box_images), "images": len(index)}
+    rows = {
+        table: len(index) if table == "images" else len(box_table(data, index, table).box_images)
+        for _, table, _ in columns
+    }
     chunks = {name: -(-rows[table] // size) for name, table, size in columns}
     tasks = max(1, min(MOST_TASKS, *chunks.values()))
     command = _command(context)

@@ -17,6 +17,8 @@ from PIL import Image
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.columns.crops import SMALL, photo_spans, usable_boxes
+from cckt.cache_builder.columns.growth.begin import begin_column, require_same_bytes
+from cckt.cache_builder.columns.images import CopyingReader
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.mllm.namer import Namer
 from cckt.cache_builder.mllm.wrapping import Inputs
@@ -25,7 +27,8 @@ from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.proposals.noun_phrases import noun_of
 from cckt.cache_builder.proposals.nouns import ANSWERS
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, ColumnSpec, column_spec, open_writer
+from cckt.cache_builder.runner.engines.engine import makes_rows
+from cckt.cache_builder.store import ColumnName, ColumnSpec, column_spec
 from cckt.cache_builder.teacher.crop_rules import RULES, crop_rectangles
 
 WIDTH = 96
@@ -86,9 +89,12 @@ def cache_answers(
     part: tuple[int, int] | None,
     chunk_rows: int,
     overwrite: bool,
+    reuse: str,
     progress: Progress,
 ) -> CacheReport:
     """Make the column; options as in `cache_nouns`.
+
+    Answers about the same photo, box and request are copied from the column over older proposals.
 
     Raises UserError if all proposals are too small, and if the first answers of the model name nothing.
     """
@@ -102,21 +108,34 @@ def cache_answers(
     asked = asked_of(proposals, usable, ask)
     check_photos(proposals.index, np.unique(proposals.box_images[asked]))
     spec = answers_spec(proposals, namer, crop, ask, chunk_rows)
-    writer = open_writer(data, spec, overwrite=overwrite)
+    # A sample is another one for other proposals, so its answers are not copied.
+    copies = ask is None
+    growth = begin_column(data, data, spec, proposals, overwrite=overwrite, reuse=reuse, copies=copies)
+    writer, donor = growth.writer, growth.donor
     reader = CropPictures(proposals, namer.inputs, crop, asked, strict)
-    if len(writer.missing()) == writer.n_chunks:
+    if donor is None and len(writer.missing()) == writer.n_chunks and makes_rows():
         probe(namer, reader, asked)
+
+    def answer(items: list[Inputs]) -> NDArray[np.uint8]:
+        return as_rows(namer.answers(items))
+
+    def spans(lo: int, hi: int) -> list[tuple[int, int]]:
+        found = photo_spans(proposals.box_images[lo:hi], lo)
+        return donor.long_spans(found) if donor is not None else found
+
+    require_same_bytes(growth, reader, answer, reuse)
     run = run_chunks(
         writer,
-        reader,
-        lambda items: as_rows(namer.answers(items)),
+        reader if donor is None else CopyingReader(reader, donor),
+        answer,
         batch=BATCH,
-        spans=lambda lo, hi: photo_spans(proposals.box_images[lo:hi], lo),
+        spans=spans,
         workers=workers,
         part=part,
         progress=progress,
         unit="proposals",
     )
+    growth.finish(run.manifest)
     photos = len(np.unique(proposals.box_images[asked]))
     expected = (SMALL, NOT_ASKED)
     return report_of(writer, run, progress, namer.notes, strict=strict, expected=expected, photos=photos)

@@ -70,6 +70,7 @@ def cache_nouns(
     chunk_rows: int = CHUNK_ROWS,
     overwrite: bool = False,
     progress: Progress | None = None,
+    reuse: str = "same",
 ) -> list[CacheReport]:
     """Make the nouns of the proposals of the data set `data`; return a report for each column.
 
@@ -81,6 +82,7 @@ def cache_nouns(
     `proposals/crops`, or of `text`. of: the proposals table. name: label of a second teacher. prompt: the
     request. crop: the rule by which the model sees a proposal. templates: None takes those of the column
     `text`. w_max: see `NounWeight`. block: crops at a time. dtype: of the model; precision: of the teacher.
+    reuse: which answers of an older column are copied, see `begin_column`.
 
     The constants of the weight are fitted where the columns `text`, `crops` and `proposals/crops` exist;
     otherwise a note tells how. After a kill the same call resumes. Raises UserError for what the user can
@@ -128,6 +130,7 @@ def cache_nouns(
                 part=part,
                 chunk_rows=chunk_rows,
                 overwrite=overwrite,
+                reuse=reuse,
                 progress=progress,
             )
         )

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import BATCH
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.columns.growth.begin import begin_column
 from cckt.cache_builder.columns.remake import Made, Remake
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.proposals.nouns import NOUNS, TEXTS
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, ColumnSpec, column_spec, open_writer
+from cckt.cache_builder.store import ColumnName, ColumnSpec, column_spec
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.prompts import Templates, embed_concepts, resolve_templates
 from cckt.cache_builder.vocabulary import Concept
@@ -91,7 +92,7 @@ def write_nouns(
 
     assert len(chosen.names) < 2**24, "expected numbers that float32 holds exactly"
     expected = tuple(set(chosen.reasons.values()))
-    return _write(data, spec, read, as_numbers, overwrite, progress, "proposals", notes, expected)
+    return _write(data, proposals, spec, read, as_numbers, overwrite, progress, "proposals", notes, expected)
 
 
 def write_texts(
@@ -135,11 +136,12 @@ def write_texts(
     def embed(names: list[str]) -> NDArray[np.float32]:
         return embed_names(names, templates, teacher)
 
-    return _write(data, spec, read, embed, overwrite, progress, "nouns")
+    return _write(data, proposals, spec, read, embed, overwrite, progress, "nouns")
 
 
 def _write(
     data: Path,
+    proposals: Proposals,
     spec: ColumnSpec,
     read: Callable[[int, int], Iterable[Item]],
     map: Callable[[list[Any]], NDArray[np.float32]],
@@ -150,8 +152,12 @@ def _write(
     expected: Sequence[str] = (),
 ) -> CacheReport:
     """Make a quick column whole, whatever the part of this process: all makers write the same bytes."""
-    writer = open_writer(data, spec, overwrite=overwrite)
+    growth = begin_column(
+        data, data, spec, proposals, overwrite=overwrite, changing=("answers", "crops", "names"), copies=False
+    )
+    writer = growth.writer
     run = run_chunks(
         writer, read, map, batch=spec.chunk_rows, workers=0, part=(0, 1), progress=progress, unit=unit
     )
+    growth.finish(run.manifest)
     return report_of(writer, run, progress, notes, expected=expected)

@@ -17,6 +17,7 @@ from cckt.cache_builder.base.constants import W_MAX
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.crops import box_table
+from cckt.cache_builder.columns.growth.begin import begin_column
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.proposals import Proposals
@@ -31,7 +32,6 @@ from cckt.cache_builder.store import (
     column_spec,
     list_columns,
     open_column,
-    open_writer,
     repair_command,
     require_same_teacher,
 )
@@ -117,7 +117,8 @@ def fit_nouns(
         },
     )
     read = _reader(open_nouns(data, index, proposals, name), crops, weight)
-    writer = open_writer(data, spec, overwrite=True)
+    growth = begin_column(data, data, spec, proposals, overwrite=True)
+    writer = growth.writer
     run = run_chunks(
         writer,
         read,
@@ -128,6 +129,7 @@ def fit_nouns(
         progress=progress,
         unit="proposals",
     )
+    growth.finish(run.manifest)
     return report_of(writer, run, progress, [weight.summary()], expected=(NOT_NAMED, NO_CROP))
 
 

@@ -14,7 +14,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.formats import IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.repairs import Repairs
-from cckt.cache_builder.index.photo_headers import read_headers
+from cckt.cache_builder.index.photo_files.headers import read_headers
 from cckt.cache_builder.vocabulary import Concept
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")

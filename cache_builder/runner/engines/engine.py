@@ -14,6 +14,11 @@ from cckt.cache_builder.runner.run_report import RunReport
 class Engine(Protocol):
     """Makes the units of a plan."""
 
+    begins: bool
+    """Whether this process may begin columns, or only joins those that a driver has begun."""
+    makes: bool
+    """Whether this process computes rows, on the device that makes the column."""
+
     def run(self, plan: Plan) -> list[RunReport]:
         """Make the missing units of a plan; finish the columns if none is missing. One report per target."""
 
@@ -34,3 +39,15 @@ def using(engine: Engine) -> Iterator[None]:
 def engine_in_use() -> Engine | None:
     """Return the engine of the enclosing `using`; None for the default."""
     return _engine.get()
+
+
+def begins_columns() -> bool:
+    """Return whether the engine in use may begin columns; see `Engine`."""
+    engine = engine_in_use()
+    return engine is None or engine.begins
+
+
+def makes_rows() -> bool:
+    """Return whether the engine in use computes rows in this process; see `Engine`."""
+    engine = engine_in_use()
+    return engine is None or engine.makes

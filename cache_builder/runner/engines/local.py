@@ -23,6 +23,8 @@ SLOW = 2.0
 class LocalEngine:
     """Makes units in this process."""
 
+    begins, makes = True, True
+
     def run(self, plan: Plan) -> list[RunReport]:
         """See `Engine.run`. Raises Interrupted on Ctrl-C and SIGTERM."""
         reports = [RunReport() for _ in plan.targets]

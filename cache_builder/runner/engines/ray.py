@@ -44,6 +44,8 @@ class RayEngine:
     each time a node joins. cpus: cores of an actor, see `placement`.
     """
 
+    begins, makes = True, False
+
     def __init__(
         self, address: str | None = None, actors: int | None = None, cpus: int | None = None
     ) -> None:

@@ -27,7 +27,7 @@ from cckt.cache_builder.runner.plan import Plan
 from cckt.cache_builder.runner.run_report import RunReport
 from cckt.cache_builder.store import ColumnSpec, OtherColumn
 
-COUNTS = ("made", "rows", "invalid", "read_wait", "map_seconds", "write_seconds")
+COUNTS = ("made", "rows", "copied", "invalid", "read_wait", "map_seconds", "write_seconds")
 """Fields of `RunReport` that add up over workers."""
 
 
@@ -118,6 +118,8 @@ class MakerWork:
     Runs without missing chunks are passed over at once. So a worker that joins late reaches the stage in
     which the others are.
     """
+
+    begins, makes = False, True
 
     def __init__(
         self, function: Callable[..., Any], arguments: Sequence[Any], keywords: Mapping[str, Any]

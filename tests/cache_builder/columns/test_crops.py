@@ -157,7 +157,9 @@ def test_each_photo_is_decoded_once_and_only_if_needed(
     )
     shapes: list[int] = []
     encode = teacher.launch_images
-    monkeypatch.setattr(teacher, "launch_images", lambda batch: shapes.append(len(batch)) or encode(batch))
+    monkeypatch.setattr(
+        teacher, "launch_images", lambda batch, shape: shapes.append(len(batch)) or encode(batch, shape)
+    )
     cache_crops(data, teacher, batch=8, workers=0)
     assert opened == [0, 1, 3, 4, 5], "photo 2 has no box"
     assert shapes == [8, 8, 8, 1], "crops of several photos share a batch"

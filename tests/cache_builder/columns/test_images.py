@@ -160,6 +160,7 @@ def test_the_recipe_is_complete(data: Path, teacher: Teacher) -> None:
         "preprocessing": teacher.preprocess_recipe(),
         "normalisation": "unit",
         "batch": 256,
+        "filled": "zeros",
         "source": "whole photo",
     }
     assert manifest.spec.recipe["preprocessing"]["interpolation"] == "bicubic"
@@ -190,8 +191,9 @@ def test_a_data_set_without_an_index_is_refused(tmp_path: Path, teacher: Teacher
         cache_images(tmp_path, teacher)
 
 
-def test_a_column_of_an_old_index_is_refused(data: Path, teacher: Teacher) -> None:
+def test_a_column_of_an_index_that_is_not_kept_is_refused(data: Path, teacher: Teacher) -> None:
     cache_images(data, teacher)
+    shutil.rmtree(data / "index")  # else the column would grow
     held = json.loads((data.parent / "coco.json").read_text())
     held["annotations"].pop()
     (data.parent / "coco.json").write_text(json.dumps(held))

@@ -254,10 +254,12 @@ def test_making_proposals_again_invalidates_their_crops_only(data: Path, teacher
     with pytest.raises(
         UserError, match=r"a column of another proposals table: found sha256:.*expected sha256:"
     ):
-        cache_crops(data, teacher, of="proposals")
+        cache_crops(data, teacher, of="proposals", crop="square")
     message = "; ".join(one.message for one in check_data(data) if one.level == "bad")
     assert "made for another proposals table" in message
     assert "--of proposals" in message
+    cache_crops(data, teacher, of="proposals", workers=0)
+    assert all(report.ok for report in verify_data(data, ["proposals/crops"], sample=0))
 
 
 def test_a_second_table_has_its_own_columns(data: Path, teacher: Teacher, tmp_path: Path) -> None:

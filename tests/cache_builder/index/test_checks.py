@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import IndexReport, build_index, open_index
 from tests.cache_builder.index.coco_files import Coco
-from tests.cache_builder.index.photo_files import export, save_export
+from tests.cache_builder.index.photo_files.samples import export, save_export
 
 
 def build(folder: Path, coco: Coco) -> IndexReport:

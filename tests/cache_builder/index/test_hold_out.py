@@ -16,7 +16,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import build_index, hold_out, open_index
 from cckt.cache_builder.index.hold_out import choose_held_out
 from tests.cache_builder.index.coco_files import Coco, small_coco, write_coco, write_split
-from tests.cache_builder.index.photo_files import export, save_export, save_photo
+from tests.cache_builder.index.photo_files.samples import export, save_export, save_photo
 
 
 def many(photos: int = 40) -> Coco:

@@ -25,6 +25,12 @@ def listing(folder: Path) -> dict[str, int]:
     }
 
 
+def names_of(index: Index) -> list[str]:
+    """Return the sorted names in the folder of an index of photos: card, record of the photos, tables."""
+    tables = index.card["tables"]
+    return ["index.json", f"photos-{tables.removeprefix('tables-')}.npy", tables]
+
+
 def test_building_the_same_again_changes_nothing(tmp_path: Path) -> None:
     path, images = write_coco(tmp_path, small_coco())
     first = build_index(path, images, tmp_path / "out", "all-base")
@@ -43,7 +49,7 @@ def test_a_new_index_replaces_the_old_one_and_leaves_mapped_tables(tmp_path: Pat
     build_index(path, images, tmp_path / "out", write_split(tmp_path, ["cat"], ["dog"]), keep="base")
     new = open_index(tmp_path / "out")
     assert len(new.box_xyxy) == 1
-    assert sorted(p.name for p in (tmp_path / "out/index").iterdir()) == ["index.json", new.card["tables"]]
+    assert sorted(p.name for p in (tmp_path / "out/index").iterdir()) == names_of(new)
     assert old.box_xyxy.tolist() == boxes, "a process that has mapped the old tables keeps them"
     with pytest.raises(AssertionError, match="replaced while it was in use"):
         pickle.loads(pickle.dumps(old))  # noqa: S301 - our own bytes
@@ -61,7 +67,7 @@ def test_a_damaged_table_is_found_and_built_again(tmp_path: Path, name: str) -> 
     assert not build_index(path, images, tmp_path / "out", "all-base").unchanged
     assert table.read_bytes() == whole
     assert verify_index(open_index(tmp_path / "out"))
-    assert sorted(p.name for p in (tmp_path / "out/index").iterdir()) == ["index.json", index.card["tables"]]
+    assert sorted(p.name for p in (tmp_path / "out/index").iterdir()) == names_of(index)
 
 
 def test_folders_and_files_of_somebody_else_are_kept(tmp_path: Path) -> None:
@@ -153,4 +159,4 @@ def test_a_killed_build_leaves_the_old_index_or_none(tmp_path: Path, step: str) 
         build_index(path, images, tmp_path / out, split, keep="base")
         index = open_index(tmp_path / out)
         assert index.annotation_ids.tolist() == [5]
-        assert sorted(os.listdir(tmp_path / out / "index")) == ["index.json", index.card["tables"]]
+        assert sorted(os.listdir(tmp_path / out / "index")) == names_of(index)

@@ -17,7 +17,7 @@ from cckt.detector.data import dataset as data
 from cckt.detector.data.dataset import Schedule, TrainingPhotos, batches, decoded
 from cckt.detector.data.gpu_decode import decode_all, gpu_decoder, jpeg_bytes
 from cckt.detector.data.transforms import View
-from tests.cache_builder.index.photo_files import save_photo
+from tests.cache_builder.index.photo_files.samples import save_photo
 from tests.detector.tiny import make_data, tiny_config
 
 

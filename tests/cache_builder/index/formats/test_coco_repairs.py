@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import IndexReport, add_boxes, build_index, copy_index, open_index
 from tests.cache_builder.index.coco_files import Coco, small_coco
-from tests.cache_builder.index.photo_files import export, save_export, save_photo
+from tests.cache_builder.index.photo_files.samples import export, save_export, save_photo
 
 BOXES = [[10, 10, 30, 40], [50, 10, 30, 40]]
 

@@ -13,7 +13,7 @@ from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.image_folder import read_folder
 from cckt.cache_builder.photos import load_row
 from tests.cache_builder.index.coco_files import small_coco, write_coco
-from tests.cache_builder.index.photo_files import save_photo
+from tests.cache_builder.index.photo_files.samples import save_photo
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.merge import merge
 from cckt.cache_builder.index.formats.repairs import Repairs
 from tests.cache_builder.index.coco_files import Coco, small_coco
-from tests.cache_builder.index.photo_files import export
+from tests.cache_builder.index.photo_files.samples import export
 
 
 def build(folder: Path, *cocos: Coco, lenient: bool = False) -> IndexReport:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import IndexReport, build_index, open_index
 from cckt.cache_builder.index.formats.voc import read_voc, voc_images
-from tests.cache_builder.index.photo_files import save_photo
+from tests.cache_builder.index.photo_files.samples import save_photo
 
 
 def xml(name: str, *objects: tuple[str, tuple[Any, ...]], size: tuple[Any, Any] = (100, 80)) -> str:

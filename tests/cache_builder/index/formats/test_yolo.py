@@ -17,7 +17,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import IndexReport, build_index, open_index
 from cckt.cache_builder.index.formats.yolo import read_yolo, yolo_root
 from cckt.cache_builder.photos import load_row
-from tests.cache_builder.index.photo_files import save_photo
+from tests.cache_builder.index.photo_files.samples import save_photo
 
 
 def write_yolo(folder: Path, labels: dict[str, str], **card: Any) -> Path:

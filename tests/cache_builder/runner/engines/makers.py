@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ SPEC = crops_spec(320, 8)
 def plain(data: Path, delay: float = 0.0) -> Any:
     """Make the column."""
     return make(data, SPEC, batch=8, delay=delay, workers=1)
+
+
+def spanning(data: Path, delay: float = 0.0) -> Any:
+    """Make the column with batches that hold rows of several chunks."""
+    return make(data, SPEC, batch=12, independent=True, delay=delay, workers=1)
 
 
 def two_columns(data: Path) -> list[Any]:
@@ -65,3 +71,20 @@ def deadly(data: Path, driver: int) -> Any:
     if os.getpid() != driver:
         os._exit(9)
     return make(data, SPEC)
+
+
+class Where:
+    """A work that says on which node it runs, and on which device it was placed."""
+
+    def __init__(self, device: str) -> None:
+        self._device, self._begun = device, False
+
+    def stage(self) -> str | None:
+        begun, self._begun = self._begun, True
+        return None if begun else "work"
+
+    def make(self, unit: int) -> tuple[str, str]:
+        import ray
+
+        time.sleep(0.3)  # so that every worker gets some
+        return ray.get_runtime_context().get_node_id(), self._device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -13,43 +14,21 @@ import time
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.runner import Interrupted
 from cckt.cache_builder.runner.engines import ray as engine
 from cckt.cache_builder.runner.engines import ray_link
 from cckt.cache_builder.runner.engines.ray_pool import placement
 from cckt.cache_builder.store import open_writer
+from cckt.cache_builder.store.claims import LEASE, _machine
 from tests.cache_builder.column_samples import Recorder, make, tree
+from tests.cache_builder.columns.growth.growing import some_photos
 from tests.cache_builder.runner.engines import makers
-from tests.cache_builder.samples import write_photos
+from tests.cache_builder.runner.engines.conftest import add_node
+from tests.cache_builder.samples import write_photos, write_teacher
 from tests.places import ROOT
 
 ray = pytest.importorskip("ray", reason="needs ray")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """Two nodes of one core."""
-    from ray.cluster_utils import Cluster
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    add_node(cluster)
-    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-
-
-def add_node(cluster):
-    """Add a node of one core. Ray grants a start 30 s, which a busy machine may exceed."""
-    for attempt in range(3):
-        try:
-            return cluster.add_node(num_cpus=1)
-        except Exception:
-            if attempt == 2:
-                raise
-    raise AssertionError
 
 
 def whole(folder):
@@ -59,7 +38,8 @@ def whole(folder):
 
 def test_a_cluster_makes_the_bytes_of_one_process(cluster, tmp_path):
     report = engine.RayEngine().call(makers.plain, tmp_path / "ray")
-    assert (report.made, report.rows, report.again, report.skipped) == (40, 320, 0, 0)
+    # `again` is not compared: on a busy machine a late chunk gets a second copy.
+    assert (report.made, report.rows, report.skipped) == (40, 320, 0)
     assert report.notes == make(tmp_path / "alone", makers.SPEC).notes
     assert tree(tmp_path / "ray") == tree(tmp_path / "alone")
     again = engine.RayEngine().call(makers.plain, tmp_path / "ray")
@@ -93,6 +73,29 @@ def test_a_killed_node_costs_the_chunks_in_hand_and_a_late_one_joins(cluster, tm
     assert report.manifest is not None
     assert report.again <= 3 * engine.AHEAD  # what the lost worker had in hand, and copies of late chunks
     assert tree(out) == whole(tmp_path / "alone")
+
+
+def test_batches_span_the_chunks_in_hand_and_every_chunk_is_finished(cluster, tmp_path):
+    report = engine.RayEngine(cpus=1).call(makers.spanning, tmp_path / "ray")
+    assert report.manifest is not None
+    assert report.rows >= 320
+    assert tree(tmp_path / "ray") == whole(tmp_path / "alone")
+
+
+def test_a_growing_column_has_the_bytes_of_a_build_from_nothing(cluster, tmp_path):
+    """The driver begins it in `.grow/`; workers compare rows, copy them and make the others."""
+    teacher = write_teacher(tmp_path / "teacher")
+    small = {"chunk_rows": 8, "batch": 8, "workers": 1, "device": "cpu"}
+    edited = some_photos(tmp_path, photos=6)
+    data = edited.index(tmp_path / "data")
+    cache_crops(data, teacher, **small)
+    edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
+    edited.index(data)
+    report = engine.RayEngine(cpus=1).call(cache_crops, data, teacher, **small)
+    assert (report.copied_rows, report.made_rows) == (18, 1)
+    assert not (data / ".grow").exists()
+    cache_crops(edited.index(tmp_path / "fresh"), teacher, **small)
+    assert tree(data / "crops") == tree(tmp_path / "fresh/crops")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +177,7 @@ import sys
 from pathlib import Path
 from cckt.cache_builder.runner.engines.ray import RayEngine
 from tests.cache_builder.runner.engines import makers
+from tests.cache_builder.runner.engines.conftest import add_node
 RayEngine(sys.argv[1], cpus=1).call(makers.plain, Path(sys.argv[2]), delay=0.3)
 """
 
@@ -210,6 +214,21 @@ def test_sigterm_stops_a_run_that_the_same_call_resumes(cluster, tmp_path):
     assert on.value.exit_code == 128 + signal.SIGTERM
     makers.plain(tmp_path / "data")
     assert tree(tmp_path / "data") == whole(tmp_path / "alone")
+
+
+def test_a_claim_that_a_dead_maker_left_holds_nobody_up(cluster, tmp_path):
+    """Its process has ended; the driver does not ask for claims, and sweeps them with the ledgers."""
+    writer = open_writer(tmp_path / "ray", makers.SPEC)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    claim = {"maker": "0" * 32, "home": [_machine(), int(dead.stdout), 1]}
+    for unit in range(writer.n_chunks):
+        (tmp_path / f"ray/crops/ledger/claim-40-{unit}-0").write_text(json.dumps(claim))
+    began = time.monotonic()
+    report = engine.RayEngine().call(makers.plain, tmp_path / "ray")
+    assert (report.made, time.monotonic() - began < LEASE) == (40, True)
+    assert tree(tmp_path / "ray") == whole(tmp_path / "alone")
 
 
 def test_without_ray_the_sentence_names_the_extra(monkeypatch, tmp_path):

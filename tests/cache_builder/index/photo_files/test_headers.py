@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from cckt.cache_builder.base.progress import Silent
-from cckt.cache_builder.index.photo_headers import read_header, read_headers
-from tests.cache_builder.index.photo_files import save_photo
+from cckt.cache_builder.index.photo_files.headers import read_header, read_headers
+from tests.cache_builder.index.photo_files.samples import save_photo
 
 
 def test_no_names_give_no_headers(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index.formats import Annotations
-from cckt.cache_builder.index.photo_headers import PhotoHeaders
+from cckt.cache_builder.index.photo_files.headers import PhotoHeaders
 
 EXIF_CHOICES = ("auto", "apply", "ignore")
 

@@ -15,7 +15,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import IndexReport, build_index, copy_index, open_index, verify_index
 from cckt.cache_builder.photos import BadPhoto, load_row
 from tests.cache_builder.index.coco_files import Coco
-from tests.cache_builder.index.photo_files import export, save_export, save_photo
+from tests.cache_builder.index.photo_files.samples import export, save_export, save_photo
 
 
 def build(folder: Path, coco: Coco, **options: Any) -> IndexReport:

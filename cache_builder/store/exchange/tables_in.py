@@ -1,0 +1,124 @@
+"""Read tables of (id, vector) rows that were made elsewhere: Parquet, or .npy vectors with .npy ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store.exchange.parquet_out import require_pyarrow
+
+BLOCK = 4096
+"""Rows that are read at a time."""
+
+
+class VectorTable:
+    """N rows of (id, vector), read in blocks. The ids are in memory, the vectors are not.
+
+    Attributes: `ids` (N,) int64; `width`; `path`.
+    """
+
+    def __init__(self, path: Path, ids: Path | None, id_name: str, vector_name: str = "vector") -> None:
+        """path: .parquet with the columns `id_name` and `vector_name`, or .npy (N, D) with `ids` (N,) .npy.
+
+        Rows whose vector is null are left out. Raises UserError if a file cannot be read or has another form.
+        """
+        self.path, self._vector_name = path, vector_name
+        self._present: NDArray[np.int64] | None = None
+        if path.suffix == ".npy":
+            if ids is None:
+                raise UserError(f"{path} holds vectors only; add --ids FILE.npy with the id of each row.")
+            self._array: Any = _npy(path)
+            found = _npy(ids)
+            if self._array.ndim != 2 or self._array.dtype.kind != "f":
+                raise UserError(
+                    f"{path} holds {self._array.dtype} of shape {self._array.shape}, expected (N, D) floats; "
+                    "save one vector in each row."
+                )
+            if found.shape != self._array.shape[:1] or found.dtype.kind not in "iu":
+                raise UserError(
+                    f"{ids} holds {found.dtype} of shape {found.shape}, expected {len(self._array)} "
+                    f"integers, one for each row of {path}; save the ids in the order of the vectors."
+                )
+            self.ids, self.width = np.asarray(found, np.int64), int(self._array.shape[1])
+        elif path.suffix == ".parquet":
+            if ids is not None:
+                raise UserError(f"--ids applies only to .npy tables; {path} holds its ids, remove --ids.")
+            self._array = None
+            self._open_parquet(id_name)
+        else:
+            raise UserError(f"{path} is neither .parquet nor .npy; save the table as one of them.")
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield (position of the first row, vectors (n, width) float32) in the order of `ids`."""
+        if self._array is not None:
+            for lo in range(0, len(self._array), BLOCK):
+                yield lo, np.asarray(self._array[lo : lo + BLOCK], np.float32)
+            return
+        import pyarrow.parquet as pq
+
+        at = 0
+        with pq.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(BLOCK, columns=[self._vector_name]):
+                vectors = batch.column(0).drop_null()
+                flat = vectors.flatten().to_numpy(zero_copy_only=False)
+                if len(flat) != len(vectors) * self.width:
+                    raise UserError(
+                        f"{self.path}: its column {self._vector_name} holds vectors of different lengths, "
+                        f"expected {self.width} values in each; check how it was written."
+                    )
+                yield at, np.asarray(flat, np.float32).reshape(len(vectors), self.width)
+                at += len(vectors)
+
+    def _open_parquet(self, id_name: str) -> None:
+        pyarrow = require_pyarrow()
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.path) as file:
+                schema = file.schema_arrow
+                for name in (id_name, self._vector_name):
+                    if name not in schema.names:
+                        raise UserError(
+                            f"{self.path} has the columns {', '.join(schema.names[:8])}, expected {name}; "
+                            "rename a column, or name the right ones with --id and --vector."
+                        )
+                kind = schema.field(self._vector_name).type
+                lists = (pyarrow.FixedSizeListType, pyarrow.ListType, pyarrow.LargeListType)
+                if not isinstance(kind, lists) or not pyarrow.types.is_floating(kind.value_type):
+                    raise UserError(
+                        f"{self.path}: its column {self._vector_name} holds {kind}, expected lists of "
+                        "floats; name the right one with --vector."
+                    )
+                if not pyarrow.types.is_integer(schema.field(id_name).type):
+                    raise UserError(
+                        f"{self.path}: its column {id_name} holds {schema.field(id_name).type}, expected "
+                        "integers; name the right one with --id."
+                    )
+                width, kept = 0, []
+                for batch in file.iter_batches(BLOCK, columns=[id_name, self._vector_name]):
+                    vectors = batch.column(self._vector_name)
+                    whole = vectors.is_valid().to_numpy(zero_copy_only=False)
+                    kept.append(batch.column(id_name).to_numpy(zero_copy_only=False)[whole])
+                    if not width and whole.any():
+                        width = len(vectors.drop_null()[0])
+        except (OSError, pyarrow.ArrowInvalid) as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"{self.path} cannot be read as Parquet ({reason}); check the file.") from error
+        if not width:
+            raise UserError(f"{self.path} holds no vector, expected at least one; check how it was written.")
+        self.ids, self.width = np.concatenate(kept).astype(np.int64), width
+
+
+def _npy(path: Path) -> Any:
+    """The array of a .npy file, memory-mapped; no pickled objects."""
+    try:
+        if not path.is_file():
+            raise FileNotFoundError("it is no file")
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as .npy ({error}); save it with numpy.save.") from error
