@@ -29,10 +29,10 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for data, runs and pictures.")] = Path("quickstart"),
     full: Annotated[bool, typer.Option("--full", help="More photos and epochs: half an hour.")] = False,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Also train the same detector without the method.")
+        bool, typer.Option("--plain", help="Also train the last detector on base boxes alone.")
     ] = False,
     mllm: Annotated[
-        bool, typer.Option("--mllm", help="Also score the detector with priors of a multimodal LLM.")
+        bool, typer.Option("--mllm", help="Also score CCKT-Det with priors of a multimodal LLM.")
     ] = False,
     json: Json = None,
 ) -> None:
@@ -51,13 +51,17 @@ def quickstart(
         announce=answer.stage,
         progress=TerminalProgress(),
     )
-    method = "hybrid with HD-OVD" if figures["first"] else "CCKT-Det"
+    first, alone = figures["first"], "base boxes alone"
+    guided = "CCKT-Det, CLIP priors"
     rows = [
-        (f"{method}, CLIP priors" if mllm else method, figures),
-        ("the same detector, MLLM priors", figures["mllm"]),
-        ("CCKT-Det, the first training", figures["first"]),
-        ("without the method", figures["plain"]),
-        ("without the method, scores weighted by priors", figures["plain"] and figures["plain"]["weighed"]),
+        ("HD-OVD, named regions" if first else guided, figures),
+        (guided, first),
+        ("CCKT-Det, MLLM priors", figures["mllm"]),
+        (alone if first else "without the method", figures["plain"]),
+        (
+            "base boxes alone, with CLIP priors" if first else "without the method, weighted by priors",
+            figures["plain"] and figures["plain"]["weighed"],
+        ),
     ]
     answer.table(
         "On held-out photos, in percent",

@@ -28,8 +28,9 @@ from cckt.cache_builder.proposals import Selection, open_nouns, open_proposals
 from cckt.cache_builder.quality.report import report_priors
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from cckt.cache_builder.teacher.guide import TeacherGuide
-from cckt.detector.config.config import Config, changed
+from cckt.detector.config.config import Config
 from cckt.detector.config.recipes import plain as without_the_method
+from cckt.detector.config.recipes.hdovd import base_only
 from cckt.detector.drawing.gallery import draw_finds
 from cckt.detector.evaluation.metrics import percent
 from cckt.detector.evaluation.protocols import SPLIT_FIGURES
@@ -57,13 +58,13 @@ def quickstart(
 ) -> dict[str, Any]:
     """Render, cache, train, distil, evaluate and draw under `out`; return the figures of `out`/metrics.json.
 
-    plain: also train the same detector without the method on the same data, for as many epochs. mllm: a
-    multimodal LLM; the same weights are also scored with its priors. announce: called with a line per stage.
+    plain: also train the last detector on base boxes alone, for as many epochs. mllm: a multimodal LLM; the
+    weights of the first training are also scored with its priors. announce: called with a line per stage.
     Finished photos, columns and runs are kept, and a stopped training is resumed.
-    Figures: ap50_base, ap50_novel, ap50_all and ap on the held-out photos with CLIP priors; the same four
-    under "first", of the detector before distillation, with "nouns", counts of the named regions; under
-    "plain", and under its "weighed" with priors weighted into the scores; "asked", the figures of drawn
-    requests of 1, 3 and 8 words; "priors", precision, recall, F1 and AP of the CLIP priors by split; both
+    Figures: ap50_base, ap50_novel, ap50_all and ap on the held-out photos; the same four under "first", of
+    CCKT-Det with CLIP priors, whose regions are named, with "nouns", counts of these regions; under "plain",
+    and under its "weighed" with priors weighted into the scores; "asked", the figures of drawn requests of 1,
+    3 and 8 words; "priors", precision, recall, F1 and AP of the CLIP priors by split; both
     again under "mllm"; "seconds" by stage; "versions"; "plan".
 
     Raises UserError if `out` holds a quickstart of another plan or the multimodal LLM is not available, and
@@ -100,51 +101,54 @@ def quickstart(
     announce("   Its priors on the held-out photos:")
     _announce_quality(announce, priors)
     announce("3  Train a detector on base boxes and cached columns, without the teacher.")
-    final, epochs = config, config.train.epochs
+    first = out / ("run-first" if distilled else "run")
+    guided = stages.run(
+        "train", "evaluate first" if distilled else "evaluate", config, train_data, held_out, first
+    )
     answer: dict[str, Any] = {"first": None, "nouns": None, "plain": None, "mllm": None, "priors": priors}
-    if plan.distillation is None or distilled is None:
-        method = stages.run("train", "evaluate", config, train_data, held_out, out / "run")
-    else:
-        final, epochs = distilled, epochs + distilled.train.epochs
-        first = stages.run("train", "evaluate first", config, train_data, held_out, out / "run-first")
-        answer["first"] = {name: first.get(name) for name in SPLIT_FIGURES}
-        announce(
-            f"   {_in_words(first)}. It found the objects of novel concepts, too, but has no names for them."
-        )
-        announce("4  Find regions with it in the photos to train on, name them, and train on.")
+    answer |= {name: guided.get(name) for name in SPLIT_FIGURES}
+    announce(f"   {_in_words(guided)}, with the CLIP priors.")
+    if plan.distillation is not None and distilled is not None:
+        answer["first"] = {name: guided.get(name) for name in SPLIT_FIGURES}
+        announce("4  Find regions with it in the photos to train on, name them, and train another detector.")
         with stages.timed("name regions"):
-            answer["nouns"] = _name_regions(train_data, out / "run-first", teacher, plan.distillation, stages)
+            cache_images(train_data, teacher, progress=stages.progress)
+            answer["nouns"] = _name_regions(train_data, first, teacher, plan.distillation, stages)
         counts = "{regions} regions; an MLLM named {asked}, and the teacher chose among {names} names for all"
         announce(f"   {counts.format(**answer['nouns'])}.")
-        method = stages.run(
-            "distil", "evaluate", distilled, train_data, held_out, out / "run", start=out / "run-first"
-        )
-    answer |= {name: method.get(name) for name in SPLIT_FIGURES}
-    announce(f"   {_in_words(method)}.")
+        method = stages.run("distil", "evaluate", distilled, train_data, held_out, out / "run", start=first)
+        answer |= {name: method.get(name) for name in SPLIT_FIGURES}
+        announce(f"   {_in_words(method)}, without priors.")
     announce("   What cckt predict finds for words that are drawn at random, in the photos or not:")
     answer["asked"] = stages.asked(out / "run", held_out)
     if plain:
-        announce(
-            "   The same detector without the method: no guidance, no contrast, scored by the class head."
-        )
+        announce("   The same detector on base boxes alone, scored by its class head:")
         run = out / "run-plain"
-        bare = changed(without_the_method(config), "train", epochs=epochs)
-        figures = stages.run("train plain", "evaluate plain", bare, train_data, held_out, run)
+        bare = base_only(distilled) if distilled else without_the_method(config)
+        figures = stages.run(
+            "train plain",
+            "evaluate plain",
+            bare,
+            train_data,
+            held_out,
+            run,
+            start=first if distilled else None,
+        )
         answer["plain"] = {name: figures.get(name) for name in SPLIT_FIGURES}
         # Priors can weight the scores of any detector: this shows how much of the difference that explains.
-        weighted = [f"inference.prior_weight={final.inference.prior_weight}"]
+        weighted = [f"inference.prior_weight={config.inference.prior_weight}"]
         answer["plain"]["weighed"] = stages.evaluate(
-            "evaluate plain with priors", run, held_out, final.prior.source, weighted
+            "evaluate plain with priors", run, held_out, config.prior.source, weighted
         )
     if mllm is not None:
         from cckt.cache_builder.columns.mllm_priors import cache_mllm_priors
 
-        announce("   The same detector with the priors of a multimodal LLM:")
+        announce("   The detector of step 3 with the priors of a multimodal LLM:")
         with stages.timed("ask"):
             cache_mllm_priors(held_out, mllm, progress=stages.progress)
-        quality = _prior_quality(held_out, final, "mllm")
+        quality = _prior_quality(held_out, config, "mllm")
         _announce_quality(announce, quality)
-        figures = stages.evaluate("evaluate mllm", out / "run", held_out, "mllm")
+        figures = stages.evaluate("evaluate mllm", first, held_out, "mllm")
         answer["mllm"] = figures | {"priors": quality}
 
     announce(f"{5 if distilled else 4}  Draw detections on held-out photos; ★ marks a novel concept.")

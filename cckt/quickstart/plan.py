@@ -10,9 +10,12 @@ from cckt.detector.config.recipes import recipe
 
 @dataclass(frozen=True)
 class Distillation:
-    """The second training: the first detector's weights go on with named regions of unannotated objects."""
+    """The second training: another detector learns base boxes and named regions of unannotated objects.
 
-    recipe: str = "shapeworld-hybrid"
+    It starts from those weights of the first one that fit, its backbone.
+    """
+
+    recipe: str = "shapeworld-hdovd-adamixer"
     overrides: tuple[str, ...] = ()
     top: int = 8
     """Most regions of a photo."""
@@ -49,7 +52,7 @@ QUICK = QuickstartPlan(
     2800,
     400,
     overrides=("train.epochs=3", _OFTEN),
-    distillation=Distillation(overrides=("train.epochs=4", _OFTEN)),
+    distillation=Distillation(overrides=("train.epochs=3", _OFTEN)),
 )
 """Ten minutes on two cores."""
 
@@ -57,6 +60,6 @@ FULL = QuickstartPlan(
     5000,
     1000,
     overrides=("train.epochs=4", "train.checkpoint_every=500"),
-    distillation=Distillation(overrides=("train.epochs=8", "train.checkpoint_every=500")),
+    distillation=Distillation(overrides=("train.epochs=6", "train.checkpoint_every=500")),
 )
 """Half an hour on two cores."""

@@ -61,7 +61,7 @@ def hybrid(config: Config) -> Config:
         fusion_beta=0.0,
         nms=0.5,
         prior_weight=0.5,
-        softmax=False,
+        softmax=True,
     )
 
 
