@@ -29,10 +29,10 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Folder for data, runs and pictures.")] = Path("quickstart"),
     full: Annotated[bool, typer.Option("--full", help="More photos and epochs: half an hour.")] = False,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Also train the last detector on base boxes alone.")
+        bool, typer.Option("--plain", help="Also train on base boxes alone, for as many epochs.")
     ] = False,
-    mllm: Annotated[
-        bool, typer.Option("--mllm", help="Also score CCKT-Det with priors of a multimodal LLM.")
+    cckt: Annotated[
+        bool, typer.Option("--cckt", help="Also train CCKT-Det, with priors of CLIP and of an MLLM.")
     ] = False,
     json: Json = None,
 ) -> None:
@@ -47,21 +47,17 @@ def quickstart(
         out,
         plan=FULL if full else QUICK,
         plain=plain,
-        mllm="shapeworld" if mllm else None,
+        cckt=cckt,
         announce=answer.stage,
         progress=TerminalProgress(),
     )
-    first, alone = figures["first"], "base boxes alone"
-    guided = "CCKT-Det, CLIP priors"
+    guided = figures["cckt"] or {}
     rows = [
-        ("HD-OVD, named regions" if first else guided, figures),
-        (guided, first),
-        ("CCKT-Det, MLLM priors", figures["mllm"]),
-        (alone if first else "without the method", figures["plain"]),
-        (
-            "base boxes alone, with CLIP priors" if first else "without the method, weighted by priors",
-            figures["plain"] and figures["plain"]["weighed"],
-        ),
+        ("HD-OVD, named regions", figures),
+        ("before, on base boxes alone", figures["base"]),
+        ("base boxes, as many epochs", figures["plain"]),
+        ("CCKT-Det, CLIP priors", guided),
+        ("CCKT-Det, MLLM priors", guided.get("mllm")),
     ]
     answer.table(
         "On held-out photos, in percent",

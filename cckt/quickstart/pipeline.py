@@ -19,6 +19,7 @@ from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.images import cache_images
+from cckt.cache_builder.columns.mllm_priors import cache_mllm_priors
 from cckt.cache_builder.columns.nouns.cache import cache_nouns
 from cckt.cache_builder.columns.proposals import cache_proposals
 from cckt.cache_builder.columns.text import cache_text
@@ -29,8 +30,6 @@ from cckt.cache_builder.quality.report import report_priors
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from cckt.cache_builder.teacher.guide import TeacherGuide
 from cckt.detector.config.config import Config
-from cckt.detector.config.recipes import plain as without_the_method
-from cckt.detector.config.recipes.hdovd import base_only
 from cckt.detector.drawing.gallery import draw_finds
 from cckt.detector.evaluation.metrics import percent
 from cckt.detector.evaluation.protocols import SPLIT_FIGURES
@@ -38,7 +37,7 @@ from cckt.detector.inference.own_evaluation import prior_tau
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.region_proposals import RunProposer
 from cckt.detector.runs.run_folder import Facts, read_json
-from cckt.quickstart.plan import QUICK, Distillation, QuickstartPlan
+from cckt.quickstart.plan import QUICK, QuickstartPlan
 from cckt.quickstart.stages import Stages
 from cckt.shapeworld.dataset import make_dataset
 
@@ -52,30 +51,29 @@ def quickstart(
     *,
     plan: QuickstartPlan = QUICK,
     plain: bool = False,
-    mllm: str | None = None,
+    cckt: bool = False,
+    mllm: str = MLLM,
     announce: Callable[[str], None] = lambda line: None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Render, cache, train, distil, evaluate and draw under `out`; return the figures of `out`/metrics.json.
+    """Render, cache, train, name regions, train on, score and draw; return the figures of `out`/metrics.json.
 
-    plain: also train the last detector on base boxes alone, for as many epochs. mllm: a multimodal LLM; the
-    weights of the first training are also scored with its priors. announce: called with a line per stage.
-    Finished photos, columns and runs are kept, and a stopped training is resumed.
-    Figures: ap50_base, ap50_novel, ap50_all and ap on the held-out photos; the same four under "first", of
-    CCKT-Det with CLIP priors, whose regions are named, with "nouns", counts of these regions; under "plain",
-    and under its "weighed" with priors weighted into the scores; "asked", the figures of drawn requests of 1,
-    3 and 8 words; "priors", precision, recall, F1 and AP of the CLIP priors by split; both
-    again under "mllm"; "seconds" by stage; "versions"; "plan".
+    plain: also train the detector on base boxes alone, for as many epochs. cckt: also train CCKT-Det, and
+    score it with priors of CLIP and of the multimodal LLM. mllm: the multimodal LLM. announce: called with a
+    line per stage. Finished photos, columns and runs are kept, and a stopped training is resumed.
+    Figures: ap50_base, ap50_novel, ap50_all and ap on the held-out photos; the same four under "base", of the
+    first training, under "plain", and under "cckt", there with CLIP's priors, and under its "mllm" with the
+    multimodal LLM's, both with "priors", precision, recall, F1 and AP of the priors by split; "nouns", counts
+    of the named regions; "asked", the figures of drawn requests of 1, 3 and 8 words; "seconds" by stage;
+    "versions"; "plan".
 
     Raises UserError if `out` holds a quickstart of another plan or the multimodal LLM is not available, and
     Interrupted when a signal stops it.
     """
-    for model in (mllm, MLLM if plan.distillation else None):
-        if model is not None:
-            model_source(model)  # fails now instead of in ten minutes
+    model_source(mllm)  # fails now instead of in ten minutes
     stages = Stages(out, plan, progress or Silent())
-    config, distilled = plan.config(), plan.distilled()
-    train_data, held_out = out / "train", out / "held-out"
+    train_data, held_out, first, run = (out / name for name in ("train", "held-out", "run-base", "run"))
+    answer: dict[str, Any] = {"plain": None, "cckt": None}
 
     announce(f"1  Render {plan.train_photos} photos to train on and {plan.held_out_photos} to hold out.")
     with stages.timed("render"):
@@ -88,72 +86,42 @@ def quickstart(
         f"   {base} base concepts; the {dropped} boxes of {novel} novel concepts are left out of training."
     )
 
-    announce("2  Cache the teacher: text embeddings, crop embeddings and priors.")
+    announce("2  Cache the teacher: embeddings of names, of annotated objects and of photos.")
     with stages.timed("cache"):
         teacher = load_teacher(plan.teacher)
-        cache_text(train_data, teacher, progress=stages.progress)
+        for photos in (train_data, held_out):
+            cache_text(photos, teacher, progress=stages.progress)
         cache_crops(train_data, teacher, progress=stages.progress)
-        cache_text(held_out, teacher, progress=stages.progress)
-        for photos in (train_data, held_out) if config.trains_on_priors else (held_out,):
-            cache_images(photos, teacher, progress=stages.progress)
-            cache_clip_priors(photos, progress=stages.progress)
-    priors = _prior_quality(held_out, config, "clip")
-    announce("   Its priors on the held-out photos:")
-    _announce_quality(announce, priors)
-    announce("3  Train a detector on base boxes and cached columns, without the teacher.")
-    first = out / ("run-first" if distilled else "run")
-    guided = stages.run(
-        "train", "evaluate first" if distilled else "evaluate", config, train_data, held_out, first
-    )
-    answer: dict[str, Any] = {"first": None, "nouns": None, "plain": None, "mllm": None, "priors": priors}
-    answer |= {name: guided.get(name) for name in SPLIT_FIGURES}
-    announce(f"   {_in_words(guided)}, with the CLIP priors.")
-    if plan.distillation is not None and distilled is not None:
-        answer["first"] = {name: guided.get(name) for name in SPLIT_FIGURES}
-        announce("4  Find regions with it in the photos to train on, name them, and train another detector.")
-        with stages.timed("name regions"):
-            cache_images(train_data, teacher, progress=stages.progress)
-            answer["nouns"] = _name_regions(train_data, first, teacher, plan.distillation, stages)
-        counts = "{regions} regions; an MLLM named {asked}, and the teacher chose among {names} names for all"
-        announce(f"   {counts.format(**answer['nouns'])}.")
-        method = stages.run("distil", "evaluate", distilled, train_data, held_out, out / "run", start=first)
-        answer |= {name: method.get(name) for name in SPLIT_FIGURES}
-        announce(f"   {_in_words(method)}, without priors.")
+        cache_images(train_data, teacher, progress=stages.progress)
+
+    announce("3  Train a detector on base boxes alone.")
+    figures = stages.run("train base", "evaluate base", plan.base(), train_data, held_out, first)
+    answer["base"] = _four(figures)
+    announce(f"   {_in_words(figures)}.")
+
+    announce("4  Find regions with it in the photos to train on, and name them.")
+    with stages.timed("name regions"):
+        answer["nouns"] = _name_regions(train_data, first, teacher, mllm, plan, stages.progress)
+    counts = "{regions} regions; an MLLM named {asked}, and the teacher chose among {names} names for all"
+    announce(f"   {counts.format(**answer['nouns'])}.")
+
+    announce("5  Train on with the named regions and cached columns, without the teacher.")
+    figures = stages.run("train", "evaluate", plan.distilled(), train_data, held_out, run, start=first)
+    answer |= _four(figures)
+    announce(f"   {_in_words(figures)}.")
     announce("   What cckt predict finds for words that are drawn at random, in the photos or not:")
-    answer["asked"] = stages.asked(out / "run", held_out)
+    answer["asked"] = stages.asked(run, held_out)
     if plain:
-        announce("   The same detector on base boxes alone, scored by its class head:")
-        run = out / "run-plain"
-        bare = base_only(distilled) if distilled else without_the_method(config)
-        figures = stages.run(
-            "train plain",
-            "evaluate plain",
-            bare,
-            train_data,
-            held_out,
-            run,
-            start=first if distilled else None,
-        )
-        answer["plain"] = {name: figures.get(name) for name in SPLIT_FIGURES}
-        # Priors can weight the scores of any detector: this shows how much of the difference that explains.
-        weighted = [f"inference.prior_weight={config.inference.prior_weight}"]
-        answer["plain"]["weighed"] = stages.evaluate(
-            "evaluate plain with priors", run, held_out, config.prior.source, weighted
-        )
-    if mllm is not None:
-        from cckt.cache_builder.columns.mllm_priors import cache_mllm_priors
+        announce("   The same detector on base boxes alone, for as many epochs:")
+        bare = out / "run-plain"
+        figures = stages.run("train plain", "evaluate plain", plan.plain(), train_data, held_out, bare)
+        answer["plain"] = _four(figures)
+        announce(f"   {_in_words(figures)}.")
+    if cckt:
+        answer["cckt"] = _cckt(out, train_data, held_out, teacher, mllm, plan, stages, announce)
 
-        announce("   The detector of step 3 with the priors of a multimodal LLM:")
-        with stages.timed("ask"):
-            cache_mllm_priors(held_out, mllm, progress=stages.progress)
-        quality = _prior_quality(held_out, config, "mllm")
-        _announce_quality(announce, quality)
-        figures = stages.evaluate("evaluate mllm", first, held_out, "mllm")
-        answer["mllm"] = figures | {"priors": quality}
-
-    announce(f"{5 if distilled else 4}  Draw detections on held-out photos; ★ marks a novel concept.")
+    announce("6  Draw detections on held-out photos; ★ marks a novel concept.")
     with stages.timed("draw"):
-        run = out / "run"
         guide = TeacherGuide(teacher, Facts.load(run).text_recipe, prior_tau(run))
         detector = Predictor.load(run, guide=guide)
         pictures = draw_finds(out / "predictions", detector, open_index(held_out), stages.progress)
@@ -161,7 +129,7 @@ def quickstart(
         "pictures": [str(picture.relative_to(out)) for picture in pictures],
         "seconds": stages.seconds,
         "seconds_total": sum(stages.seconds.values()),
-        "versions": read_json(out / "run" / "versions.json", "a run made by cckt quickstart"),
+        "versions": read_json(run / "versions.json", "a run made by cckt quickstart"),
         "plan": asdict(plan),
     }
     write_json(out / "metrics.json", answer)
@@ -169,19 +137,54 @@ def quickstart(
 
 
 def _name_regions(
-    data: Path, run: Path, teacher: Teacher, distillation: Distillation, stages: Stages
+    data: Path, run: Path, teacher: Teacher, mllm: str, plan: QuickstartPlan, progress: Progress
 ) -> dict[str, int]:
     """Make the proposals of a run, their crops and nouns; return how many there are of each."""
-    proposer, selection = RunProposer(run), Selection(distillation.top)
-    cache_proposals(data, proposer, selection=selection, progress=stages.progress)
-    cache_crops(data, teacher, of="proposals", progress=stages.progress)
-    ask, progress = distillation.ask, stages.progress
-    answers = cache_nouns(data, MLLM, choose="teacher", ask=ask, teacher=teacher, progress=progress)[0]
+    cache_proposals(data, RunProposer(run), selection=Selection(plan.top), progress=progress)
+    cache_crops(data, teacher, of="proposals", progress=progress)
+    answers = cache_nouns(data, mllm, choose="teacher", ask=plan.ask, teacher=teacher, progress=progress)[0]
     index = open_index(data)
     proposals = open_proposals(data, index)
     nouns = open_nouns(data, index, proposals)
     asked = answers.rows - answers.invalid
     return {"regions": len(proposals), "asked": asked, "names": len(np.unique(nouns.ids[nouns.ids >= 0]))}
+
+
+def _cckt(
+    out: Path,
+    train_data: Path,
+    held_out: Path,
+    teacher: Teacher,
+    mllm: str,
+    plan: QuickstartPlan,
+    stages: Stages,
+    announce: Callable[[str], None],
+) -> dict[str, Any]:
+    """Train CCKT-Det; return its figures with the priors of CLIP and of the multimodal LLM."""
+    config, run = plan.cckt(), out / "run-cckt"
+    announce("   CCKT-Det, for as many epochs, guided by CLIP's priors of the photos:")
+    with stages.timed("priors"):
+        for photos in (train_data, held_out) if config.trains_on_priors else (held_out,):
+            cache_images(photos, teacher, progress=stages.progress)
+            cache_clip_priors(photos, progress=stages.progress)
+    quality = _prior_quality(held_out, config, "clip")
+    _announce_quality(announce, quality)
+    figures = _four(stages.run("train cckt", "evaluate cckt", config, train_data, held_out, run))
+    announce(f"   {_in_words(figures)}.")
+    figures["priors"] = quality
+    announce("   CCKT-Det with the priors of a multimodal LLM:")
+    with stages.timed("ask"):
+        cache_mllm_priors(held_out, mllm, progress=stages.progress)
+    quality = _prior_quality(held_out, config, "mllm")
+    _announce_quality(announce, quality)
+    figures["mllm"] = stages.evaluate("evaluate mllm", run, held_out, "mllm") | {"priors": quality}
+    announce(f"   {_in_words(figures['mllm'])}.")
+    return figures
+
+
+def _four(figures: dict[str, Any]) -> dict[str, Any]:
+    """Return the AP of an evaluation by split."""
+    return {name: figures.get(name) for name in SPLIT_FIGURES}
 
 
 def _in_words(figures: dict[str, Any]) -> str:

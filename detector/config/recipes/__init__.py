@@ -23,6 +23,7 @@ from cckt.detector.config.recipes.cckt import (
     lvis_swinb,
 )
 from cckt.detector.config.recipes.hdovd import (
+    base_only,
     hdovd_coco_adamixer_r50,
     hdovd_coco_deformable_r50,
     hdovd_coco_fasterrcnn_r50,
@@ -35,7 +36,7 @@ from cckt.detector.config.recipes.photos import photos_medium, photos_small
 from cckt.detector.config.recipes.shapeworld import shapeworld, shapeworld_fast
 from cckt.detector.config.recipes.variants import plain, without_contrast, without_guidance
 
-__all__ = ["RECIPES", "plain", "recipe", "without_contrast", "without_guidance"]
+__all__ = ["RECIPES", "base_only", "plain", "recipe", "without_contrast", "without_guidance"]
 
 RECIPES: dict[str, Callable[[], Config]] = {
     "shapeworld": shapeworld,
