@@ -30,7 +30,7 @@ from cckt.cache_builder.mllm.scorer import Scorer, sigmoid
 from cckt.cache_builder.mllm.yes_no_tokens import LEAST_SHARE, LOW_SHARE
 from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, column_info, column_spec, list_columns
+from cckt.cache_builder.store import ColumnName, column_info, column_spec, list_columns, staged_manifest
 
 NAME = "priors/mllm"
 CHUNK_ROWS = 64
@@ -238,10 +238,13 @@ def measured_before(columns: Path | str, index: Index, recipe: dict[str, Any]) -
 
     Share and calibration are measured once, because the rounding of another machine would change the recipe.
     """
-    if NAME not in list_columns(columns):
-        return None
-    spec = column_info(columns, NAME).manifest.spec
-    found = dict(spec.recipe)
-    measured = found.pop("measured", None)
-    same = found == recipe and spec.index_digest == index.digest
-    return dict(measured) if same and isinstance(measured, dict) else None
+    staged = staged_manifest(columns, NAME)  # begun next to an older column
+    specs = [staged.spec] if staged is not None else []
+    if NAME in list_columns(columns):
+        specs.append(column_info(columns, NAME).manifest.spec)
+    for spec in specs:
+        found = dict(spec.recipe)
+        measured = found.pop("measured", None)
+        if found == recipe and spec.index_digest == index.digest and isinstance(measured, dict):
+            return dict(measured)
+    return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION
 from cckt.cache_builder.columns import clip_priors, text
-from cckt.cache_builder.columns.crops import crop_reader, crops_spec, usable_boxes
+from cckt.cache_builder.columns.crops import crop_encoder, crop_reader, crops_spec, usable_boxes
 from cckt.cache_builder.columns.images import encoder, image_reader, images_spec
 from cckt.cache_builder.columns.options import CHUNK_ROWS, as_teacher, check_numbers
 from cckt.cache_builder.index import Index, open_index
@@ -78,13 +78,15 @@ def plan_columns(
     crops = crops_spec(index, loaded, crop, batch, CHUNK_ROWS, fast=fast)
     images = images_spec(index, loaded, batch, CHUNK_ROWS, fast=fast)
     size = min(batch, SAMPLE)
-    encode = encoder(loaded, size)
-    of_crops = _rate(
-        _crop_jobs(index, usable), crop_reader(index, loaded, crop, "", fast), encode, threads, size
-    )
+    reader = crop_reader(index, loaded, crop, "", fast)
+    of_crops = _rate(_crop_jobs(index, usable), reader, crop_encoder(loaded, crop, size), threads, size)
     chosen = _photos(index)[:SAMPLE]
     of_images = _rate(
-        [(image, image + 1) for image in chosen], image_reader(index, loaded, fast), encode, threads, size
+        [(image, image + 1) for image in chosen],
+        image_reader(index, loaded, fast),
+        encoder(loaded, size),
+        threads,
+        size,
     )
     concepts = len(index.concepts)
     return [

@@ -24,6 +24,9 @@ from cckt.cache_builder.store.exchange.parquet_out import (
 
 FORMATS = ("parquet", "npy")
 
+RESIDENT = 64 << 20
+"""Bytes of a mapped column that an export keeps in memory: it reads each chunk once."""
+
 
 def export_column(
     data: Path | str, name: str, out: Path, form: str = "parquet", progress: Progress | None = None
@@ -35,7 +38,7 @@ def export_column(
     """
     if form not in FORMATS:
         raise UserError(f"--format is {form!r}; choose one of {', '.join(FORMATS)}.")
-    column = open_column(data, name)
+    column = open_column(data, name, resident=RESIDENT)
     table = table_of(Path(data), data, column.manifest.spec)
     if form == "parquet":
         require_pyarrow()

@@ -14,7 +14,7 @@ from cckt.cache_builder.columns.views import BoxTable
 from cckt.cache_builder.index import Index, digests_in_use, open_index, sweep_generations
 from cckt.cache_builder.proposals import open_proposals
 from cckt.cache_builder.proposals.table import BOXES, table_digest
-from cckt.cache_builder.store import ColumnName, ColumnSpec, Manifest, parse_name, promote
+from cckt.cache_builder.store import ColumnName, ColumnSpec, Manifest, parse_name, promote, staged_place
 from cckt.cache_builder.store.format.file_names import foreign_names
 from cckt.cache_builder.store.format.manifest import read_manifest
 from cckt.cache_builder.store.format.spec import OVER_PROPOSALS
@@ -48,7 +48,7 @@ def put_in_place(data: Path, place: Path | str, name: str) -> None:
     parts, keep = parse_name(name), ""
     if parts is not None and parts.kind == BOXES:
         old = _proposals_in(place, parts.of)
-        if old is not None and table_digest(old).encode() in digests_in_use(Path(place)):
+        if old is not None and table_digest(old).encode() in digests_in_use(staged_place(place).parent):
             keep = table_digest(old)
     promote(place, name, keep)
     sweep_tables(data, place)
@@ -58,7 +58,7 @@ def sweep_tables(data: Path, place: Path | str) -> None:
     """Remove kept proposals, and then earlier indexes, that no column belongs to any more."""
     if not isinstance(open_files(place), LocalFiles):
         return
-    used = digests_in_use(Path(place))
+    used = digests_in_use(staged_place(place).parent)
     for folder in kept_places(place):
         for boxes in sorted(folder.glob("*/boxes")):
             files = LocalFiles(boxes)

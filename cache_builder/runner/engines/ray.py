@@ -63,8 +63,8 @@ class RayEngine:
         the teacher on the CPU for its digest. Every worker must see the same files under the same paths.
         """
         theirs = {name: value for name, value in keywords.items() if name != "progress"}
-        if "overwrite" in theirs:
-            theirs["overwrite"] = False  # the driver has begun the column
+        if theirs.get("overwrite"):  # the driver has begun the column, without rows of the old one
+            theirs |= {"overwrite": False, "reuse": "none"}
         device = keywords.get("device", "auto")
 
         def arguments_for(placed: str, cpus: int) -> tuple[Any, ...]:

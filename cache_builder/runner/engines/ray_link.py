@@ -110,5 +110,6 @@ def _no_answer(address: str | None, reason: str) -> UserError:
         )
     return UserError(
         f"--address {address}: found no Ray cluster ({reason}), expected one that answers there; start it "
-        "with ray start --head, or leave --address out to use this machine."
+        "with ray start --head, set RAY_AUTH_MODE here as it is there, or leave --address out to use this "
+        "machine."
     )

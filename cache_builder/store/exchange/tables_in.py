@@ -62,7 +62,7 @@ class VectorTable:
         import pyarrow.parquet as pq
 
         at = 0
-        with pq.ParquetFile(self.path) as file:
+        with pq.ParquetFile(self.path, pre_buffer=False) as file:
             for batch in file.iter_batches(BLOCK, columns=[self._vector_name]):
                 vectors = batch.column(0).drop_null()
                 flat = vectors.flatten().to_numpy(zero_copy_only=False)
@@ -79,7 +79,7 @@ class VectorTable:
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(self.path) as file:
+            with pq.ParquetFile(self.path, pre_buffer=False) as file:
                 schema = file.schema_arrow
                 for name in (id_name, self._vector_name):
                     if name not in schema.names:

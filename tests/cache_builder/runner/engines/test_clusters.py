@@ -43,7 +43,8 @@ def free_port() -> int:
 
 def environment(**more: str) -> dict[str, str]:
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0", **more}
+    ours = {"PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    return {**os.environ, **ours, **more}
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +53,31 @@ def autoscaling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
 
     Ray's own `AutoscalingCluster` would stop every cluster of this machine.
     """
-    import ray
-    import yaml
+    from ray._private.services import get_node_ip_address
 
-    folder = tmp_path_factory.mktemp("autoscaling")
-    example = Path(ray.__file__).parent / "autoscaler/_private/fake_multi_node/example.yaml"
+    folder, port, client = tmp_path_factory.mktemp("autoscaling"), free_port(), free_port()
     worker = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    commands = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
+                "head_start_ray_commands", "worker_start_ray_commands")  # fmt: skip
     config = {
-        **yaml.safe_load(example.read_text()),
+        "cluster_name": "fake_multinode",
+        "provider": {"type": "fake_multinode", "gcs_address": f"{get_node_ip_address()}:{port}"},
         "available_node_types": {"worker": worker, "ray.head.default": head},
+        "head_node_type": "ray.head.default",
         "max_workers": 2,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 1,
+        "docker": {},
+        "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        **{name: [] for name in commands},
     }
     (folder / "cluster.json").write_text(json.dumps(config))
-    port, client = free_port(), free_port()
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=0",
                f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false",
                f"--autoscaling-config={folder / 'cluster.json'}"]  # fmt: skip
@@ -106,7 +118,7 @@ def test_an_autoscaling_cluster_adds_nodes_for_the_actors_that_are_asked_for(
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=90,
         check=False,
     )
     assert done.returncode == 0, done.stderr
