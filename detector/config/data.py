@@ -28,6 +28,12 @@ class DataConfig:
     """Distil an object from a random view: crops, crops-jitter-1, ...; "auto" uses the columns that exist."""
     random_crop: bool = True
     """Resize, crop at random (384 to 600 px) and resize again half of the photos, as in DETR."""
+    emptied_views: Literal["keep", "redraw"] = "keep"
+    """Views of a photo with objects that show none of them: "keep" trains on them, as background; "redraw"
+    draws the view again, and takes the whole photo after eight draws (the authors' code skips the photo)."""
+    drop_empty_photos: bool = False
+    """Leave out the training photos without a box of a base concept: with OV-COCO 107,761 of 118,287 remain.
+    Those left out may show novel objects. False trains on them, as background."""
     crop_keeps_shape: bool = False
     """Crop windows with the photo's aspect ratio: photos of one size keep one size, and a batch has no
     padding."""

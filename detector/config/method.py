@@ -14,6 +14,12 @@ class GuidanceConfig:
 
     enabled: bool = True
     """Add the text embeddings of the present concepts to the queries; False ignores the present concepts."""
+    initial: Literal["normal", "xavier"] = "normal"
+    """Decision. Initial weights of the projection of the text: "normal", of variance 1, gives it the energy
+    of the learned content; "xavier", uniform, about a hundredth of it (the authors' code)."""
+    slow: bool = False
+    """Train the projections of the text and of the backbone's maps with train.sampling_lr_factor (the
+    authors' code)."""
     drop: float = 0.0
     """Guidance noise, beyond the paper: probability that a present concept is dropped in training."""
     add: float = 0.0

@@ -110,6 +110,10 @@ class MatcherConfig:
     """Weight of the focal class cost (eq. 13)."""
     cost_similarity: float = 1.0
     """Weight of minus the similarity probability of the object's concept (eq. 12)."""
+    similarity_from: Literal["trained", "start"] = "trained"
+    """Decision. Epochs with cost_similarity: "trained", those in which something trains the region embedding
+    (a distillation term that has begun, or model.class_embedding=region), since an untrained one is random;
+    "start", all epochs (the paper does not say)."""
     cost_l1: float = 5.0
     """Weight of the L1 distance of normalised cxcywh boxes."""
     cost_giou: float = 2.0

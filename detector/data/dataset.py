@@ -10,7 +10,7 @@ The dataset crosses process borders as paths: a worker maps the same column file
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -26,17 +26,29 @@ from torch.utils.data import DataLoader, Dataset
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import BadPhoto, load_photo
 from cckt.cache_builder.proposals import Proposals, open_proposals
-from cckt.detector.config.config import Config
+from cckt.detector.config.config import Config, DataConfig
 from cckt.detector.data.batch import Batch, Sample, collate
+from cckt.detector.data.class_crops import ClassCrops
 from cckt.detector.data.gpu_decode import Decoder, decode_all, gpu_decoder, jpeg_bytes
 from cckt.detector.data.presence import draw_guidance
 from cckt.detector.data.row_source import SampleView
 from cckt.detector.data.schedule import SAMPLE, TEACHER, Place, Schedule, generator
 from cckt.detector.data.teacher_rows import open_rows
 from cckt.detector.data.training_priors import TrainingPriors
-from cckt.detector.data.transforms import View, apply_to_boxes, apply_to_image, draw_view
+from cckt.detector.data.transforms import View, apply_to_boxes, apply_to_image, draw_view, resized
 from cckt.detector.losses.objective import needed_rows
 from cckt.detector.students.targets import ProposalBoxes, Targets, TeacherRows
+
+REDRAWN = 8
+"""Draws of a view that must show an object before the whole photo is taken."""
+
+
+def used_images(index: Index, options: DataConfig) -> NDArray[np.int64]:
+    """Return the image rows to train on, ascending (`data.drop_empty_photos`)."""
+    if not options.drop_empty_photos:
+        return np.arange(len(index))
+    rows: NDArray[np.int64] = np.unique(index.box_images).astype(np.int64)
+    return rows
 
 
 class TrainingPhotos(Dataset[Sample]):
@@ -48,6 +60,7 @@ class TrainingPhotos(Dataset[Sample]):
     def __init__(self, data: Path, config: Config) -> None:
         self.folder, self.config = data, config
         self.index: Index = open_index(data)
+        self.image_rows = used_images(self.index, config.data)
         self.rows = open_rows(needed_rows(config), data, self.index, config.data)
         self.proposals: Proposals | None = None
         if config.data.proposals:
@@ -63,7 +76,13 @@ class TrainingPhotos(Dataset[Sample]):
         return TrainingPhotos, (self.folder, self.config)
 
     def __len__(self) -> int:
-        return len(self.index.image_ids)
+        return len(self.image_rows)
+
+    @cached_property
+    def class_crops(self) -> Callable[[int], tuple[Tensor, Tensor]] | None:
+        """Draw one crop of every base class from a seed; None if no term reads crops."""
+        crops = self.rows.get("crop")
+        return ClassCrops.of(self.index, crops.columns[0]).draw if crops is not None else None
 
     @property
     def decoded_bytes(self) -> int:
@@ -97,10 +116,13 @@ class TrainingPhotos(Dataset[Sample]):
         image, fault = (file, "") if file is not None else self.read(place.image)
         rng = generator(self.config.train.seed, SAMPLE, place.epoch, place.position)
         height, width = int(self.index.heights[place.image]), int(self.index.widths[place.image])
-        view = draw_view(height, width, self.config.data, rng)
         objects = np.arange(0) if fault else self._objects(place.image)
         boxes = torch.from_numpy(self.index.box_xyxy[objects])
+        view = draw_view(height, width, self.config.data, rng)
         seen, kept = apply_to_boxes(boxes, height, width, view)
+        if self.config.data.emptied_views == "redraw" and len(boxes) and not len(seen):
+            view = self._redrawn(boxes, height, width, view, rng)
+            seen, kept = apply_to_boxes(boxes, height, width, view)
         objects = objects[kept.numpy()]
         concepts = self.base_of[self.index.box_concepts[objects]]
         assert (concepts >= 0).all(), f"image row {place.image} has a target that is not base"
@@ -114,6 +136,14 @@ class TrainingPhotos(Dataset[Sample]):
         if file is not None:
             return Sample(file, targets, present, place.image, fault, view)
         return Sample(apply_to_image(image, view), targets, present, place.image, fault)
+
+    def _redrawn(self, boxes: Tensor, height: int, width: int, first: View, rng: np.random.Generator) -> View:
+        """Return a view that shows a box; after REDRAWN draws the whole photo, at the size of the first."""
+        for _ in range(REDRAWN):
+            view = draw_view(height, width, self.config.data, rng)
+            if len(apply_to_boxes(boxes, height, width, view)[0]):
+                return view
+        return View(None, resized(height, width, min(first.size), self.config.data.max_side), first.flip)
 
     def _file(self, row: int) -> Tensor | None:
         """Return the encoded file if the GPU is to decode it and can, else None."""

@@ -189,6 +189,7 @@ class _Loop:
             self.world.size,
             run.step,
             last,
+            photos.image_rows,
         )
         self.monitor = Monitor(run, schedule, self.log, self.progress)
         self.progress.start("training", last - run.step, "steps")
