@@ -37,7 +37,7 @@ class ClassCrops:
         return ClassCrops(column, [usable[order[low:high]] for low, high in zip(first, last, strict=True)])
 
     def draw(self, seed: int) -> tuple[Tensor, Tensor]:
-        """Return (C, D) float32 unit embeddings and (C,) bool: the class has a crop; without, the row is 0."""
+        """Return (C, D) float32 unit embeddings and (C,) bool: the class has a crop; else its row is 0."""
         random = np.random.default_rng(seed)
         have = np.array([len(rows) > 0 for rows in self.rows], bool)
         chosen = np.array([rows[random.integers(len(rows))] for rows in self.rows if len(rows)], np.int64)

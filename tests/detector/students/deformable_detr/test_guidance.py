@@ -149,8 +149,8 @@ def test_disturb_has_the_configured_rates() -> None:
 
 def test_the_initial_projection_has_the_chosen_size() -> None:
     torch.manual_seed(0)
-    normal = LanguageGuidance(512, 64, "normal").project.weight
-    xavier = LanguageGuidance(512, 64, "xavier").project.weight
+    normal = LanguageGuidance(512, 64, "normal").project.weight.detach()
+    xavier = LanguageGuidance(512, 64, "xavier").project.weight.detach()
     assert float(normal.std()) == pytest.approx(1, rel=0.02)
     assert float(xavier.abs().max()) <= (6 / (512 + 64)) ** 0.5
     assert float(xavier.std()) == pytest.approx((2 / (512 + 64)) ** 0.5, rel=0.02)
