@@ -34,6 +34,11 @@ class DataConfig:
     drop_empty_photos: bool = False
     """Leave out the training photos without a box of a base concept: with OV-COCO 107,761 of 118,287 remain.
     Those left out may show novel objects. False trains on them, as background."""
+    mosaic: float = 0.0
+    """Beyond the paper: probability that a training photo is a mosaic of itself and three others, each in a
+    quarter, as in DEIM. Targets, crops and guidance are those of all four; it has no image embedding."""
+    mosaic_epochs: int = 0
+    """Epochs with mosaics, from the first one on; 0: all."""
     crop_keeps_shape: bool = False
     """Crop windows with the photo's aspect ratio: photos of one size keep one size, and a batch has no
     padding."""
@@ -77,7 +82,7 @@ class DataConfig:
             self.max_side,
             "at least the largest short side",
         )
-        fraction("data", self, "flip")
+        fraction("data", self, "flip", "mosaic")
         require(
             re.fullmatch("[a-z0-9_]*", self.teacher) is not None,
             "data.teacher",
@@ -91,6 +96,8 @@ class DataConfig:
             "the label of a proposals table: lower-case letters, digits and _",
         )
         at_least("data", self, 0, "workers", "cache_photos", "proposals", "min_proposal_side")
+        at_least("data", self, 0, "mosaic_epochs")
+        require(not (self.mosaic and self.proposals), "data.mosaic", self.mosaic, "0 with data.proposals")
         for name in ("mean", "std"):
             require(len(getattr(self, name)) == 3, f"data.{name}", getattr(self, name), "three numbers")
         require(min(self.std) > 0, "data.std", self.std, "numbers above 0")

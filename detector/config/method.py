@@ -69,6 +69,11 @@ class OneToManyConfig:
     self-attention (so that nothing keeps two of them from finding the same object); 0 turns it off."""
     weight: float = 1.0
     """Weight of all losses of the second matching; inside, the weights of the decoder apply."""
+    encoder_repeats: int = 0
+    """Encoder cells matched with each object by an auxiliary head on the encoder, which exists in training
+    only (as in Co-DETR); it predicts objectness and boxes. 0 turns it off."""
+    encoder_weight: float = 1.0
+    """Weight of all losses of the auxiliary head; inside, the weights of the decoder apply."""
 
     def __post_init__(self) -> None:
-        at_least("one_to_many", self, 0, "repeats", "weight")
+        at_least("one_to_many", self, 0, "repeats", "weight", "encoder_repeats", "encoder_weight")

@@ -148,6 +148,10 @@ class LossConfig:
     loss_objectness: float = 2.0
     """Weight of the focal loss of objectness (model.objectness); queries matched to objects and to proposals
     are its positives (docs/method/hd_ovd.md, eq. 47)."""
+    class_target: Literal["focal", "varifocal", "mal"] = "focal"
+    """Beyond the paper: what class logits of matched regions learn, with Deformable DETR. "focal": 1;
+    "varifocal": the IoU of the region and its object, weighted by it; "mal": that IoU to the power of gamma
+    (DEIM takes gamma 1.5). Scores then also tell how well a box fits. Objectness of cells learns alike."""
     cells_learn_proposals: bool = False
     """The encoder's cells (model.reference) learn objectness and boxes from all proposals too, as the first
     stage of HD-OVD's detectors does."""

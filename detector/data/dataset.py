@@ -30,6 +30,7 @@ from cckt.detector.config.config import Config, DataConfig
 from cckt.detector.data.batch import Batch, Sample, collate
 from cckt.detector.data.class_crops import ClassCrops
 from cckt.detector.data.gpu_decode import Decoder, decode_all, gpu_decoder, jpeg_bytes
+from cckt.detector.data.mosaic import Seen, fitting, joined, others_of, quarters
 from cckt.detector.data.presence import draw_guidance
 from cckt.detector.data.row_source import SampleView
 from cckt.detector.data.schedule import SAMPLE, TEACHER, Place, Schedule, generator
@@ -112,30 +113,70 @@ class TrainingPhotos(Dataset[Sample]):
         return pixels, ""
 
     def __getitem__(self, place: Place) -> Sample:
+        seed, options = self.config.train.seed, self.config.data
+        rng = generator(seed, SAMPLE, place.epoch, place.position)
+        others = others_of(place, self.image_rows, options, seed)
+        if len(others):
+            seen = self._mosaic(place, others.tolist(), rng)
+            return Sample(seen.image, seen.targets, self._guided(seen.given, rng), place.image, seen.fault)
         file = self._file(place.image)
         image, fault = (file, "") if file is not None else self.read(place.image)
-        rng = generator(self.config.train.seed, SAMPLE, place.epoch, place.position)
-        height, width = int(self.index.heights[place.image]), int(self.index.widths[place.image])
-        objects = np.arange(0) if fault else self._objects(place.image)
+        view, targets, given = self._seen(place, bool(fault), rng)
+        present = self._guided(given, rng)
+        if file is not None:
+            return Sample(file, targets, present, place.image, fault, view)
+        return Sample(apply_to_image(image, view), targets, present, place.image, fault)
+
+    def _mosaic(self, place: Place, others: list[int], rng: np.random.Generator) -> Seen:
+        """Return a mosaic of the photo of `place` and others, of the size that a view of the photo has."""
+        seed, parts = self.config.train.seed, []
+        size = draw_view(*self._size(place.image), self.config.data, rng).size
+        for number, (row, quarter) in enumerate(zip([place.image, *others], quarters(size), strict=True)):
+            image, fault = self.read(row)
+            random = generator(seed, SAMPLE, place.epoch, place.position, number + 1)
+            part = Place(place.epoch, place.position, row)
+            view, targets, given = self._seen(part, bool(fault), random, number + 1, quarter)
+            parts.append(Seen(apply_to_image(image, view), targets, given, fault))
+        return joined(parts, size, self.config.data.mean)
+
+    def _guided(self, given: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        return torch.from_numpy(draw_guidance(given, len(self.base_rows), self.config.guidance, rng))
+
+    def _size(self, row: int) -> tuple[int, int]:
+        return int(self.index.heights[row]), int(self.index.widths[row])
+
+    def _seen(
+        self,
+        place: Place,
+        hidden: bool,
+        rng: np.random.Generator,
+        part: int = 0,
+        quarter: tuple[int, int] | None = None,
+    ) -> tuple[View, Targets, NDArray[np.int64]]:
+        """Return a view of a photo, its targets, and the concepts that may guide it.
+
+        hidden: the photo could not be read. part, quarter: number (from 1) and size of its mosaic's quarter.
+        """
+        height, width = self._size(place.image)
+        objects = np.arange(0) if hidden else self._objects(place.image)
         boxes = torch.from_numpy(self.index.box_xyxy[objects])
         view = draw_view(height, width, self.config.data, rng)
         seen, kept = apply_to_boxes(boxes, height, width, view)
         if self.config.data.emptied_views == "redraw" and len(boxes) and not len(seen):
             view = self._redrawn(boxes, height, width, view, rng)
             seen, kept = apply_to_boxes(boxes, height, width, view)
+        if quarter is not None:
+            view = fitting(view, quarter)
         objects = objects[kept.numpy()]
         concepts = self.base_of[self.index.box_concepts[objects]]
         assert (concepts >= 0).all(), f"image row {place.image} has a target that is not base"
-        proposals, regions = self._proposals(place.image, view, hidden=bool(fault))
-        rows = self._teacher_rows(SampleView(place.image, objects, view.flip, proposals), place)
+        proposals, regions = self._proposals(place.image, view, hidden=hidden)
+        rows = self._teacher_rows(SampleView(place.image, objects, view.flip, proposals), place, part)
         targets = Targets(seen, torch.from_numpy(concepts), rows, regions)
         given = np.unique(concepts)
         if self.priors is not None and rng.random() < self.config.guidance.priors:
             given = self.priors.of(place.image)
-        present = torch.from_numpy(draw_guidance(given, len(self.base_rows), self.config.guidance, rng))
-        if file is not None:
-            return Sample(file, targets, present, place.image, fault, view)
-        return Sample(apply_to_image(image, view), targets, present, place.image, fault)
+        return view, targets, given
 
     def _redrawn(self, boxes: Tensor, height: int, width: int, first: View, rng: np.random.Generator) -> View:
         """Return a view that shows a box; after REDRAWN draws the whole photo, at the size of the first."""
@@ -177,8 +218,9 @@ class TrainingPhotos(Dataset[Sample]):
         boxes, rows = boxes[large], rows[kept[large].numpy()]
         return rows, ProposalBoxes(boxes, torch.arange(len(boxes)) < options.proposals)
 
-    def _teacher_rows(self, view: SampleView, place: Place) -> dict[str, TeacherRows]:
-        random = generator(self.config.train.seed, TEACHER, place.epoch, place.position)
+    def _teacher_rows(self, view: SampleView, place: Place, part: int) -> dict[str, TeacherRows]:
+        key = (place.epoch, place.position, *([part] if part else []))
+        random = generator(self.config.train.seed, TEACHER, *key)
         return {name: source.take(view, random) for name, source in self.rows.items()}
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-ORDER, SAMPLE, TEACHER = 1, 2, 3
+ORDER, SAMPLE, TEACHER, MOSAIC = 1, 2, 3, 4
 """Independent streams of random numbers of one seed: order of an epoch; view and guidance of an image; choice
-among the teacher's views of its crops."""
+among the teacher's views of its crops; whether an image is a mosaic, and of which others."""
 
 
 class Place(NamedTuple):

@@ -78,6 +78,8 @@ class DeformableDETR(Student):
         self.class_heads = nn.ModuleList([TextHead(hidden, embedding_dim, own) for _ in layers])
         guided_references = model.reference == "guided" and guided
         self.proposals = None if learned else ProposalHead(hidden, embedding_dim, guided_references)
+        many = config.one_to_many.encoder_repeats > 0
+        self.encoder_head = ProposalHead(hidden, embedding_dim, guided=False) if many else None
         self.box_position = None if learned else BoxPosition(hidden)
         self.has_extra_regions = guided_references
         self.output_layers = model.decoder_layers
@@ -98,6 +100,8 @@ class DeformableDETR(Student):
             encoded.image = self.image_head(pyramid[: len(self.config.model.strides)], padding)
         if self.proposals is not None:
             encoded.cells = self.proposals(encoded)
+        if self.encoder_head is not None and self.training:
+            encoded.dense = self.encoder_head(encoded)
         return encoded
 
     def decode(
@@ -124,7 +128,7 @@ class DeformableDETR(Student):
         )
         output = self.heads(states, boxes, text)
         queries_only = states[:, :, : self.config.model.queries]
-        further = self._hierarchical(queries_only) | {"image": encoded.image}
+        further = self._hierarchical(queries_only) | {"image": encoded.image, "dense": encoded.dense}
         return _split(output, further, cells, self.config.model.queries, training)
 
     def region_proposals(self, encoded: Encoded, text: Tensor) -> AgnosticRegions:
@@ -290,7 +294,7 @@ class Queries:
 
 def _split(
     output: StudentOutput,
-    further: dict[str, Tensor | None],
+    further: dict[str, Tensor | EncoderCells | None],
     cells: EncoderCells | None,
     queries: int,
     training: TrainingQueries | None,

@@ -272,4 +272,6 @@ class Encoded:
     def __init__(self, memory: Tensor, shapes: Shapes, keep: Tensor | None, ratios: Tensor) -> None:
         self.memory, self.shapes, self.keep, self.ratios = memory, shapes, keep, ratios
         self.cells: EncoderCells | None = None
+        self.dense: EncoderCells | None = None
+        """Outputs of the auxiliary head of the cells, in training."""
         self.image: Tensor | None = None
