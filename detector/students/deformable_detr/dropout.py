@@ -1,10 +1,10 @@
 """Dropout whose masks cost little on CPUs: whole random words instead of one draw per element.
 
 On a CPU torch draws a mask element by element, and stores it as floats. Here every 64-bit word of a fast
-generator decides four elements, 16 bits each, and the mask is stored as bytes. The seed of a mask is drawn from
-torch's generator: equal seeds give equal masks, and a step that is recomputed repeats them. The rate is rounded
-to a multiple of 2^-16, and kept elements are scaled by the rounded one. On other devices, and where the model is
-compiled, torch's dropout is used.
+generator decides four elements, 16 bits each, and the mask is stored as bytes. The seed of a mask is drawn
+from torch's generator: equal seeds give equal masks, and a step that is recomputed repeats them. The rate is
+rounded to a multiple of 2^-16, and kept elements are scaled by the rounded one. On other devices, and where
+the model is compiled, torch's dropout is used.
 """
 
 from __future__ import annotations

@@ -65,9 +65,7 @@ class _Bags(torch.autograd.Function):
         along = lower.sub_(upper).mul_(weigh)
         sizes = torch.tensor([[w, h] for h, w in ctx.shapes], dtype=grad.dtype).view(-1, 1, 2)
         both = torch.stack([across, along], -1).view(*weights.shape, 2)
-        both.mul_(sizes)
-        torch.where(inside, both, both.new_zeros(()), out=both)
-        return for_value, both, for_weights, None
+        return for_value, both.mul_(sizes).mul_(inside), for_weights, None
 
 
 def value_gradient(grad: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -103,7 +101,6 @@ def _unframe(corners: list[Tensor], shapes: Shapes) -> Tensor:
 
     corners: for each corner (B, H, S', E), stored at the upper left cell of its sample.
     """
-    batch, heads, _, width = corners[0].shape
     sizes = [(h + 2) * (w + 2) for h, w in shapes]
     levels = []
     for parts, (h, w) in zip(
@@ -173,25 +170,23 @@ def _dots(grad: Tensor, table: Tensor, index: Tensor) -> Tensor:
 
 
 def _scatter(grad: Tensor, rows: Tensor, shares: list[Tensor], table: tuple[int, int, int]) -> list[Tensor]:
-    """Return, per corner, (B, H, S', E): at each cell the sum of share * grad of the samples that start there.
+    """Return, per corner, (B, H, S', E): at each cell the sum of share * grad of the samples that start
+    there.
 
-    A sample starts at its upper left cell. Samples of a head of an image touch no other cells, so each of these
-    groups is sorted for itself, and its gradients are laid together. One sort serves all four corners. table: B,
-    S' and H.
+    A sample starts at its upper left cell. Samples of a head of an image touch no other cells, so each of
+    these groups is sorted for itself, and its gradients are laid together. One sort serves all four corners.
+    table: B, S' and H.
     """
     batch, framed, heads = table
     queries, samples = rows.shape[0] // (batch * heads), rows.shape[1]
     groups, width, at = batch * heads, grad.shape[1], rows.device
     number = torch.arange(groups, dtype=torch.int32, device=at)[:, None]
-    first = number.div(heads, rounding_mode="floor") * (framed * heads) + number % heads
+    image, head = number.div(heads, rounding_mode="floor"), number % heads
     split = rows.view(batch, queries, heads, samples).transpose(1, 2).reshape(groups, queries * samples)
-    cell = (split - first).div_(heads, rounding_mode="floor")
+    cell = (split - (image * (framed * heads) + head)).div_(heads, rounding_mode="floor")
     counts = torch.bincount((cell + number * framed).view(-1), minlength=groups * framed)
     query, sample = _by_cell(cell, framed, samples)
-    place = (
-        query * heads + (first % heads + number.div(heads, rounding_mode="floor") * (queries * heads))
-    ).view(-1)
-    place = (place * samples).add_(sample.view(-1))
+    place = (query * heads + (image * (queries * heads) + head)).mul_(samples).add_(sample).view(-1)
     if at.type == "cpu":  # torch would gather element by element
         index = place.numpy().astype(np.intp)
         ordered = [torch.from_numpy(np.take(share.reshape(-1).numpy(), index)) for share in shares]
@@ -211,9 +206,9 @@ def _scatter(grad: Tensor, rows: Tensor, shares: list[Tensor], table: tuple[int,
 def _by_cell(cell: Tensor, cells: int, samples: int) -> tuple[Tensor, Tensor]:
     """Return query and sample of each entry of a group, sorted by cell, stably: (groups, n) integers each.
 
-    cell: (groups, n) int32, in 0 to cells - 1, of n / samples queries with `samples` entries each; it is modified.
-    On a CPU cell, query and sample are bit fields of one integer: numpy sorts integers with vector instructions,
-    several times as fast as torch sorts with indices, and 32 bits twice as fast as 64.
+    cell: (groups, n) int32, in 0 to cells - 1, of n / samples queries with `samples` entries each; it is
+    modified. On a CPU cell, query and sample are bit fields of one integer: numpy sorts integers with vector
+    instructions, several times as fast as torch sorts with indices, and 32 bits twice as fast as 64.
     """
     n, low = cell.shape[1], max(samples - 1, 0).bit_length()
     if cell.device.type != "cpu":
