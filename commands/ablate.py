@@ -35,8 +35,8 @@ def ablate(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="table6: run to evaluate. Default: that of table4's last row with seed 0. levels, retention: "
-            "run that proposes regions. Default: a base detector, trained in OUT."
+            help="table6: run to evaluate. Default: that of table4's last row with seed 0. levels, "
+            "retention: run that proposes regions. Default: a base detector, trained in OUT."
         ),
     ] = None,
     epochs: Annotated[
