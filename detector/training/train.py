@@ -90,7 +90,7 @@ def train(
         notes = check_machine(config, world.device)
         check_wandb(config.train.wandb_project)
         ingredients = gather(config, train_data)
-        makers = []
+        makers: list[dict[str, Any]] = []
         if resume and (out / "facts.json").is_file():
             makers = store.Facts.load(out).started_from
         elif start is not None and not resume:
