@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 
+from cckt.ablation.finetune_page import finetune_cells, finetune_checks, finetune_sentences
 from cckt.ablation.level_page import NOTES, level_cells, level_checks, level_sentences
 from cckt.ablation.plan import ROWS, AblationPlan
 from cckt.ablation.retention_page import retention_cells, retention_checks, retention_sentences
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.detector.evaluation.metrics import percent
 
+ROW_TABLES = ("options", "finetune")
+"""Tables that take --row."""
 TITLES = {
     "table4": "Table 4: effect of each part of the method",
     "table5": "Table 5: effect of a stronger teacher",
@@ -26,6 +29,7 @@ TITLES = {
     "options": "Effect of options, and dependence on the guidance",
     "levels": "Levels of HD-OVD, CCKT-Det and their hybrid",
     "retention": "AP50 against epochs: what is kept of words that are never annotated",
+    "finetune": "Fine-tuning on new classes: what is kept",
 }
 
 
@@ -39,6 +43,7 @@ def save(plan: AblationPlan, answer: dict[str, Any]) -> None:
         "options": _effects,
         "levels": level_checks,
         "retention": retention_checks,
+        "finetune": finetune_checks,
     }[table]
     answer |= {"command": command(table, plan), "machine": machine()}
     if "seconds" not in answer or table != "table6":
@@ -91,6 +96,8 @@ def rows(answer: dict[str, Any]) -> list[list[str]]:
         return level_cells(answer, over, _spread)
     if answer["table"] == "retention":
         return retention_cells(answer, over, _spread)
+    if answer["table"] == "finetune":
+        return finetune_cells(answer, over, _spread)
     head = ["", f"AP50 novel, {over}", "base", "all", "the paper's novel"]
     stronger = answer["table"] == "table5"
     if stronger:
@@ -126,6 +133,8 @@ def sentences(answer: dict[str, Any]) -> list[str]:
         return level_sentences(answer, _points)
     if answer["table"] == "retention":
         return retention_sentences(answer)
+    if answer["table"] == "finetune":
+        return finetune_sentences(answer, _points)
     if answer["table"] == "options":
         return [_effect_sentence(check, check is checks["rows"][0]) for check in checks["rows"]]
     return [
@@ -223,7 +232,7 @@ def command(table: str, plan: AblationPlan) -> str:
         words += ["--photos", str(plan.photos), "--held-out", str(plan.held_out)]
     words += ["--epochs", str(plan.epochs)] if plan.epochs is not None else []
     words += [word for value in plan.overrides for word in ("--set", value)]
-    words += [word for row in plan.rows for word in ("--row", row)] if table == "options" else []
+    words += [word for row in plan.rows for word in ("--row", row)] if table in ROW_TABLES else []
     if table == "table6":
         words += [word for rho in plan.rhos for word in ("--rho", f"{rho:g}")]
         words += [word for limit in plan.limits for word in ("--limit", str(limit))]

@@ -13,7 +13,7 @@ from cckt.commands.options import Json, Overrides
 
 def ablate(
     table: Annotated[
-        str, typer.Argument(help="table4, table5 or table6 of the paper, options, levels or retention.")
+        str, typer.Argument(help="table4, table5, table6, options, levels, retention or finetune.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for data, runs and tables.")],
     recipe: Annotated[
@@ -45,7 +45,9 @@ def ablate(
     overrides: Overrides = None,
     row: Annotated[
         list[str] | None,
-        typer.Option(help='options: one row, such as "denoise.groups=0 model.queries=30"; repeatable.'),
+        typer.Option(
+            help='options, finetune: one row, such as "denoise.groups=0 model.queries=30"; repeatable.'
+        ),
     ] = None,
     photos: Annotated[int, typer.Option(help="shapeworld: photos to train on.")] = 2800,
     held_out: Annotated[int, typer.Option(help="shapeworld: photos to evaluate on.")] = 1000,
@@ -69,7 +71,7 @@ def ablate(
     ] = None,
     json: Json = None,
 ) -> None:
-    """Make a table of the paper, of options, of levels or of retention; the same command resumes it."""
+    """Make a table of the paper, of options, levels, retention or fine-tuning; a second call resumes it."""
     from cckt.ablation import AblationPlan
     from cckt.ablation import ablate as make_table
     from cckt.ablation.page import TITLES, rows, sentences
