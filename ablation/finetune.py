@@ -59,7 +59,9 @@ def finetune_table(plan: AblationPlan, announce: Announce, progress: Progress) -
     columns(new_data, val, "shapeworld", plan, progress)
     check_rows(tuned, new_data, val)
     labels = {PLAIN: "plain detector", RECIPE: "the recipe"}
-    done = [{"key": key, "label": labels.get(key, key), "runs": []} for key in tuned]
+    done: list[dict[str, Any]] = []
+    for key in tuned:
+        done.append({"key": key, "label": labels.get(key, key), "runs": []})
     answer = {"table": "finetune", "rows": done}
     for seed in range(plan.seeds):
         before: dict[str, dict[str, float | None]] = {}
@@ -71,14 +73,14 @@ def finetune_table(plan: AblationPlan, announce: Announce, progress: Progress) -
                 finish_run(with_seed(starts[kind], seed), train_data, val, start, progress)
                 before[kind] = groups(finished(start))
             announce(f"{known['label']} on new classes, seed {seed}")
-            name = known["key"] if known["key"] in labels else folder_name(str(known["key"]))
+            name = known["key"] if known["key"] in labels else folder_name(known["key"])
             run = plan.out / "finetune" / f"{name}-{seed}"
-            config = with_seed(tuned[str(known["key"])], seed)
+            config = with_seed(tuned[known["key"]], seed)
             figures = finish_run(config, new_data, val, run, progress, start=start)
             after = groups(finished(run))
             figures |= {f"before_{group}": before[kind][group] for group in GROUPS}
             figures |= {f"after_{group}": after[group] for group in GROUPS}
-            known["runs"] = [*known["runs"], figures]
+            known["runs"].append(figures)
             known |= mean_over_seeds(known["runs"], FIGURES)
             save(plan, answer)
     return answer
