@@ -58,7 +58,7 @@ def levels_table(plan: AblationPlan, announce: Announce, progress: Progress) -> 
     rows = level_rows(plan)
     train_data, val = folders(plan, announce, progress, with_columns=False)
     if plan.train is None:
-        _columns(rows, train_data, val, plan, announce, progress)
+        level_columns(rows, train_data, val, plan, announce, progress)
     elif plan.run is not None or plan.nouns_from is not None:
         option = "--run" if plan.run is not None else "--nouns-from"
         raise UserError(
@@ -95,7 +95,7 @@ def proposer_config(rows: list[LevelRow]) -> Config:
     return in_epochs(config, math.ceil(config.train.epochs * PROPOSER_SHARE))
 
 
-def _columns(
+def level_columns(
     rows: list[LevelRow],
     train_data: Path,
     val: Path,

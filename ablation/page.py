@@ -13,17 +13,23 @@ from typing import Any
 
 import torch
 
+from cckt.ablation.finetune_page import finetune_cells, finetune_checks, finetune_sentences
 from cckt.ablation.level_page import NOTES, level_cells, level_checks, level_sentences
 from cckt.ablation.plan import ROWS, AblationPlan
+from cckt.ablation.retention_page import retention_cells, retention_checks, retention_sentences
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.detector.evaluation.metrics import percent
 
+ROW_TABLES = ("options", "finetune")
+"""Tables that take --row."""
 TITLES = {
     "table4": "Table 4: effect of each part of the method",
     "table5": "Table 5: effect of a stronger teacher",
     "table6": "Table 6: effect of rho and L with random fill",
     "options": "Effect of options, and dependence on the guidance",
     "levels": "Levels of HD-OVD, CCKT-Det and their hybrid",
+    "retention": "AP50 against epochs: what is kept of words that are never annotated",
+    "finetune": "Fine-tuning on new classes: what is kept",
 }
 
 
@@ -36,6 +42,8 @@ def save(plan: AblationPlan, answer: dict[str, Any]) -> None:
         "table6": _limits,
         "options": _effects,
         "levels": level_checks,
+        "retention": retention_checks,
+        "finetune": finetune_checks,
     }[table]
     answer |= {"command": command(table, plan), "machine": machine()}
     if "seconds" not in answer or table != "table6":
@@ -53,6 +61,8 @@ def page(answer: dict[str, Any]) -> str:
     head, *body = rows(answer)
     lines += [_line(head), _line(["---"] * len(head)), *map(_line, body), ""]
     lines += [f"* {sentence}" for sentence in sentences(answer)]
+    if table == "retention":
+        lines += ["", "![AP50 against epochs](retention.svg)"]
     if table in ("table4", "levels"):
         notes = [_shared_training()] if table == "table4" else NOTES
         lines += ["", *notes, "", "Options in which the rows differ from the recipe:", ""]
@@ -84,6 +94,10 @@ def rows(answer: dict[str, Any]) -> list[list[str]]:
         return [head, *([row["label"], *_by_guidance(row)] for row in answer["rows"])]
     if answer["table"] == "levels":
         return level_cells(answer, over, _spread)
+    if answer["table"] == "retention":
+        return retention_cells(answer, over, _spread)
+    if answer["table"] == "finetune":
+        return finetune_cells(answer, over, _spread)
     head = ["", f"AP50 novel, {over}", "base", "all", "the paper's novel"]
     stronger = answer["table"] == "table5"
     if stronger:
@@ -117,6 +131,10 @@ def sentences(answer: dict[str, Any]) -> list[str]:
         return [f"AP50 novel {'rises' if checks['rising'] else 'does not rise'} with every stronger teacher"]
     if answer["table"] == "levels":
         return level_sentences(answer, _points)
+    if answer["table"] == "retention":
+        return retention_sentences(answer)
+    if answer["table"] == "finetune":
+        return finetune_sentences(answer, _points)
     if answer["table"] == "options":
         return [_effect_sentence(check, check is checks["rows"][0]) for check in checks["rows"]]
     return [
@@ -210,17 +228,18 @@ def command(table: str, plan: AblationPlan) -> str:
     words = ["cckt", "ablate", table, "--recipe", plan.recipe]
     for option, folder in (("--train", plan.train), ("--val", plan.val), ("--run", plan.run)):
         words += [option, _name(folder)] if folder is not None else []
-    if plan.train is None and (plan.run is None or table == "levels"):
+    if plan.train is None and (plan.run is None or table in ("levels", "retention")):
         words += ["--photos", str(plan.photos), "--held-out", str(plan.held_out)]
     words += ["--epochs", str(plan.epochs)] if plan.epochs is not None else []
     words += [word for value in plan.overrides for word in ("--set", value)]
-    words += [word for row in plan.rows for word in ("--row", row)] if table == "options" else []
+    words += [word for row in plan.rows for word in ("--row", row)] if table in ROW_TABLES else []
     if table == "table6":
         words += [word for rho in plan.rhos for word in ("--rho", f"{rho:g}")]
         words += [word for limit in plan.limits for word in ("--limit", str(limit))]
     else:
         words += ["--seeds", str(plan.seeds)]
-    if table == "levels" and plan.train is None:
+    words += [word for mark in plan.at for word in ("--at", str(mark))] if table == "retention" else []
+    if table in ("levels", "retention") and plan.train is None:
         words += ["--top", str(plan.top)]
         words += ["--nouns-from", _name(plan.nouns_from)] if plan.nouns_from is not None else []
     if table == "table5":

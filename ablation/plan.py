@@ -13,6 +13,8 @@ from cckt.detector.config.recipes import recipe, without_contrast, without_guida
 
 RHOS, LIMITS = (0.70, 0.90), (6, 12)
 """rho and L of Table 6 in the paper."""
+EPOCHS_OF_CURVES = (2, 4, 8, 16, 32)
+"""Epochs at which `cckt ablate retention` evaluates."""
 PROPOSALS_TOP = 20
 """Proposals per photo of shapeworld, whose photos show at most about ten objects."""
 
@@ -87,7 +89,7 @@ class AblationPlan:
     takes seed 0 of Table 4's last row, trained if needed; of levels, the run that proposes regions; None
     trains one. rhos, limits: of table6. rows: of options, each "section.option=value" or several of them
     separated by spaces. nouns_from: of levels, a word list for the nouns; None asks shapeworld's multimodal
-    LLM. top: of levels, most proposals per photo in their table.
+    LLM. top: of levels, most proposals per photo in their table. at: of retention, the epochs of the curves.
     """
 
     out: Path
@@ -106,6 +108,7 @@ class AblationPlan:
     rows: tuple[str, ...] = ()
     nouns_from: Path | None = None
     top: int = PROPOSALS_TOP
+    at: tuple[int, ...] = EPOCHS_OF_CURVES
     resamples: int = 500
 
     def started(self) -> Config:

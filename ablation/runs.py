@@ -48,8 +48,17 @@ def check_rows(rows: Mapping[str, Config], train_data: Path, val: Path) -> None:
             raise UserError(f"{name}: {error}") from error
 
 
-def finish_run(config: Config, train_data: Path, val: Path, run: Path, progress: Progress) -> dict[str, Any]:
+def finish_run(
+    config: Config,
+    train_data: Path,
+    val: Path,
+    run: Path,
+    progress: Progress,
+    start: Path | None = None,
+) -> dict[str, Any]:
     """Return the figures of a run; train it, or resume its training, if it is not finished.
+
+    start: the run from whose weights a new one starts.
 
     seconds: of training, over all sessions that ended or were stopped by a signal; of a killed session only
     what is in its checkpoint. Raises UserError if the folder holds a run of other options or data, and
@@ -69,7 +78,8 @@ def finish_run(config: Config, train_data: Path, val: Path, run: Path, progress:
     before = _seconds(run)
     began = time.perf_counter()
     try:
-        metrics = train(config, train_data, val, run, resume=resume, progress=progress)
+        begin = None if resume else start
+        metrics = train(config, train_data, val, run, resume=resume, start=begin, progress=progress)
     finally:
         if run.is_dir():
             write_json(run / "ablate.json", {"seconds": before + time.perf_counter() - began})

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from cckt.ablation.data import Announce, folders, label, strength, teacher_folders
+from cckt.ablation.finetune import finetune_table
 from cckt.ablation.levels import levels_table
 from cckt.ablation.options import options_table
-from cckt.ablation.page import save
-from cckt.ablation.plan import ROWS, AblationPlan
+from cckt.ablation.page import ROW_TABLES, save
+from cckt.ablation.plan import EPOCHS_OF_CURVES, ROWS, AblationPlan
 from cckt.ablation.priors import table6
+from cckt.ablation.retention import retention_table
 from cckt.ablation.runs import check_rows, finish_run, mean_over_seeds, rescore, with_seed
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
@@ -27,8 +29,9 @@ def ablate(
 ) -> dict[str, Any]:
     """Make a table, or what is missing of it; return the contents of OUT/TABLE.json.
 
-    table: "table4", "table5" or "table6" of the paper, "options", or "levels" of HD-OVD. announce: called
-    with a line per run. The file is written again after every run, with the figures so far.
+    table: "table4", "table5" or "table6" of the paper, "options", "levels" of HD-OVD, "retention" or
+    "finetune". announce: called with a line per run. The file is written again after every run, with the
+    figures so far.
 
     Raises UserError if data, teachers or runs are missing or do not fit, or `out` holds runs of other options
     or data, and Interrupted when a signal stops a training.
@@ -39,15 +42,23 @@ def ablate(
         "table6": table6,
         "options": options_table,
         "levels": levels_table,
+        "retention": retention_table,
+        "finetune": finetune_table,
     }
     if table not in tables:
         raise UserError(f"table {table!r} is not known; expected one of {', '.join(tables)}.")
     if plan.seeds < 1:
         raise UserError(f"--seeds {plan.seeds}: expected at least 1.")
-    if plan.rows and table != "options":
-        raise UserError(f"--row applies only to the table options; you passed {table}. Remove it.")
-    if plan.nouns_from is not None and table != "levels":
-        raise UserError(f"--nouns-from applies only to the table levels; you passed {table}. Remove it.")
+    if plan.rows and table not in ROW_TABLES:
+        raise UserError(
+            f"--row applies only to the tables {' and '.join(ROW_TABLES)}; you passed {table}. Remove it."
+        )
+    if plan.nouns_from is not None and table not in ("levels", "retention"):
+        raise UserError(
+            f"--nouns-from applies only to the tables levels and retention; you passed {table}. Remove it."
+        )
+    if plan.at != EPOCHS_OF_CURVES and table != "retention":
+        raise UserError(f"--at applies only to the table retention; you passed {table}. Remove it.")
     plan.out.mkdir(parents=True, exist_ok=True)
     return tables[table](plan, announce, progress or Silent())
 

@@ -12,11 +12,15 @@ from cckt.commands.options import Json, Overrides
 
 
 def ablate(
-    table: Annotated[str, typer.Argument(help="table4, table5 or table6 of the paper, options, or levels.")],
+    table: Annotated[
+        str, typer.Argument(help="table4, table5, table6, options, levels, retention or finetune.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for data, runs and tables.")],
     recipe: Annotated[
         str | None,
-        typer.Option(help="Recipe whose parts are compared. Default: shapeworld; levels: shapeworld-hdovd."),
+        typer.Option(
+            help="Recipe whose parts are compared. Default: shapeworld; for levels, retention its HD-OVD."
+        ),
     ] = None,
     train_data: Annotated[
         Path | None, typer.Option("--train", help="Data set to train on. Default: a rendered shapeworld.")
@@ -31,8 +35,8 @@ def ablate(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="table6: run to evaluate. Default: that of table4's last row with seed 0. levels: run that "
-            "proposes regions. Default: a base detector, trained in OUT."
+            help="table6: run to evaluate. Default: that of table4's last row with seed 0. levels, "
+            "retention: run that proposes regions. Default: a base detector, trained in OUT."
         ),
     ] = None,
     epochs: Annotated[
@@ -41,7 +45,9 @@ def ablate(
     overrides: Overrides = None,
     row: Annotated[
         list[str] | None,
-        typer.Option(help='options: one row, such as "denoise.groups=0 model.queries=30"; repeatable.'),
+        typer.Option(
+            help='options, finetune: one row, such as "denoise.groups=0 model.queries=30"; repeatable.'
+        ),
     ] = None,
     photos: Annotated[int, typer.Option(help="shapeworld: photos to train on.")] = 2800,
     held_out: Annotated[int, typer.Option(help="shapeworld: photos to evaluate on.")] = 1000,
@@ -51,22 +57,29 @@ def ablate(
     limit: Annotated[list[int] | None, typer.Option(help="table6: L; repeatable. Default: 6 and 12.")] = None,
     nouns_from: Annotated[
         Path | None,
-        typer.Option(help="levels: choose nouns from the words of a file. Default: a tiny multimodal LLM."),
+        typer.Option(
+            help="levels, retention: choose nouns from the words of a file. Default: a tiny multimodal LLM."
+        ),
     ] = None,
     top: Annotated[
-        int | None, typer.Option(help="levels: most proposals per photo in their table. Default: 20.")
+        int | None,
+        typer.Option(help="levels, retention: most proposals per photo in their table. Default: 20."),
+    ] = None,
+    at: Annotated[
+        list[int] | None,
+        typer.Option(help="retention: epochs of the curves; repeatable. Default: 2, 4, 8, 16 and 32."),
     ] = None,
     json: Json = None,
 ) -> None:
-    """Make a table of the paper, of options or of HD-OVD's levels; the same command resumes it."""
+    """Make a table of the paper, of options, levels, retention or fine-tuning; a second call resumes it."""
     from cckt.ablation import AblationPlan
     from cckt.ablation import ablate as make_table
     from cckt.ablation.page import TITLES, rows, sentences
-    from cckt.ablation.plan import LIMITS, PROPOSALS_TOP, RHOS
+    from cckt.ablation.plan import EPOCHS_OF_CURVES, LIMITS, PROPOSALS_TOP, RHOS
 
     plan = AblationPlan(
         out=out,
-        recipe=recipe or ("shapeworld-hdovd" if table == "levels" else "shapeworld"),
+        recipe=recipe or ("shapeworld-hdovd" if table in ("levels", "retention") else "shapeworld"),
         seeds=seeds,
         train=train_data,
         val=val_data,
@@ -81,6 +94,7 @@ def ablate(
         rows=tuple(row or ()),
         nouns_from=nouns_from,
         top=PROPOSALS_TOP if top is None else top,
+        at=tuple(at or EPOCHS_OF_CURVES),
     )
     answer = Answer(json)
     made = make_table(table, plan, announce=answer.stage, progress=TerminalProgress())

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from cckt.cache_builder.base.constants import SAW_NOVEL
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.options import Json, Overrides, refuse_unused
@@ -56,6 +57,12 @@ def train(
         Path | None,
         typer.Option("--from", help="Run folder or .safetensors file whose fitting weights to start from."),
     ] = None,
+    saw_novel: Annotated[
+        str,
+        typer.Option(
+            help="Whether the file of --from was trained on boxes of novel concepts: yes, no or unknown."
+        ),
+    ] = SAW_NOVEL,
     epochs: Annotated[
         str | None,
         typer.Option(help="Passes over the photos, or auto to choose them from the number of photos."),
@@ -132,6 +139,8 @@ def train(
         raise UserError(
             "no data set is named; give --train FOLDER, a data set made by cckt data index --keep base."
         )
+    if start is None and saw_novel != SAW_NOVEL:
+        raise UserError("--saw-novel states what is known of the file of --from; you passed none. Remove it.")
     if start is not None and not start.exists():
         raise UserError(f"--from {start}: no such run folder or file; check the name.")
     progress = TerminalProgress()
@@ -147,6 +156,7 @@ def train(
         max_steps=max_steps,
         stop_after=stop_after,
         start=start,
+        saw_novel=saw_novel,
         progress=progress,
     )
     answer = Answer(json)

@@ -344,7 +344,7 @@ def test_user_errors(made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path) 
         (
             "table4",
             replace(empty, rows=("train.lr=0.1",)),
-            "--row applies only to the table options; you passed table4",
+            "--row applies only to the tables options and finetune; you passed table4",
         ),
         (
             "table4",

@@ -307,7 +307,7 @@ def test_a_student_reads_no_data_and_a_term_knows_no_student() -> None:
         ("hotcoco", ["cckt.detector.evaluation"]),
         ("rich", ["cckt.commands.console"]),
         ("typer", ["cckt.cli", "cckt.commands"]),
-        ("matplotlib", ["cckt.shapeworld", "cckt.detector.drawing"]),
+        ("matplotlib", ["cckt.shapeworld", "cckt.detector.drawing", "cckt.ablation.retention_page"]),
     ],
 )
 def test_a_library_has_one_place(package: str, only_by: list[str]) -> None:

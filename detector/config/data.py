@@ -28,6 +28,17 @@ class DataConfig:
     """Distil an object from a random view: crops, crops-jitter-1, ...; "auto" uses the columns that exist."""
     random_crop: bool = True
     """Resize, crop at random (384 to 600 px) and resize again half of the photos, as in DETR."""
+    emptied_views: Literal["keep", "redraw"] = "keep"
+    """Views of a photo with objects that show none of them: "keep" trains on them, as background; "redraw"
+    draws the view again, and takes the whole photo after eight draws (the authors' code skips the photo)."""
+    drop_empty_photos: bool = False
+    """Leave out the training photos without a box of a base concept: with OV-COCO 107,761 of 118,287 remain.
+    Those left out may show novel objects. False trains on them, as background."""
+    mosaic: float = 0.0
+    """Beyond the paper: probability that a training photo is a mosaic of itself and three others, each in a
+    quarter, as in DEIM. Targets, crops and guidance are those of all four; it has no image embedding."""
+    mosaic_epochs: int = 0
+    """Epochs with mosaics, from the first one on; 0: all."""
     crop_keeps_shape: bool = False
     """Crop windows with the photo's aspect ratio: photos of one size keep one size, and a batch has no
     padding."""
@@ -71,7 +82,7 @@ class DataConfig:
             self.max_side,
             "at least the largest short side",
         )
-        fraction("data", self, "flip")
+        fraction("data", self, "flip", "mosaic")
         require(
             re.fullmatch("[a-z0-9_]*", self.teacher) is not None,
             "data.teacher",
@@ -85,6 +96,8 @@ class DataConfig:
             "the label of a proposals table: lower-case letters, digits and _",
         )
         at_least("data", self, 0, "workers", "cache_photos", "proposals", "min_proposal_side")
+        at_least("data", self, 0, "mosaic_epochs")
+        require(not (self.mosaic and self.proposals), "data.mosaic", self.mosaic, "0 with data.proposals")
         for name in ("mean", "std"):
             require(len(getattr(self, name)) == 3, f"data.{name}", getattr(self, name), "three numbers")
         require(min(self.std) > 0, "data.std", self.std, "numbers above 0")

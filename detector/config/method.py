@@ -14,6 +14,12 @@ class GuidanceConfig:
 
     enabled: bool = True
     """Add the text embeddings of the present concepts to the queries; False ignores the present concepts."""
+    initial: Literal["normal", "xavier"] = "normal"
+    """Decision. Initial weights of the projection of the text: "normal", of variance 1, gives it the energy
+    of the learned content; "xavier", uniform, about a hundredth of it (the authors' code)."""
+    slow: bool = False
+    """Train the projections of the text and of the backbone's maps with train.sampling_lr_factor (the
+    authors' code)."""
     drop: float = 0.0
     """Guidance noise, beyond the paper: probability that a present concept is dropped in training."""
     add: float = 0.0
@@ -63,6 +69,11 @@ class OneToManyConfig:
     self-attention (so that nothing keeps two of them from finding the same object); 0 turns it off."""
     weight: float = 1.0
     """Weight of all losses of the second matching; inside, the weights of the decoder apply."""
+    encoder_repeats: int = 0
+    """Encoder cells matched with each object by an auxiliary head on the encoder, which exists in training
+    only (as in Co-DETR); it predicts objectness and boxes. 0 turns it off."""
+    encoder_weight: float = 1.0
+    """Weight of all losses of the auxiliary head; inside, the weights of the decoder apply."""
 
     def __post_init__(self) -> None:
-        at_least("one_to_many", self, 0, "repeats", "weight")
+        at_least("one_to_many", self, 0, "repeats", "weight", "encoder_repeats", "encoder_weight")

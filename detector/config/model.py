@@ -110,6 +110,10 @@ class MatcherConfig:
     """Weight of the focal class cost (eq. 13)."""
     cost_similarity: float = 1.0
     """Weight of minus the similarity probability of the object's concept (eq. 12)."""
+    similarity_from: Literal["trained", "start"] = "trained"
+    """Decision. Epochs with cost_similarity: "trained", those in which something trains the region embedding
+    (a distillation term that has begun, or model.class_embedding=region), since an untrained one is random;
+    "start", all epochs (the paper does not say)."""
     cost_l1: float = 5.0
     """Weight of the L1 distance of normalised cxcywh boxes."""
     cost_giou: float = 2.0
@@ -144,6 +148,10 @@ class LossConfig:
     loss_objectness: float = 2.0
     """Weight of the focal loss of objectness (model.objectness); queries matched to objects and to proposals
     are its positives (docs/method/hd_ovd.md, eq. 47)."""
+    class_target: Literal["focal", "varifocal", "mal"] = "focal"
+    """Beyond the paper: what class logits of matched regions learn, with Deformable DETR. "focal": 1;
+    "varifocal": the IoU of the region and its object, weighted by it; "mal": that IoU to the power of gamma
+    (DEIM takes gamma 1.5). Scores then also tell how well a box fits. Objectness of cells learns alike."""
     cells_learn_proposals: bool = False
     """The encoder's cells (model.reference) learn objectness and boxes from all proposals too, as the first
     stage of HD-OVD's detectors does."""

@@ -33,7 +33,7 @@ def options_page() -> str:
         parts.append(f"### {section}\n\n{_paragraphs(inspect.getdoc(type(value)) or '')}\n")
         texts, hints = _field_docs(type(value)), get_type_hints(type(value))
         for field in dataclasses.fields(value):
-            default = _plain(getattr(value, field.name))
+            default = plain_value(getattr(value, field.name))
             kinds = get_args(hints[field.name]) if "Literal" in str(hints[field.name]) else ()
             choices = f"; one of {', '.join(map(str, kinds))}" if kinds else ""
             text = texts.get(field.name, "").replace("\n", " ")
@@ -67,7 +67,7 @@ def _field_docs(section: type) -> dict[str, str]:
     return found
 
 
-def _plain(value: Any) -> str:
+def plain_value(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value) or '""'

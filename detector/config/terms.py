@@ -59,9 +59,13 @@ class RegionContrastConfig(TermConfig):
     negatives: Literal["image", "batch"] = "image"
     """Decision. Other queries and objects in the contrast: those of the same image, or those of the batch (of
     all ranks, but only of one accumulated part: more parts mean fewer negatives)."""
-    teacher_bank: Literal["instance", "class"] = "instance"
+    teacher_bank: Literal["instance", "class", "cache"] = "instance"
     """Decision. "instance": the crop of each object; "class": one valid crop per class and step, drawn from
-    the batch, with several positives per class (the authors' code)."""
+    the batch, with several positives per class; "cache": one crop of every base class, drawn each step from
+    all crops of the training data, and all classes are candidates (the authors' code)."""
+    divisor: Literal["embedded", "objects"] = "embedded"
+    """Objects that the sums are divided by: "embedded", those of the global batch with a teacher embedding,
+    so that the loss is their mean (the paper); "objects", all of them, like the detection losses."""
     proposals: bool = False
     """Beyond the paper: crops of proposals are further rows and candidates, each an object of its own class.
     The loss is still divided by the annotated objects."""
@@ -71,6 +75,12 @@ class RegionContrastConfig(TermConfig):
         super().check_parts(section, model, proposals)
         if self.proposals:
             self.require_proposals(section, "proposals", proposals)
+        if self.proposals and self.teacher_bank == "cache":
+            raise UserError(
+                f"option {section}.teacher_bank: found 'cache' with {section}.proposals true, expected "
+                "'instance' or 'class': proposals have no class to draw a crop of; add --set "
+                f"{section}.proposals=false, or another teacher_bank."
+            )
 
 
 @dataclass(frozen=True)

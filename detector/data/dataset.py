@@ -10,7 +10,7 @@ The dataset crosses process borders as paths: a worker maps the same column file
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -26,17 +26,30 @@ from torch.utils.data import DataLoader, Dataset
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import BadPhoto, load_photo
 from cckt.cache_builder.proposals import Proposals, open_proposals
-from cckt.detector.config.config import Config
+from cckt.detector.config.config import Config, DataConfig
 from cckt.detector.data.batch import Batch, Sample, collate
+from cckt.detector.data.class_crops import ClassCrops
 from cckt.detector.data.gpu_decode import Decoder, decode_all, gpu_decoder, jpeg_bytes
+from cckt.detector.data.mosaic import Seen, fitting, joined, others_of, quarters
 from cckt.detector.data.presence import draw_guidance
 from cckt.detector.data.row_source import SampleView
 from cckt.detector.data.schedule import SAMPLE, TEACHER, Place, Schedule, generator
 from cckt.detector.data.teacher_rows import open_rows
 from cckt.detector.data.training_priors import TrainingPriors
-from cckt.detector.data.transforms import View, apply_to_boxes, apply_to_image, draw_view
+from cckt.detector.data.transforms import View, apply_to_boxes, apply_to_image, draw_view, resized
 from cckt.detector.losses.objective import needed_rows
 from cckt.detector.students.targets import ProposalBoxes, Targets, TeacherRows
+
+REDRAWN = 8
+"""Draws of a view that must show an object before the whole photo is taken."""
+
+
+def used_images(index: Index, options: DataConfig) -> NDArray[np.int64]:
+    """Return the image rows to train on, ascending (`data.drop_empty_photos`)."""
+    if not options.drop_empty_photos:
+        return np.arange(len(index))
+    rows: NDArray[np.int64] = np.unique(index.box_images).astype(np.int64)
+    return rows
 
 
 class TrainingPhotos(Dataset[Sample]):
@@ -48,6 +61,7 @@ class TrainingPhotos(Dataset[Sample]):
     def __init__(self, data: Path, config: Config) -> None:
         self.folder, self.config = data, config
         self.index: Index = open_index(data)
+        self.image_rows = used_images(self.index, config.data)
         self.rows = open_rows(needed_rows(config), data, self.index, config.data)
         self.proposals: Proposals | None = None
         if config.data.proposals:
@@ -63,7 +77,13 @@ class TrainingPhotos(Dataset[Sample]):
         return TrainingPhotos, (self.folder, self.config)
 
     def __len__(self) -> int:
-        return len(self.index.image_ids)
+        return len(self.image_rows)
+
+    @cached_property
+    def class_crops(self) -> Callable[[int], tuple[Tensor, Tensor]] | None:
+        """Draw one crop of every base class from a seed; None if no term reads crops."""
+        crops = self.rows.get("crop")
+        return ClassCrops.of(self.index, crops.columns[0]).draw if crops is not None else None
 
     @property
     def decoded_bytes(self) -> int:
@@ -93,27 +113,78 @@ class TrainingPhotos(Dataset[Sample]):
         return pixels, ""
 
     def __getitem__(self, place: Place) -> Sample:
+        seed, options = self.config.train.seed, self.config.data
+        rng = generator(seed, SAMPLE, place.epoch, place.position)
+        others = others_of(place, self.image_rows, options, seed)
+        if len(others):
+            seen = self._mosaic(place, others.tolist(), rng)
+            return Sample(seen.image, seen.targets, self._guided(seen.given, rng), place.image, seen.fault)
         file = self._file(place.image)
         image, fault = (file, "") if file is not None else self.read(place.image)
-        rng = generator(self.config.train.seed, SAMPLE, place.epoch, place.position)
-        height, width = int(self.index.heights[place.image]), int(self.index.widths[place.image])
-        view = draw_view(height, width, self.config.data, rng)
-        objects = np.arange(0) if fault else self._objects(place.image)
+        view, targets, given = self._seen(place, bool(fault), rng)
+        present = self._guided(given, rng)
+        if file is not None:
+            return Sample(file, targets, present, place.image, fault, view)
+        return Sample(apply_to_image(image, view), targets, present, place.image, fault)
+
+    def _mosaic(self, place: Place, others: list[int], rng: np.random.Generator) -> Seen:
+        """Return a mosaic of the photo of `place` and others, of the size that a view of the photo has."""
+        seed, parts = self.config.train.seed, []
+        size = draw_view(*self._size(place.image), self.config.data, rng).size
+        for number, (row, quarter) in enumerate(zip([place.image, *others], quarters(size), strict=True)):
+            image, fault = self.read(row)
+            random = generator(seed, SAMPLE, place.epoch, place.position, number + 1)
+            part = Place(place.epoch, place.position, row)
+            view, targets, given = self._seen(part, bool(fault), random, number + 1, quarter)
+            parts.append(Seen(apply_to_image(image, view), targets, given, fault))
+        return joined(parts, size, self.config.data.mean)
+
+    def _guided(self, given: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
+        return torch.from_numpy(draw_guidance(given, len(self.base_rows), self.config.guidance, rng))
+
+    def _size(self, row: int) -> tuple[int, int]:
+        return int(self.index.heights[row]), int(self.index.widths[row])
+
+    def _seen(
+        self,
+        place: Place,
+        hidden: bool,
+        rng: np.random.Generator,
+        part: int = 0,
+        quarter: tuple[int, int] | None = None,
+    ) -> tuple[View, Targets, NDArray[np.int64]]:
+        """Return a view of a photo, its targets, and the concepts that may guide it.
+
+        hidden: the photo could not be read. part, quarter: number (from 1) and size of its mosaic's quarter.
+        """
+        height, width = self._size(place.image)
+        objects = np.arange(0) if hidden else self._objects(place.image)
         boxes = torch.from_numpy(self.index.box_xyxy[objects])
+        view = draw_view(height, width, self.config.data, rng)
         seen, kept = apply_to_boxes(boxes, height, width, view)
+        if self.config.data.emptied_views == "redraw" and len(boxes) and not len(seen):
+            view = self._redrawn(boxes, height, width, view, rng)
+            seen, kept = apply_to_boxes(boxes, height, width, view)
+        if quarter is not None:
+            view = fitting(view, quarter)
         objects = objects[kept.numpy()]
         concepts = self.base_of[self.index.box_concepts[objects]]
         assert (concepts >= 0).all(), f"image row {place.image} has a target that is not base"
-        proposals, regions = self._proposals(place.image, view, hidden=bool(fault))
-        rows = self._teacher_rows(SampleView(place.image, objects, view.flip, proposals), place)
+        proposals, regions = self._proposals(place.image, view, hidden=hidden)
+        rows = self._teacher_rows(SampleView(place.image, objects, view.flip, proposals), place, part)
         targets = Targets(seen, torch.from_numpy(concepts), rows, regions)
         given = np.unique(concepts)
         if self.priors is not None and rng.random() < self.config.guidance.priors:
             given = self.priors.of(place.image)
-        present = torch.from_numpy(draw_guidance(given, len(self.base_rows), self.config.guidance, rng))
-        if file is not None:
-            return Sample(file, targets, present, place.image, fault, view)
-        return Sample(apply_to_image(image, view), targets, present, place.image, fault)
+        return view, targets, given
+
+    def _redrawn(self, boxes: Tensor, height: int, width: int, first: View, rng: np.random.Generator) -> View:
+        """Return a view that shows a box; after REDRAWN draws the whole photo, at the size of the first."""
+        for _ in range(REDRAWN):
+            view = draw_view(height, width, self.config.data, rng)
+            if len(apply_to_boxes(boxes, height, width, view)[0]):
+                return view
+        return View(None, resized(height, width, min(first.size), self.config.data.max_side), first.flip)
 
     def _file(self, row: int) -> Tensor | None:
         """Return the encoded file if the GPU is to decode it and can, else None."""
@@ -147,8 +218,9 @@ class TrainingPhotos(Dataset[Sample]):
         boxes, rows = boxes[large], rows[kept[large].numpy()]
         return rows, ProposalBoxes(boxes, torch.arange(len(boxes)) < options.proposals)
 
-    def _teacher_rows(self, view: SampleView, place: Place) -> dict[str, TeacherRows]:
-        random = generator(self.config.train.seed, TEACHER, place.epoch, place.position)
+    def _teacher_rows(self, view: SampleView, place: Place, part: int) -> dict[str, TeacherRows]:
+        key = (place.epoch, place.position, *([part] if part else []))
+        random = generator(self.config.train.seed, TEACHER, *key)
         return {name: source.take(view, random) for name, source in self.rows.items()}
 
 

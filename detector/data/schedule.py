@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-ORDER, SAMPLE, TEACHER = 1, 2, 3
+ORDER, SAMPLE, TEACHER, MOSAIC = 1, 2, 3, 4
 """Independent streams of random numbers of one seed: order of an epoch; view and guidance of an image; choice
-among the teacher's views of its crops."""
+among the teacher's views of its crops; whether an image is a mosaic, and of which others."""
 
 
 class Place(NamedTuple):
@@ -47,6 +47,8 @@ class Schedule(Sampler[list[Place]]):
     world: int = 1
     first_step: int = 0
     last_step: int = 0
+    image_rows: NDArray[np.int64] | None = field(default=None, compare=False)
+    """(photos,) image rows of the photos that take part; None: 0 to photos - 1."""
 
     def __post_init__(self) -> None:
         parts = self.accumulate * self.world
@@ -83,4 +85,4 @@ class Schedule(Sampler[list[Place]]):
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the permutation of image rows of an epoch."""
         order: NDArray[np.int64] = generator(self.seed, ORDER, epoch).permutation(self.photos)
-        return order
+        return order if self.image_rows is None else self.image_rows[order]

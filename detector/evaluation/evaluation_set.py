@@ -15,6 +15,7 @@ from torch import Tensor
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index, open_index, require_annotated
 from cckt.cache_builder.presence import Rows, choose_present, generator_of
+from cckt.cache_builder.proposals import find_leak
 from cckt.cache_builder.store import (
     Column,
     Origin,
@@ -27,7 +28,7 @@ from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import PriorConfig
 from cckt.detector.data.presence import disturb_present
 from cckt.detector.data.training_priors import priors_column
-from cckt.detector.evaluation.protocols import Protocol, protocol_for
+from cckt.detector.evaluation.protocols import OV_COCO_PROTOCOL, OV_LVIS_PROTOCOL, Protocol, protocol_for
 from cckt.detector.inference.vocabulary import with_splits
 from cckt.detector.runs.run_folder import Facts
 
@@ -140,12 +141,14 @@ def open_evaluation_set(
     facts: of the run to evaluate, which may have been trained with another vocabulary: the text is the column
     of this data set made by the run's teacher, whatever its label here. scored: refuse an index with pseudo
     boxes, which cannot be scored on. Raises UserError if the index or the text column is missing, there is no
-    concept to find or no image, the teachers differ, or the protocol does not fit.
+    concept to find or no image, the teachers differ, or the protocol does not fit the index or the run.
     """
     index = data if isinstance(data, Index) else open_index(data)
     if scored:
         require_annotated(index)
     rules = protocol_for(protocol, index)
+    if scored and facts is not None:
+        check_start(index, facts, rules.name)
     label = "" if facts is None else matching_label(index.folder, facts.taught_by, facts.teacher)
     text = open_column(index.folder, column_of(index.folder, "text", label), index_digest=index.digest)
     if facts is not None:
@@ -155,6 +158,20 @@ def open_evaluation_set(
     values = torch.from_numpy(text.take(rows).astype(np.float32))
     trained = None if facts is None else frozenset(facts.annotated)
     return EvaluationSet(index, rows, vocabulary, values, rules, label, text.manifest.digest, trained)
+
+
+def check_start(index: Index, facts: Facts, protocol: str) -> None:
+    """Raise UserError if a run that is scored by an open-vocabulary protocol started from weights that may
+    have seen novel concepts."""
+    if protocol not in (OV_COCO_PROTOCOL.name, OV_LVIS_PROTOCOL.name):
+        return
+    for maker in facts.makers:
+        leak = find_leak(maker, index)
+        if leak:
+            raise UserError(
+                f"--protocol {protocol}: the run started from the weights of {maker}, which {leak}, expected "
+                "a run that never saw them; add --protocol custom to score it as a detector of own words."
+            )
 
 
 def check_teacher(data: Path, text: Column, facts: Facts) -> None:

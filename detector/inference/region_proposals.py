@@ -77,16 +77,24 @@ class RunProposer:
         return results
 
 
-def provenance_of(run: Path, facts: Facts) -> Provenance:
-    """Return the provenance of a run's regions: the concepts whose annotated boxes it was trained on."""
+def provenance_of(run: Path, facts: Facts, weights: Path | None = None) -> Provenance:
+    """Return the provenance of a run's regions: the concepts whose annotated boxes it was trained on.
+
+    A run that started from weights that may have seen novel classes has seen them. weights: file whose digest
+    is stated; None for those by which the run is evaluated.
+    """
     names = [name for name in facts.names if name not in facts.made_base]
+    makers = facts.makers
+    for one in makers:
+        names += [name for name in one.concepts if name not in names]
     trained_on = f"boxes of {len(names)} concepts of the index {facts.index_digest}"
     if facts.pseudo:
         trained_on += f"; {facts.pseudo}"
     return Provenance(
         "run",
         run.resolve().name,
-        file_digest(evaluation_weights(run)),
+        file_digest(weights or evaluation_weights(run)),
         trained_on,
         concepts=tuple(names),
+        saw_novel="yes" if any(one.maker != "run" and one.saw_novel != "no" for one in makers) else "unknown",
     )

@@ -7,6 +7,8 @@ part, from its first epoch on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -86,6 +88,15 @@ class Objective(nn.Module):
         """Return the terms that take part in an epoch (counted from 0)."""
         return [term for term in self._terms() if epoch >= term.options.first_epoch]
 
+    def trains_regions(self, epoch: int) -> bool:
+        """Whether a term of the epoch trains the region embedding."""
+        return any(term.trains_regions for term in self.active(epoch))
+
+    def counted(self, targets: PaddedTargets, epoch: int, ranks: Ranks = ONE_RANK) -> dict[str, Tensor]:
+        """Return, per term with its own divisor, the number of this rank's objects that it counts."""
+        found = {term.name: term.counted(targets, ranks) for term in self.active(epoch)}
+        return {name: count for name, count in found.items() if count is not None}
+
     def needs_all_ranks(self, epoch: int) -> bool:
         """Whether ranks must compute a term together, with targets padded to one shape."""
         return any(term.needs_all_ranks(self.extra_regions) for term in self.active(epoch))
@@ -99,13 +110,15 @@ class Objective(nn.Module):
         *,
         epoch: int,
         divisor: float | Tensor | None = None,
+        counted: Mapping[str, Tensor] | None = None,
         parts: int = 1,
         ranks: Ranks = ONE_RANK,
     ) -> dict[str, Tensor]:
         """Return name -> loss, divided by the objects, and their sum "total", the only one with gradients.
 
         epoch: counted from 0. divisor: at least 1 after clamping: the objects of the global batch over the
-        number of ranks, as DDP averages gradients; None counts the objects of `targets`. parts: accumulated
+        number of ranks, as DDP averages gradients; None counts the objects of `targets`. counted: the same
+        for the terms with their own divisor (`counted`); None counts those of `targets`. parts: accumulated
         parts of the step; losses that are means already are divided by them instead. ranks: the ranks that
         compute terms together. "total" has gradients, zero where they must be, for a batch without objects
         too.
@@ -113,6 +126,8 @@ class Objective(nn.Module):
         count = targets.objects if divisor is None else divisor
         count = count.clamp(min=1) if isinstance(count, Tensor) else max(1.0, float(count))
         losses, active = dict(detection.losses), self.active(epoch)
+        if counted is None:
+            counted = self.counted(targets, epoch, ranks)
         step = StepInputs(output, pairs, detection, targets, ranks)
         with torch.autocast(output.boxes.device.type, enabled=False):
             auxiliary = dict(detection.auxiliary)
@@ -122,6 +137,9 @@ class Objective(nn.Module):
                 if term.normalised:
                     means |= {name: value / parts for name, value in found.items()}
                     continue
+                if term.name in counted:  # all of `found` is divided by `count` below
+                    share = count / counted[term.name].clamp(min=1)
+                    found = {name: value * share for name, value in found.items()}
                 for name, value in found.items():
                     into = auxiliary if name in auxiliary else losses
                     into[name] = into[name] + value if name in into else value

@@ -39,6 +39,7 @@ from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.proposals import Provenance
 from cckt.cache_builder.store import teacher_of
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config, load_config
@@ -78,6 +79,13 @@ class Facts:
     """Note on pseudo boxes in the training index, which come from another run; "" if there are none."""
     made_base: list[str] = dataclasses.field(default_factory=list)
     """Those of `names` that are base only because of pseudo boxes."""
+    started_from: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Who trained the weights that the run started from (--from), and theirs; empty for random ones."""
+
+    @property
+    def makers(self) -> list[Provenance]:
+        """`started_from` as provenances."""
+        return [Provenance.from_recipe({"provenance": one}) for one in self.started_from]
 
     @property
     def annotated(self) -> set[str]:

@@ -166,6 +166,9 @@ class Student(nn.Module):
 
     has_extra_regions = False
     """Whether `detection_loss` returns `ExtraRegions`."""
+    region_trained = True
+    """Whether something trains the region embedding in this epoch; set before each step. Matching may ignore
+    an untrained one (`matcher.similarity_from`)."""
     output_layers = 1
     """L, the number of output layers; terms keep a queue for each. Set in the constructor."""
 

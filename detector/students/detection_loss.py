@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cckt.detector.config.config import LossConfig
-from cckt.detector.students.boxes import generalised_iou
+from cckt.detector.students.boxes import generalised_iou, paired_iou
 from cckt.detector.students.contract import MASKED, Pairs, StudentOutput
 from cckt.detector.students.precision import single
 from cckt.detector.students.targets import PaddedTargets
@@ -28,10 +28,39 @@ def detection_losses(
     goal = targets.boxes[pairs.images, pairs.objects].to(found.dtype)
     positive = classes[layer, pairs.images, pairs.regions, labels]
     return {
-        "class": config.loss_class * focal_loss(classes, positive, config.alpha, config.gamma),
+        "class": config.loss_class * class_loss(classes, positive, found, goal, config),
         "l1": config.loss_l1 * (found - goal).abs().sum(),
         "giou": config.loss_giou * (1 - generalised_iou(found, goal)).sum(),
     }
+
+
+def class_loss(
+    logits: Tensor,
+    positive: Tensor,
+    found: Tensor,
+    goal: Tensor,
+    config: LossConfig,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return the sum over all logits of the loss that `loss.class_target` names
+    (docs/method/cckt_det.md, eqs. 16, 33 and 34).
+
+    logits, positive, weight: as for `focal_loss`. found, goal: boxes (..., 4) of the positives, as regions
+    and as objects; no gradient flows through their IoU.
+    """
+    if config.class_target == "focal":
+        return focal_loss(logits, positive, config.alpha, config.gamma, weight)
+    varifocal = config.class_target == "varifocal"
+    share = 1 - config.alpha if varifocal else 1.0
+    iou = paired_iou(found, goal).detach()
+    target, scale = (iou, iou) if varifocal else (iou**config.gamma, torch.ones_like(iou))
+
+    def negative(x: Tensor) -> Tensor:
+        return share * x.sigmoid() ** config.gamma * F.softplus(x)
+
+    # softplus(x) - t x is the cross-entropy -t log p - (1 - t) log(1 - p).
+    correction = scale * (F.softplus(positive) - target * positive) - negative(positive)
+    return negative(logits).sum() + (correction if weight is None else correction * weight).sum()
 
 
 def objectness_loss(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from cckt.detector.config.config import MatcherConfig
+from cckt.detector.config.config import Config, MatcherConfig, changed
 from cckt.detector.students.boxes import generalised_iou, to_xyxy
 from cckt.detector.students.contract import Pairs, StudentOutput
 from cckt.detector.students.targets import PaddedTargets
@@ -33,6 +33,14 @@ def focal_class_cost(logits: Tensor, alpha: float, gamma: float) -> Tensor:
     positive = alpha * (1 - probability) ** gamma * -torch.nn.functional.logsigmoid(logits)
     negative = (1 - alpha) * probability**gamma * -torch.nn.functional.logsigmoid(-logits)
     return positive - negative
+
+
+def matching_config(config: Config, region_trained: bool) -> Config:
+    """Return the config without the similarity cost where the region embedding is still random
+    (`matcher.similarity_from`)."""
+    if region_trained or config.matcher.similarity_from == "start" or not config.matcher.cost_similarity:
+        return config
+    return changed(config, "matcher", cost_similarity=0.0)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.index import open_index
 from cckt.detector.config.config import Config
+from cckt.detector.data.dataset import used_images
 from cckt.detector.data.schedule import Schedule
 from cckt.detector.training.forecast import automatic_epochs, with_epochs
 from cckt.detector.training.train import train
@@ -28,7 +29,7 @@ def planned(config: Config, data: Path, epochs: str | None, minutes: float | Non
     """
     if epochs is None and minutes is None:
         return config
-    photos = len(open_index(data))
+    photos = len(used_images(open_index(data), config.data))
     count = config.train.epochs
     if epochs == "auto":
         count = automatic_epochs(photos)

@@ -25,7 +25,7 @@ from cckt.cache_builder.store import (
 )
 from cckt.detector.config.checks import require
 from cckt.detector.config.config import Config
-from cckt.detector.data.dataset import TrainingPhotos
+from cckt.detector.data.dataset import TrainingPhotos, used_images
 from cckt.detector.data.gpu_decode import gpu_decoder
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.metrics import FIGURES
@@ -58,6 +58,7 @@ def gather(config: Config, data: Path) -> Ingredients:
     check_terms(config)
     index = open_index(data)
     check_leak(index)
+    check_used(config, index)
     check_photos(index)
     check_proposals(config, data, index)
     label = config.data.teacher
@@ -84,6 +85,15 @@ def gather(config: Config, data: Path) -> Ingredients:
         made_base=list((index.card.get("pseudo") or {}).get("made_base", [])),
     )
     return Ingredients(photos, torch.from_numpy(text.take(base).astype(np.float32)), facts)
+
+
+def check_used(config: Config, index: Index) -> None:
+    """Raise UserError if no photo is left to train on (`data.drop_empty_photos`)."""
+    if not len(used_images(index, config.data)):
+        raise UserError(
+            f"{index.folder}: found no photo with a box of a base concept, expected at least one with "
+            "data.drop_empty_photos=true; add --set data.drop_empty_photos=false, or check --split."
+        )
 
 
 def check_leak(index: Index) -> None:

@@ -111,7 +111,11 @@ class Run:
         self.model.train()
         self.model.prepare_training(settings.checkpoint_activations)
         known = RunInputs(
-            ingredients.text, self.model.output_layers, config.data.proposals, facts.rows_recipes
+            ingredients.text,
+            self.model.output_layers,
+            config.data.proposals,
+            facts.rows_recipes,
+            ingredients.photos.class_crops,
         )
         self.objective = Objective(
             config, facts.embedding_dim, extra_regions=self.model.has_extra_regions, run=known

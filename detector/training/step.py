@@ -82,16 +82,21 @@ class Stepper:
         epoch = step // self.steps_per_epoch
         # Filled on the device: a copy to a GPU waits for all its pending work.
         objects = torch.full((), float(sum(part.objects for part in parts)), device=self.world.device)
-        share = self.world.total(objects).clamp(min=1) / self.world.size
         together = self.world.size > 1 and self.objective.needs_all_ranks(epoch)
         if together:
             parts = self._padded_alike(parts)
         ranks: Ranks = self.world if together else ONE_RANK
+        counts = {"": objects} | self._counted(parts, epoch, ranks)
+        totals = self.world.total(torch.stack(list(counts.values()))).clamp(min=1) / self.world.size
+        share, counted = totals[0], dict(zip(counts, totals, strict=True))
+        del counted[""]
+        tied = self.config.model.class_embedding == "region"
+        self.student.region_trained = tied or self.objective.trains_regions(epoch)
         rate = set_rate(self.optimizer, config, rate_at(step, self.steps_per_epoch, config))
         summed: dict[str, Tensor] = {}
         for number, part in enumerate(parts, 1):
             with self._local(number < len(parts)):
-                losses = self._losses(part, epoch, share, len(parts), ranks)
+                losses = self._losses(part, epoch, share, counted, len(parts), ranks)
                 with self.times.part("backward"):
                     self.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
             for name, value in losses.items():
@@ -99,7 +104,23 @@ class Stepper:
         with self.times.part("update"):
             return self._update(summed, rate, stop)
 
-    def _losses(self, batch: Batch, epoch: int, share: Tensor, parts: int, ranks: Ranks) -> dict[str, Tensor]:
+    def _counted(self, parts: Sequence[Batch], epoch: int, ranks: Ranks) -> dict[str, Tensor]:
+        """Return the objects of this rank that each term with its own divisor counts, over all parts."""
+        found: dict[str, Tensor] = {}
+        for part in parts:
+            for name, count in self.objective.counted(part.targets, epoch, ranks).items():
+                found[name] = found[name] + count if name in found else count
+        return found
+
+    def _losses(
+        self,
+        batch: Batch,
+        epoch: int,
+        share: Tensor,
+        counted: dict[str, Tensor],
+        parts: int,
+        ranks: Ranks,
+    ) -> dict[str, Tensor]:
         with self.times.part("forward"):
             training = self.student.training_inputs(batch.targets, self.text)
             images = normalise(batch.images, batch.padding, self.config.data)
@@ -120,6 +141,7 @@ class Stepper:
                     batch.targets,
                     epoch=epoch,
                     divisor=share,
+                    counted=counted,
                     parts=parts,
                     ranks=ranks,
                 )

@@ -8,6 +8,7 @@ uninterrupted one.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from cckt.detector.training.preflight import (
 )
 from cckt.detector.training.process import Signals, deterministic
 from cckt.detector.training.run import Folders, Run
+from cckt.detector.training.start_weights import provenance_of, require_clean_start
 
 STOP_AFTER = "stop_after"
 """Value of "stopped" for a run that ended at `stop_after`."""
@@ -51,6 +53,7 @@ def train(
     max_steps: int | None = None,
     stop_after: int | None = None,
     start: Path | None = None,
+    saw_novel: str = "unknown",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Train a detector and return the figures of the run.
@@ -60,7 +63,8 @@ def train(
     (runs/run_folder.py). resume: continue from the newest intact checkpoint of `out`. max_steps: end the run
     after this number of optimiser steps instead of `train.epochs`; the schedules do not change. stop_after:
     stop after this number of steps of this call, with a checkpoint to resume from, as on a signal. start: a
-    run folder or a .safetensors file whose fitting weights a new run starts from (`start_from`).
+    run folder or a .safetensors file whose fitting weights a new run starts from (`start_from`). saw_novel:
+    "yes", "no" or "unknown": whether the file of `start` was trained on boxes of novel concepts.
 
     Returns, on every rank, {"step", "epochs", "seconds", "images_per_s", "data_wait_share", "skipped",
     "photos_unreadable", "stopped", "evaluation"}. data_wait_share: share of the logged steps' time spent
@@ -86,6 +90,15 @@ def train(
         notes = check_machine(config, world.device)
         check_wandb(config.train.wandb_project)
         ingredients = gather(config, train_data)
+        makers: list[dict[str, Any]] = []
+        if resume and (out / "facts.json").is_file():
+            makers = store.Facts.load(out).started_from
+        elif start is not None and not resume:
+            found = provenance_of(start, saw_novel)
+            require_clean_start(found, ingredients.photos.index, config.recipe)
+            makers = [one.to_json() for one in found]
+        facts = replace(ingredients.facts, started_from=makers)
+        ingredients = replace(ingredients, facts=facts)
         if val_data is not None:
             check_validation(config, val_data, ingredients.facts)
         for note in notes:
@@ -189,6 +202,7 @@ class _Loop:
             self.world.size,
             run.step,
             last,
+            photos.image_rows,
         )
         self.monitor = Monitor(run, schedule, self.log, self.progress)
         self.progress.start("training", last - run.step, "steps")

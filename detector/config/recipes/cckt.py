@@ -1,10 +1,17 @@
 """CCKT-Det at full size: OV-COCO and OV-LVIS (docs/method/cckt_det.md; figures of the paper in section 11).
 
-Settings are listed as paper / released code / ours, with "-" for unknown; epochs are counted from 0. Those of
-all recipes here; section 10 lists further decisions:
+Settings are listed as paper / released code / ours, with "-" for unknown; epochs are counted from 0.
+docs/reproducing.md lists all of them, with options; section 10 has further decisions. Those of all recipes
+here:
 
     learning rate       1e-4, x 0.1 from epoch 31 / - / 1e-4, x 0.1 from epoch 31
     contrast            after 30 epochs, from epoch 30 / in every epoch / from epoch 30
+    its divisor         objects with an embedding / - / objects with an embedding
+    its teacher         crop of the object / a crop of every class of the cache / crop of the object
+    similarity cost     1 / - / 1, once the region embedding is trained
+    text projection     - / xavier, 0.1 x learning rate / normal, learning rate
+    photos without box  - / skipped / left out
+    emptied views       - / skipped / kept
     fill of priors      random concepts / random concepts / none (prior.fill=random adds them)
     score               similarity / - / similarity
 """
@@ -20,7 +27,8 @@ from cckt.detector.config.recipes.variants import faster_training
 def coco_48_17_r50() -> Config:
     """OV-COCO with ResNet-50, as in the paper: AP50 novel 38.0 with CLIP priors, 45.3 with MLLM priors.
 
-    36 epochs of COCO train2017; teacher ViT-L-14. For the paper's figures set prior.fill=random.
+    36 epochs of the 107,761 photos of COCO train2017 that have a base box; teacher ViT-L-14. For the paper's
+    figures set prior.fill=random.
 
     Settings, paper / released code / ours:
 
@@ -29,7 +37,7 @@ def coco_48_17_r50() -> Config:
         queries             300 / - / 300
         present concepts    at most 6 / - / at most 6
     """
-    return Config(recipe="coco-48-17-r50")
+    return changed(Config(recipe="coco-48-17-r50"), "data", drop_empty_photos=True)
 
 
 def coco_48_17_r50_fast() -> Config:

@@ -23,6 +23,7 @@ class ImageContrast(Term):
 
     name = "image_contrast"
     needs = (IMAGE,)
+    trains_regions = False
     options: ImageContrastConfig
 
     @property

@@ -6,6 +6,7 @@ the teacher; R ranks, whose images are concatenated rank by rank in (R B, ...).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from cckt.detector.config.terms import RegionContrastConfig, TermConfig
 from cckt.detector.losses.region_slots import CROP, PROPOSAL_CROP, merged_regions
-from cckt.detector.losses.terms.term import ONE_RANK, Ranks, StepInputs, Term
+from cckt.detector.losses.terms.term import ONE_RANK, Ranks, RunInputs, StepInputs, Term
 from cckt.detector.students.contract import MASKED, ExtraRegions, Pairs
 from cckt.detector.students.precision import single
 from cckt.detector.students.targets import PaddedTargets
@@ -26,6 +27,7 @@ class RegionContrast(Term):
     name = "contrast"
     needs = (CROP,)
     options: RegionContrastConfig
+    class_crops: Callable[[int], tuple[Tensor, Tensor]] | None = None
 
     @classmethod
     def rows_of(cls, options: TermConfig, proposals: bool) -> tuple[str, ...]:
@@ -37,6 +39,32 @@ class RegionContrast(Term):
         """With negatives or crops from the batch, or for extra regions, whose negatives are the batch's."""
         return self.options.negatives == "batch" or self.options.teacher_bank == "class" or extra_regions
 
+    def prepare(self, run: RunInputs) -> None:
+        """Keep the source of cached crops."""
+        self.class_crops = run.class_crops
+
+    def counted(self, targets: PaddedTargets, ranks: Ranks) -> Tensor | None:
+        """The objects with a teacher embedding: their own, or one of their class in the bank."""
+        if self.options.divisor == "objects":
+            return None
+        objects = Objects.of(targets)
+        with_crop = objects.valid & objects.real
+        if self.options.teacher_bank == "class":
+            first, images = ranks.rank * len(with_crop), len(with_crop)
+            concepts, known = ranks.gather_rows(objects.concepts), ranks.gather_rows(with_crop)
+            same = _same_class(concepts.flatten()) & known.flatten()
+            with_crop = same.any(-1).view_as(concepts)[first : first + images] & objects.real
+        if self.options.teacher_bank == "cache":
+            with_crop = self._bank(0, objects)[1][objects.concepts] & objects.real
+        return with_crop.sum().float()
+
+    def _bank(self, seed: int, objects: Objects) -> tuple[Tensor, Tensor]:
+        """Return the crops of every class, (C, D) and (C,), on the device of the objects."""
+        assert self.class_crops is not None, "teacher_bank=cache needs the crops of a run, found none"
+        values, known = self.class_crops(seed)
+        device = objects.embeddings.device
+        return values.to(device, non_blocking=True), known.to(device, non_blocking=True)
+
     def forward(self, step: StepInputs) -> dict[str, Tensor]:
         """Return "contrast", and an addition to the loss of each set of extra regions."""
         objects, weight = Objects.of(step.targets), self.options.weight
@@ -47,12 +75,16 @@ class RegionContrast(Term):
         region, kept = single(step.output.region), step.output.kept
         if kept is not None and len(region) == 1:  # RoIs: an object may have several
             region, pairs, kept = merged_regions(region, pairs, kept, objects.concepts.shape[1])
-        own = contrastive_loss(region, objects, pairs, self.options, self.tau, kept=kept, ranks=step.ranks)
+        bank = None
+        if self.options.teacher_bank == "cache":
+            bank = self._bank(int(torch.randint(2**31, ())), objects)
+        options, tau = self.options, self.tau
+        own = contrastive_loss(region, objects, pairs, options, tau, kept=kept, ranks=step.ranks, bank=bank)
         losses = {self.name: weight * own}
         for extra in step.detection.extra:
             if self.options.proposals:
                 extra = replace(extra, pairs=with_proposals(extra.pairs, more))
-            value = contrast_of_matched(extra, objects, self.options, self.tau, ranks=step.ranks)
+            value = contrast_of_matched(extra, objects, options, tau, ranks=step.ranks, bank=bank)
             losses[extra.name] = extra.weight * (weight * value)
         return losses
 
@@ -113,6 +145,7 @@ def contrastive_loss(
     *,
     kept: Tensor | None = None,
     ranks: Ranks = ONE_RANK,
+    bank: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return the mean of both directions (eq. 21), summed over layers and this rank's objects.
 
@@ -126,14 +159,21 @@ def contrastive_loss(
     With teacher_bank="class" the teacher of an object is a crop of its class, drawn from the batch (eq. 22).
     The regions of all pairs of a class are then its positives, with equal shares: the mean over them of -log
     softmax, once per object. Towards the teacher every class is one candidate.
+
+    With teacher_bank="cache" it is the crop of its class in `bank`: embeddings (C, D), and whether the class
+    has one, (C,). Towards the teacher all classes of the bank are candidates.
     """
-    if options.negatives == "image" and options.teacher_bank == "instance":
+    if options.negatives == "image" and options.teacher_bank != "class":
         ranks = ONE_RANK  # images are independent
     layers, images, regions, _ = region.shape
     most = objects.concepts.shape[1]
     first = ranks.rank * images
-    crops = _crops(objects, options, region.dtype, ranks)  # of R B images
+    if bank is None:
+        crops = _crops(objects, options, region.dtype, ranks)  # of R B images
+    else:
+        crops, first = _crops_of_bank(objects, bank, region.dtype), 0  # of B images
     teacher = crops.embeddings[first : first + images]
+    own_rank = ranks.rank * images
     chosen = pairs.regions
     layer = torch.arange(layers, device=region.device)[:, None]
     if options.negatives == "image":
@@ -154,14 +194,20 @@ def contrastive_loss(
         if kept is not None:
             scores = scores.masked_fill(~ranks.gather_rows(kept).flatten(), MASKED)
         row, column = pairs.images * most + pairs.objects, pairs.images * regions + chosen
-        own = scores[layer, row, first * regions + column]
+        own = scores[layer, row, own_rank * regions + column]
         to_student = scores.logsumexp(-1)[layer, row]
-        if ranks is ONE_RANK:
+        if bank is not None:
+            columns = scores[:, :0]  # those of the bank follow
+        elif ranks is ONE_RANK:
             columns = scores[layer, :, column]  # (L, K, B M)
         else:
             matched = flat[layer, column]  # (L, K, D)
             columns = torch.einsum("md,lkd->lkm", crops.embeddings.flatten(0, 1), matched) / tau
         excluded = ~crops.candidate.flatten().expand(len(pairs.images), -1)
+    if bank is not None:
+        matched = region[layer, pairs.images, chosen]  # (L, K, D)
+        columns = torch.einsum("cd,lkd->lkc", _masked(*bank).to(matched.dtype), matched) / tau
+        excluded = ~bank[1].expand(len(pairs.images), -1)
     # A pair without a teacher embedding has weight 0, but its logsumexp must be finite, or the gradient is
     # NaN.
     used = crops.known[first:][pairs.images, pairs.objects]
@@ -176,6 +222,7 @@ def contrast_of_matched(
     tau: float,
     *,
     ranks: Ranks = ONE_RANK,
+    bank: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Return the contrast of extra regions: those in a pair are candidates for each other, over the whole
     batch."""
@@ -199,7 +246,8 @@ def contrast_of_matched(
     own = Pairs(torch.zeros_like(number), number[None], number[None])
     kept = None if ranks is ONE_RANK else (torch.arange(rows, device=region.device) < count)[None]
     over_batch = replace(options, negatives="batch")
-    return contrastive_loss(padded(region)[None], matched, own, over_batch, tau, kept=kept, ranks=ranks)
+    row = padded(region)[None]
+    return contrastive_loss(row, matched, own, over_batch, tau, kept=kept, ranks=ranks, bank=bank)
 
 
 @dataclass(frozen=True)
@@ -229,6 +277,13 @@ def _crops(objects: Objects, options: RegionContrastConfig, dtype: torch.dtype, 
     known = known.flatten()[drawn] & real
     candidate = known & _first(concepts, known, within_image=options.negatives == "image")
     return _Crops(_masked(teacher, known), known, candidate)
+
+
+def _crops_of_bank(objects: Objects, bank: tuple[Tensor, Tensor], dtype: torch.dtype) -> _Crops:
+    """Return the crops of the objects' classes, for the images of this rank."""
+    embeddings, known = bank
+    found = known[objects.concepts] & objects.real
+    return _Crops(_masked(embeddings.to(dtype)[objects.concepts], found), found, found)
 
 
 def _draw(concepts: Tensor, known: Tensor, chance: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ of all of them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -71,6 +71,9 @@ class RunInputs:
     """Most distilled proposals of an image (`data.proposals`)."""
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name of teacher rows -> how their column was made."""
+    class_crops: Callable[[int], tuple[Tensor, Tensor]] | None = None
+    """Seed -> unit embeddings (C, D) of one cached crop of every base class, and (C,) bool: the class has
+    one. None if the run has no crops."""
 
 
 class Term(nn.Module):
@@ -83,6 +86,8 @@ class Term(nn.Module):
     """Name of its loss in logs."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Names of the teacher rows that it reads (`data/teacher_rows.py`)."""
+    trains_regions: ClassVar[bool] = True
+    """Whether its gradient reaches the region embedding."""
 
     def __init__(self, options: TermConfig, tau: float, embedding_dim: int) -> None:
         super().__init__()
@@ -108,6 +113,11 @@ class Term(nn.Module):
         extra_regions: whether the student returns `ExtraRegions`.
         """
         return False
+
+    def counted(self, targets: PaddedTargets, ranks: Ranks) -> Tensor | None:
+        """Return the number of this rank's objects that its sum is divided by, a float scalar; None: all
+        objects."""
+        return None
 
     @abstractmethod
     def forward(self, step: StepInputs) -> dict[str, Tensor]:

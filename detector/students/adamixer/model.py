@@ -34,6 +34,7 @@ from cckt.detector.students.contract import (
 from cckt.detector.students.first_boxes import best, image_sizes, rows
 from cckt.detector.students.fpn import FeaturePyramid, level_strides
 from cckt.detector.students.hd_heads import ImageHead, RelationHead, TextProjector
+from cckt.detector.students.matching import matching_config
 from cckt.detector.students.targets import PaddedTargets
 
 
@@ -127,7 +128,8 @@ class AdaMixer(Student):
 
     def match(self, output: MixerOutput, targets: PaddedTargets, text: Tensor) -> Pairs:
         """Hungarian assignment per image and stage: objects, then proposals to the free queries."""
-        return criterion.match(output, targets, text, self.config)
+        config = matching_config(self.config, self.region_trained)
+        return criterion.match(output, targets, text, config)
 
     def detection_loss(
         self,

@@ -23,7 +23,12 @@ from cckt.detector.students.deformable_detr.outputs import (
     NoisedQueries,
     TrainingQueries,
 )
-from cckt.detector.students.detection_loss import detection_losses, focal_loss, objectness_loss
+from cckt.detector.students.detection_loss import (
+    class_loss,
+    detection_losses,
+    focal_loss,
+    objectness_loss,
+)
 from cckt.detector.students.matching import Follower, assign, class_agnostic_costs, matching_costs
 from cckt.detector.students.targets import PaddedProposals, PaddedTargets
 
@@ -53,11 +58,19 @@ def match(output: DeformableOutput, targets: PaddedTargets, text: Tensor, config
         if output.copies is not None:
             costs.append(matching_costs(output.copies, targets, text, matcher, tau))
             repeats.append(config.one_to_many.repeats)
+        if output.dense is not None:
+            class_only = replace(matcher, cost_similarity=0.0)
+            every = class_agnostic(output.dense)
+            costs.append(matching_costs(every, without_concepts(targets), text, class_only, tau))
+            repeats.append(config.one_to_many.encoder_repeats)
     found = assign(costs, targets.counts, repeats, followers)
+    dense = found.pop() if output.dense is not None else None
     copies = found.pop() if output.copies is not None else None
     cells = found.pop() if output.cells is not None else None
     own = found[0]
-    return DeformablePairs(own.images, own.regions, own.objects, own.proposals, cells=cells, copies=copies)
+    return DeformablePairs(
+        own.images, own.regions, own.objects, own.proposals, cells=cells, copies=copies, dense=dense
+    )
 
 
 def follower_of(output: StudentOutput, proposals: PaddedProposals, matcher: MatcherConfig) -> Follower:
@@ -91,7 +104,7 @@ def detection_loss(
     config: Config,
 ) -> DetectionLoss:
     """Return "class", "l1", "giou" and, with that head, "objectness" of the queries, and "proposals",
-    "denoise" and "one_to_many" if there are any.
+    "denoise", "one_to_many" and "encoder_head" if there are any.
 
     present: (B, G) rows of the text matrix that guided the images, -1 past the end; needed with guided
     references.
@@ -121,6 +134,11 @@ def detection_loss(
             parts = detection_losses(output.copies, targets, pairs.copies, loss)
             total = torch.stack(list(parts.values())).sum() / config.one_to_many.repeats
             auxiliary["one_to_many"] = config.one_to_many.weight * total
+        if output.dense is not None:
+            assert pairs.dense is not None, "the output has dense cells, the pairs have none"
+            parts = cell_parts(class_agnostic(output.dense), targets, pairs.dense, loss)
+            total = torch.stack(list(parts.values())).sum() / config.one_to_many.encoder_repeats
+            auxiliary["encoder_head"] = config.one_to_many.encoder_weight * total
     return DetectionLoss(own, auxiliary, extra)
 
 
@@ -196,7 +214,8 @@ def denoising_loss(
     logits = output.logits.masked_fill(~noised.real[None, :, :, None], MASKED)
     column = targets.concepts[None, :, None, :, None].expand(*boxes.shape[:-1], 1)
     positive = logits.view(*split, logits.shape[-1])[:, :, :, 0].gather(-1, column).squeeze(-1)
-    loss = config.loss_class * focal_loss(logits, positive, config.alpha, config.gamma, weight=real)
+    near = goal.expand_as(boxes)
+    loss = config.loss_class * class_loss(logits, positive, boxes, near, config, weight=real)
     loss = loss + config.loss_l1 * ((boxes - goal).abs().sum(-1) * real).sum()
     loss = loss + config.loss_giou * ((1 - generalised_iou(boxes, goal)) * real).sum()
     return loss / noised.groups

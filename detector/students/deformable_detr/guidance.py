@@ -6,6 +6,8 @@ Shape legend: B images, N queries, G most present concepts of an image, D width 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -42,12 +44,18 @@ def deal_runs(counts: Tensor, queries: int) -> tuple[Tensor, Tensor]:
 class LanguageGuidance(nn.Module):
     """Adds the projected text of the present concepts to the content of the queries (eq. 8)."""
 
-    def __init__(self, embedding_dim: int, hidden: int) -> None:
+    def __init__(
+        self, embedding_dim: int, hidden: int, initial: Literal["normal", "xavier"] = "normal"
+    ) -> None:
+        """initial: initial weights of the projection (`guidance.initial`)."""
         super().__init__()
         self.project = nn.Linear(embedding_dim, hidden)
         # Weights of variance 1 map a unit vector to entries of variance 1, like the learned content. With a
         # usual initialisation the text has a hundredth of the content's energy, and training ignores it.
-        nn.init.normal_(self.project.weight)
+        if initial == "normal":
+            nn.init.normal_(self.project.weight)
+        else:
+            nn.init.xavier_uniform_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
     def forward(self, content: Tensor, present: PresentText) -> Tensor:

@@ -36,10 +36,13 @@ from cckt.detector.students.deformable_detr.sampling import has_triton, kernel_f
 from cckt.detector.students.deformable_detr.transformer import DeformableTransformer, Encoded
 from cckt.detector.students.hd_heads import ImageHead, ObjectnessHead, RelationHead, TextProjector
 from cckt.detector.students.heads import TextHead, UnitLinear
+from cckt.detector.students.matching import matching_config
 from cckt.detector.students.targets import PaddedTargets
 
 SAMPLING_NAMES = ("sampling_offsets", "reference_points")
 """Parts of the names of the parameters that decide where attention samples; they learn more slowly."""
+PROJECTIONS = ("guidance.project.", "pyramid.")
+"""Beginnings of the names of the projections that learn as slowly with `guidance.slow`."""
 
 
 class DeformableDETR(Student):
@@ -68,12 +71,15 @@ class DeformableDETR(Student):
         self.query_content = nn.Embedding(model.queries, hidden)
         self.query_position = nn.Embedding(model.queries, hidden) if learned else None
         guided = config.guidance.enabled
-        self.guidance = LanguageGuidance(embedding_dim, hidden) if guided else None
+        initial = config.guidance.initial
+        self.guidance = LanguageGuidance(embedding_dim, hidden, initial) if guided else None
         self.region_heads = nn.ModuleList([UnitLinear(hidden, embedding_dim) for _ in layers])
         own = model.class_embedding == "own"
         self.class_heads = nn.ModuleList([TextHead(hidden, embedding_dim, own) for _ in layers])
         guided_references = model.reference == "guided" and guided
         self.proposals = None if learned else ProposalHead(hidden, embedding_dim, guided_references)
+        many = config.one_to_many.encoder_repeats > 0
+        self.encoder_head = ProposalHead(hidden, embedding_dim, guided=False) if many else None
         self.box_position = None if learned else BoxPosition(hidden)
         self.has_extra_regions = guided_references
         self.output_layers = model.decoder_layers
@@ -94,6 +100,8 @@ class DeformableDETR(Student):
             encoded.image = self.image_head(pyramid[: len(self.config.model.strides)], padding)
         if self.proposals is not None:
             encoded.cells = self.proposals(encoded)
+        if self.encoder_head is not None and self.training:
+            encoded.dense = self.encoder_head(encoded)
         return encoded
 
     def decode(
@@ -120,7 +128,7 @@ class DeformableDETR(Student):
         )
         output = self.heads(states, boxes, text)
         queries_only = states[:, :, : self.config.model.queries]
-        further = self._hierarchical(queries_only) | {"image": encoded.image}
+        further = self._hierarchical(queries_only) | {"image": encoded.image, "dense": encoded.dense}
         return _split(output, further, cells, self.config.model.queries, training)
 
     def region_proposals(self, encoded: Encoded, text: Tensor) -> AgnosticRegions:
@@ -151,7 +159,8 @@ class DeformableDETR(Student):
 
     def match(self, output: DeformableOutput, targets: PaddedTargets, text: Tensor) -> DeformablePairs:
         """Hungarian assignment per image and layer."""
-        return criterion.match(output, targets, text, self.config)
+        config = matching_config(self.config, self.region_trained)
+        return criterion.match(output, targets, text, config)
 
     def detection_loss(
         self,
@@ -165,12 +174,15 @@ class DeformableDETR(Student):
         return criterion.detection_loss(output, targets, pairs, present, training, self.config)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Backbone; sampling offsets and reference points; the rest. As in DETR, all of them have weight
-        decay."""
+        """Backbone; sampling offsets and reference points (with `guidance.slow` projections too); the rest.
+
+        As in DETR, all of them have weight decay.
+        """
         groups: dict[str, list[nn.Parameter]] = {"backbone": [], "sampling": [], "rest": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 sampling = any(part in name for part in SAMPLING_NAMES)
+                sampling = sampling or (self.config.guidance.slow and name.startswith(PROJECTIONS))
                 kind = "backbone" if name.startswith("backbone.") else "sampling" if sampling else "rest"
                 groups[kind].append(parameter)
         assert groups["sampling"], f"no parameter is named {' or '.join(SAMPLING_NAMES)}"
@@ -282,7 +294,7 @@ class Queries:
 
 def _split(
     output: StudentOutput,
-    further: dict[str, Tensor | None],
+    further: dict[str, Tensor | EncoderCells | None],
     cells: EncoderCells | None,
     queries: int,
     training: TrainingQueries | None,

@@ -63,6 +63,8 @@ class DeformableOutput(StudentOutput):
     """Of the Q denoising queries, if any."""
     copies: StudentOutput | None = None
     """Of the N copies for the one-to-many matching, if any."""
+    dense: EncoderCells | None = None
+    """Of the encoder cells by the auxiliary head (`one_to_many.encoder_repeats`), in training only."""
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,5 @@ class DeformablePairs(Pairs):
     """Of the encoder cells (one layer), if the output has them."""
     copies: Pairs | None = None
     """Of the copies of the queries, each object several times, if the output has copies."""
+    dense: Pairs | None = None
+    """Of the auxiliary head's cells, each object several times, if the output has them."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cckt.detector.students.deformable_detr.attention import DeformableAttention
+from cckt.detector.students.deformable_detr.dropout import dropout, relu_dropout
 from cckt.detector.students.deformable_detr.outputs import EncoderCells
 from cckt.detector.students.deformable_detr.positions import cell_centres, inverse_sigmoid, sine_positions
 from cckt.detector.students.deformable_detr.shapes import Shapes
@@ -34,8 +35,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., d) of (..., d)."""
-        inner = F.dropout(F.relu(self.fc1(x)), self.dropout, self.training)
-        out: Tensor = self.norm(x + F.dropout(self.fc2(inner), self.dropout, self.training))
+        inner = relu_dropout(self.fc1(x), self.dropout, self.training)
+        out: Tensor = self.norm(x + dropout(self.fc2(inner), self.dropout, self.training))
         return out
 
 
@@ -58,14 +59,14 @@ class SelfAttention(nn.Module):
         split = (*x.shape[:2], -1, self.heads, x.shape[-1] // self.heads)
         query, key = self.qk_proj(x + position).view(split).permute(2, 0, 3, 1, 4).unbind(0)
         value = self.v_proj(x).view(split).squeeze(2).transpose(1, 2)
-        dropout = self.dropout if self.training else 0.0
+        rate = self.dropout if self.training else 0.0
         if x.device.type == "cpu":
             # On CPUs the backward pass of fused attention takes 16 times as long in bfloat16 (50 queries).
             with torch.autocast("cpu", enabled=False):
                 query, key, value = query.float(), key.float(), value.float()
-                mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+                mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -85,7 +86,7 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """Return (B, S, d). x, position: (B, S, d); references and keep as in `DeformableAttention`."""
         attended = self.attention(x + position, references, x, shapes, keep)
-        out: Tensor = self.feed_forward(self.norm(x + F.dropout(attended, self.dropout, self.training)))
+        out: Tensor = self.feed_forward(self.norm(x + dropout(attended, self.dropout, self.training)))
         return out
 
 
@@ -114,9 +115,9 @@ class DecoderLayer(nn.Module):
         """Return (B, N, d). x, position: (B, N, d); mask as in `SelfAttention`; the rest as in
         `DeformableAttention`."""
         mixed = self.self_attention(x, position, mask)
-        x = self.self_norm(x + F.dropout(mixed, self.dropout, self.training))
+        x = self.self_norm(x + dropout(mixed, self.dropout, self.training))
         attended = self.attention(x + position, references, memory, shapes, keep)
-        x = self.norm(x + F.dropout(attended, self.dropout, self.training))
+        x = self.norm(x + dropout(attended, self.dropout, self.training))
         out: Tensor = self.feed_forward(x)
         return out
 
@@ -272,4 +273,6 @@ class Encoded:
     def __init__(self, memory: Tensor, shapes: Shapes, keep: Tensor | None, ratios: Tensor) -> None:
         self.memory, self.shapes, self.keep, self.ratios = memory, shapes, keep, ratios
         self.cells: EncoderCells | None = None
+        self.dense: EncoderCells | None = None
+        """Outputs of the auxiliary head of the cells, in training."""
         self.image: Tensor | None = None

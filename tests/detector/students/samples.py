@@ -108,8 +108,10 @@ def losses_of(
     present: Tensor | None = None,
     training: TrainingQueries | None = None,
 ) -> dict[str, Tensor]:
-    """Return all losses of student and terms. contrast: in an epoch with the contrast."""
-    config = changed(config or Config(), "terms.region_contrast", first_epoch=0 if contrast else 1)
+    """Return all losses of student and terms, divided by all objects. contrast: in an epoch with the
+    contrast."""
+    first = 0 if contrast else 1
+    config = changed(config or Config(), "terms.region_contrast", first_epoch=first, divisor="objects")
     padded = pad_targets(targets)
     detection = criterion.detection_loss(output, padded, pairs, present, training, config)
     objective = Objective(config, WIDTH, extra_regions=output.cells is not None)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cckt.detector.config.config import MatcherConfig
+from cckt.detector.config.config import Config, MatcherConfig, changed
 from cckt.detector.students import matching
 from cckt.detector.students.boxes import generalised_iou
 from cckt.detector.students.deformable_detr.outputs import DeformableOutput
-from cckt.detector.students.matching import matching_costs
+from cckt.detector.students.matching import matching_config, matching_costs
 from cckt.detector.students.targets import Targets, pad_targets
 from tests.detector.students.samples import (
     CONCEPTS,
@@ -154,3 +154,12 @@ def test_giou_of_boxes_by_hand() -> None:
     assert math.isfinite(float(value.detach()))
     assert flat.grad is not None
     assert bool(flat.grad.isfinite().all())
+
+
+def test_an_untrained_region_embedding_does_not_decide_matches() -> None:
+    config = Config()
+    assert matching_config(config, region_trained=True) is config
+    assert matching_config(config, region_trained=False).matcher.cost_similarity == 0
+    assert matching_config(config, region_trained=False).matcher.cost_class == config.matcher.cost_class
+    always = changed(config, "matcher", similarity_from="start")
+    assert matching_config(always, region_trained=False) is always

@@ -185,3 +185,20 @@ def assert_two_ranks_equal_one(square, tmp_path, assignments, parts, together):
 def test_wrapping_for_one_rank_returns_the_module():
     model = nn.Linear(1, 1)
     assert CPU.wrap(model) is model
+
+
+@pytest.mark.parametrize(
+    ("assignments", "trained"),
+    [
+        (("terms.region_contrast.first_epoch=1",), [False, True]),
+        (("terms.region_contrast.first_epoch=1", "model.class_embedding=region"), [True, True]),
+        (("terms.region_contrast.weight=0",), [False, False]),
+    ],
+)
+def test_matching_knows_whether_the_region_embedding_is_trained(square, assignments, trained):
+    stepper, batch = make_stepper(square, *assignments)
+    known = []
+    for step in (9, 10):  # an epoch has ten steps
+        stepper([batch], step)
+        known.append(stepper.student.region_trained)
+    assert known == trained

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from cckt.cache_builder.presence import choose_present
 from cckt.detector.data.presence import disturb_present
+from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText
 from cckt.detector.students.deformable_detr.guidance import LanguageGuidance, deal
+from tests.detector.tiny import tiny_config
 
 
 def slow_deal(count: int, queries: int) -> list[int]:
@@ -143,3 +145,23 @@ def test_disturb_has_the_configured_rates() -> None:
     assert abs(empty - 0.2) < 0.04
     assert abs(kept - 0.8 * 3) < 0.15
     assert abs(added - 0.8 * 1.5) < 0.15
+
+
+def test_the_initial_projection_has_the_chosen_size() -> None:
+    torch.manual_seed(0)
+    normal = LanguageGuidance(512, 64, "normal").project.weight.detach()
+    xavier = LanguageGuidance(512, 64, "xavier").project.weight.detach()
+    assert float(normal.std()) == pytest.approx(1, rel=0.02)
+    assert float(xavier.abs().max()) <= (6 / (512 + 64)) ** 0.5
+    assert float(xavier.std()) == pytest.approx((2 / (512 + 64)) ** 0.5, rel=0.02)
+
+
+def test_projections_learn_slowly_if_asked() -> None:
+    def slow_names(*assignments: str) -> set[str]:
+        model = build_student(tiny_config(*assignments), 16)
+        slow = {id(one) for one in model.parameter_groups()["sampling"]}
+        return {name for name, one in model.named_parameters() if id(one) in slow}
+
+    more = slow_names("guidance.slow=true") - slow_names()
+    assert {"guidance.project.weight", "guidance.project.bias", "pyramid.steps.0.0.weight"} <= more
+    assert all(name.startswith(("guidance.project.", "pyramid.")) for name in more)
