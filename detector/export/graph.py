@@ -280,8 +280,8 @@ def _card(detector: Predictor, words: Vocabulary, report: GraphReport) -> dict[s
         },
         "words": "exactly the concepts below: scores are shares among them, without the rivals and the "
         "calibration of cckt predict; export all concepts that a photo may show",
-        "threshold": detector.own_threshold.score,
-        "threshold_of": detector.own_threshold.origin,
+        "threshold": detector.scale.own.score,
+        "threshold_of": detector.scale.own.origin,
         "concepts": words.to_json(),
         "report": report.as_dict(),
     }
