@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from cckt.detector.students.deformable_detr.attention import DeformableAttention
-from cckt.detector.students.deformable_detr.sampling import Shapes, sample_grid
+from cckt.detector.students.deformable_detr.sampling import Shapes, sample, sample_grid
 from cckt.detector.students.deformable_detr.sampling_cpu import sample_bags
 
-IMPLEMENTATIONS = [sample_grid, sample_bags]
+
+def by_gathering(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    return sample(value, shapes, locations, weights, "gather")
+
+
+IMPLEMENTATIONS = [sample_grid, sample_bags, by_gathering]
 
 
 def slow(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
