@@ -22,12 +22,13 @@ from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
 from cckt.detector.export.graph_card import GraphReport, card_of, card_path, require_own_export
-from cckt.detector.export.graph_model import GraphModel, has_same_padding
+from cckt.detector.export.graph_model import GraphModel
 from cckt.detector.export.onnx_graph import operators, read_onnx, require_packages
 from cckt.detector.export.onnx_graph import to_onnx as _onnx_bytes
 from cckt.detector.export.precision import calibration_images, in_half, in_int8
 from cckt.detector.export.time_limit import time_limit
 from cckt.detector.inference.predict import Predictor
+from cckt.detector.students.same_padding import has_same_padding
 
 TOLERANCE = 1e-3
 """Largest accepted difference from torch, of boxes (fractions) and scores, of a graph in fp32."""

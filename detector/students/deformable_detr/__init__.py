@@ -6,6 +6,7 @@ attention.py          multi-scale deformable attention
 sampling.py           bilinear sampling of a pyramid: reference, choice of implementation
 sampling_cpu.py       the same for CPUs, as bags of embeddings
 sampling_triton.py    the same for GPUs, as a Triton kernel
+sampling_gather.py    the same for exported graphs, without GridSample
 shapes.py             type of a pyramid's shape
 positions.py          sine positions, centres of cells, inverse sigmoid
 guidance.py           language queries: dealing of queries to concepts
