@@ -11,6 +11,7 @@ from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import changed
+from cckt.detector.export.graph import _require_options
 from cckt.detector.export.onnx_graph import operators, run_onnx
 from cckt.detector.export.precision import calibration_images
 from tests.detector.evaluation.evaluation_world import make_run, small_config
@@ -106,5 +107,6 @@ def test_options_that_do_not_go_together_are_refused(run, tmp_path):
     refused("--precision fp16 is for --format onnx; remove it", precision="fp16", format="torch")
     refused("--precision int8 needs photos", precision="int8")
     refused("--time-limit 0: expected", minutes=0)
-    other = make_run(tmp_path / "other", changed(small_config(), "model", student="faster_rcnn"))
-    refused("--gather replaces the sampling of deformable attention", run=other, gather=True)
+    other = changed(small_config(), "model", student="faster_rcnn")
+    with pytest.raises(UserError, match="--gather replaces the sampling of deformable attention"):
+        _require_options(other, "onnx", "fp32", True, [])
