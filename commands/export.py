@@ -71,7 +71,8 @@ def export(
     if vocabulary is None:
         raise UserError('a graph needs a vocabulary; give --vocabulary "forklift, pallet".')
     from cckt import Detector, Vocabulary
-    from cckt.detector.export.graph import card_path, export_graph
+    from cckt.detector.export.graph import export_graph
+    from cckt.detector.export.graph_card import card_path
     from cckt.detector.export.precision import MOST_PHOTOS
     from cckt.detector.inference.photo_sources import find_photos, is_video
     from cckt.detector.inference.stages.open_photo import open_photo

@@ -33,7 +33,8 @@ class ShortTexts:
     def ends(self, tokens: Tensor) -> Tensor:
         """Return (B,) positions of the end tokens of (B, L) tokens, at which the embedding is taken."""
         if self._model.text_pool_type == "eos":
-            return (tokens == self._model.text_eos_id).int().argmax(-1)
+            ends: Tensor = (tokens == self._model.text_eos_id).int().argmax(-1)
+            return ends
         return tokens.argmax(-1)
 
     def lengths(self, tokens: Tensor) -> Tensor:
@@ -50,8 +51,9 @@ class ShortTexts:
         x = x[torch.arange(len(x), device=x.device), ends]
         projection = model.text_projection
         if projection is None:
-            return x
-        projected: Tensor = projection(x) if isinstance(projection, nn.Linear) else x @ projection
+            projected: Tensor = x
+        else:
+            projected = projection(x) if isinstance(projection, nn.Linear) else x @ projection
         return projected
 
 

@@ -52,7 +52,8 @@ def judged_marks(index: Index, row: int, prediction: Prediction) -> list[Mark]:
     ]
     for box in boxes[free].tolist():
         concept = int(index.box_concepts[box])
-        corners = tuple(float(edge) for edge in index.box_xyxy[box])
+        left, top, right, bottom = (float(edge) for edge in index.box_xyxy[box])
+        corners = (left, top, right, bottom)
         marks.append(Mark(corners, index.concepts[concept].name, None, bool(novel[concept]), "missed"))
     return marks
 
