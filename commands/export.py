@@ -9,8 +9,8 @@ import typer
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.natural import natural
-from cckt.commands.console import Answer
-from cckt.commands.options import Json, Run, RunTeacher
+from cckt.commands.console import Answer, TerminalProgress
+from cckt.commands.options import Json, Run, RunTeacher, changed, refuse_unused
 
 
 def export(
@@ -28,6 +28,19 @@ def export(
     size: Annotated[
         str | None, typer.Option(help="Input size of the graph as HEIGHTxWIDTH in pixels. Default: any.")
     ] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 or int8, of an ONNX graph; int8 needs --photos.")
+    ] = "fp32",
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photos: ranges of values for int8, and the comparison with torch."),
+    ] = None,
+    gather: Annotated[
+        bool, typer.Option("--gather", help="Use the operator Gather in place of GridSample.")
+    ] = False,
+    time_limit: Annotated[
+        float, typer.Option(help="Stop an export that takes longer than this many minutes.")
+    ] = 15.0,
     teacher: RunTeacher = None,
     licence: Annotated[
         str, typer.Option(help="Licence of the weights for the model card, such as apache-2.0.")
@@ -37,6 +50,14 @@ def export(
     """Export a detector as an ONNX or torch graph, or as a folder with a model card."""
     answer = Answer(json)
     if format == "hf-folder":
+        refuse_unused(
+            {
+                "--precision": changed(precision, "fp32"),
+                "--photos": photos,
+                "--gather": changed(gather, False),
+            },
+            "applies only to graphs; remove it.",
+        )
         from cckt.detector.export.model_card import export_folder
 
         folder = export_folder(run, out, licence=licence)
@@ -50,17 +71,29 @@ def export(
     if vocabulary is None:
         raise UserError('a graph needs a vocabulary; give --vocabulary "forklift, pallet".')
     from cckt import Detector, Vocabulary
-    from cckt.detector.export.graph import card_path, export_graph
+    from cckt.detector.export.graph import export_graph
+    from cckt.detector.export.graph_card import card_path
+    from cckt.detector.export.precision import MOST_PHOTOS
+    from cckt.detector.inference.photo_sources import find_photos, is_video
+    from cckt.detector.inference.stages.open_photo import open_photo
 
     concepts = Vocabulary.free(vocabulary)
     detector = Detector.load(run, "cpu", teacher=teacher)
     names = [name.strip() for name in (present or "").split(",") if name.strip()]
     options: dict[str, Any] = {"format": format, "size": _parse_size(size), "present": names}
-    made = export_graph(detector, concepts, out, **options)
+    options |= {"precision": precision, "gather": gather, "minutes": time_limit}
+    if photos is not None:
+        paths = [path for path in find_photos([photos]) if not is_video(path)]
+        options["photos"] = [open_photo(path, strict=True)[0] for path in paths[:MOST_PHOTOS]]
+    made = export_graph(detector, concepts, out, progress=TerminalProgress(), **options)
     difference = max(made.boxes_difference, made.scores_difference)
-    photos = "any size" if made.size is None else f"{made.size[0]} x {made.size[1]} px"
+    sizes = "any size" if made.size is None else f"{made.size[0]} x {made.size[1]} px"
+    if made.multiple > 1:
+        sizes = f"any size in multiples of {made.multiple} px"
+    mean = max(made.mean_boxes_difference, made.mean_scores_difference)
+    apart = f"within {difference:.1g} of torch" + ("" if precision == "fp32" else f" (mean {mean:.1g})")
     answer.lines(
-        f"{made.path}: {made.concepts} concepts, photos of {photos}, within {difference:.1g} of torch; "
+        f"{made.path}: {made.concepts} concepts, {precision}, photos of {sizes}, {apart}; "
         f"names and shapes are in {card_path(made.path)}"
     )
     answer.figures(made.as_dict())

@@ -83,6 +83,15 @@ def predict(
     ] = None,
     top: Annotated[int | None, typer.Option(help="Most detections per photo. Default: the run's.")] = None,
     batch: Annotated[int | None, typer.Option(help="Photos per forward pass. Default: the run's.")] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            help="Also predict in windows of this many pixels per side, for small objects in large photos."
+        ),
+    ] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="Share by which the windows of --tile overlap. Default: 0.2.")
+    ] = None,
     overrides: Overrides = None,
     format: Annotated[str, typer.Option(help="coco, yolo, voc or csv.")] = "coco",
     scores: Annotated[
@@ -115,6 +124,7 @@ def predict(
     from cckt.detector.inference.label_files import label_names
     from cckt.detector.inference.photo_sources import check_video, is_video
     from cckt.detector.inference.result_folders import require_own_predictions
+    from cckt.detector.inference.stages.windows import OVERLAP, Windows
     from cckt.detector.inference.vocabulary import with_splits
     from cckt.detector.inference.write_results import FORMATS, write_results
 
@@ -125,6 +135,9 @@ def predict(
         raise UserError(f"--format {format} is not known; expected coco, yolo, voc or csv.")
     if format != "yolo":
         refuse_unused({"--scores": changed(scores, False)}, "applies only to --format yolo; remove it.")
+    windows = None if tile is None else Windows(tile, OVERLAP if overlap is None else overlap)
+    if windows is None:
+        refuse_unused({"--overlap": overlap}, "applies only with --tile; remove it.")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder.")
     require_own_predictions(out, format)
@@ -164,6 +177,7 @@ def predict(
         "nms": nms,
         "top": top,
         "batch": batch,
+        **({} if windows is None else {"tile": windows.side, "overlap": windows.overlap}),
         "priors": PRIORS[priors],
     }
     products = Products(

@@ -17,7 +17,7 @@ from tests.places import ROOT
 ROOMS = ("ablation", "cache_builder", "commands", "detector", "shapeworld")
 DATA_FILES = (
     *("detector/report/page.html", "detector/report/page.css", "detector/report/page.js"),
-    "detector/report/charts.js",
+    *("detector/report/charts.js", "detector/report/gallery.js", "detector/report/matrix.js"),
     *("shapeworld/teacher/open_clip_model.safetensors", "shapeworld/teacher/tokenizer.json"),
     "shapeworld/backbone/resnet10t.safetensors",
     *("shapeworld/mllm/model.safetensors", "shapeworld/mllm/chat_template.jinja"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from cckt.cache_builder.base.constants import CROP, TAU, TEMPLATES
 from cckt.cache_builder.presence import clip_probability
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.crop_rules import crop_rectangles
-from cckt.cache_builder.teacher.prompts import embed_concepts, resolve_templates
+from cckt.cache_builder.teacher.prompts import embed_concepts, resolve_templates, wordings
+from cckt.cache_builder.teacher.text_cache import TextCache, key_of
 from cckt.cache_builder.vocabulary import Vocabulary
 
 
@@ -23,7 +25,8 @@ class TeacherGuide:
     text_recipe: recipe of the text column that the run was trained with; its templates, and for concepts of a
     data set its choice about synonyms, are used here too. An imported table records neither: the defaults of
     `cckt cache text` apply. tau: temperature of the priors; None is the default of `cckt cache priors`. crop:
-    rule of the run's crops column (`crop_rectangles`).
+    rule of the run's crops column (`crop_rectangles`). cache: folder in which text embeddings are kept for
+    the next time; None keeps none.
     """
 
     def __init__(
@@ -32,12 +35,14 @@ class TeacherGuide:
         text_recipe: Mapping[str, Any] | None = None,
         tau: float | None = None,
         crop: str = CROP,
+        cache: Path | None = None,
     ) -> None:
         self.name, self.weight_digest = teacher.name, teacher.weight_digest
         recorded = (text_recipe or {}).get("templates") or {}
         self._templates = resolve_templates(recorded.get("patterns") or TEMPLATES)
         self._synonyms = bool((text_recipe or {}).get("synonyms", False))
         self._teacher, self._tau, self._crop = teacher, TAU if tau is None else tau, crop
+        self._cache = None if cache is None else TextCache(cache, self._text_recipe())
         self.logit_scale, self.logit_bias = teacher.logit_scale, teacher.logit_bias
 
     def text(self, vocabulary: Vocabulary) -> NDArray[np.float32]:
@@ -47,7 +52,21 @@ class TeacherGuide:
         column was made with --synonyms. Synonyms that the user typed ("tv|television") are always averaged.
         """
         synonyms = vocabulary.typed or self._synonyms
-        return embed_concepts(vocabulary, self._templates, self._teacher.encode_texts, synonyms=synonyms)
+        keys = [key_of(wordings(concept, synonyms)) for concept in vocabulary]
+        known = {} if self._cache is None else self._cache.read()
+        new = {key: concept for key, concept in zip(keys, vocabulary, strict=True) if key not in known}
+        encode = self._teacher.encode_texts_quickly
+        rows = embed_concepts(list(new.values()), self._templates, encode, synonyms=synonyms)
+        if new and self._cache is not None:
+            self._cache.add(list(new), rows)
+        known |= dict(zip(new, rows, strict=True))
+        return np.stack([known[key] for key in keys]) if keys else rows
+
+    def _text_recipe(self) -> dict[str, Any]:
+        """Return what determines a text embedding: teacher (not its name), device, templates."""
+        teacher = {key: value for key, value in self._teacher.recipe().items() if key != "name"}
+        device = self._teacher.device.type
+        return {"teacher": teacher, "device": device, "templates": list(self._templates.patterns)}
 
     def presence(self, photos: Sequence[Image.Image], text: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Return (B, C) float32 priors of RGB images (docs/method/cckt_det.md, eq. 5)."""

@@ -113,16 +113,17 @@ def apply_to_boxes(boxes_xyxy: Tensor, height: int, width: int, view: View) -> t
     return torch.cat([centre, side], 1).float(), rows
 
 
-def pad_batch(images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+def pad_batch(images: Sequence[Tensor], shape: tuple[int, int] | None = None) -> tuple[Tensor, Tensor | None]:
     """Pad images of several sizes to one batch.
 
-    images: B of (3, h, w) uint8. Returns (B, 3, H, W) uint8, with zeros to the right and below each image,
-    and padding (B, H, W) bool, True in the padding; None if all images have one size.
+    images: B of (3, h, w) uint8. shape: (H, W); None for the largest sides. Returns (B, 3, H, W) uint8, with
+    zeros to the right and below each image, and padding (B, H, W) bool, True in the padding; None if no image
+    needs padding.
     """
     sizes = {tuple(image.shape[-2:]) for image in images}
-    if len(sizes) == 1:
+    height, width = shape or (max(h for h, _ in sizes), max(w for _, w in sizes))
+    if sizes == {(height, width)}:
         return torch.stack(list(images)), None
-    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     device = images[0].device
     batch = torch.zeros(len(images), 3, height, width, dtype=torch.uint8, device=device)
     padding = torch.ones(len(images), height, width, dtype=torch.bool, device=device)

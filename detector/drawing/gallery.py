@@ -9,8 +9,11 @@ import numpy as np
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.photos import load_photo
-from cckt.detector.drawing.draw import STAR, Tile, contact_sheet, draw_prediction, marks_of
+from cckt.detector.drawing.draw import draw_marks
+from cckt.detector.drawing.judge import judged_marks
+from cckt.detector.drawing.legend import STAR
 from cckt.detector.drawing.picture_files import save_picture
+from cckt.detector.drawing.sheet import Tile, contact_sheet
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction
 
@@ -42,14 +45,14 @@ def draw_finds(out: Path, detector: Predictor, index: Index, progress: Progress)
         columns=4,
         cell=300,
         title="Found without annotations",
-        subtitle=f"the most confident novel detections in {len(rows)} held-out photos",
+        subtitle=f"the most confident novel detections in {len(rows)} held-out photos, right and wrong",
     )
     pictures = [out / "sheet.png"]
     save_picture(sheet, pictures[0])
     for row, prediction in found[:SINGLES]:
         path = index.photo_path(row)
         pictures.append(out / f"{path.stem}.png")
-        save_picture(draw_prediction(load_photo(path), prediction), pictures[-1])
+        save_picture(draw_marks(load_photo(path), judged_marks(index, row, prediction)), pictures[-1])
     return pictures
 
 
@@ -58,4 +61,4 @@ def _tile(index: Index, row: int, prediction: Prediction) -> Tile:
     annotated = [index.concepts[int(concept)] for concept in shown]
     annotated.sort(key=lambda concept: concept.split != "novel")
     names = ", ".join(f"{STAR} {one.name}" if one.split == "novel" else one.name for one in annotated)
-    return Tile(load_photo(index.photo_path(row)), marks_of(prediction), f"shows {names}")
+    return Tile(load_photo(index.photo_path(row)), judged_marks(index, row, prediction), f"shows {names}")

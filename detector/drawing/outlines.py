@@ -15,11 +15,19 @@ OVERSAMPLING = 3
 
 
 def outline(
-    canvas: Image.Image, box: Box, colour: Colour, width: float, *, dashed: bool = False, halo: bool = True
+    canvas: Image.Image,
+    box: Box,
+    colour: Colour,
+    width: float,
+    *,
+    dashed: bool = False,
+    halo: bool = True,
+    dotted: bool = False,
 ) -> None:
     """Draw a rounded rectangle in place. dashed: a thicker white line with dashes of the colour on it.
 
-    halo: add a thin dark edge on both sides, which keeps the line visible on any image.
+    halo: add a thin dark edge on both sides, which keeps the line visible on any image. dotted: only dots of
+    the colour, each with its edge.
     """
     if dashed:
         width *= 1.35
@@ -30,19 +38,35 @@ def outline(
     path = _rounded_path(
         inner, min(3.2 * width * OVERSAMPLING, (inner[2] - inner[0]) / 3, (inner[3] - inner[1]) / 3)
     )
-    layers: list[tuple[Colour, int, float, bool]] = [(colour, 255, width, dashed)]
+    layers: list[tuple[Colour, int, float, bool]] = [(colour, 255, width, dashed or dotted)]
     if dashed:
         layers.insert(0, ((255, 255, 255), 255, width, False))
     if halo:
-        layers.insert(0, ((0, 0, 0), 110, width + 2 * max(1.0, width / 4), False))
+        layers.insert(0, ((0, 0, 0), 110, width + 2 * max(1.0, width / 4), dotted))
+    on = 0.6 if dotted else 4.2
     for tint, alpha, thick, broken in layers:
         mask = Image.new("L", (size[0] * OVERSAMPLING, size[1] * OVERSAMPLING), 0)
         draw = ImageDraw.Draw(mask)
         for piece in (
-            _dashes(path, 4.2 * width * OVERSAMPLING, 2.6 * width * OVERSAMPLING) if broken else [path]
+            _dashes(path, on * width * OVERSAMPLING, 2.6 * width * OVERSAMPLING) if broken else [path]
         ):
             _stroke(draw, piece, thick * OVERSAMPLING, alpha)
         canvas.paste(Image.new("RGB", size, tint), (left, top), mask.resize(size, Image.Resampling.BOX))
+
+
+def cross_out(canvas: Image.Image, box: Box, colour: Colour, width: float) -> None:
+    """Draw a diagonal through a box in place, from the lower left: white, with a line of the colour on it."""
+    left, top, right, bottom = box
+    origin = (math.floor(left), math.floor(top))
+    size = (max(1, math.ceil(right) - origin[0]), max(1, math.ceil(bottom) - origin[1]))
+    path = [
+        ((x - origin[0]) * OVERSAMPLING, (y - origin[1]) * OVERSAMPLING)
+        for x, y in ((left, bottom), (right, top))
+    ]
+    for tint, thick in (((255, 255, 255), 2.2 * width), (colour, width)):
+        mask = Image.new("L", (size[0] * OVERSAMPLING, size[1] * OVERSAMPLING), 0)
+        _stroke(ImageDraw.Draw(mask), path, thick * OVERSAMPLING, 255)
+        canvas.paste(Image.new("RGB", size, tint), origin, mask.resize(size, Image.Resampling.BOX))
 
 
 def _rounded_path(box: tuple[float, ...], radius: float) -> list[tuple[float, float]]:

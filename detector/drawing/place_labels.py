@@ -58,6 +58,11 @@ def place_labels(
     return labels
 
 
+def label_size(text: str, face: ImageFont.FreeTypeFont) -> tuple[int, int]:
+    """Return width and height in px of a label with its background."""
+    return round(face.getlength(text) + face.size * 0.9), round(face.size * 1.5)
+
+
 def _best(
     text: str,
     box: Box,
@@ -68,7 +73,7 @@ def _best(
     taken: Sequence[Box],
 ) -> tuple[float, Label]:
     """Return the share of a label that covers earlier labels, and the label, at the best position."""
-    width, height = round(face.getlength(text) + face.size * 0.9), round(face.size * 1.5)
+    width, height = label_size(text, face)
     places = _inside(np.array(list(_places(box, width, height, line))), size)
     overlap = _shared(places, taken).sum(1).round() / (width * height)
     # Covering a small box hides its object; covering part of a large one does not.

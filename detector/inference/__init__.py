@@ -15,6 +15,7 @@ prediction.py        the detections of one image
 region_proposals.py  class-agnostic regions of a run, for cckt cache proposals
 rivals.py            the base concepts that compete with the words of a user
 result_folders.py    no result of somebody else or of another run is replaced
+stages/              from an image to a prediction: open, one batch, windows, the scale of scores
 vocabulary.py        splits and text embeddings of a vocabulary; the `Guide` protocol
 write_results.py     predictions into a folder, in a format of `cckt predict`
 """

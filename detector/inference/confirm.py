@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,20 @@ class Confirmation:
             raise UserError(
                 f"--confirm {self.count}: expected a number of boxes per photo from 1 to {MOST}, such as 30."
             )
+
+
+def confirmation_by(guide: object | None, count: int) -> Confirmation | None:
+    """Return a confirmation of `count` boxes by the teacher of a guide; None for 0.
+
+    Raises UserError without a guide, for one that embeds no crops, and for a bad number.
+    """
+    if not count:
+        return None
+    if not hasattr(guide, "crops"):
+        raise UserError(
+            "--confirm needs the run's teacher, which looks at crops, and none is given; give --teacher."
+        )
+    return Confirmation(cast(CropGuide, guide), count)
 
 
 class CropsOfBatch:

@@ -40,19 +40,27 @@ class InferenceModel:
         return self.config.guidance.enabled
 
     def forward(
-        self, images: Sequence[Tensor], text: Tensor, present: Sequence[Rows] | None
+        self,
+        images: Sequence[Tensor],
+        text: Tensor,
+        present: Sequence[Rows] | None,
+        shape: tuple[int, int] | None = None,
     ) -> StudentOutput:
         """Run one forward pass and return the output of the last decoder layer.
 
         images: B tensors (3, h, w) uint8, as `preprocess` returns them. text: (C, D) unit, on the device.
-        present: for each image the present rows of `text`, most likely first; None for no guidance.
+        present: for each image the present rows of `text`, most likely first; None for no guidance. shape:
+        as for `encode`.
         """
-        return self.decode(self.encode(images), text, present)
+        return self.decode(self.encode(images, shape), text, present)
 
-    def encode(self, images: Sequence[Tensor]) -> Any:
-        """Run backbone and encoder on B tensors (3, h, w) uint8; smaller images are padded."""
+    def encode(self, images: Sequence[Tensor], shape: tuple[int, int] | None = None) -> Any:
+        """Run backbone and encoder on B tensors (3, h, w) uint8; smaller images are padded.
+
+        shape: (height, width) to which all are padded; None is that of the largest sides.
+        """
         assert not self.model.training, "expected a model in eval mode"
-        batch, padding = pad_batch(images)
+        batch, padding = pad_batch(images, shape)
         batch = batch.to(self.device, non_blocking=True)
         padding = None if padding is None else padding.to(self.device, non_blocking=True)
         with self.inference():

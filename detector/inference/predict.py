@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +19,20 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.photos import BadPhoto, load_photo, to_rgb
 from cckt.cache_builder.presence import choose_present
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.config.dataclass_io import choices
 from cckt.detector.inference.calibration import ScoreCalibration
-from cckt.detector.inference.confirm import Confirmation, CropGuide, CropsOfBatch, confirmed_scores
+from cckt.detector.inference.confirm import confirmation_by
 from cckt.detector.inference.inference_model import InferenceModel, load_inference_model
 from cckt.detector.inference.own_evaluation import Threshold, calibration_of_run
-from cckt.detector.inference.postprocess import best_per_object, configured_scores, top_detections
 from cckt.detector.inference.prediction import Prediction
 from cckt.detector.inference.rivals import BaseText
+from cckt.detector.inference.stages.open_photo import Photo, open_photo
+from cckt.detector.inference.stages.predict_batch import BatchPredictor, BatchSettings
+from cckt.detector.inference.stages.score_scale import ScoreScale
+from cckt.detector.inference.stages.windows import OVERLAP, Windows, predict_in_windows
 from cckt.detector.inference.vocabulary import (
     Floats,
     Guide,
@@ -41,10 +43,6 @@ from cckt.detector.inference.vocabulary import (
 )
 from cckt.detector.runs.base_text import load_base_text
 from cckt.detector.runs.run_folder import Facts
-
-Photo = str | Path | Image.Image
-CONFIRMED_THRESHOLD = 0.3
-"""Lowest confirmed score without a calibration; about the best of the run of `cckt quickstart`."""
 
 
 class Predictor:
@@ -70,8 +68,7 @@ class Predictor:
         (C, D) unit embeddings of the base concepts, used where there is no guide.
         """
         self.model, self.facts, self.guide = model, facts, guide
-        self.own_threshold = threshold or Threshold()
-        self.calibration, self.confirmed = calibration, confirmed
+        self.scale = ScoreScale(threshold or Threshold(), calibration, confirmed)
         self._base_text = BaseText(facts, guide, base_text)
         if guide is not None:
             require_teacher_of_run(guide, facts)
@@ -99,58 +96,21 @@ class Predictor:
     @property
     def threshold(self) -> float:
         """Lowest score that `predict` returns by default, from the run's own evaluation; 0.5 without one."""
-        return self._threshold(self._calibration(self._base_text.known))
-
-    def _calibration(self, rivals: bool, confirmed: bool = False) -> ScoreCalibration | None:
-        """Return the map of scores with rivals to probabilities; None if it is not known."""
-        if not rivals:
-            return None
-        return self.confirmed if confirmed else self.calibration
-
-    def _threshold(self, calibration: ScoreCalibration | None, confirmed: bool = False) -> float:
-        """Return the lowest score: a probability with a calibration, else a score without one."""
-        if calibration is not None and calibration.f1:
-            return calibration.threshold
-        return CONFIRMED_THRESHOLD if confirmed else self.own_threshold.score
+        return self.scale.lowest(self._base_text.known)
 
     @property
     def notes(self) -> list[str]:
         """Sentences on what the run lacks for scores that are comparable between vocabularies."""
-        notes = [self.warning] if self.warning else []
-        if not self._base_text.known:
-            notes.append(
-                "the run has no text embeddings of its base concepts and there is no teacher, so scores "
-                "depend on the words that are named together, and few words give many wrong detections; "
-                "give --teacher, or train the run again."
-            )
-        elif self.calibration is None and self.own_threshold.best_f1 is not None:
-            notes.append(
-                "the scores of the run are not calibrated, because an earlier version evaluated it; run cckt "
-                "eval RUN --data DATA on its held-out data."
-            )
-        return notes
+        return self.scale.notes(self._base_text.known)
 
     def notes_for(self, confirmed: bool) -> list[str]:
         """Return `notes`, and one if scores are to be confirmed and were never evaluated so."""
-        if not confirmed or self.confirmed is not None:
-            return self.notes
-        return [
-            *self.notes,
-            "confirmed scores are not calibrated, and those from "
-            f"{CONFIRMED_THRESHOLD:g} up are kept; run cckt eval RUN --data DATA --confirm K on its held-out "
-            "data once.",
-        ]
+        return self.notes + (self.scale.confirmed_notes() if confirmed else [])
 
     @property
     def warning(self) -> str:
         """A sentence when no detection of the run's own evaluation is correct; "" otherwise."""
-        if self.own_threshold.best_f1 != 0:
-            return ""
-        return (
-            "no detection of the run's own evaluation is correct (best F1 is 0), so predictions are not "
-            f"reliable and scores from the default {self.threshold:g} up are kept; train the run longer, or "
-            "choose a score with --min-score."
-        )
+        return self.scale.warning(self._base_text.known)
 
     def predict(
         self, images: Photo | Iterable[Photo], vocabulary: Vocabulary | str | Sequence[str], **options: Any
@@ -175,6 +135,8 @@ class Predictor:
         nms: float | None = None,
         top: int | None = None,
         batch: int | None = None,
+        tile: int = 0,
+        overlap: float = OVERLAP,
         strict: bool = True,
     ) -> Iterator[Prediction]:
         """Yield one prediction per image; images are read batch by batch.
@@ -196,8 +158,10 @@ class Predictor:
         confirm: number of the best boxes of an image whose crops the guide embeds; the crops then decide the
         scores (`confirmed_scores`), and only these boxes are returned. 0 confirms none.
         classification, top, nms: None is the run's config. min_score: lowest score that is
-        returned; None is `threshold`. batch: images per forward pass; None is the run's config. strict: False
-        turns an unreadable image into a prediction with a fault.
+        returned; None is `threshold`. batch: images per forward pass; None is the run's config. tile: side in
+        pixels of the windows in which larger images are predicted too, `overlap` the share by which they
+        overlap (`predict_in_windows`); 0 predicts on whole images only. strict: False turns an unreadable
+        image into a prediction with a fault.
 
         Images of different shapes in one batch are padded, which changes scores slightly; batch=1 never pads.
 
@@ -214,6 +178,22 @@ class Predictor:
             if number is not None and number < 1:
                 raise UserError(f"{option} {number}: expected at least 1.")
         words, table = self._prepared(vocabulary, text)
+        source = [images] if isinstance(images, str | Path | Image.Image) else images
+        if tile:
+            options: dict[str, Any] = {"text": table, "priors": priors, "present": present, "top": top}
+            options |= {"classification": classification, "restrict_to_present": restrict_to_present}
+            options |= {"rivals": rivals, "multi_label": multi_label, "confirm": confirm}
+            options |= {"min_score": min_score, "nms": nms, "batch": batch}
+            yield from predict_in_windows(
+                lambda crops: self.stream(crops, words, **options),
+                source,
+                Windows(tile, overlap),
+                empty=Prediction.empty(words, (0, 0)),
+                strict=strict,
+                top=top,
+                multi_label=multi_label,
+            )
+            return
         rivals = rivals and self._base_text.known
         if rivals:
             table = np.concatenate([table, self._base_text.rivals_of(words)])
@@ -226,31 +206,33 @@ class Predictor:
                 "list; give --teacher, or present=[...]."
             )
         fixed = None if present is None else rows_of_concepts(words, present)
-        confirmation = self._confirmation(confirm) if confirm else None
-        on_device = torch.from_numpy(table).to(self.model.device)
-        calibration = self._calibration(rivals, bool(confirm))
-        floor = self._threshold(calibration, bool(confirm)) if min_score is None else min_score
-        inference = replace(
-            config.inference,
-            top=top or config.inference.top,
-            nms=config.inference.nms if nms is None else nms,
-            classification=classification or config.inference.classification,
-            restrict_to_present=informed and config.inference.restrict_to_present
-            if restrict_to_present is None
-            else restrict_to_present,
+        settings = BatchSettings(
+            words,
+            torch.from_numpy(table).to(self.model.device),
+            replace(
+                config.inference,
+                top=top or config.inference.top,
+                nms=config.inference.nms if nms is None else nms,
+                classification=classification or config.inference.classification,
+                restrict_to_present=informed and config.inference.restrict_to_present
+                if restrict_to_present is None
+                else restrict_to_present,
+            ),
+            self.scale.calibration_of(rivals, bool(confirm)),
+            confirmation_by(self.guide, confirm),
+            multi_label,
         )
-        source = iter([images] if isinstance(images, str | Path | Image.Image) else images)
+        floor = self.scale.lowest(rivals, bool(confirm)) if min_score is None else min_score
+        batches, waiting = BatchPredictor(self.model), iter(source)
         first = 0
-        while group := list(islice(source, batch or inference.batch)):
-            opened = [_open(photo, strict) for photo in group]
+        while group := list(islice(waiting, batch or settings.inference.batch)):
+            opened = [open_photo(photo, strict) for photo in group]
             readable = [image for image, _, fault in opened if not fault]
             numbers = [first + at for at, (_, _, fault) in enumerate(opened) if not fault]
             first += len(opened)
             guided = self._guide_priors(readable, table) if use_guide and readable else None
             chosen = [fixed] * len(readable) if fixed is not None else self._chosen(guided, numbers)
-            predictions = self._predict_batch(
-                readable, words, on_device, chosen, guided, inference, calibration, multi_label, confirmation
-            )
+            predictions = batches.predict(readable, settings, chosen, guided)
             found = iter(one.where(one.scores >= floor) for one in predictions)
             for _, name, fault in opened:
                 if fault:
@@ -277,58 +259,6 @@ class Predictor:
         words = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.free(vocabulary)
         words = with_splits(words, self.facts.annotated)
         return words, unit_text(words, text, self.guide, self.facts)
-
-    def _predict_batch(
-        self,
-        images: list[Image.Image],
-        words: Vocabulary,
-        text: Tensor,
-        present: list[npt.NDArray[np.int64]] | None,
-        priors: npt.NDArray[np.float32] | None,
-        inference: InferenceConfig,
-        calibration: ScoreCalibration | None,
-        multi_label: bool,
-        confirmation: Confirmation | None,
-    ) -> list[Prediction]:
-        """Return the predictions of a batch. text, priors: of the vocabulary, then of the rivals."""
-        if not images:
-            return []
-        model = self.model
-        output = model.forward([model.preprocess(image) for image in images], text, present)
-        base = np.ones(len(text), bool)  # rivals are base concepts
-        base[: len(words)] = [word.split == "base" for word in words]
-        scores = configured_scores(inference, output, text, model.config.model.tau, present, priors, base)
-        if confirmation is not None:
-            crops = CropsOfBatch(confirmation, images, output.boxes[-1])
-            scores = confirmed_scores(scores, text, crops)
-        sizes = [(image.height, image.width) for image in images]
-        boxes, top, nms, requested = output.boxes[-1], inference.top, inference.nms, len(words)
-        if multi_label:
-            detections = top_detections(scores[..., :requested], boxes, sizes, top, nms)
-        else:
-            detections = best_per_object(scores, boxes, sizes, top, requested, nms)
-        predictions = []
-        for at, found in enumerate(detections):
-            one = Prediction(
-                found.boxes_xyxy.float().cpu().numpy(),
-                found.scores.float().cpu().numpy(),
-                found.concepts.cpu().numpy(),
-                words,
-                images[at].size,
-                present=None
-                if present is None
-                else tuple(int(row) for row in present[at] if row < requested),
-            )
-            one = one.where(one.scores > 0)  # a concept that restrict_to_present drops has score 0
-            predictions.append(one if calibration is None else _calibrated(one, calibration))
-        return predictions
-
-    def _confirmation(self, count: int) -> Confirmation:
-        if not hasattr(self.guide, "crops"):
-            raise UserError(
-                "--confirm needs the run's teacher, which looks at crops, and none is given; give --teacher."
-            )
-        return Confirmation(cast(CropGuide, self.guide), count)
 
     def _guide_priors(
         self, images: list[Image.Image], text: npt.NDArray[np.float32]
@@ -361,27 +291,3 @@ class Predictor:
         return (
             not given and self.guide is not None and (priors == "guide" or (priors == "config" and by_config))
         )
-
-
-def _calibrated(one: Prediction, calibration: ScoreCalibration) -> Prediction:
-    """Return a prediction with calibrated scores, highest first."""
-    scores = calibration.apply(one.scores, one.novel)
-    return replace(one, scores=scores).where(np.argsort(-scores, kind="stable"))
-
-
-def _open(photo: Photo, strict: bool) -> tuple[Image.Image, str, str]:
-    """Return an RGB image, its name, and the reason if it is unreadable ("" if it is not)."""
-    if not isinstance(photo, str | Path | Image.Image):
-        raise UserError(
-            f"found an image of type {type(photo).__name__}, expected a path or a Pillow image; convert an "
-            "array of uint8 pixels with PIL.Image.fromarray."
-        )
-    name = str(getattr(photo, "filename", "")) if isinstance(photo, Image.Image) else str(photo)
-    try:
-        if isinstance(photo, Image.Image):
-            return to_rgb(photo), name, ""
-        return load_photo(Path(photo)), name, ""
-    except (BadPhoto, ValueError, OSError) as fault:
-        if strict:
-            raise UserError(f"{fault}; give a photo that can be opened, or leave it out.") from None
-        return Image.new("RGB", (1, 1)), name, str(fault)

@@ -1,6 +1,7 @@
 // The gallery of example images, and its enlarged view.
 
-const galleryKinds = { found: ["found", "var(--good)"], missed: ["missed", "var(--bad)"], false: ["false detection", "var(--other)"] };
+const galleryKinds = { found: ["found", "var(--good)"], missed: ["missed", "var(--bad)"], false: ["false detection", "var(--other)"],
+  "base missed": ["base: missed", "var(--bad)"], "base false": ["base: false detection", "var(--other)"] };
 
 function gallery() {
   if (!page.gallery.length) return;
@@ -13,8 +14,8 @@ function gallery() {
     el("button", { type: "button", "aria-pressed": "true", onclick: (event) => { truth = !truth; event.currentTarget.setAttribute("aria-pressed", String(truth)); show(); } }, "annotations"));
   show();
   const legend = el("div", { class: "legend", style: "margin:0 0 14px" }, el("span", { c: "var(--novel)" }, el("i"), "★ novel"), el("span", { c: "var(--base)" }, el("i"), "base"),
-    el("span", { c: "var(--dim)" }, el("i", { class: "dash" }), "annotated"), el("span", {}, "struck through: wrong detection"));
-  section("gallery", "Examples", `Novel objects found and missed, and false detections of novel concepts${many ? "; the first run chooses the images" : ""}. Shown are detections with at least the score of the best F1, one per object.`, tools, legend, host);
+    el("span", { c: "var(--dim)" }, el("i", { class: "dash" }), "annotated"), el("span", {}, "✓ right"), el("span", {}, "✗ struck through: wrong"));
+  section("gallery", "Examples", `Objects missed and false detections, of novel and of base concepts, and novel objects found${many ? "; the first run chooses the images" : ""}. Shown are detections with at least the score of the best F1, one per object.`, tools, legend, host);
 }
 
 function tile(one, state, large = false) {
@@ -26,7 +27,7 @@ function tile(one, state, large = false) {
   // A label that would cover another one is left out; the enlarged image has room for it.
   const wide = large ? 900 : 265, high = 19 / (wide * (one.height / one.width)), places = [];
   const chips = [...detections].sort((a, b) => b.novel - a.novel).map((detection) => {
-    const text = `${star(detection.novel)}${detection.name.replaceAll("_", " ")} ${detection.score.toFixed(2)}`;
+    const text = `${detection.right ? "✓" : "✗"} ${star(detection.novel)}${detection.name.replaceAll("_", " ")} ${detection.score.toFixed(2)}`;
     const length = Math.min(0.7, (text.length * 6.7 + 10) / wide);
     const left = Math.max(0, Math.min(1 - length, detection.box[0]));
     const up = detection.box[1] - high >= 0 ? detection.box[1] - high : detection.box[1];
@@ -40,7 +41,7 @@ function tile(one, state, large = false) {
   return el("article", { class: "tile" },
     el("button", { class: "photo", type: "button", "aria-label": `${one.file}, enlarge`, onclick: () => (large ? document.querySelector("dialog").close() : enlarge(one, state)) },
       el("img", { src: one.picture, alt: `image with ${annotated || "no annotations"}`, style: `aspect-ratio:${one.width}/${one.height}`, loading: "lazy" }), svg, chips),
-    el("div", { class: "caption" }, el("p", {}, el("span", { class: "badge", c: colour }, word), el("b", {}, `★ ${one.concept.replaceAll("_", " ")}`)),
+    el("div", { class: "caption" }, el("p", {}, el("span", { class: "badge", c: colour }, word), el("b", {}, `${star(one.novel)}${one.concept.replaceAll("_", " ")}`)),
       el("p", { class: "note" }, `${one.file}; annotated: ${annotated || "nothing"}`)));
 }
 

@@ -1,4 +1,4 @@
-"""Choose example images of novel objects (found, missed, falsely detected) and prepare them for the page."""
+"""Choose example images of objects found, missed and falsely detected, and prepare them for the page."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MAX_SHOWN = 25
 """Most detections shown in an image."""
 SAME_OBJECT_IOU = 0.7
 """Of detections that overlap more than this, only the best one is shown."""
-SHARES = (("found", 0.4), ("missed", 0.4), ("false", 0.2))
-"""Kinds of examples, and their shares of the gallery."""
+SHARES = (("found", 0.3), ("missed", 0.25), ("false", 0.15), ("base missed", 0.15), ("base false", 0.15))
+"""Kinds of examples, and their shares of the gallery; those without "base" are of novel concepts."""
 
 
 @dataclass(frozen=True)
@@ -72,33 +72,36 @@ def choose_examples(
 
     "found": a novel box with a shown detection of its concept, highest score first. "missed": a novel box
     without one, largest share of the image first. "false": a shown detection of a novel concept that overlaps
-    no box of it, highest score first. Concepts alternate, so that a frequent one does not fill the page.
+    no box of it, highest score first. "base missed", "base false": the same of base concepts. Concepts
+    alternate, so that a frequent one does not fill the page.
     """
     found = found.where(found.scores >= threshold)
     novel = truth.in_split("novel")
     candidates: dict[str, list[tuple[float, int, int]]] = {kind: [] for kind, _ in SHARES}
-    with_novel_box = truth.images[novel[truth.concepts]]
-    with_novel_detection = found.images[novel[found.concepts]]
-    for image in np.unique(np.concatenate([with_novel_box, with_novel_detection])).tolist():
+    base = truth.in_split("base")
+    for image in np.unique(np.concatenate([truth.images, found.images])).tolist():
         shown = shown_detections(truth, found, image, threshold)
         boxes = np.flatnonzero((truth.images == image) & ~truth.crowd)
         overlap = iou(shown.boxes, truth.boxes_xywh[boxes], np.zeros(len(boxes), bool))
         same = shown.concepts[:, None] == truth.concepts[boxes][None]
         for column, box in enumerate(boxes.tolist()):
             concept = int(truth.concepts[box])
-            if not novel[concept]:
+            if not novel[concept] and not base[concept]:
                 continue
             hits = np.flatnonzero((overlap[:, column] >= MATCH_IOU) & same[:, column])
             if len(hits):
-                candidates["found"].append((float(shown.scores[hits].max()), image, concept))
+                if novel[concept]:
+                    candidates["found"].append((float(shown.scores[hits].max()), image, concept))
             else:
                 area = float(truth.boxes_xywh[box, 2] * truth.boxes_xywh[box, 3])
                 share = area / float(truth.widths[image] * truth.heights[image])
-                candidates["missed"].append((share, image, concept))
-        for row in np.flatnonzero(novel[shown.concepts] & ~shown.right).tolist():
+                candidates["missed" if novel[concept] else "base missed"].append((share, image, concept))
+        for row in np.flatnonzero((novel | base)[shown.concepts] & ~shown.right).tolist():
             near = (overlap[row] >= NEAR_IOU) & same[row] if len(boxes) else np.zeros(0, bool)
             if not near.any():
-                candidates["false"].append((float(shown.scores[row]), image, int(shown.concepts[row])))
+                concept = int(shown.concepts[row])
+                kind = "false" if novel[concept] else "base false"
+                candidates[kind].append((float(shown.scores[row]), image, concept))
     result: list[tuple[str, int, str]] = []
     used: set[int] = set()
     for kind, share in SHARES:
@@ -177,6 +180,7 @@ def gallery_images(
             {
                 "kind": kind,
                 "concept": concept,
+                "novel": not kind.startswith("base"),
                 "file": index.file_name(image),
                 "width": size[0],
                 "height": size[1],

@@ -25,6 +25,7 @@ from cckt.detector.evaluation.protocols import Protocol
 from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import classify, costs
 from cckt.detector.report.log import read_log
+from cckt.detector.report.matrix import confusion_matrix
 from cckt.detector.report.priors import prior_quality, sweep_priors
 from cckt.detector.runs.file_digests import read_digests, record, recorded
 from cckt.detector.runs.run_folder import Facts, evaluation_weights, read_json, run_config
@@ -82,6 +83,7 @@ def collect(
         "errors": costs(truth, matches, classify(truth, matches)),
         "novel_objects": asdict(count_novel_objects(truth, found, threshold)),
         "confusion": [asdict(one) for one in confusion(truth, found, scene.text.numpy())],
+        "matrix": confusion_matrix(truth, found, threshold),
         "priors": prior_quality(scene, prior),
         "sweep": swept,
         "threshold": threshold,

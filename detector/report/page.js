@@ -278,7 +278,7 @@ function origins() {
 }
 
 try {
-  for (const part of [top, headline, training, precision, calibration, errors, confusions, priors, sizes, concepts, gallery, origins]) part();
+  for (const part of [top, headline, training, precision, calibration, errors, matrices, confusions, priors, sizes, concepts, gallery, origins]) part();
   document.getElementById("nav").append(el("div", {}, sections.map(([id, title]) => el("a", { href: "#" + id }, title))));
   drawAll();
   document.body.dataset.ready = String(sections.length);

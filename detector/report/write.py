@@ -22,7 +22,7 @@ from cckt.detector.runs.run_folder import read_json
 
 IS_REPORT = text_mark('<meta name="generator" content="cckt report">', "<title>cckt report: ")
 """Mark of a report; those of earlier versions have only the title."""
-SCRIPTS = ("charts.js", "gallery.js", "page.js")
+SCRIPTS = ("charts.js", "gallery.js", "matrix.js", "page.js")
 
 
 def write_report(

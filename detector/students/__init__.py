@@ -9,6 +9,7 @@ backbone.py           feature maps of timm models, and the pyramid over them
 backbone_weights.py   pretrained weights of backbones, from files with timm's names
 fpn.py                feature pyramid network
 first_boxes.py        best distinct boxes of a first stage, in fixed shapes
+same_padding.py       layers with the padding SAME, in a form for graphs
 input_sides.py        sizes of images that a backbone accepts
 frozen_norm.py        fold frozen BatchNorm into convolutions
 heads.py              unit embeddings and class logits

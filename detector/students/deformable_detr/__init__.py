@@ -7,6 +7,7 @@ sampling.py           bilinear sampling of a pyramid: reference, choice of imple
 sampling_cpu.py       the same for CPUs, as bags of embeddings
 sampling_triton.py    the same for GPUs, as a Triton kernel
 dropout.py            dropout with cheap masks on CPUs
+sampling_gather.py    the same for exported graphs, without GridSample
 shapes.py             type of a pyramid's shape
 positions.py          sine positions, centres of cells, inverse sigmoid
 guidance.py           language queries: dealing of queries to concepts

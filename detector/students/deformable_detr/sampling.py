@@ -1,7 +1,8 @@
 """The core of deformable attention: bilinear samples of a pyramid, weighted and summed.
 
-`sample` selects one of three implementations with equal results: `sample_grid` is the reference and runs on
-every device; `sampling_cpu.py` is two to three times as fast on CPUs; `sampling_triton.py` is for GPUs.
+`sample` selects one of four implementations with equal results: `sample_grid` is the reference and runs on
+every device; `sampling_cpu.py` is two to three times as fast on CPUs; `sampling_triton.py` is for GPUs;
+`sampling_gather.py` is for exported graphs without GridSample.
 
 Shape legend: B images, Q queries, H heads, E width of a head, L levels, P points, S = sum of h*w over levels,
 R = B*Q*H rows of the result, K = L*P samples of a row.
@@ -18,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.detector.students.deformable_detr.sampling_gather import sample_gather
 from cckt.detector.students.deformable_detr.shapes import Shapes
 
-Kernel = Literal["auto", "torch", "triton"]
+Kernel = Literal["auto", "torch", "triton", "gather"]
 """Implementation: "auto" uses the Triton kernel for CUDA tensors if it runs there; "torch" never uses it;
-"triton" raises UserError if it does not run."""
+"triton" raises UserError if it does not run; "gather" is for graphs without GridSample."""
 
 
 def sample(
@@ -36,6 +38,8 @@ def sample(
     may have half precision: the Triton kernel sums in float32, the others convert to float32 first.
     Raises UserError if kernel="triton" cannot run.
     """
+    if kernel == "gather":
+        return sample_gather(value.to(locations.dtype), sides_of(shapes, locations), locations, weights)
     if kernel != "torch" and _use_triton(value, shapes, locations, required=kernel == "triton"):
         from cckt.detector.students.deformable_detr.sampling_triton import sample_triton
 

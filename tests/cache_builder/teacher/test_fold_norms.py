@@ -8,8 +8,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from cckt.cache_builder.base.tiles import TILE, Tiles
 from cckt.cache_builder.teacher.fold_norms import FusedConv, fold_batch_norms
-from cckt.cache_builder.teacher.tiles import TILE, Tiles
 
 
 def with_statistics(tower: nn.Module) -> nn.Module:

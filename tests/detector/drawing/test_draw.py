@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +12,10 @@ from PIL import Image
 
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.drawing.colours import colour_of, contrast, ink_on, oklch
-from cckt.detector.drawing.draw import Mark, Tile, contact_sheet, draw_marks, draw_prediction, enlarge
-from cckt.detector.drawing.place_labels import place_labels
+from cckt.detector.drawing.draw import MARGIN_WIDTH, Mark, draw_marks, draw_prediction, enlarge
+from cckt.detector.drawing.legend import SYMBOLS, legend_strip
+from cckt.detector.drawing.place_labels import label_size, place_labels
+from cckt.detector.drawing.sheet import Tile, contact_sheet
 from cckt.detector.drawing.text import font
 from cckt.detector.inference.prediction import Prediction
 
@@ -92,9 +96,10 @@ def test_oklch_gives_black_white_and_red():
     np.testing.assert_allclose(oklch(0.62796, 0.25768, 29.234), (255, 0, 0), atol=12)
 
 
-def test_the_font_has_a_star():
-    star = font(20).getmask("★")
-    assert bytes(star) != bytes(font(20).getmask("\U000f0000"))  # the placeholder of a missing glyph
+@pytest.mark.parametrize("symbol", "★✓✗○")
+def test_the_font_has_the_symbols(symbol):
+    glyph = font(20).getmask(symbol)
+    assert bytes(glyph) != bytes(font(20).getmask("\U000f0000"))  # the placeholder of a missing glyph
 
 
 @settings(deadline=None, max_examples=20)
@@ -126,6 +131,47 @@ def test_labels_stay_inside_and_repeated_ones_do_not_overlap(seed, count):
 def _shared(a, b):
     wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(0, wide) * max(0, high)
+
+
+@pytest.mark.parametrize("size", [(700, 3), (3, 700), (9, 9), (4096, 8)])
+def test_labels_of_narrow_and_flat_images_are_not_cut_off(size):
+    image = photo(*size)
+    canvas = enlarge(image)
+    drawn = draw_marks(image, [Mark((0, 0, *size), "a long name of a concept", 0.5)])
+    face = font(min(30, max(13, round(max(canvas.size) / 42))))
+    width, height = label_size("a long name of a concept", face)
+    assert drawn.width >= min(width, MARGIN_WIDTH)
+    assert drawn.height >= height
+    assert drawn.width >= canvas.width
+    assert drawn.height >= canvas.height
+    inside = np.asarray(drawn)[: canvas.height, : canvas.width]
+    assert inside.shape == (canvas.height, canvas.width, 3), "the image itself keeps its place"
+
+
+def test_verdicts_differ_without_colour():
+    """Each verdict has its own grey picture and its own symbol."""
+    box = (100, 200, 400, 500)
+    pictures, texts = {}, set()
+    for verdict in SYMBOLS:
+        mark = Mark(box, "cat", None if verdict == "missed" else 0.5, False, verdict)
+        texts.add(mark.text.split()[0])
+        drawn = draw_marks(photo(600, 600), [mark], legend=False).convert("L")
+        pictures[verdict] = np.asarray(drawn, int)
+    assert len(texts) == 4
+    assert Mark(box, "cat", 0.5, True, "wrong").text == "✗★ cat 0.50"
+    for one, other in itertools.combinations(pictures.values(), 2):
+        assert (np.abs(one - other) > 60).sum() > 100
+    middle = (slice(345, 356), slice(245, 256))
+    crossed = {verdict: np.ptp(grey[middle]) > 60 for verdict, grey in pictures.items()}
+    assert crossed == {"": False, "right": False, "wrong": True, "missed": False}
+
+
+def test_the_legend_explains_the_marks_that_are_drawn():
+    nothing = draw_marks(photo(600, 600), [Mark((100, 200, 400, 500), "cat", 0.5)])
+    assert nothing.height == 600
+    every = {(novel, verdict) for novel in (False, True) for verdict in SYMBOLS}
+    heights = [legend_strip(300, 14, kinds).height for kinds in ({(True, "")}, every)]
+    assert heights[0] < heights[1], "entries wrap"
 
 
 def test_a_label_wider_than_the_image_is_shortened():

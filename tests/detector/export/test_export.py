@@ -15,8 +15,10 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import changed
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.export import graph as export
-from cckt.detector.export.graph import HalvingPool, export_graph, run_onnx, traceable
+from cckt.detector.export.graph import export_graph
+from cckt.detector.export.graph_model import HalvingPool, traceable
 from cckt.detector.export.model_card import export_folder, model_card
+from cckt.detector.export.onnx_graph import run_onnx
 from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.runs.run_folder import Facts, run_config
@@ -241,8 +243,8 @@ def quick_graph(run, out, monkeypatch, content=b"graph", format="torch"):
     monkeypatch.setattr(export, "_bytes", lambda program: content)
     monkeypatch.setattr(export, "_onnx_bytes", lambda program, photos: content)
     monkeypatch.setattr(export, "_reader", lambda content: lambda photos: answers)
-    monkeypatch.setattr(export, "_onnx_reader", lambda content: lambda photos: answers)
-    monkeypatch.setattr(export, "_require_packages", lambda *packages: None)
+    monkeypatch.setattr(export, "read_onnx", lambda content: lambda photos: answers)
+    monkeypatch.setattr(export, "require_packages", lambda *packages: None)
     monkeypatch.setattr(export.GraphModel, "forward", lambda self, images: answers)
     return graph(run, out, format=format, size=(64, 64))
 

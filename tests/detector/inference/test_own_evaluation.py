@@ -34,9 +34,9 @@ def write_evaluation(run, **figures):
 
 def test_a_run_without_evaluation_has_the_default_threshold_and_no_warning(run):
     predictor = Predictor.load(run, device="cpu")
-    assert predictor.own_threshold == Threshold(DEFAULT_THRESHOLD, None)
+    assert predictor.scale.own == Threshold(DEFAULT_THRESHOLD, None)
     assert predictor.warning == ""
-    assert "no evaluation" in predictor.own_threshold.origin
+    assert "no evaluation" in predictor.scale.own.origin
     assert prior_tau(run) is None
 
 
@@ -44,7 +44,7 @@ def test_the_threshold_is_the_score_with_the_best_f1(run):
     write_evaluation(run, best_f1={"score": 0.83, "precision": 0.5, "recall": 0.5, "f1": 0.5})
     predictor = Predictor.load(run, device="cpu")
     assert (predictor.threshold, predictor.warning) == (0.83, "")
-    assert "best F1" in predictor.own_threshold.origin
+    assert "best F1" in predictor.scale.own.origin
 
 
 @pytest.mark.parametrize("score", [1.0, DEFAULT_THRESHOLD])
@@ -55,7 +55,7 @@ def test_a_run_without_a_correct_detection_has_the_default_threshold_and_a_warni
     assert predictor.threshold == DEFAULT_THRESHOLD
     assert "\n" not in predictor.warning
     assert predictor.warning.startswith("no detection of the run's own evaluation is correct (best F1 is 0)")
-    assert "no detection" in predictor.own_threshold.origin
+    assert "no detection" in predictor.scale.own.origin
 
 
 def test_an_evaluation_without_a_correct_detection_records_the_default_threshold(run, tmp_path):

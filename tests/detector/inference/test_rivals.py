@@ -156,7 +156,7 @@ def test_scores_are_calibrated_only_with_rivals(run, photo):
     (run / "metrics.json").write_text(json.dumps({"evaluation": {"figures": figures}}))
     detector = Predictor.load(run, device="cpu", guide=NamedGuide())
     assert detector.threshold == 0.4
-    assert detector.own_threshold.score == 0.9
+    assert detector.scale.own.score == 0.9
     raw, known = (one.predict(photo, "cat, dog", min_score=0.0)[0] for one in (plain, detector))
     odds = np.log(raw.scores / (1 - raw.scores)) * 2 + 1
     np.testing.assert_allclose(known.scores, 1 / (1 + np.exp(-odds)), atol=1e-4)

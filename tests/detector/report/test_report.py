@@ -18,6 +18,7 @@ from cckt.detector.config.config import changed
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.ground_truth import ground_truth_of
 from cckt.detector.report import write_report
+from cckt.detector.report.gallery import SHARES
 from cckt.detector.report.write import render
 from cckt.detector.runs.file_digests import accept
 from cckt.detector.runs.run_folder import load_weights, save_weights
@@ -109,7 +110,11 @@ def test_several_runs_are_compared(world):
     assert len(page["runs"]) == 2
     assert page["comparisons"][0]["figures"]["ap50_novel"]["b"] == pytest.approx(1.0)
     assert any(one["right"] and one["novel"] for tile in page["gallery"] for one in tile["runs"][1])
-    assert {tile["kind"] for tile in page["gallery"]} <= {"found", "missed", "false"}
+    assert {tile["kind"] for tile in page["gallery"]} <= {kind for kind, _ in SHARES}
+    assert all(tile["novel"] != tile["kind"].startswith("base") for tile in page["gallery"])
+    for shown in page["runs"]:
+        side = len(shown["matrix"]["concepts"])
+        assert all(0 <= at <= side for row, column, _ in shown["matrix"]["cells"] for at in (row, column))
     assert page["gallery"][0]["picture"].startswith("data:image/jpeg;base64,")
 
 

@@ -18,6 +18,7 @@ from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import KINDS, Errors, _ap50, classify, costs
 from cckt.detector.report.gallery import choose_examples, shown_detections
 from cckt.detector.report.log import MAX_POINTS, read_log
+from cckt.detector.report.matrix import confusion_matrix
 from tests.detector.evaluation.evaluation_world import random_found, random_truth
 
 
@@ -137,6 +138,56 @@ def test_the_best_detection_on_a_box_decides_its_concept() -> None:
     assert (one.boxes, one.correct, one.base, one.other_novel, one.missed) == (3, 1, 1, 0, 1)
     assert [(n.name, round(n.cosine, 6)) for n in one.nearest] == [("concept 1", 0.8), ("concept 2", 0.6)]
     assert [(n.name, n.boxes) for n in one.detected_as] == [("concept 2", 1)]
+
+
+def test_the_matrix_counts_every_object_once_and_detections_of_nothing() -> None:
+    assert confusion_matrix(world(), detections(), 0.5) == {"concepts": [], "cells": []}
+    here, there = [10.0, 10, 20, 20], [60.0, 60, 30, 30]
+    truth = world((0, 0, here), (0, 1, there), (1, 0, here), (2, 2, here))
+    truth = replace(truth, crowd=np.array([False, False, False, True]))
+    found = detections(
+        (0, 1, 0.9, here),  # the novel object is called concept 1
+        (0, 1, 0.8, there),
+        (1, 0, 0.4, here),  # below the threshold: missed
+        (1, 2, 0.7, there),  # nothing is there
+        (2, 2, 0.7, here),  # on a crowd: neither
+    )
+    page = confusion_matrix(truth, found, 0.5)
+    assert [(one["name"], one["split"], one["boxes"]) for one in page["concepts"]] == [
+        ("concept 1", "base", 1),
+        ("concept 2", "base", 0),
+        ("concept 0", "novel", 2),
+    ]
+    assert page["cells"] == [[0, 0, 1], [2, 0, 1], [2, 3, 1], [3, 1, 1]]
+    assert sum(count for row, _, count in page["cells"] if row < 3) == 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_matrix_equals_plain_loops(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = random_truth(rng, photos=6, concepts=4, boxes=20)
+    found = random_found(rng, truth, 60)
+    kept, page = found.where(found.scores >= 0.4), confusion_matrix(truth, found, 0.4)
+    best, nothing = best_detections(truth, kept), len(truth.names)
+    called = [int(kept.concepts[row]) if row >= 0 else nothing for row in best.tolist()]
+    names = [one["name"] for one in page["concepts"]]
+    counts = {(row, column): count for row, column, count in page["cells"]}
+    for concept, name in enumerate(truth.names):
+        boxes = [k for k in range(len(best)) if truth.concepts[k] == concept and not truth.crowd[k]]
+        for other in range(nothing + 1):
+            hits = [k for k in boxes if called[k] == other]
+            if hits:
+                column = len(names) if other == nothing else names.index(truth.names[other])
+                assert counts.pop((names.index(name), column)) == len(hits)
+    assert all(row == len(names) for row, _ in counts)
+
+
+def test_mistakes_of_base_concepts_are_in_the_gallery_too() -> None:
+    here, there = [10.0, 10, 20, 20], [60.0, 60, 30, 30]
+    truth = world((0, 1, here), (1, 1, there))
+    found = detections((1, 1, 0.9, there), (2, 2, 0.7, here))
+    chosen = choose_examples(truth, found, 0.5, most=10)
+    assert chosen == [("base missed", 0, "concept 1"), ("base false", 2, "concept 2")]
 
 
 def test_the_gallery_shows_each_image_once_and_one_detection_per_object() -> None:

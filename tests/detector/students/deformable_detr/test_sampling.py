@@ -9,10 +9,15 @@ import torch
 from torch import Tensor
 
 from cckt.detector.students.deformable_detr.attention import DeformableAttention
-from cckt.detector.students.deformable_detr.sampling import Shapes, sample_grid
+from cckt.detector.students.deformable_detr.sampling import Shapes, sample, sample_grid
 from cckt.detector.students.deformable_detr.sampling_cpu import sample_bags
 
-IMPLEMENTATIONS = [sample_grid, sample_bags]
+
+def by_gathering(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
+    return sample(value, shapes, locations, weights, "gather")
+
+
+IMPLEMENTATIONS = [sample_grid, sample_bags, by_gathering]
 
 
 def slow(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -112,8 +117,9 @@ def test_implementations_agree_in_float32_with_gradients() -> None:
         leaves = [one.clone().requires_grad_() for one in inputs]
         out = implementation(leaves[0], shapes, leaves[1], leaves[2])
         results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    for one, *others in zip(*results, strict=True):
+        for other in others:
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_only_the_value_needs_a_gradient() -> None:

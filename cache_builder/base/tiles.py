@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 TILE = 16
 """Images of a tile. Of 8, 16, 32 and 64 it was fastest with shapeworld's ResNet, in fp32 and in bf16; larger
 tiles exceed a core's cache."""
@@ -32,7 +35,7 @@ class Tiles:
             torch.get_num_threads()  # a thread reads the default at its first call: do it now
             begun.wait()
 
-        self._pool = ThreadPoolExecutor(threads, "cckt-teacher", initializer=begin)
+        self._pool = ThreadPoolExecutor(threads, "cckt-tiles", initializer=begin)
         for _ in range(threads):
             self._pool.submit(int)
         begun.wait()
@@ -40,5 +43,9 @@ class Tiles:
 
     def launch(self, work: Callable[[Tensor], Tensor], batch: Tensor) -> Callable[[], list[Tensor]]:
         """Begin `work` on tiles of `batch` (B, ...), B > 0; return a function that waits for the results."""
-        futures = [self._pool.submit(work, tile) for tile in torch.split(batch, TILE)]
+        return self.launch_all(work, torch.split(batch, TILE))
+
+    def launch_all(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Callable[[], list[Result]]:
+        """Begin `work` on items, one thread each; return a function that waits for the ordered results."""
+        futures = [self._pool.submit(work, item) for item in items]
         return lambda: [future.result() for future in futures]

@@ -1,0 +1,74 @@
+"""What the scores of a run mean: their lowest value, their calibration, and notes on what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cckt.detector.inference.calibration import ScoreCalibration
+from cckt.detector.inference.own_evaluation import Threshold
+
+CONFIRMED_THRESHOLD = 0.3
+"""Lowest confirmed score without a calibration; about the best of the run of `cckt quickstart`."""
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """The scale of the scores of a run.
+
+    own: lowest score without a calibration. calibration: of scores with rivals; confirmed: of confirmed
+    scores with rivals; None if not known.
+    """
+
+    own: Threshold = field(default_factory=Threshold)
+    calibration: ScoreCalibration | None = None
+    confirmed: ScoreCalibration | None = None
+
+    def calibration_of(self, rivals: bool, confirmed: bool = False) -> ScoreCalibration | None:
+        """Return the map of scores to probabilities; None without rivals, or if it is not known."""
+        if not rivals:
+            return None
+        return self.confirmed if confirmed else self.calibration
+
+    def lowest(self, rivals: bool, confirmed: bool = False) -> float:
+        """Return the lowest score that is kept: a probability with a calibration, else a score."""
+        calibration = self.calibration_of(rivals, confirmed)
+        if calibration is not None and calibration.f1:
+            return calibration.threshold
+        return CONFIRMED_THRESHOLD if confirmed else self.own.score
+
+    def notes(self, rivals: bool) -> list[str]:
+        """Return sentences on what the run lacks for scores that are comparable between vocabularies."""
+        warning = self.warning(rivals)
+        notes = [warning] if warning else []
+        if not rivals:
+            notes.append(
+                "the run has no text embeddings of its base concepts and there is no teacher, so scores "
+                "depend on the words that are named together, and few words give many wrong detections; "
+                "give --teacher, or train the run again."
+            )
+        elif self.calibration is None and self.own.best_f1 is not None:
+            notes.append(
+                "the scores of the run are not calibrated, because an earlier version evaluated it; run cckt "
+                "eval RUN --data DATA on its held-out data."
+            )
+        return notes
+
+    def confirmed_notes(self) -> list[str]:
+        """Return a sentence if confirmed scores were never evaluated."""
+        if self.confirmed is not None:
+            return []
+        return [
+            "confirmed scores are not calibrated, and those from "
+            f"{CONFIRMED_THRESHOLD:g} up are kept; run cckt eval RUN --data DATA --confirm K on its held-out "
+            "data once."
+        ]
+
+    def warning(self, rivals: bool) -> str:
+        """Return a sentence when no detection of the run's own evaluation is correct; "" otherwise."""
+        if self.own.best_f1 != 0:
+            return ""
+        return (
+            "no detection of the run's own evaluation is correct (best F1 is 0), so predictions are not "
+            f"reliable and scores from the default {self.lowest(rivals):g} up are kept; train the run "
+            "longer, or choose a score with --min-score."
+        )
