@@ -22,7 +22,15 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.commands import data
 from cckt.commands.ablate import ablate
 from cckt.commands.cache import columns, make, nouns, priors, proposals
-from cckt.commands.console import CLOSED, Answer, OutputClosed, close_output, quiet_progress, show_error
+from cckt.commands.console import (
+    CLOSED,
+    Answer,
+    OutputClosed,
+    close_output,
+    quiet_progress,
+    reader_is_gone,
+    show_error,
+)
 from cckt.commands.doctor import doctor
 from cckt.commands.eval import evaluate
 from cckt.commands.export import export
@@ -65,7 +73,10 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise _Stopped from None
-        except BrokenPipeError as error:  # of a process or a network; the parser would leave without a word
+        except BrokenPipeError as error:
+            if reader_is_gone():  # in the help of a verb, which the parser prints
+                raise OutputClosed from None
+            # Of a process or a network; the parser would leave without a word.
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
@@ -137,6 +148,13 @@ def main_options(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. With `--debug` exceptions pass through."""
+    try:
+        return _run(arguments)
+    except OutputClosed:  # also while an error is shown
+        return CLOSED
+
+
+def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument not in ("--debug", "--quiet")]
     try:
@@ -146,10 +164,10 @@ def run(arguments: Sequence[str]) -> int:
             command.main(rest, prog_name="cckt")
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # in the help, which the parser prints
-            return CLOSED
+            raise OutputClosed from None
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except OutputClosed:
-        return CLOSED
+        raise
     except UserError as error:
         if debug:
             raise
