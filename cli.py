@@ -7,6 +7,7 @@ gone, as in `cckt cache info DATA | head -1`.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -146,6 +147,12 @@ def main_options(
     assert not debug, "expected run() to remove --debug"
 
 
+@functools.cache
+def _parser() -> Any:
+    """Return the parser of all commands; to build it takes longer than many a command."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. With `--debug` exceptions pass through."""
     try:
@@ -158,7 +165,7 @@ def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument not in ("--debug", "--quiet")]
     try:
-        command = typer.main.get_command(app)
+        command = _parser()
         _refuse_places_that_are_none(command, rest)
         with explained_faults(), quiet_progress("--quiet" in arguments):
             command.main(rest, prog_name="cckt")

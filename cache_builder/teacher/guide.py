@@ -34,6 +34,7 @@ class TeacherGuide:
         crop: str = CROP,
     ) -> None:
         self.name, self.weight_digest = teacher.name, teacher.weight_digest
+        self.architecture: Mapping[str, Any] = teacher.recipe()["architecture"]
         recorded = (text_recipe or {}).get("templates") or {}
         self._templates = resolve_templates(recorded.get("patterns") or TEMPLATES)
         self._synonyms = bool((text_recipe or {}).get("synonyms", False))

@@ -129,7 +129,7 @@ def _is_run(folder: Path) -> bool:
         return False
     try:
         config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return all(isinstance(config.get(section), dict) for section in ("model", "train"))
 
@@ -138,5 +138,5 @@ def _is_written_config(path: Path) -> bool:
     """Return whether a file is exactly what `save_config` writes, and not a config written by hand."""
     try:
         return path.read_text(encoding="utf-8") == load_config(path, Config()).to_toml()
-    except (OSError, ValueError):
+    except (OSError, ValueError, UserError):
         return False

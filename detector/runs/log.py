@@ -113,10 +113,11 @@ def _wandb(run: Path, config: Config) -> Any:
     known = run / "wandb.json"
     if not known.is_file():
         write_json(known, {"id": secrets.token_hex(8)})
+    name = read_json(known, "the id of a run").get("id")
     try:
         return wandb.init(
             project=config.train.wandb_project,
-            id=read_json(known, "the id of a run")["id"],
+            id=name,
             name=run.resolve().name,
             dir=str(run),
             config=config.to_dict(),

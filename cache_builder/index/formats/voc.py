@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.formats import BOX_DTYPE, IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.image_folder import SUFFIXES
@@ -132,9 +133,10 @@ def _read_photo(path: Path, content: bytes, repairs: Repairs) -> _Photo:
 
 def _side(root: ElementTree.Element, key: str, path: Path) -> int:
     text = (root.findtext(f"size/{key}") or "").strip()
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+    number = natural(text)
+    if not number or number >= 2**31:
         raise UserError(f"{path}: <size> has the {key} {text!r}, expected the photo's size in pixels")
-    return int(text)
+    return number
 
 
 def _corner(one: ElementTree.Element, key: str, path: Path) -> float:
