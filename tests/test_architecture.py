@@ -478,6 +478,17 @@ def test_what_others_wrote_is_read_in_one_place(name: str, only_by: str) -> None
     assert found == {f"cckt.cache_builder.base.{only_by}"}
 
 
+def test_no_file_is_read_whole_that_may_be_a_pipe_or_an_endless_device() -> None:
+    """Files of the package itself, and of /proc, are no input."""
+    own = re.compile(r"folder\.joinpath\(.*|Path\(f?['\"]/proc/.*")
+    for module, tree in modules().items():
+        if module == "cckt.cache_builder.base.regular_files" or is_script(module):
+            continue
+        for name, call in calls(tree):
+            reads = name.endswith((".read_text", ".read_bytes"))
+            assert not reads or own.match(name), f"{module}: {ast.unparse(call)}"
+
+
 def test_every_module_says_what_it_is_for() -> None:
     assert not [module for module, tree in modules().items() if not ast.get_docstring(tree)]
 

@@ -10,6 +10,7 @@ from typing import Any
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.base.natural import natural
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.index.formats import Annotations
 from cckt.cache_builder.vocabulary import SPLITS, Concept, nearest_name, normalise_name
 
@@ -44,7 +45,7 @@ def read_split_file(path: Path) -> SplitLists:
     Raises UserError with the line or key at fault.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular_text(path, "utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text: expected a split file, JSON or text") from None
     except OSError as error:

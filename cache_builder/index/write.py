@@ -20,6 +20,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
 from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.index.card import card_text, sealed_card
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, Tables
@@ -60,7 +61,7 @@ def _write_locked(out: Path, tables: Tables, card: dict[str, Any], listed: tuple
     try:
         same_tables = _same_tables(target, card["files"])
         same_files = all(
-            (folder / name).is_file() and (folder / name).read_text(encoding="utf-8") == content
+            (folder / name).is_file() and read_regular_text(folder / name) == content
             for name, content in ((CARD, text), *([listed] if listed else []))
         )
         if same_tables and same_files:

@@ -21,6 +21,7 @@ from cckt.cache_builder.base.digests import digest_of, file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.base.ownership import json_mark, json_object, require_ours_or_absent, text_mark
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
 from cckt.detector.inference.prediction import Prediction
@@ -85,7 +86,7 @@ class Journal:
     def _read(self) -> list[list[dict[str, Any]]]:
         """Return the records of each finished input, up to the first line that cannot be read."""
         try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")
+            lines = read_regular_text(self.path).split("\n")
         except (OSError, UnicodeDecodeError):
             return []
         inputs: list[list[dict[str, Any]]] = []
