@@ -174,9 +174,9 @@ def predict(
         1 / every,
     )
     words = with_splits(inputs.concepts, detector.facts.annotated)
-    made = {"no_pictures": no_pictures, "crops": crops, "video": video}
+    made = {"no_pictures": no_pictures, "crops": crops, "video": video, "scores": scores}
     known = settings_of(run, detector.model.config, words, inputs.paths, every, options, table, made)
-    require_same_settings(out, known)
+    require_same_settings(out, known, format)
     journal = Journal(out, known, words) if ray is None else None
     try:
         if ray is None:
@@ -213,7 +213,7 @@ def predict(
         if journal is not None:
             journal.close()
         raise
-    write_settings(out, known)
+    write_settings(out, known, format)
     if journal is not None:
         journal.remove()
     answer = Answer(json)

@@ -489,6 +489,18 @@ def test_no_file_is_read_whole_that_may_be_a_pipe_or_an_endless_device() -> None
             assert not reads or own.match(name), f"{module}: {ast.unparse(call)}"
 
 
+def test_no_pool_of_processes_outlives_its_parent() -> None:
+    """Idle workers of a killed parent would wait forever; those of a DataLoader look for it themselves."""
+    pools = {
+        (module, ast.unparse(call))
+        for module, tree in modules().items()
+        for name, call in calls(tree)
+        if name.endswith(("ProcessPoolExecutor", ".Pool"))
+    }
+    assert len(pools) >= 4
+    assert not [place for place in pools if "initializer=follow_parent" not in place[1]]
+
+
 def test_every_module_says_what_it_is_for() -> None:
     assert not [module for module, tree in modules().items() if not ast.get_docstring(tree)]
 

@@ -126,8 +126,9 @@ class Journal:
         )
 
 
-def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise UserError, which names what differs, if a folder holds finished or unfinished results of others.
+def require_same_settings(folder: Path, settings: dict[str, Any], format: str = "") -> None:
+    """Raise UserError, which names what differs, if a folder holds results of other settings: unfinished
+    ones, finished ones of the same format, or pictures, crops or videos where this command makes some too.
 
     Finished results may be made again for other photos. Also raises UserError if the files that say so are
     not ours. Results of earlier versions have no card and count as having these settings.
@@ -140,13 +141,29 @@ def require_same_settings(folder: Path, settings: dict[str, Any]) -> None:
             raise UserError(
                 f"--out: found {path}, which is no regular file; remove it or give another --out."
             )
-    _refuse_others(_first_line(journal), settings, journal, "unfinished results")
-    _refuse_others(json_object(card), {**settings, "paths": None}, card, "results")
+    _refuse_others(_first_line(journal).get(_KEY), settings, journal, "unfinished results")
+    for made, known in _finished(folder).items():
+        if made == format or _products(known) & _products(settings):
+            _refuse_others(known, {**settings, "paths": None}, card, "results")
 
 
-def write_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write the card of finished results."""
-    write_json(folder / CARD, {_KEY: settings})
+def write_settings(folder: Path, settings: dict[str, Any], format: str) -> None:
+    """Write the card of finished results: the settings of each format."""
+    write_json(folder / CARD, {_KEY: {**_finished(folder), format: settings}})
+
+
+def _finished(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the settings of the finished results in a folder, by format."""
+    found = json_object(folder / CARD).get(_KEY)
+    return (
+        {key: one for key, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
+    )
+
+
+def _products(settings: dict[str, Any]) -> set[str]:
+    """Return what a command with these settings makes whatever the format is."""
+    made = {name for name in ("crops", "video") if settings.get(name)}
+    return made if settings.get("no_pictures") else {*made, "pictures"}
 
 
 def _first_line(path: Path) -> dict[str, Any]:
@@ -158,13 +175,12 @@ def _first_line(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _refuse_others(found: dict[str, Any], settings: dict[str, Any], path: Path, what: str) -> None:
-    known = found.get(_KEY)
+def _refuse_others(known: Any, settings: dict[str, Any], path: Path, what: str) -> None:
     if not isinstance(known, dict):
         return
     # As in JSON, where a tuple is a list; a value None is not compared.
     wanted = parse_json(json.dumps(settings))
-    flat = [{**one, **(one.get("options") or {})} for one in (known, wanted)]
+    flat = [{**one, **dict(one.get("options") or {})} for one in (known, wanted)]
     differing = [
         _OPTIONS.get(name, f"--{name.replace('_', '-')}")
         for name in flat[1]

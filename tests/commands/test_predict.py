@@ -173,9 +173,26 @@ def test_results_of_two_settings_are_never_in_one_folder(call: Call, world: Worl
         sentence = predict(photos / "0.png", *words).sentence()
         assert f"holds results of cckt predict that differ in {name}, as {out}/predict.json says" in sentence
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == made
-    # A lower batch, the same folder by another name, and other photos are no other settings.
+    # Another format without pictures has files of its own. A lower batch, the same folder by another name,
+    # and other photos are no other settings.
     assert predict(photos / "0.png", *cup, *top, "--batch", "1").code == 0
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == made
     assert predict(photos / "1.png", *cup, *top).code == 0
+    assert (
+        call(
+            "predict",
+            world.run,
+            photos,
+            "--vocabulary",
+            "cat",
+            "--out",
+            out,
+            "--no-pictures",
+            "--format",
+            "csv",
+        ).code
+        == 0
+    )
+    assert json.loads((out / "predict.json").read_text())["cckt predict"].keys() == {"coco", "csv"}
     (out / "predict.json").write_text("precious")
     assert "predict.json that is not the settings" in predict(photos / "0.png", *cup, *top).sentence()
