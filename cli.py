@@ -27,6 +27,7 @@ from cckt.commands.console import (
     CLOSED,
     Answer,
     OutputClosed,
+    accept_any_text,
     close_output,
     quiet_progress,
     reader_is_gone,
@@ -242,6 +243,7 @@ def _values(options: dict[str, Any], words: Sequence[str]) -> Iterator[tuple[str
 
 def main() -> None:
     """Console script `cckt`."""
+    accept_any_text()
     code = run(sys.argv[1:])
     sys.exit(close_output() or code)
 

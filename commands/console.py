@@ -7,6 +7,7 @@ terminal.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -268,6 +269,13 @@ def reader_is_gone() -> bool:
         with contextlib.suppress(OSError, ValueError):  # a stream in memory, or a closed one
             waiting.register(stream.fileno(), 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in waiting.poll(0))
+
+
+def accept_any_text() -> None:
+    """Make stdout and stderr write characters that their encoding lacks, such as ✓ in ASCII, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def close_output() -> int:

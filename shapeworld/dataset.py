@@ -60,6 +60,8 @@ def make_dataset(
 
     if photos < 1:
         raise UserError(f"--photos {photos}: expected at least 1 photo.")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers}: expected at least 1 process.")
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"--seed {seed}: expected a number from 0 to {LARGEST_SEED}.")
     progress = progress or Silent()

@@ -62,7 +62,7 @@ def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
         record(out, "model.safetensors", "config.toml", "facts.json", "metrics.json", "versions.json")
         count = sum(value.numel() for value in tensors.values())
         card = model_card(run.resolve().name, config, facts, figures, licence, count)
-        write_bytes(out / "README.md", card.encode())
+        write_bytes(out / "README.md", card.encode(errors="backslashreplace"))
         os.rename(whole, target)  # replaces an empty folder, and fails if somebody has put something into it
     finally:
         shutil.rmtree(whole, ignore_errors=True)

@@ -7,8 +7,10 @@ two settings are never mixed in a folder, and never replaced unasked (`require_s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ class Journal:
         self.found = [self._prediction(one) for lines in kept for one in lines]
         self.inputs = len(kept)
         """Number of inputs that are finished."""
+        self._existed = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("w", encoding="utf-8")
         for line in (header, *self._lines(kept)):
@@ -75,12 +78,17 @@ class Journal:
         self.inputs += 1
 
     def close(self) -> None:
-        """Close the file, which stays for the next command."""
+        """Close the file, which stays for the next command unless no input is finished."""
         self._file.close()
+        if not self.inputs:
+            self.path.unlink(missing_ok=True)
+            if not self._existed:
+                with contextlib.suppress(OSError):  # pictures are in it already
+                    self.path.parent.rmdir()
 
     def remove(self) -> None:
         """Remove the file, because the results are complete."""
-        self.close()
+        self._file.close()
         self.path.unlink(missing_ok=True)
 
     def _read(self) -> list[list[dict[str, Any]]]:
@@ -141,7 +149,8 @@ def require_same_settings(folder: Path, settings: dict[str, Any], format: str = 
             raise UserError(
                 f"--out: found {path}, which is no regular file; remove it or give another --out."
             )
-    _refuse_others(_first_line(journal).get(_KEY), settings, journal, "unfinished results")
+    if _holds_results(journal):
+        _refuse_others(_first_line(journal).get(_KEY), settings, journal, "unfinished results")
     for made, known in _finished(folder).items():
         if made == format or _products(known) & _products(settings):
             _refuse_others(known, {**settings, "paths": None}, card, "results")
@@ -164,6 +173,15 @@ def _products(settings: dict[str, Any]) -> set[str]:
     """Return what a command with these settings makes whatever the format is."""
     made = {name for name in ("crops", "video") if settings.get(name)}
     return made if settings.get("no_pictures") else {*made, "pictures"}
+
+
+def _holds_results(journal: Path) -> bool:
+    """Return whether an input is finished; the journal of a command that was killed before holds nothing."""
+    try:
+        with journal.open("rb") as file:
+            return any(line.startswith(b'{"done"') for line in file)
+    except OSError:
+        return False
 
 
 def _first_line(path: Path) -> dict[str, Any]:
@@ -214,7 +232,7 @@ def settings_of(
             {"prior": dataclasses.asdict(config.prior), "inference": dataclasses.asdict(config.inference)}
         ),
         "words": words.digest,
-        "paths": digest_of("\n".join(map(str, paths)).encode()),
+        "paths": digest_of(b"\n".join(map(os.fsencode, paths))),
         "every": every,
         "options": {name: value for name, value in plain(options).items() if name != "batch"},
         "text": None if text is None else digest_of(text.tobytes()),

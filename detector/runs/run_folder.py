@@ -27,7 +27,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -44,8 +44,10 @@ from cckt.cache_builder.store import teacher_of
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config, load_config
 from cckt.detector.runs.file_digests import check_recorded
+from cckt.detector.runs.json_fields import fields_of
 
 CHECKPOINTS, PARTIAL = "checkpoints", ".partial"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Facts:
     @staticmethod
     def load(run: Path) -> Facts:
         """Read facts.json. Raises UserError if `run` is not a run folder."""
-        return Facts(**read_json(run / "facts.json", "a run folder made by cckt train"))
+        return read_fields(run / "facts.json", Facts, "a run folder made by cckt train")
 
 
 def read_json(path: Path, expected: str) -> Any:
@@ -114,6 +116,14 @@ def read_json(path: Path, expected: str) -> Any:
         if isinstance(error, OSError):
             raise_unless_missing(error, path)
         raise UserError(f"{path}: found no readable JSON ({error}), expected {expected}.") from None
+
+
+def read_fields(path: Path, kind: type[T], expected: str) -> T:
+    """Read a JSON file that holds the fields of a dataclass.
+
+    Raises UserError as `read_json` and `fields_of` do.
+    """
+    return fields_of(read_json(path, expected), kind, path)
 
 
 def run_config(run: Path) -> Config:

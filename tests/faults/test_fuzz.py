@@ -145,7 +145,7 @@ def commands(world: World, box: Path) -> dict[str, Words]:
         "cache crops": ["cache", "crops", held, *teacher, "--workers", "1", "--out", out],
         "cache images": ["cache", "images", held, *teacher, "--workers", "1", "--out", out],
         "cache all": ["cache", "all", seen, *teacher, "--workers", "1", "--out", out],
-        "cache priors": ["cache", "priors", held],
+        "cache priors": ["cache", "priors", box / "held"],
         "cache info": ["cache", "info", held],
         "cache verify": ["cache", "verify", held, "--sample", "0"],
         "cache diff": ["cache", "diff", held, seen],
@@ -158,7 +158,7 @@ def commands(world: World, box: Path) -> dict[str, Words]:
         "export": ["export", run, "--format", "hf-folder", "--out", out],
         "doctor": ["doctor", "--data", held, "--run", run],
         "cache proposals": ["cache", "proposals", held, "--from", run, "--workers", "1", "--out", out],
-        "cache finish": ["cache", "finish", held],
+        "cache finish": ["cache", "finish", box / "held"],
         "cache nouns": ["cache", "nouns", held, "--nouns-from", no, "--teacher", no],
         "cache fit-nouns": ["cache", "fit-nouns", held, "--of", "proposals-no", "--teacher", no],
         "ablate": ["ablate", "options", "--out", out, "--train", no, "--val", no, "--row", "prior.rho=0.5"],
@@ -211,7 +211,9 @@ def with_bad_option(rng: random.Random, words: Words) -> Case:
 
 def with_bad_input(rng: random.Random, words: Words, world: World, box: Path) -> Case:
     """Copy an input that the command line names into `box`, damage the copy and name it."""
-    inputs = {str(path): path for path in (world.held, world.seen, world.run, world.folder / "photos")}
+    inputs = {
+        str(path): path for path in (box / "held", world.held, world.seen, world.run, world.folder / "photos")
+    }
     inputs |= {str(world.folder / name): world.folder / name for name in ("coco.json", "split.json")}
     inputs |= {world.teacher: Path(world.teacher.partition(":")[2] or world.teacher)}
     inputs |= {str(world.folder / "photos/0.png"): world.folder / "photos/0.png"}
@@ -264,6 +266,8 @@ def make_case(rng: random.Random, world: World, box: Path) -> tuple[str, Case]:
     known = commands(world, box)
     weights = [WEIGHTS.get(verb, 6) for verb in known]
     verb = rng.choices(list(known), weights)[0]
+    if verb in ("cache priors", "cache finish"):  # which write into the data set
+        shutil.copytree(world.held, box / "held")
     kind = rng.random()
     if kind < 0.45:
         return verb, with_bad_option(rng, known[verb])
@@ -324,8 +328,8 @@ def run_fuzz(
         f"{len(seeds)} cases in {total:.0f} s, {computed:.0f} s of them computing, {len(faults)} wrong; "
         f"slowest {slowest[0]:.1f} s ({slowest[1]})"
     )
-    assert state(world.folder) == before, "expected inputs that no command changed"
     assert not faults, "\n".join(faults)
+    assert state(world.folder) == before, "expected inputs that no command changed"
 
 
 def _content(name: str) -> bytes | None:
@@ -340,6 +344,7 @@ def test_the_long_form(world: World, tmp_path: Path, tell: Tell, monkeypatch: py
 
 def test_the_command_lines_work_without_a_fault(world: World, tmp_path: Path) -> None:
     """Else the fuzz would test only the parser."""
+    shutil.copytree(world.held, tmp_path / "held")
     for verb, words in commands(world, tmp_path).items():
         for path in (tmp_path / "new", tmp_path / "new.html"):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
