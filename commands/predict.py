@@ -177,7 +177,8 @@ def predict(
     made = {"no_pictures": no_pictures, "crops": crops, "video": video, "scores": scores}
     known = settings_of(run, detector.model.config, words, inputs.paths, every, options, table, made)
     require_same_settings(out, known, format)
-    journal = Journal(out, known, words) if ray is None else None
+    most = max(batch or detector.model.config.inference.batch, 1)
+    journal = Journal(out, known, words, most) if ray is None else None
     try:
         if ray is None:
             found = predict_files(

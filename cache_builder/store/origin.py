@@ -16,7 +16,7 @@ def teacher_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(teacher) if isinstance(teacher, Mapping) else None
 
 
-def architecture_differences(recorded: Mapping[str, Any], now: Mapping[str, Any] | None) -> list[str]:
+def architecture_differences(recorded: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
     """Return the settings in which two architectures of the same weights differ, as "text_cfg.heads".
 
     Settings that only one of them states do not count, because versions of open_clip add some; QuickGELU is

@@ -39,16 +39,22 @@ _OPTIONS = {"weights": "run", "config": "--set", "words": "--vocabulary", "paths
 class Journal:
     """Predictions of finished inputs, in order.
 
-    settings: plain values on which the predictions depend. Raises UserError if the file is not ours, or of
-    other settings.
+    settings: plain values on which the predictions depend. batch: images per forward pass; photos of a batch
+    that was not finished are predicted again, so that batches, and with them the last bits of scores, are
+    those of an undisturbed command. Raises UserError if the file is not ours, or of other settings.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], vocabulary: Vocabulary, batch: int = 1
+    ) -> None:
         self.path = folder / FILE
         require_same_settings(folder, settings)
         self._vocabulary = vocabulary
         header = json.dumps({_KEY: settings})
         kept = self._read()
+        images = sum(not one["fault"] for lines in kept for one in lines)
+        while images % batch and len(kept[-1]) <= 1:  # never a whole video
+            images -= sum(not one["fault"] for one in kept.pop())
         self.found = [self._prediction(one) for lines in kept for one in lines]
         self.inputs = len(kept)
         """Number of inputs that are finished."""

@@ -200,6 +200,18 @@ def test_a_line_that_cannot_be_read_ends_a_journal(tmp_path: Path, line: str) ->
     journal.close()
 
 
+@pytest.mark.parametrize(("batch", "kept"), [(1, 5), (2, 5), (3, 4), (4, 5), (5, 0)])
+def test_a_journal_goes_on_at_the_beginning_of_a_batch(tmp_path: Path, batch: int, kept: int) -> None:
+    """The second of the five photos could not be read and was in no batch."""
+    journal = Journal(tmp_path, {"seed": 1}, CONCEPTS)
+    for number in range(5):
+        fault = "is empty" if number == 1 else ""
+        journal.add(Prediction.empty(CONCEPTS, (8, 8), f"{number}.png", fault))
+        journal.done()
+    journal.close()
+    assert Journal(tmp_path, {"seed": 1}, CONCEPTS, batch).inputs == kept
+
+
 def test_a_pipe_in_the_place_of_a_journal_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "predictions.partial")
     with pytest.raises(UserError, match="no regular file"):
