@@ -157,7 +157,7 @@ def commands(world: World, box: Path) -> dict[str, Words]:
         "pseudo": ["pseudo", run, "--data", seen, "--out", out, "--priors", "none"],
         "export": ["export", run, "--format", "hf-folder", "--out", out],
         "doctor": ["doctor", "--data", held, "--run", run],
-        "cache proposals": ["cache", "proposals", held, "--from", run, "--workers", "1", "--out", out],
+        "cache proposals": ["cache", "proposals", held, "--from", run, "--min-side", "1", "--out", out],
         "cache finish": ["cache", "finish", box / "held"],
         "cache nouns": ["cache", "nouns", held, "--nouns-from", no, "--teacher", no],
         "cache fit-nouns": ["cache", "fit-nouns", held, "--of", "proposals-no", "--teacher", no],
@@ -182,7 +182,7 @@ def all_options() -> tuple[str, ...]:
         command: Any = waiting.pop()
         waiting += getattr(command, "commands", {}).values()
         found |= {name for one in command.params for name in one.opts if name.startswith("--")}
-    return tuple(sorted(found - {"--engine", "--address"}))  # Ray would start a cluster
+    return tuple(sorted(found - {"--engine", "--address", "--debug"}))  # no Ray cluster; no traceback
 
 
 @functools.cache

@@ -71,6 +71,9 @@ def test_every_file_of_data_columns_runs_and_teachers(world: World, tmp_path: Pa
     named = ["--teacher", f"local-dir:{teacher}"]
     count = replaced(tmp_path, files_of(data), ["cache", "verify", data, "--sample", "0"], wrong)
     count += replaced(tmp_path, files_of(data / "index"), ["cache", "info", data], wrong)
+    chunks = [path for path in files_of(data) if path.name.startswith("c.")]
+    assert chunks
+    count += replaced(tmp_path, chunks, ["eval", run, "--data", data, "--out", tmp_path / "e"], wrong)
     photo = world.folder / "photos/0.png"
     predict = ["predict", run, photo, "--vocabulary", "cup", *named, "--out", tmp_path / "new"]
     count += replaced(tmp_path, [path for path in run.iterdir() if path.is_file()], predict, wrong)
