@@ -7,6 +7,7 @@ gone, as in `cckt cache info DATA | head -1`.
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,16 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.commands import data
 from cckt.commands.ablate import ablate
 from cckt.commands.cache import columns, make, nouns, priors, proposals, tables
-from cckt.commands.console import CLOSED, Answer, OutputClosed, close_output, quiet_progress, show_error
+from cckt.commands.console import (
+    CLOSED,
+    Answer,
+    OutputClosed,
+    accept_any_text,
+    close_output,
+    quiet_progress,
+    reader_is_gone,
+    show_error,
+)
 from cckt.commands.doctor import doctor
 from cckt.commands.eval import evaluate
 from cckt.commands.export import export
@@ -65,7 +75,10 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise _Stopped from None
-        except BrokenPipeError as error:  # of a process or a network; the parser would leave without a word
+        except BrokenPipeError as error:
+            if reader_is_gone():  # in the help of a verb, which the parser prints
+                raise OutputClosed from None
+            # Of a process or a network; the parser would leave without a word.
             raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
@@ -138,21 +151,34 @@ def main_options(
     assert not debug, "expected run() to remove --debug"
 
 
+@functools.cache
+def _parser() -> Any:
+    """Return the parser of all commands; to build it takes longer than many a command."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. With `--debug` exceptions pass through."""
+    try:
+        return _run(arguments)
+    except OutputClosed:  # also while an error is shown
+        return CLOSED
+
+
+def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument not in ("--debug", "--quiet")]
     try:
-        command = typer.main.get_command(app)
+        command = _parser()
         _refuse_places_that_are_none(command, rest)
         with explained_faults(), quiet_progress("--quiet" in arguments):
             command.main(rest, prog_name="cckt")
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # in the help, which the parser prints
-            return CLOSED
+            raise OutputClosed from None
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except OutputClosed:
-        return CLOSED
+        raise
     except UserError as error:
         if debug:
             raise
@@ -220,6 +246,7 @@ def _values(options: dict[str, Any], words: Sequence[str]) -> Iterator[tuple[str
 
 def main() -> None:
     """Console script `cckt`."""
+    accept_any_text()
     code = run(sys.argv[1:])
     sys.exit(close_output() or code)
 

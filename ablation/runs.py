@@ -14,6 +14,7 @@ from cckt.ablation.plan import differences
 from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config, InferenceConfig, changed
@@ -110,7 +111,7 @@ def rescore(run: Path, val: Path, inference: InferenceConfig, progress: Progress
 def weights_and_index(run: Path, val: Path) -> dict[str, str]:
     """Return digests of a run's weights and of the index of `val`."""
     return {
-        "weights": hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(),
+        "weights": hashlib.sha256(read_regular(run / "model.safetensors")).hexdigest(),
         "index": open_index(val).digest,
     }
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,7 +29,14 @@ from cckt.cache_builder.proposals import (
     open_proposals,
     provenances_of,
 )
-from cckt.cache_builder.store import ColumnInfo, column_info, list_columns, parse_name, teacher_of
+from cckt.cache_builder.store import (
+    ColumnInfo,
+    architecture_differences,
+    column_info,
+    list_columns,
+    parse_name,
+    teacher_of,
+)
 from cckt.cache_builder.store.format.spec import OVER_PROPOSALS
 
 SAMPLED_PHOTOS = 64
@@ -187,7 +194,7 @@ def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Findin
     """
     from cckt.cache_builder.teacher.clip import load_teacher
 
-    named: dict[str, set[str]] = {}  # name -> weight digests of the columns
+    named: dict[str, dict[str, Any]] = {}  # name -> weight digests of the columns -> architecture
     for data in folders:
         for column in list_columns(data):
             try:
@@ -195,7 +202,7 @@ def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Findin
             except UserError:
                 continue
             if teacher is not None:
-                named.setdefault(teacher["name"], set()).add(teacher["weight_digest"])
+                named.setdefault(teacher["name"], {})[teacher["weight_digest"]] = teacher.get("architecture")
     findings = []
     for name, digests in named.items():
         try:
@@ -203,11 +210,17 @@ def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Findin
         except UserError as error:
             findings.append(Finding("warn", "teacher", f"{error} Only new columns and words need it."))
             continue
-        for digest in sorted(digests):
-            same = loaded.weight_digest == digest
+        for digest, architecture in sorted(digests.items()):
+            differing = architecture_differences(architecture, loaded.recipe()["architecture"])
+            same = loaded.weight_digest == digest and not differing
             weights = (
                 "the weights that made the columns" if same else f"other weights than the columns' {digest}"
             )
+            if loaded.weight_digest == digest and differing:
+                weights = (
+                    f"differs in {', '.join(differing)} from the teacher of the columns; make them again "
+                    "with --overwrite"
+                )
             findings.append(
                 Finding(
                     "good" if same else "bad",

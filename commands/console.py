@@ -6,14 +6,16 @@ terminal.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +39,8 @@ class OutputClosed(Exception):
 
 class _Terminal(Console):
     def on_broken_pipe(self) -> None:
-        """Raise OutputClosed; rich would leave with exit code 1."""
-        self.quiet = True
+        """Raise OutputClosed and forget what was not written; rich would leave with exit code 1."""
+        self._buffer.clear()
         raise OutputClosed
 
 
@@ -55,7 +57,7 @@ _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet_progress(quiet: bool) -> Iterator[None]:
     """Hide progress and stages inside the block if `quiet`; results, notes and errors stay."""
     before = _quiet.set(quiet)
@@ -253,6 +255,27 @@ def show_error(sentence: str) -> None:
 def escaped(text: str) -> str:
     r"""Return a text without control characters: they are shown as \x1b, \u202e and so on."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def reader_is_gone() -> bool:
+    """Return whether stdout or stderr is a pipe or socket that nobody reads any more.
+
+    True also where the system cannot tell: a broken pipe is then most likely one of the output.
+    """
+    if not hasattr(select, "poll"):
+        return True
+    waiting = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a stream in memory, or a closed one
+            waiting.register(stream.fileno(), 0)
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in waiting.poll(0))
+
+
+def accept_any_text() -> None:
+    """Make stdout and stderr write characters that their encoding lacks, such as ✓ in ASCII, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def close_output() -> int:

@@ -120,7 +120,7 @@ def predict(
     from cckt.detector.drawing.products import Products
     from cckt.detector.evaluation.evaluate import override_config
     from cckt.detector.inference.input_set import input_set, read_text_table
-    from cckt.detector.inference.journal import Journal, settings_of
+    from cckt.detector.inference.journal import Journal, require_same_settings, settings_of, write_settings
     from cckt.detector.inference.label_files import label_names
     from cckt.detector.inference.photo_sources import check_video, is_video
     from cckt.detector.inference.result_folders import require_own_predictions
@@ -188,10 +188,11 @@ def predict(
         1 / every,
     )
     words = with_splits(inputs.concepts, detector.facts.annotated)
-    journal = None
-    if ray is None:
-        known = settings_of(run, detector.model.config, words, inputs.paths, every, options, table, products)
-        journal = Journal(out, known, words)
+    made = {"no_pictures": no_pictures, "crops": crops, "video": video, "scores": scores}
+    known = settings_of(run, detector.model.config, words, inputs.paths, every, options, table, made)
+    require_same_settings(out, known, format)
+    most = max(batch or detector.model.config.inference.batch, 1)
+    journal = Journal(out, known, words, most) if ray is None else None
     try:
         if ray is None:
             found = predict_files(
@@ -227,6 +228,7 @@ def predict(
         if journal is not None:
             journal.close()
         raise
+    write_settings(out, known, format)
     if journal is not None:
         journal.remove()
     answer = Answer(json)

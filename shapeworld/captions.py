@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from cckt.cache_builder.runner.read_ahead import follow_parent
 from cckt.shapeworld.pictographs import CONCEPTS, other_words
 from cckt.shapeworld.scene import SIDE, Photo, Pixels, compose
 
@@ -64,7 +65,7 @@ class CaptionedPhotos:
 
 def render_captioned(count: int, part: int, workers: int) -> CaptionedPhotos:
     """Render images 0 to `count` - 1 of part `part` of the training images, with `workers` processes."""
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
         photos = list(pool.map(_render, [part] * count, range(count), chunksize=64))
     row_of = {word: row for row, word in enumerate(words())}
     caption_words = np.zeros((count, len(row_of)), bool)

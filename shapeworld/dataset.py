@@ -56,19 +56,24 @@ def make_dataset(
     UserError for a count below 1, a seed out of range, a folder that holds images of another seed or files of
     somebody else, and a disk without room.
     """
+    from cckt.cache_builder.runner.read_ahead import follow_parent
+
     if photos < 1:
         raise UserError(f"--photos {photos}: expected at least 1 photo.")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers {workers}: expected at least 1 process.")
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"--seed {seed}: expected a number from 0 to {LARGEST_SEED}.")
     progress = progress or Silent()
     folder = out / "photos"
     _require_ours(out, seed)
-    require_room(out, photos * PHOTO_BYTES if not folder.exists() else 0)
+    made = len(os.listdir(folder)) if folder.exists() else 0
+    require_room(out, max(photos - made, 0) * PHOTO_BYTES)
     _write_seed(out, seed)
     folder.mkdir(parents=True, exist_ok=True)
     progress.start("rendering", photos, "photos")
     records: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ProcessPoolExecutor(workers or os.cpu_count() or 1, initializer=follow_parent) as pool:
         for record in pool.map(_render, repeat(folder), repeat(seed), range(photos), chunksize=32):
             records.append(record)
             progress.advance()

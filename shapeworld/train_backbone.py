@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from cckt.cache_builder.runner.read_ahead import follow_parent
 from cckt.shapeworld.pictographs import CONCEPTS, drawings, letters, other_words
 from cckt.shapeworld.scene import Pixels, pick_drawing, render_single
 
@@ -121,7 +122,7 @@ class SingleDrawings:
     def __init__(self, names: tuple[str, ...], images: int, workers: int, held_out: int = HELD_OUT) -> None:
         rows = np.arange(images + held_out) % len(names)
         plain = np.arange(len(rows)) < images // 3
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
             rendered = list(
                 pool.map(_render, range(len(rows)), [names[r] for r in rows], plain.tolist(), chunksize=256)
             )

@@ -5,6 +5,7 @@ constants.py     defaults that several rooms share
 progress.py      progress protocol for long-running work
 atomic_files.py  files that appear complete or not at all; values as JSON can hold them
 json_text.py     parse JSON that anybody may have written
+regular_files.py read whole files that are no pipes or devices
 npy_files.py     read .npy files that anybody may have written
 natural.py       natural numbers in texts
 image_files.py   open image files: listed formats only, bounded pixels, EXIF orientation

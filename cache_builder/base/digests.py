@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from cckt.cache_builder.base.regular_files import require_regular
+
 
 def digest_of(data: bytes | memoryview) -> str:
     """Return the digest of bytes (of an array: `array.data`)."""
@@ -13,5 +15,5 @@ def digest_of(data: bytes | memoryview) -> str:
 
 def file_digest(path: Path) -> str:
     """Return the digest of a file's bytes; OSError if it cannot be read."""
-    with path.open("rb") as file:
+    with require_regular(path).open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()

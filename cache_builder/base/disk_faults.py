@@ -11,9 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.regular_files import SpecialFileError
 
 ROOM = 1 << 20
 """Bytes that must be free before long work starts, if the size of its results is unknown."""
+
+TRIES = 100
+"""Attempts to look at a disk while other processes make and remove folders there."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SPACE = "free space there or name another place"
@@ -47,6 +51,8 @@ def explain(error: OSError, path: Path | None = None) -> UserError | None:
 
     path: the file, if the error does not name one.
     """
+    if isinstance(error, SpecialFileError):
+        return UserError(f"{error.filename}: {error.strerror}; {_OTHER}, then run the same command again.")
     if error.errno not in _REASONS:
         return None
     reason, step = _REASONS[error.errno]
@@ -95,20 +101,31 @@ def require_room(folder: Path, needed: int = ROOM) -> None:
     Call it before long work. It creates nothing that remains: the nearest existing folder above is tested by
     a nameless file.
     """
-    place = folder
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
     with explained_faults(folder):
-        if not place.is_dir():
-            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
-        try:
-            with tempfile.TemporaryFile(dir=place):
-                pass
-        except OSError as error:  # names a file with a random name
-            raise OSError(error.errno, error.strerror, str(folder)) from error
-        free = shutil.disk_usage(place).free
+        for attempt in range(TRIES):
+            try:
+                free = _free_above(folder)
+                break
+            except FileNotFoundError:  # another process removed a folder between two of our calls
+                if attempt == TRIES - 1:
+                    raise
     if free < needed:
         raise UserError(
             f"{folder}: found {free / 1e6:.1f} MB of free disk space, expected at least "
             f"{needed / 1e6:.1f} MB; {_SPACE}."
         )
+
+
+def _free_above(folder: Path) -> int:
+    """Return the free bytes of the disk of a folder, which need not exist; test that it can be written."""
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir() and os.path.lexists(place):
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+        return shutil.disk_usage(place).free
+    except OSError as error:  # names a file with a random name
+        raise OSError(error.errno, error.strerror, str(folder)) from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """A fault that the user can correct.
 
-    The message is one sentence: the file or option, what was found, what was expected, the next step. The
-    command line prints it to stderr without a traceback and exits with `exit_code`. Faults of the library
-    stay assertions and ordinary exceptions.
+    It is no ValueError: a handler for wrong values must not hide its sentence. The message is one
+    sentence: the file or option, what was found, what was expected, the next step. The command line prints it
+    to stderr without a traceback and exits with `exit_code`. Faults of the library stay assertions and
+    ordinary exceptions.
     """
 
     exit_code = 2

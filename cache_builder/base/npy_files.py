@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.regular_files import require_regular
+
 
 def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
     """Return the array of a .npy file, mapped or as a copy, without pickle.
@@ -18,7 +20,7 @@ def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
     parses the head of the file as Python text, and a damaged one raises whatever Python's parser raises.
     """
     try:
-        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        array = np.load(require_regular(path), mmap_mode=mmap_mode, allow_pickle=False)
     except (EOFError, SyntaxError, TypeError, KeyError, MemoryError, OverflowError, RecursionError) as error:
         raise ValueError(f"it holds no array ({type(error).__name__})") from None
     except (tokenize.TokenError, zipfile.BadZipFile) as error:

@@ -14,6 +14,7 @@ from typing import Any
 from cckt.cache_builder.base.atomic_files import is_stream
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.regular_files import read_regular, require_regular
 
 Mark = Callable[[Path], bool]
 """Return whether cckt wrote an existing path. Never raises OSError."""
@@ -59,7 +60,7 @@ def text_mark(*texts: str) -> Mark:
 
     def found(path: Path) -> bool:
         try:
-            with path.open("rb") as file:
+            with require_regular(path).open("rb") as file:
                 head = file.read(MARK_BYTES)
         except OSError:
             return False
@@ -73,7 +74,7 @@ def json_object(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():  # opening a pipe would block
             return {}
-        value = parse_json(path.read_bytes())
+        value = parse_json(read_regular(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -14,7 +14,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.runner import Item
-from cckt.cache_builder.store import ColumnName, ColumnSpec, parse_name
+from cckt.cache_builder.store import ColumnName, ColumnSpec, architecture_differences, parse_name
 from cckt.cache_builder.teacher.clip import Teacher
 
 Remake = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -60,6 +60,13 @@ class Made:
                 f"teacher {teacher.name} has the weights {teacher.weight_digest}, but column "
                 f"{self.spec.name} of {self.index.folder} was made with {recorded['name']} "
                 f"({recorded['weight_digest']}); name that teacher."
+            )
+        differing = architecture_differences(recorded.get("architecture"), teacher.recipe()["architecture"])
+        if differing:
+            raise UserError(
+                f"column {self.spec.name} of {self.index.folder} was made with the weights of teacher "
+                f"{teacher.name}, which differs in {', '.join(differing)}, so its rows are others; make the "
+                "column again with --overwrite."
             )
         return teacher
 

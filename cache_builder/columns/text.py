@@ -17,6 +17,7 @@ from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.base.regular_files import require_regular
 from cckt.cache_builder.columns.growth.begin import begin_column
 from cckt.cache_builder.columns.options import as_teacher, check_numbers, place
 from cckt.cache_builder.columns.remake import Made, Remake
@@ -184,9 +185,9 @@ def _load(path: Path) -> Any:
             case ".npy":
                 return read_npy(path)
             case ".safetensors":
-                return load_file(path)
+                return load_file(require_regular(path))
             case ".pt" | ".pth":
-                return _as_arrays(torch.load(path, map_location="cpu", weights_only=True))
+                return _as_arrays(torch.load(require_regular(path), map_location="cpu", weights_only=True))
     except Exception as fault:  # each reader raises its own kinds of exceptions
         reason = (str(fault).strip() or type(fault).__name__).splitlines()[0].rstrip(".")
         raise UserError(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.index.build import relative_root
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.photo_files.record import photo_record, record_bytes
@@ -160,7 +161,7 @@ def _repairs_of(index: Index, card: dict[str, Any]) -> tuple[str, str] | None:
     try:
         if not is_repairs_file(name):
             raise FileNotFoundError(name)
-        return name, (index.folder / FOLDER / name).read_text(encoding="utf-8")
+        return name, read_regular_text(index.folder / FOLDER / name)
     except (OSError, ValueError):
         card.pop("repairs", None)
         return None

@@ -16,6 +16,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.base.ownership import Mark, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
 from cckt.cache_builder.index.derive import require_annotated
 from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.repairs import Repairs
@@ -177,7 +178,7 @@ def _holds(text: str) -> Mark:
 
     def holds(path: Path) -> bool:
         try:
-            return path.is_file() and path.read_bytes() == text.encode()
+            return path.is_file() and read_regular(path) == text.encode()
         except OSError:
             return False
 
@@ -187,7 +188,7 @@ def _holds(text: str) -> Mark:
 def _coco_of_file(path: Path, progress: Progress) -> dict[str, Any]:
     read_coco(path, progress, Repairs())  # refuses what is no COCO-format file
     try:
-        coco: dict[str, Any] = parse_json(path.read_text(encoding="utf-8-sig"))
+        coco: dict[str, Any] = parse_json(read_regular_text(path, "utf-8-sig"))
     except ValueError as error:
         raise UserError(f"{path}: found no readable JSON ({error}), expected a COCO-format file.") from None
     missing = [key for key in ("images", "annotations", "categories") if key not in coco]

@@ -15,6 +15,7 @@ from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.base.npy_files import read_npy
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.index.card import SEAL, card_digest, is_sealed
 from cckt.cache_builder.index.file_names import check_inside
 from cckt.cache_builder.index.generations import cards
@@ -229,7 +230,7 @@ def read_card(data: Path) -> dict[str, Any] | None:
     try:
         if path.exists() and not path.is_file():  # opening a pipe would block
             raise _damaged(data, f"{CARD} is no regular file")
-        card = parse_json(path.read_text(encoding="utf-8"))
+        card = parse_json(read_regular_text(path))
         schema = int(card["schema"])
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -9,6 +9,8 @@ from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.natural import natural
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.index.formats import Annotations
 from cckt.cache_builder.vocabulary import SPLITS, Concept, nearest_name, normalise_name
 
@@ -43,7 +45,7 @@ def read_split_file(path: Path) -> SplitLists:
     Raises UserError with the line or key at fault.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular_text(path, "utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text: expected a split file, JSON or text") from None
     except OSError as error:
@@ -86,8 +88,9 @@ def split_by_lists(annotations: Annotations, lists: SplitLists, path: Path) -> l
 def _rows_of(entry: SplitEntry, by_id: dict[int, int], by_name: dict[str, list[int]]) -> list[int]:
     category_id = entry.category_id
     named = None if entry.name is None else by_name.get(normalise_name(entry.name), [])
-    if category_id is None and not named and entry.name is not None and entry.name.isdecimal():
-        category_id, named = int(entry.name), None  # no concept has these digits as its name: they are an id
+    if category_id is None and not named and entry.name is not None:
+        category_id = natural(entry.name)  # no concept has these digits as its name: they are an id
+        named = named if category_id is None else None
     if category_id is None:
         return named or []
     row = by_id.get(category_id)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cckt.cache_builder.base.digests import file_digest
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.index.card import FILES, SEAL, card_text, is_sealed
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.generations import kept_names, record_file
@@ -58,7 +59,7 @@ def index_problems(index: Index) -> list[str]:
     if is_sealed(index.card):
         entries = {**index.card, "concepts": index.concepts.to_json()}
         ordered = {key: entries[key] for key in (*(k for k in entries if k != SEAL), SEAL)}
-        if (folder / CARD).read_bytes() != card_text(ordered).encode():
+        if read_regular(folder / CARD) != card_text(ordered).encode():
             problems.append(f"{CARD} is not as it was written")
         if digests.keys() != {f"{name}.npy" for name in index.names}:
             problems.append(f"{CARD} has digests of other files than those of its tables")
@@ -97,4 +98,4 @@ def _is_as_listed(path: Path) -> bool:
     """Return whether a list of repairs has the digest in its name."""
     if not is_repairs_file(path.name) or not path.is_file():
         return False
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] in path.name
+    return hashlib.sha256(read_regular(path)).hexdigest()[:16] in path.name

@@ -20,6 +20,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
 from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.index.card import card_text, sealed_card
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.generations import KEPT_CARD, cards, kept_card, kept_names, record_file
@@ -70,7 +71,7 @@ def _write_locked(
     try:
         same_tables = _same_tables(target, card["files"])
         same_files = all(
-            (folder / name).is_file() and (folder / name).read_text(encoding="utf-8") == content
+            (folder / name).is_file() and read_regular_text(folder / name) == content
             for name, content in ((CARD, text), *([listed] if listed else []))
         )
         record = folder / record_file(card["tables"])

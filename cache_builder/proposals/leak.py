@@ -79,10 +79,29 @@ def require_no_leak(data: Path | str, index: Index, name: str, recipe: str = "")
         if leak:
             raise UserError(
                 f"{data}: column {column} was made by {provenance}, which {leak}, expected a maker that "
-                "never saw them under an open-vocabulary protocol; make the column again with a maker that "
-                f"did not, such as cckt cache proposals {data} --from RUN --overwrite, or state --saw-novel "
-                "no if that is so."
+                f"never saw them under an open-vocabulary protocol; {_mended(data, column, provenance)}."
             )
+
+
+def _mended(data: Path | str, column: str, provenance: Provenance) -> str:
+    """Return what mends a leak: the command that makes the column again, with its options."""
+    parts = parse_name(column)
+    assert parts is not None, f"expected the name of a column, found {column}"
+    if parts.kind == BOXES:
+        name = f" --name {parts.of}" if parts.of else ""
+        return (
+            "make the column again with a maker that did not, such as "
+            f"cckt cache proposals {data} --from RUN{name} --overwrite, or state --saw-novel no if that is so"
+        )
+    options = f" --of {PROPOSALS}-{parts.of}" if parts.of else ""
+    options += f" --name {parts.label}" if parts.label else ""
+    source = (
+        "--nouns-from FILE, with a FILE" if provenance.maker == "words" else "--mllm-model NAME, of an LLM"
+    )
+    return (
+        f"make the nouns again with cckt cache nouns {data}{options} --overwrite {source} that does not have "
+        "these names"
+    )
 
 
 def evidence(provenance: Provenance, index: Index) -> str:

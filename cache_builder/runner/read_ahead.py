@@ -29,7 +29,7 @@ def reading_pool(workers: int, processes: bool) -> Iterator[Executor | None]:
     pool: Executor
     if processes:
         context = multiprocessing.get_context("spawn")  # threads and devices do not survive a fork
-        pool = ProcessPoolExecutor(workers, context, initializer=_init_process)
+        pool = ProcessPoolExecutor(workers, context, initializer=follow_parent)
     else:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="cckt-read")
     try:
@@ -77,8 +77,11 @@ def read_ahead(
         ) from error
 
 
-def _init_process() -> None:
-    """Leave Ctrl-C to the parent process, and exit when the parent ends for any reason."""
+def follow_parent() -> None:
+    """Leave Ctrl-C to the parent process, and exit when the parent ends for any reason.
+
+    The initializer of every pool of processes: idle workers of a killed parent would live on forever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -44,7 +44,12 @@ from cckt.cache_builder.store.kinds import (
     parse_name,
     repair_command,
 )
-from cckt.cache_builder.store.origin import Origin, require_same_teacher, teacher_of
+from cckt.cache_builder.store.origin import (
+    Origin,
+    architecture_differences,
+    require_same_teacher,
+    teacher_of,
+)
 from cckt.cache_builder.store.proven import ProvenRows
 from cckt.cache_builder.store.pull import PullReport, pull
 from cckt.cache_builder.store.reader import Column, open_column
@@ -73,6 +78,7 @@ __all__ = [
     "PullReport",
     "Setting",
     "VerifyReport",
+    "architecture_differences",
     "check_label",
     "column_info",
     "column_of",

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.store.format.file_names import CLAIM, LEDGER, MAKER
 from cckt.cache_builder.store.places.contract import ChunkFiles
 
@@ -139,7 +140,7 @@ class Claims:
             return None
         fields: dict[str, Any] = {}
         with suppress(ValueError):
-            found = json.loads(content)
+            found = parse_json(content)
             fields = found if isinstance(found, dict) else {}
         maker, home = fields.get("maker"), fields.get("home")
         whole = isinstance(maker, str) and re.fullmatch(r"[0-9a-f]{32}", maker) and _is_home(home)

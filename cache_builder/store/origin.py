@@ -16,6 +16,25 @@ def teacher_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(teacher) if isinstance(teacher, Mapping) else None
 
 
+def architecture_differences(recorded: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
+    """Return the settings in which two architectures of the same weights differ, as "text_cfg.heads".
+
+    Settings that only one of them states do not count, because versions of open_clip add some; QuickGELU is
+    off if it is not stated. [] if one of the architectures is unknown.
+    """
+    if not isinstance(recorded, Mapping) or not isinstance(now, Mapping):
+        return []
+    found = []
+    for key in sorted(recorded.keys() & now.keys() - {"quick_gelu"}):
+        if isinstance(recorded[key], Mapping):
+            found += [f"{key}.{inner}" for inner in architecture_differences(recorded[key], now[key])]
+        elif recorded[key] != now[key]:
+            found.append(key)
+    if bool(recorded.get("quick_gelu")) != bool(now.get("quick_gelu")):
+        found.append("quick_gelu")
+    return found
+
+
 @dataclass(frozen=True)
 class Origin:
     """The teacher of something that holds embeddings or was trained with them."""

@@ -35,6 +35,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
 from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.base.natural import natural
+from cckt.cache_builder.base.regular_files import read_regular, require_regular
 from cckt.cache_builder.teacher.encoder import PRECISIONS
 from cckt.cache_builder.teacher.encoder import Teacher as Teacher
 from cckt.cache_builder.teacher.foreign_code import TRUST, refuse_code_of_config, refuse_code_of_folder
@@ -171,7 +172,9 @@ def _from_folder(name: str, folder: Path) -> _Loaded:
     source = f"local-dir:{folder}"
     try:
         with quiet(), no_prompts(), no_waiting_offline():
-            refuse_code_of_config(name, parse_json((folder / CONFIG).read_bytes()), folder / CONFIG)
+            for file in folder.iterdir():  # open_clip reads some of them
+                require_regular(file)
+            refuse_code_of_config(name, parse_json(read_regular(folder / CONFIG)), folder / CONFIG)
             refuse_code_of_folder(name, folder)
             model, transform = open_clip.create_model_from_pretrained(source)
     except UserError:

@@ -13,6 +13,7 @@ from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.regular_files import read_regular
 
 TRUST, CODE = "trust_remote_code", "auto_map"
 """Keys of a JSON file: permit code (where true), and name the code."""
@@ -41,7 +42,7 @@ def refuse_code_of_folder(teacher: str, folder: Path) -> None:
     """
     for name in READ_BY_TRANSFORMERS:
         try:
-            content = parse_json((folder / name).read_bytes())
+            content = parse_json(read_regular(folder / name))
         except (OSError, ValueError):
             continue
         _refuse(teacher, content, folder / name)

@@ -38,6 +38,7 @@ class TeacherGuide:
         cache: Path | None = None,
     ) -> None:
         self.name, self.weight_digest = teacher.name, teacher.weight_digest
+        self.architecture: Mapping[str, Any] = teacher.recipe()["architecture"]
         recorded = (text_recipe or {}).get("templates") or {}
         self._templates = resolve_templates(recorded.get("patterns") or TEMPLATES)
         self._synonyms = bool((text_recipe or {}).get("synonyms", False))

@@ -20,6 +20,7 @@ from cckt.cache_builder.base.constants import TEMPLATES
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.vocabulary import Concept
 
 ENSEMBLE12 = (
@@ -132,7 +133,7 @@ def unit_rows(rows: NDArray[Any]) -> NDArray[np.float32]:
 
 def _read(path: Path) -> tuple[str, ...]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular_text(path)
         if text.lstrip().startswith("["):
             return tuple(parse_json(text))
     except (OSError, ValueError) as fault:

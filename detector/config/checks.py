@@ -20,6 +20,16 @@ def at_least(section: str, owner: object, low: float, *names: str) -> None:
         require(value >= low, f"{section}.{name}", value, f"at least {low:g}")
 
 
+def at_most(section: str, owner: object, high: float, *names: str) -> None:
+    """Raise UserError unless the options `names` of a section are at most `high`.
+
+    For numbers that would take all memory or processes of any machine; no sensible value comes near.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        require(value <= high, f"{section}.{name}", value, f"at most {high:g}")
+
+
 def fraction(section: str, owner: object, *names: str) -> None:
     """Raise UserError unless the options `names` of a section are in [0, 1]."""
     for name in names:

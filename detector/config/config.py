@@ -15,6 +15,7 @@ from typing import Any
 
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.regular_files import require_regular
 from cckt.detector.config.checks import require
 from cckt.detector.config.data import DataConfig
 from cckt.detector.config.dataclass_io import flat, merged, override, to_mapping, toml_text
@@ -125,7 +126,7 @@ def load_config(path: Path | str, base: Config | None = None) -> Config:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with require_regular(path).open("rb") as file:
             values = tomllib.load(file)
     except FileNotFoundError:
         raise UserError(f"--config {path}: no such file; expected a TOML file of options.") from None

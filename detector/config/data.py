@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from cckt.detector.config.checks import at_least, fraction, require
+from cckt.detector.config.checks import at_least, at_most, fraction, require
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class DataConfig:
             self.proposals_name,
             "the label of a proposals table: lower-case letters, digits and _",
         )
+        at_most("data", self, 1000, "workers")
         at_least("data", self, 0, "workers", "cache_photos", "proposals", "min_proposal_side")
         at_least("data", self, 0, "mosaic_epochs")
         require(not (self.mosaic and self.proposals), "data.mosaic", self.mosaic, "0 with data.proposals")

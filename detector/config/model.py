@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cckt.cache_builder.base.constants import TAU
-from cckt.detector.config.checks import at_least, fraction, require
+from cckt.detector.config.checks import at_least, at_most, fraction, require
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         at_least("model", self, 1, "heads", "points", "decoder_layers", "ffn", "queries", "levels", "hidden")
         at_least("model", self, 0, "encoder_layers", "freeze_stride")
+        at_most("model", self, 1000, "encoder_layers", "decoder_layers", "heads", "points", "levels")
+        at_most("model", self, 100_000, "hidden", "ffn", "queries")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "a number from 0 to below 1")
         require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "a number from 0 to below 1")
         require(self.hidden % 32 == 0, "model.hidden", self.hidden, "a multiple of 32 (GroupNorm)")

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.image_files import open_image, orientation
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.photos import check_file
 
 Decoder = Callable[[list[Tensor]], list[Tensor]]
@@ -65,7 +66,7 @@ def jpeg_bytes(path: Path, size: tuple[int, int], *, exif: str = "ignore") -> Te
     """
     try:
         check_file(path)
-        content = path.read_bytes()
+        content = read_regular(path)
         with open_image(io.BytesIO(content)) as image:
             plain = image.format == "JPEG" and image.mode in ("RGB", "L") and image.size == tuple(size)
             plain &= exif != "apply" or orientation(image) == 1

@@ -15,7 +15,7 @@ DIM: Colour = (92, 96, 106)
 @lru_cache(maxsize=4096)
 def colour_of(name: str) -> Colour:
     """Return a colour that depends only on the name of a concept: one of 24 hues in two strengths."""
-    digest = hashlib.sha256(name.encode()).digest()
+    digest = hashlib.sha256(name.encode(errors="backslashreplace")).digest()
     lightness, chroma = ((0.72, 0.16), (0.53, 0.17))[digest[1] % 2]
     return oklch(lightness, chroma, digest[0] % 24 * 15.0)
 

@@ -15,6 +15,7 @@ from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.constants import EXACT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.detector.runs.file_digests import check_recorded
 
 _KEYS = ("image_id", "category_id", "bbox", "score")
@@ -112,7 +113,7 @@ class Detections:
         path = Path(path)
         check_recorded(path)
         try:
-            records = parse_json(path.read_bytes())
+            records = parse_json(read_regular(path))
         except OSError as error:
             raise UserError(
                 f"{option} {path} cannot be read ({error.strerror}); give a file in COCO results format."

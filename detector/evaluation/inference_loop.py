@@ -130,7 +130,18 @@ def infer(
             raise Abandoned
     progress.finish()
     joined = {name: Detections.join(found).by_image() for name, found in parts.items()}
-    return InferenceResult(joined, tuple(faults), photos - len(faults), time.perf_counter() - begin)
+    found_all = InferenceResult(joined, tuple(faults), photos - len(faults), time.perf_counter() - begin)
+    return found_all if share[1] > 1 else _with_photos(found_all)
+
+
+def _with_photos(found: InferenceResult) -> InferenceResult:
+    """Return the result. Raises UserError if photos were named and none could be read: a disk is missing."""
+    if found.faults and not found.photos:
+        raise UserError(
+            f"{found.faults[0]}; none of the {len(found.faults)} photos could be read, expected the photos "
+            "of the data set; mount their disk or correct their folder, then run the same command again."
+        )
+    return found
 
 
 def infer_on_ranks(
@@ -167,11 +178,13 @@ def infer_on_ranks(
         variant.name: Detections.join([part.detections[variant.name] for part in whole]).by_image()
         for variant in variants
     }
-    return InferenceResult(
-        detections,
-        tuple(fault for part in whole for fault in part.faults),
-        sum(part.photos for part in whole),
-        max(part.seconds for part in whole),
+    return _with_photos(
+        InferenceResult(
+            detections,
+            tuple(fault for part in whole for fault in part.faults),
+            sum(part.photos for part in whole),
+            max(part.seconds for part in whole),
+        )
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.evaluation.detections import Detections
@@ -76,7 +77,7 @@ def check_names(path: Path, index: Index) -> None:
 def _read_names(path: Path) -> dict[str, list[tuple[int, str]]] | None:
     """Return (id, name) of the images and categories of images.json; None if cckt did not write the file."""
     try:
-        content: Any = parse_json(path.read_bytes())
+        content: Any = parse_json(read_regular(path))
         return {
             "categories": [(int(one["id"]), str(one["name"])) for one in content["categories"]],
             "images": [(int(one["id"]), str(one["file_name"])) for one in content["images"]],

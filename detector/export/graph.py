@@ -140,7 +140,7 @@ def export_graph(
     card = {"cckt": "export", "digest": digest_of(content), **card_of(detector, words, report)}
     out.parent.mkdir(parents=True, exist_ok=True)
     document = json.dumps(plain(card), indent=2, allow_nan=False) + "\n"
-    write_together({out: content, card_path(out): document.encode()})
+    write_together({out: content, card_path(out): document.encode(errors="backslashreplace")})
     return report
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from cckt.cache_builder.base.atomic_files import temporary_of, write_bytes, write_json
 from cckt.cache_builder.base.disk_faults import ROOM, require_room
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.detector.config.config import Config, save_config
 from cckt.detector.evaluation.metrics import LABELS, percent
 from cckt.detector.runs.file_digests import check_recorded, record
@@ -57,11 +58,11 @@ def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
         write_json(out / "metrics.json", {"evaluation": figures})
         if (run / "versions.json").is_file():
             check_recorded(run / "versions.json")
-            write_bytes(out / "versions.json", (run / "versions.json").read_bytes())
+            write_bytes(out / "versions.json", read_regular(run / "versions.json"))
         record(out, "model.safetensors", "config.toml", "facts.json", "metrics.json", "versions.json")
         count = sum(value.numel() for value in tensors.values())
         card = model_card(run.resolve().name, config, facts, figures, licence, count)
-        write_bytes(out / "README.md", card.encode())
+        write_bytes(out / "README.md", card.encode(errors="backslashreplace"))
         os.rename(whole, target)  # replaces an empty folder, and fails if somebody has put something into it
     finally:
         shutil.rmtree(whole, ignore_errors=True)

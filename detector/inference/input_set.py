@@ -13,6 +13,8 @@ import safetensors.numpy
 from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.npy_files import read_npy
+from cckt.cache_builder.base.regular_files import require_regular
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import load_photo
 from cckt.cache_builder.vocabulary import Vocabulary
@@ -81,12 +83,12 @@ def read_text_table(path: Path, concepts: int) -> npt.NDArray[np.float32]:
     """
     try:
         if path.suffix == ".safetensors":
-            tensors = safetensors.numpy.load_file(path)
+            tensors = safetensors.numpy.load_file(require_regular(path))
             if len(tensors) != 1:
                 raise ValueError(f"{len(tensors)} tensors, expected one")
             (table,) = tensors.values()
         else:
-            table = np.load(path, allow_pickle=False)
+            table = read_npy(path)
         table = np.asarray(table, np.float32)
     except (OSError, ValueError, TypeError, safetensors.SafetensorError) as fault:
         raise UserError(

@@ -1,47 +1,64 @@
 """The journal of `cckt predict`: what is found so far, so that a stopped command continues.
 
 A file of JSON lines in the output folder: the settings, then a line per prediction, then {"done": K} for each
-photo or video K. It is removed when the results are written.
+photo or video K. It is removed when the results are written; a card keeps the settings of these. Results of
+two settings are never mixed in a folder, and never replaced unasked (`require_same_settings`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.atomic_files import plain, write_json
 from cckt.cache_builder.base.digests import digest_of, file_digest
-from cckt.cache_builder.base.ownership import require_ours_or_absent, text_mark
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.ownership import json_mark, json_object, require_ours_or_absent, text_mark
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
 from cckt.detector.inference.prediction import Prediction
 from cckt.detector.runs.run_folder import evaluation_weights
 
 FILE = "predictions.partial"
+CARD = "predict.json"
 _KEY = "cckt predict"
+_OPTIONS = {"weights": "run", "config": "--set", "words": "--vocabulary", "paths": "photos"}
+"""Settings whose name is not that of an option."""
 
 
 class Journal:
-    """Predictions of finished inputs, in order. A journal of other settings is discarded.
+    """Predictions of finished inputs, in order.
 
-    settings: plain values on which the predictions depend. Raises UserError if the file is not ours.
+    settings: plain values on which the predictions depend. batch: images per forward pass; photos of a batch
+    that was not finished are predicted again, so that batches, and with them the last bits of scores, are
+    those of an undisturbed command. Raises UserError if the file is not ours, or of other settings.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], vocabulary: Vocabulary, batch: int = 1
+    ) -> None:
         self.path = folder / FILE
-        require_ours_or_absent(self.path, text_mark(f'{{"{_KEY}"'), "a journal of cckt predict")
+        require_same_settings(folder, settings)
         self._vocabulary = vocabulary
         header = json.dumps({_KEY: settings})
-        kept = self._read(header)
+        kept = self._read()
+        images = sum(not one["fault"] for lines in kept for one in lines)
+        while images % batch and len(kept[-1]) <= 1:  # never a whole video
+            images -= sum(not one["fault"] for one in kept.pop())
         self.found = [self._prediction(one) for lines in kept for one in lines]
         self.inputs = len(kept)
         """Number of inputs that are finished."""
+        self._existed = folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("w", encoding="utf-8")
         for line in (header, *self._lines(kept)):
@@ -67,34 +84,38 @@ class Journal:
         self.inputs += 1
 
     def close(self) -> None:
-        """Close the file, which stays for the next command."""
+        """Close the file, which stays for the next command unless no input is finished."""
         self._file.close()
+        if not self.inputs:
+            self.path.unlink(missing_ok=True)
+            if not self._existed:
+                with contextlib.suppress(OSError):  # pictures are in it already
+                    self.path.parent.rmdir()
 
     def remove(self) -> None:
         """Remove the file, because the results are complete."""
-        self.close()
+        self._file.close()
         self.path.unlink(missing_ok=True)
 
-    def _read(self, header: str) -> list[list[dict[str, Any]]]:
-        """Return the records of each finished input; [] without a journal of these settings."""
+    def _read(self) -> list[list[dict[str, Any]]]:
+        """Return the records of each finished input, up to the first line that cannot be read."""
         try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")
+            lines = read_regular_text(self.path).split("\n")
         except (OSError, UnicodeDecodeError):
-            return []
-        if lines[0] != header:
             return []
         inputs: list[list[dict[str, Any]]] = []
         current: list[dict[str, Any]] = []
         for line in lines[1:]:
             try:
-                record = json.loads(line)
-            except ValueError:  # the last line of a killed command
+                record = parse_json(line)
+                if "done" in record:
+                    inputs.append(current)
+                    current = []
+                    continue
+                self._prediction(record)
+            except (ValueError, KeyError, TypeError, OverflowError):  # the last line of a killed command
                 break
-            if "done" in record:
-                inputs.append(current)
-                current = []
-            else:
-                current.append(record)
+            current.append(record)
         return inputs
 
     @staticmethod
@@ -119,6 +140,84 @@ class Journal:
         )
 
 
+def require_same_settings(folder: Path, settings: dict[str, Any], format: str = "") -> None:
+    """Raise UserError, which names what differs, if a folder holds results of other settings: unfinished
+    ones, finished ones of the same format, or pictures, crops or videos where this command makes some too.
+
+    Finished results may be made again for other photos. Also raises UserError if the files that say so are
+    not ours. Results of earlier versions have no card and count as having these settings.
+    """
+    journal, card = folder / FILE, folder / CARD
+    require_ours_or_absent(journal, text_mark(f'{{"{_KEY}"'), "a journal of cckt predict")
+    require_ours_or_absent(card, json_mark(_KEY), "the settings of results of cckt predict")
+    for path in (journal, card):
+        if path.exists() and not path.is_file():
+            raise UserError(
+                f"--out: found {path}, which is no regular file; remove it or give another --out."
+            )
+    if _holds_results(journal):
+        _refuse_others(_first_line(journal).get(_KEY), settings, journal, "unfinished results")
+    for made, known in _finished(folder).items():
+        if made == format or _products(known) & _products(settings):
+            _refuse_others(known, {**settings, "paths": None}, card, "results")
+
+
+def write_settings(folder: Path, settings: dict[str, Any], format: str) -> None:
+    """Write the card of finished results: the settings of each format."""
+    write_json(folder / CARD, {_KEY: {**_finished(folder), format: settings}})
+
+
+def _finished(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the settings of the finished results in a folder, by format."""
+    found = json_object(folder / CARD).get(_KEY)
+    return (
+        {key: one for key, one in found.items() if isinstance(one, dict)} if isinstance(found, dict) else {}
+    )
+
+
+def _products(settings: dict[str, Any]) -> set[str]:
+    """Return what a command with these settings makes whatever the format is."""
+    made = {name for name in ("crops", "video") if settings.get(name)}
+    return made if settings.get("no_pictures") else {*made, "pictures"}
+
+
+def _holds_results(journal: Path) -> bool:
+    """Return whether an input is finished; the journal of a command that was killed before holds nothing."""
+    try:
+        with journal.open("rb") as file:
+            return any(line.startswith(b'{"done"') for line in file)
+    except OSError:
+        return False
+
+
+def _first_line(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            found = parse_json(file.readline(1 << 20))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _refuse_others(known: Any, settings: dict[str, Any], path: Path, what: str) -> None:
+    if not isinstance(known, dict):
+        return
+    # As in JSON, where a tuple is a list; a value None is not compared.
+    wanted = parse_json(json.dumps(settings))
+    flat = [{**one, **dict(one.get("options") or {})} for one in (known, wanted)]
+    differing = [
+        _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        for name in flat[1]
+        if name != "options" and not (name == "paths" and flat[1][name] is None)
+        if flat[0].get(name) != flat[1][name]
+    ]
+    if differing:
+        raise UserError(
+            f"--out {path.parent}: holds {what} of cckt predict that differ in {', '.join(differing)}, as "
+            f"{path} says; give another --out, or remove these results."
+        )
+
+
 def settings_of(
     run: Path,
     config: Config,
@@ -127,18 +226,21 @@ def settings_of(
     every: float,
     options: dict[str, Any],
     text: npt.NDArray[np.float32] | None,
-    products: object,
+    products: Mapping[str, bool],
 ) -> dict[str, Any]:
-    """Return the settings of a journal: digests of the weights, words and paths, and all options."""
+    """Return the settings of results: digests of the weights, words and paths, and all options.
+
+    Left out is the number of photos in a batch, which one lowers after running out of memory.
+    """
     return {
         "weights": file_digest(evaluation_weights(run)),
         "config": plain(
             {"prior": dataclasses.asdict(config.prior), "inference": dataclasses.asdict(config.inference)}
         ),
         "words": words.digest,
-        "paths": digest_of("\n".join(map(str, paths)).encode()),
+        "paths": digest_of(b"\n".join(map(os.fsencode, paths))),
         "every": every,
-        "options": options,
+        "options": {name: value for name, value in plain(options).items() if name != "batch"},
         "text": None if text is None else digest_of(text.tobytes()),
-        "products": str(products),
+        **products,
     }

@@ -217,5 +217,5 @@ def _cell(text: str) -> str:
 def write_text(path: Path, text: str) -> Path:
     """Write a file atomically, in a folder that is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="backslashreplace"))
     return path

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store import architecture_differences
 from cckt.cache_builder.vocabulary import Concept, Vocabulary, normalise_name
 from cckt.detector.runs.run_folder import Facts
 
@@ -34,8 +35,21 @@ class Guide(Protocol):
 
 
 def require_teacher_of_run(guide: Guide, facts: Facts) -> None:
-    """Raise UserError if the guide has other weights than the teacher of the run."""
+    """Raise UserError if the guide has other weights than the teacher of the run, or another architecture.
+
+    The architecture is the guide's attribute `architecture`, in the form of a recipe; it may lack it.
+    """
     expected = facts.taught_by
+    differing = architecture_differences(
+        (expected or {}).get("architecture"), getattr(guide, "architecture", None)
+    )
+    if expected and differing and guide.weight_digest == expected["weight_digest"]:
+        raise UserError(
+            f"--teacher {guide.name} has the weights of the run's teacher {expected['name']}, but differs in "
+            f"{', '.join(differing)}, so its embeddings are others than those that the run was trained with; "
+            "make the columns of the training data again (cckt cache all DATA --overwrite) and train anew or "
+            "give local-dir:FOLDER, whose open_clip_config.json has the architecture in the run's facts.json."
+        )
     if expected and guide.weight_digest != expected["weight_digest"]:
         raise UserError(
             f"--teacher {guide.name} has the weights {guide.weight_digest}, but the run was trained with "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.detector.runs.file_digests import check_recorded
 from cckt.detector.runs.log import LOG_FILE
 
@@ -25,7 +26,7 @@ def read_log(run: Path) -> dict[str, Any]:
         return {}
     check_recorded(path)
     by_kind: dict[str, dict[int, dict[str, float]]] = {}
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in read_regular_text(path, errors="replace").splitlines():
         try:
             line = parse_json(text)
             figures = {k: float(v) for k, v in line.items() if isinstance(v, int | float) and k != "step"}

@@ -89,7 +89,7 @@ def write_report(
     }
     with explained_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, render(page).encode())
+        write_bytes(path, render(page).encode(errors="backslashreplace"))
     return path
 
 

@@ -1,6 +1,7 @@
 """Read and write run folders.
 
 run_folder.py     facts, checkpoints and weights of a run
+json_fields.py    fields of a dataclass in JSON that somebody may have edited
 base_text.py      text embeddings of the base concepts of a run
 file_digests.py   digests of the files of a run, checked when they are read
 folder_guard.py   one training at a time in a folder; refuse folders that hold other files

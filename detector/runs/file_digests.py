@@ -16,6 +16,7 @@ from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.digests import digest_of, file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.store.format.spec import canonical
 
 DIGESTS_FILE, WEIGHTS = "digests.json", ".safetensors"
@@ -95,7 +96,7 @@ def read_digests(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_regular(path))
         files, digest = content["files"], content["digest"]
         intact = content.keys() == {"files", "digest"} and digest == digest_of(canonical(files))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -21,6 +21,7 @@ from pathlib import Path
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
 from cckt.cache_builder.base.ownership import json_object
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.detector.config.config import Config, load_config
 from cckt.detector.ranks.world import World
 from cckt.detector.runs.run_folder import Facts
@@ -128,8 +129,8 @@ def _is_run(folder: Path) -> bool:
     if not required <= json_object(folder / "facts.json").keys():
         return False
     try:
-        config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = tomllib.loads(read_regular_text(folder / "config.toml"))
+    except (OSError, ValueError, RecursionError):
         return False
     return all(isinstance(config.get(section), dict) for section in ("model", "train"))
 
@@ -137,6 +138,6 @@ def _is_run(folder: Path) -> bool:
 def _is_written_config(path: Path) -> bool:
     """Return whether a file is exactly what `save_config` writes, and not a config written by hand."""
     try:
-        return path.read_text(encoding="utf-8") == load_config(path, Config()).to_toml()
-    except (OSError, ValueError):
+        return read_regular_text(path) == load_config(path, Config()).to_toml()
+    except (OSError, ValueError, UserError):
         return False

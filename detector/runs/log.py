@@ -19,6 +19,7 @@ import torch
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.detector.config.config import Config
 from cckt.detector.runs.run_folder import read_json
 
@@ -74,7 +75,7 @@ class RunLog:
 
     def _drop_after(self, step: int, evaluated: int) -> None:
         if self._path.is_file():
-            lines = self._path.read_bytes().splitlines(True)
+            lines = read_regular(self._path).splitlines(True)
             write_bytes(self._path, b"".join(line for line in lines if _is_kept(line, step, evaluated)))
 
 
@@ -113,10 +114,11 @@ def _wandb(run: Path, config: Config) -> Any:
     known = run / "wandb.json"
     if not known.is_file():
         write_json(known, {"id": secrets.token_hex(8)})
+    name = read_json(known, "the id of a run").get("id")
     try:
         return wandb.init(
             project=config.train.wandb_project,
-            id=read_json(known, "the id of a run")["id"],
+            id=name,
             name=run.resolve().name,
             dir=str(run),
             config=config.to_dict(),

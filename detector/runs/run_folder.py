@@ -27,7 +27,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -39,13 +39,16 @@ from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.json_text import parse_json
+from cckt.cache_builder.base.regular_files import read_regular_text, require_regular
 from cckt.cache_builder.proposals import Provenance
 from cckt.cache_builder.store import teacher_of
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config, load_config
 from cckt.detector.runs.file_digests import check_recorded
+from cckt.detector.runs.json_fields import fields_of
 
 CHECKPOINTS, PARTIAL = "checkpoints", ".partial"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Facts:
     @staticmethod
     def load(run: Path) -> Facts:
         """Read facts.json. Raises UserError if `run` is not a run folder."""
-        return Facts(**read_json(run / "facts.json", "a run folder made by cckt train"))
+        return read_fields(run / "facts.json", Facts, "a run folder made by cckt train")
 
 
 def read_json(path: Path, expected: str) -> Any:
@@ -114,13 +117,21 @@ def read_json(path: Path, expected: str) -> Any:
     """
     check_recorded(path)
     try:
-        return parse_json(path.read_text(encoding="utf-8"))
+        return parse_json(read_regular_text(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected {expected}; check the name of the folder.") from None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError):
             raise_unless_missing(error, path)
         raise UserError(f"{path}: found no readable JSON ({error}), expected {expected}.") from None
+
+
+def read_fields(path: Path, kind: type[T], expected: str) -> T:
+    """Read a JSON file that holds the fields of a dataclass.
+
+    Raises UserError as `read_json` and `fields_of` do.
+    """
+    return fields_of(read_json(path, expected), kind, path)
 
 
 def run_config(run: Path) -> Config:
@@ -168,7 +179,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     """Read safetensors on the CPU. Raises UserError if the file is missing or damaged."""
     check_recorded(path)
     try:
-        return dict(safetensors.torch.load_file(path))
+        return dict(safetensors.torch.load_file(require_regular(path)))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected weights written by cckt train.") from None
     except (safetensors.SafetensorError, OSError) as error:
@@ -251,7 +262,9 @@ def remove_leftovers(run: Path, step: int) -> None:
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
     """Read state.pt of an intact checkpoint on the CPU."""
-    state: dict[str, Any] = torch.load(checkpoint / "state.pt", map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(
+        require_regular(checkpoint / "state.pt"), map_location="cpu", weights_only=True
+    )
     return state
 
 
@@ -285,7 +298,7 @@ def _all_checkpoints(run: Path) -> list[Path]:
 def _find_damage(folder: Path) -> str | None:
     """Return a description of the first missing or damaged file of a checkpoint; None if it is intact."""
     try:
-        listed = parse_json((folder / "files.json").read_text(encoding="utf-8"))
+        listed = parse_json(read_regular_text(folder / "files.json"))
         digests = listed["files"]
         intact = listed.keys() == {"step", "files"} and listed["step"] == int(folder.name.rpartition("-")[2])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.regular_files import require_regular
 
 
 def uses_timm_weights(weights: str) -> bool:
@@ -40,7 +41,7 @@ def load_backbone(net: nn.Module, path: Path) -> None:
     The file has the names of the whole timm model (as on the hub) or of the model of feature maps; further
     tensors, such as the classifier's, are ignored. Raises UserError for missing tensors and other shapes.
     """
-    stored = load_file(path)
+    stored = load_file(require_regular(path))
     own: dict[str, Tensor] = net.state_dict()
     source = {name: _name_in(stored, name) for name in own}
     missing = [

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.index import open_index
 from cckt.detector.config.config import Config
@@ -34,9 +35,10 @@ def planned(config: Config, data: Path, epochs: str | None, minutes: float | Non
     if epochs == "auto":
         count = automatic_epochs(photos)
     elif epochs is not None:
-        if not epochs.isdigit() or not int(epochs):
+        number = natural(epochs)
+        if not number:
             raise UserError(f"--epochs {epochs}: expected auto or a whole number of at least 1.")
-        count = int(epochs)
+        count = number
     if minutes is not None:
         if not minutes > 0:
             raise UserError(f"--minutes {minutes:g}: expected a number above 0.")

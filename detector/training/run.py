@@ -87,7 +87,7 @@ class Folders:
             raise UserError(
                 f"{run}: found no data.json, expected one that names the training data; give --train FOLDER."
             )
-        return Folders(**store.read_json(run / "data.json", "the data folders of a run"))
+        return store.read_fields(run / "data.json", Folders, "the data folders of a run")
 
 
 class Run:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands.front import Call, World, write
+from tests.commands.front import Call, Outcome, World, write
 
 
 def test_predict_uses_the_teacher_of_the_run(call: Call, world: World, tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_predict_without_priors_or_pictures(call: Call, world: World, tmp_path: 
     photo = world.folder / "photos" / "0.png"
     words = ["--vocabulary", "cup", "--out", tmp_path, "--priors", "none", "--no-pictures"]
     assert call("predict", world.run, photo, *words).code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predict.json", "predictions.json"]
 
 
 def test_predict_reads_patterns_and_lists_and_writes_each_format(
@@ -111,7 +111,9 @@ def test_confirmed_predictions_have_the_scores_of_the_teacher(
     assert json.loads(scored.out)["figures"]["confirm"] == 2
     again = call("predict", world.run, world.folder / "photos", *words, "--out", tmp_path)
     assert "not calibrated" not in again.err
-    wrong = call("predict", world.run, world.folder / "photos", *words[:-1], "1001", "--out", tmp_path)
+    wrong = call(
+        "predict", world.run, world.folder / "photos", *words[:-1], "1001", "--out", tmp_path / "new"
+    )
     assert "from 1 to 1000" in wrong.err
 
 
@@ -149,3 +151,48 @@ def test_a_table_of_text_embeddings_replaces_those_of_the_teacher(
     np.save(tmp_path / "text.npy", np.eye(3, width, dtype=np.float32))
     refused = call("predict", world.run, world.folder / "photos", *common, "--out", tmp_path / "out")
     assert "found the shape (3, " in refused.sentence()
+
+
+def test_results_of_two_settings_are_never_in_one_folder(call: Call, world: World, tmp_path: Path) -> None:
+    photos, out = world.folder / "photos", tmp_path / "finds"
+
+    def predict(*words: object) -> Outcome:
+        return call("predict", world.run, *words, "--out", out, "--min-score", "0", "--crops")
+
+    cup, top = ("--vocabulary", "cup"), ("--top", "1")
+    assert predict(photos / "0.png", *cup, *top).code == 0
+    made = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert out / "predict.json" in made
+    for words, name in (
+        ([*cup, "--top", "2"], "--top"),
+        (["--vocabulary", "cat", *top], "--vocabulary"),
+        ([*cup, *top, "--no-pictures"], "--no-pictures"),
+        ([*cup, *top, "--set", "prior.rho=0.5"], "--set"),
+        (["--vocabulary", "cat", "--top", "2"], "--vocabulary, --top"),
+    ):
+        sentence = predict(photos / "0.png", *words).sentence()
+        assert f"holds results of cckt predict that differ in {name}, as {out}/predict.json says" in sentence
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == made
+    # Another format without pictures has files of its own. A lower batch, the same folder by another name,
+    # and other photos are no other settings.
+    assert predict(photos / "0.png", *cup, *top, "--batch", "1").code == 0
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == made
+    assert predict(photos / "1.png", *cup, *top).code == 0
+    assert (
+        call(
+            "predict",
+            world.run,
+            photos,
+            "--vocabulary",
+            "cat",
+            "--out",
+            out,
+            "--no-pictures",
+            "--format",
+            "csv",
+        ).code
+        == 0
+    )
+    assert json.loads((out / "predict.json").read_text())["cckt predict"].keys() == {"coco", "csv"}
+    (out / "predict.json").write_text("precious")
+    assert "predict.json that is not the settings" in predict(photos / "0.png", *cup, *top).sentence()

@@ -163,7 +163,7 @@ def _group_lives(leader: int, seconds: float = 10.0) -> bool:
     """Return whether a process of a group is still alive after a while; kill the group then."""
     waited = threading.Event()
     for _ in range(int(seconds / 0.05)):
-        if not _alive_in(leader):
+        if not alive_in(leader):
             return False
         waited.wait(0.05)
     with contextlib.suppress(ProcessLookupError):
@@ -171,7 +171,7 @@ def _group_lives(leader: int, seconds: float = 10.0) -> bool:
     return True
 
 
-def _alive_in(group: int) -> bool:
+def alive_in(group: int) -> bool:
     """Return whether the process group has a member that is no zombie; Linux only, else True at most once."""
     if sys.platform != "linux":
         return False

@@ -24,7 +24,7 @@ from tests.commands.front import World, coco, index, options
 from tests.faults.conftest import Tell
 from tests.faults.kills import Server
 
-KILLS = 4
+KILLS = 3
 """Kills of each verb in the short form."""
 
 VARYING = re.compile(r"(^|/)(metrics\.jsonl?|digests\.json|files\.json|versions\.json)$")
@@ -179,7 +179,7 @@ def kill_everywhere(server: Server, world: World, tmp_path: Path, name: str, kil
     expected = contents(work)
     numbers = list(range(1, whole.count + 1))
     if kills:
-        numbers = sorted({1 + round(at * (whole.count - 1) / (kills - 1)) for at in range(kills)})
+        numbers = sorted({max(1, round((at + 1) * whole.count / kills)) for at in range(kills)})
     for number in numbers:
         where = f"{name}, killed at operation {number} of {whole.count}"
         shutil.rmtree(work)

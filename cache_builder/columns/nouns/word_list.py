@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.proposals.noun_phrases import noun_of
 from cckt.cache_builder.proposals.provenance import Provenance
 from cckt.cache_builder.store import Column, Origin, require_same_teacher
@@ -38,7 +39,7 @@ def read_words(path: Path) -> WordList:
     """
     try:
         size = path.stat().st_size
-        text = path.read_text(encoding="utf-8-sig") if size <= MOST_BYTES else None
+        text = read_regular_text(path, "utf-8-sig") if size <= MOST_BYTES else None
     except (OSError, ValueError) as error:
         raise UserError(
             f"--nouns-from {path}: cannot be read as text ({error}); give a UTF-8 file with a word per line."

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.base.regular_files import require_regular
 
 BLOCK_BYTES = 1 << 22
 TAIL_CHARS = 64
@@ -24,7 +25,7 @@ def require_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
-            path.open("rb").close()
+            require_regular(path).open("rb").close()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: give the path of a COCO-format JSON file") from None
     except OSError as error:

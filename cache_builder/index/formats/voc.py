@@ -15,7 +15,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.natural import natural
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
 from cckt.cache_builder.index.formats import BOX_DTYPE, IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.image_folder import SUFFIXES
 from cckt.cache_builder.index.formats.repairs import Repairs
@@ -54,7 +56,7 @@ def read_voc(path: Path, progress: Progress, repairs: Repairs, subset: str | Non
     progress.start(f"read {folder.name}", len(files), "files")
     hashed, photos = hashlib.sha256(), {}
     for number, file in enumerate(files, 1):
-        content = file.read_bytes()
+        content = read_regular(file)
         hashed.update(file.name.encode() + b"\0" + content)
         photos[number] = _read_photo(file, content, repairs)
         progress.advance()
@@ -97,7 +99,7 @@ def _listed(path: Path, subset: str, files: list[Path]) -> set[str]:
     """Return the names, without their ending, that ImageSets/Main/SUBSET.txt lists."""
     place = path / "ImageSets" / "Main" / f"{subset}.txt"
     try:
-        listed = {line.split()[0] for line in place.read_text(encoding="utf-8").splitlines() if line.split()}
+        listed = {line.split()[0] for line in read_regular_text(place).splitlines() if line.split()}
     except (OSError, ValueError):
         raise UserError(f"{place} cannot be read, expected the names of photos; correct --subset") from None
     missing = sorted(listed - {file.stem for file in files})
@@ -132,9 +134,10 @@ def _read_photo(path: Path, content: bytes, repairs: Repairs) -> _Photo:
 
 def _side(root: ElementTree.Element, key: str, path: Path) -> int:
     text = (root.findtext(f"size/{key}") or "").strip()
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 2**31:
+    number = natural(text)
+    if not number or number >= 2**31:
         raise UserError(f"{path}: <size> has the {key} {text!r}, expected the photo's size in pixels")
-    return int(text)
+    return number
 
 
 def _corner(one: ElementTree.Element, key: str, path: Path) -> float:

@@ -17,6 +17,7 @@ import yaml
 
 from cckt.cache_builder.base.errors import UserError, brief
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
 from cckt.cache_builder.index.formats import BOX_DTYPE, Annotations
 from cckt.cache_builder.index.formats.image_folder import list_images, measure
 from cckt.cache_builder.index.formats.repairs import Repairs
@@ -45,7 +46,7 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
     names = _class_names(card, path)
     root = _root(path, card)
     files = _image_files(card, subset, root, path)
-    hashed = hashlib.sha256(path.read_bytes())
+    hashed = hashlib.sha256(read_regular(path))
     found: list[tuple[int, Row]] = []
     polygons, unlabelled, label_files = 0, 0, set()
     for number, name in enumerate(files, 1):
@@ -58,7 +59,7 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
                 f"{label} belongs to two photos (one is {name}), expected one; rename one of them"
             )
         label_files.add(label)
-        content = label.read_bytes()
+        content = read_regular(label)
         hashed.update(name.encode() + b"\0" + content)
         rows, from_polygons = _rows(label, content, names)
         polygons += from_polygons
@@ -97,7 +98,7 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        card = yaml.safe_load(path.read_bytes())
+        card = yaml.safe_load(read_regular(path))
     except OSError as fault:
         raise UserError(
             f"{path} cannot be read ({fault.strerror}): give the data.yaml of the YOLO folder"
@@ -153,7 +154,7 @@ def _image_files(card: dict[str, Any], subset: str, root: Path, path: Path) -> l
         if (root / place).is_dir():
             names += list_images(root, place)
             continue
-        for line in (root / place).read_text(encoding="utf-8").splitlines():
+        for line in read_regular_text(root / place).splitlines():
             if line.strip():
                 image = _inside(root, line.strip())
                 if image is None:

@@ -98,7 +98,7 @@ class Manifest:
             )
         try:
             return cls._checked(fields)
-        except (AssertionError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (UserError, AssertionError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{place}/{GROUP} contradicts itself ({error}): expected the manifest of a column, "
                 "remove the folder and make the column again."

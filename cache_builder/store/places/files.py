@@ -15,6 +15,7 @@ from pathlib import Path
 from cckt.cache_builder.base import atomic_files
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.store.places.contract import TEMPORARY, Bytes, ChunkFiles, check_name
 from cckt.cache_builder.store.places.remote import RemoteFiles
 
@@ -43,7 +44,7 @@ class LocalFiles:
             mode = path.stat().st_mode
             if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise UserError(f"{path}: is a pipe or a device, expected a file; remove it and try again.")
-            return path.read_bytes()
+            return read_regular(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -139,7 +139,8 @@ class _Reservation:
     def place(self, index: int, path: Path, size: int) -> None:
         """Map `size` bytes of a file into slot `index`, read-only and shared with every other reader."""
         try:
-            descriptor = os.open(path, os.O_RDONLY)
+            # Without waiting for the writer of a pipe, whose size of 0 is then refused below.
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         except OSError as error:
             raise_unless_missing(error, path)
             raise UserError(

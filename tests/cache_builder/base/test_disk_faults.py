@@ -69,3 +69,25 @@ def test_room_is_checked_without_leaving_anything(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match=f"{tmp_path}/a: could not be used because the disk is read-only"):
         require_room(tmp_path / "a")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_vanishes_while_the_disk_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    real = disk_faults.shutil.disk_usage
+
+    def after_a_removal(place: Path) -> object:
+        if (tmp_path / "a").is_dir():
+            (tmp_path / "a").rmdir()
+        return real(place)
+
+    monkeypatch.setattr(disk_faults.shutil, "disk_usage", after_a_removal)
+    require_room(tmp_path / "a")
+
+    def never(place: Path) -> object:
+        raise FileNotFoundError(2, "No such file or directory", str(place))
+
+    monkeypatch.setattr(disk_faults.shutil, "disk_usage", never)
+    with pytest.raises(UserError, match="it or its folder does not exist"):
+        require_room(tmp_path)

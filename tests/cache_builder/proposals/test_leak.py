@@ -106,6 +106,26 @@ def test_outside_of_the_protocols_every_maker_is_welcome(folder) -> None:
     assert not is_guarded(index_of(folder, split="all-base")), "there is no novel concept to leak"
 
 
+def test_the_advice_for_nouns_names_the_command_of_nouns(tmp_path: Path) -> None:
+    folder = render(tmp_path, 4)
+    index = index_of(folder)
+    recipe = {"provenance": Provenance("words", "list.txt", "sha256:w", words=("thing 5",)).to_json()}
+    for name in (ColumnName("proposals/nouns"), ColumnName("proposals/nouns", "b", of="two")):
+        boxes = ColumnName("proposals/boxes", of=name.of)
+        spec = proposals_spec(index, MAKER, Selection(), {}, 512)
+        open_writer(folder, replace(spec, name=str(boxes)), overwrite=True)
+        open_writer(
+            folder,
+            column_spec(name, rows=3, width=1, chunk_rows=4, index_digest="sha256:t", recipe=recipe),
+            overwrite=True,
+        )
+        options = " --of proposals-two --name b" if name.of else ""
+        with pytest.raises(
+            UserError, match=f"cckt cache nouns {folder}{options} --overwrite --nouns-from FILE, with"
+        ):
+            require_no_leak(folder, index, str(name))
+
+
 def test_a_column_without_a_maker_and_a_missing_table_are_refused(folder, tmp_path) -> None:
     index = index_of(folder)
     with pytest.raises(UserError, match="names no maker"):

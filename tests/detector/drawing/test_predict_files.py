@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -153,10 +154,10 @@ def test_a_stopped_command_continues_behind_the_finished_files(tmp_path: Path) -
     partial = (out / "predictions.partial").read_text()
     (out / "predictions.partial").write_text(partial + '{"source": "half a li')
 
-    other = Journal(tmp_path / "other", {"seed": 1}, CONCEPTS)
-    (tmp_path / "other" / "predictions.partial").write_text(partial)
-    assert Journal(tmp_path / "other", {"seed": 2}, CONCEPTS).inputs == 0, "of other settings"
-    other.close()
+    with pytest.raises(
+        UserError, match=r"out: holds unfinished results .* differ in --seed, as .*partial says"
+    ):
+        Journal(out, {"seed": 2}, CONCEPTS)
 
     journal = Journal(out, {"seed": 1}, CONCEPTS)
     assert journal.inputs >= 1
@@ -181,6 +182,39 @@ def test_a_stopped_command_continues_behind_the_finished_files(tmp_path: Path) -
 def test_a_journal_of_somebody_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "predictions.partial").write_text("precious")
     with pytest.raises(UserError, match="is not a journal of cckt predict"):
+        Journal(tmp_path, {}, CONCEPTS)
+
+
+@pytest.mark.parametrize(
+    "line", ["5", "[]", "{}", "{", "[" * 5000, '{"source": "a", "size": [1], "boxes": 3}']
+)
+def test_a_line_that_cannot_be_read_ends_a_journal(tmp_path: Path, line: str) -> None:
+    journal = Journal(tmp_path, {"seed": 1}, CONCEPTS)
+    journal.add(Prediction.empty(CONCEPTS, (8, 8), "a.png", ""))
+    journal.done()
+    journal.close()
+    with journal.path.open("a") as file:
+        file.write(f"{line}\n")
+    journal = Journal(tmp_path, {"seed": 1}, CONCEPTS)
+    assert [one.source for one in journal.found] == ["a.png"]
+    journal.close()
+
+
+@pytest.mark.parametrize(("batch", "kept"), [(1, 5), (2, 5), (3, 4), (4, 5), (5, 0)])
+def test_a_journal_goes_on_at_the_beginning_of_a_batch(tmp_path: Path, batch: int, kept: int) -> None:
+    """The second of the five photos could not be read and was in no batch."""
+    journal = Journal(tmp_path, {"seed": 1}, CONCEPTS)
+    for number in range(5):
+        fault = "is empty" if number == 1 else ""
+        journal.add(Prediction.empty(CONCEPTS, (8, 8), f"{number}.png", fault))
+        journal.done()
+    journal.close()
+    assert Journal(tmp_path, {"seed": 1}, CONCEPTS, batch).inputs == kept
+
+
+def test_a_pipe_in_the_place_of_a_journal_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "predictions.partial")
+    with pytest.raises(UserError, match="no regular file"):
         Journal(tmp_path, {}, CONCEPTS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from cckt.cache_builder.vocabulary import Concept, Vocabulary
 from cckt.detector.config.config import changed, save_config
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction
+from cckt.detector.inference.vocabulary import require_teacher_of_run
+from cckt.detector.runs.run_folder import Facts
 from tests.detector.evaluation.evaluation_world import (
     layers_of,
     make_deep_run,
@@ -191,6 +194,24 @@ def test_a_guide_of_another_teacher_is_refused(run):
         UserError, match=r"weights sha256:cc, but the run was trained with small \(sha256:aa\)"
     ):
         Predictor.load(run, guide=guide)
+
+
+def test_a_guide_with_the_weights_of_the_run_in_another_architecture_is_refused(run):
+    facts = Facts.load(run)
+    recipe = {
+        **facts.text_recipe,
+        "teacher": {**facts.text_recipe["teacher"], "architecture": {"embed_dim": 4}},
+    }
+    old = replace(facts, text_recipe=recipe)
+    guide = SmallGuide()
+    require_teacher_of_run(guide, old)  # an architecture that is not known
+    guide.architecture = {"embed_dim": 4, "newer": 1}
+    require_teacher_of_run(guide, old)
+    guide.architecture = {"embed_dim": 4, "quick_gelu": True}
+    with pytest.raises(
+        UserError, match=r"the run's teacher small, but differs in quick_gelu, so .*cache all DATA"
+    ):
+        require_teacher_of_run(guide, old)
 
 
 def test_an_unreadable_image_is_refused_or_becomes_a_fault(detector, photo, tmp_path):

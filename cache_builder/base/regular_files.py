@@ -1,0 +1,44 @@
+"""Read whole files that anybody may have put there, but no endless device and no pipe without a writer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from pathlib import Path
+
+_GIVEN = re.compile(r"/dev/(stdin|fd/[0-9]+)|/proc/self/fd/[0-9]+")
+"""Descriptors that the shell opened for this process, as in --split <(...)."""
+
+
+class SpecialFileError(OSError):
+    """A device, or a pipe that may wait forever, in the place of a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.EINVAL, "it is a device or a pipe, expected a regular file", str(path))
+
+
+def require_regular(path: Path) -> Path:
+    """Return `path`. Raises SpecialFileError for a device or a pipe, and OSError if nothing can be found out.
+
+    A missing file, a folder, and a pipe that the shell opened for this process pass.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return path
+    special = not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    if special and not (stat.S_ISFIFO(mode) and _GIVEN.fullmatch(os.fspath(path))):
+        raise SpecialFileError(path)
+    return path
+
+
+def read_regular(path: Path) -> bytes:
+    """Return the contents of a file. Raises OSError as `require_regular` and `Path.read_bytes` do."""
+    return require_regular(path).read_bytes()
+
+
+def read_regular_text(path: Path, encoding: str = "utf-8", errors: str | None = None) -> str:
+    """Return the text of a file. Raises OSError as `require_regular`, and what `Path.read_text` raises."""
+    return require_regular(path).read_text(encoding=encoding, errors=errors)
