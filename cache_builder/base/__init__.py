@@ -4,10 +4,9 @@ errors.py        UserError, a fault that the user can correct; values in its mes
 constants.py     defaults that several rooms share
 progress.py      progress protocol for long-running work
 atomic_files.py  files that appear complete or not at all; values as JSON can hold them
-json_text.py     parse JSON that anybody may have written
+untrusted_text.py  JSON and natural numbers that anybody may have written
 regular_files.py read whole files that are no pipes or devices
 npy_files.py     read .npy files that anybody may have written
-natural.py       natural numbers in texts
 image_files.py   open image files: listed formats only, bounded pixels, EXIF orientation
 ownership.py     marks of our files; whatever lacks one is not replaced
 disk_faults.py   full, read-only and missing disks as one sentence; room before long work

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.atomic_files import write_together
 from cckt.cache_builder.base.boxes import xywh_of
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.json_text import parse_json
 from cckt.cache_builder.base.ownership import Mark, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
+from cckt.cache_builder.base.untrusted_text import parse_json
 from cckt.cache_builder.index.derive import require_annotated
 from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.repairs import Repairs

@@ -22,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.natural import natural
+from cckt.cache_builder.base.untrusted_text import natural
 from cckt.detector.ranks.rank_death import RankMonitor
 
 T = TypeVar("T")

@@ -1,0 +1,28 @@
+"""JSON and natural numbers in texts that anybody may have written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_LARGEST = 2**63 - 1
+"""Largest number that fits 64 bits. Python refuses to convert thousands of digits."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises ValueError, and nothing else, if there is none: also for invalid UTF-8, for arrays nested a
+    thousand deep and for integers of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def natural(text: str) -> int | None:
+    """Return the number of ASCII digits; None for other texts, such as "²" or "-1", and from 2^63 on."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST))):
+        return None
+    return number if (number := int(text)) <= _LARGEST else None
