@@ -463,11 +463,11 @@ def test_no_wide_handler_swallows_the_sentence_for_the_user() -> None:
     ("name", "only_by"),
     [
         # RecursionError for deep nesting; what the same line encodes may be decoded so.
-        (r"json\.loads?\((?!json\.dumps|canonical)", "json_text"),
+        (r"json\.loads?\((?!json\.dumps|canonical)", "untrusted_text"),
         (r"np\.load\(", "npy_files"),  # a damaged head raises whatever Python's parser raises
         (r"Image\.open\(", "image_files"),  # formats by a list, and a limit of pixels
         # "²" is a digit that int() refuses, as it does thousands of digits.
-        (r"\.is(digit|decimal|numeric)\(", "natural"),
+        (r"\.is(digit|decimal|numeric)\(", "untrusted_text"),
     ],
 )
 def test_what_others_wrote_is_read_in_one_place(name: str, only_by: str) -> None:
