@@ -185,8 +185,6 @@ def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Findin
 
     Loads each teacher once. Only new columns and new words need a teacher; training and evaluation do not.
     """
-    from cckt.cache_builder.teacher.clip import load_teacher
-
     named: dict[str, set[str]] = {}  # name -> weight digests of the columns
     for data in folders:
         for column in list_columns(data):
@@ -196,6 +194,10 @@ def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Findin
                 continue
             if teacher is not None:
                 named.setdefault(teacher["name"], set()).add(teacher["weight_digest"])
+    if not named:
+        return []
+    from cckt.cache_builder.teacher.clip import load_teacher  # imports open_clip, which takes seconds
+
     findings = []
     for name, digests in named.items():
         try:
