@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cckt.cache_builder.base.counts import counted
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.natural import natural
 from cckt.commands.console import Answer
@@ -60,8 +61,8 @@ def export(
     difference = max(made.boxes_difference, made.scores_difference)
     photos = "any size" if made.size is None else f"{made.size[0]} x {made.size[1]} px"
     answer.lines(
-        f"{made.path}: {made.concepts} concepts, photos of {photos}, within {difference:.1g} of torch; "
-        f"names and shapes are in {card_path(made.path)}"
+        f"{made.path}: {counted(made.concepts, 'concept')}, photos of {photos}, within {difference:.1g} of "
+        f"torch; names and shapes are in {card_path(made.path)}"
     )
     answer.figures(made.as_dict())
 
