@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cache_builder.index.photo_files import save_photo
 from tests.commands.front import Call, World, write
 
 
@@ -149,3 +150,20 @@ def test_a_table_of_text_embeddings_replaces_those_of_the_teacher(
     np.save(tmp_path / "text.npy", np.eye(3, width, dtype=np.float32))
     refused = call("predict", world.run, world.folder / "photos", *common, "--out", tmp_path / "out")
     assert "found the shape (3, " in refused.sentence()
+
+
+def test_a_photo_on_its_side_is_detected_as_a_viewer_shows_it_and_read_back(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    save_photo(tmp_path / "photos" / "a.jpg", (60, 40), orientation=6)
+    words = ["--vocabulary", "cup, cat", "--min-score", "0", "--out", tmp_path / "finds", "--no-pictures"]
+    assert call("predict", world.run, tmp_path / "photos", *words).code == 0
+    file = tmp_path / "finds" / "predictions.json"
+    known = json.loads(file.read_text())
+    assert [(one["width"], one["height"]) for one in known["images"]] == [(40, 60)]
+    assert any(one["bbox"][1] + one["bbox"][3] > 40 for one in known["annotations"]), "below the stored photo"
+    told = call(
+        "data", "index", "--annotations", file, "--images", tmp_path / "photos", "--out", tmp_path / "d"
+    )
+    assert told.code == 0, told.err
+    assert "their boxes are of the photo as turned (--exif apply)" in told.out
