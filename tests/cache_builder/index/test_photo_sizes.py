@@ -53,7 +53,7 @@ def test_boxes_that_contradict_the_recorded_size_are_refused_and_an_option_decid
     with pytest.raises(UserError, match=message):
         build(tmp_path, stored)
     report = build(tmp_path, stored, exif="apply")
-    assert "1 recorded sizes replaced by those of the chosen --exif" in report.lines()
+    assert "1 recorded size replaced by those of the chosen --exif" in report.lines()
     index = open_index(tmp_path / "out")
     assert (index.widths.tolist(), index.heights.tolist()) == ([40], [60])
     assert load_row(index, 0).size == (40, 60)
