@@ -192,8 +192,6 @@ def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Findin
 
     Loads each teacher once. Only new columns and new words need a teacher; training and evaluation do not.
     """
-    from cckt.cache_builder.teacher.clip import load_teacher
-
     named: dict[str, dict[str, Any]] = {}  # name -> weight digests of the columns -> architecture
     for data in folders:
         for column in list_columns(data):
@@ -203,6 +201,10 @@ def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Findin
                 continue
             if teacher is not None:
                 named.setdefault(teacher["name"], {})[teacher["weight_digest"]] = teacher.get("architecture")
+    if not named:
+        return []
+    from cckt.cache_builder.teacher.clip import load_teacher  # imports open_clip, which takes seconds
+
     findings = []
     for name, digests in named.items():
         try:

@@ -74,7 +74,7 @@ def evaluate(
     """Score a run, or any detections, on a data set."""
     from cckt.api import confirmation
     from cckt.cache_builder.index import open_index
-    from cckt.detector.evaluation.asked import request_rows
+    from cckt.detector.evaluation.asked import headline_rows, request_rows
     from cckt.detector.evaluation.compare_runs import compare_runs
     from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
     from cckt.detector.evaluation.results_file import read_results
@@ -141,7 +141,9 @@ def evaluate(
     if detections is not None:
         index = open_index(data)
         found = read_results(detections, index, progress=progress)
-        metrics = evaluate_detections(index, found, engine=engine, protocol=protocol, resamples=resamples)
+        metrics = evaluate_detections(
+            index, found, engine=engine, protocol=protocol, resamples=resamples, progress=progress
+        )
     else:
         metrics = evaluate_run(
             scored,
@@ -159,7 +161,8 @@ def evaluate(
             progress=progress,
         )
     title = f"{scored} on {data}, protocol {metrics.protocol}, in percent"
-    answer.table(title, ["figure", "value"], metrics.rows())
+    named = metrics.figures.get("requests")
+    answer.table(title, ["figure", "value"], metrics.rows() + (headline_rows(named) if named else []))
     counted = metrics.figures.get("novel_objects")
     if counted and counted["objects"]:
         title = (

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.untrusted_text import natural
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.options import Json, Run, RunTeacher, changed, refuse_unused
@@ -93,7 +93,7 @@ def export(
     mean = max(made.mean_boxes_difference, made.mean_scores_difference)
     apart = f"within {difference:.1g} of torch" + ("" if precision == "fp32" else f" (mean {mean:.1g})")
     answer.lines(
-        f"{made.path}: {made.concepts} concepts, {precision}, photos of {sizes}, {apart}; "
+        f"{made.path}: {counted(made.concepts, 'concept')}, {precision}, photos of {sizes}, {apart}; "
         f"names and shapes are in {card_path(made.path)}"
     )
     answer.figures(made.as_dict())

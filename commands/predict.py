@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.engines.choice import ActorCpus, Actors, Address, Engine, ray_engine
 from cckt.commands.options import (
@@ -243,7 +243,7 @@ def predict(
         answer.lines(f"... {SHOWN} listed, {len(found) - SHOWN} more")
     total, rate = sum(map(len, found)), len(found) / (time.monotonic() - began)
     answer.lines(
-        f"{total} detection{'s' * (total != 1)} in {len(found)} photo{'s' * (len(found) != 1)}, "
+        f"{counted(total, 'detection')} in {counted(len(found), 'photo')}, "
         f"{rate:.1f} images/s: {written}" + ("" if no_pictures else f"; pictures in {out}")
     )
     answer.figures({"photos": len(found), "finds": total, "images_per_second": rate, "out": out})

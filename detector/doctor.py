@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from cckt.cache_builder import doctor as offline
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.doctor import Finding
@@ -21,7 +23,12 @@ from cckt.detector.runs.file_digests import DIGESTS_FILE, accept, recorded_probl
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
 from cckt.detector.students.build import build_student
 from cckt.detector.training.forecast import warnings
+from cckt.detector.training.length import seconds_per_step
 from cckt.detector.training.preflight import check_batch, check_validation, gather
+from cckt.detector.training.process import memory_mib
+
+LONG_HOURS = 24.0
+"""Hours of a training from which `check_time` warns."""
 
 
 def run_checks(
@@ -31,11 +38,12 @@ def run_checks(
     val: Path | None = None,
     run: Path | None = None,
     mllm_model: str | None = None,
+    timed: bool = False,
 ) -> list[Finding]:
     """Check the installation, the data sets and their teachers, leaks, and whether recipe and data fit.
 
-    config: the recipe; default that of `run`. data, val: data sets for training and evaluation. Returns each
-    finding once.
+    config: the recipe; default that of `run`. data, val: data sets for training and evaluation. timed: also
+    train a few steps, and tell what the run takes. Returns each finding once.
     """
     findings = [*offline.check_installation(), *offline.check_machine()]
     folders = dict.fromkeys(folder for folder in (data, val) if folder)
@@ -55,6 +63,8 @@ def run_checks(
     if data is not None and config is not None:
         found, data_facts = check_training(config, data)
         findings, facts = findings + found, facts or data_facts
+        if timed and data_facts is not None:
+            findings.append(check_time(config, data))
     if val is not None and config is not None:
         findings += check_evaluation(config, val, facts)
     if val is not None and facts is not None:
@@ -108,6 +118,24 @@ def check_training(config: Config, data: Path) -> tuple[list[Finding], Facts | N
         Finding("warn", subject, warning) for warning in warnings(config, ingredients, open_index(data))
     ]
     return findings, facts
+
+
+def check_time(config: Config, data: Path) -> Finding:
+    """Train a few steps in a temporary folder; tell seconds per step, hours in all and peak memory."""
+    subject = f"training on {data}"
+    try:
+        seconds = seconds_per_step(config, data)
+    except UserError as error:
+        return Finding("bad", subject, str(error))
+    photos = len(open_index(data))
+    steps = Schedule(photos, config.train.seed, config.train.batch).steps_per_epoch * config.train.epochs
+    hours = seconds * steps / 3600
+    device = torch.device("cuda" if torch.cuda.is_available() and config.train.device != "cpu" else "cpu")
+    message = (
+        f"{seconds:.2f} s per step on this machine, {config.train.batch / seconds:.1f} images/s; {steps} "
+        f"steps take about {hours:.1f} hours; {memory_mib(device):.0f} MiB of memory at most"
+    )
+    return Finding("warn" if hours > LONG_HOURS else "good", subject, message)
 
 
 def check_evaluation(config: Config, data: Path, facts: Facts | None) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The one exception for faults that the user can correct, and values in its messages."""
+"""The one exception for faults that the user can correct, and values and counts in messages."""
 
 from __future__ import annotations
 
@@ -19,3 +19,11 @@ def brief(value: object) -> str:
     """Return the repr of a value for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Return a number with what it counts, as in "1 photo" and "2 photos".
+
+    one: the words for 1, such as "photo has". several: those for other numbers; default `one` with an s.
+    """
+    return f"{number} {one if number == 1 else several or one + 's'}"

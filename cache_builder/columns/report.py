@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.photos import unreadable_warning
 from cckt.cache_builder.runner import RunReport
@@ -56,12 +56,12 @@ class CacheReport:
     def lines(self) -> list[str]:
         """Return the report as lines of text, one for each fact."""
         made = (
-            f"{self.made_chunks} chunks made, {self.skipped_chunks} found"
+            f"{counted(self.made_chunks, 'chunk')} made, {self.skipped_chunks} found"
             if self.skipped_chunks
-            else f"{self.made_chunks} chunks made"
+            else f"{counted(self.made_chunks, 'chunk')} made"
         )
         lines = [
-            f"column {self.name}: {self.rows} rows, {self.invalid} without a value; {made} in "
+            f"column {self.name}: {counted(self.rows, 'row')}, {self.invalid} without a value; {made} in "
             f"{self.seconds:.1f} s"
         ]
         if self.copied_rows:
@@ -129,7 +129,11 @@ def report_of(
     warning = unreadable_warning(len(set(faults) - {NOT_FINITE}), photos) if photos else None
     if warning:
         notes = [warning, *notes]
-    lines = [*notes, *(f"{counts[reason]} rows: {reason}" for reason in expected if counts[reason]), *faults]
+    lines = [
+        *notes,
+        *(f"{counted(counts[reason], 'row')}: {reason}" for reason in expected if counts[reason]),
+        *faults,
+    ]
     if agreement is not None and agreement.median < ENOUGH:
         lines.append(
             f"column {writer.spec.name} is far from the exact one: median cosine {agreement.median:.4f}, "

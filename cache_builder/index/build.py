@@ -28,6 +28,9 @@ from cckt.cache_builder.index.tables import tables_digest, tables_folder
 from cckt.cache_builder.index.write import write_index
 from cckt.cache_builder.vocabulary import SPLITS, Vocabulary
 
+IMAGES_COLUMN = "images"
+"""Folder of the column images in a data set."""
+
 
 def build_index(
     annotations: Path | Sequence[Path],
@@ -102,7 +105,7 @@ def build_index(
         record = record_photos(images, names, progress, known_records(out), digests=digests)
         choice = "apply" if found.turned and exif == "auto" else exif
         sizes = compare_sizes(found, headers_of(record), choice, rescale)
-    check_boxes(found)
+    shares = check_boxes(found)
     tables, dropped, clipped, zero_areas = assemble(found, names, concepts, keep)
     digest = tables_digest(tables, concepts, sizes.exif)
     root = (out if images is None else images).resolve()
@@ -148,15 +151,27 @@ def build_index(
         boxes_per_split={s: int(np.count_nonzero(in_split(s)[tables.box_concepts])) for s in SPLITS},
         concepts_per_split={s: int(in_split(s).sum()) for s in SPLITS},
         zero_areas=zero_areas,
+        shares=shares,
         similar=similar_names(found),
         parents=[concept.name for concept in found.concepts if concept.category_id in set(found.parents)],
         sizes=sizes,
-        notes=[note for part in parts for note in part.notes],
+        notes=[note for part in parts for note in part.notes] + _photos_in_the_way(images, out),
         repairs=repairs.counts,
         repairs_file=card["repairs"]["file"] if repairs.made else "",
         findable=_findable(missing, repairs),
         unchanged=unchanged,
     )
+
+
+def _photos_in_the_way(images: Path | None, out: Path) -> list[str]:
+    """Return a sentence if the photos are in the folder of the column images; a column needs its own."""
+    column = (out / IMAGES_COLUMN).resolve()
+    if images is None or column not in (images.resolve(), *images.resolve().parents):
+        return []
+    return [
+        f"the photos are in {column}, where cckt cache images would write: for that column, and cckt eval "
+        f"with CLIP priors, build the index in another folder, such as --out {out / 'cckt'}"
+    ]
 
 
 def _exif_entry(sizes: SizeFindings, choice: str) -> dict[str, Any]:

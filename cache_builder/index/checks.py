@@ -61,14 +61,15 @@ def check_files(found: Annotations, names: Sequence[str]) -> None:
             )
 
 
-def check_boxes(found: Annotations) -> None:
-    """Raise UserError where the boxes look normalised, or like corners given as sizes."""
+def check_boxes(found: Annotations) -> int:
+    """Return how many boxes look normalised; raise UserError where all do, or all look like corners."""
     xywh = found.boxes["xywh"]
     finite = xywh[np.isfinite(xywh).all(1)]
     if not len(finite):
-        return
+        return 0
     largest = max(int(found.images["width"].max()), int(found.images["height"].max()))
-    if largest > 2 and (np.abs(finite) <= 1).all() and (finite[:, 2:] > 0).any():
+    shares = (np.abs(finite) <= 1).all(1) & (largest > 2)
+    if shares.all() and (finite[:, 2:] > 0).any():
         raise UserError(
             f"{found.path}: all values of its {len(finite)} boxes are at most 1 (the first is "
             f"{finite[0].tolist()}), which looks like shares of the photo, expected pixels; multiply them by "
@@ -87,3 +88,4 @@ def check_boxes(found: Annotations) -> None:
             f"is {first}) and all of them fit as corners [x0, y0, x1, y1], expected [x, y, width, height]; "
             "subtract the first corner from the second"
         )
+    return int((shares & (finite[:, 2:] > 0).all(1)).sum())

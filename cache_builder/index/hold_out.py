@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.atomic_files import write_together
 from cckt.cache_builder.base.boxes import xywh_of
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.ownership import Mark, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
@@ -24,6 +24,10 @@ from cckt.cache_builder.index.reader import Index, open_index
 
 TRAIN, VAL, SPLIT = "train.json", "val.json", "split.json"
 """Files of `hold_out`: the larger part, the held-out part, and the splits of the concepts of an index."""
+
+
+def _counts(images: int, boxes: int) -> str:
+    return f"{counted(images, 'image')}, {counted(boxes, 'box', 'boxes')}"
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,13 @@ class HoldOutReport:
     def lines(self) -> list[str]:
         """Return the report as text, one fact per line."""
         lines = [
-            f"{self.folder / TRAIN}: {self.train_images} images, {self.train_boxes} boxes",
-            f"{self.folder / VAL}: {self.val_images} images, {self.val_boxes} boxes",
+            f"{self.folder / TRAIN}: {_counts(self.train_images, self.train_boxes)}",
+            f"{self.folder / VAL}: {_counts(self.val_images, self.val_boxes)}",
         ]
         if self.only_train:
             names = ", ".join(self.only_train[:5]) + ", ..." * (len(self.only_train) > 5)
-            lines.append(f"{len(self.only_train)} concepts have boxes only in {TRAIN}: {names}")
+            alone = counted(len(self.only_train), "concept has", "concepts have")
+            lines.append(f"{alone} boxes only in {TRAIN}: {names}")
         if self.images:
             option = " --exif apply" if self.exif == "apply" else ""
             lines.append(f"index both with cckt data index --images {self.images}{option}")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.base.errors import counted
 from cckt.cache_builder.index.formats.repairs import KINDS
 from cckt.cache_builder.index.photo_files.sizes import SizeFindings
 from cckt.cache_builder.index.tables import FOLDER
@@ -59,6 +60,8 @@ class IndexReport:
     """Kind of `formats.repairs.KINDS` -> repairs that --lenient made."""
     repairs_file: str = ""
     """File of the index that lists them; "" for none."""
+    shares: int = 0
+    """Boxes whose values are all at most 1, among others in pixels."""
     findable: int = 0
     """Missing photos that --lenient would find by their base name."""
     notes: list[str] = field(default_factory=list)
@@ -68,19 +71,21 @@ class IndexReport:
 
     def lines(self) -> list[str]:
         """Return the report as text, one fact per line."""
-        n_concepts = sum(self.concepts_per_split.values())
+        n_concepts = counted(sum(self.concepts_per_split.values()), "concept")
         concepts = ", ".join(f"{n} {split}" for split, n in self.concepts_per_split.items())
         boxes = ", ".join(f"{n} {split}" for split, n in self.boxes_per_split.items())
         lines = [
-            f"{self.images} images ({self.images_without_boxes} without boxes)",
-            f"{self.boxes} boxes of {self.annotations} annotations: {boxes}; {self.crowd} of them crowds",
-            f"{n_concepts} concepts: {concepts} (split {self.split}, keep {self.keep})",
+            f"{counted(self.images, 'image')} ({self.images_without_boxes} without boxes)",
+            f"{counted(self.boxes, 'box', 'boxes')} of {counted(self.annotations, 'annotation')}: {boxes}; "
+            f"{counted(self.crowd, 'crowd')} among them",
+            f"{n_concepts}: {concepts} (split {self.split}, keep {self.keep})",
         ]
         lines += [f"{n} dropped: {_REASONS[reason]}" for reason, n in self.dropped.items() if n]
         if self.clipped:
             lines.append(f"{self.clipped} clipped to their photo")
         if self.photos_missing:
-            lines.append(f"{self.photos_missing} photos are not on disk, the first is {self.first_missing}")
+            missing = counted(self.photos_missing, "photo is", "photos are")
+            lines.append(f"{missing} not on disk, the first is {self.first_missing}")
         if self.findable:
             lines.append(f"--lenient finds {self.findable} of the missing photos by their base name")
         lines += self._findings()
@@ -91,36 +96,48 @@ class IndexReport:
         """Return a line for each finding that deserves a look."""
         lines, sizes = [], self.sizes
         lines += self.notes
-        lines += [f"{count} {KINDS[kind]}" for kind, count in self.repairs.items()]
+        lines += [counted(count, *KINDS[kind][:2]) + KINDS[kind][2] for kind, count in self.repairs.items()]
         if self.repairs_file:
             lines.append(f"{self.folder / FOLDER / self.repairs_file} lists these repairs")
         if self.zero_areas:
-            lines.append(f"{self.zero_areas} boxes have area 0 in the file: width times height is taken")
+            zero = counted(self.zero_areas, "box has", "boxes have")
+            lines.append(f"{zero} area 0 in the file: width times height is taken")
+        if self.shares:
+            shares = counted(self.shares, "box has", "boxes have")
+            lines.append(
+                f"{shares} only values of at most 1, which look like shares of the photo and are read as "
+                "pixels"
+            )
         if self.parents:
             names = ", ".join(map(repr, self.parents[:5])) + ", ..." * (len(self.parents) > 5)
+            one, several = "category has no box and is", "categories have no box and are"
             lines.append(
-                f"{len(self.parents)} categories have no box and are only the parent of others ({names}): "
-                "--lenient leaves them out"
+                f"{counted(len(self.parents), one, several)} only the parent of others ({names}): --lenient "
+                "leaves out such categories"
             )
         if self.similar:
+            same = counted(len(self.similar), "category has", "categories have")
             lines.append(
-                f"{len(self.similar)} categories have the name of another one up to case and '_' (the first "
-                f"pair is {self.similar[0][0]!r} and {self.similar[0][1]!r})"
+                f"{same} the name of another one up to case and '_' (the first pair is "
+                f"{self.similar[0][0]!r} and {self.similar[0][1]!r})"
             )
         for count, reading in (
             (sizes.applied, "of the photo as turned (--exif apply)"),
             (sizes.ignored, "of the stored pixels (--exif ignore)"),
         ):
             if count:
-                lines.append(f"{count} photos have an EXIF orientation: their boxes are {reading}")
+                photos = counted(count, "photo has", "photos have")
+                lines.append(f"{photos} an EXIF orientation: their boxes are {reading}")
         if sizes.replaced:
-            lines.append(f"{sizes.replaced} recorded sizes replaced by those of the chosen --exif")
+            replaced = counted(sizes.replaced, "recorded size")
+            lines.append(f"{replaced} replaced by those of the chosen --exif")
         if sizes.rescaled:
-            lines.append(f"{sizes.rescaled} photos were resized: their boxes are scaled to the file")
+            resized = counted(sizes.rescaled, "photo was", "photos were")
+            lines.append(f"{resized} resized: their boxes are scaled to the file")
         if sizes.other_size:
+            other = counted(sizes.other_size, "photo has", "photos have")
             lines.append(
-                f"{sizes.other_size} photos have another size than their record and cannot be used, the "
-                f"first is {sizes.first_other}"
+                f"{other} another size than recorded and cannot be used, the first is {sizes.first_other}"
             )
         return lines
 

@@ -262,12 +262,12 @@ def column_spec(
     )
 
 
-def repair_command(data: str, name: str, recipe: Recipe | None = None) -> str:
+def repair_command(data: str, name: str, recipe: Recipe | None = None, teacher: str = "TEACHER") -> str:
     """Return the `cckt cache ...` that makes the column `name` of `data` as `recipe` says, or completes it.
 
     Settings that have their default are left out. Without a recipe (there is no column yet) so are all
-    others. A value that no recipe holds is in capitals for the user to fill in: the teacher without a
-    recipe, the path of a file of templates, or of the data of --calibrate.
+    others. A value that no recipe holds is in capitals for the user to fill in: the path of a file of
+    templates, or of the data of --calibrate. teacher: the one without a recipe.
     """
     made_elsewhere = at("import", "made_by")(recipe or {})
     if made_elsewhere:
@@ -279,7 +279,7 @@ def repair_command(data: str, name: str, recipe: Recipe | None = None) -> str:
     for setting in kind.settings if kind else ():
         value = setting.value(recipe or {})
         if recipe is None and setting.option == "--teacher":
-            value = "TEACHER"
+            value = teacher
         if value and value != setting.default:
             chosen.append(f" {setting.option}" + ("" if value is True else f" {shlex.quote(str(value))}"))
     verb = (kind and kind.verb) or (kind.name if kind else name).partition("/")[0]

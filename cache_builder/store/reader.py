@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.file_names import GROUP, chunk_file
 from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
-from cckt.cache_builder.store.kinds import repair_command
+from cckt.cache_builder.store.kinds import parse_name, repair_command
 from cckt.cache_builder.store.places.contract import ChunkFiles
 from cckt.cache_builder.store.places.fetched import FetchedRows
 from cckt.cache_builder.store.places.files import open_files
@@ -41,7 +43,7 @@ def open_column(
     if manifest is None:
         raise UserError(
             f"There is no column {name} under {data}: expected {files.place}/{GROUP}, make it with "
-            f"`{repair_command(str(data), name)}`."
+            f"`{_command_for_missing(data, name)}`."
         )
     command = repair_command(str(data), name, manifest.spec.recipe)
     if not manifest.finished:
@@ -157,3 +159,16 @@ class Column:
             return FetchedRows(self._files, spec, array)
         width, dtype = spec.arrays[array]
         return MappedRows(local, spec.rows, spec.chunk_rows, width, dtype, self._resident)
+
+
+def _command_for_missing(data: Path | str, name: str) -> str:
+    """Return the command that makes a missing column, with the teacher of another column of its label."""
+    named = parse_name(name)
+    for kind in ("text", "crops", "images"):
+        with suppress(UserError):
+            other = kind + (f"-{named.label}" if named and named.label else "")
+            manifest = read_manifest(open_files(data, other))
+            teacher = None if manifest is None else manifest.spec.recipe.get("teacher")
+            if isinstance(teacher, Mapping) and isinstance(teacher.get("name"), str):
+                return repair_command(str(data), name, teacher=teacher["name"])
+    return repair_command(str(data), name)

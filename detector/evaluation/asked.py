@@ -171,6 +171,29 @@ def asked_figures(
     return {"words": len(pairs[0][0].words), "draws": len(pairs), **figures}
 
 
+def headline_of_requests(
+    dataset: EvaluationSet, matches: RequestMatches, calibration: ScoreCalibration
+) -> dict[str, Any]:
+    """Return `request_figures` of grouped requests without the reliability, and the words of a request."""
+    figures = request_figures(matches, calibration)
+    del figures["reliability"]
+    return {"words": min(GROUP, len(dataset.vocabulary)), **figures}
+
+
+def headline_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (label, text) of `headline_of_requests`, in percent, for the table that shows AP."""
+    words, rows = figures["words"], []
+    for split in ("base", "novel"):
+        if figures[split]["boxes"]:
+            for name in ("precision", "recall"):
+                value = figures[split][name]
+                text = "–" if value is None else f"{100 * value:.1f}"
+                rows.append((f"{name} {split}, {words} words named", text))
+    if figures["all"]["boxes"]:
+        rows.append(("false finds of absent words per photo", f"{figures['absent_finds_per_photo']:.3f}"))
+    return rows
+
+
 def request_rows(figures: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return (words, precision, recall, F1, finds) of `request_figures` for a table, in percent."""
 

@@ -6,23 +6,31 @@ matches with integer weights: matching happens once, and only cumulative sums ar
 
 from __future__ import annotations
 
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 
 from cckt.cache_builder.base.atomic_files import plain
+from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.detector.evaluation.coco_engines import IOU_THRESHOLDS, RECALLS
 from cckt.detector.evaluation.ground_truth import GroundTruth
 from cckt.detector.evaluation.match_detections import DetectionMatches
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Rows = npt.NDArray[np.integer[Any]]
 
 RESAMPLES_AT_ONCE = 256
-"""Resamples whose AP is computed at once; bounds memory."""
+"""Most resamples whose AP is computed at once."""
+WEIGHTS_AT_ONCE = 2**21
+"""Most weights of the detections of a concept, over resamples, at once; bounds memory."""
+MOST_THREADS = 4
+"""Concepts that are computed at the same time, at most."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ def intervals(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    progress: Progress | None = None,
 ) -> dict[str, Interval]:
     """Return intervals of the protocol's headline figures whose IoU thresholds `matches` has.
 
@@ -84,7 +93,7 @@ def intervals(
     [0, 1]. Without the shift they are too high: a resample has fewer distinct images, so fewer false
     positives rank between true ones; with few boxes this bias exceeds the spread.
     """
-    observed, drawn = _figures(truth, matches, resamples, seed)
+    observed, drawn = _figures(truth, matches, resamples, seed, progress)
     answer = {}
     for name, values in drawn.items():
         values = _centred(values, observed[name])
@@ -108,10 +117,11 @@ def compare(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    progress: Progress | None = None,
 ) -> dict[str, Comparison]:
     """Compare two runs on the same resamples, so that the difficulty of the drawn images cancels out."""
-    observed_a, drawn_a = _figures(truth, a, resamples, seed)
-    observed_b, drawn_b = _figures(truth, b, resamples, seed)
+    observed_a, drawn_a = _figures(truth, a, resamples, seed, progress)
+    observed_b, drawn_b = _figures(truth, b, resamples, seed, progress)
     answer = {}
     for name in drawn_a:
         difference = observed_b[name] - observed_a[name]
@@ -125,7 +135,11 @@ def compare(
 
 
 def _figures(
-    truth: GroundTruth, matches: DetectionMatches, resamples: int, seed: int
+    truth: GroundTruth,
+    matches: DetectionMatches,
+    resamples: int,
+    seed: int,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, float], dict[str, Floats]]:
     """Return the observed figures, and (resamples,) resampled values of each."""
     photos = len(truth.image_ids)
@@ -133,7 +147,7 @@ def _figures(
     rng = np.random.default_rng(seed)
     for row in range(1, resamples + 1):
         weights[row] = np.bincount(rng.integers(photos, size=photos), minlength=photos) if photos else 0
-    table = weighted_table(truth, matches, weights)
+    table = weighted_table(truth, matches, weights, progress)
     means = {
         name: _row_means(table[_threshold_rows(matches, name)].mean(0)[:, _concepts_of(truth, name)])
         for name in truth.headline
@@ -173,11 +187,15 @@ def weighted_ap(truth: GroundTruth, matches: DetectionMatches, weights: Floats) 
     return mean
 
 
-def weighted_table(truth: GroundTruth, matches: DetectionMatches, weights: Floats) -> Floats:
+def weighted_table(
+    truth: GroundTruth, matches: DetectionMatches, weights: Floats, progress: Progress | None = None
+) -> Floats:
     """Return (T, B, C) AP of each threshold, weighting and concept.
 
-    weights: (B, I), at least 0, how often each image counts. NaN if the images hold no box of the concept.
+    weights: (B, I), whole numbers of at least 0, how often each image counts. NaN if the images hold no box
+    of the concept.
     """
+    progress = progress or Silent()
     table = np.full((len(matches.thresholds), len(weights), len(truth.names)), np.nan)
     bounds = np.searchsorted(matches.concepts, np.arange(len(truth.names) + 1))
     order = np.argsort(truth.concepts, kind="stable")
@@ -185,50 +203,76 @@ def weighted_table(truth: GroundTruth, matches: DetectionMatches, weights: Float
     boxes = np.split(
         truth.images[order], np.searchsorted(truth.concepts[order], np.arange(1, len(bounds) - 1))
     )
-    right, wrong = matches.right, matches.wrong
+    right, counted = matches.right, ~matches.ignored
     with_boxes = np.flatnonzero([len(photos) > 0 for photos in boxes])
-    # Blocks of resamples, with the weights of one image contiguous: the sums stay in the CPU cache.
-    for low in range(0, len(weights), RESAMPLES_AT_ONCE):
-        some = slice(low, low + RESAMPLES_AT_ONCE)
-        by_photo = np.ascontiguousarray(weights[some].T)
-        for concept in with_boxes:
-            positives = by_photo[boxes[concept]].sum(0)
-            part = slice(bounds[concept], bounds[concept + 1])
-            for t in range(len(matches.thresholds)):
-                values = _ap(matches.images[part], right[t, part], wrong[t, part], by_photo, positives)
-                table[t, some, concept] = np.where(positives > 0, values, np.nan)
+
+    def resample(concept: int) -> None:
+        part = slice(bounds[concept], bounds[concept + 1])
+        size = max(1, min(RESAMPLES_AT_ONCE, WEIGHTS_AT_ONCE // max(part.stop - part.start, 1)))
+        for low in range(0, len(weights), size):
+            some = slice(low, low + size)
+            positives = weights[some].take(boxes[concept], axis=1).sum(1)
+            values = _ap(matches.images[part], right[:, part], counted[:, part], weights[some], positives)
+            table[:, some, concept] = np.where(positives > 0, values, np.nan)
+
+    progress.start("intervals", len(with_boxes), "concepts")
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
+        for _ in pool.map(resample, with_boxes.tolist()):
+            progress.advance(1)
+    progress.finish()
     return table
 
 
-def _ap(
-    images: npt.NDArray[np.int64],
-    right: npt.NDArray[np.bool_],
-    wrong: npt.NDArray[np.bool_],
-    weights: Floats,
-    positives: Floats,
-) -> Floats:
-    """Return (B,) 101-point AP. Precision is only needed at true positives, where it peaks.
+def _ap(images: Rows, right: Bools, counted: Bools, weights: Floats, positives: Floats) -> Floats:
+    """Return (T, B) 101-point AP of K detections. Precision is only needed at true positives, where it peaks.
 
-    weights: (I, B); positives: (B,), weighted number of boxes.
+    right, counted: (T, K); weights: (B, I); positives: (B,), weighted number of boxes.
     """
-    hits = images[right]
+    values = np.zeros((len(right), len(weights)))
+    hits = np.flatnonzero(right.any(0))
     if not len(hits):
-        return np.zeros(weights.shape[1])
-    right_sum = np.cumsum(weights[hits], 0)
-    # False positives before each hit, counted per image and then weighted. Those after the last hit do not
-    # matter.
-    before, photos = np.cumsum(right)[wrong], images[wrong]
-    some = np.searchsorted(before, len(hits))
-    shape = (len(hits), len(weights))
-    counts = sparse.csr_matrix((np.ones(some), (before[:some], photos[:some])), shape=shape)
-    wrong_sum = np.cumsum(counts @ weights, 0)
-    precision = right_sum / (right_sum + wrong_sum + np.spacing(1))
-    precision = np.maximum.accumulate(precision[::-1], 0)[::-1]
-    # The precision of a hit counts once for each recall level that it is the first to reach.
-    reached = np.searchsorted(RECALLS, right_sum / np.maximum(positives, 1e-300), side="right")
-    levels = np.diff(reached, axis=0, prepend=0)
-    value: Floats = (levels * precision).sum(0) / len(RECALLS)
-    return value
+        return values
+    # Most detections count at every threshold: their sums are computed once. Sums of whole numbers are exact.
+    always = counted.all(0)
+    shared = _weight_up_to(hits, always, images, weights)
+    levels, starts = _levels_reached(positives)
+    for t in range(len(right)):
+        rows = np.flatnonzero(right[t])
+        if not len(rows):
+            continue
+        every = shared.take(np.searchsorted(hits, rows), axis=1)
+        sometimes = counted[t] & ~always
+        if sometimes.any():
+            every += _weight_up_to(rows, sometimes, images, weights)
+        found = weights.take(images[rows], axis=1).cumsum(1)
+        precision = found / (every + np.spacing(1))
+        precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        # The precision of a hit counts once for each recall level that it is the first to reach.
+        reached = levels.take(found.astype(np.intp) + starts[:, None])
+        steps = np.diff(reached, axis=1, prepend=np.uint8(0))
+        values[t] = (steps * precision).sum(1) / len(RECALLS)
+    return values
+
+
+def _weight_up_to(rows: Rows, chosen: Bools, images: Rows, weights: Floats) -> Floats:
+    """Return (B, R) the weight of the chosen detections up to each of R rising rows, with it."""
+    places = np.flatnonzero(chosen[: rows[-1] + 1])
+    total = np.zeros((len(weights), len(places) + 1))
+    np.cumsum(weights.take(images[places], axis=1), 1, out=total[:, 1:])
+    found: Floats = total.take(np.searchsorted(places, rows, side="right"), axis=1)
+    return found
+
+
+def _levels_reached(positives: Floats) -> tuple[npt.NDArray[np.uint8], Rows]:
+    """Return how many recall levels 0, 1, ... true positives reach, by number of boxes in one row.
+
+    positives: (B,). Also returns (B,) where the entry of each for 0 true positives is.
+    """
+    different, row = np.unique(positives, return_inverse=True)
+    found = np.arange(int(positives.max(initial=0)) + 1)
+    recall = found / np.maximum(different, 1e-300)[:, None]
+    levels = np.searchsorted(RECALLS, recall, side="right").astype(np.uint8)
+    return levels.ravel(), row * len(found)
 
 
 def _row_means(table: Floats) -> Floats:

@@ -28,6 +28,7 @@ def compare_detections(
     protocol: str = "auto",
     resamples: int = 1000,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> dict[str, Comparison]:
     """Compare the headline figures of the protocol, B minus A, by paired bootstrap over the images."""
     truth = ground_truth_of(index, protocol)
@@ -36,7 +37,7 @@ def compare_detections(
         match_detections(truth, locate_detections(detections, index, truth), thresholds)
         for detections in (a, b)
     ]
-    return compare(truth, *matches, resamples=resamples, seed=seed)
+    return compare(truth, *matches, resamples=resamples, seed=seed, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -111,5 +112,7 @@ def compare_runs(
 
     with joined(device):
         (metrics_a, a), (metrics_b, b) = scored(run), scored(against)
-    compared = compare_detections(index, a, b, protocol=protocol, resamples=resamples, seed=seed)
+    compared = compare_detections(
+        index, a, b, protocol=protocol, resamples=resamples, seed=seed, progress=progress
+    )
     return RunComparison(metrics_a, metrics_b, compared)

@@ -27,6 +27,7 @@ from cckt.detector.evaluation.asked import (
     detections_of,
     drawn_requests,
     grouped_requests,
+    headline_of_requests,
     match_requests,
     requesting,
 )
@@ -57,6 +58,7 @@ def evaluate_detections(
     protocol: str = "auto",
     resamples: int = 0,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Metrics:
     """Score detections of any detector on an index (docs/method/cckt_det.md, section 1).
 
@@ -67,7 +69,7 @@ def evaluate_detections(
     in the index, and for boxes that cannot be in its pixels.
     """
     known = measure(index, detections, protocol, engine)
-    return replace(known.with_intervals(resamples, seed), figures=known.counts())
+    return replace(known.with_intervals(resamples, seed, progress), figures=known.counts())
 
 
 def evaluate_model(
@@ -126,9 +128,9 @@ def evaluate_run(
     folder to write; None is eval-DATA-PRIORS-CLASSIFICATION in the run folder, plus overrides and protocol if
     given. asked: also draw `draws` requests of that many words, and put precision, recall and F1 of what
     `cckt predict` would show for them under "asked" of `Metrics.figures`; 0 draws none. Several numbers give
-    a list of such figures. confirm:
-    the teacher that scores the best boxes, as in `cckt predict --confirm`; None for none. `Metrics.figures`
-    also holds the folder, the images per second and the settings.
+    a list of such figures. Those of all words, dealt into requests of 8, are always under "requests".
+    confirm: the teacher that scores the best boxes, as in `cckt predict --confirm`; None for none.
+    `Metrics.figures` also holds the folder, the images per second and the settings.
 
     The vocabulary of the data set may differ from the one of training (transfer): the text column of the data
     set, made by the run's teacher, is used. Under torchrun or srun the ranks share the images, and the first
@@ -260,18 +262,19 @@ def _evaluated(
         variants = [variant, *grouped, *(one for size in drawn for one in size), *(whole if drawn else [])]
         inferred = infer_on_ranks(model, dataset, variants, world, stop=stop, confirm=confirm, progress=shown)
         if inferred is not None:
-            outcome = metrics_of_variant(dataset, inferred, variant, engine, resamples, facts)
+            outcome = metrics_of_variant(dataset, inferred, variant, engine, resamples, facts, shown)
             matched = match_requests(dataset, detections_of(inferred, grouped))
             fitted = calibration_of(matched)
             known = fitted.apply(matched.scores, matched.novel)
+            used = requests.calibration or fitted
             figures: dict[str, Any] = {
                 "calibration": fitted.as_dict(),
                 "reliability": reliability(known, matched.right),
+                "requests": headline_of_requests(dataset, matched, used),
             }
             if confirm is not None:
                 figures["confirm"] = confirm.count
             if drawn:
-                used = requests.calibration or fitted
                 by_size = [asked_figures(dataset, inferred, one, whole[0], used) for one in drawn]
                 figures["asked"] = by_size[0] if len(by_size) == 1 else by_size
             outcome = replace(outcome, figures=outcome.figures | figures)

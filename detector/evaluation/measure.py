@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.evaluation.bootstrap import intervals, thresholds_for
@@ -53,11 +54,12 @@ class Measurement:
         objects = count_novel_objects(self.truth, self.found, best["score"])
         return {"best_f1": best, "novel_objects": asdict(objects)}
 
-    def with_intervals(self, resamples: int, seed: int = 0) -> Metrics:
+    def with_intervals(self, resamples: int, seed: int = 0, progress: Progress | None = None) -> Metrics:
         """Return the metrics with bootstrap intervals of the headline figures; 0 resamples adds none."""
         if not resamples:
             return self.metrics
-        drawn = intervals(self.truth, self.headline_matches, resamples=resamples, seed=seed)
+        matches = self.headline_matches
+        drawn = intervals(self.truth, matches, resamples=resamples, seed=seed, progress=progress)
         return replace(self.metrics, intervals=drawn)
 
 
@@ -88,6 +90,7 @@ def metrics_of_variant(
     engine: str,
     resamples: int,
     facts: Facts | None,
+    progress: Progress | None = None,
 ) -> Metrics:
     """Return the metrics of one variant's detections, with the settings and the speed of inference.
 
@@ -95,7 +98,7 @@ def metrics_of_variant(
     that it was trained on; None leaves them out.
     """
     known = measure(dataset.index, inferred.detections[variant.name], dataset.protocol, engine)
-    metrics = known.with_intervals(resamples)
+    metrics = known.with_intervals(resamples, progress=progress)
     figures: dict[str, Any] = {
         "data": str(dataset.index.folder),
         "index_digest": dataset.index.digest,

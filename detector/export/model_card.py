@@ -16,6 +16,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.regular_files import read_regular
 from cckt.detector.config.config import Config, save_config
 from cckt.detector.evaluation.metrics import LABELS, percent
+from cckt.detector.runs.base_text import BASE_TEXT_FILE, load_base_text
 from cckt.detector.runs.file_digests import check_recorded, record
 from cckt.detector.runs.run_folder import (
     Facts,
@@ -31,10 +32,11 @@ def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
     """Write a folder that `cckt.Detector.load(out)` loads, with a model card; return the folder.
 
     It holds model.safetensors, config.toml, config.json (the same config, for model hubs), facts.json,
-    metrics.json (the run's own evaluation, which sets the threshold) and README.md; neither optimiser state,
-    logs nor images. licence: identifier of the licence of the weights, such as apache-2.0. Raises UserError
-    if `run` is not a run folder or has no weights, if `out` is not empty, and if the disk has no room.
-    OSError if a file cannot be written; no file remains then.
+    base_text.safetensors (embeddings of the base concepts, if the run has them), metrics.json (the run's own
+    evaluation, which sets the threshold) and README.md; neither optimiser state, logs nor images. licence:
+    identifier of the licence of the weights, such as apache-2.0. Raises UserError if `run` is not a run
+    folder or has no weights, if `out` is not empty, and if the disk has no room. OSError if a file cannot be
+    written; no file remains then.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(
@@ -45,6 +47,7 @@ def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
     figures = evaluation_figures(run)
     require_room(out.parent, weights.stat().st_size + ROOM)
     tensors = load_weights(weights)
+    has_base_text = load_base_text(run, facts) is not None  # raises UserError for a damaged file
     out.parent.mkdir(parents=True, exist_ok=True)
     whole = temporary_of(out)
     target, out = out, whole
@@ -55,11 +58,21 @@ def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
         save_config(config, out / "config.toml")
         write_json(out / "config.json", {"library": "cckt", **config.to_dict()})
         facts.save(out)
+        if has_base_text:
+            write_bytes(out / BASE_TEXT_FILE, (run / BASE_TEXT_FILE).read_bytes())
         write_json(out / "metrics.json", {"evaluation": figures})
         if (run / "versions.json").is_file():
             check_recorded(run / "versions.json")
             write_bytes(out / "versions.json", read_regular(run / "versions.json"))
-        record(out, "model.safetensors", "config.toml", "facts.json", "metrics.json", "versions.json")
+        record(
+            out,
+            "model.safetensors",
+            "config.toml",
+            "facts.json",
+            BASE_TEXT_FILE,
+            "metrics.json",
+            "versions.json",
+        )
         count = sum(value.numel() for value in tensors.values())
         card = model_card(run.resolve().name, config, facts, figures, licence, count)
         write_bytes(out / "README.md", card.encode(errors="backslashreplace"))

@@ -75,7 +75,7 @@ def collect(
     page = {
         "name": run.resolve().name,
         "folder": str(run),
-        "headline": _headline(measured.with_intervals(options.resamples), scene.protocol),
+        "headline": _headline(measured.with_intervals(options.resamples, progress=progress), scene.protocol),
         "log": read_log(run),
         "curves": _precision_curves(truth, measured.curves),
         "sizes": _sizes(truth, measured.curves),
@@ -87,7 +87,7 @@ def collect(
         "priors": prior_quality(scene, prior),
         "sweep": swept,
         "threshold": threshold,
-        "reliability": _reliability(folder),
+        **_requests(folder),
         "config": _flat(config.to_dict()),
         "digests": _digests(run, facts, scene, folder),
     }
@@ -138,10 +138,13 @@ def _evaluation(
     return folder
 
 
-def _reliability(folder: Path) -> list[dict[str, Any]]:
-    """Return the reliability curve of an evaluation; [] if an earlier version made it."""
+def _requests(folder: Path) -> dict[str, Any]:
+    """Return the reliability curve and the figures of requests of an evaluation.
+
+    [] and None if an earlier version made it.
+    """
     figures = read_json(folder / "metrics.json", "figures written by cckt eval").get("figures") or {}
-    return list(figures.get("reliability") or [])
+    return {"reliability": figures.get("reliability") or [], "requests": figures.get("requests")}
 
 
 def _sweep(

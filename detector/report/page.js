@@ -91,7 +91,19 @@ function calibration() {
     series: runs.map(([run, k]) => ({ label: many ? run.name : "all words", colour: many ? runColour(k) : splitColour.base,
       dots: true, x: run.reliability.map((one) => one.score), y: run.reliability.map((one) => one.right) })),
     xLabel: "calibrated score", yLabel: "share correct", x: [0, 1], y: [0, 1], diagonal: true }));
-  section("calibration", "Scores as probabilities", "On the diagonal, a score is the probability that a detection is correct. Detections of a few words at a time, as cckt predict shows them.", el("div", { class: "grid" }, [plot]));
+  section("calibration", "Scores as probabilities", "On the diagonal, a score is the probability that a detection is correct. Detections of a few words at a time, as cckt predict shows them.", el("div", { class: "grid" }, [plot, requests()].filter(Boolean)));
+}
+
+function requests() {
+  const rows = page.runs.filter((run) => run.requests).flatMap((run) => ["novel", "base"].filter((split) => run.requests[split].boxes).map((split) => el("tr", {},
+    [many ? el("td", {}, run.name) : null, el("td", {}, star(split === "novel") + split),
+      ...[run.requests[split].precision, run.requests[split].recall].map((v) => el("td", { class: "num" }, percent(v))),
+      el("td", { class: "num" }, String(run.requests[split].finds)), el("td", { class: "num" }, run.requests.absent_finds_per_photo.toFixed(3))])));
+  if (!rows.length) return null;
+  const heads = [...(many ? ["run"] : []), "words", "precision", "recall", "detections", "of absent words, per photo"];
+  const words = page.runs.find((run) => run.requests).requests.words;
+  return el("div", { class: "card scroll" }, el("h3", {}, `${words} words named at a time, at the threshold of cckt predict`),
+    el("table", {}, el("thead", {}, el("tr", {}, heads.map((h) => el("th", {}, h)))), el("tbody", {}, rows)));
 }
 
 function precision() {

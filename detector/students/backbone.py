@@ -5,6 +5,7 @@ Shape legend: B images, H and W their sides in pixels, h and w sides of a featur
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import timm
@@ -12,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from timm.layers import FrozenBatchNormAct2d, freeze_batch_norm_2d
 from timm.models import FeatureListNet
+from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+from timm.models.efficientnet import EfficientNetFeatures
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.hub import no_waiting_offline
 from cckt.detector.config.config import ModelConfig
 from cckt.detector.students.backbone_weights import load_backbone, uses_timm_weights, weights_file
 from cckt.detector.students.frozen_norm import fold_frozen_norms
@@ -25,8 +29,15 @@ from cckt.detector.students.input_sides import InputSides, cells, feature_maps, 
 FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 """Classes that timm replaces a BatchNorm2d by when it freezes it."""
 
-CONV_THEN_NORM = (FeatureListNet, BasicBlock, Bottleneck)
-"""timm's modules that run a norm bnK directly after the convolution convK."""
+CONV_THEN_NORM = (
+    FeatureListNet,
+    BasicBlock,
+    Bottleneck,
+    EfficientNetFeatures,
+    InvertedResidual,
+    DepthwiseSeparableConv,
+)
+"""timm's modules in which a norm bn... that follows a convolution conv... runs directly after it."""
 
 
 class Backbone(nn.Module):
@@ -160,7 +171,8 @@ def _create(config: ModelConfig, download: bool) -> tuple[Any, InputSides]:
         )
     sides = input_sides(plain, probe)
     try:
-        net = _without_unknown(name, options, pretrained=download, out_indices=tuple(indices))
+        with no_waiting_offline() if download else nullcontext():
+            net = _without_unknown(name, options, pretrained=download, out_indices=tuple(indices))
     except Exception as error:
         if not download:
             raise
@@ -206,9 +218,26 @@ def _replace_by_group_norm(module: nn.Module) -> None:
 
 
 def _freeze(net: Any, stride: int) -> None:
-    """Freeze the children up to the last one whose feature map has `stride` or a finer one."""
-    frozen = {info["module"].replace(".", "_") for info in net.feature_info if info["reduction"] <= stride}
-    names = [name for name, _ in net.named_children()]
-    last = max((index for index, name in enumerate(names) if name in frozen), default=-1)
-    for child in list(net.children())[: last + 1]:
+    """Freeze everything up to the last module whose feature map has `stride` or a finer one."""
+    paths = [info["module"] for info in net.feature_info if info["reduction"] <= stride]
+    for path in reversed(paths):
+        if _freeze_up_to(net, path):
+            return
+
+
+def _freeze_up_to(module: nn.Module, path: str) -> bool:
+    """Freeze the children that run before the submodule `path` ("blocks.1"), and that one; return whether it
+    exists. timm flattens the names of some networks ("layers_1") and not of others."""
+    flat, (head, _, rest) = path.replace(".", "_"), path.partition(".")
+    children = dict(module.named_children())
+    if flat in children:
+        head, rest = flat, ""
+    elif head not in children or (rest and not _freeze_up_to(children[head], rest)):
+        return False
+    for name, child in children.items():
+        if name == head:
+            if not rest:
+                child.requires_grad_(False)
+            return True
         child.requires_grad_(False)
+    raise AssertionError(f"expected a child {head!r}")

@@ -73,14 +73,15 @@ class Conv2dWithFrozenNorm(nn.Conv2d):
 def fold_frozen_norms(module: nn.Module, norms: tuple[type, ...], conv_then_norm: tuple[type, ...]) -> int:
     """Fold, in place, each frozen norm that directly follows a convolution; return the number folded.
 
-    norms: classes of frozen norms. conv_then_norm: classes of modules, besides Sequential, that run bnK
-    directly after convK. Norms in other places stay as they are.
+    norms: classes of frozen norms. conv_then_norm: classes of modules, besides Sequential, in which a child
+    bn... that follows a child conv... runs directly after it. Norms in other places stay as they are, and so
+    do those after convolutions of other classes, such as timm's with "same" padding.
     """
     folded = 0
     children = list(module.named_children())
     for (name, conv), (other, norm) in pairwise(children):
-        numbered = isinstance(module, conv_then_norm) and name[:4] == "conv" and other == f"bn{name[4:]}"
-        follows = numbered or isinstance(module, nn.Sequential)
+        named = isinstance(module, conv_then_norm) and name[:4] == "conv" and other[:2] == "bn"
+        follows = named or isinstance(module, nn.Sequential)
         if follows and type(conv) is nn.Conv2d and isinstance(norm, norms):
             rest = FoldedFrozenNorm(norm)
             setattr(module, other, rest)

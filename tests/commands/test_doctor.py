@@ -36,6 +36,23 @@ def test_a_config_edited_by_hand_is_refused_until_it_is_accepted(
     assert "was changed" not in call("doctor", "--run", run, "--accept").out
 
 
+def test_the_time_and_memory_of_a_run_are_told(call: Call, world: World) -> None:
+    words = ["--recipe", "shapeworld", *options("data.workers=0"), "--data", world.seen, "--time"]
+    outcome = call("doctor", *words)
+    assert outcome.code == 0, outcome.out
+    (line,) = [line for line in outcome.out.splitlines() if "s per step on this machine" in line]
+    assert "3 steps take about 0.0 hours" in line
+    assert "MiB of memory at most" in line
+    assert "add --data FOLDER, and --recipe NAME" in call("doctor", "--time").sentence()
+
+
+def test_without_options_only_the_machine_is_checked(call: Call) -> None:
+    outcome = call("doctor", "--json", "-")
+    assert outcome.code == 0, outcome.err
+    subjects = {finding["subject"] for finding in json.loads(outcome.out)["findings"]}
+    assert subjects == {"installation", "machine", "device"}
+
+
 def test_accept_needs_a_run(call: Call, tmp_path: Path) -> None:
     assert "add --run RUN" in call("doctor", "--accept").sentence()
     assert "expected a run folder" in call("doctor", "--accept", "--run", tmp_path).sentence()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cckt.detector.inference.predict import Predictor
 from tests.commands.front import Call, World
 
 
@@ -27,6 +28,9 @@ def test_an_exported_folder_predicts_like_the_run(call: Call, world: World, tmp_
         assert call("predict", run, world.folder / "photos" / "0.png", *words).code == 0
         answers.append((tmp_path / run.name / "predictions.json").read_text())
     assert answers[0] == answers[1]
+    name = "base_text.safetensors"
+    assert (folder / name).read_bytes() == (world.run / name).read_bytes()
+    assert not any("text embeddings of its base" in note for note in Predictor.load(folder, "cpu").notes)
 
 
 def test_a_graph_has_its_concepts(call: Call, world: World, tmp_path: Path) -> None:

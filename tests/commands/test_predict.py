@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.cache_builder.index.photo_files.samples import save_photo
 from tests.commands.front import Call, Outcome, World, write
 
 
@@ -196,3 +197,20 @@ def test_results_of_two_settings_are_never_in_one_folder(call: Call, world: Worl
     assert json.loads((out / "predict.json").read_text())["cckt predict"].keys() == {"coco", "csv"}
     (out / "predict.json").write_text("precious")
     assert "predict.json that is not the settings" in predict(photos / "0.png", *cup, *top).sentence()
+
+
+def test_a_photo_on_its_side_is_detected_as_a_viewer_shows_it_and_read_back(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    save_photo(tmp_path / "photos" / "a.jpg", (60, 40), orientation=6)
+    words = ["--vocabulary", "cup, cat", "--min-score", "0", "--out", tmp_path / "finds", "--no-pictures"]
+    assert call("predict", world.run, tmp_path / "photos", *words).code == 0
+    file = tmp_path / "finds" / "predictions.json"
+    known = json.loads(file.read_text())
+    assert [(one["width"], one["height"]) for one in known["images"]] == [(40, 60)]
+    assert any(one["bbox"][1] + one["bbox"][3] > 40 for one in known["annotations"]), "below the stored photo"
+    told = call(
+        "data", "index", "--annotations", file, "--images", tmp_path / "photos", "--out", tmp_path / "d"
+    )
+    assert told.code == 0, told.err
+    assert "their boxes are of the photo as turned (--exif apply)" in told.out

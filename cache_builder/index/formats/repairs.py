@@ -11,15 +11,31 @@ from typing import Any
 from cckt.cache_builder.index.file_names import ImageFolder
 
 KINDS = {
-    "annotation_ids": "annotation ids were replaced: annotations are numbered by file order",
-    "image_ids": "image ids were replaced: images are numbered by file order",
-    "category_ids": "category ids were replaced: categories are numbered by file order",
-    "numbers": "texts were read as numbers",
-    "file_names": "file names were replaced by the one file of that base name inside --images",
-    "boxes": "boxes were taken from their segmentation",
-    "parents": "categories without boxes, which are only the parent of others, were left out",
+    "annotation_ids": (
+        "annotation id was",
+        "annotation ids were",
+        " replaced: annotations are numbered by file order",
+    ),
+    "image_ids": ("image id was", "image ids were", " replaced: images are numbered by file order"),
+    "category_ids": (
+        "category id was",
+        "category ids were",
+        " replaced: categories are numbered by file order",
+    ),
+    "numbers": ("text was", "texts were", " read as a number"),
+    "file_names": (
+        "file name was",
+        "file names were",
+        " replaced by the one file of that base name inside --images",
+    ),
+    "boxes": ("box was", "boxes were", " taken from a segmentation"),
+    "parents": (
+        "category without boxes was",
+        "categories without boxes were",
+        " left out: only the parent of others",
+    ),
 }
-"""Kinds of repairs, as the report states them after their count."""
+"""Kinds of repairs, as the report states them: words for one, for several, and what follows."""
 
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _FILE = re.compile(r"repairs-[0-9a-f]{16}\.json")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from cckt.cache_builder.base.errors import UserError, brief
+from cckt.cache_builder.base.errors import UserError, brief, counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
 from cckt.cache_builder.index.formats import BOX_DTYPE, Annotations
@@ -77,11 +77,13 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
         w, h = int(images["width"][number - 1]), int(images["height"][number - 1])
         boxes["image_id"][at], boxes["category_id"][at] = number, category
         boxes["xywh"][at] = (x * w, y * h, width * w, height * h)
-    notes = [f"{path.name}: the photos of {subset!r} were read"]
+    from_folder = "" if card.get(subset) else f", from {Path(files[0]).parent} (it names no folder)"
+    notes = [f"{path.name}: the photos of {subset!r} were read{from_folder}"]
     if polygons:
-        notes.append(f"{polygons} polygons were read: their boxes are taken")
+        notes.append(f"{counted(polygons, 'polygon was', 'polygons were')} read: their boxes are taken")
     if unlabelled:
-        notes.append(f"{unlabelled} photos have no label file: they count as photos without objects")
+        missing = counted(unlabelled, "photo has", "photos have")
+        notes.append(f"{missing} no label file: they count as photos without objects")
     return Annotations(
         path,
         "sha256:" + hashed.hexdigest(),
@@ -137,12 +139,12 @@ def _root(path: Path, card: dict[str, Any]) -> Path:
 def _image_files(card: dict[str, Any], subset: str, root: Path, path: Path) -> list[str]:
     """Return the ascending names of the images of a subset, relative to the root."""
     known = [key for key in ("train", "val", "test") if card.get(key)]
-    if not card.get(subset):
+    entry = card.get(subset) or (None if known else _usual_folder(root, subset))
+    if not entry:
         raise UserError(
             f"{path} has no entry {subset!r}, expected a folder there (it has {', '.join(known) or 'none'}); "
             "name another one with --subset"
         )
-    entry = card[subset]
     names: list[str] = []
     for one in entry if isinstance(entry, list) else [entry]:
         place = _inside(root, str(one))
@@ -163,6 +165,12 @@ def _image_files(card: dict[str, Any], subset: str, root: Path, path: Path) -> l
     if not names:
         raise UserError(f"{path}: {subset!r} holds no images, expected files such as a.jpg in {entry!r}")
     return sorted(set(names))
+
+
+def _usual_folder(root: Path, subset: str) -> str | None:
+    """Return the folder of the images of a data.yaml without folders, as supervision writes it."""
+    places = (f"images/{subset}", f"{subset}/images", *(["images"] if subset == "train" else []))
+    return next((place for place in places if (root / place).is_dir()), None)
 
 
 def _inside(root: Path, entry: str) -> str | None:

@@ -61,9 +61,7 @@ def test_categories_whose_names_differ_in_case_are_reported(tmp_path: Path) -> N
         tmp_path, export(("a.jpg", (100, 80), [[1, 1, 9, 9]]), categories=("cat", "fire_truck", "Cat"))
     )
     assert report.similar == [("cat", "Cat")]
-    assert any(
-        "1 categories have the name of another one up to case and '_'" in line for line in report.lines()
-    )
+    assert any("1 category has the name of another one up to case and '_'" in line for line in report.lines())
 
 
 def test_two_names_of_one_file_are_refused(tmp_path: Path) -> None:
@@ -81,7 +79,7 @@ def test_an_area_of_0_becomes_width_times_height_and_is_counted(tmp_path: Path) 
     report = build(tmp_path, coco)
     assert report.zero_areas == 1
     assert open_index(tmp_path / "out").areas.tolist() == [1200, 900, 25]
-    assert "1 boxes have area 0 in the file: width times height is taken" in report.lines()
+    assert "1 box has area 0 in the file: width times height is taken" in report.lines()
 
 
 def test_a_parent_category_without_boxes_is_reported(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_concepts_of_too_few_photos_are_named(tmp_path: Path) -> None:
     coco["annotations"].append({"id": 99, "image_id": 2, "category_id": 3, "bbox": [1, 2, 3, 4]})
     report = hold_out(save_export(tmp_path, coco), tmp_path / "parts", 0.25)
     assert report.only_train == ["bird"]
-    assert "1 concepts have boxes only in train.json: bird" in report.lines()
+    assert "1 concept has boxes only in train.json: bird" in report.lines()
 
 
 def test_mistakes_are_refused(tmp_path: Path) -> None:

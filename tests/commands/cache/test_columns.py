@@ -41,7 +41,7 @@ def test_verify_finds_a_damaged_chunk_and_repair_marks_it(call: Call, world: Wor
     assert "found problems" in outcome.sentence()
     assert json.loads((tmp_path / "found.json").read_text())["images"]["ok"] is False
     outcome = call("cache", "images", data, "--teacher", world.teacher)
-    assert "1 chunks made" in outcome.out
+    assert "1 chunk made" in outcome.out
     assert call("cache", "verify", data, "images").code == 0
 
 

@@ -86,6 +86,6 @@ def test_views_of_crops_do_not_change_other_random_draws(tmp_path, folder):
 
 def test_missing_views_of_crops_are_refused_with_the_command_that_makes_them(folder):
     for option, view in (("flipped", "--flipped"), ("jittered", "--jitter 1")):
-        message = rf"There is no column crops-.* `cckt cache crops .* {view} --teacher TEACHER`"
+        message = rf"There is no column crops-.* `cckt cache crops .* {view} --teacher tiny/random:0`"
         with pytest.raises(UserError, match=message):
             photos_of(folder, f"data.{option}_crops=always", "data.flip=0.5")

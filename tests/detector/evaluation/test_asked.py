@@ -14,6 +14,7 @@ from cckt.detector.evaluation.asked import (
     RequestMatches,
     drawn_requests,
     grouped_requests,
+    headline_rows,
     match_requests,
     request_figures,
     request_rows,
@@ -121,6 +122,15 @@ def test_an_evaluation_stores_its_calibration_and_figures_of_requests(world):
     metrics = evaluate_run(run, index.folder, asked=2, draws=3)
     asked = metrics.figures["asked"]
     assert (asked["words"], asked["draws"]) == (2, 3)
+    named = metrics.figures["requests"]
+    assert named["words"] == 3, "all words of the data set, which has fewer than a request holds"
+    assert [label for label, _ in headline_rows(named)] == [
+        "precision base, 3 words named",
+        "recall base, 3 words named",
+        "precision novel, 3 words named",
+        "recall novel, 3 words named",
+        "false finds of absent words per photo",
+    ]
     assert set(asked["base"]) == {"precision", "recall", "recall_with_all_words", "f1", "finds", "boxes"}
     json.dumps(metrics.as_dict(), allow_nan=False)
     stored = calibration_of_run(run)

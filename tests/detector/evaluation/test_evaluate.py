@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -299,6 +300,21 @@ def test_blocks_of_detections_and_resamples_give_the_same_table(monkeypatch):
     parted = match_detections(truth, found, (0.5, 0.75))
     np.testing.assert_array_equal(parted.box, whole.box)
     np.testing.assert_array_equal(weighted_table(truth, parted, weights), table)
+
+
+def test_a_table_of_ap_at_ten_thresholds_equals_that_of_each_threshold():
+    """Crowds, and verified words of LVIS, make detections count at some thresholds only."""
+    rng = np.random.default_rng(5)
+    truth = random_truth(rng, photos=12, concepts=3, boxes=90)
+    truth = replace(truth, crowd=rng.random(len(truth.images)) < 0.3)
+    found = random_found(rng, truth, 500)
+    weights = rng.integers(0, 3, (6, 12)).astype(float)
+    records = match_detections(truth, found, tuple(IOU_THRESHOLDS))
+    assert (records.ignored.any(0) & ~records.ignored.all(0)).any()
+    table = weighted_table(truth, records, weights)
+    for row, threshold in enumerate(IOU_THRESHOLDS):
+        alone = weighted_table(truth, match_detections(truth, found, (threshold,)), weights)
+        np.testing.assert_array_equal(table[row], alone[0])
 
 
 def test_ap_has_an_interval_over_its_ten_thresholds():

@@ -81,6 +81,17 @@ def test_a_file_of_the_feature_maps_loads_and_the_first_stage_is_frozen(tmp_path
     assert again.state_dict().keys() == loaded.state_dict().keys()
 
 
+def test_the_first_stages_of_an_efficientnet_are_frozen(tmp_path: Path) -> None:
+    """timm keeps its stages in one child, "blocks"."""
+    config = replace(TINY, backbone="tf_efficientnet_lite0", strides=(8, 16, 32), levels=3)
+    save_file(Backbone(config).net.state_dict(), tmp_path / "weights.safetensors")
+    loaded = Backbone(replace(config, backbone_weights=str(tmp_path / "weights.safetensors")))
+    frozen = {name for name, one in loaded.net.named_parameters() if not one.requires_grad}
+    stages = ("conv_stem.", "blocks.0.", "blocks.1.")
+    assert frozen == {name for name, _ in loaded.net.named_parameters() if name.startswith(stages)}
+    assert {name.split(".")[1] for name in frozen if name.startswith("blocks")} == {"0", "1"}
+
+
 @pytest.mark.parametrize(
     ("name", "stored", "expected"),
     [

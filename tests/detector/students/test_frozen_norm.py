@@ -33,7 +33,9 @@ def outputs(model: nn.Module) -> list[Tensor]:
     return [*maps, *(one.grad.clone() for one in model.parameters())]
 
 
-@pytest.mark.parametrize(("name", "kept_norms"), [("test_resnet", 1), ("resnet18", 0)])
+@pytest.mark.parametrize(
+    ("name", "kept_norms"), [("test_resnet", 1), ("resnet18", 0), ("tf_efficientnet_lite0", 5)]
+)
 def test_folding_keeps_outputs_gradients_and_names(name: str, kept_norms: int) -> None:
     model = net(name)
     keys, before = list(model.state_dict()), outputs(model)
@@ -43,7 +45,8 @@ def test_folding_keeps_outputs_gradients_and_names(name: str, kept_norms: int) -
     assert folded > 5
     assert folded + left == norms
     assert left == kept_norms, (
-        "the first convolution of test_resnet is a Sequential, so the norm after it is not folded"
+        "norms that stay: after the first convolution of test_resnet, a Sequential, and after convolutions "
+        'with "same" padding'
     )
     assert list(model.state_dict()) == keys
     for one, other in zip(outputs(model), before, strict=True):

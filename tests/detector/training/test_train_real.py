@@ -1,4 +1,4 @@
-"""The full-size recipes on real photos, with the columns of an untrained ViT-B-32."""
+"""Recipes on real photos; the full-size ones with the columns of an untrained ViT-B-32."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.text import cache_text
-from cckt.cache_builder.index import build_index
-from cckt.detector.config.config import apply_overrides
+from cckt.cache_builder.index import build_index, open_index
+from cckt.detector.config.config import apply_overrides, changed
 from cckt.detector.config.recipes import recipe
+from cckt.detector.inference.predict import Predictor
+from cckt.detector.students.backbone import Backbone
 from cckt.detector.training.train import train
+from tests.detector.tiny import unit_rows, write_column
 from tests.places import SHARED
 
 PHOTOS = SHARED / "coco_photos"
@@ -52,7 +56,15 @@ EIGHT_PHOTOS = (
 
 
 def make_folder(folder: Path, photos: int | None = None, *, shapes: int | None = None) -> Path:
-    """Index and columns of COCO's photos with base boxes.
+    """Index and columns of COCO's photos with base boxes; arguments as for `make_index`."""
+    make_index(folder, photos, shapes=shapes)
+    cache_text(folder, TEACHER, templates="single", device="cpu")
+    cache_crops(folder, TEACHER, device="cpu")
+    return folder
+
+
+def make_index(folder: Path, photos: int | None = None, *, shapes: int | None = None) -> Path:
+    """Index COCO's photos with base boxes.
 
     photos: only the first ones, by id. shapes: only one photo of each size, for this number of sizes.
     """
@@ -70,9 +82,31 @@ def make_folder(folder: Path, photos: int | None = None, *, shapes: int | None =
     annotations = folder / "annotations.json"
     annotations.write_text(json.dumps(records))
     build_index(annotations, PHOTOS / "train2017", folder, split="coco-48-17", keep="base")
-    cache_text(folder, TEACHER, templates="single", device="cpu")
-    cache_crops(folder, TEACHER, device="cpu")
     return folder
+
+
+def test_photos_small_trains_and_evaluates_four_photos(tmp_path):
+    """The recipe for laptops on smaller photos, with a backbone from a file and columns without a teacher."""
+    folder = make_index(tmp_path, 4)
+    index = open_index(folder)
+    sides = index.box_xyxy[:, 2:] - index.box_xyxy[:, :2]
+    valid = (sides >= 16).all(1) & ~index.iscrowd
+    write_column(folder, index, "text", unit_rows(80, 1, 64))
+    write_column(folder, index, "crops", unit_rows(len(valid), 2, 64) * valid[:, None], valid)
+    config = recipe("photos-small")
+    assert config.train.precision == "fp32"
+    weights = tmp_path / "lite0.safetensors"
+    save_file(Backbone(changed(config, "model", backbone_weights="none").model).net.state_dict(), weights)
+    sizes = ("data.short_sides=96", "data.max_side=128", "data.eval_short_side=96", "train.batch=2")
+    options = [f"model.backbone_weights={weights}", "train.device=cpu", "prior.source=oracle", *sizes]
+    metrics = train(apply_overrides(config, options), folder, folder, tmp_path / "run", max_steps=2)
+    assert (metrics["step"], metrics["skipped"], metrics["photos_unreadable"]) == (2, 0, 0)
+    assert metrics["evaluation"]["photos"] == 4
+    found = Predictor.load(tmp_path / "run", "cpu").predict(
+        [index.photo_path(0)], "person, dog", text=unit_rows(2, 3, 64), min_score=0.0
+    )
+    assert found[0].size == (int(index.widths[0]), int(index.heights[0]))
+    assert len(found[0])
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def test_boxes_are_pixels_and_classes_have_their_number(tmp_path: Path, names: A
 def test_polygons_give_their_box_and_are_counted(tmp_path: Path) -> None:
     report = build(write_yolo(tmp_path, {"a": "0 0.1 0.1 0.5 0.1 0.5 0.75\n"}))
     assert open_index(tmp_path / "out").box_xyxy.ravel().tolist() == pytest.approx([10, 8, 50, 60])
-    assert "1 polygons were read: their boxes are taken" in report.lines()
+    assert "1 polygon was read: their boxes are taken" in report.lines()
 
 
 def test_boxes_refer_to_the_turned_photo(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_labels_may_be_next_to_their_image_and_a_list_may_name_the_images(tmp_pa
 def test_a_photo_without_labels_is_counted(tmp_path: Path) -> None:
     path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.5 0.5\n"})
     save_photo(tmp_path / "images/train/c.jpg", (9, 9))
-    assert any("1 photos have no label file" in line for line in build(path).lines())
+    assert any("1 photo has no label file" in line for line in build(path).lines())
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_wrong_line_is_refused_with_its_place(tmp_path: Path, line: str, messa
         ("names: []", r"'names' is \[\], expected"),
         ("names: {cat: 0}", "'names' has 'cat': 0, expected a number and a name"),
         ("names: [cat]\nnc: 2\ntrain: images/train", "'nc' is 2 and 'names' has 1 names"),
-        ("names: [cat]", r"has no entry 'train', expected a folder there \(it has none\)"),
+        ("names: [cat]\nval: images/train", r"has no entry 'train', expected a folder there \(it has val\)"),
         ("names: [cat]\ntrain: ../../etc", "which is no folder or list of photos inside"),
         ("names: [cat]\ntrain: labels", "'train' holds no images"),
         ("names: [cat, cat]\ntrain: images/train", "1 categories with the name of another one"),
@@ -164,6 +164,20 @@ def test_labels_and_photos_that_do_not_fit_are_refused(
     change(tmp_path)
     with pytest.raises(UserError, match=message):
         build(path)
+
+
+@pytest.mark.parametrize(("place", "labels"), [("images/train", "labels/train"), ("images", "labels")])
+def test_a_data_yaml_without_folders_means_the_usual_ones(tmp_path: Path, place: str, labels: str) -> None:
+    save_photo(tmp_path / place / "a.jpg", (100, 80))
+    (tmp_path / labels).mkdir(parents=True)
+    (tmp_path / labels / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    path = tmp_path / "data.yaml"
+    path.write_text("nc: 1\nnames: [cat]\n")
+    report = build(path)
+    assert (report.images, report.boxes) == (1, 1)
+    assert f"data.yaml: the photos of 'train' were read, from {place} (it names no folder)" in report.lines()
+    with pytest.raises(UserError, match=r"has no entry 'val', expected a folder there \(it has none\)"):
+        build(path, "val")
 
 
 def test_a_missing_data_yaml_is_refused(tmp_path: Path) -> None:

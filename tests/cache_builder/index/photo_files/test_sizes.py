@@ -33,7 +33,7 @@ def test_the_recorded_size_decides_and_the_report_has_the_count(tmp_path: Path) 
     for name in ("a.jpg", "b.jpg"):
         save_photo(tmp_path / name, (60, 40), 6)
     report = build(tmp_path, export(("a.jpg", (40, 60), [[5, 30, 20, 25]])))
-    assert "1 photos have an EXIF orientation: their boxes are of the photo as turned (--exif apply)" in (
+    assert "1 photo has an EXIF orientation: their boxes are of the photo as turned (--exif apply)" in (
         report.lines()
     )
     index = open_index(tmp_path / "out")
@@ -53,7 +53,7 @@ def test_boxes_that_contradict_the_recorded_size_are_refused_and_an_option_decid
     with pytest.raises(UserError, match=message):
         build(tmp_path, stored)
     report = build(tmp_path, stored, exif="apply")
-    assert "1 recorded sizes replaced by those of the chosen --exif" in report.lines()
+    assert "1 recorded size replaced by those of the chosen --exif" in report.lines()
     index = open_index(tmp_path / "out")
     assert (index.widths.tolist(), index.heights.tolist()) == ([40], [60])
     assert load_row(index, 0).size == (40, 60)
@@ -121,7 +121,7 @@ def test_resized_photos_are_refused_and_rescale_scales_their_boxes(tmp_path: Pat
     assert index.areas.tolist() == pytest.approx([400 * 33 / 67, 12])
     assert index.box_xyxy[1].tolist() == [1, 2, 4, 6]
     assert load_row(index, 0).size == (50, 33)
-    assert "1 photos were resized: their boxes are scaled to the file" in report.lines()
+    assert "1 photo was resized: their boxes are scaled to the file" in report.lines()
 
 
 def test_photos_of_another_aspect_ratio_are_counted(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_photos_of_another_aspect_ratio_are_counted(tmp_path: Path) -> None:
     for rescale in (False, True):
         report = build(tmp_path, coco, rescale=rescale)
         assert (report.sizes.other_size, report.sizes.first_other) == (1, "a.jpg")
-        assert any("1 photos have another size than their record" in line for line in report.lines())
+        assert any("1 photo has another size than recorded" in line for line in report.lines())
     with pytest.raises(BadPhoto, match="is 50 x 50 where the annotations say 100 x 67"):
         load_row(open_index(tmp_path / "out"), 0)
 
