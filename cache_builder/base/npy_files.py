@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tokenize
 import zipfile
 from pathlib import Path
@@ -19,8 +20,17 @@ def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
     Raises OSError if the file cannot be read, and ValueError, nothing else, if it holds no such array. NumPy
     parses the head of the file as Python text, and a damaged one raises whatever Python's parser raises.
     """
+    return _load(require_regular(path), mmap_mode)
+
+
+def parse_npy(content: bytes) -> NDArray[Any]:
+    """Return the array in the bytes of a .npy file. Raises ValueError, nothing else, if they hold none."""
+    return _load(io.BytesIO(content), None)
+
+
+def _load(source: Path | io.BytesIO, mmap_mode: Literal["r"] | None) -> NDArray[Any]:
     try:
-        array = np.load(require_regular(path), mmap_mode=mmap_mode, allow_pickle=False)
+        array = np.load(source, mmap_mode=mmap_mode, allow_pickle=False)
     except (EOFError, SyntaxError, TypeError, KeyError, MemoryError, OverflowError, RecursionError) as error:
         raise ValueError(f"it holds no array ({type(error).__name__})") from None
     except (tokenize.TokenError, zipfile.BadZipFile) as error:

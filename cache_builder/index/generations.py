@@ -6,12 +6,13 @@ digits are those of its tables' folder. It can be opened by its digest until no 
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
+from cckt.cache_builder.base.untrusted_text import parse_json
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER
 
 KEPT_CARD = re.compile(r"index-[0-9a-f]{16}\.json")
@@ -45,7 +46,7 @@ def cards(data: Path) -> list[dict[str, Any]]:
     found = []
     for path in (folder / CARD, *kept):
         try:
-            card = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+            card = parse_json(read_regular_text(path)) if path.is_file() else None
         except (OSError, ValueError):
             continue
         if isinstance(card, dict) and isinstance(card.get("digest"), str) and "tables" in card:
@@ -59,7 +60,7 @@ def digests_in_use(data: Path) -> bytes:
     for pattern in _COLUMN_DOCUMENTS:
         for path in data.glob(pattern):
             try:
-                found.append(path.read_bytes() if path.is_file() else b"")
+                found.append(read_regular(path) if path.is_file() else b"")
             except OSError:
                 continue
     return b"\n".join(found)

@@ -19,7 +19,7 @@ from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
 from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
-from cckt.cache_builder.base.regular_files import read_regular_text
+from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
 from cckt.cache_builder.base.untrusted_text import natural
 from cckt.cache_builder.index.card import card_text, sealed_card
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
@@ -75,7 +75,7 @@ def _write_locked(
             for name, content in ((CARD, text), *([listed] if listed else []))
         )
         record = folder / record_file(card["tables"])
-        same_record = photos is None or (record.is_file() and record.read_bytes() == photos)
+        same_record = photos is None or (record.is_file() and read_regular(record) == photos)
         own = {CARD, card["tables"], listed[0] if listed else "", record.name}
         if same_tables and same_files and same_record:
             _sweep(folder, own | kept_names(out))  # of a build that was killed
@@ -108,7 +108,7 @@ def _keep_old_card(folder: Path, card: dict[str, Any]) -> None:
         return
     name = kept_card(str(old[0]["tables"]))
     if KEPT_CARD.fullmatch(name):
-        place((folder / CARD).read_bytes(), folder / name, folder / f".{CARD}-{os.getpid()}")
+        place(read_regular(folder / CARD), folder / name, folder / f".{CARD}-{os.getpid()}")
 
 
 def _write_tables(folder: Path, target: Path, tables: Tables) -> None:

@@ -233,7 +233,7 @@ def _ap(images: Rows, right: Bools, counted: Bools, weights: Floats, positives: 
     if not len(hits):
         return values
     # Most detections count at every threshold: their sums are computed once. Sums of whole numbers are exact.
-    always = counted.all(0)
+    always: Bools = np.asarray(counted.all(0))
     shared = _weight_up_to(hits, always, images, weights)
     levels, starts = _levels_reached(positives)
     for t in range(len(right)):

@@ -59,7 +59,7 @@ def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
         write_json(out / "config.json", {"library": "cckt", **config.to_dict()})
         facts.save(out)
         if has_base_text:
-            write_bytes(out / BASE_TEXT_FILE, (run / BASE_TEXT_FILE).read_bytes())
+            write_bytes(out / BASE_TEXT_FILE, read_regular(run / BASE_TEXT_FILE))
         write_json(out / "metrics.json", {"evaluation": figures})
         if (run / "versions.json").is_file():
             check_recorded(run / "versions.json")

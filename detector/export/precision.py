@@ -13,6 +13,7 @@ import torchvision.transforms.v2.functional as F
 from PIL import Image
 from torch import Tensor
 
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.photos import to_rgb
 from cckt.detector.config.config import Config
 from cckt.detector.data.transforms import eval_view
@@ -52,7 +53,7 @@ def in_int8(content: bytes, batches: Sequence[Tensor]) -> bytes:
             activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-        return target.read_bytes()
+        return read_regular(target)
 
 
 class _Batches:

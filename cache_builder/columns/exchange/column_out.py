@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.base.ownership import require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.columns.growth.tables import table_of
@@ -102,8 +103,8 @@ def beside(table: BoxTable, column: Column) -> Beside:
 def _is_exported(path: Path, column: Column) -> bool:
     """Whether a .npy file has the shape and dtype of an export of the column, with its flags next to it."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        found = read_npy(path, "r")
+    except (OSError, ValueError):
         return False
     flags = path.with_name(f"{path.stem}.valid.npy")
     return found.ndim == 2 and found.shape[1] == column.width and flags.is_file()

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.npy_files import parse_npy
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.index.generations import record_file
 from cckt.cache_builder.index.photo_files.headers import THREADS, PhotoHeaders, read_header
 from cckt.cache_builder.index.reader import Index
@@ -108,11 +110,11 @@ def read_record(path: Path) -> NDArray[Any] | None:
     try:
         if not path.is_file():  # opening a pipe would block
             return None
-        content = path.read_bytes()
+        content = read_regular(path)
         if hashlib.sha256(content[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
             return None
-        record: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        record: NDArray[Any] = parse_npy(content)
+    except (OSError, ValueError):
         return None
     return record if record.dtype == DTYPE and record.ndim == 1 else None
 

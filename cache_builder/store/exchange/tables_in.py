@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.store.exchange.parquet_out import require_pyarrow
 
 BLOCK = 4096
@@ -117,8 +118,6 @@ class VectorTable:
 def _npy(path: Path) -> Any:
     """The array of a .npy file, memory-mapped; no pickled objects."""
     try:
-        if not path.is_file():
-            raise FileNotFoundError("it is no file")
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return read_npy(path, "r")
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as .npy ({error}); save it with numpy.save.") from error
