@@ -76,7 +76,7 @@ def shapeworld() -> Config:
 
 
 def shapeworld_fast() -> Config:
-    """`shapeworld` with options beyond the paper; what `cckt quickstart` trains.
+    """`shapeworld` with options beyond the paper; what `cckt quickstart --cckt` trains.
 
     Adds guided references, denoising queries, guidance noise, prior weighting, softmax over concepts, and
     NMS. The effect of each option: docs/ablations.md.
