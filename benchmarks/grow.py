@@ -29,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import ImageOps
 
+from cckt.cache_builder.base.image_files import open_image
 from cckt.cache_builder.columns.all_at_once import cache_all
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.index import build_index, open_index
@@ -49,10 +51,8 @@ def change(coco: dict[str, Any], photos: Path, count: int, renamed: int) -> None
     next_id = max(box["id"] for box in boxes) + 1
     added = []
     for image in chosen[quarter : 2 * quarter]:  # mirrored copies, so that their bytes are new
-        from PIL import Image, ImageOps
-
         name = f"new-{image['file_name'].replace('/', '-')}"
-        ImageOps.mirror(Image.open(photos / image["file_name"]).convert("RGB")).save(photos / name)
+        ImageOps.mirror(open_image(photos / image["file_name"]).convert("RGB")).save(photos / name)
         number = max(one["id"] for one in [*images, *added]) + 1
         added.append({**image, "id": number, "file_name": name})
         for box in [box for box in boxes if box["image_id"] == image["id"]]:

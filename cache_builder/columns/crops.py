@@ -82,9 +82,9 @@ def cache_crops(
     loaded = making.teacher(teacher)
     column = replace(crops_name(table), label=check_label(name), view=view)
     spec = crops_spec(table, loaded, crop, making.batch, making.chunk_rows, column, fast)
-    growth = making.begin(data, spec, table)
     reader = crop_reader(table, loaded, crop, view, fast, making.strict)
     encode = crop_encoder(loaded, crop, making.batch)
+    growth = making.begin(data, spec, table)  # after everything that may be refused
     donor, writer = growth.donor, growth.writer
     if donor is not None and fast:
         donor.reduction = reader.reduction_of

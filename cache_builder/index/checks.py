@@ -69,7 +69,7 @@ def check_boxes(found: Annotations) -> int:
         return 0
     largest = max(int(found.images["width"].max()), int(found.images["height"].max()))
     shares = (np.abs(finite) <= 1).all(1) & (largest > 2)
-    if shares.all() and (finite[:, 2:] > 0).any():
+    if shares.all() and (finite[:, 2:] > 0).all(1).any():
         raise UserError(
             f"{found.path}: all values of its {len(finite)} boxes are at most 1 (the first is "
             f"{finite[0].tolist()}), which looks like shares of the photo, expected pixels; multiply them by "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ def time_limit(minutes: float, next_step: str) -> Iterator[None]:
         late.set()
         _thread.interrupt_main()
 
+    # A shell starts background jobs with SIGINT ignored, and then nothing could be interrupted.
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(min(minutes * 60, threading.TIMEOUT_MAX), interrupt)
     timer.daemon = True
     timer.start()
@@ -39,3 +44,5 @@ def time_limit(minutes: float, next_step: str) -> Iterator[None]:
         raise UserError(f"not finished after {minutes:g} minutes, and stopped; {next_step}.") from None
     finally:
         timer.cancel()
+        if not callable(before):
+            signal.signal(signal.SIGINT, before)

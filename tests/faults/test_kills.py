@@ -27,8 +27,10 @@ from tests.faults.kills import Server
 KILLS = 3
 """Kills of each verb in the short form."""
 
-VARYING = re.compile(r"(^|/)(metrics\.jsonl?|digests\.json|files\.json|versions\.json)$")
-"""Files of a run and of evaluations that hold seconds, or the digests of files that do."""
+VARYING = re.compile(
+    r"(^|/)(metrics\.jsonl?|digests\.json|files\.json|versions\.json|photos-[0-9a-f]+\.npy)$"
+)
+"""Files that hold seconds, digests of files that do, or when photos were written."""
 
 
 MINUTE = re.compile(rb"\d{4}-\d{2}-\d{2} \d{2}:\d{2} UTC")

@@ -58,8 +58,11 @@ def read_coco(path: Path, progress: Progress, repairs: Repairs, unlabelled: bool
         if key == "annotations":
             try:
                 x, y, w, h = record["bbox"]
+                ident, image, category = record["id"], record["image_id"], record["category_id"]
+                if type(ident) is bool or type(image) is bool or type(category) is bool:
+                    raise TypeError("true and false would be packed as 1 and 0")
                 boxes += _BOX.pack(
-                    record["id"], record["image_id"], record["category_id"], x, y, w, h,
+                    ident, image, category, x, y, w, h,
                     record.get("area", math.nan), record.get("iscrowd", 0),
                     1 if record.get("difficult") or record.get("ignore") else 0,
                 )  # fmt: skip

@@ -44,7 +44,7 @@ def test_all_columns_byte_for_byte(data: Path, teacher: Teacher) -> None:
     assert {name: column_bytes(data, name) for name in COLUMNS} == apart
     assert [report.name for report in reports] == ["text", "crops", "images", "priors/clip"]
     bad = "004.png is empty (0 bytes)"
-    left_out = ["1 rows: the box is a crowd", "1 rows: the box is under 16 px on a side"]
+    left_out = ["1 row: the box is a crowd", "1 row: the box is under 16 px on a side"]
     cannot_be_read = "photos ({share}) cannot be read, so their rows have no value"
     assert reports[1].notes == [f"warning: 1 of 5 {cannot_be_read.format(share='20%')}", *left_out, bad]
     assert reports[2].notes == [f"warning: 1 of 6 {cannot_be_read.format(share='17%')}", bad]

@@ -122,7 +122,7 @@ def test_crowds_and_small_boxes_have_no_embedding(data: Path, teacher: Teacher) 
     column = open_column(data, "crops")
     np.testing.assert_array_equal(column.valid_all(), expected)
     np.testing.assert_array_equal(column.all()[~np.array(expected)], 0)
-    assert report.notes == ["1 rows: the box is a crowd", "1 rows: the box is under 16 px on a side"]
+    assert report.notes == ["1 row: the box is a crowd", "1 row: the box is under 16 px on a side"]
     assert report.invalid == 2
 
 

@@ -244,6 +244,7 @@ def test_a_setting_has_the_default_of_its_maker() -> None:
         "--prompt": default(cache_nouns, "prompt"),
         "--crop": default(cache_nouns, "crop"),
         "--precision": default(cache_nouns, "dtype"),
+        "--choose": default(cache_nouns, "choose"),
     }
     defaults |= dict.fromkeys(("proposals/answers", "proposals/nouns", "proposals/noun_texts"), naming)
     defaults["proposals/noun_weights"] = {"--w-max": default(fit_nouns, "w_max")}

@@ -17,7 +17,8 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import open_index
 from cckt.detector.config.config import Config
 from cckt.detector.evaluation.evaluate import evaluate_run
-from cckt.detector.export.graph import export_graph, run_onnx
+from cckt.detector.export.graph import export_graph
+from cckt.detector.export.onnx_graph import run_onnx
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.losses.objective import Objective
 from cckt.detector.students.boxes import paired_iou

@@ -106,7 +106,7 @@ def test_photos_small_trains_and_evaluates_four_photos(tmp_path):
         [index.photo_path(0)], "person, dog", text=unit_rows(2, 3, 64), min_score=0.0
     )
     assert found[0].size == (int(index.widths[0]), int(index.heights[0]))
-    assert len(found[0])
+    assert len(found) == 1
 
 
 @pytest.mark.slow
