@@ -29,7 +29,7 @@ def export(
         str | None, typer.Option(help="Input size of the graph as HEIGHTxWIDTH in pixels. Default: any.")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16 or int8, of an ONNX graph; int8 needs --photos.")
+        str, typer.Option(help="Precision of an ONNX graph: fp32, fp16, or int8, which needs --photos.")
     ] = "fp32",
     photos: Annotated[
         Path | None,
