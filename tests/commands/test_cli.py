@@ -67,9 +67,9 @@ def test_every_command_has_help_under_both_names_and_describes_its_options(call:
 
 
 KEYWORDS = {
-    *("all", "auto", "box", "clip", "coco", "coco-48-17", "hotcoco", "onnx", "ov-coco", "single"),
+    *("all", "auto", "box", "clip", "coco", "coco-48-17", "hotcoco", "onnx", "ov-coco"),
     *("finetune", "levels", "local", "options", "proposals", "retention", "shapeworld"),
-    *("table4", "table5", "table6"),
+    *("crops", "parquet", "single", "table4", "table5", "table6"),
 }
 """Values with which a help text may begin."""
 
