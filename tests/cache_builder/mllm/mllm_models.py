@@ -79,14 +79,19 @@ def photo(seed: int = 0, size: tuple[int, int] = (48, 40)) -> Image.Image:
 
 @cache
 def build(kind: str) -> Mllm:
-    """The tiny model of one architecture; its weights are large enough that masks and positions matter."""
+    """The tiny model of one architecture."""
+    return Mllm.of(kind, *build_parts(kind), device="cpu")
+
+
+def build_parts(kind: str) -> tuple[Any, Any]:
+    """Its model and processor; the weights are large enough that masks and positions matter."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model, processor = globals()[f"_{kind}"]()
         for parameter in model.parameters():
             if parameter.ndim >= 2:
                 parameter.data.normal_(0, 1.5 / math.sqrt(parameter.shape[-1]))
-    return Mllm.of(kind, model, processor, device="cpu")
+    return model, processor
 
 
 def outspoken() -> tuple[Any, Any]:

@@ -15,14 +15,19 @@ import pytest
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.crops import cache_crops
+from cckt.cache_builder.columns.nouns.cache import cache_nouns
+from cckt.cache_builder.proposals import Selection
 from cckt.cache_builder.runner import Interrupted
 from cckt.cache_builder.runner.engines import ray as engine
 from cckt.cache_builder.runner.engines import ray_link
 from cckt.cache_builder.runner.engines.ray_pool import placement
 from cckt.cache_builder.store import open_writer
 from cckt.cache_builder.store.claims import LEASE, _machine
+from cckt.commands.cache.proposals import propose
 from tests.cache_builder.column_samples import Recorder, make, tree
 from tests.cache_builder.columns.growth.growing import some_photos
+from tests.cache_builder.detectors.detector_models import write_detector
+from tests.cache_builder.mllm.mllm_models import build_parts
 from tests.cache_builder.runner.engines import makers
 from tests.cache_builder.runner.engines.conftest import add_node
 from tests.cache_builder.samples import write_photos, write_teacher
@@ -96,6 +101,30 @@ def test_a_growing_column_has_the_bytes_of_a_build_from_nothing(cluster, tmp_pat
     assert not (data / ".grow").exists()
     cache_crops(edited.index(tmp_path / "fresh"), teacher, **small)
     assert tree(data / "crops") == tree(tmp_path / "fresh/crops")
+
+
+@pytest.mark.slow
+def test_proposals_and_nouns_have_the_bytes_of_one_process(cluster, tmp_path):
+    """Workers load the detector and the multimodal LLM from their folders."""
+    teacher = write_teacher(tmp_path / "teacher")
+    detector = write_detector("owlv2", tmp_path / "detector")
+    for part in build_parts("llava"):
+        part.save_pretrained(tmp_path / "mllm")
+    options = {"batch": 2, "device": "cpu", "workers": 1, "selection": Selection(4, min_side=16)}
+    naming = {"teacher": teacher, "device": "cpu", "workers": 1, "chunk_rows": 4, "templates": "single"}
+    trees = []
+    for name, call in (
+        ("ray", engine.RayEngine(cpus=1).call),
+        ("alone", lambda maker, *a, **k: maker(*a, **k)),
+    ):
+        data = write_photos(tmp_path / name, photos=5)
+        report = call(propose, data, None, detector, words="object", saw_novel="no", **options)
+        assert report.manifest is not None
+        cache_crops(data, teacher, of="proposals", device="cpu", workers=0)
+        reports = call(cache_nouns, data, str(tmp_path / "mllm"), **naming)
+        assert all(one.manifest is not None for one in reports[:3])
+        trees.append(tree(data / "proposals"))
+    assert trees[0] == trees[1]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +205,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from cckt.cache_builder.runner.engines.ray import RayEngine
+from tests.cache_builder.detectors.detector_models import write_detector
+from tests.cache_builder.mllm.mllm_models import build_parts
 from tests.cache_builder.runner.engines import makers
 from tests.cache_builder.runner.engines.conftest import add_node
 RayEngine(sys.argv[1], cpus=1).call(makers.plain, Path(sys.argv[2]), delay=0.3)
