@@ -23,6 +23,9 @@ CROP = "box"
 BATCH = 256
 """Images, or sentences, that a teacher encodes together."""
 
+CHUNK_ROWS = 512
+"""Rows of a chunk of crops or images. A kill loses the chunks in hand, usually two or three."""
+
 PRECISION = "fp32"
 """Precision of matrix products in a teacher or a multimodal LLM."""
 

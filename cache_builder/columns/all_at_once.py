@@ -24,8 +24,6 @@ from cckt.cache_builder.columns.crops import (
     crop_reader,
     crops_name,
     crops_spec,
-    photos_with_crops,
-    usable_boxes,
 )
 from cckt.cache_builder.columns.fast_pixels import agreement_of, as_pixels
 from cckt.cache_builder.columns.growth.begin import finish_all, require_same_bytes
@@ -35,7 +33,7 @@ from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.columns.teachers import Teachers, load_teachers
 from cckt.cache_builder.columns.text import cache_text
-from cckt.cache_builder.columns.views import BoxTable, view_names
+from cckt.cache_builder.columns.views import BoxTable, photos_with_crops, usable_boxes, view_names
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.runner import Item, Job, Target, run_targets

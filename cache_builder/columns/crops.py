@@ -22,7 +22,15 @@ from cckt.cache_builder.columns.images import CopyingReader, encoder, teacher_re
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.remake import Made, Remake, remake_from_photos
 from cckt.cache_builder.columns.report import CacheReport, report_of
-from cckt.cache_builder.columns.views import PLAIN, BoxTable, index_of, jittered_boxes, view_recipe
+from cckt.cache_builder.columns.views import (
+    PLAIN,
+    BoxTable,
+    index_of,
+    jittered_boxes,
+    photos_with_crops,
+    usable_boxes,
+    view_recipe,
+)
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos, load_or_reason
 from cckt.cache_builder.proposals import open_proposals
@@ -307,21 +315,6 @@ def remake_crops(made: Made) -> Remake | None:
     rule, fast = recipe["crop"]["rule"], "fast" in recipe
     reader = replace(crop_reader(made.table, teacher, rule, made.name.view, fast), on_device=False)
     return remake_from_photos(teacher, reader, crop_encoder(teacher, rule, recipe["batch"]), recipe["batch"])
-
-
-def usable_boxes(table: BoxTable, lo: int = 0, hi: int | None = None) -> NDArray[np.bool_]:
-    """Return (hi - lo,) bool: whether a box has an embedding, if its photo can be read.
-
-    It is not a crowd and both sides are at least 16 px. The index has clipped the boxes to their photos.
-    """
-    boxes = table.box_xyxy[lo:hi]
-    usable: NDArray[np.bool_] = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1) & ~table.iscrowd[lo:hi]
-    return usable
-
-
-def photos_with_crops(table: BoxTable) -> NDArray[np.int32]:
-    """Return the ascending image rows with at least one box that gets an embedding."""
-    return np.unique(table.box_images[usable_boxes(table)])
 
 
 def photo_spans(images: NDArray[np.int32], lo: int) -> list[tuple[int, int]]:

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from cckt.cache_builder.base.constants import BATCH, PRECISION
+from cckt.cache_builder.base.constants import BATCH, CHUNK_ROWS, PRECISION
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.growth.begin import Growth, begin_column
 from cckt.cache_builder.columns.views import BoxTable
 from cckt.cache_builder.store import ColumnSpec
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
-
-CHUNK_ROWS = 512
-"""Rows of a chunk of crops or images. A kill loses the chunks in hand, usually two or three."""
 
 MOST_WORKERS = 8
 """Default number of workers that decode, on a machine with more cores."""

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION
+from cckt.cache_builder.base.constants import BATCH, CHUNK_ROWS, CROP, PRECISION
 from cckt.cache_builder.columns import clip_priors, text
-from cckt.cache_builder.columns.crops import crop_encoder, crop_reader, crops_spec, usable_boxes
+from cckt.cache_builder.columns.crops import crop_encoder, crop_reader, crops_spec
 from cckt.cache_builder.columns.images import encoder, image_reader, images_spec
-from cckt.cache_builder.columns.options import CHUNK_ROWS, as_teacher, check_numbers
+from cckt.cache_builder.columns.options import as_teacher, check_numbers
+from cckt.cache_builder.columns.views import usable_boxes
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos
 from cckt.cache_builder.runner import Item

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.constants import MIN_SIDE
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.proposals import Proposals
@@ -94,3 +95,18 @@ def box_keys(table: BoxTable, rows: NDArray[np.int64]) -> list[list[int]]:
         return [[int(annotation)] for annotation in table.annotation_ids[rows]]
     images = table.index.image_ids[table.box_images[rows]]
     return [[int(image), int(rank)] for image, rank in zip(images, table.ranks[rows], strict=True)]
+
+
+def usable_boxes(table: BoxTable, lo: int = 0, hi: int | None = None) -> NDArray[np.bool_]:
+    """Return (hi - lo,) bool: whether a box has an embedding, if its photo can be read.
+
+    It is not a crowd and both sides are at least 16 px. The index has clipped the boxes to their photos.
+    """
+    boxes = table.box_xyxy[lo:hi]
+    usable: NDArray[np.bool_] = (boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE).all(axis=1) & ~table.iscrowd[lo:hi]
+    return usable
+
+
+def photos_with_crops(table: BoxTable) -> NDArray[np.int32]:
+    """Return the ascending image rows with at least one box that gets an embedding."""
+    return np.unique(table.box_images[usable_boxes(table)])

@@ -118,9 +118,9 @@ def crops(
     json: Json = None,
 ) -> None:
     """Cache the image embedding of each annotated box, or of each proposal."""
+    from cckt.cache_builder.base.constants import CHUNK_ROWS
     from cckt.cache_builder.columns.all_at_once import cache_photos
     from cckt.cache_builder.columns.crops import plain_name
-    from cckt.cache_builder.columns.options import CHUNK_ROWS
     from cckt.cache_builder.columns.views import view_names
 
     run = caller(engine, address, actors, actor_cpus, part)
@@ -185,8 +185,8 @@ def images(
     json: Json = None,
 ) -> None:
     """Cache the embedding of each whole image."""
+    from cckt.cache_builder.base.constants import CHUNK_ROWS
     from cckt.cache_builder.columns.images import cache_images
-    from cckt.cache_builder.columns.options import CHUNK_ROWS
     from cckt.cache_builder.store import ColumnName
 
     run = caller(engine, address, actors, actor_cpus, part)
@@ -252,8 +252,8 @@ def all_columns(
     json: Json = None,
 ) -> None:
     """Cache text, crops, images and CLIP priors; each image is decoded once."""
+    from cckt.cache_builder.base.constants import CHUNK_ROWS
     from cckt.cache_builder.columns.all_at_once import cache_all
-    from cckt.cache_builder.columns.options import CHUNK_ROWS
     from cckt.cache_builder.columns.teachers import label_teachers
     from cckt.cache_builder.columns.views import view_names
     from cckt.cache_builder.store import ColumnName

@@ -92,7 +92,7 @@ def proposals(
     json: Json = None,
 ) -> None:
     """Cache the best class-agnostic regions of each image, from a run, a detector or a file of boxes."""
-    from cckt.cache_builder.columns.options import CHUNK_ROWS
+    from cckt.cache_builder.base.constants import CHUNK_ROWS
     from cckt.cache_builder.columns.proposals import import_proposals
     from cckt.cache_builder.proposals import Selection
     from cckt.cache_builder.proposals.table import BOXES

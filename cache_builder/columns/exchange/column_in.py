@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.constants import CHUNK_ROWS
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.columns.crops import usable_boxes
 from cckt.cache_builder.columns.growth.begin import begin_column
-from cckt.cache_builder.columns.options import CHUNK_ROWS, as_teacher
+from cckt.cache_builder.columns.views import usable_boxes
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.store import KINDS, column_spec, parse_name
 from cckt.cache_builder.store.exchange.tables_in import VectorTable
@@ -62,7 +62,13 @@ def import_column(
     boxes = KINDS[parsed.kind].table == "boxes"
     key = "annotation_id" if boxes else "image_id"
     vectors = VectorTable(table, ids, id_name or key, vector_name)
-    loaded = None if teacher is None else as_teacher(teacher, "cpu", "fp32")
+    loaded = None
+    if teacher is not None:
+        from cckt.cache_builder.columns.options import (
+            as_teacher,  # imports torch: 0.7 GB that a table needs not
+        )
+
+        loaded = as_teacher(teacher, "cpu", "fp32")
     if loaded is not None and loaded.width != vectors.width:
         raise UserError(
             f"{table} holds vectors of {vectors.width} values, but embeddings of teacher {loaded.name} have "

@@ -16,10 +16,11 @@ from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.columns.crops import SMALL, photo_spans, usable_boxes
+from cckt.cache_builder.columns.crops import SMALL, photo_spans
 from cckt.cache_builder.columns.growth.begin import begin_column, require_same_bytes
 from cckt.cache_builder.columns.images import CopyingReader
 from cckt.cache_builder.columns.report import CacheReport, report_of
+from cckt.cache_builder.columns.views import usable_boxes
 from cckt.cache_builder.mllm.namer import Namer
 from cckt.cache_builder.mllm.wrapping import Inputs
 from cckt.cache_builder.photos import check_photos, load_or_reason

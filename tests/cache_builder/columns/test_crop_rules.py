@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.columns.crops import cache_crops, usable_boxes
+from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.recompute import verify_data
+from cckt.cache_builder.columns.views import usable_boxes
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher

@@ -12,11 +12,12 @@ from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.all_at_once import cache_photos
-from cckt.cache_builder.columns.crops import CropReader, cache_crops, usable_boxes
+from cckt.cache_builder.columns.crops import CropReader, cache_crops
 from cckt.cache_builder.columns.fast_pixels import as_pixels, fast_pixels, stacked
 from cckt.cache_builder.columns.images import ImageReader, cache_images
 from cckt.cache_builder.columns.recompute import verify_data
 from cckt.cache_builder.columns.report import ENOUGH
+from cckt.cache_builder.columns.views import usable_boxes
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.photos import load_photo
 from cckt.cache_builder.store import open_column

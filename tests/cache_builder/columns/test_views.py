@@ -12,10 +12,10 @@ from PIL import Image
 from cckt.cache_builder.base.constants import PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.all_at_once import cache_all, cache_photos
-from cckt.cache_builder.columns.crops import cache_crops, crop_rectangles, usable_boxes
+from cckt.cache_builder.columns.crops import cache_crops, crop_rectangles
 from cckt.cache_builder.columns.recompute import verify_data
 from cckt.cache_builder.columns.teachers import label_teachers
-from cckt.cache_builder.columns.views import SCALE, SHIFT, jittered_boxes, view_names
+from cckt.cache_builder.columns.views import SCALE, SHIFT, jittered_boxes, usable_boxes, view_names
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import ColumnName, check_label, list_columns, open_column, parse_name

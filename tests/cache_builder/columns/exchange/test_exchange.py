@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.columns.crops import cache_crops, usable_boxes
+from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.exchange.column_in import import_column
 from cckt.cache_builder.columns.exchange.column_out import export_column
 from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.columns.text import cache_text
+from cckt.cache_builder.columns.views import usable_boxes
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.store import column_info, open_column
 from cckt.cache_builder.teacher.clip import Teacher
