@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -96,14 +96,10 @@ class Stages:
             metrics = evaluate_run(run, held_out, asked=ASKED, draws=ASKED_DRAWS, progress=self.progress)
         return list(plain(metrics.figures["asked"]))
 
-    def evaluate(
-        self, stage: str, run: Path, held_out: Path, priors: str, overrides: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        """Return the figures of a finished run with other priors or another scoring."""
+    def evaluate(self, stage: str, run: Path, held_out: Path, priors: str) -> dict[str, Any]:
+        """Return the figures of a finished run with other priors."""
         with self.timed(stage):
-            figures = evaluate_run(
-                run, held_out, priors=priors, overrides=overrides, progress=self.progress
-            ).as_dict()
+            figures = evaluate_run(run, held_out, priors=priors, progress=self.progress).as_dict()
         return {name: figures[name] for name in SPLIT_FIGURES}
 
     def _add(self, stage: str, seconds: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,8 @@ def cache_nouns(
     reports: list[CacheReport] = []
     if words is not None:
         texts = embed_names(words.names, chosen_templates, loaded)
-        chosen = _by_words(data, proposals, name, words.provenance, words.names, texts, loaded)
+        recipe = {"provenance": words.provenance.to_json(), "rules": RULES}
+        chosen = _nearest(data, proposals, name, words.names, texts, loaded, recipe)
     else:
         mllm = model
         if not isinstance(mllm, Mllm):
@@ -202,28 +204,24 @@ def _by_teacher(
     concepts = proposals.index.concepts
     known = (noun_of(concepts[int(row)].name, None)[0] for row in concepts.rows("base"))
     names = list(dict.fromkeys([*(name for name in known if name), *said.names]))
-    crops = open_over(data, proposals, "proposals/crops", label)
-    ids = nearest_words(crops, embed_names(names, templates, teacher), teacher)
-    reasons = dict.fromkeys(np.flatnonzero(ids < 0).tolist(), NO_CROP)
-    recipe = {**said.recipe, "choose": "teacher", "crops": crops.manifest.digest}
-    return Chosen(ids, names, reasons, recipe)
+    texts = embed_names(names, templates, teacher)
+    return _nearest(data, proposals, label, names, texts, teacher, {**said.recipe, "choose": "teacher"})
 
 
-def _by_words(
+def _nearest(
     data: Path,
     proposals: Proposals,
     label: str,
-    provenance: Provenance,
     names: list[str],
     texts: NDArray[np.float32],
     teacher: Teacher,
+    recipe: dict[str, Any],
 ) -> Chosen:
-    """The best word of each proposal; words that are the best of none stay in the list."""
+    """The best of some names for each proposal; names that are the best of none stay in the list."""
     crops = open_over(data, proposals, "proposals/crops", label)
     ids = nearest_words(crops, texts, teacher)
     reasons = dict.fromkeys(np.flatnonzero(ids < 0).tolist(), NO_CROP)
-    recipe = {"provenance": provenance.to_json(), "rules": RULES, "crops": crops.manifest.digest}
-    return Chosen(ids, names, reasons, recipe)
+    return Chosen(ids, names, reasons, {**recipe, "crops": crops.manifest.digest})
 
 
 def _templates(data: Path, label: str, given: str | Path | Sequence[str] | None) -> Templates:
