@@ -79,7 +79,10 @@ def kept_names(data: Path) -> set[str]:
 
 
 def sweep_generations(data: Path) -> None:
-    """Remove the earlier indexes of which the data set has no column any more."""
+    """Remove the earlier indexes of which the data set has no column any more.
+
+    The card goes last: after a kill, the next sweep still knows what belongs to it.
+    """
     kept = kept_names(data)
     folder = data / FOLDER
     if not (folder / CARD).is_file() or not cards(data):
@@ -89,10 +92,10 @@ def sweep_generations(data: Path) -> None:
         tables = str(card["tables"])
         if kept_card(tables) in kept or not _TABLES.fullmatch(tables):
             continue
-        (folder / kept_card(tables)).unlink(missing_ok=True)
         if tables not in kept:
             _remove_tables(folder / tables)
             (folder / record_file(tables)).unlink(missing_ok=True)
+        (folder / kept_card(tables)).unlink(missing_ok=True)
 
 
 def _remove_tables(folder: Path) -> None:

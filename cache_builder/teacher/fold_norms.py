@@ -8,7 +8,7 @@ layout once instead of at every call. A tower without batch norms, such as a ViT
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class FusedConv(nn.Module):
     (B, C, H, W) of any floating dtype -> (B, K, h, w) of `dtype`, the dtype of the weights.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, relu: bool, dtype: torch.dtype) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: Any, relu: bool, dtype: torch.dtype) -> None:
         super().__init__()
         assert norm.running_mean is not None
         assert norm.running_var is not None
@@ -41,7 +41,7 @@ class FusedConv(nn.Module):
         """Return the output of the fused operators."""
         x = x.to(self.weight.dtype)
         padding, stride, dilation, groups = self._shape
-        if not _has_fused(self.weight):
+        if torch.compiler.is_exporting() or not _has_fused(self.weight):  # graphs take only plain operators
             with torch.autocast(x.device.type, enabled=False):
                 x = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
             return x.relu_() if self.relu else x
@@ -57,17 +57,25 @@ class FusedConv(nn.Module):
         return output
 
 
-def fold_batch_norms(tower: nn.Module, dtype: torch.dtype) -> bool:
+def fold_batch_norms(
+    tower: nn.Module,
+    dtype: torch.dtype,
+    convs: Collection[type[nn.Conv2d]] = (nn.Conv2d,),
+    norms: tuple[type[nn.Module], ...] = (nn.BatchNorm2d,),
+) -> bool:
     """Fold batch norms of a tower in place; return whether any was folded. dtype: of the folded weights.
 
     A pair is folded if a trace proves that only the norm reads the convolution, and that both are called
     once. A tower that cannot be traced is not changed. The tower must be in eval mode.
+
+    convs, norms: classes of the pairs; a norm has the statistics of a BatchNorm2d under the same names, and
+    may hold its activation as `act`.
     """
     assert not tower.training, "expected a tower in eval mode"
-    if not any(isinstance(module, nn.BatchNorm2d) for module in tower.modules()):
+    if not any(isinstance(module, norms) for module in tower.modules()):
         return False
     try:
-        graph = _Tracer().trace(tower)
+        graph = _Tracer((*convs, *norms)).trace(tower)
     except Exception:  # data-dependent control flow raises exceptions of any type
         return False
     modules = dict(tower.named_modules())
@@ -89,8 +97,9 @@ def fold_batch_norms(tower: nn.Module, dtype: torch.dtype) -> bool:
     for node in list(graph.nodes):
         conv, after = module_of(node), reader(node)
         norm = module_of(after)
-        if type(conv) is not nn.Conv2d or not isinstance(norm, nn.BatchNorm2d) or after is None:
+        if type(conv) not in convs or not isinstance(norm, norms) or after is None:
             continue
+        assert isinstance(conv, nn.Conv2d), "expected classes of convolutions"
         if isinstance(conv.padding, str) or conv.padding_mode != "zeros" or norm.running_mean is None:
             continue
         # timm's norms may contain their activation (BatchNormAct2d); after others it is a module
@@ -107,8 +116,12 @@ def fold_batch_norms(tower: nn.Module, dtype: torch.dtype) -> bool:
 
 
 class _Tracer(fx.Tracer):
+    def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
+        super().__init__()
+        self._leaves = leaves
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _put(tower: nn.Module, name: str, module: nn.Module) -> None:

@@ -18,6 +18,7 @@ from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config
 from cckt.detector.data.transforms import apply_to_image, eval_view, normalise, pad_batch
+from cckt.detector.inference.cpu_backbone import prepare_for_cpu
 from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, load_weights, run_config
 from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText, Student, StudentOutput
@@ -102,8 +103,9 @@ def load_inference_model(
 ) -> tuple[InferenceModel, Facts]:
     """Load the detector of a run folder, and the facts of the run.
 
-    weights: a file to load in place of the run's final weights, such as best.safetensors. Raises UserError
-    when `run` is not a run folder or has no weights, when weights and config do not fit, or when a weight is
+    weights: a file to load in place of the run's final weights, such as best.safetensors. On a CPU the norms
+    of the backbone are folded (`prepare_for_cpu`): outputs are those of the end of training up to rounding.
+    Raises UserError when `run` is not a run folder or has no weights, when weights and config do not fit, or when a weight is
     not finite.
     """
     config, facts = run_config(run), Facts.load(run)
@@ -116,7 +118,10 @@ def load_inference_model(
     place = pick_device(device)
     if place.type == "cuda":  # Triton launches its kernels on the current device
         torch.cuda.set_device(place)
-    return inference_model(model, config, place), facts
+    loaded = inference_model(model, config, place)
+    if place.type == "cpu" and config.train.precision == "fp32":
+        prepare_for_cpu(model)
+    return loaded, facts
 
 
 def _require_finite(weights: Mapping[str, Tensor], source: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torchvision.ops import batched_nms
 from torchvision.ops import nms as suppress_overlaps
 
@@ -185,8 +186,12 @@ def best_per_object(
     """
     pixels, found = pixel_boxes(boxes, sizes), []
     values, concepts = scores.max(-1)
+    # A region suppresses only regions with lower scores: those below the last requested one have no effect.
+    asked = functional.pad(values.masked_fill(concepts >= requested, torch.inf), (0, 1), value=torch.inf)
+    relevant = values >= asked.amin(1, keepdim=True)
     for image in range(len(scores)):
-        one = ImageDetections(values[image].float(), concepts[image], pixels[image])
+        some = relevant[image]
+        one = ImageDetections(values[image, some].float(), concepts[image, some], pixels[image, some])
         if nms:
             one = suppress_duplicates(one, nms, len(one))
         kept = suppress_overlaps(one.boxes_xyxy, one.scores, SAME_OBJECT)

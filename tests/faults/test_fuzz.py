@@ -133,6 +133,7 @@ def state(folder: Path) -> str:
 def commands(world: World, box: Path) -> dict[str, Words]:
     """Verb -> a command line that works, with everything that it writes inside `box`/new."""
     out, held, seen, run, no = box / "new", world.held, world.seen, world.run, box / "no"
+    words, vectors, ids = (world.folder / name for name in ("words.txt", "vectors.npy", "ids.npy"))
     photo = world.folder / "photos" / "0.png"
     given = ["--annotations", world.folder / "coco.json", "--images", world.folder / "photos"]
     teacher = ["--teacher", world.teacher]
@@ -159,19 +160,29 @@ def commands(world: World, box: Path) -> dict[str, Words]:
         "doctor": ["doctor", "--data", held, "--run", run],
         "cache proposals": ["cache", "proposals", held, "--from", run, "--min-side", "1", "--out", out],
         "cache finish": ["cache", "finish", box / "held"],
-        "cache nouns": ["cache", "nouns", held, "--nouns-from", no, "--teacher", no],
-        "cache fit-nouns": ["cache", "fit-nouns", held, "--of", "proposals-no", "--teacher", no],
+        "cache nouns": ["cache", "nouns", box / "named", "--nouns-from", words, "--name", "again"],
+        "cache fit-nouns": ["cache", "fit-nouns", box / "named", "--w-max", "0.4"],
+        "cache plan": ["cache", "plan", held, *teacher],
+        "cache export": ["cache", "export", held, "images", "--format", "npy", "--out", box / "new.npy"],
+        "cache import": [
+            *("cache", "import", box / "held", "images-mine", vectors),
+            *("--ids", ids, "--made-by", "another program"),
+        ],
         "ablate": ["ablate", "options", "--out", out, "--train", no, "--val", no, "--row", "prior.rho=0.5"],
         "quickstart": ["quickstart", "--out", world.folder / "coco.json" / "x"],
     }
 
 
-WEIGHTS = {"train": 3, "report": 3, "cache all": 3, "data shapeworld": 3, "doctor": 3}
+WEIGHTS = {"train": 3, "report": 3, "cache all": 3, "data shapeworld": 3, "doctor": 3, "cache plan": 3}
 """Verbs that take long get fewer cases; the default is 6."""
 
-REFUSED = ("quickstart", "ablate", "cache nouns", "cache fit-nouns")
-"""Verbs whose command line is refused for two reasons: they would take minutes, or need what the world lacks.
-One change never makes them begin."""
+REFUSED = ("quickstart", "ablate")
+"""Verbs whose command line is refused for two reasons, because they would take minutes. One change never makes
+them begin."""
+
+COPIED = {"cache priors": "held", "cache finish": "held", "cache import": "held"}
+COPIED |= {"cache nouns": "named", "cache fit-nouns": "named"}
+"""Verbs that write into the data set -> the data set that they get a copy of."""
 
 
 @functools.cache
@@ -211,10 +222,10 @@ def with_bad_option(rng: random.Random, words: Words) -> Case:
 
 def with_bad_input(rng: random.Random, words: Words, world: World, box: Path) -> Case:
     """Copy an input that the command line names into `box`, damage the copy and name it."""
-    inputs = {
-        str(path): path for path in (box / "held", world.held, world.seen, world.run, world.folder / "photos")
-    }
-    inputs |= {str(world.folder / name): world.folder / name for name in ("coco.json", "split.json")}
+    folders = [box / "held", box / "named", world.held, world.seen, world.run, world.folder / "photos"]
+    inputs = {str(path): path for path in folders}
+    files = ("coco.json", "split.json", "words.txt", "vectors.npy", "ids.npy")
+    inputs |= {str(world.folder / name): world.folder / name for name in files}
     inputs |= {world.teacher: Path(world.teacher.partition(":")[2] or world.teacher)}
     inputs |= {str(world.folder / "photos/0.png"): world.folder / "photos/0.png"}
     named = [at for at, word in enumerate(words) if str(word) in inputs and inputs[str(word)].exists()]
@@ -266,8 +277,8 @@ def make_case(rng: random.Random, world: World, box: Path) -> tuple[str, Case]:
     known = commands(world, box)
     weights = [WEIGHTS.get(verb, 6) for verb in known]
     verb = rng.choices(list(known), weights)[0]
-    if verb in ("cache priors", "cache finish"):  # which write into the data set
-        shutil.copytree(world.held, box / "held")
+    if verb in COPIED:
+        shutil.copytree(world.folder / COPIED[verb], box / COPIED[verb])
     kind = rng.random()
     if kind < 0.45:
         return verb, with_bad_option(rng, known[verb])
@@ -346,10 +357,11 @@ def test_the_long_form(world: World, tmp_path: Path, tell: Tell, monkeypatch: py
 
 def test_the_command_lines_work_without_a_fault(world: World, tmp_path: Path) -> None:
     """Else the fuzz would test only the parser."""
-    shutil.copytree(world.held, tmp_path / "held")
+    for name in set(COPIED.values()):
+        shutil.copytree(world.folder / name, tmp_path / name)
     for verb, words in commands(world, tmp_path).items():
-        for path in (tmp_path / "new", tmp_path / "new.html"):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        for path in tmp_path.glob("new*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         code, err = call(words)
         if verb in REFUSED:
             assert code == 2, verb

@@ -6,6 +6,7 @@ The short form kills at KILLS evenly spaced operations of each verb, the slow fo
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from collections import deque
@@ -97,6 +98,31 @@ def predict(world: World, folder: Path, *more: str) -> list[object]:
     return [*words, "--teacher", world.teacher, "--min-score", "0"]
 
 
+def named(world: World, folder: Path) -> None:
+    shutil.copytree(world.folder / "named", folder / "named")
+
+
+def proposals_only(world: World, folder: Path) -> None:
+    """The data set with proposals and their crops, without nouns."""
+    named(world, folder)
+    for part in (folder / "named/proposals").iterdir():
+        if part.name not in ("boxes", "crops") and part.is_dir():
+            shutil.rmtree(part)
+
+
+def grown(world: World, folder: Path) -> None:
+    """A data set whose columns were made before its last photos were added to its index."""
+    annotations = json.loads((coco(folder) / "coco.json").read_text())
+    few = {**annotations, "images": annotations["images"][:4]}
+    few["annotations"] = [one for one in annotations["annotations"] if one["image_id"] <= 4]
+    for part in (few, annotations):
+        (folder / "coco.json").write_text(json.dumps(part))
+        assert cli.run([str(word) for word in index(folder, "new", "all")]) == 0
+        if part is few:
+            make = ["cache", "images", folder / "new", "--teacher", world.teacher, "--workers", "1"]
+            assert cli.run([str(word) for word in make]) == 0
+
+
 SHAPEWORLD = ["data", "shapeworld", "--photos", "3", "--workers", "1", "--out"]
 LOW = ["--min-score", "0.001", "--priors", "none"]
 OVER = "--overwrite"
@@ -122,11 +148,47 @@ VERBS = {
         lambda world, folder: ["cache", "priors", folder / "held"], without("held", "priors/clip")
     ),
     "cache pull": Verb(lambda world, folder: ["cache", "pull", world.held, folder / "copy"]),
+    "cache images of more photos": Verb(cache("images", "new", "--workers", "1"), grown),
+    "cache proposals": Verb(
+        lambda world, folder: [
+            *("cache", "proposals", folder / "seen", "--from", world.run),
+            *("--min-side", "1", "--workers", "1", "--top", "3"),
+        ],
+        copy("seen"),
+    ),
+    "cache crops of proposals": Verb(
+        cache("crops", "named", "--of", "proposals", "--workers", "1", "--name", "again"), named
+    ),
+    "cache nouns": Verb(
+        lambda world, folder: [
+            *("cache", "nouns", folder / "named"),
+            *("--nouns-from", world.folder / "words.txt"),
+        ],
+        proposals_only,
+    ),
+    "cache export": Verb(
+        lambda world, folder: [
+            *("cache", "export", world.held, "images"),
+            *("--format", "npy", "--out", folder / "images.npy"),
+        ]
+    ),
+    "cache export parquet": Verb(
+        lambda world, folder: ["cache", "export", world.seen, "crops", "--out", folder / "crops.parquet"]
+    ),
+    "cache import": Verb(
+        lambda world, folder: [
+            *("cache", "import", folder / "held", "images-mine", world.folder / "vectors.npy"),
+            *("--ids", world.folder / "ids.npy", "--made-by", "another program"),
+        ],
+        copy("held"),
+    ),
     "cache finish": Verb(lambda world, folder: ["cache", "finish", folder / "held"], unfinished),
     "train": Verb(training, again=lambda world, folder: ["train", "--resume", folder / "run"]),
     "eval": Verb(lambda world, folder: ["eval", folder / "run", "--data", world.held], copy("run")),
     "predict": Verb(lambda world, folder: predict(world, folder)),
     "predict yolo": Verb(lambda world, folder: predict(world, folder, "--format", "yolo", "--no-pictures")),
+    "predict voc": Verb(lambda world, folder: predict(world, folder, "--format", "voc", "--crops")),
+    "predict csv": Verb(lambda world, folder: predict(world, folder, "--format", "csv", "--no-pictures")),
     "pseudo": Verb(
         lambda world, folder: ["pseudo", world.run, "--data", world.seen, "--out", folder / "new", *LOW]
     ),

@@ -115,6 +115,8 @@ def begin_column(
         donor = _donor(old, data, place, table)
     if isinstance(files := open_files(place, spec.name), LocalFiles):
         sweep_aside(files)
+        if begins_columns():
+            sweep_tables(data, place)  # of a run that was killed after it had put its column in place
         if staged:
             require_empty(files)
     writer = open_writer(place, spec, overwrite=overwrite, staged=staged, joins=not begins_columns())

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cckt.cache_builder.base.atomic_files import temporary_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.store.exchange.parquet_out import Beside
@@ -28,7 +29,7 @@ def write_npy(column: Column, path: Path, beside: Beside, progress: Progress | N
     files = {name: path.with_name(f"{path.stem}.{name}.npy") for name in ("valid", *numbers)}
     files["vector"] = path
     held: dict[str, Any] = {}
-    partial = {name: file.with_name(f".{file.name}.{os.getpid()}.partial") for name, file in files.items()}
+    partial = {name: temporary_of(file) for name, file in files.items()}
     progress.start(f"export {spec.name}", spec.rows, "rows")
     try:
         for chunk in range(max(1, spec.n_chunks)):

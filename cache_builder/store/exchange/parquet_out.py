@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.atomic_files import temporary_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import Mark
 from cckt.cache_builder.base.progress import Progress, Silent
@@ -47,7 +48,7 @@ def write_parquet(column: Column, path: Path, beside: Beside, progress: Progress
 
     progress = progress or Silent()
     spec = column.manifest.spec
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = temporary_of(path)
     metadata = {KEY: json.dumps({**column.manifest.fields(), "digest": column.manifest.digest}).encode()}
     writer = None
     progress.start(f"export {spec.name}", spec.rows, "rows")

@@ -7,12 +7,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_iou
 
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.inference.postprocess import (
     PRIOR_MARGIN,
+    SAME_OBJECT,
+    ImageDetections,
+    best_per_object,
     class_scores,
     configured_scores,
+    pixel_boxes,
     prior_log_odds,
     similarity_probability,
     top_detections,
@@ -163,6 +168,49 @@ def test_top_detections_equal_a_full_sort() -> None:
             x, y, w, h = boxes[b, n].tolist()
             expected = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
             assert pixels == pytest.approx(expected, abs=1e-3)
+
+
+def one_per_object(
+    scores: torch.Tensor, found: ImageDetections, top: int, requested: int, nms: float
+) -> list[tuple[float, int]]:
+    """(Score, concept) of the detections of an image, in plain loops; found.boxes_xyxy are its N boxes."""
+    overlaps = box_iou(found.boxes_xyxy, found.boxes_xyxy).tolist()
+    best = [(max(row), row.index(max(row))) for row in scores.tolist()]
+    order = sorted(range(len(best)), key=lambda at: -best[at][0])
+    for most, every in ((nms, False), (SAME_OBJECT, True)) if nms else ((SAME_OBJECT, True),):
+        kept: list[int] = []
+        for at in order:
+            rivals = [k for k in kept if every or best[k][1] == best[at][1]]
+            if all(overlaps[at][k] <= most for k in rivals):
+                kept.append(at)
+        order = kept
+    return [best[at] for at in order if best[at][1] < requested][:top]
+
+
+@pytest.mark.parametrize("nms", [0.0, 0.4])
+@pytest.mark.parametrize(("requested", "top"), [(1, 100), (3, 100), (3, 2), (7, 100)])
+def test_one_detection_per_object_equals_a_reference_in_plain_loops(
+    requested: int, top: int, nms: float
+) -> None:
+    torch.manual_seed(requested)
+    scores, boxes, sizes = torch.rand(5, 40, 7), some_boxes(5, 40), [(100, 200)] * 5
+    found = best_per_object(scores, boxes, sizes, top, requested, nms)
+    expected = 0
+    for b in range(5):
+        pixels = ImageDetections(torch.zeros(0), torch.zeros(0), pixel_boxes(boxes, sizes)[b])
+        reference = one_per_object(scores[b], pixels, top, requested, nms)
+        assert list(zip(found[b].scores.tolist(), found[b].concepts.tolist(), strict=True)) == reference
+        expected += len(reference)
+    assert expected > 4
+
+
+def test_a_rival_suppresses_a_requested_detection_only_with_a_higher_score() -> None:
+    boxes = torch.tensor([[[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 0.4, 0.4]]])
+    for rival, count in ((0.9, 0), (0.7, 1)):
+        scores = torch.tensor([[[0.8, 0.0], [0.0, rival]]])
+        (found,) = best_per_object(scores, boxes, [(100, 100)], 5, 1)
+        assert len(found) == count
+    assert best_per_object(torch.zeros(1, 0, 2), boxes[:, :0], [(9, 9)], 5, 1)[0].boxes_xyxy.shape == (0, 4)
 
 
 def test_boxes_are_clipped_to_the_image_and_top_to_the_number_of_pairs() -> None:

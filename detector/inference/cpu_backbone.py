@@ -1,0 +1,48 @@
+"""Backbones for inference on a CPU: norms folded and fused, activations with the channels last.
+
+The function stays the same, with different rounding. Maximum pooling and convolutions are faster with the
+channels last, a frozen norm costs a pass over memory, and the weights get their layout once.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import FrozenBatchNormAct2d
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from cckt.cache_builder.teacher.fold_norms import fold_batch_norms
+from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.frozen_norm import Conv2dWithFrozenNorm, FoldedFrozenNorm
+
+CONVS = (nn.Conv2d, Conv2dWithFrozenNorm)
+NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d, FoldedFrozenNorm)
+
+
+class ChannelsLast(nn.Module):
+    """Runs a network on images with the channels last."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the maps of the network; images: (B, 3, H, W)."""
+        if not torch.compiler.is_exporting():
+            images = images.contiguous(memory_format=torch.channels_last)
+        maps: list[Tensor] = self.net(images)
+        return maps
+
+
+def prepare_for_cpu(model: nn.Module) -> int:
+    """Fold the norms of the backbones of a float32 model in eval mode, in place; return how many were changed.
+
+    Backbones whose forward pass cannot be traced stay as they are. The names of weights change: load them
+    before.
+    """
+    changed = 0
+    for backbone in (one for one in model.modules() if isinstance(one, Backbone)):
+        if fold_batch_norms(backbone.net, torch.float32, CONVS, NORMS):
+            backbone.net = ChannelsLast(backbone.net)
+            changed += 1
+    return changed
