@@ -25,9 +25,9 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.integer[Any]]
 
-RESAMPLES_AT_ONCE = 256
+RESAMPLES_AT_ONCE = 1024
 """Most resamples whose AP is computed at once."""
-WEIGHTS_AT_ONCE = 2**21
+WEIGHTS_AT_ONCE = 2**22
 """Most weights of the detections of a concept, over resamples, at once; bounds memory."""
 MOST_THREADS = 4
 """Concepts that are computed at the same time, at most."""
@@ -206,13 +206,15 @@ def weighted_table(
     right, counted = matches.right, ~matches.ignored
     with_boxes = np.flatnonzero([len(photos) > 0 for photos in boxes])
 
+    by_photo = np.ascontiguousarray(weights.T)  # a photo's weights are next to each other: copied at once
+
     def resample(concept: int) -> None:
         part = slice(bounds[concept], bounds[concept + 1])
         size = max(1, min(RESAMPLES_AT_ONCE, WEIGHTS_AT_ONCE // max(part.stop - part.start, 1)))
         for low in range(0, len(weights), size):
             some = slice(low, low + size)
-            positives = weights[some].take(boxes[concept], axis=1).sum(1)
-            values = _ap(matches.images[part], right[:, part], counted[:, part], weights[some], positives)
+            positives = by_photo[boxes[concept], some].sum(0)
+            values = _ap(matches.images[part], right[:, part], counted[:, part], by_photo[:, some], positives)
             table[:, some, concept] = np.where(positives > 0, values, np.nan)
 
     progress.start("intervals", len(with_boxes), "concepts")
@@ -226,9 +228,9 @@ def weighted_table(
 def _ap(images: Rows, right: Bools, counted: Bools, weights: Floats, positives: Floats) -> Floats:
     """Return (T, B) 101-point AP of K detections. Precision is only needed at true positives, where it peaks.
 
-    right, counted: (T, K); weights: (B, I); positives: (B,), weighted number of boxes.
+    right, counted: (T, K); weights: (I, B); positives: (B,), weighted number of boxes.
     """
-    values = np.zeros((len(right), len(weights)))
+    values = np.zeros((len(right), weights.shape[1]))
     hits = np.flatnonzero(right.any(0))
     if not len(hits):
         return values
@@ -240,27 +242,37 @@ def _ap(images: Rows, right: Bools, counted: Bools, weights: Floats, positives: 
         rows = np.flatnonzero(right[t])
         if not len(rows):
             continue
-        every = shared.take(np.searchsorted(hits, rows), axis=1)
+        every = shared[np.searchsorted(hits, rows)]
         sometimes = counted[t] & ~always
         if sometimes.any():
             every += _weight_up_to(rows, sometimes, images, weights)
-        found = weights.take(images[rows], axis=1).cumsum(1)
-        precision = found / (every + np.spacing(1))
-        precision = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
+        found = _running_sum(weights[images[rows]])
+        every += np.spacing(1)
+        precision = np.divide(found, every, out=every)
+        for row in range(len(rows) - 2, -1, -1):
+            np.maximum(precision[row], precision[row + 1], out=precision[row])
         # The precision of a hit counts once for each recall level that it is the first to reach.
-        reached = levels.take(found.astype(np.intp) + starts[:, None])
-        steps = np.diff(reached, axis=1, prepend=np.uint8(0))
-        values[t] = (steps * precision).sum(1) / len(RECALLS)
+        reached = levels.take(found.astype(np.intp) + starts)
+        steps = np.diff(reached, axis=0, prepend=np.uint8(0))
+        values[t] = np.einsum("rb,rb->b", steps, precision) / len(RECALLS)
     return values
 
 
 def _weight_up_to(rows: Rows, chosen: Bools, images: Rows, weights: Floats) -> Floats:
-    """Return (B, R) the weight of the chosen detections up to each of R rising rows, with it."""
+    """Return (R, B) the weight of the chosen detections up to each of R rising rows, with it."""
     places = np.flatnonzero(chosen[: rows[-1] + 1])
-    total = np.zeros((len(weights), len(places) + 1))
-    np.cumsum(weights.take(images[places], axis=1), 1, out=total[:, 1:])
-    found: Floats = total.take(np.searchsorted(places, rows, side="right"), axis=1)
+    total = np.zeros((len(places) + 1, weights.shape[1]))
+    total[1:] = weights[images[places]]
+    _running_sum(total)
+    found: Floats = total[np.searchsorted(places, rows, side="right")]
     return found
+
+
+def _running_sum(values: Floats) -> Floats:
+    """Replace the rows of (R, B) values by their running sum; return them."""
+    for row in range(1, len(values)):
+        np.add(values[row], values[row - 1], out=values[row])
+    return values
 
 
 def _levels_reached(positives: Floats) -> tuple[npt.NDArray[np.uint8], Rows]:

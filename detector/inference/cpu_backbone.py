@@ -35,7 +35,7 @@ class ChannelsLast(nn.Module):
 
 
 def prepare_for_cpu(model: nn.Module) -> int:
-    """Fold the norms of the backbones of a float32 model in eval mode, in place; return how many were changed.
+    """Fold the norms of the backbones of a float32 model in eval mode, in place; return the number changed.
 
     Backbones whose forward pass cannot be traced stay as they are. The names of weights change: load them
     before.

@@ -105,8 +105,8 @@ def load_inference_model(
 
     weights: a file to load in place of the run's final weights, such as best.safetensors. On a CPU the norms
     of the backbone are folded (`prepare_for_cpu`): outputs are those of the end of training up to rounding.
-    Raises UserError when `run` is not a run folder or has no weights, when weights and config do not fit, or when a weight is
-    not finite.
+    Raises UserError when `run` is not a run folder or has no weights, when weights and config do not fit, or
+    when a weight is not finite.
     """
     config, facts = run_config(run), Facts.load(run)
     path = weights or evaluation_weights(run)

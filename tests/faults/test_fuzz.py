@@ -177,8 +177,8 @@ WEIGHTS = {"train": 3, "report": 3, "cache all": 3, "data shapeworld": 3, "docto
 """Verbs that take long get fewer cases; the default is 6."""
 
 REFUSED = ("quickstart", "ablate")
-"""Verbs whose command line is refused for two reasons, because they would take minutes. One change never makes
-them begin."""
+"""Verbs whose command line is refused for two reasons, because they would take minutes. One change never
+makes them begin."""
 
 COPIED = {"cache priors": "held", "cache finish": "held", "cache import": "held"}
 COPIED |= {"cache nouns": "named", "cache fit-nouns": "named"}
