@@ -75,14 +75,10 @@ def hold_out(
     photos, for val.json; each concept has about this share of its photos there. The same seed gives the same
     files.
     For an index with splits, `out/split.json` has them. Raises UserError for a source that cannot be read or
-    divided, and where a file exists already: all of them, or one with other contents than a killed call of
-    the same arguments leaves.
+    divided, and for an existing file with other contents: the same call again changes nothing.
     """
     if not 0 < share < 1:
         raise UserError(f"--share is {share:g}: expected a share of the photos between 0 and 1, such as 0.1")
-    if (out / VAL).exists():  # the last one that is written
-        present = next(name for name in (TRAIN, VAL) if (out / name).exists())
-        raise UserError(f"{out / present} exists already: remove it or choose another --out")
     index = open_index(source) if source.is_dir() else None
     coco = _coco_of_index(index) if index is not None else _coco_of_file(source, progress or Silent())
     ids = np.array([int(image["id"]) for image in coco["images"]], np.int64)

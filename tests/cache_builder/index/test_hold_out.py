@@ -122,8 +122,11 @@ def test_mistakes_are_refused(tmp_path: Path) -> None:
         hold_out(path, tmp_path / "parts", 0.01)
     assert not (tmp_path / "parts").exists()
     hold_out(path, tmp_path / "parts", 0.4)
-    with pytest.raises(UserError, match=r"train\.json exists already: remove it or choose another --out"):
-        hold_out(path, tmp_path / "parts", 0.4)
+    before = {one.name: one.read_bytes() for one in (tmp_path / "parts").iterdir()}
+    hold_out(path, tmp_path / "parts", 0.4)
+    with pytest.raises(UserError, match=r"found a file .*json that is not what this command writes"):
+        hold_out(path, tmp_path / "parts", 0.6)
+    assert {one.name: one.read_bytes() for one in (tmp_path / "parts").iterdir()} == before
     with pytest.raises(UserError, match=r"nothing\.json does not exist"):
         hold_out(tmp_path / "nothing.json", tmp_path / "more", 0.4)
     with pytest.raises(UserError, match="holds no index"):
