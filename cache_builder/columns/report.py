@@ -52,9 +52,13 @@ class CacheReport:
     """Units of chunks that were begun again, because the maker that had them died or was very slow."""
     agreement: Agreement | None = None
     """Of a fast column: agreement of a sample of its rows with the exact ones."""
+    begun: bool = True
+    """False for an optional column that was left out; `notes` say why."""
 
     def lines(self) -> list[str]:
         """Return the report as lines of text, one for each fact."""
+        if not self.begun:
+            return [f"column {self.name}: not made", *self.notes]
         made = (
             f"{counted(self.made_chunks, 'chunk')} made, {self.skipped_chunks} found"
             if self.skipped_chunks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,14 +40,34 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def name_proposals(world: World) -> None:
-    """Make the data set `named`, which is `seen` with named proposals, and the list words.txt."""
-    named, words, boxes = (world.folder / name for name in ("named", "words.txt", "boxes.json"))
-    shutil.copytree(world.seen, named)
+    """Make the data set `named`, with crops, and proposals with nouns from the list words.txt.
+
+    The names of cup and box are exchanged: crops are then nearer to their own names than to others by the
+    untrained teacher, so that the weight of a noun can be fitted.
+    """
+    named, words, boxes, file = (
+        world.folder / name for name in ("named", "words.txt", "boxes.json", "named.json")
+    )
     words.write_text(WORDS, encoding="utf-8")
-    annotations = json.loads((world.folder / "coco.json").read_text())["annotations"]
-    found = [{"image_id": one["image_id"], "bbox": one["bbox"], "score": 0.5} for one in annotations]
+    content = json.loads((world.folder / "coco.json").read_text())
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    exchanged = {**names, 1: names[2], 2: names[1]}
+    content["categories"] = [{"id": number, "name": name} for number, name in exchanged.items()]
+    file.write_text(json.dumps(content))
+    found = [{"image_id": o["image_id"], "bbox": o["bbox"], "score": 0.5} for o in content["annotations"]]
     boxes.write_text(json.dumps(found))
+    given = [
+        "--annotations",
+        file,
+        "--images",
+        world.folder / "photos",
+        "--split",
+        world.folder / "split.json",
+    ]
     for command in (
+        ["data", "index", *given, "--keep", "base", "--out", named],
+        ["cache", "text", named, "--teacher", world.teacher],
+        ["cache", "crops", named, "--teacher", world.teacher],
         ["cache", "proposals", named, "--import", boxes],
         ["cache", "crops", named, "--of", "proposals", "--teacher", world.teacher],
         ["cache", "nouns", named, "--nouns-from", words],

@@ -160,7 +160,7 @@ def commands(world: World, box: Path) -> dict[str, Words]:
         "doctor": ["doctor", "--data", held, "--run", run],
         "cache proposals": ["cache", "proposals", held, "--from", run, "--min-side", "1", "--out", out],
         "cache finish": ["cache", "finish", box / "held"],
-        "cache nouns": ["cache", "nouns", box / "named", "--nouns-from", words, "--name", "again"],
+        "cache nouns": ["cache", "nouns", box / "named", "--nouns-from", words, "--overwrite"],
         "cache fit-nouns": ["cache", "fit-nouns", box / "named", "--w-max", "0.4"],
         "cache plan": ["cache", "plan", held, *teacher],
         "cache export": ["cache", "export", held, "images", "--format", "npy", "--out", box / "new.npy"],

@@ -166,6 +166,9 @@ VERBS = {
         ],
         proposals_only,
     ),
+    "cache fit-nouns": Verb(
+        lambda world, folder: ["cache", "fit-nouns", folder / "named", "--w-max", "0.4"], named
+    ),
     "cache export": Verb(
         lambda world, folder: [
             *("cache", "export", world.held, "images"),

@@ -80,7 +80,7 @@ def fit_nouns(
             f"NAME`, then `{repair_command(str(data), str(column))}`"
         )
         progress.note(note)
-        return CacheReport(str(column), len(proposals), len(proposals), 0, 0, 0.0, [note])
+        return CacheReport(str(column), len(proposals), len(proposals), 0, 0, 0.0, [note], begun=False)
     text, boxes = (open_column(data, str(one), index_digest=index.digest) for one in needed[:2])
     crops = open_over(data, proposals, "proposals/crops", name)
     nouns, texts = (open_over(data, proposals, kind, name) for kind in (NOUNS, TEXTS))
@@ -94,7 +94,7 @@ def fit_nouns(
             raise
         note = f"the weight of nouns is not fitted: {error}"
         progress.note(note)
-        return CacheReport(str(column), len(proposals), len(proposals), 0, 0, 0.0, [note])
+        return CacheReport(str(column), len(proposals), len(proposals), 0, 0, 0.0, [note], begun=False)
     spec = column_spec(
         column,
         rows=len(proposals),

@@ -60,3 +60,15 @@ def test_mistakes(data: Path, mllm: Mllm, teacher: Teacher) -> None:
     shutil.rmtree(data / "crops")
     with pytest.raises(UserError, match="There is no column crops"):
         fit_nouns(data)
+
+
+def test_weights_that_cannot_be_fitted_are_left_out_with_the_reason(data: Path, tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("mug\ncarton\n")
+    shutil.rmtree(data / "crops")
+    *_, report = cache_nouns(data, nouns_from=words)
+    first, reason = report.lines()
+    assert first == "column proposals/noun_weights: not made"
+    assert "the weight of nouns is not fitted: there is no column crops; run `cckt cache crops" in reason
+    assert not report.to_json()["finished"]
+    assert not (data / "proposals/noun_weights").exists()
