@@ -144,7 +144,7 @@ class ShareDetector:
         device: str = "auto",
         confirm: Confirmation | None = None,
     ) -> None:
-        self._model, facts = load_inference_model(run, device)
+        self._model, facts = load_inference_model(run, device, fold=True)
         self._dataset = open_evaluation_set(open_index(data), facts, scored=False)
         self._variant, self._confirm = chosen_variant(run_config(run), priors), confirm
 

@@ -16,6 +16,8 @@ from cckt.detector.students.backbone import Backbone
 from cckt.detector.students.frozen_norm import Conv2dWithFrozenNorm, FoldedFrozenNorm
 
 CONVS = (nn.Conv2d, Conv2dWithFrozenNorm)
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Precision -> dtype of the folded convolutions."""
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d, FoldedFrozenNorm)
 
 
@@ -34,15 +36,15 @@ class ChannelsLast(nn.Module):
         return maps
 
 
-def prepare_for_cpu(model: nn.Module) -> int:
-    """Fold the norms of the backbones of a float32 model in eval mode, in place; return the number changed.
+def prepare_for_cpu(model: nn.Module, precision: str) -> int:
+    """Fold the norms of the backbones of a model in eval mode, in place; return the number changed.
 
-    Backbones whose forward pass cannot be traced stay as they are. The names of weights change: load them
-    before.
+    precision: of `autocast` around the forward pass, one of PRECISIONS, else nothing is changed. Backbones
+    whose forward pass cannot be traced stay as they are too. The names of weights change: load them before.
     """
     changed = 0
     for backbone in (one for one in model.modules() if isinstance(one, Backbone)):
-        if fold_batch_norms(backbone.net, torch.float32, CONVS, NORMS):
+        if precision in PRECISIONS and fold_batch_norms(backbone.net, PRECISIONS[precision], CONVS, NORMS):
             backbone.net = ChannelsLast(backbone.net)
             changed += 1
     return changed

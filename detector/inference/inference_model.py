@@ -99,14 +99,14 @@ def inference_model(
 
 
 def load_inference_model(
-    run: Path, device: str = "auto", weights: Path | None = None
+    run: Path, device: str = "auto", weights: Path | None = None, *, fold: bool = False
 ) -> tuple[InferenceModel, Facts]:
     """Load the detector of a run folder, and the facts of the run.
 
-    weights: a file to load in place of the run's final weights, such as best.safetensors. On a CPU the norms
-    of the backbone are folded (`prepare_for_cpu`): outputs are those of the end of training up to rounding.
-    Raises UserError when `run` is not a run folder or has no weights, when weights and config do not fit, or
-    when a weight is not finite.
+    weights: a file to load in place of the run's final weights, such as best.safetensors. fold: on a CPU, fold
+    the norms of the backbone (`prepare_for_cpu`), which is faster and changes outputs by rounding; without it
+    they are those of the evaluation at the end of training. Raises UserError when `run` is not a run folder
+    or has no weights, when weights and config do not fit, or when a weight is not finite.
     """
     config, facts = run_config(run), Facts.load(run)
     path = weights or evaluation_weights(run)
@@ -119,8 +119,8 @@ def load_inference_model(
     if place.type == "cuda":  # Triton launches its kernels on the current device
         torch.cuda.set_device(place)
     loaded = inference_model(model, config, place)
-    if place.type == "cpu" and config.train.precision == "fp32":
-        prepare_for_cpu(model)
+    if fold and place.type == "cpu":
+        prepare_for_cpu(model, config.train.precision)
     return loaded, facts
 
 

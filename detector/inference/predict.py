@@ -82,7 +82,7 @@ class Predictor:
         device: "auto", "cpu", "cuda", "cuda:1", "mps". weights: a file of weights in place of the run's final
         ones. Raises UserError when `run` is not a run folder or the guide has another teacher.
         """
-        model, facts = load_inference_model(Path(run), device, weights)
+        model, facts = load_inference_model(Path(run), device, weights, fold=True)
         return cls(
             model,
             facts,

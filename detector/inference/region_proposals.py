@@ -35,7 +35,7 @@ class RunProposer:
 
     def __init__(self, run: Path, device: str = "auto", precision: str = PRECISION) -> None:
         """Load a run folder. Raises UserError if `run` is not one, or has no weights or base texts."""
-        model, facts = load_inference_model(run, device)
+        model, facts = load_inference_model(run, device, fold=True)
         text = load_base_text(run, facts)
         if text is None:
             raise UserError(

@@ -33,7 +33,7 @@ def trained(name: str, norm: str) -> nn.Module:
 def test_a_folded_backbone_is_the_same_function(name: str, norm: str) -> None:
     before = trained(name, norm)
     after = copy.deepcopy(before)
-    assert prepare_for_cpu(after) == 1
+    assert prepare_for_cpu(after, "fp32") == 1
     kept = any(isinstance(one, NORMS) for one in after.modules())
     assert kept == name.startswith("tf_"), 'expected norms only after convolutions with "same" padding'
     assert any(isinstance(one, FusedConv) for one in after.modules())
@@ -44,8 +44,26 @@ def test_a_folded_backbone_is_the_same_function(name: str, norm: str) -> None:
                 torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_a_backbone_in_bf16_is_as_near_to_float32_as_autocast() -> None:
+    exact = trained("resnet10t", "frozen")
+    folded = copy.deepcopy(exact)
+    assert prepare_for_cpu(folded, "bf16") == 1
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = exact["backbone"](images)
+        with torch.autocast("cpu", torch.bfloat16):
+            pairs = zip(folded["backbone"](images), exact["backbone"](images), expected, strict=True)
+            for found, autocast, true in pairs:
+                assert found.dtype == torch.bfloat16
+                assert (found - true).norm() < 1.2 * (autocast - true).norm() < 0.05 * true.norm()
+
+
+def test_other_precisions_are_left_to_autocast() -> None:
+    assert prepare_for_cpu(trained("resnet10t", "frozen"), "fp16") == 0
+
+
 def test_a_backbone_without_such_norms_is_not_changed() -> None:
     model = trained("resnet10t", "group")
     names = [name for name, _ in model.named_modules()]
-    assert prepare_for_cpu(model) == 0
+    assert prepare_for_cpu(model, "fp32") == 0
     assert [name for name, _ in model.named_modules()] == names
