@@ -176,7 +176,8 @@ def evaluate(
     if asked:
         drawn = metrics.figures["asked"]
         title = (
-            f"{asked} words drawn {drawn['draws']} times, score {drawn['threshold']:.2f} or more, percent; "
+            f"{counted(asked, 'word')} drawn {drawn['draws']} times, score {drawn['threshold']:.2f} or "
+            "more, percent; "
             f"finds of words that a photo does not show: {drawn['absent_finds_per_photo']:.3f} per photo"
         )
         answer.table(title, ["words", "precision", "recall", "F1", "finds"], request_rows(drawn))

@@ -39,7 +39,7 @@ def test_a_results_file_is_scored_without_photos(call: Call, world: World, tmp_p
     found = tmp_path / "own" / "detections.json"
     split = ["--split", world.folder / "split.json"]
     made = call("data", "index", "--annotations", world.folder / "coco.json", *split, "--out", tmp_path / "d")
-    assert "cckt eval --detections only" in made.out
+    assert "serves only cckt eval with --detections" in made.out
     found = found.rename(tmp_path / "results.json")
     again = call("eval", "--detections", found, "--data", tmp_path / "d", "--json", "-")
     for name in ("ap", "ap50_base", "ap50_novel"):
