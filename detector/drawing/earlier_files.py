@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from cckt.cache_builder.base.errors import counted
-from cckt.detector.drawing.picture_files import PICTURE, is_our_picture
 from cckt.detector.drawing.products import Products, crop_paths, picture_path, video_path
 from cckt.detector.inference.label_files import label_names, readable
+from cckt.detector.inference.photo_sources import PICTURE, is_our_picture
 from cckt.detector.inference.prediction import Prediction
 
 TABLES = {"coco": "predictions.json", "csv": "predictions.csv", "yolo": "data.yaml"}

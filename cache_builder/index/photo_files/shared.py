@@ -45,5 +45,4 @@ def _digests(index: Index) -> list[bytes]:
     record = photo_record(index)
     if record is None:
         return [b""] * len(index)
-    known = record["sha256"].any(axis=1)
-    return [one.tobytes() if there else b"" for one, there in zip(record["sha256"], known, strict=True)]
+    return [one.tobytes() if one.any() else b"" for one in record["sha256"]]

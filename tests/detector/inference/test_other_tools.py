@@ -118,7 +118,9 @@ def test_fiftyone_reads_coco(photos: Path, tmp_path: Path) -> None:
     written = write_results(predictions(photos), tmp_path / "out", "coco")
     kind = fiftyone.types.COCODetectionDataset
     dataset = fiftyone.Dataset.from_dir(dataset_type=kind, data_path=str(photos), labels_path=str(written))
-    (field,) = dataset.get_field_schema(embedded_doc_type=fiftyone.Detections)  # its name depends on the version
+    (field,) = dataset.get_field_schema(
+        embedded_doc_type=fiftyone.Detections
+    )  # its name depends on the version
     found, scores = {}, []
     for sample in dataset:
         rows = []

@@ -210,7 +210,9 @@ def test_a_browser_draws_all_of_it(world, tmp_path, size):
     body = re.search(r"<body[^>]*>", done.stdout)
     assert body, done.stderr[-2000:]
     assert "data-fault" not in body[0]
-    assert 'data-overflow="0"' in body[0], "expected nothing wider than the window, which would scroll sideways"
+    assert 'data-overflow="0"' in body[0], (
+        "expected nothing wider than the window, which would scroll sideways"
+    )
     sections = [
         "figures",
         "training",
