@@ -54,3 +54,9 @@ def test_every_source_of_priors_and_every_score(call: Call, world: World, tmp_pa
             words = ["--priors", priors, "--classification", way, "--out", tmp_path / f"{priors}-{way}"]
             assert call("eval", world.run, "--data", world.held, *words).code == 0
     assert len(list(tmp_path.glob("*/metrics.json"))) == 9
+
+
+def test_words_that_are_drawn_have_a_table(call: Call, world: World) -> None:
+    outcome = call("eval", world.run, "--data", world.held, "--asked", "1", "--resamples", "0")
+    assert outcome.code == 0, outcome.err
+    assert "1 word drawn 50 times, score 0." in outcome.out
