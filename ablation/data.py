@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cckt.ablation.plan import AblationPlan
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.crops import cache_crops
@@ -43,7 +43,7 @@ def folders(
     if not plan.recipe.startswith("shapeworld"):
         raise UserError(f"--recipe {plan.recipe} needs your own data; give --train FOLDER and --val FOLDER.")
     train_data, val = plan.out / "train", plan.out / "held-out"
-    announce(f"shapeworld: {plan.photos} photos to train on, {plan.held_out} to evaluate on")
+    announce(f"shapeworld: {counted(plan.photos, 'photo')} to train on, {plan.held_out} to evaluate on")
     for folder, photos, seed, keep in (
         (train_data, plan.photos, TRAIN_SEED, "base"),
         (val, plan.held_out, HELD_OUT_SEED, "all"),
@@ -53,7 +53,8 @@ def folders(
         found = len(open_index(folder))
         if found != photos:
             raise UserError(
-                f"--out {plan.out}: found {found} photos in {folder.name}, expected {photos}; name another "
+                f"--out {plan.out}: found {counted(found, 'photo')} in {folder.name}, expected {photos}; "
+                "name another "
                 f"folder, or pass {'--photos' if folder == train_data else '--held-out'} {found}."
             )
     if with_columns:

@@ -48,7 +48,7 @@ def finetune_table(plan: AblationPlan, announce: Announce, progress: Progress) -
     if plan.train is not None or plan.val is not None:
         raise UserError(
             "--train and --val do not apply to finetune, which renders shapeworld; remove them, and compare "
-            "cckt eval of your run before and after cckt train --from RUN."
+            "cckt eval of your run before and after cckt train with --from RUN."
         )
     configs = plan.configs()
     starts = {PLAIN: plain(configs[""]), RECIPE: configs[""]}

@@ -18,8 +18,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.index import Index, index_problems, novel_boxes, open_index, pseudo_note
+from cckt.cache_builder.base.errors import UserError, counted, listed
+from cckt.cache_builder.index import (
+    Index,
+    index_command,
+    index_problems,
+    novel_boxes,
+    open_index,
+    pseudo_note,
+)
 from cckt.cache_builder.photos import load_or_reason
 from cckt.cache_builder.proposals import (
     evidence,
@@ -31,6 +38,7 @@ from cckt.cache_builder.proposals import (
 )
 from cckt.cache_builder.store import (
     ColumnInfo,
+    all_columns_command,
     architecture_differences,
     column_info,
     list_columns,
@@ -104,9 +112,9 @@ def check_data(data: Path) -> list[Finding]:
         return [Finding("bad", subject, str(error))]
     problems = index_problems(index)
     counts = ", ".join(f"{len(index.concepts.rows(split))} {split}" for split in ("base", "novel", "other"))
-    message = f"{', '.join(problems[:3])}; build the index again with cckt data index"
+    message = f"{listed(problems, 3)}; build the index again with {index_command(data)}"
     if not problems:
-        boxes = f"{len(index)} photos, {len(index.box_images)} boxes"
+        boxes = f"{counted(len(index), 'photo')}, {counted(len(index.box_images), 'box', 'boxes')}"
         message = f"{boxes}, {counts} concepts, keep {index.keep}; tables unchanged since they were built"
     findings = [Finding("bad" if problems else "good", subject, message), _check_photos(index)]
     note = pseudo_note(index)
@@ -114,7 +122,7 @@ def check_data(data: Path) -> list[Finding]:
         findings.append(Finding("warn", subject, f"{note}: train on this data set, but do not score on it"))
     names = list_columns(data)
     if not names:
-        findings.append(Finding("warn", subject, f"no column yet; run cckt cache all {data}"))
+        findings.append(Finding("warn", subject, f"no column yet; run {all_columns_command(data)}"))
     infos = []
     for name in names:
         try:
@@ -151,12 +159,17 @@ def check_leak(data: Path) -> list[Finding]:
         Finding(
             "good",
             "leak",
-            f"{data}: {boxes} boxes were read, all of base concepts, none of the {barred} other concepts",
+            f"{data}: {counted(boxes, 'box was', 'boxes were')} read, all of base concepts, none of the "
+            f"{counted(barred, 'other concept')}",
         )
     ]
     if crops is not None and crops.manifest.spec.index_digest == index.digest:
         rows = crops.manifest.spec.rows
-        findings.append(Finding("good", "leak", f"column crops holds these {rows} boxes and no others"))
+        findings.append(
+            Finding(
+                "good", "leak", f"column crops holds {counted(rows, 'box', 'boxes')}, these and no others"
+            )
+        )
     return findings
 
 
@@ -280,7 +293,7 @@ def _check_column(index: Index, info: ColumnInfo, tables: Mapping[str, str]) -> 
     maker = next((spec.recipe[key] for key in ("teacher", "model") if key in spec.recipe), None)
     maker = f" by {maker['name']}" if isinstance(maker, dict) else ""
     invalid = info.manifest.invalid
-    message = f"{spec.rows} x {spec.width}{maker}, {invalid} rows without a value, finished"
+    message = f"{spec.rows} x {spec.width}{maker}, {counted(invalid, 'row')} without a value, finished"
     return Finding("warn" if invalid > spec.rows / 2 else "good", subject, message)
 
 

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.image_files import MAX_PIXELS, TooLarge, open_image, orientation
 from cckt.cache_builder.index import Index
 
@@ -246,7 +246,8 @@ def check_photos(index: Index, rows: NDArray[np.integer] | None = None) -> None:
             first = first or bad
     if first is not None:
         raise UserError(
-            f"none of the {len(wanted)} photos of {index.folder} can be read (the first: {first}), expected "
+            f"none of the {counted(len(wanted), 'photo')} of {index.folder} can be read (the first: "
+            f"{first}), expected "
             "at least one; check that the disk is mounted and that you may read the files, then run the same "
             "command again."
         )

@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cckt.cache_builder.base.atomic_files import plain, write_bytes
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 
 if TYPE_CHECKING:
     from cckt.cache_builder.columns.report import CacheReport
@@ -153,7 +153,8 @@ class TerminalProgress:
             self._bars = None
         seconds = time.monotonic() - self._since
         if self._done and not self._quiet:
-            line = f"  {self._label}: {self._done} {self._unit} in {seconds:.1f} s, {self._rate()}"
+            done = counted(self._done, self._unit.removesuffix("s"), self._unit)
+            line = f"  {self._label}: {done} in {seconds:.1f} s, {self._rate()}"
             err.print(f"{line}  {self._figures}".rstrip(), markup=False)
         self._label = ""
 

@@ -91,7 +91,9 @@ def index(
     answer = Answer(json)
     answer.lines(*report.lines())
     if images is None:
-        answer.lines("no images: this data set serves cckt eval --detections only; --images adds the rest")
+        answer.lines(
+            "no images: this data set serves only cckt eval with --detections; --images adds the rest"
+        )
     if not report.annotations:
         answer.lines("no boxes: this data set serves cckt cache images and cckt pseudo, not training")
     answer.figures(report.to_json())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.options import (
     DEVICE,
@@ -163,20 +163,21 @@ def evaluate(
     title = f"{scored} on {data}, protocol {metrics.protocol}, in percent"
     named = metrics.figures.get("requests")
     answer.table(title, ["figure", "value"], metrics.rows() + (headline_rows(named) if named else []))
-    counted = metrics.figures.get("novel_objects")
-    if counted and counted["objects"]:
+    objects = metrics.figures.get("novel_objects")
+    if objects and objects["objects"]:
         title = (
-            f"{counted['objects']} annotated novel objects; kept: score {counted['threshold']:.2f} or more"
+            f"{objects['objects']} annotated novel objects; kept: score {objects['threshold']:.2f} or more"
         )
         columns = ["found by a box", "kept", "called base", "called another novel", "called right"]
         names = ("recalled", "selected", "base", "novel", "correct")
-        answer.table(title, columns, [[str(counted[name]) for name in names]])
+        answer.table(title, columns, [[str(objects[name]) for name in names]])
     if concepts:
         answer.table("", ["concept", "split", "boxes", "AP50", "AP"], metrics.concept_rows())
     if asked:
         drawn = metrics.figures["asked"]
         title = (
-            f"{asked} words drawn {drawn['draws']} times, score {drawn['threshold']:.2f} or more, percent; "
+            f"{counted(asked, 'word')} drawn {drawn['draws']} times, score {drawn['threshold']:.2f} or "
+            "more, percent; "
             f"finds of words that a photo does not show: {drawn['absent_finds_per_photo']:.3f} per photo"
         )
         answer.table(title, ["words", "precision", "recall", "F1", "finds"], request_rows(drawn))

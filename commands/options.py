@@ -18,9 +18,6 @@ DEVICE = "auto"
 JITTER = 0
 PROTOCOL = "auto"
 
-EXAMPLE_TEACHER = "ViT-B-32/laion2b_s34b_b79k"
-"""Teacher of hints for data other than shapeworld."""
-
 # Data sets, columns and runs.
 Data = Annotated[Path, typer.Argument(help="Data set folder.")]
 Place = Annotated[str, typer.Argument(help="Data set folder, or a folder or URL that holds columns.")]
@@ -152,8 +149,3 @@ def refuse_unused(options: Mapping[str, object], reason: str) -> None:
 def changed(value: object, default: object) -> object:
     """Return `value`, or None if it is the default: an option that was not passed."""
     return None if value == default else value
-
-
-def example_teacher(data: Path | str) -> str:
-    """Return the teacher to name in a hint: shapeworld's for its data sets, else an open_clip model."""
-    return "shapeworld" if (Path(data) / "world.json").is_file() else EXAMPLE_TEACHER

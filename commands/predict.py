@@ -116,11 +116,18 @@ def predict(
 ) -> None:
     """Detect the concepts you name in any photos. The same command continues where it was stopped."""
     from cckt import Detector, Vocabulary
+    from cckt.detector.drawing.earlier_files import earlier_files
     from cckt.detector.drawing.predict_files import predict_files
     from cckt.detector.drawing.products import Products
     from cckt.detector.evaluation.evaluate import override_config
     from cckt.detector.inference.input_set import input_set, read_text_table
-    from cckt.detector.inference.journal import Journal, require_same_settings, settings_of, write_settings
+    from cckt.detector.inference.journal import (
+        Journal,
+        finished,
+        require_same_settings,
+        settings_of,
+        write_settings,
+    )
     from cckt.detector.inference.label_files import label_names
     from cckt.detector.inference.photo_sources import check_video, is_video
     from cckt.detector.inference.result_folders import require_own_predictions
@@ -141,7 +148,8 @@ def predict(
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: is a file; name a folder.")
     require_own_predictions(out, format)
-    inputs = input_set(photos or [], sys.stdin if "-" in (photos or []) else (), recursive, data, concepts)
+    listed = sys.stdin if "-" in (photos or []) else ()
+    inputs = input_set(photos or [], listed, recursive, data, concepts, out)
     videos = [path for path in inputs.paths if is_video(path)]
     if format in ("yolo", "voc"):
         label_names([str(path) for path in inputs.paths], format)
@@ -166,8 +174,8 @@ def predict(
         config = override_config(detector.model.config, overrides)
         detector.model = replace(detector.model, config=config)
     began, progress = time.monotonic(), TerminalProgress()
-    for note in detector.notes_for(bool(confirm)):
-        progress.note(f"{run}: {note}")
+    for note in (*inputs.notes, *(f"{run}: {one}" for one in detector.notes_for(confirm))):
+        progress.note(note)
     options: dict[str, Any] = {
         "classification": classification,
         "min_score": min_score,
@@ -228,6 +236,9 @@ def predict(
         if journal is not None:
             journal.close()
         raise
+    left = earlier_files(out, found, format, products, finished(out))
+    if left:
+        progress.note(left)
     write_settings(out, known, format)
     if journal is not None:
         journal.remove()

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from cckt.cache_builder.base.constants import EXAMPLE_TEACHER
 from cckt.commands.console import Answer, TerminalProgress
-from cckt.commands.options import EXAMPLE_TEACHER, Json
+from cckt.commands.options import Json
 
 NEXT_STEPS = f"""
 Open {{out}}/predictions/sheet.png. All figures are in {{out}}/metrics.json. To detect other concepts:

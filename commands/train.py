@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from cckt.cache_builder.base.constants import SAW_NOVEL
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.options import Json, Overrides, refuse_unused
 
@@ -33,7 +33,9 @@ def _only_one(option: str, folders: list[Path] | None) -> Path | None:
     if folders and len(folders) > 1:
         raise UserError(
             f"{option} is given {len(folders)} times ({', '.join(map(str, folders))}), expected one data "
-            "set; make one of several with cckt data index --annotations A.json --annotations B.json."
+            "set; make one of several with cckt data index --annotations A.json --annotations B.json "
+            "--images "
+            "FOLDER --out DATA."
         )
     return folders[0] if folders else None
 
@@ -137,7 +139,7 @@ def train(
         max_steps = known.max_steps if max_steps is None else max_steps
     if train_data is None:
         raise UserError(
-            "no data set is named; give --train FOLDER, a data set made by cckt data index --keep base."
+            "no data set is named; give --train FOLDER, a data set made by cckt data index with --keep base."
         )
     if start is None and saw_novel != SAW_NOVEL:
         raise UserError("--saw-novel states what is known of the file of --from; you passed none. Remove it.")
@@ -146,7 +148,7 @@ def train(
     progress = TerminalProgress()
     if not resuming and (epochs is not None or minutes is not None):
         chosen = planned(chosen, train_data, epochs, minutes)
-        progress.note(f"the run has {chosen.train.epochs} epochs")
+        progress.note(f"the run has {counted(chosen.train.epochs, 'epoch')}")
     figures = train_detector(
         chosen,
         train_data,

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from cckt.cache_builder import doctor as offline
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted, listed, quoted
 from cckt.cache_builder.doctor import Finding
-from cckt.cache_builder.index import open_index
+from cckt.cache_builder.index import open_index, shared_note
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config
 from cckt.detector.data.schedule import Schedule
@@ -69,6 +69,8 @@ def run_checks(
         findings += check_evaluation(config, val, facts)
     if val is not None and facts is not None:
         findings += check_unseen(facts, val)
+    if data is not None and val is not None:
+        findings += check_shared(data, val)
     if mllm_model is not None:
         findings += offline.check_mllm(mllm_model)
     return list(dict.fromkeys(findings))
@@ -89,7 +91,7 @@ def check_recipe(config: Config) -> list[Finding]:
     train = config.train
     message = (
         f"{config.model.backbone}, {millions:.1f}M parameters, {config.model.queries} queries, "
-        f"{train.epochs} epochs, {train.batch} photos per step, {train.precision}"
+        f"{counted(train.epochs, 'epoch')}, {counted(train.batch, 'photo')} per step, {train.precision}"
     )
     if note:
         message += (
@@ -110,8 +112,8 @@ def check_training(config: Config, data: Path) -> tuple[list[Finding], Facts | N
     facts, photos = ingredients.facts, len(ingredients.photos)
     steps = Schedule(photos, config.train.seed, config.train.batch).steps_per_epoch * config.train.epochs
     message = (
-        f"fits: {photos} photos, {facts.n_classes} base concepts, embeddings of width {facts.embedding_dim}, "
-        f"{steps} steps"
+        f"fits: {counted(photos, 'photo')}, {counted(facts.n_classes, 'base concept')}, embeddings of width "
+        f"{facts.embedding_dim}, {counted(steps, 'step')}"
     )
     findings = [Finding("good", subject, message)]
     findings += [
@@ -132,8 +134,9 @@ def check_time(config: Config, data: Path) -> Finding:
     hours = seconds * steps / 3600
     device = torch.device("cuda" if torch.cuda.is_available() and config.train.device != "cpu" else "cpu")
     message = (
-        f"{seconds:.2f} s per step on this machine, {config.train.batch / seconds:.1f} images/s; {steps} "
-        f"steps take about {hours:.1f} hours; {memory_mib(device):.0f} MiB of memory at most"
+        f"{seconds:.2f} s per step on this machine, {config.train.batch / seconds:.1f} images/s; "
+        f"{counted(steps, 'step takes', 'steps take')} about {hours:.1f} hours; {memory_mib(device):.0f} "
+        "MiB of memory at most"
     )
     return Finding("warn" if hours > LONG_HOURS else "good", subject, message)
 
@@ -149,7 +152,10 @@ def check_evaluation(config: Config, data: Path, facts: Facts | None) -> list[Fi
     except UserError as error:
         return [Finding("bad", subject, str(error))]
     boxes = int((~scene.index.iscrowd).sum())
-    message = f"fits: {len(scene.index)} photos, {boxes} boxes, {len(scene.vocabulary)} concepts"
+    message = (
+        f"fits: {counted(len(scene.index), 'photo')}, {counted(boxes, 'box', 'boxes')}, "
+        f"{counted(len(scene.vocabulary), 'concept')}"
+    )
     findings = [Finding("good", subject, f"{message}, priors {config.prior.source}")]
     if scene.index.keep == "base" and len(scene.index.rows("novel")):
         message = "was built with --keep base, so it has no novel boxes; build it with --keep all"
@@ -171,14 +177,27 @@ def check_unseen(facts: Facts, data: Path) -> list[Finding]:
         if trained & {normalise_name(name) for name in (concept.name, *concept.synonyms)}
     ]
     if seen:
-        names = ", ".join(seen[:5]) + (" and others" if len(seen) > 5 else "")
         message = (
-            f"the run was trained on {len(seen)} of the {len(novel)} novel concepts of {data} ({names}); "
+            f"the run was trained on {len(seen)} of the {len(novel)} novel concepts of {data} "
+            f"({listed(seen)}); "
             "build both data sets with the same --split"
         )
         return [Finding("bad", "leak", message)]
-    message = f"none of the {len(novel)} novel concepts of {data} is among the {len(trained)} trained ones"
+    unseen = counted(len(novel), "novel concept")
+    message = f"none of the {unseen} of {data} is among the {len(trained)} trained ones"
     return [Finding("good", "leak", message)]
+
+
+def check_shared(data: Path, val: Path) -> list[Finding]:
+    """Check that no photo of the data set for evaluation is trained on."""
+    try:
+        train_index, val_index = open_index(data), open_index(val)
+    except UserError:
+        return []  # `check_data` reports it
+    shared = shared_note(train_index, val_index)
+    if shared:
+        return [Finding("warn", "photos", shared)]
+    return [Finding("good", "photos", f"no photo of {val} is in {data}")]
 
 
 def accept_run(run: Path) -> list[Finding]:
@@ -206,11 +225,14 @@ def check_run(run: Path) -> tuple[list[Finding], Facts | None]:
             damaged.append(str(error))
     teacher = (facts.taught_by or {}).get("name", "an imported table")
     message = (
-        f"recipe {network.config.recipe}, {facts.n_classes} base concepts, teacher {teacher}; the weights fit"
+        f"recipe {network.config.recipe}, {counted(facts.n_classes, 'base concept')}, teacher {teacher}; the "
+        "weights fit"
     )
     findings = [Finding("good", subject, message)]
     findings += [Finding("bad", subject, line) for line in damaged]
     if newest is not None and not (run / "model.safetensors").is_file():
-        message = f"not finished, newest checkpoint {newest.name}; continue with cckt train --resume {run}"
+        message = (
+            f"not finished, newest checkpoint {newest.name}; continue with cckt train --resume {quoted(run)}"
+        )
         findings.append(Finding("warn", subject, message))
     return findings, facts

@@ -1,6 +1,6 @@
 """What every room may import: errors, progress, files, locks, devices, shared defaults.
 
-errors.py        UserError, a fault that the user can correct; values and counts in messages
+errors.py        UserError, a fault that the user can correct; values, counts and commands in messages
 constants.py     defaults that several rooms share
 progress.py      progress protocol for long-running work
 atomic_files.py  files that appear complete or not at all; values as JSON can hold them

@@ -5,6 +5,12 @@ Light, so that the command line can import it for `--help`.
 
 from __future__ import annotations
 
+SHAPEWORLD = "shapeworld"
+"""Name of the teacher that is installed with shapeworld."""
+
+EXAMPLE_TEACHER = "ViT-B-32/laion2b_s34b_b79k"
+"""Teacher in hints for data other than shapeworld."""
+
 TAU = 0.07
 """Temperature of cosines; docs/method/cckt_det.md, eqs. 5 and 12."""
 

@@ -1,6 +1,9 @@
-"""The one exception for faults that the user can correct, and values and counts in messages."""
+"""The one exception for faults that the user can correct, and values, counts and commands in messages."""
 
 from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -19,6 +22,17 @@ def brief(value: object) -> str:
     """Return the repr of a value for a message, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def quoted(value: object) -> str:
+    """Return a path or name as one word of a command line, for commands in messages."""
+    return shlex.quote(str(value))
+
+
+def listed(items: Sequence[object], most: int = 5) -> str:
+    """Return the first `most` items and the number of the others, as in "cat, dog and 80 more"."""
+    shown = ", ".join(map(str, items[:most]))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:

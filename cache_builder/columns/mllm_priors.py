@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import PRECISION, PROMPT
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.logistic import rounded
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.growth.begin import begin_column, require_same_bytes
@@ -158,7 +158,7 @@ def cache_mllm_priors(
     if mapper.shares:
         notes.append(
             f"yes and no held {np.median(mapper.shares):.3f} of the probability (median over "
-            f"{len(mapper.shares)} photos)"
+            f"{counted(len(mapper.shares), 'photo')})"
         )
     growth.finish(run.manifest)
     return report_of(writer, run, progress, [*scorer.notes, *notes], strict=strict, photos=len(index))

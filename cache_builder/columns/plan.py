@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.base.constants import BATCH, CHUNK_ROWS, CROP, PRECISION
+from cckt.cache_builder.base.errors import counted
 from cckt.cache_builder.columns import clip_priors, text
 from cckt.cache_builder.columns.crops import crop_encoder, crop_reader, crops_spec
 from cckt.cache_builder.columns.images import encoder, image_reader, images_spec
@@ -165,11 +166,15 @@ def lines_of(plans: list[ColumnPlan]) -> list[str]:
     """Return a plan as lines of text."""
     lines = []
     for plan in plans:
-        lines.append(f"{plan.name}: {plan.rows} rows, {plan.bytes / 1e6:.1f} MB, {plan.chunks} chunks")
+        lines.append(
+            f"{plan.name}: {counted(plan.rows, 'row')}, {plan.bytes / 1e6:.1f} MB, "
+            f"{counted(plan.chunks, 'chunk')}"
+        )
         if plan.rate is not None:
             hours = ", ".join(f"{plan.hours(n):.3g} h on {n}" for n in WORKERS)
             lines.append(
-                f"  {plan.valid_rows} rows to encode, {plan.rate:.1f} per second here: {hours} such machines"
+                f"  {counted(plan.valid_rows, 'row')} to encode, {plan.rate:.1f} per second here: {hours} "
+                "such machines"
             )
         else:
             lines.append("  no photo is read; no rate is measured")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cckt.cache_builder.base.constants import PROPOSAL_BATCH, SAW_NOVEL
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.columns.growth.begin import Growth
 from cckt.cache_builder.columns.options import Making, Options
 from cckt.cache_builder.columns.proposal_copies import annotated_boxes, copying
@@ -246,9 +246,9 @@ def _report(
     growth.finish(run.manifest)
     notes = [
         *first,
-        f"{int(counts.sum())} proposals, {counts.sum() / max(len(index), 1):.1f} per image; {repeats} of "
-        "them repeat an annotated box",
-        *([f"{empty} images have no proposal"] if empty else []),
+        f"{counted(int(counts.sum()), 'proposal')}, {counts.sum() / max(len(index), 1):.1f} per image; "
+        f"{counted(repeats, 'of them repeats', 'of them repeat')} an annotated box",
+        *([f"{counted(empty, 'image has', 'images have')} no proposal"] if empty else []),
     ]
     leak = find_leak(provenance, index) if is_guarded(index) else ""
     if leak:

@@ -22,6 +22,7 @@ from cckt.cache_builder.proposals import Proposals, open_proposals
 from cckt.cache_builder.store import (
     Manifest,
     VerifyReport,
+    all_columns_command,
     column_info,
     list_columns,
     parse_name,
@@ -29,7 +30,7 @@ from cckt.cache_builder.store import (
 )
 from cckt.cache_builder.store.format.block import NOT_FINITE
 from cckt.cache_builder.store.format.spec import OVER_PROPOSALS
-from cckt.cache_builder.store.verify import SAMPLE
+from cckt.cache_builder.store.verification.verify import SAMPLE
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 
 REMAKE: dict[str, Callable[[Made], Remake | None] | None] = {
@@ -94,7 +95,7 @@ def verify_data(
     index, progress = open_index(data), progress or Silent()
     chosen = list(names or list_columns(data))
     if not chosen:
-        raise UserError(f"{data} has an index but no column; make one with cckt cache text {data}.")
+        raise UserError(f"{data} has an index but no column; make them with {all_columns_command(data)}")
     loaded: dict[tuple[str, str], Teacher] = {}
 
     def load(name: str, precision: str) -> Teacher:

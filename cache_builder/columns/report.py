@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.errors import UserError, counted, quoted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.photos import unreadable_warning
 from cckt.cache_builder.runner import RunReport
@@ -69,9 +69,11 @@ class CacheReport:
             f"{self.seconds:.1f} s"
         ]
         if self.copied_rows:
-            lines.append(f"{self.copied_rows} rows copied from the older column, {self.made_rows} made")
+            lines.append(
+                f"{counted(self.copied_rows, 'row')} copied from the older column, {self.made_rows} made"
+            )
         if self.again:
-            lines.append(f"{self.again} units begun again: their maker died or was very slow")
+            lines.append(f"{counted(self.again, 'unit')} begun again: the maker died or was very slow")
         lines += self.notes[:MOST_NOTES]
         if len(self.notes) > MOST_NOTES:
             lines.append(f"and {len(self.notes) - MOST_NOTES} more such lines")
@@ -127,8 +129,8 @@ def report_of(
     if strict and faults:
         raise UserError(
             f"column {writer.spec.name} was made before without --strict and lacks rows of {len(faults)} bad "
-            f"photos ({faults[0]}); repair the photos, mark their rows with cckt cache verify --repair and "
-            "run the same command again."
+            f"photos ({faults[0]}); repair the photos, mark their rows with cckt cache verify "
+            f"{quoted(writer.data)} {writer.spec.name} --repair and run the same command again."
         )
     warning = unreadable_warning(len(set(faults) - {NOT_FINITE}), photos) if photos else None
     if warning:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import BATCH, PRECISION, TEMPLATES
 from cckt.cache_builder.base.digests import file_digest
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.base.regular_files import require_regular
@@ -154,7 +154,8 @@ def read_table(path: Path, concepts: Vocabulary) -> NDArray[np.float32]:
     if len(table) != len(concepts):
         turned = "; it may be transposed" if table.shape[1] == len(concepts) else ""
         raise UserError(
-            f"{path} holds {len(table)} rows where the data set has {len(concepts)} concepts{turned}; "
+            f"{path} holds {counted(len(table), 'row')} where the data set has "
+            f"{counted(len(concepts), 'concept')}{turned}; "
             "give one row per category in the order of category ids."
         )
     if table.dtype.kind not in "fiu":
@@ -219,7 +220,7 @@ def _by_row(path: Path, held: Any, concepts: Vocabulary) -> NDArray[Any]:
         vector = vectors.get(concept.name, vectors.get(str(concept.category_id)))
         if vector is None or vector.ndim != 1:
             raise UserError(
-                f"{path} holds {len(held)} tensors, but no vector for {concept.name!r} (category "
+                f"{path} holds {counted(len(held), 'tensor')}, but no vector for {concept.name!r} (category "
                 f"{concept.category_id}); give one (C, D) tensor, or a vector under each concept's name or "
                 "category id."
             )

@@ -26,7 +26,8 @@ from cckt.cache_builder.index.derive import add_boxes, copy_index, pseudo_note, 
 from cckt.cache_builder.index.generations import digests_in_use, sweep_generations
 from cckt.cache_builder.index.hold_out import HoldOutReport, hold_out
 from cckt.cache_builder.index.photo_files.record import photo_record
-from cckt.cache_builder.index.reader import DamagedIndexError, Index, open_index
+from cckt.cache_builder.index.photo_files.shared import shared_note, shared_photos
+from cckt.cache_builder.index.reader import DamagedIndexError, Index, index_command, open_index
 from cckt.cache_builder.index.report import IndexReport
 from cckt.cache_builder.index.verify import FOREIGN, index_problems, novel_boxes, verify_index
 
@@ -41,12 +42,15 @@ __all__ = [
     "copy_index",
     "digests_in_use",
     "hold_out",
+    "index_command",
     "index_problems",
     "novel_boxes",
     "open_index",
     "photo_record",
     "pseudo_note",
     "require_annotated",
+    "shared_note",
+    "shared_photos",
     "sweep_generations",
     "verify_index",
 ]

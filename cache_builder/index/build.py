@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index.assemble import assemble
 from cckt.cache_builder.index.checks import check_boxes, check_categories, check_files, similar_names
@@ -225,7 +225,8 @@ def _resolve_names(annotations: Annotations, repairs: Repairs) -> tuple[list[str
         findable = _findable(missing, repairs)
         hint = f"; --lenient finds {findable} of them by their base name" if findable else ""
         raise UserError(
-            f"{images.root} holds none of the {len(names)} photos of {annotations.path} (the first is "
+            f"{images.root} holds none of the {counted(len(names), 'photo')} of {annotations.path} (the "
+            "first is "
             f"{missing[0]!r}): give the folder that its file names start from{hint}"
         )
     return names, missing

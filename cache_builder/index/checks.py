@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index.formats import Annotations
 from cckt.cache_builder.vocabulary import normalise_name
 
@@ -25,7 +25,8 @@ def check_categories(found: Annotations) -> None:
         if other != concept.category_id:
             repeated = len(found.concepts) - len({one.name for one in found.concepts})
             raise UserError(
-                f"{found.path} has {repeated} categories with the name of another one (the first is "
+                f"{found.path} has {counted(repeated, 'category', 'categories')} with the name of another "
+                "one (the first is "
                 f"{concept.name!r}, ids {other} and {concept.category_id}), expected one category per name; "
                 "merge or rename them"
             )
@@ -55,8 +56,9 @@ def check_files(found: Annotations, names: Sequence[str]) -> None:
         if other != row:
             ids = found.images["id"]
             raise UserError(
-                f"{found.path} has {len(names) - len(set(names))} images whose file another image has (the "
-                f"first is {name!r}, image ids {ids[other]} and {ids[row]}), expected one image per file; "
+                f"{found.path} has {counted(len(names) - len(set(names)), 'image')} whose file another image "
+                f"has (the first is {name!r}, image ids {ids[other]} and {ids[row]}), expected one image "
+                "per file; "
                 "merge them into one image, or remove the repeated ones"
             )
 
@@ -71,7 +73,8 @@ def check_boxes(found: Annotations) -> int:
     shares = (np.abs(finite) <= 1).all(1) & (largest > 2)
     if shares.all() and (finite[:, 2:] > 0).all(1).any():
         raise UserError(
-            f"{found.path}: all values of its {len(finite)} boxes are at most 1 (the first is "
+            f"{found.path}: all values of its {counted(len(finite), 'box', 'boxes')} are at most 1 (the "
+            "first is "
             f"{finite[0].tolist()}), which looks like shares of the photo, expected pixels; multiply them by "
             "the width and height of their photo"
         )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted, listed
 from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.index.build import relative_root
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
@@ -114,8 +114,8 @@ def pseudo_note(index: Index) -> str:
     card = index.card["pseudo"]
     note = f"{found} of {len(index.box_images)} boxes were found by the run {card.get('run')}, not annotated"
     if card["made_base"]:
-        names = ", ".join(card["made_base"])
-        note += f"; only they make {len(card['made_base'])} concepts base ({names})"
+        made = card["made_base"]
+        note += f"; only they make {counted(len(made), 'concept')} base ({listed(made, 8)})"
     return note
 
 

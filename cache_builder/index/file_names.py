@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted, listed
 
 _COCO_2014 = re.compile(r"COCO_(?:train|val|test)2014_(\d{12}\.jpg)")
 # These data sets number their images across all folders, so the last part of the name identifies the image.
@@ -92,8 +92,9 @@ class ImageFolder:
                 found = files.get(form(base), [])
                 if len(found) > 1:
                     raise UserError(
-                        f"{subject} fits {len(found)} files inside {self.root} ({', '.join(found[:2])}"
-                        f"{', ...' * (len(found) > 2)}), expected one; correct the file name"
+                        f"{subject} fits {counted(len(found), 'file')} inside {self.root} "
+                        f"({listed(found, 2)}), "
+                        "expected one; correct the file name"
                     )
                 if found:
                     return found[0]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.atomic_files import write_together
 from cckt.cache_builder.base.boxes import xywh_of
-from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.errors import UserError, counted, listed, quoted
 from cckt.cache_builder.base.ownership import Mark, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
@@ -45,6 +45,8 @@ class HoldOutReport:
     """The folder that the file names start from; "" where a JSON file was divided."""
     exif: str
     """Of the index: its files must be indexed with this --exif; "ignore" needs no option."""
+    splits: bool = False
+    """Whether split.json was written."""
 
     def lines(self) -> list[str]:
         """Return the report as text, one fact per line."""
@@ -53,13 +55,20 @@ class HoldOutReport:
             f"{self.folder / VAL}: {_counts(self.val_images, self.val_boxes)}",
         ]
         if self.only_train:
-            names = ", ".join(self.only_train[:5]) + ", ..." * (len(self.only_train) > 5)
             alone = counted(len(self.only_train), "concept has", "concepts have")
-            lines.append(f"{alone} boxes only in {TRAIN}: {names}")
+            lines.append(f"{alone} boxes only in {TRAIN}: {listed(self.only_train)}")
         if self.images:
-            option = " --exif apply" if self.exif == "apply" else ""
-            lines.append(f"index both with cckt data index --images {self.images}{option}")
+            lines += ["index both with:", *(self._index_command(name) for name in (TRAIN, VAL))]
         return lines
+
+    def _index_command(self, name: str) -> str:
+        options = " --exif apply" if self.exif == "apply" else ""
+        if self.splits:
+            options += f" --split {quoted(self.folder / SPLIT)}" + " --keep base" * (name == TRAIN)
+        return (
+            f"cckt data index --annotations {quoted(self.folder / name)} --images {quoted(self.images)}"
+            f"{options} --out {quoted(self.folder / Path(name).stem)}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""
@@ -92,7 +101,8 @@ def hold_out(
     held = choose_held_out(shown, share, seed)
     if held.all() or not held.any():
         raise UserError(
-            f"{source} has {len(ids)} photos, of which a share of {share:g} gives {np.count_nonzero(held)}, "
+            f"{source} has {counted(len(ids), 'photo')}, of which a share of {share:g} gives "
+            f"{np.count_nonzero(held)}, "
             "expected at least one photo on each side; choose another --share"
         )
     held_ids = set(ids[order][held].tolist())
@@ -135,6 +145,7 @@ def hold_out(
         [name_of[one] for one in category_ids[only_train].tolist()],
         str(index.image_root) if index is not None and index.photo_path(0).exists() else "",
         index.exif if index is not None else "ignore",
+        SPLIT in files,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.base.untrusted_text import parse_json
@@ -127,13 +127,10 @@ def open_index(data: Path | str, digest: str | None = None) -> Index:
         if card is None:
             raise UserError(
                 f"{data} holds no index {digest}: expected the current one or one that a column still "
-                "belongs to; run cckt cache info to see the digests in use."
+                f"belongs to; run cckt cache info {quoted(data)} to see the digests in use."
             )
     if card is None:
-        raise UserError(
-            f"{data} holds no index: make one with cckt data index --annotations FILE.json --images FOLDER "
-            f"--out {data}"
-        )
+        raise UserError(f"{data} holds no index: make one with {index_command(data)}")
     if not {"tables", "digest", "image_root", "keep", "concepts", "counts"} <= card.keys():
         raise _damaged(data, f"{CARD} lacks entries")
     if not _TABLES_FOLDER.fullmatch(str(card["tables"])):
@@ -270,8 +267,13 @@ def _map(path: Path, dtype: type[np.generic], data: Path) -> NDArray[Any]:
 
 def _damaged(data: Path, reason: str) -> DamagedIndexError:
     return DamagedIndexError(
-        f"the index of {data} is damaged ({reason}): build it again with cckt data index"
+        f"the index of {data} is damaged ({reason}): build it again with {index_command(data)}"
     )
+
+
+def index_command(data: Path | str) -> str:
+    """Return the command that makes an index in a folder; what only the user knows is in capitals."""
+    return f"cckt data index --annotations FILE.json --images FOLDER --out {quoted(data)}"
 
 
 def _reopen(folder: Path, digest: str) -> Index:

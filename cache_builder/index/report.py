@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.errors import counted
+from cckt.cache_builder.base.errors import counted, listed
 from cckt.cache_builder.index.formats.repairs import KINDS
 from cckt.cache_builder.index.photo_files.sizes import SizeFindings
 from cckt.cache_builder.index.tables import FOLDER
@@ -109,7 +109,7 @@ class IndexReport:
                 "pixels"
             )
         if self.parents:
-            names = ", ".join(map(repr, self.parents[:5])) + ", ..." * (len(self.parents) > 5)
+            names = listed([repr(name) for name in self.parents])
             one, several = "category has no box and is", "categories have no box and are"
             lines.append(
                 f"{counted(len(self.parents), one, several)} only the parent of others ({names}): --lenient "

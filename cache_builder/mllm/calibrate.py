@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.logistic import fit_logistic, rounded
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index, open_index
@@ -46,7 +46,8 @@ class Calibration:
     def summary(self) -> str:
         """Return the calibration as text."""
         return (
-            f"calibrated on {self.pairs} answers about base concepts in {self.photos} photos: temperature "
+            f"calibrated on {counted(self.pairs, 'answer')} about base concepts in "
+            f"{counted(self.photos, 'photo')}: temperature "
             f"{self.temperature:.3g}, bias {self.bias:+.3g}"
         )
 
@@ -83,8 +84,9 @@ def fit_calibration(
     z, y = np.concatenate(logits).astype(np.float64), np.concatenate(truth)
     if y.all() or not y.any():
         raise UserError(
-            f"--calibrate {data}: its {read} photos show every base concept or none, so there is nothing to "
-            "fit; name a training data set with boxes of several base concepts."
+            f"--calibrate {data}: every base concept or none is in {counted(read, 'photo')} of it, so "
+            "there is "
+            "nothing to fit; name a training data set with boxes of several base concepts."
         )
     temperature, bias = fit(z, y)
     if temperature <= 0:

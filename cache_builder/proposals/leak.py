@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted, listed, quoted
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.proposals.provenance import Provenance, overlap
 from cckt.cache_builder.proposals.table import BOXES
@@ -40,10 +40,10 @@ def find_leak(provenance: Provenance, index: Index) -> str:
     novel = [(one.name, *one.synonyms) for one in (index.concepts[int(row)] for row in rows)]
     trained = overlap(provenance.concepts, novel)
     if trained:
-        return f"was trained on boxes of {len(trained)} novel concepts ({_some(trained)})"
+        return f"was trained on boxes of {len(trained)} novel concepts ({listed(trained)})"
     given = overlap(provenance.words, novel)
     if given:
-        return f"was given the names of {len(given)} novel concepts ({_some(given)})"
+        return f"was given the names of {len(given)} novel concepts ({listed(given)})"
     if provenance.saw_novel == "yes":
         return "saw novel classes in its training (--saw-novel yes)"
     if provenance.maker in ("detector", "import") and provenance.saw_novel != "no":
@@ -90,8 +90,8 @@ def _mended(data: Path | str, column: str, provenance: Provenance) -> str:
     if parts.kind == BOXES:
         name = f" --name {parts.of}" if parts.of else ""
         return (
-            "make the column again with a maker that did not, such as "
-            f"cckt cache proposals {data} --from RUN{name} --overwrite, or state --saw-novel no if that is so"
+            "make the column again with a maker that did not, such as cckt cache proposals "
+            f"{quoted(data)} --from RUN{name} --overwrite, or state --saw-novel no if that is so"
         )
     options = f" --of {PROPOSALS}-{parts.of}" if parts.of else ""
     options += f" --name {parts.label}" if parts.label else ""
@@ -99,8 +99,8 @@ def _mended(data: Path | str, column: str, provenance: Provenance) -> str:
         "--nouns-from FILE, with a FILE" if provenance.maker == "words" else "--mllm-model NAME, of an LLM"
     )
     return (
-        f"make the nouns again with cckt cache nouns {data}{options} --overwrite {source} that does not have "
-        "these names"
+        f"make the nouns again with cckt cache nouns {quoted(data)}{options} --overwrite {source} that does "
+        "not have these names"
     )
 
 
@@ -108,15 +108,13 @@ def evidence(provenance: Provenance, index: Index) -> str:
     """Return, for a maker without a leak, what proves or states that."""
     novel = len(index.concepts.rows("novel"))
     if provenance.maker == "run":
-        return f"trained on boxes of {len(provenance.concepts)} concepts, none of the {novel} novel ones"
+        trained = counted(len(provenance.concepts), "concept")
+        return f"trained on boxes of {trained}, none of the {counted(novel, 'novel one')}"
     if provenance.maker == "mllm":
         return "its answers are its own words; it was given no names"
     if provenance.maker == "words":
-        return f"given {len(provenance.words)} words, none a name of the {novel} novel concepts"
+        words = counted(len(provenance.words), "word")
+        return f"given {words}, none a name of the {counted(novel, 'novel concept')}"
     given = f"given the words {', '.join(provenance.words)}; " if provenance.words else ""
     trained = f" ({provenance.trained_on})" if provenance.trained_on else ""
-    return f"{given}its maker states that it saw none of the {novel} novel concepts{trained}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (" and others" if len(names) > 5 else "")
+    return f"{given}its maker states that it saw none of the {counted(novel, 'novel concept')}{trained}"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import W_MAX
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.logistic import fit_logistic, rounded
 
 
@@ -49,7 +49,7 @@ class NounWeight:
         """Return the constants as text."""
         return (
             f"weight of a noun: s0 {self.s0:.4g}, s_delta {self.s_delta:.4g}, w_max {self.w_max:g}; fitted "
-            f"on {self.objects} annotated objects (mean cosine {self.right:.3f} to their own name, "
+            f"on {counted(self.objects, 'annotated object')} (mean cosine {self.right:.3f} to the own name, "
             f"{self.wrong:.3f} to the best wrong one)"
         )
 

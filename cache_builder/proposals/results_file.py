@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.index.formats.json_stream import JsonRecords
@@ -110,8 +110,9 @@ def _check_boxes(
     if len(negative):
         first = int(negative[0])
         raise UserError(
-            f"--import {path}: the box of entry {first} is {table[first, :4].tolist()} ({len(negative)} such "
-            "boxes), expected left, top, width and height with sides of at least 0; convert corner boxes."
+            f"--import {path}: the box of entry {first} is {table[first, :4].tolist()} "
+            f"({counted(len(negative), 'such box', 'such boxes')}), "
+            "expected left, top, width and height with sides of at least 0; convert corner boxes."
         )
     extent = np.stack([index.widths[images], index.heights[images]], axis=1).astype(np.float64)
     slack = np.maximum(2.0, SLACK * extent)
@@ -121,7 +122,8 @@ def _check_boxes(
         size = f"{extent[first, 0]:.0f} x {extent[first, 1]:.0f}"
         raise UserError(
             f"--import {path}: the box of entry {first} is {table[first, :4].tolist()} in an image of "
-            f"{size} px ({len(outside)} such boxes), expected boxes inside their image, in pixels of the "
+            f"{size} px ({counted(len(outside), 'such box', 'such boxes')}), expected boxes inside their "
+            "image, in pixels of the "
             "original photo; convert corner boxes to left, top, width and height, or undo the resizing of "
             "the detector."
         )

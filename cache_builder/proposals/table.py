@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import digest_of
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.proposals.provenance import Provenance
 from cckt.cache_builder.proposals.select import SLOT, used_slots
@@ -96,7 +96,8 @@ def open_proposals(data: Path | str, index: Index, label: str = "") -> Proposals
     if not counts.sum():
         side = column.manifest.spec.recipe.get("selection", {}).get("min_side", 0)
         raise UserError(
-            f"{data} has a proposals table ({name}) without a proposal in any of its {len(index)} images, "
+            f"{data} has a proposals table ({name}) without a proposal in any of its "
+            f"{counted(len(index), 'image')}, "
             f"expected at least one; make it again from another source, or with a --min-side below {side:g} "
             "px, and --overwrite."
         )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import LIMIT, RHO
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.presence import known_pairs, oracle_presence
 from cckt.cache_builder.quality.existence import (
@@ -135,7 +135,10 @@ def report_priors(
         found[source], counts[source] = column.all(), int(valid.sum())
         complete &= valid
     if not complete.all():
-        notes.append(f"{int((~complete).sum())} photos lack priors of some source, so they are not counted")
+        notes.append(
+            f"{counted(int((~complete).sum()), 'photo lacks', 'photos lack')} priors of some source and "
+            f"{'is' if (~complete).sum() == 1 else 'are'} not counted"
+        )
     found[ORACLE] = presence.astype(np.float32)
     return PriorReports(
         data,

@@ -9,10 +9,9 @@ Write with `open_writer`, read with `open_column`. No other room imports zarr.
     begin.py           begin a column in its place; what --overwrite may replace
     writer.py          write chunks, resume, finish
     claims.py          which maker makes which chunks: claims with a lease
-    check.py           check the files of a column, one chunk at a time
-    verify.py          verify a column, mark chunks to be made again
     agreement.py       how far two versions of the same rows agree
     info.py            list the columns of a data set, describe one
+    missing.py         the command that makes a missing column, with its teacher
     diff.py            compare two columns
     proven.py          rows whose chunks have the digests of the manifest
     staging.py         columns that replace an older one when they are finished
@@ -21,6 +20,7 @@ Write with `open_writer`, read with `open_column`. No other room imports zarr.
     teacher_labels.py  labels of the teachers whose columns a data set holds
 
     format/            what a column is on disk
+    verification/      check every byte of a column, mark chunks to be made again
     exchange/          columns as tables of other programs
     places/            folders and object stores, and how rows are read there
 """
@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from cckt.cache_builder.store.agreement import Agreement
 from cckt.cache_builder.store.begin import OtherColumn
-from cckt.cache_builder.store.check import Problem
 from cckt.cache_builder.store.claims import Claims
 from cckt.cache_builder.store.diff import ColumnDiff, diff_columns
 from cckt.cache_builder.store.format.manifest import Manifest
@@ -44,6 +43,7 @@ from cckt.cache_builder.store.kinds import (
     parse_name,
     repair_command,
 )
+from cckt.cache_builder.store.missing import all_columns_command, command_for_missing
 from cckt.cache_builder.store.origin import (
     Origin,
     architecture_differences,
@@ -56,7 +56,8 @@ from cckt.cache_builder.store.reader import Column, open_column
 from cckt.cache_builder.store.settings import Setting
 from cckt.cache_builder.store.staging import promote, staged_manifest, staged_place
 from cckt.cache_builder.store.teacher_labels import column_of, list_teachers, matching_label
-from cckt.cache_builder.store.verify import VerifyReport, verify_column
+from cckt.cache_builder.store.verification.check import Problem
+from cckt.cache_builder.store.verification.verify import VerifyReport, verify_column
 from cckt.cache_builder.store.writer import ColumnWriter, open_writer
 
 __all__ = [
@@ -78,11 +79,13 @@ __all__ = [
     "PullReport",
     "Setting",
     "VerifyReport",
+    "all_columns_command",
     "architecture_differences",
     "check_label",
     "column_info",
     "column_of",
     "column_spec",
+    "command_for_missing",
     "diff_columns",
     "list_columns",
     "list_teachers",

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.errors import counted
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -24,7 +26,7 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"{self.rows} rows: cosine median {self.median:.6f}, mean {self.mean:.6f}, 1% below "
+            f"{counted(self.rows, 'row')}: cosine median {self.median:.6f}, mean {self.mean:.6f}, 1% below "
             f"{self.p01:.6f}, least {self.minimum:.6f}; largest difference {self.largest_difference:.2g}"
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cckt.cache_builder.base.digests import digest_of
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.store.format.file_names import BEGUN, GROUP, foreign_names
 from cckt.cache_builder.store.format.layout import array_documents
 from cckt.cache_builder.store.format.manifest import Manifest, is_ours, read_manifest
@@ -89,7 +89,7 @@ def _clear(files: ChunkFiles) -> None:
 
 
 def _in_the_way(place: str, names: Sequence[str]) -> str:
-    others = f" and {len(names) - 1} more files" if len(names) > 1 else ""
+    others = f" and {counted(len(names) - 1, 'more file')}" if len(names) > 1 else ""
     return (
         f"{place} holds {names[0]}{others} that do not belong to a column: expected a folder only for the "
         "column, move these files away or choose another place with --out; nothing was deleted."

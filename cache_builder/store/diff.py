@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cckt.cache_builder.base.errors import counted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.store.agreement import Agreement, cosines, summary
 from cckt.cache_builder.store.reader import Column, open_column
@@ -43,7 +44,10 @@ class ColumnDiff:
         if self.same_bytes:
             return [*lines, "the rows are the same, byte for byte"]
         if self.agreement is None:
-            return [*lines, f"{self.rows[0]} against {self.rows[1]} rows, not comparable one to one"]
+            return [
+                *lines,
+                f"{self.rows[0]} against {counted(self.rows[1], 'row')}, not comparable one to one",
+            ]
         lines.append(f"valid only in the first {self.only_a}, only in the second {self.only_b}")
         return [*lines, str(self.agreement)]
 

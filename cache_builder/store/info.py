@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.store.format.file_names import GROUP
 from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
 from cckt.cache_builder.store.format.spec import run_bounds, shortened, some_runs
 from cckt.cache_builder.store.kinds import KINDS, parse_name, repair_command
+from cckt.cache_builder.store.missing import command_for_missing
 from cckt.cache_builder.store.places.files import LocalFiles, open_files
 from cckt.cache_builder.store.writer import ColumnWriter
 
@@ -47,8 +48,9 @@ class ColumnInfo:
         if named is not None:
             lines.append(f"  {KINDS[named.kind].help}")
         lines += [
-            f"  {spec.rows} x {spec.width} {spec.dtype} over {spec.table}, {spec.n_chunks} chunks of "
-            f"{spec.chunk_rows}, {self.bytes / 1e6:.1f} MB, {self.manifest.invalid} rows invalid",
+            f"  {spec.rows} x {spec.width} {spec.dtype} over {spec.table}, "
+            f"{counted(spec.n_chunks, 'chunk')} of "
+            f"{spec.chunk_rows}, {self.bytes / 1e6:.1f} MB, {counted(self.manifest.invalid, 'row')} invalid",
             f"  {spec.owner} {spec.index_digest}",
             f"  recipe {spec.recipe_digest}",
         ]
@@ -57,7 +59,9 @@ class ColumnInfo:
             lines.append("  made with " + ", ".join(f"{k} {v}" for k, v in self.manifest.versions.items()))
         for reason, runs in list(self.manifest.reasons.items())[:MOST_REASONS]:
             rows = sum(last - first + 1 for first, last in run_bounds(runs))
-            lines.append(f"  {rows} rows ({shortened(runs)}): {reason}")
+            lines.append(f"  {counted(rows, 'row')} ({shortened(runs)}): {reason}")
+        if len(self.manifest.reasons) > MOST_REASONS:
+            lines.append(f"  {MOST_REASONS} reasons listed, {len(self.manifest.reasons) - MOST_REASONS} more")
         if not self.manifest.finished:
             lines.append(f"  run `{self.command}` to finish it")
         return lines
@@ -71,7 +75,7 @@ def column_info(data: Path | str, name: str) -> ColumnInfo:
         known = ", ".join(list_columns(data)) or "none"
         raise UserError(
             f"There is no column {name} under {data}: found {known}; make it with "
-            f"`{repair_command(str(data), name)}`."
+            f"`{command_for_missing(data, name)}`."
         )
     missing = [] if manifest.finished else ColumnWriter(files, manifest, str(data)).missing()
     command = repair_command(str(data), name, manifest.spec.recipe)

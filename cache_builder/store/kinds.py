@@ -29,7 +29,7 @@ from cckt.cache_builder.base.constants import (
     TEMPLATES,
     TOP,
 )
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.store.format.spec import OVER_PROPOSALS, ColumnSpec
 from cckt.cache_builder.store.noun_kinds import NOUN_KINDS
 from cckt.cache_builder.store.settings import (
@@ -281,6 +281,6 @@ def repair_command(data: str, name: str, recipe: Recipe | None = None, teacher: 
         if recipe is None and setting.option == "--teacher":
             value = teacher
         if value and value != setting.default:
-            chosen.append(f" {setting.option}" + ("" if value is True else f" {shlex.quote(str(value))}"))
+            chosen.append(f" {setting.option}" + ("" if value is True else f" {quoted(value)}"))
     verb = (kind and kind.verb) or (kind.name if kind else name).partition("/")[0]
-    return "".join((f"cckt cache {verb} {shlex.quote(data)}{options}", *chosen))
+    return "".join((f"cckt cache {verb} {quoted(data)}{options}", *chosen))

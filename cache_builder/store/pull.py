@@ -126,7 +126,7 @@ def _proven(files: ChunkFiles, name: str, digest: str) -> bytes:
     found = "no such file" if data is None else digest_of(data)
     if data is None or found != digest:
         raise UserError(
-            f"{files.place}/{name} is damaged: found {found}, expected {digest}; run `cckt cache verify "
-            "--repair` on its data set first."
+            f"{files.place}/{name} is damaged: found {found}, expected {digest}; run `cckt cache verify DATA "
+            "--repair` first, with DATA its data set."
         )
     return data

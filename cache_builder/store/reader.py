@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.file_names import GROUP, chunk_file
 from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
-from cckt.cache_builder.store.kinds import parse_name, repair_command
+from cckt.cache_builder.store.kinds import repair_command
+from cckt.cache_builder.store.missing import command_for_missing
 from cckt.cache_builder.store.places.contract import ChunkFiles
 from cckt.cache_builder.store.places.fetched import FetchedRows
 from cckt.cache_builder.store.places.files import open_files
@@ -27,13 +26,15 @@ def open_column(
     index_digest: str | None = None,
     recipe_digest: str | None = None,
     resident: int | None = None,
+    teacher: str = "",
 ) -> Column:
     """Open a finished column of the data-set folder (or URL) `data`; reads one small file, no rows.
 
     resident: about how many bytes reading a mapped column may add to this process; None: an eighth of the
     machine's memory, at least 512 MB. They are the kernel's cached pages, shared with every other reader.
 
-    index_digest: of a column over proposals this is the digest of the proposals table.
+    index_digest: of a column over proposals this is the digest of the proposals table. teacher: the one that
+    the message for a missing column names, if no other column names one.
 
     Raises UserError if the column is missing, is unfinished (zarr would read its missing chunks as zeros),
     has an edited manifest, or was made for another index, or by another recipe, than the given digests.
@@ -43,7 +44,7 @@ def open_column(
     if manifest is None:
         raise UserError(
             f"There is no column {name} under {data}: expected {files.place}/{GROUP}, make it with "
-            f"`{_command_for_missing(data, name)}`."
+            f"`{command_for_missing(data, name, teacher)}`."
         )
     command = repair_command(str(data), name, manifest.spec.recipe)
     if not manifest.finished:
@@ -159,16 +160,3 @@ class Column:
             return FetchedRows(self._files, spec, array)
         width, dtype = spec.arrays[array]
         return MappedRows(local, spec.rows, spec.chunk_rows, width, dtype, self._resident)
-
-
-def _command_for_missing(data: Path | str, name: str) -> str:
-    """Return the command that makes a missing column, with the teacher of another column of its label."""
-    named = parse_name(name)
-    for kind in ("text", "crops", "images"):
-        with suppress(UserError):
-            other = kind + (f"-{named.label}" if named and named.label else "")
-            manifest = read_manifest(open_files(data, other))
-            teacher = None if manifest is None else manifest.spec.recipe.get("teacher")
-            if isinstance(teacher, Mapping) and isinstance(teacher.get("name"), str):
-                return repair_command(str(data), name, teacher=teacher["name"])
-    return repair_command(str(data), name)

@@ -10,6 +10,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.manifest import read_manifest
 from cckt.cache_builder.store.info import list_columns
 from cckt.cache_builder.store.kinds import ColumnName, parse_name
+from cckt.cache_builder.store.missing import all_columns_command
 from cckt.cache_builder.store.origin import teacher_of
 from cckt.cache_builder.store.places.files import open_files
 
@@ -41,7 +42,7 @@ def column_of(data: Path | str, kind: str, label: str = "", view: str = "") -> s
         found = _with_names(list_teachers(data, kind)) or f"no column {kind}"
         raise UserError(
             f"{data} has no column {name}, of the teacher labelled {label!r} (data.teacher); found {found}; "
-            f"choose one of these, or make it with `cckt cache all {data} --teacher NAME --name {label}`."
+            f"choose one of these, or make it with `{all_columns_command(data, 'NAME', label)}`."
         )
     return name
 

@@ -98,7 +98,7 @@ class ColumnWriter:
         self.spec = manifest.spec
         self._files, self._later = files, later
         self._manifest = manifest
-        self._data = data
+        self.data = data
         self._ledger = LedgerWriter(files, self.spec, library_versions())
 
     def credit(self, versions: Mapping[str, str]) -> None:
@@ -125,7 +125,7 @@ class ColumnWriter:
                     "command began with, restore it or run the same command again to make it again."
                 )
             if found.spec.identity != self.spec.identity:
-                raise OtherColumn(self._files.place, found.spec, self.spec, self._data)
+                raise OtherColumn(self._files.place, found.spec, self.spec, self.data)
             self._manifest = found
         return self._manifest.finished
 
@@ -203,7 +203,7 @@ class ColumnWriter:
             raise UserError(
                 f"{self._files.place} lacks {len(missing)} of {self.n_chunks} chunks "
                 f"({some_runs(missing)}): run "
-                f"`{repair_command(self._data, self.spec.name, self.spec.recipe)}` to make them."
+                f"`{repair_command(self.data, self.spec.name, self.spec.recipe)}` to make them."
             )
         return manifest
 

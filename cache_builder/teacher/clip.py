@@ -31,7 +31,7 @@ from huggingface_hub import constants as hub
 
 from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, listed
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
 from cckt.cache_builder.base.regular_files import read_regular, require_regular
 from cckt.cache_builder.base.untrusted_text import natural, parse_json
@@ -163,7 +163,7 @@ def _from_folder(name: str, folder: Path) -> _Loaded:
             f"teacher {name}: {folder} is not a folder; give one that holds {CONFIG} and {WEIGHTS[0]}."
         )
     if not (folder / CONFIG).is_file() or not any((folder / file).is_file() for file in WEIGHTS):
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:4]) or "nothing"
+        found = listed(sorted(path.name for path in folder.iterdir()), 4) or "nothing"
         raise UserError(
             f"teacher {name}: {folder} holds {found}, not both {CONFIG} and {WEIGHTS[0]}; "
             "open_clip.push_to_hf_hub.save_for_hf(..., safe_serialization=True) writes both."

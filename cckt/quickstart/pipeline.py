@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.base.atomic_files import plain, write_json
+from cckt.cache_builder.base.errors import counted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.crops import cache_crops
@@ -75,7 +76,9 @@ def quickstart(
     train_data, held_out, first, run = (out / name for name in ("train", "held-out", "run-base", "run"))
     answer: dict[str, Any] = {"plain": None, "cckt": None}
 
-    announce(f"1  Render {plan.train_photos} photos to train on and {plan.held_out_photos} to hold out.")
+    announce(
+        f"1  Render {counted(plan.train_photos, 'photo')} to train on and {plan.held_out_photos} to hold out."
+    )
     with stages.timed("render"):
         _render(train_data, plan.train_photos, TRAIN_SEED, "base", stages.progress)
         _render(held_out, plan.held_out_photos, HELD_OUT_SEED, "all", stages.progress)
@@ -83,7 +86,8 @@ def quickstart(
     base, novel = (len(index.rows(split)) for split in ("base", "novel"))
     dropped = index.card["dropped"].get("novel", 0)
     announce(
-        f"   {base} base concepts; the {dropped} boxes of {novel} novel concepts are left out of training."
+        f"   {counted(base, 'base concept')}; {counted(dropped, 'box', 'boxes')} of "
+        f"{counted(novel, 'novel concept')} left out of training."
     )
 
     announce("2  Cache the teacher: embeddings of names, of annotated objects and of photos.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.atomic_files import plain, write_json
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config
@@ -38,8 +38,9 @@ class Stages:
             known = read_json(self._file, MADE_BY)
             if known["plan"] != self._plan:
                 raise UserError(
-                    f"--out {out}: holds a quickstart of another plan ({known['plan']['train_photos']} "
-                    f"photos, expected {plan.train_photos}); name another folder, or delete this one."
+                    f"--out {out}: holds a quickstart of another plan ("
+                    f"{counted(known['plan']['train_photos'], 'photo')}, expected {plan.train_photos}); "
+                    "name another folder, or delete this one."
                 )
             self.seconds = known["seconds"]
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):

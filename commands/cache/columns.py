@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.options import (
     DEVICE,
@@ -18,18 +17,16 @@ from cckt.commands.options import (
     Device,
     Json,
     Place,
-    example_teacher,
 )
 
 
 def info(data: Place, columns: Columns = None, json: Json = None) -> None:
     """Show how columns were made and whether they are finished."""
-    from cckt.cache_builder.store import column_info, list_columns
+    from cckt.cache_builder.store import all_columns_command, column_info, list_columns
 
     infos = [column_info(data, name) for name in columns or list_columns(data)]
     if not infos:
-        command = shlex.join(["cckt", "cache", "all", str(data), "--teacher", example_teacher(data)])
-        raise UserError(f"{data} holds no column; make them with {command}")
+        raise UserError(f"{data} holds no column; make them with {all_columns_command(data)}")
     answer = Answer(json)
     for one in infos:
         answer.lines(*one.lines())
@@ -81,13 +78,14 @@ def verify(
 
 def index_step(data: Path, problems: Sequence[str]) -> str:
     """Return what ends the problems of an index."""
-    from cckt.cache_builder.index import FOREIGN
+    from cckt.cache_builder.index import FOREIGN, index_command
 
     if all(problem.endswith(FOREIGN) for problem in problems):
         return f"move the files that do not belong to it out of {data / 'index'}"
     return (
-        f"build the index again with `cckt data index --annotations FILE.json --images FOLDER "
-        f"--out {shlex.quote(str(data))}` and its other options: columns of the same index stay valid"
+        f"build the index again with `{index_command(data)}` and its other options: columns of the same "
+        "index "
+        "stay valid"
     )
 
 
@@ -131,7 +129,8 @@ def pull(
     report = pull_columns(source, target, columns, workers=workers, progress=TerminalProgress())
     answer = Answer(json)
     answer.lines(
-        f"{', '.join(report.columns)}: {report.fetched} chunk files copied ({report.bytes / 1e6:.1f} MB), "
+        f"{', '.join(report.columns)}: {counted(report.fetched, 'chunk file')} copied "
+        f"({report.bytes / 1e6:.1f} MB), "
         f"{report.kept} already present"
     )
     answer.figures(vars(report))

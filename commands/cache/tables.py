@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cckt.cache_builder.base.constants import BATCH, CROP, PRECISION
+from cckt.cache_builder.base.errors import counted
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.options import (
     DEVICE,
@@ -86,7 +87,7 @@ def import_table(
     )
     answer = Answer(json)
     rows, invalid = manifest.spec.rows, manifest.invalid
-    answer.lines(f"column {column}: {rows} rows, {invalid} without a value", manifest.digest)
+    answer.lines(f"column {column}: {counted(rows, 'row')}, {invalid} without a value", manifest.digest)
     answer.figures({"name": column, "rows": rows, "invalid": invalid, "digest": manifest.digest})
 
 

@@ -2,6 +2,7 @@
 
 colours.py        a colour per concept; contrast of text on it
 draw.py           boxes and labels on one image
+earlier_files.py  files that earlier commands left in a folder of results
 gallery.py        images of a data set with the novel concepts that a detector found
 judge.py          detections next to the annotations: right, wrong, missed
 legend.py         what outlines and symbols mean

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cckt.cache_builder.base.errors import counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.photos import load_photo
@@ -40,12 +41,13 @@ def draw_finds(out: Path, detector: Predictor, index: Index, progress: Progress)
         progress.advance()
     progress.finish()
     found.sort(key=lambda pair: -float(pair[1].scores[pair[1].novel].max(initial=0)))
+    photos = counted(len(rows), "held-out photo")
     sheet = contact_sheet(
         [_tile(index, row, prediction) for row, prediction in found[:SHOWN]],
         columns=4,
         cell=300,
         title="Found without annotations",
-        subtitle=f"the most confident novel detections in {len(rows)} held-out photos, right and wrong",
+        subtitle=f"the most confident novel detections in {photos}, right and wrong",
     )
     pictures = [out / "sheet.png"]
     save_picture(sheet, pictures[0])

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import io
-import re
 from pathlib import Path
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cckt.cache_builder.base.atomic_files import write_bytes
-from cckt.cache_builder.base.ownership import require_ours_or_absent, text_mark
+from cckt.cache_builder.base.ownership import require_ours_or_absent
+from cckt.detector.inference.photo_sources import MARK, PICTURE, is_our_picture
 
-MARK = "cckt predict"
-"""Mark of our pictures: the "Software" entry of a PNG file, the comment of a JPEG file."""
-PICTURE = re.compile(r"[0-9]{5}-.*\.(png|jpg)")
-"""Names of the pictures of `cckt predict`: number and name of the photo."""
 RESULTS = ("predictions.json", "predictions.csv", "classes.txt")
 """Results next to pictures of earlier versions, which have no mark."""
-_IS_PICTURE = text_mark(f"Software\0{MARK}", MARK)
 
 
 def save_picture(picture: Image.Image, path: Path, quality: int = 92) -> None:
@@ -49,4 +44,6 @@ def require_own_pictures(folder: Path) -> None:
     old = any((folder / name).is_file() for name in RESULTS)
     for path in sorted(folder.iterdir()):
         if PICTURE.fullmatch(path.name):
-            require_ours_or_absent(path, lambda path: old or _IS_PICTURE(path), "a picture of cckt predict")
+            require_ours_or_absent(
+                path, lambda path: old or is_our_picture(path), "a picture of cckt predict"
+            )

@@ -137,6 +137,8 @@ def predict_files(
 def require_readable(found: list[Prediction]) -> list[Prediction]:
     """Return the predictions. Raises UserError if no photo could be read; expects at least one."""
     if all(prediction.fault for prediction in found):
+        if len(found) == 1:
+            raise UserError(f"{found[0].fault}; give another photo.")
         raise UserError(f"{found[0].fault}; none of the {len(found)} photos could be read, give others.")
     return found
 

@@ -55,9 +55,9 @@ class Products:
             save_picture(image, Path(prediction.source), quality=95)
         if self.pictures:
             drawn = draw_prediction(image, prediction)
-            save_picture(drawn, self.pictures / f"{number:05d}-{name_of(original)}.jpg")
+            save_picture(drawn, picture_path(self.pictures, number, original))
         if self.crops:
-            self._save_crops(number, image, prediction, original)
+            self._save_crops(number, image, prediction)
         if self.videos is None or not _is_frame(original):
             return None
         frame = draw_marks(image, marks_of(prediction), legend=False)
@@ -69,8 +69,8 @@ class Products:
         assert self.videos is not None, "expected a folder of videos, found None"
         width, height = frame.width + frame.width % 2, frame.height + frame.height % 2
         if self._video is None:
-            name = Path(str(getattr(frame, "filename", "")).rpartition("@")[0]).stem
-            self._video = _Video(self.videos / f"{name}-detections.mp4", (width, height), self.rate)
+            path = video_path(self.videos, str(getattr(frame, "filename", "")))
+            self._video = _Video(path, (width, height), self.rate)
         self._video.add(frame)
 
     def end_of_input(self) -> None:
@@ -79,15 +79,34 @@ class Products:
             self._video.close()
             self._video = None
 
-    def _save_crops(self, number: int, image: Image.Image, prediction: Prediction, original: str) -> None:
+    def _save_crops(self, number: int, image: Image.Image, prediction: Prediction) -> None:
         assert self.crops is not None, "expected a folder of crops, found None"
-        boxes = zip(prediction.names, prediction.scores, prediction.boxes_xyxy, strict=True)
-        for at, (name, score, box) in enumerate(boxes, 1):
+        paths = crop_paths(self.crops, number, prediction)
+        for path, box in zip(paths, prediction.boxes_xyxy, strict=True):
             left, top = int(box[0]), int(box[1])
             right, bottom = max(left + 1, -int(-box[2] // 1)), max(top + 1, -int(-box[3] // 1))
-            file = f"{number:05d}-{at:02d}-{score:.2f}-{name_of(original)}.jpg"
             crop = image.crop((left, top, min(right, image.width), min(bottom, image.height)))
-            save_picture(crop, self.crops / _folder_name(name) / file, quality=95)
+            save_picture(crop, path, quality=95)
+
+
+def picture_path(folder: Path, number: int, source: str) -> Path:
+    """Return the file of the drawn picture of an image. number: of the image, from 1."""
+    return folder / f"{number:05d}-{name_of(source)}.jpg"
+
+
+def crop_paths(folder: Path, number: int, prediction: Prediction) -> list[Path]:
+    """Return the file of the crop of each detection, in a folder per concept. number: of the image, from "
+    "1."""
+    name = name_of(prediction.source)
+    return [
+        folder / _folder_name(concept) / f"{number:05d}-{at:02d}-{score:.2f}-{name}.jpg"
+        for at, (concept, score) in enumerate(zip(prediction.names, prediction.scores, strict=True), 1)
+    ]
+
+
+def video_path(folder: Path, source: str) -> Path:
+    """Return the annotated video of a frame, "clip.mp4@12.00s" or its file."""
+    return folder / f"{Path(name_of(source).rpartition('@')[0]).stem}-detections.mp4"
 
 
 class _Video:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cckt.cache_builder.base.errors import counted
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.evaluation.calibrate import calibration_error, fit_score_calibration, reliability
 from cckt.detector.evaluation.detections import Detections
@@ -96,12 +97,12 @@ def match_requests(dataset: EvaluationSet, requests: Sequence[tuple[Request, Det
         rows = np.array(request.words, np.int64)
         found = locate_detections(detections, dataset.index, truth)
         matches = match_detections(truth, found.where(np.isin(found.concepts, rows)))
-        counted = ~matches.ignored[0]
+        scored = ~matches.ignored[0]
         images, concepts, right = (
-            one[counted] for one in (matches.images, matches.concepts, matches.right[0])
+            one[scored] for one in (matches.images, matches.concepts, matches.right[0])
         )
         absent = ~right & ~annotated[images, concepts]
-        parts.append((matches.scores[counted], right, novel[concepts], absent))
+        parts.append((matches.scores[scored], right, novel[concepts], absent))
         to_find += [boxes[rows][~novel[rows]].sum(), boxes[rows][novel[rows]].sum()]
     scores, right, is_novel, absent = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return RequestMatches(
@@ -188,7 +189,7 @@ def headline_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
             for name in ("precision", "recall"):
                 value = figures[split][name]
                 text = "–" if value is None else f"{100 * value:.1f}"
-                rows.append((f"{name} {split}, {words} words named", text))
+                rows.append((f"{name} {split}, {counted(words, 'word')} named", text))
     if figures["all"]["boxes"]:
         rows.append(("false finds of absent words per photo", f"{figures['absent_finds_per_photo']:.3f}"))
     return rows

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.constants import EXACT
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.base.untrusted_text import parse_json
 from cckt.detector.runs.file_digests import check_recorded
@@ -54,7 +54,8 @@ class Detections:
         if bad.size:
             raise UserError(
                 f"{self.source}: detection {bad[0]} of image {self.image_ids[bad[0]]} has the score "
-                f"{self.scores[bad[0]]}, expected a finite number ({bad.size} such scores); remove or "
+                f"{self.scores[bad[0]]}, expected a finite number ({counted(bad.size, 'such score')}); "
+                "remove or "
                 "repair these entries."
             )
         wrong = ~np.isfinite(self.boxes_xywh).all(1) | (self.boxes_xywh[:, 2:] < 0).any(1)
@@ -63,7 +64,8 @@ class Detections:
             raise UserError(
                 f"{self.source}: detection {bad[0]} of image {self.image_ids[bad[0]]} has the box "
                 f"{self.boxes_xywh[bad[0]].tolist()}, expected finite [left, top, width, height] with width "
-                f"and height at least 0 ({bad.size} such boxes); convert corner boxes, or remove these "
+                f"and height at least 0 ({counted(bad.size, 'such box', 'such boxes')}); convert corner "
+                "boxes, or remove these "
                 "entries."
             )
 

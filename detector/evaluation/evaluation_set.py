@@ -22,6 +22,7 @@ from cckt.cache_builder.store import (
     column_of,
     matching_label,
     open_column,
+    repair_command,
     require_same_teacher,
 )
 from cckt.cache_builder.vocabulary import Vocabulary
@@ -150,7 +151,9 @@ def open_evaluation_set(
     if scored and facts is not None:
         check_start(index, facts, rules.name)
     label = "" if facts is None else matching_label(index.folder, facts.taught_by, facts.teacher)
-    text = open_column(index.folder, column_of(index.folder, "text", label), index_digest=index.digest)
+    taught = "" if facts is None else (facts.taught_by or {}).get("name") or ""
+    name = column_of(index.folder, "text", label)
+    text = open_column(index.folder, name, index_digest=index.digest, teacher=taught)
     if facts is not None:
         check_teacher(index.folder, text, facts)
     concepts, rows = rules.scored(index)
@@ -178,8 +181,7 @@ def check_teacher(data: Path, text: Column, facts: Facts) -> None:
     """Raise UserError unless the text column comes from the run's teacher: embeddings of others differ."""
     taught = facts.taught_by
     run = Origin("the run's embeddings", taught, facts.embedding_dim)
-    name = (taught or {}).get("name") or "NAME"
-    step = f"make the column again with cckt cache text {data} --teacher {name} --overwrite"
-    require_same_teacher(
-        Origin.of(text, f"{data}: column {text.manifest.spec.name}"), run, step=step, imported=True
-    )
+    spec = text.manifest.spec
+    wanted = {**spec.recipe, "import": None, "teacher": {"name": (taught or {}).get("name") or "NAME"}}
+    step = f"make the column again with {repair_command(str(data), spec.name, wanted)} --overwrite"
+    require_same_teacher(Origin.of(text, f"{data}: column {spec.name}"), run, step=step, imported=True)

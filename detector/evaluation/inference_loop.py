@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.boxes import xywh_of
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.photos import BadPhoto, load_photo
@@ -138,7 +138,8 @@ def _with_photos(found: InferenceResult) -> InferenceResult:
     """Return the result. Raises UserError if photos were named and none could be read: a disk is missing."""
     if found.faults and not found.photos:
         raise UserError(
-            f"{found.faults[0]}; none of the {len(found.faults)} photos could be read, expected the photos "
+            f"{found.faults[0]}; none of the {counted(len(found.faults), 'photo')} could be read, expected "
+            "the photos "
             "of the data set; mount their disk or correct their folder, then run the same command again."
         )
     return found

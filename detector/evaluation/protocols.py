@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.index.splits import ov_coco
 from cckt.cache_builder.vocabulary import Vocabulary
@@ -115,7 +115,7 @@ def protocol_for(name: str, index: Index) -> Protocol:
         )
     if name == "objects365" and len(index.concepts) != OBJECTS365_CONCEPTS:
         raise UserError(
-            f"--protocol objects365: {index.folder} has {len(index.concepts)} concepts, expected "
+            f"--protocol objects365: {index.folder} has {counted(len(index.concepts), 'concept')}, expected "
             f"{OBJECTS365_CONCEPTS}; build the index from an Objects365 file, or use --protocol coco."
         )
     vocabulary = protocol.concepts(index)

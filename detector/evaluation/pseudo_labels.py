@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.base.boxes import xywh_of
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted, listed
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index import DamagedIndexError, Index, add_boxes, open_index
 from cckt.detector.evaluation.detections import Detections
@@ -47,12 +47,12 @@ class PseudoReport:
 
     def lines(self) -> list[str]:
         """Return a summary in text lines."""
-        most = sorted(self.concepts.items(), key=lambda pair: (-pair[1], pair[0]))[:8]
+        most = sorted(self.concepts.items(), key=lambda pair: (-pair[1], pair[0]))
         return [
-            f"{self.finds} detections with a score of {self.min_score:g} or more",
+            f"{counted(self.finds, 'detection')} with a score of {self.min_score:g} or more",
             f"{self.on_boxes} left out: they overlap a box or a detection with a higher score",
-            f"{self.added} boxes added in {self.photos} photos: "
-            + (", ".join(f"{name} {count}" for name, count in most) or "none"),
+            f"{counted(self.added, 'box', 'boxes')} added in {counted(self.photos, 'photo')}: "
+            + (listed([f"{name} {count}" for name, count in most], 8) or "none"),
             f"{self.folder}/index, {self.digest}; make its text and crops columns before training on it",
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.base.untrusted_text import parse_json
@@ -54,7 +54,7 @@ def check_names(path: Path, index: Index) -> None:
         return
     step = (
         f"the ids in {path} are numbers of words and photos given to cckt predict; predict with "
-        f"--data {index.folder}, or score the run with cckt eval RUN --data {index.folder}"
+        f"--data {quoted(index.folder)}, or score the run with cckt eval RUN --data {quoted(index.folder)}"
     )
     concepts = {concept.category_id: concept for concept in index.concepts}
     for number, name in named["categories"]:

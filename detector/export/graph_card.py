@@ -53,7 +53,7 @@ def require_own_export(out: Path, format: str) -> None:
             f"--out {out}: expected a file such as detector.onnx or detector.pt2; name such a file "
             f"({card_path(out).name} is written next to it)."
         )
-    made = f"an export made by cckt export --format {format}"
+    made = f"an export of cckt export with --format {format}"
     require_ours_or_absent(out, lambda path: _is_export(path, format), made)
     require_ours_or_absent(
         card_path(out), lambda path: json_object(path).get("cckt") == "export", "about such an export"

@@ -12,7 +12,7 @@ from typing import Any
 
 from cckt.cache_builder.base.atomic_files import temporary_of, write_bytes, write_json
 from cckt.cache_builder.base.disk_faults import ROOM, require_room
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.regular_files import read_regular
 from cckt.detector.config.config import Config, save_config
 from cckt.detector.evaluation.metrics import LABELS, percent
@@ -140,7 +140,7 @@ def model_card(
         "",
         "## Data",
         "",
-        f"Trained on {facts.n_classes} base concepts of the index {_text(facts.index_digest)}: "
+        f"Trained on {counted(facts.n_classes, 'base concept')} of the index {_text(facts.index_digest)}: "
         f"{', '.join(map(_text, names))}.",
         *([f"Some boxes are not annotations: {_text(facts.pseudo)}."] if facts.pseudo else []),
         "",

@@ -103,9 +103,9 @@ def load_inference_model(
 ) -> tuple[InferenceModel, Facts]:
     """Load the detector of a run folder, and the facts of the run.
 
-    weights: a file to load in place of the run's final weights, such as best.safetensors. fold: on a CPU, fold
-    the norms of the backbone (`prepare_for_cpu`), which is faster and changes outputs by rounding; without it
-    they are those of the evaluation at the end of training. Raises UserError when `run` is not a run folder
+    weights: a file to load in place of the run's final weights, such as best.safetensors. fold: on a CPU,
+    fold the norms of the backbone (`prepare_for_cpu`), which is faster and changes outputs by rounding;
+    without it they are those of the evaluation at the end of training. Raises UserError when `run` is not a run folder
     or has no weights, when weights and config do not fit, or when a weight is not finite.
     """
     config, facts = run_config(run), Facts.load(run)

@@ -18,14 +18,15 @@ from cckt.cache_builder.base.regular_files import require_regular
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import load_photo
 from cckt.cache_builder.vocabulary import Vocabulary
-from cckt.detector.inference.photo_sources import find_photos
+from cckt.detector.inference.photo_sources import find_photos, photos_below
 
 
 @dataclass(frozen=True)
 class InputSet:
     """Files to predict on, concepts to detect, and how a photo is decoded.
 
-    image_ids, names: those of the data set, one per path; None without a data set.
+    image_ids, names: those of the data set, one per path; None without a data set. notes: sentences on photos
+    that were left out.
     """
 
     paths: list[Path]
@@ -33,6 +34,7 @@ class InputSet:
     load: Callable[[Path], Image.Image] = load_photo
     image_ids: list[int] | None = None
     names: list[str] | None = None
+    notes: Sequence[str] = ()
 
 
 def input_set(
@@ -41,12 +43,13 @@ def input_set(
     recursive: bool,
     data: Path | None,
     concepts: Vocabulary | None,
+    results: Path | None = None,
 ) -> InputSet:
     """Return the photos and concepts that the options of `cckt predict` name.
 
-    photos, listed, recursive: as for `find_photos`. data: a data set; its photos, ids and orientation are
-    used, and its concepts unless `concepts` names others. Raises UserError if neither or both of photos and
-    data are named, and without concepts.
+    photos, listed, recursive, results: as for `find_photos`. data: a data set; its photos, ids and
+    orientation are used, and its concepts unless `concepts` names others. Raises UserError if neither or both
+    of photos and data are named, and without concepts.
     """
     if data is not None:
         if photos:
@@ -67,7 +70,8 @@ def input_set(
         raise UserError(
             'no concepts are named; give --vocabulary, such as --vocabulary "forklift, pallet", or --data.'
         )
-    return InputSet(find_photos(photos, listed, recursive), concepts)
+    notes = [] if recursive else photos_below(photos, results)
+    return InputSet(find_photos(photos, listed, recursive, results), concepts, notes=notes)
 
 
 def _load(index: Index, rows: dict[Path, int], path: Path) -> Image.Image:

@@ -26,11 +26,11 @@ from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.base.untrusted_text import parse_json
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
+from cckt.detector.inference.photo_sources import CARD
 from cckt.detector.inference.prediction import Prediction
 from cckt.detector.runs.run_folder import evaluation_weights
 
 FILE = "predictions.partial"
-CARD = "predict.json"
 _KEY = "cckt predict"
 _OPTIONS = {"weights": "run", "config": "--set", "words": "--vocabulary", "paths": "photos"}
 """Settings whose name is not that of an option."""
@@ -157,17 +157,17 @@ def require_same_settings(folder: Path, settings: dict[str, Any], format: str = 
             )
     if _holds_results(journal):
         _refuse_others(_first_line(journal).get(_KEY), settings, journal, "unfinished results")
-    for made, known in _finished(folder).items():
+    for made, known in finished(folder).items():
         if made == format or _products(known) & _products(settings):
             _refuse_others(known, {**settings, "paths": None}, card, "results")
 
 
 def write_settings(folder: Path, settings: dict[str, Any], format: str) -> None:
     """Write the card of finished results: the settings of each format."""
-    write_json(folder / CARD, {_KEY: {**_finished(folder), format: settings}})
+    write_json(folder / CARD, {_KEY: {**finished(folder), format: settings}})
 
 
-def _finished(folder: Path) -> dict[str, dict[str, Any]]:
+def finished(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the settings of the finished results in a folder, by format."""
     found = json_object(folder / CARD).get(_KEY)
     return (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import importlib
 import importlib.util
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,20 +15,32 @@ from typing import IO
 
 from PIL import Image
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.image_files import SUFFIXES
+from cckt.cache_builder.base.ownership import text_mark
 
-PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+PHOTO_SUFFIXES = frozenset(SUFFIXES)
+PICTURE = re.compile(r"[0-9]{5}-.*\.(png|jpg)")
+"""Names of the pictures and crops of `cckt predict`: number and name of the photo."""
+CARD = "predict.json"
+"""File of a results folder that holds the settings of the results."""
+MARK = "cckt predict"
+"""Mark of our pictures: the "Software" entry of a PNG file, the comment of a JPEG file."""
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"}
 
 
 def find_photos(
-    places: Sequence[str | Path], listed: Iterable[str] = (), recursive: bool = False
+    places: Sequence[str | Path],
+    listed: Iterable[str] = (),
+    recursive: bool = False,
+    results: Path | None = None,
 ) -> list[Path]:
     """Return paths of photos and videos, each once.
 
     places: files; folders and patterns ("shots/**/*.jpg"), whose photos and videos are sorted by name; "-"
-    for the lines of `listed` (stdin). recursive: also look into the subfolders of folders. Raises UserError
-    for a place that does not exist or has no photo.
+    for the lines of `listed` (stdin). recursive: also look into the subfolders of folders. results: the
+    folder of results; where it is a folder of photos too, or inside one, what a command wrote there is left
+    out. Raises UserError for a place that does not exist or has no photo.
     """
     found: list[Path] = []
     for place in map(str, places):
@@ -34,19 +48,19 @@ def find_photos(
             names = [line.strip() for line in listed]
             inside = [Path(name) for name in names if name]
         elif Path(place).is_dir():
-            every = Path(place).rglob("*") if recursive else Path(place).iterdir()
-            inside = sorted(path for path in every if _is_shown(path) and path.is_file())
+            inside = sorted(_in_folder(Path(place), recursive, results))
             if not inside and not recursive and any(path.is_dir() for path in Path(place).iterdir()):
+                below = len(_in_folder(Path(place), True, results))
+                found_below = f"only folders with {counted(below, 'photo')}" if below else "only folders"
                 raise UserError(
-                    f"{place}: found no photo, only folders, expected photos; add --recursive to look into "
-                    "them."
+                    f"{place}: found no photo, {found_below}, expected photos; "
+                    + ("add --recursive to include them." if below else "give photos that exist.")
                 )
         elif Path(place).exists():
             inside = [Path(place)]
         elif glob.has_magic(place):
-            inside = [
-                Path(path) for path in sorted(glob.glob(place, recursive=True)) if _is_shown(Path(path))
-            ]
+            every = map(Path, sorted(glob.glob(place, recursive=True)))
+            inside = [path for path in every if _is_shown(path)]
         else:
             inside = []
         if not inside:
@@ -60,8 +74,42 @@ def find_photos(
     return list(dict.fromkeys(found))
 
 
+def photos_below(places: Sequence[str | Path], results: Path | None = None) -> list[str]:
+    """Return a sentence for each folder of `places` with photos in subfolders, which `find_photos` leaves
+    out."""
+    notes = []
+    for place in (Path(place) for place in places if place != "-" and Path(place).is_dir()):
+        below = len(_in_folder(place, True, results)) - len(_in_folder(place, False, results))
+        if below:
+            more = counted(below, "more photo is", "more photos are")
+            notes.append(f"{place}: {more} in subfolders; add --recursive to include them")
+    return notes
+
+
+def _in_folder(folder: Path, recursive: bool, results: Path | None) -> list[Path]:
+    """Return the photos and videos of a folder, without hidden files and folders and without our results."""
+    found: list[Path] = []
+    hidden = set() if results is None else {results.resolve()}
+    both = results is not None and folder.resolve() in hidden
+    if both and (folder / CARD).is_file():
+        hidden |= {folder.resolve() / name for name in ("crops", "frames", "images")}
+    for name, below, files in os.walk(folder):
+        place = Path(name)
+        below[:] = [one for one in below if recursive and not one.startswith(".")]
+        below[:] = [one for one in below if not hidden or (place / one).resolve() not in hidden]
+        paths = [path for file in files if _is_shown(path := place / file) and path.is_file()]
+        if both and place == folder:
+            paths = [path for path in paths if not PICTURE.fullmatch(path.name) or not is_our_picture(path)]
+        found += paths
+    return found
+
+
 def _is_shown(path: Path) -> bool:
     return path.suffix.lower() in PHOTO_SUFFIXES | VIDEO_SUFFIXES and not path.name.startswith(".")
+
+
+is_our_picture = text_mark(f"Software\0{MARK}", MARK)
+"""Return whether `cckt predict` drew a picture or cut a crop."""
 
 
 def name_of(source: str | Path) -> str:

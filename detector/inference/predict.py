@@ -83,7 +83,7 @@ class Predictor:
         ones. Raises UserError when `run` is not a run folder or the guide has another teacher.
         """
         model, facts = load_inference_model(Path(run), device, weights, fold=True)
-        return cls(
+        predictor = cls(
             model,
             facts,
             guide,
@@ -92,6 +92,8 @@ class Predictor:
             confirmed=calibration_of_run(Path(run), confirmed=True),
             base_text=load_base_text(Path(run), facts) if guide is None else None,
         )
+        predictor.scale = replace(predictor.scale, run=str(run))
+        return predictor
 
     @property
     def threshold(self) -> float:
@@ -103,9 +105,9 @@ class Predictor:
         """Sentences on what the run lacks for scores that are comparable between vocabularies."""
         return self.scale.notes(self._base_text.known)
 
-    def notes_for(self, confirmed: bool) -> list[str]:
-        """Return `notes`, and one if scores are to be confirmed and were never evaluated so."""
-        return self.notes + (self.scale.confirmed_notes() if confirmed else [])
+    def notes_for(self, confirm: int) -> list[str]:
+        """Return `notes`, and one if `confirm` boxes are to be confirmed and were never evaluated so."""
+        return self.notes + (self.scale.confirmed_notes(confirm) if confirm else [])
 
     @property
     def warning(self) -> str:

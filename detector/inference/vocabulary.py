@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.store import architecture_differences
 from cckt.cache_builder.vocabulary import Concept, Vocabulary, normalise_name
 from cckt.detector.runs.run_folder import Facts
@@ -47,7 +47,8 @@ def require_teacher_of_run(guide: Guide, facts: Facts) -> None:
         raise UserError(
             f"--teacher {guide.name} has the weights of the run's teacher {expected['name']}, but differs in "
             f"{', '.join(differing)}, so its embeddings are others than those that the run was trained with; "
-            "make the columns of the training data again (cckt cache all DATA --overwrite) and train anew or "
+            "make the columns of the training data again (cckt cache all DATA --teacher "
+            f"{quoted(expected['name'])} --overwrite) and train anew or "
             "give local-dir:FOLDER, whose open_clip_config.json has the architecture in the run's facts.json."
         )
     if expected and guide.weight_digest != expected["weight_digest"]:

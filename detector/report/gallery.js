@@ -24,25 +24,36 @@ function tile(one, state, large = false) {
   const rect = ([x, y, width, height], attributes) => shape("rect", { x, y, width, height, ...attributes });
   if (truth) for (const box of one.truth) svg.append(rect(box.box, { class: "mark under" }), rect(box.box, { class: "mark annotated" }));
   const detections = one.runs[run];
-  // A label that would cover another one is left out; the enlarged image has room for it.
-  const wide = large ? 900 : 265, high = 19 / (wide * (one.height / one.width)), places = [];
   const chips = [...detections].sort((a, b) => b.novel - a.novel).map((detection) => {
     const text = `${detection.right ? "✓" : "✗"} ${star(detection.novel)}${detection.name.replaceAll("_", " ")} ${detection.score.toFixed(2)}`;
-    const length = Math.min(0.7, (text.length * 6.7 + 10) / wide);
-    const left = Math.max(0, Math.min(1 - length, detection.box[0]));
-    const up = detection.box[1] - high >= 0 ? detection.box[1] - high : detection.box[1];
-    if (places.some(([x, y, w]) => left < x + w && x < left + length && up < y + high && y < up + high)) return null;
-    places.push([left, up, length]);
-    return el("span", { class: "chip" + (detection.right ? "" : " wrong"), c: splitColour[detection.novel ? "novel" : "base"], style: `left:${100 * left}%;top:${100 * up}%` }, text);
+    return [detection.box, el("span", { class: "chip" + (detection.right ? "" : " wrong"), c: splitColour[detection.novel ? "novel" : "base"] }, text)];
   });
   for (const detection of [...detections].reverse()) svg.append(rect(detection.box, { class: "mark under" }), rect(detection.box, { class: "mark", c: splitColour[detection.novel ? "novel" : "base"] }));
   const [word, colour] = galleryKinds[one.kind];
   const annotated = [...new Set(one.truth.map((t) => star(t.novel) + t.name.replaceAll("_", " ")))].join(", ");
-  return el("article", { class: "tile" },
-    el("button", { class: "photo", type: "button", "aria-label": `${one.file}, enlarge`, onclick: () => (large ? document.querySelector("dialog").close() : enlarge(one, state)) },
-      el("img", { src: one.picture, alt: `image with ${annotated || "no annotations"}`, style: `aspect-ratio:${one.width}/${one.height}`, loading: "lazy" }), svg, chips),
+  const photo = el("button", { class: "photo", type: "button", "aria-label": `${one.file}, enlarge`, onclick: () => (large ? document.querySelector("dialog").close() : enlarge(one, state)) },
+    el("img", { src: one.picture, alt: `image with ${annotated || "no annotations"}`, style: `aspect-ratio:${one.width}/${one.height}`, loading: "lazy" }), svg, chips.map(([, chip]) => chip));
+  new ResizeObserver(() => placeChips(photo, chips)).observe(photo);
+  return el("article", { class: "tile" }, photo,
     el("div", { class: "caption" }, el("p", {}, el("span", { class: "badge", c: colour }, word), el("b", {}, `${star(one.novel)}${one.concept.replaceAll("_", " ")}`)),
       el("p", { class: "note" }, `${one.file}; annotated: ${annotated || "nothing"}`)));
+}
+
+// Put each label at its box and inside the image. A label that would cover another one is left out; the enlarged
+// image has room for it.
+function placeChips(photo, chips) {
+  const places = [], width = photo.clientWidth;
+  for (const [box, chip] of chips) {
+    chip.hidden = false;
+    const [wide, high] = [chip.offsetWidth, chip.offsetHeight];
+    const left = Math.max(0, Math.min(width - wide, box[0] * width)), top = box[1] * photo.clientHeight;
+    const up = top - high >= 0 ? top - high : top;
+    chip.hidden = places.some(([x, y, w, h]) => left < x + w && x < left + wide && up < y + h && y < up + high);
+    if (chip.hidden) continue;
+    places.push([left, up, wide, high]);
+    chip.style.left = `${left}px`;
+    chip.style.top = `${up}px`;
+  }
 }
 
 function enlarge(one, state) {

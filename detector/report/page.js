@@ -68,9 +68,10 @@ function training() {
   if (!logs.length) return;
   const curve = (kind, name, label, options = {}) => logs.filter(([log]) => log[kind]?.[name]).map(([log, k, run]) =>
     ({ label: many ? `${run}${label ? ": " + label : ""}` : label, colour: runColour(k), x: log[kind].step, y: log[kind][name], ...options }));
-  const parts = ["class", "l1", "giou", "contrast"];
+  const shown = Object.entries(logs[0][0].train ?? {}).filter(([name, values]) => name.startsWith("loss_")
+    && !["loss_total", "loss_gradient"].includes(name) && values.some((v) => v)).map(([name]) => name);
   const terms = many ? curve("train", "loss_contrast", "")
-    : parts.flatMap((name, n) => curve("train", "loss_" + name, name, { colour: runColour(n) }));
+    : shown.flatMap((name, n) => curve("train", name, name.slice(5).replaceAll("_", " "), { colour: runColour(n), dash: n > 5 }));
   const evaluations = ["novel", "base"].flatMap((split) => curve("evaluation", "ap50_" + split, split,
     { colour: undefined, dots: true, dash: many && split === "base" }).map((one, n) => ({ ...one, colour: many ? runColour(logs[n][1]) : splitColour[split] })));
   const plots = [
@@ -235,7 +236,7 @@ function confusions() {
     ], 2, true);
     return [many ? el("h3", { style: "margin:18px 0 8px" }, runLabel(k)) : null,
       el("div", { class: "legend", style: "margin:0 0 12px" }, parts.map(([, label, c]) => el("span", { c }, el("i", { class: "box" }), label))),
-      el("div", { class: "card" }, summary), el("div", { class: "gap" }),
+      el("div", { class: "card scroll" }, summary), el("div", { class: "gap" }),
       el("div", { class: "card tall" }, grid.table), el("div", { class: "gap" }),
       card("Confusion by similarity of the texts", scatter({ points, xLabel: "text cosine of novel and base concept", yLabel: "share of boxes detected as the base concept", form: (v) => percent(v, 0) }))];
   });
@@ -294,6 +295,8 @@ try {
   document.getElementById("nav").append(el("div", {}, sections.map(([id, title]) => el("a", { href: "#" + id }, title))));
   drawAll();
   document.body.dataset.ready = String(sections.length);
+  const root = document.documentElement;
+  new ResizeObserver(() => { document.body.dataset.overflow = String(Math.max(0, root.scrollWidth - root.clientWidth)); }).observe(root);
 } catch (error) {
   document.body.dataset.fault = String(error);
   throw error;

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.digests import digest_of, file_digest
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.base.untrusted_text import parse_json
 from cckt.cache_builder.store.format.spec import canonical
@@ -121,7 +121,7 @@ def _is_intact(path: Path, known: dict[str, str]) -> bool:
 def _how_to_accept(folder: Path) -> str:
     run = folder if (folder / "facts.json").is_file() else folder.parent
     if (run / "facts.json").is_file():
-        return f"run cckt doctor --run {run} --accept"
+        return f"run cckt doctor --run {quoted(run)} --accept"
     return f"delete {folder / DIGESTS_FILE}"
 
 

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.base.regular_files import read_regular_text, require_regular
 from cckt.cache_builder.base.untrusted_text import parse_json
 from cckt.cache_builder.proposals import Provenance
@@ -233,7 +233,7 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
             f"{final}: the checkpoint could not be written ({error.strerror}); free disk space there and "
-            f"continue from the previous checkpoint, if there is one, with cckt train --resume {run}."
+            f"continue from the previous checkpoint, if there is one, with cckt train --resume {quoted(run)}."
         ) from error
     for old in _all_checkpoints(run)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
@@ -279,7 +279,8 @@ def evaluation_weights(run: Path) -> Path:
     newest, damaged = newest_checkpoint(run)
     if newest is not None and damaged:
         raise UserError(
-            f"{damaged[0].partition(';')[0]}; continue with cckt train --resume {run}, or delete this folder "
+            f"{damaged[0].partition(';')[0]}; continue with cckt train --resume {quoted(run)}, or delete "
+            "this folder "
             "to use the checkpoint before it."
         )
     if newest is None:

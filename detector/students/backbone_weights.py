@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.regular_files import require_regular
 
 
@@ -51,7 +51,8 @@ def load_backbone(net: nn.Module, path: Path) -> None:
     other = [name for name, value in found.items() if value.shape != own[name].shape]
     if missing or other:
         raise UserError(
-            f"option model.backbone_weights: {path} lacks {len(missing)} tensors of the backbone and has "
+            f"option model.backbone_weights: {path} lacks {counted(len(missing), 'tensor')} of the "
+            "backbone and has "
             f"{len(other)} of another shape (first: {(missing + other)[0]!r}); expected "
             "the weights of this very model.backbone."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from cckt.cache_builder.base.errors import counted
 from cckt.cache_builder.index import Index
 from cckt.detector.config.config import Config, changed
 from cckt.detector.data.schedule import Schedule
@@ -49,14 +50,16 @@ def warnings(config: Config, ingredients: Ingredients, index: Index) -> list[str
     steps = per_epoch * train.epochs
     if steps <= 2 * train.warmup_steps:
         found.append(
-            f"the run has {steps} steps and train.warmup_steps is {train.warmup_steps}, so the learning rate "
+            f"the run has {counted(steps, 'step')} and train.warmup_steps is {train.warmup_steps}, so the "
+            "learning rate "
             "hardly reaches its value; train longer, such as with --epochs auto, or lower "
             "train.warmup_steps."
         )
     elif steps < 200:
         found.append(
-            f"the run has only {steps} steps ({len(index)} photos, {train.epochs} epochs of {per_epoch} "
-            "steps); a detector that starts without detection weights needs hundreds; use --epochs auto."
+            f"the run has only {counted(steps, 'step')} ({counted(len(index), 'photo')}, "
+            f"{counted(train.epochs, 'epoch')} of {counted(per_epoch, 'step')}); a detector that starts "
+            "without detection weights needs hundreds; use --epochs auto."
         )
     shrink = _reduction(config, index)
     if shrink >= SHRUNK:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.base.untrusted_text import natural
 from cckt.cache_builder.index import open_index
@@ -48,7 +48,8 @@ def planned(config: Config, data: Path, epochs: str | None, minutes: float | Non
         if not fitting:
             raise UserError(
                 f"--minutes {minutes:g}: an epoch takes {seconds * steps / 60:.1f} minutes here "
-                f"({steps} steps of {seconds:.2f} s), expected a budget for at least one; give more minutes "
+                f"({counted(steps, 'step')} of {seconds:.2f} s), expected a budget for at least one; give "
+                "more minutes "
                 "or a smaller recipe."
             )
         count = min(count, fitting) if epochs is not None else fitting

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted, listed
 from cckt.cache_builder.base.progress import Progress
 from cckt.detector.data.batch import Batch
 from cckt.detector.data.schedule import Schedule
@@ -134,7 +134,7 @@ class Monitor:
             self.spikes.history.clear()
         for spike in self.spikes.find(result.losses):
             ids = self._image_ids(step)
-            self.progress.note(f"step {step}: spike of {spike}; photos {_short(ids)}")
+            self.progress.note(f"step {step}: spike of {spike}; photos {listed(ids, 12)}")
             if self.log is not None:
                 self.log.event("spike", step + 1, vars(spike) | {"image_ids": ids})
 
@@ -150,7 +150,8 @@ class Monitor:
             ids = [int(index.image_ids[row]) for part in parts for row in part.rows]
             path = save_batch(self.run.out, step, parts, ids)
             raise UserError(
-                f"{self.run.out}: found {self.skipped_in_a_row} consecutive steps, up to step {step}, with "
+                f"{self.run.out}: found {counted(self.skipped_in_a_row, 'consecutive step')}, up to step "
+                f"{step}, with "
                 f"a non-finite loss or gradient (the last batch is in {path.name}); start a new run with a "
                 "lower train.lr or train.precision=fp32."
             )
@@ -197,7 +198,3 @@ class Monitor:
     def data_wait_share(self) -> float:
         """Share of the logged steps' time spent waiting for data; 0 before the first line of the log."""
         return self.seconds.get("data", 0.0) / max(self.seconds.get("step", 0.0), 1e-9)
-
-
-def _short(ids: list[int]) -> str:
-    return ", ".join(map(str, ids[:12])) + (f" and {len(ids) - 12} more" if len(ids) > 12 else "")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note
 from cckt.cache_builder.proposals import require_no_leak
 from cckt.cache_builder.proposals.table import BOXES
@@ -20,6 +20,7 @@ from cckt.cache_builder.store import (
     column_of,
     list_columns,
     open_column,
+    repair_command,
     require_same_teacher,
     teacher_of,
 )
@@ -114,7 +115,8 @@ def check_leak(index: Index) -> None:
     leaked = novel_boxes(index)
     if leaked:
         raise UserError(
-            f"{index.folder}: found {leaked} boxes of concepts that are not base, expected none in training; "
+            f"{index.folder}: found {counted(leaked, 'box', 'boxes')} of concepts that are not base, "
+            "expected none in training; "
             "build the index again with --keep base."
         )
 
@@ -139,8 +141,11 @@ def check_photos(index: Index) -> None:
 
 def check_teachers(data: Path, text: Column, other: Column) -> None:
     """Raise UserError unless two columns are of one teacher; otherwise their cosines are meaningless."""
-    name, teacher = other.manifest.spec.name, teacher_of(text.manifest.spec.recipe) or {}
-    step = f"make {name} again with --teacher {teacher.get('name') or 'NAME'} --overwrite"
+    name, recipe = other.manifest.spec.name, other.manifest.spec.recipe
+    teacher = teacher_of(text.manifest.spec.recipe) or {}
+    made_by = {**(teacher_of(recipe) or {}), "name": teacher.get("name") or "NAME"}
+    wanted = {**recipe, "import": None, "teacher": made_by}
+    step = f"make it again with {repair_command(str(data), name, wanted)} --overwrite"
     first, second = Origin.of(other, f"{data}: column {name}"), Origin.of(text)
     require_same_teacher(first, second, step=step, imported=True)
 

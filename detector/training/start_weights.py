@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from cckt.cache_builder.base.digests import file_digest
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.proposals import Provenance, find_leak, is_guarded
 from cckt.cache_builder.proposals.provenance import check_saw_novel
@@ -74,7 +74,8 @@ def start_from(model: nn.Module, source: Path) -> StartWeights:
     if not fitting:
         first = next(iter(stored), "nothing")
         raise UserError(
-            f"--from {path}: none of its {len(stored)} tensors (first: {first}) has a name and shape of this "
+            f"--from {path}: none of its {counted(len(stored), 'tensor')} (first: {first}) has a name and "
+            "shape of this "
             "model, expected weights of cckt train with the same model options; train with the recipe of "
             "that run, or without --from."
         )

@@ -15,7 +15,7 @@ from typing import Any
 from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.index import open_index
+from cckt.cache_builder.index import open_index, shared_note
 from cckt.detector.config.config import Config
 from cckt.detector.data.dataset import batches
 from cckt.detector.data.schedule import Schedule
@@ -100,7 +100,9 @@ def train(
         facts = replace(ingredients.facts, started_from=makers)
         ingredients = replace(ingredients, facts=facts)
         if val_data is not None:
-            check_validation(config, val_data, ingredients.facts)
+            scene = check_validation(config, val_data, ingredients.facts)
+            shared = shared_note(ingredients.photos.index, scene.index)
+            notes += [f"warning: {shared}"] if shared else []
         for note in notes:
             progress.note(note)
         if ingredients.facts.pseudo:

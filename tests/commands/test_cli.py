@@ -126,7 +126,7 @@ def test_parser_errors_are_user_errors(call: Call) -> None:
 def test_an_internal_error_is_one_line_and_debug_raises_it(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken(paths: list[Path], listed: object, recursive: bool) -> list[Path]:
+    def broken(*given: object) -> list[Path]:
         raise RuntimeError("a wheel came off\nand rolled away")
 
     monkeypatch.setattr(input_set, "find_photos", broken)
@@ -152,7 +152,7 @@ def test_an_internal_error_is_one_line_and_debug_raises_it(
 def test_a_signal_has_a_message_and_its_exit_code(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: BaseException, code: int, sentence: str
 ) -> None:
-    def stopped(paths: list[Path], listed: object, recursive: bool) -> list[Path]:
+    def stopped(*given: object) -> list[Path]:
         raise stop
 
     monkeypatch.setattr(input_set, "find_photos", stopped)
@@ -224,7 +224,7 @@ def test_a_disk_that_takes_no_more_leaves_no_part_of_a_file(tmp_path: Path) -> N
 def test_a_broken_pipe_within_a_command_is_an_internal_error(
     call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken(paths: list[Path], listed: object, recursive: bool) -> list[Path]:
+    def broken(*given: object) -> list[Path]:
         raise BrokenPipeError(32, "Broken pipe")
 
     monkeypatch.setattr(input_set, "find_photos", broken)

@@ -15,6 +15,7 @@ def test_doctor_checks_the_leak_guard_and_the_data(call: Call, world: World) -> 
     assert "✗" not in outcome.out
     assert "6 boxes were read, all of base concepts, none of the 2 other concepts" in outcome.out
     assert "none of the 2 novel concepts" in outcome.out
+    assert f"6 photos are both in {world.seen} and in {world.held}" in outcome.out
     outcome = call("doctor", "--run", world.run, "--val", world.held, "--json", "-")
     assert outcome.code == 0, outcome.out
     assert {finding["level"] for finding in json.loads(outcome.out)["findings"]} <= {"good", "warn"}

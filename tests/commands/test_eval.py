@@ -39,7 +39,7 @@ def test_a_results_file_is_scored_without_photos(call: Call, world: World, tmp_p
     found = tmp_path / "own" / "detections.json"
     split = ["--split", world.folder / "split.json"]
     made = call("data", "index", "--annotations", world.folder / "coco.json", *split, "--out", tmp_path / "d")
-    assert "cckt eval --detections only" in made.out
+    assert "serves only cckt eval with --detections" in made.out
     found = found.rename(tmp_path / "results.json")
     again = call("eval", "--detections", found, "--data", tmp_path / "d", "--json", "-")
     for name in ("ap", "ap50_base", "ap50_novel"):
@@ -54,3 +54,9 @@ def test_every_source_of_priors_and_every_score(call: Call, world: World, tmp_pa
             words = ["--priors", priors, "--classification", way, "--out", tmp_path / f"{priors}-{way}"]
             assert call("eval", world.run, "--data", world.held, *words).code == 0
     assert len(list(tmp_path.glob("*/metrics.json"))) == 9
+
+
+def test_words_that_are_drawn_have_a_table(call: Call, world: World) -> None:
+    outcome = call("eval", world.run, "--data", world.held, "--asked", "1", "--resamples", "0")
+    assert outcome.code == 0, outcome.err
+    assert "1 word drawn 50 times, score 0." in outcome.out

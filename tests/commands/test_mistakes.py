@@ -122,7 +122,8 @@ def test_another_teacher_than_that_of_the_column(call: Call, world: World, tmp_p
     shutil.copytree(world.seen, mixed)
     assert call("cache", "crops", mixed, "--teacher", other, "--overwrite").code == 0
     train = ["train", "--recipe", "shapeworld", "--train", mixed, "--out", tmp_path / "r", *options()]
-    assert f"make crops again with --teacher {world.teacher}" in call(*train).sentence()
+    command = f"cckt cache crops {mixed} --teacher {world.teacher} --overwrite"
+    assert f"make it again with {command}" in call(*train).sentence()
     assert "columns of several teachers" in call("doctor", "--data", mixed).out
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,9 +81,3 @@ def test_an_unused_option_is_refused() -> None:
     options.refuse_unused({"--a": None, "--b": options.changed(1, 1)}, "is not reported.")
     with pytest.raises(UserError, match=r"^--b applies only to a run$"):
         options.refuse_unused({"--a": None, "--b": options.changed(2, 1)}, "applies only to a run")
-
-
-def test_hints_name_the_teacher_of_shapeworld_data(tmp_path: Path) -> None:
-    assert options.example_teacher(tmp_path) == options.EXAMPLE_TEACHER
-    (tmp_path / "world.json").write_text("{}")
-    assert options.example_teacher(str(tmp_path)) == "shapeworld"

@@ -104,7 +104,7 @@ def test_confirmed_predictions_have_the_scores_of_the_teacher(
     words = ["--vocabulary", "cup, cat", "--no-pictures", "--min-score", "0", "--confirm", "2"]
     outcome = call("predict", world.run, world.folder / "photos", *words, "--out", tmp_path)
     assert outcome.code == 0, outcome.err
-    assert "cckt eval RUN --data DATA --confirm K" in outcome.err
+    assert f"cckt eval {world.run} --data DATA --confirm 2 once" in outcome.err
     known = json.loads((tmp_path / "predictions.json").read_text())
     per_photo = [sum(a["image_id"] == one["id"] for a in known["annotations"]) for one in known["images"]]
     assert max(per_photo) <= 2
@@ -127,7 +127,7 @@ def test_confirmed_predictions_have_the_scores_of_the_teacher(
         (["PHOTOS", "--vocabulary", "cup", "--scores"], "--scores applies only to --format yolo"),
         (["PHOTOS", "--vocabulary", "cup", "--nms", "2"], "nms 2: expected a number from 0 to 1"),
         (["PHOTOS", "--vocabulary", "cup", "--text", "PHOTOS/0.png"], "cannot be read"),
-        (["FOLDER", "--vocabulary", "cup"], "found no photo, only folders, expected photos; add --recursive"),
+        (["FOLDER", "--vocabulary", "cup"], "found no photo, only folders, expected photos; give photos"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -197,6 +197,50 @@ def test_results_of_two_settings_are_never_in_one_folder(call: Call, world: Worl
     assert json.loads((out / "predict.json").read_text())["cckt predict"].keys() == {"coco", "csv"}
     (out / "predict.json").write_text("precious")
     assert "predict.json that is not the settings" in predict(photos / "0.png", *cup, *top).sentence()
+
+
+def test_results_of_earlier_commands_in_the_folder_are_named(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    photos, out = world.folder / "photos", tmp_path / "finds"
+
+    def predict(*words: object) -> str:
+        common = ["--vocabulary", "cup", "--out", out, "--min-score", "0", "--top", "2"]
+        done = call("predict", world.run, *words, *common)
+        assert done.code == 0, done.err
+        notes = [line for line in done.err.splitlines() if "also holds" in line]
+        return "".join(notes).replace(f"  {out} also holds results of earlier commands: ", "")
+
+    some = [photos / "0.png", photos / "1.png", photos / "2.png"]
+    assert predict(*some, "--crops", "--format", "yolo") == ""
+    assert predict(*some, "--crops", "--format", "yolo") == "", "the same results again"
+    assert predict(some[0], "--crops", "--format", "yolo") == (
+        "2 files in labels, 2 files in images, 2 pictures, 4 crops"
+    )
+    assert predict(some[0], "--no-pictures") == (
+        "data.yaml, 3 files in labels, 3 files in images, 3 pictures, 6 crops"
+    )
+    assert predict(some[1], "--no-pictures", "--format", "voc").startswith(
+        "predictions.json, data.yaml, 3 files in labels, 3 files in images"
+    )
+    (out / "mine.txt").write_text("notes")
+    assert predict(some[2], "--no-pictures", "--format", "voc").startswith(
+        "predictions.json, data.yaml, 3 files in labels, 1 file in Annotations, 3 files"
+    )
+
+
+def test_photos_in_subfolders_are_said(call: Call, world: World, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    shutil.copy(world.folder / "photos" / "0.png", tmp_path / "photos")
+    shutil.copy(world.folder / "photos" / "1.png", tmp_path / "photos" / "more")
+    words = ["--vocabulary", "cup", "--min-score", "0", "--no-pictures", "--out", tmp_path / "out"]
+    done = call("predict", world.run, tmp_path / "photos", *words)
+    assert done.code == 0, done.err
+    assert "photos: 1 more photo is in subfolders; add --recursive to include them" in done.err
+    assert " in 1 photo, " in done.out
+    done = call("predict", world.run, tmp_path / "photos", *words, "--recursive")
+    assert "subfolders" not in done.err
+    assert " in 2 photos, " in done.out
 
 
 def test_a_photo_on_its_side_is_detected_as_a_viewer_shows_it_and_read_back(

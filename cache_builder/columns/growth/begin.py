@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.columns.growth.donor import Donor, same_photos
 from cckt.cache_builder.columns.growth.tables import put_in_place, sweep_tables, table_of
 from cckt.cache_builder.columns.views import BoxTable, index_of
@@ -255,7 +255,8 @@ def _donor_from(
     if not _same_recipe(found, spec, changing) or found.width != spec.width:
         raise UserError(
             f"--reuse-from {source}: its column {spec.name} has recipe {found.recipe_digest}, expected "
-            f"{spec.recipe_digest}; give the options that made it (cckt cache info {source} shows them), or "
+            f"{spec.recipe_digest}; give the options that made it (cckt cache info {quoted(source)} shows "
+            "them), or "
             "remove --reuse-from."
         )
     local = isinstance(open_files(source), LocalFiles) and (Path(source) / "index").is_dir()

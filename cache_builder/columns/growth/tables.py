@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.columns.views import BoxTable
 from cckt.cache_builder.index import Index, digests_in_use, open_index, sweep_generations
 from cckt.cache_builder.proposals import open_proposals
@@ -36,7 +36,7 @@ def table_of(data: Path, place: Path | str, spec: ColumnSpec) -> BoxTable:
             return open_proposals(folder, _index_of(data, manifest), name.of)
     raise UserError(
         f"{data} holds no proposals table {spec.index_digest}: expected the current one or one that a column "
-        "still belongs to; run cckt cache info to see the digests in use."
+        f"still belongs to; run cckt cache info {quoted(data)} to see the digests in use."
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import CHOOSE, CROP, NAME_PROMPT, PRECISION, TEMPLATES, W_MAX
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.crops import box_table
 from cckt.cache_builder.columns.nouns.answers import CHUNK_ROWS, cache_answers, require_nouns
@@ -143,7 +143,10 @@ def cache_nouns(
             chosen = _by_teacher(data, proposals, name, chosen, chosen_templates, loaded)
     provenance = Provenance.from_recipe(chosen.recipe)
     leak = find_leak(provenance, index) if is_guarded(index) else ""
-    notes = [f"{len(chosen.names)} different nouns; {int((chosen.ids < 0).sum())} proposals without one"]
+    notes = [
+        f"{counted(len(chosen.names), 'different noun')}; "
+        f"{counted(int((chosen.ids < 0).sum()), 'proposal')} without one"
+    ]
     if leak:
         notes.append(f"warning: {provenance} {leak}; training under an open-vocabulary protocol refuses it")
     reports.append(write_nouns(data, proposals, name, chosen, overwrite, progress, notes))
@@ -162,8 +165,9 @@ def _by_answers(answers: Column, mllm: Mllm) -> Chosen:
         require_nouns(mllm.name, [texts[row] for row in named], [nouns[row] for row in named])
     else:
         raise UserError(
-            f"column {spec.name} holds no answer: no photo of its {len(texts)} proposals could be read; make "
-            "it again with --overwrite where the photos can be read."
+            f"column {spec.name} holds no answer: no photo of its {counted(len(texts), 'proposal')} could "
+            "be read; "
+            "make it again with --overwrite where the photos can be read."
         )
     numbers: dict[str, int] = {}
     ids = np.full(len(texts), -1, np.int64)
@@ -242,6 +246,6 @@ def _teacher_name(data: Path, proposals: Proposals, label: str) -> str:
             if found:
                 return str(found["name"])
     raise UserError(
-        f"cckt cache nouns {data}: no column names a teacher, expected proposals/crops or text; give "
+        f"{data}: no column names a teacher, expected proposals/crops or text; give "
         "--teacher NAME, the teacher of the crops."
     )

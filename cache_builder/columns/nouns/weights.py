@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import W_MAX
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.crops import box_table
 from cckt.cache_builder.columns.growth.begin import begin_column
@@ -30,6 +30,7 @@ from cckt.cache_builder.store import (
     Origin,
     check_label,
     column_spec,
+    command_for_missing,
     list_columns,
     open_column,
     repair_command,
@@ -74,10 +75,10 @@ def fit_nouns(
     needed = (ColumnName("text", name), ColumnName("crops", name), crops_of_proposals)
     missing = [str(one) for one in needed if str(one) not in list_columns(data)]
     if missing and optional:
-        first = repair_command(str(data), missing[0])
+        first = command_for_missing(data, missing[0])
         note = (
-            f"the weight of nouns is not fitted: there is no column {missing[0]}; run `{first} --teacher "
-            f"NAME`, then `{repair_command(str(data), str(column))}`"
+            f"the weight of nouns is not fitted: there is no column {missing[0]}; run `{first} && "
+            f"{repair_command(str(data), str(column))}`"
         )
         progress.note(note)
         return CacheReport(str(column), len(proposals), len(proposals), 0, 0, 0.0, [note], begun=False)
@@ -162,7 +163,8 @@ def fit_to(index: Index, crops: Column, text: Column, w_max: float, data: Path) 
     named = np.unique(index.box_concepts[rows])
     if len(named) < 2:
         raise UserError(
-            f"{data}: the noun weight cannot be fitted, because {len(named)} concepts have an annotated "
+            f"{data}: the noun weight cannot be fitted, because "
+            f"{counted(len(named), 'concept has', 'concepts have')} an annotated "
             "object with an embedding, expected at least 2; annotate more concepts."
         )
     if len(rows) > OBJECTS:

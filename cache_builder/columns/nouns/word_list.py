@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import file_digest
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.proposals.noun_phrases import noun_of
 from cckt.cache_builder.proposals.provenance import Provenance
@@ -53,7 +53,8 @@ def read_words(path: Path) -> WordList:
     names = list(dict.fromkeys(noun for line in lines if (noun := noun_of(line, None)[0])))
     if not names:
         raise UserError(
-            f"--nouns-from {path}: none of its {len(lines)} lines is a usable word, expected a word or "
+            f"--nouns-from {path}: none of its {counted(len(lines), 'line')} is a usable word, expected a "
+            "word or "
             "phrase of letters per line; give another file."
         )
     # The lines as they are: the leak guard compares them with the names of concepts.

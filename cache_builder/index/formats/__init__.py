@@ -25,7 +25,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.file_names import check_inside
 from cckt.cache_builder.index.formats.repairs import Repairs
@@ -119,7 +119,7 @@ class Annotations:
                 first = unknown[0]
                 raise UserError(
                     f"{self.path}: annotation {boxes['id'][first]} belongs to {kind} {referred[first]}, "
-                    f"which the file does not list ({len(unknown)} such annotations); "
+                    f"which the file does not list ({counted(len(unknown), 'such annotation')}); "
                     f"add the {kind} or remove the annotations"
                 )
 

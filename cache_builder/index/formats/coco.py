@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import EXACT
-from cckt.cache_builder.base.errors import UserError, brief
+from cckt.cache_builder.base.errors import UserError, brief, listed
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.formats import BOX_DTYPE, IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.coco_repairs import CocoRepairs
@@ -70,13 +70,13 @@ def read_coco(path: Path, progress: Progress, repairs: Repairs, unlabelled: bool
                 boxes += _BOX.pack(*_box_fields(record, path, repairs))
         elif key == "images":
             for name, pairs in marks.items():
-                listed = record.get(name) or []
-                if not isinstance(listed, list):
+                marked = record.get(name) or []
+                if not isinstance(marked, list):
                     raise UserError(
-                        f"{path}: {name} of image {record.get('id')} is no list but {brief(listed)}; "
+                        f"{path}: {name} of image {record.get('id')} is no list but {brief(marked)}; "
                         "expected a list of category ids"
                     )
-                for category_id in listed:
+                for category_id in marked:
                     pairs.extend((len(file_names), _integer(category_id, f"an entry of {name}", path)))
             file_names.append(_file_name(record, path))
             images += _IMAGE.pack(*_image_fields(record, path, repairs))
@@ -91,7 +91,7 @@ def read_coco(path: Path, progress: Progress, repairs: Repairs, unlabelled: bool
             )
         missing = [key for key in missing if key == "images"]
     if missing:
-        found = f"it has {', '.join(map(repr, lists.found[:8]))}" if lists.found else "it is empty"
+        found = f"it has {listed([repr(key) for key in lists.found], 8)}" if lists.found else "it is empty"
         raise UserError(
             f"{path} is not COCO: the key {' and '.join(map(repr, missing))} is missing ({found}); "
             "expected 'images', 'annotations' and 'categories'"

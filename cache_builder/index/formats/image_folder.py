@@ -10,21 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import digest_of
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.image_files import SUFFIXES
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.formats import IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.index.photo_files.headers import read_headers
 from cckt.cache_builder.vocabulary import Concept
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
-"""Endings of image files, in lower case."""
-
 
 def read_folder(path: Path, progress: Progress, repairs: Repairs, names: Sequence[str] = ()) -> Annotations:
     """Return the images of a folder and its sub-folders, without boxes.
 
-    names: of the concepts, numbered from 1.
+    names: of the concepts, numbered from 1. A note counts the images of sub-folders.
 
     Images are numbered by ascending name. Sizes are those of the photo as its EXIF orientation turns it.
     Raises UserError where there are none, or where one cannot be read.
@@ -34,6 +32,8 @@ def read_folder(path: Path, progress: Progress, repairs: Repairs, names: Sequenc
         raise UserError(f"{path} holds no images, expected files such as a.jpg or b.png; give their folder")
     images = measure(path, files, progress, path)
     digest = digest_of("\0".join(files).encode("utf-8", "surrogateescape"))
+    below = sum("/" in file for file in files)
+    notes = [f"{counted(below, 'image is', 'images are')} in sub-folders of {path}"] if below else []
     concepts = [Concept(number, name, split="other") for number, name in enumerate(names, 1)]
     return Annotations(
         path,
@@ -43,16 +43,22 @@ def read_folder(path: Path, progress: Progress, repairs: Repairs, names: Sequenc
         concepts=concepts,
         image_counts=[None] * len(concepts),
         repairs=repairs,
+        notes=notes,
         turned=True,
     )
 
 
 def list_images(root: Path, inside: str = "") -> list[str]:
-    """Return the ascending names of the image files in `root / inside`, relative to `root`."""
+    """Return the ascending names of the image files in `root / inside`, relative to `root`.
+
+    Hidden files and folders, whose names begin with a dot, are left out.
+    """
     names = []
-    for folder, _, files in os.walk(root / inside):
+    for folder, below, files in os.walk(root / inside):
         place = Path(folder).relative_to(root)
-        names += [(place / file).as_posix() for file in files if file.lower().endswith(SUFFIXES)]
+        below[:] = [name for name in below if not name.startswith(".")]
+        shown = (file for file in files if not file.startswith("."))
+        names += [(place / file).as_posix() for file in shown if file.lower().endswith(SUFFIXES)]
     return sorted(names)
 
 

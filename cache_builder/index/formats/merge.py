@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import digest_of
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index.formats import Annotations, positions_in
 from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.vocabulary import Concept, normalise_name
@@ -75,7 +75,8 @@ def _check_photos(parts: Sequence[Annotations]) -> None:
         both = [name for name in part.file_names if name in seen]
         if both:
             raise UserError(
-                f"{len(both)} photos are in both {seen[both[0]].path} and {part.path} (the first is "
+                f"{counted(len(both), 'photo is', 'photos are')} in both {seen[both[0]].path} and "
+                f"{part.path} (the first is "
                 f"{both[0]!r}), expected each photo in one file; give one of the files, or merge the records "
                 "of these photos"
             )
@@ -95,7 +96,8 @@ def _new_ids(
         clash = int(values[counts > 1][0])
         paths = [part.path for part, one in zip(parts, ids, strict=True) if clash in one]
         raise UserError(
-            f"{paths[0]} and {paths[1]} share {shared} {what} ids (the first is {clash}), expected ids that "
+            f"{paths[0]} and {paths[1]} share {counted(shared, f'{what} id')} (the first is {clash}), "
+            "expected ids that "
             f"are unique over all files; renumber one of them{repairs.hint('numbers them by file order')}"
         )
     ends = np.cumsum([0, *map(len, ids)])

@@ -14,12 +14,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.image_files import SUFFIXES
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
 from cckt.cache_builder.base.untrusted_text import natural
 from cckt.cache_builder.index.formats import BOX_DTYPE, IMAGE_DTYPE, Annotations
-from cckt.cache_builder.index.formats.image_folder import SUFFIXES
 from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.vocabulary import Concept
 
@@ -63,7 +63,9 @@ def read_voc(path: Path, progress: Progress, repairs: Repairs, subset: str | Non
     progress.finish()
     names = sorted({name for photo in photos.values() for name, _, _ in photo.objects})
     if not names:
-        raise UserError(f"{folder}: none of its {len(files)} XML files has an object, expected at least one")
+        raise UserError(
+            f"{folder}: none of its {counted(len(files), 'XML file')} has an object, expected at least one"
+        )
     category_of = {name: number for number, name in enumerate(names, 1)}
     corners = [box for photo in photos.values() for _, box, _ in photo.objects]
     first = 0 if any(min(box[:2]) <= 0 for box in corners) else 1
@@ -105,7 +107,7 @@ def _listed(path: Path, subset: str, files: list[Path]) -> set[str]:
     missing = sorted(listed - {file.stem for file in files})
     if missing or not listed:
         raise UserError(
-            f"{place} lists {len(listed)} photos, {len(missing)} of them without an XML file"
+            f"{place} lists {counted(len(listed), 'photo')}, {len(missing)} of them without an XML file"
             + (f" (the first is {missing[0]})" if missing else "")
             + ", expected one for each; correct the list"
         )

@@ -66,7 +66,8 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
         found += [(number, row) for row in rows]
     if unlabelled == len(files):
         raise UserError(
-            f"{path}: none of the {len(files)} photos of {subset!r} has a label file (the first would be "
+            f"{path}: none of the {counted(len(files), 'photo')} of {subset!r} has a label file (the first "
+            "would be "
             f"{_label_places(root, files[0])[0]}), expected one per photo; check the folder of the labels"
         )
     images = measure(root, files, progress, path)
@@ -123,7 +124,8 @@ def _class_names(card: dict[str, Any], path: Path) -> dict[int, str]:
             raise UserError(f"{path}: 'names' has {number!r}: {name!r}, expected a number and a name")
     if "nc" in card and card["nc"] != len(table):
         raise UserError(
-            f"{path}: 'nc' is {card['nc']!r} and 'names' has {len(table)} names; correct one of them"
+            f"{path}: 'nc' is {card['nc']!r} and 'names' has {counted(len(table), 'name')}; correct one of "
+            "them"
         )
     return {number: " ".join(str(name).split()) for number, name in table.items()}
 
@@ -234,7 +236,8 @@ def _rows(label: Path, content: bytes, names: dict[int, str]) -> tuple[list[Row]
         else:
             scores = ", as predictions with scores have" if len(words) == 6 else ""
             raise UserError(
-                f"{where}: found {len(words)} columns{scores}, expected class, x, y, width, height, or a "
+                f"{where}: found {counted(len(words), 'column')}{scores}, expected class, x, y, width, "
+                "height, or a "
                 "class and the corners of a polygon"
             )
     return rows, polygons

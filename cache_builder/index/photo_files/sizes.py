@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index.formats import Annotations
 from cckt.cache_builder.index.photo_files.headers import PhotoHeaders
 
@@ -67,8 +67,9 @@ def compare_sizes(
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise UserError(
-                f"{found.path}: the boxes of {np.count_nonzero(wrong)} photos with an EXIF orientation do "
-                "not fit their recorded size but the same size with its sides exchanged (the first is "
+                f"{found.path}: the boxes of {counted(int(np.count_nonzero(wrong)), 'photo')} with an EXIF "
+                "orientation do not fit the recorded size but the same size with its sides exchanged (the "
+                "first is "
                 f"{found.file_names[row]}, recorded as {_size(recorded[row])}), expected boxes inside the "
                 "recorded size; add --exif apply if the boxes were drawn on the photo as a viewer turns it, "
                 "or --exif ignore if on the stored pixels"
@@ -122,14 +123,16 @@ def _reading(
     if applied.any() != ignored.any():
         return "apply" if applied.any() else "ignore"
     row = int(np.flatnonzero(undecided)[0])
+    photos, turned = int(np.count_nonzero(undecided)), int(np.count_nonzero(applied))
     others = (
-        f"{np.count_nonzero(applied)} other photos are annotated as turned and "
+        f"{counted(turned, 'other photo is', 'other photos are')} annotated as turned and "
         f"{np.count_nonzero(ignored)} as stored"
     )
     raise UserError(
-        f"{found.path}: the EXIF orientation of {np.count_nonzero(undecided)} photos turns them without "
-        f"changing their size (the first is {found.file_names[row]}) and {others}, so the boxes fit both "
-        "readings; add --exif apply if the boxes were drawn on the photo as a viewer turns it, or --exif "
+        f"{found.path}: an EXIF orientation turns {counted(photos, 'photo')} without changing "
+        f"{'its' if photos == 1 else 'their'} size (the first is {found.file_names[row]}) and {others}, so "
+        "the boxes fit both readings; add --exif apply if the boxes were drawn on the photo as a viewer "
+        "turns it, or --exif "
         "ignore if on the stored pixels"
     )
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from cckt.cache_builder.base.errors import counted
 from cckt.cache_builder.runner.parts import ExactPart
 from cckt.cache_builder.runner.pipeline import UnitSource, make_units
 from cckt.cache_builder.runner.plan import Plan
@@ -66,7 +67,7 @@ def interrupted(stop: BaseException, plan: Plan | None, reports: Sequence[RunRep
     if plan is None:
         return Interrupted(f"stopped by {name}; run the same command again.", number)
     made = ", ".join(
-        f"{report.made} chunks of {target.writer.spec.name}"
+        f"{counted(report.made, 'chunk')} of {target.writer.spec.name}"
         for target, report in zip(plan.targets, reports, strict=True)
     )
     return Interrupted(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, listed
 from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.store.exchange.parquet_out import require_pyarrow
 
@@ -85,7 +85,7 @@ class VectorTable:
                 for name in (id_name, self._vector_name):
                     if name not in schema.names:
                         raise UserError(
-                            f"{self.path} has the columns {', '.join(schema.names[:8])}, expected {name}; "
+                            f"{self.path} has the columns {listed(schema.names, 8)}, expected {name}; "
                             "rename a column, or name the right ones with --id and --vector."
                         )
                 kind = schema.field(self._vector_name).type

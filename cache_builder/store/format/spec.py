@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.base.digests import digest_of
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, listed
 from cckt.cache_builder.base.untrusted_text import natural
 from cckt.cache_builder.store.places.contract import check_name
 
@@ -195,5 +195,4 @@ def some_runs(numbers: Iterable[int]) -> str:
 
 def shortened(runs: str) -> str:
     """Return the first six runs of a text of `to_runs`, for a message."""
-    parts = runs.split(",")
-    return ", ".join(parts[:6]) + (", ..." if len(parts) > 6 else "")
+    return listed(runs.split(","), 6)

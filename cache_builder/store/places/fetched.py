@@ -54,7 +54,7 @@ class FetchedRows:
             found = "no such file" if data is None else f"{len(data)} bytes"
             raise UserError(
                 f"Chunk file {self._files.place}/{name} gave {found}: expected {expected} bytes, run "
-                "`cckt cache verify --repair` on the data set."
+                "`cckt cache verify DATA --repair`, with DATA its data set."
             )
         self._kept[chunk] = np.frombuffer(data, self._dtype).reshape(-1, self._width)
         while len(self._kept) > self._room:

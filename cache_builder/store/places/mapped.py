@@ -145,14 +145,14 @@ class _Reservation:
             raise_unless_missing(error, path)
             raise UserError(
                 f"Chunk file {path} cannot be read ({error.strerror}): expected {size} bytes, run "
-                "`cckt cache verify --repair` on the data set."
+                "`cckt cache verify DATA --repair`, with DATA its data set."
             ) from error
         try:
             found = os.fstat(descriptor).st_size
             if found != size:  # reading a page beyond a file's end kills the process
                 raise UserError(
-                    f"Chunk file {path} has {found} bytes: expected {size}, run `cckt cache verify "
-                    "--repair` on the data set."
+                    f"Chunk file {path} has {found} bytes: expected {size}, run `cckt cache verify DATA "
+                    "--repair`, with DATA its data set."
                 )
             target = self._address + index * self._stride
             kind = mmap.MAP_SHARED | _MAP_FIXED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cckt.cache_builder.base.errors import quoted
 from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.own_evaluation import Threshold
 
@@ -16,12 +17,13 @@ class ScoreScale:
     """The scale of the scores of a run.
 
     own: lowest score without a calibration. calibration: of scores with rivals; confirmed: of confirmed
-    scores with rivals; None if not known.
+    scores with rivals; None if not known. run: the folder, for commands in notes.
     """
 
     own: Threshold = field(default_factory=Threshold)
     calibration: ScoreCalibration | None = None
     confirmed: ScoreCalibration | None = None
+    run: str = "RUN"
 
     def calibration_of(self, rivals: bool, confirmed: bool = False) -> ScoreCalibration | None:
         """Return the map of scores to probabilities; None without rivals, or if it is not known."""
@@ -48,19 +50,19 @@ class ScoreScale:
             )
         elif self.calibration is None and self.own.best_f1 is not None:
             notes.append(
-                "the scores of the run are not calibrated, because an earlier version evaluated it; run cckt "
-                "eval RUN --data DATA on its held-out data."
+                "the scores of the run are not calibrated, because an earlier version evaluated it; run "
+                f"cckt eval {quoted(self.run)} --data DATA, with DATA its held-out data."
             )
         return notes
 
-    def confirmed_notes(self) -> list[str]:
-        """Return a sentence if confirmed scores were never evaluated."""
+    def confirmed_notes(self, count: int) -> list[str]:
+        """Return a sentence if scores of `count` confirmed boxes per image were never evaluated."""
         if self.confirmed is not None:
             return []
         return [
             "confirmed scores are not calibrated, and those from "
-            f"{CONFIRMED_THRESHOLD:g} up are kept; run cckt eval RUN --data DATA --confirm K on its held-out "
-            "data once."
+            f"{CONFIRMED_THRESHOLD:g} up are kept; run cckt eval {quoted(self.run)} --data DATA --confirm "
+            f"{count} once, with DATA its held-out data."
         ]
 
     def warning(self, rivals: bool) -> str:

@@ -100,7 +100,7 @@ def test_a_table_holds_the_rows_of_the_column(data: Path) -> None:
     assert len(table) == seen > 6
     assert table.provenance == Provenance("detector", "corners", "sha256:w", saw_novel="no")
     assert report.notes[0].startswith(f"{seen} proposals, ")
-    assert report.notes[1] == "1 images have no proposal"
+    assert report.notes[1] == "1 image has no proposal"
 
 
 def test_kills_and_many_makers_change_no_byte(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,11 +40,11 @@ def test_an_export_without_boxes_is_accepted(tmp_path: Path) -> None:
         ),
         (
             export(("a.jpg", (100, 80), [[1, 1, 9, 9]]), ("b.jpg", (9, 9), []), ("a.jpg", (100, 80), [])),
-            r"has 1 images whose file another image has \(the first is 'a\.jpg', image ids 1 and 3\)",
+            r"has 1 image whose file another image has \(the first is 'a\.jpg', image ids 1 and 3\)",
         ),
         (
             export(("a.jpg", (100, 80), [[1, 1, 9, 9]]), categories=("fire truck", "dog", "fire  truck")),
-            r"has 1 categories with the name of another one \(the first is 'fire truck', ids 1 and 3\)",
+            r"has 1 category with the name of another one \(the first is 'fire truck', ids 1 and 3\)",
         ),
     ],
 )
@@ -69,7 +69,7 @@ def test_two_names_of_one_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "photos" / "000000000009.jpg").touch()
     numbered = [("000000000009.jpg", (9, 9), []), ("train2017/000000000009.jpg", (9, 9), [])]
     path = save_export(tmp_path, export(*numbered))
-    with pytest.raises(UserError, match="1 images whose file another image has"):
+    with pytest.raises(UserError, match="1 image whose file another image has"):
         build_index(path, tmp_path / "photos", tmp_path / "out", "all-base")
 
 
@@ -124,7 +124,7 @@ def test_right_boxes_are_accepted_and_shares_and_corners_refused_or_counted(
             (name, (w, h), [[x / w, y / h, bw / w, bh / h] for x, y, bw, bh in boxes])
             for name, (w, h), boxes in records
         ]
-        with pytest.raises(UserError, match=f"all values of its {count} boxes are at most 1"):
+        with pytest.raises(UserError, match=f"all values of its {count} box(es)? are at most 1"):
             build(folder, export(*shares))
         corners = [
             (name, size, [[x, y, x + bw, y + bh] for x, y, bw, bh in boxes]) for name, size, boxes in records

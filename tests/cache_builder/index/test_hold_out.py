@@ -99,7 +99,14 @@ def test_an_index_is_divided_with_its_splits(tmp_path: Path) -> None:
     save_photo(images / "sub/a.jpg", (100, 80))
     build_index(path, images, tmp_path / "data", write_split(tmp_path, ["cat", "dog"], ["fire truck"]))
     report = hold_out(tmp_path / "data", tmp_path / "parts", 0.4)
-    assert f"index both with cckt data index --images {images.resolve()}" in report.lines()
+    parts, source = tmp_path / "parts", images.resolve()
+    assert report.lines()[-3:] == [
+        "index both with:",
+        f"cckt data index --annotations {parts}/train.json --images {source} --split {parts}/split.json "
+        f"--keep base --out {parts}/train",
+        f"cckt data index --annotations {parts}/val.json --images {source} --split {parts}/split.json "
+        f"--out {parts}/val",
+    ]
     paths = [tmp_path / "parts" / name for name in ("train.json", "val.json")]
     build_index(paths, images, tmp_path / "again", tmp_path / "parts" / "split.json")
     assert open_index(tmp_path / "again").digest == open_index(tmp_path / "data").digest

@@ -58,7 +58,7 @@ TWO_IDS_NUMBERED = "2 annotation ids were replaced: annotations are numbered by 
 
 # name -> (export, words of the refusal or "", a line of the report with --lenient or "" if it refuses too)
 CASES: dict[str, tuple[Coco, str, str]] = {
-    "two_ids_one_file": (TWO_IDS, "has 1 images whose file another image has", ""),
+    "two_ids_one_file": (TWO_IDS, "has 1 image whose file another image has", ""),
     "normalised_boxes": (one(box=[0.1, 0.1, 0.2, 0.2]), "looks like shares of the photo", ""),
     "corner_boxes": (export(("a.jpg", (100, 80), CORNERS)), "3 of 3 boxes leave their photo", ""),
     "parent_category": (parent_category(), "", "1 category without boxes was left out"),

@@ -61,7 +61,7 @@ def test_boxes_are_in_order_of_images_and_of_the_file(index, tmp_path: Path) -> 
         ([record(score=float("inf"))], "entry 0 is"),
         ([3], "entry 0 is 3"),
         ([record(), record(99), record(98)], r"2 image ids are not in .* \(the first is 98\)"),
-        ([record(bbox=[5, 5, -1, 5])], r"the box of entry 0 is \[5.0, 5.0, -1.0, 5.0\] \(1 such boxes\)"),
+        ([record(bbox=[5, 5, -1, 5])], r"the box of entry 0 is \[5.0, 5.0, -1.0, 5.0\] \(1 such box\)"),
         ([record(bbox=[50, 5, 90, 5])], "in an image of .* px .* expected boxes inside their image"),
         ([record(bbox=[-9, 5, 20, 20])], "expected boxes inside their image"),
     ],

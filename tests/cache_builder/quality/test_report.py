@@ -76,7 +76,7 @@ def test_sources_are_measured_on_the_same_photos(data: Path) -> None:
     found = report_priors(data, rho=0.4, limit=2)
     assert [one.source for one in found.sources] == ["clip", "mllm", "oracle"]
     assert [one.photos for one in found.sources] == [5, 5, 6]
-    assert found.notes == ("2 photos lack priors of some source, so they are not counted",)
+    assert found.notes == ("2 photos lack priors of some source and are not counted",)
     built_index = open_index(data)
     truth = oracle_presence(built_index)
     for one, priors in zip(found.sources, (clip, mllm, truth.astype(np.float32)), strict=True):

@@ -46,7 +46,9 @@ def again(rows: np.ndarray) -> np.ndarray:
 
 
 def test_a_missing_column_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"no column crops .* make it with `cckt cache crops"):
+    with pytest.raises(
+        UserError, match=r"no column crops .* make it with `cckt cache all .* --teacher ViT-B-32/"
+    ):
         verify_column(tmp_path, "crops")
 
 

@@ -202,7 +202,7 @@ def test_columns_of_a_data_set_are_listed(tmp_path):
     expected_text = "\n".join(column_info(tmp_path, "crops").lines())
     assert "60 x 24 float16 over boxes, 8 chunks of 8" in expected_text
     assert "teacher.name: tiny/one" in expected_text
-    assert "1 rows (3): bad photo 0" in expected_text
+    assert "1 row (3): bad photo 0" in expected_text
 
 
 def test_a_recipe_is_json_and_its_digest_ignores_the_order_of_keys():
@@ -222,7 +222,7 @@ def test_runs_are_parsed_back(numbers):
 
 def test_runs_are_short():
     assert to_runs([7, 0, 1, 2]) == "0-2,7"
-    assert some_runs(range(0, 20, 2)) == "0, 2, 4, 6, 8, 10, ..."
+    assert some_runs(range(0, 20, 2)) == "0, 2, 4, 6, 8, 10 and 4 more"
 
 
 def test_a_manifest_holds_no_time_host_or_path(tmp_path):

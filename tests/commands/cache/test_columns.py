@@ -47,7 +47,7 @@ def test_verify_finds_a_damaged_chunk_and_repair_marks_it(call: Call, world: Wor
 
 def test_pull_copies_finished_columns(call: Call, world: World, tmp_path: Path) -> None:
     outcome = call("cache", "pull", world.held, tmp_path / "copy", "text")
-    assert (outcome.code, "text: 1 chunk files copied" in outcome.out) == (0, True)
+    assert (outcome.code, "text: 1 chunk file copied" in outcome.out) == (0, True)
     assert "1 already present" in call("cache", "pull", world.held, tmp_path / "copy", "text").out
 
 

@@ -96,8 +96,11 @@ def test_a_video_that_cannot_be_read_is_a_note(tmp_path: Path, monkeypatch: pyte
 
 
 def test_files_none_of_which_can_be_read_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="none of the 1 photos could be read"):
-        predict([files(tmp_path)[1]])
+    broken = files(tmp_path)[1]
+    with pytest.raises(UserError, match=r"broken\.png: is not an image.*; give another photo\."):
+        predict([broken])
+    with pytest.raises(UserError, match="none of the 2 photos could be read"):
+        predict([broken, broken])
 
 
 def test_a_full_disk_ends_the_pictures_and_keeps_the_predictions(

@@ -233,7 +233,7 @@ def test_an_imported_table_must_have_the_width_of_the_run(index, run):
 
 def test_missing_inputs_are_named(tmp_path, run):
     index = make_data(tmp_path / "bare")
-    with pytest.raises(UserError, match="cckt cache text"):
+    with pytest.raises(UserError, match=r"cckt cache all .* --teacher small`"):
         evaluate_run(run, index.folder)
     add_column(index, "text", unit_rows(4))
     with pytest.raises(UserError, match="priors/clip"):

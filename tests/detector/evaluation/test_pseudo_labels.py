@@ -69,7 +69,7 @@ def test_added_boxes_are_marked_sorted_and_clipped_and_their_concepts_base(index
     assert again.pseudo.sum() == 3
     before = derived.card["pseudo"]
     assert again.card["pseudo"] == {"run": "s", "boxes": 3, "made_base": ["kite"], "before": before}
-    expected = "3 of 13 boxes were found by the run s, not annotated; only they make 1 concepts base (kite)"
+    expected = "3 of 13 boxes were found by the run s, not annotated; only they make 1 concept base (kite)"
     assert pseudo_note(again) == expected
     assert pseudo_note(index) == ""
 

@@ -268,7 +268,7 @@ def test_files_that_are_no_export_of_this_format_are_refused_by_name(run, tmp_pa
         assert (tmp_path / name).read_text() == "precious"
         (tmp_path / name).unlink()
     quick_graph(run, out, monkeypatch)
-    with pytest.raises(UserError, match=r"d\.pt2 that is not an export made by cckt export --format onnx"):
+    with pytest.raises(UserError, match=r"d\.pt2 that is not an export of cckt export with --format onnx"):
         quick_graph(run, out, monkeypatch, format="onnx")
     out.write_bytes(b"changed")
     with pytest.raises(UserError, match=r"d\.pt2 that is not an export"):

@@ -119,11 +119,11 @@ def test_data_sets_of_fiftyone_are_read_and_ours_are_imported(photos: Path, tmp_
         dataset_type=fo.types.COCODetectionDataset,
         data_path=str(photos),
         labels_path=str(write_results(found(photos), tmp_path, "coco")),
-        label_field="ground_truth",
     )
-    assert data.count("ground_truth.detections") == 3
+    (field,) = data.get_field_schema(embedded_doc_type=fo.Detections)  # its name depends on the version
+    assert data.count(f"{field}.detections") == 3
     folder = tmp_path / "exported"
-    data.export(str(folder), dataset_type=fo.types.COCODetectionDataset, label_field="ground_truth")
+    data.export(str(folder), dataset_type=fo.types.COCODetectionDataset)  # as docs/data_formats.md has it
     build_index(folder / "labels.json", folder / "data", tmp_path / "4", "all-base")
     assert_boxes(open_index(tmp_path / "4"))
 

@@ -118,11 +118,16 @@ def test_fiftyone_reads_coco(photos: Path, tmp_path: Path) -> None:
     written = write_results(predictions(photos), tmp_path / "out", "coco")
     kind = fiftyone.types.COCODetectionDataset
     dataset = fiftyone.Dataset.from_dir(dataset_type=kind, data_path=str(photos), labels_path=str(written))
-    found = {}
+    (field,) = dataset.get_field_schema(
+        embedded_doc_type=fiftyone.Detections
+    )  # its name depends on the version
+    found, scores = {}, []
     for sample in dataset:
         rows = []
-        for one in sample.ground_truth.detections if sample.ground_truth else []:
+        for one in sample[field].detections if sample[field] else []:
+            scores.append(one.confidence)
             x, y, width, height = one.bounding_box
             rows.append((one.label, [50 * x, 40 * y, 50 * (x + width), 40 * (y + height)]))
         found[Path(sample.filepath).name] = sorted(rows)
     require_same(found)
+    assert sorted(scores) == pytest.approx([0.7, 0.9, 0.9])

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.inference.photo_sources import find_photos, is_video, video_frames
+from cckt.detector.drawing.picture_files import save_picture
+from cckt.detector.inference.photo_sources import find_photos, is_video, photos_below, video_frames
 
 
 @pytest.fixture
@@ -39,6 +40,48 @@ def test_files_folders_patterns_and_lists(folder):
         "notes.txt"
     ]  # a named file is checked when it is read
     assert find_photos(["-"], ["x.jpg\n", "\n", " y.png \n"])[1].name == "y.png"
+
+
+def test_photos_in_subfolders_are_counted_and_taken_with_recursive(folder):
+    (folder / "in" / "deep").mkdir()
+    for name in ("in/deep/d.jpg", "in/.hidden/e.jpg", ".trash/f.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    expected = ["a.PNG", "b.jpg", "clip.mp4", "in/c.webp", "in/deep/d.jpg"]
+    assert names(find_photos([folder], recursive=True), folder) == expected
+    assert photos_below([folder, folder / "b.jpg", "-"]) == [
+        f"{folder}: 2 more photos are in subfolders; add --recursive to include them"
+    ]
+    assert photos_below([folder / "in" / "deep", folder / "in"])[0].startswith(
+        f"{folder}/in: 1 more photo is in"
+    )
+    above = folder / "above"
+    (above / "deep").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"found no photo, only folders, expected photos; give photos that exist"
+    ):
+        find_photos([above])
+    (above / "deep" / "g.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"only folders with 1 photo, .*; add --recursive to include them\."):
+        find_photos([above])
+
+
+def test_results_of_an_earlier_command_are_no_photos(folder):
+    """Whether they were written next to the photos, or into a folder below them."""
+    picture = Image.new("RGB", (8, 8))
+    for name in ("00001-b.jpg", "crops/cup/00001-01-0.90-b.jpg", "out/00001-b.jpg", "out/images/b.jpg"):
+        save_picture(picture, folder / name)
+    (folder / "00002-mine.jpg").write_bytes(b"x")
+    for name in ("predict.json", "out/predict.json"):
+        (folder / name).write_text("{}")
+    photos = ["00002-mine.jpg", "a.PNG", "b.jpg", "clip.mp4", "in/c.webp"]
+    below = ["crops/cup/00001-01-0.90-b.jpg"]
+    assert names(find_photos([folder], recursive=True, results=folder / "out"), folder) == sorted(
+        [*photos, *below, "00001-b.jpg"]
+    )
+    found = names(find_photos([folder], recursive=True, results=folder), folder)
+    assert found == sorted([*photos, "out/00001-b.jpg", "out/images/b.jpg"])
+    assert names(find_photos([folder / "crops" / "cup"]), folder) == below, "a named folder is taken"
 
 
 def test_an_existing_name_with_brackets_is_not_a_pattern(folder):

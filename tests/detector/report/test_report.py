@@ -42,7 +42,10 @@ def world(tmp_path_factory):
     runs = []
     for name in ("one", "</script><b>two"):
         run = make_run(folder / name.replace("/", "_"), changed(small_config(), "inference", batch=6))
-        lines = [{"kind": "train", "step": s, "loss_total": 9.0 / s, "lr": 1e-4} for s in range(1, 30)]
+        losses = {"loss_image_contrast": 0.5, "loss_class": 0.0, "loss_gradient": 3.0}
+        lines = [
+            {"kind": "train", "step": s, "loss_total": 9.0 / s, "lr": 1e-4, **losses} for s in range(1, 30)
+        ]
         lines += [{"kind": "evaluation", "step": 29, "ap50_novel": 0.2, "ap50_base": 0.4}]
         (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
         runs.append(run)
@@ -207,6 +210,9 @@ def test_a_browser_draws_all_of_it(world, tmp_path, size):
     body = re.search(r"<body[^>]*>", done.stdout)
     assert body, done.stderr[-2000:]
     assert "data-fault" not in body[0]
+    assert 'data-overflow="0"' in body[0], (
+        "expected nothing wider than the window, which would scroll sideways"
+    )
     sections = [
         "figures",
         "training",

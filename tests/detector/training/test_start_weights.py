@@ -32,7 +32,7 @@ def test_tensors_that_fit_by_name_and_shape_are_taken(tmp_path: Path) -> None:
 
 def test_a_file_without_a_fitting_tensor_is_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "a.safetensors", {"x": torch.ones(1)})
-    with pytest.raises(UserError, match=r"none of its 1 tensors \(first: x\) has a name and shape"):
+    with pytest.raises(UserError, match=r"none of its 1 tensor \(first: x\) has a name and shape"):
         start_from(nn.Linear(2, 3), tmp_path / "a.safetensors")
     (tmp_path / "b.pt").touch()
     with pytest.raises(UserError, match=r"b\.pt: expected a run folder or a \.safetensors file"):

@@ -27,12 +27,15 @@ def test_a_folder_gives_its_photos_by_name(tmp_path: Path) -> None:
     save_photo(tmp_path / "photos/a.jpg", (60, 40), 6)
     save_photo(tmp_path / "photos/c.jpg", (60, 40), 3)
     (tmp_path / "photos/notes.txt").touch()
+    (tmp_path / "photos/._a.jpg").write_bytes(b"metadata of a Mac")
+    save_photo(tmp_path / "photos/.thumbnails/a.jpg", (6, 4))
     photos = tmp_path / "photos"
     report = build_index(photos, photos, tmp_path / "out", "all-base", read=read_folder)
     index = open_index(tmp_path / "out")
     assert [index.file_name(row) for row in range(3)] == ["a.jpg", "b/x.PNG", "c.jpg"]
     assert [load_row(index, row).size for row in range(3)] == [(40, 60), (30, 20), (60, 40)]
     assert (report.boxes, len(index.concepts), index.exif) == (0, 0, "apply")
+    assert f"1 image is in sub-folders of {photos}" in report.lines()
     assert verify_index(index)
 
 

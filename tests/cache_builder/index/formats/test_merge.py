@@ -83,8 +83,8 @@ FIRST = export(("a.jpg", (90, 80), [[1, 2, 3, 4]]), categories=("cat", "dog"))
 @pytest.mark.parametrize(
     ("second", "message", "counts"),
     [
-        (other(image=1), r"0\.json and .*1\.json share 1 image ids \(the first is 1\)", {"image_ids": 1}),
-        (other(annotation=1), r"share 1 annotation ids \(the first is 1\)", {"annotation_ids": 1}),
+        (other(image=1), r"0\.json and .*1\.json share 1 image id \(the first is 1\)", {"image_ids": 1}),
+        (other(annotation=1), r"share 1 annotation id \(the first is 1\)", {"annotation_ids": 1}),
         (
             other(categories=("dog", "cat")),
             r"category 1 is 'cat' in .*0\.json and 'dog' in .*1\.json, expected one id and one name",
@@ -137,7 +137,7 @@ def test_similar_names_of_one_file_are_two_categories_and_not_matched_by_name(tm
 
 def test_a_photo_in_two_files_is_refused(tmp_path: Path) -> None:
     for lenient in (False, True):
-        with pytest.raises(UserError, match=r"1 photos are in both .*0\.json and .*1\.json .*'a\.jpg'"):
+        with pytest.raises(UserError, match=r"1 photo is in both .*0\.json and .*1\.json .*'a\.jpg'"):
             build(tmp_path, FIRST, other(name="a.jpg"), lenient=lenient)
 
 

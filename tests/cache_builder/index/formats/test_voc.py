@@ -96,7 +96,7 @@ CAT = ("cat", (1, 1, 9, 9))
         (xml("a.jpg", ("", (1, 1, 9, 9))), "an object has no <name>"),
         (xml("a.jpg", ("cat", (1, "x", 9, 9))), "<bndbox> has the ymin 'x', expected pixels"),
         (xml("a.jpg", ("cat", ("nan", 1, 9, 9))), "<bndbox> has the xmin 'nan'"),
-        (xml("a.jpg"), "none of its 1 XML files has an object"),
+        (xml("a.jpg"), "none of its 1 XML file has an object"),
         (xml("../a.png", CAT), ""),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotation/>', "declares entities"),
     ],

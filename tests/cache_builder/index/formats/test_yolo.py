@@ -102,7 +102,7 @@ def test_a_photo_without_labels_is_counted(tmp_path: Path) -> None:
         ("nan 0.5 0.5 0.5 0.5", "found the class nan"),
         ("0 0.5 0.5 0.5 0.5 0.9", "found 6 columns, as predictions with scores have, expected class, x, y"),
         ("0 0.5 0.5 0.5", "found 4 columns, expected"),
-        ("0", "found 1 columns, expected"),
+        ("0", "found 1 column, expected"),
         ("0 10 20 30 40", r"found '0 10 20 30 40', expected shares of the photo from 0 to 1"),
         ("0 nan 0.5 0.5 0.5", "expected shares of the photo"),
         ("cat 0.5 0.5 0.5 0.5", "expected numbers"),
@@ -123,11 +123,11 @@ def test_a_wrong_line_is_refused_with_its_place(tmp_path: Path, line: str, messa
         ("train: images/train", "'names' is None, expected a list of class names"),
         ("names: []", r"'names' is \[\], expected"),
         ("names: {cat: 0}", "'names' has 'cat': 0, expected a number and a name"),
-        ("names: [cat]\nnc: 2\ntrain: images/train", "'nc' is 2 and 'names' has 1 names"),
+        ("names: [cat]\nnc: 2\ntrain: images/train", "'nc' is 2 and 'names' has 1 name"),
         ("names: [cat]\nval: images/train", r"has no entry 'train', expected a folder there \(it has val\)"),
         ("names: [cat]\ntrain: ../../etc", "which is no folder or list of photos inside"),
         ("names: [cat]\ntrain: labels", "'train' holds no images"),
-        ("names: [cat, cat]\ntrain: images/train", "1 categories with the name of another one"),
+        ("names: [cat, cat]\ntrain: images/train", "1 category with the name of another one"),
     ],
 )
 def test_a_wrong_data_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -152,7 +152,7 @@ def add_twin(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (remove_labels, r"none of the 1 photos of 'train' has a label file \(the first would be .*a\.txt\)"),
+        (remove_labels, r"none of the 1 photo of 'train' has a label file \(the first would be .*a\.txt\)"),
         (break_photo, "1 of 1 photos cannot be read, so their size is unknown"),
         (add_twin, r"a\.txt belongs to two photos"),
     ],

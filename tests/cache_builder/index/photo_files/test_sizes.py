@@ -49,7 +49,7 @@ def test_the_recorded_size_decides_and_the_report_has_the_count(tmp_path: Path) 
 def test_boxes_that_contradict_the_recorded_size_are_refused_and_an_option_decides(tmp_path: Path) -> None:
     save_photo(tmp_path / "a.jpg", (60, 40), 6)
     stored = export(("a.jpg", (60, 40), [[5, 30, 20, 25]]))
-    message = r"the boxes of 1 photos with .* \(the first is a\.jpg, recorded as 60 x 40\).*--exif apply"
+    message = r"the boxes of 1 photo with .* \(the first is a\.jpg, recorded as 60 x 40\).*--exif apply"
     with pytest.raises(UserError, match=message):
         build(tmp_path, stored)
     report = build(tmp_path, stored, exif="apply")
@@ -73,7 +73,9 @@ def test_a_photo_that_fits_both_readings_is_refused_and_an_option_decides(
 ) -> None:
     save_photo(tmp_path / "a.jpg", size, orientation)
     coco = export(("a.jpg", size, [[5, 5, 20, 25]]))
-    with pytest.raises(UserError, match=r"of 1 photos turns them .*fit both readings; add --exif apply if"):
+    with pytest.raises(
+        UserError, match=r"turns 1 photo without changing its size .*fit both readings; add --exif apply if"
+    ):
         build(tmp_path, coco)
     ignored = build(tmp_path, coco, exif="ignore")
     stored = np.asarray(load_row(open_index(tmp_path / "out"), 0))
@@ -98,7 +100,7 @@ def test_a_photo_that_fits_both_readings_follows_the_other_photos(tmp_path: Path
     assert (report.sizes.exif, report.sizes.ignored) == ("ignore", 2)
     save_photo(tmp_path / "c.jpg", (60, 40), 8)
     mixed = [("a.jpg", (40, 60), []), second, ("c.jpg", (60, 40), [])]
-    with pytest.raises(UserError, match="1 other photos are annotated as turned and 1 as stored"):
+    with pytest.raises(UserError, match="1 other photo is annotated as turned and 1 as stored"):
         build(tmp_path, export(*mixed))
 
 

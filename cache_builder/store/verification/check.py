@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import digest_of
+from cckt.cache_builder.base.errors import counted
 from cckt.cache_builder.store.agreement import Agreement, agreement
 from cckt.cache_builder.store.format.block import UNIT_TOLERANCE
 from cckt.cache_builder.store.format.file_names import (
@@ -76,7 +77,7 @@ class Check:
                 "index", f"made for {spec.owner} {spec.index_digest}, this data set's is {index_digest}"
             )
         if table_rows is not None and spec.rows != table_rows:
-            self.report("rows", f"{spec.rows} rows, the table of {spec.table} has {table_rows}")
+            self.report("rows", f"{counted(spec.rows, 'row')}, the table of {spec.table} has {table_rows}")
 
     def names(self) -> None:
         """Check the documents of the column, and that there are no other files than its own."""
@@ -143,12 +144,12 @@ class Check:
         where = f"in chunk {chunk} (rows {lo}-{hi - 1})"
         finite = np.isfinite(values).all(axis=1)
         if not finite.all():
-            self.report("not_finite", f"{int((~finite).sum())} rows are not finite {where}", chunk)
+            self.report("not_finite", f"{_rows_are(~finite)} not finite {where}", chunk)
         if self.spec.unit:
             lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
             wrong = flags & finite & (np.abs(lengths - 1) > UNIT_TOLERANCE[self.spec.dtype])
             if wrong.any():
-                self.report("not_unit", f"{int(wrong.sum())} rows are not of length 1 {where}", chunk)
+                self.report("not_unit", f"{_rows_are(wrong)} not of length 1 {where}", chunk)
         if values[~flags].any() or blocks["values"][hi - lo :].any():
             self.report("not_zero", f"invalid or padding rows are not zero {where}", chunk)
         return invalid
@@ -228,3 +229,7 @@ class Check:
                         lo, hi = max(first, chunk * size), min(last + 1, (chunk + 1) * size)
                         notes[chunk].update(dict.fromkeys(range(lo, hi), reason))
         return {chunk: dict(sorted(rows.items())) for chunk, rows in notes.items()}
+
+
+def _rows_are(mask: NDArray[np.bool_]) -> str:
+    return counted(int(mask.sum()), "row is", "rows are")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted, quoted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.store.agreement import Agreement
-from cckt.cache_builder.store.check import Check, Problem
 from cckt.cache_builder.store.format.file_names import GROUP
 from cckt.cache_builder.store.format.manifest import Manifest, is_ours, read_manifest
 from cckt.cache_builder.store.format.spec import some_runs
 from cckt.cache_builder.store.kinds import repair_command
+from cckt.cache_builder.store.missing import command_for_missing
 from cckt.cache_builder.store.places.files import open_files
+from cckt.cache_builder.store.verification.check import Check, Problem
 
 SAMPLE = 64
 """Rows that are made again."""
@@ -58,7 +58,10 @@ class VerifyReport:
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
-        lines = [f"{self.place}: {self.rows} rows in {self.chunks} chunks, {self.invalid} invalid"]
+        lines = [
+            f"{self.place}: {counted(self.rows, 'row')} in {counted(self.chunks, 'chunk')}, "
+            f"{self.invalid} invalid"
+        ]
         lines += [f"{problem.kind}: {problem.message}" for problem in self.problems]
         if self.agreement is not None:
             lines.append(f"recomputed {self.agreement}")
@@ -108,7 +111,7 @@ def verify_column(
     if manifest is None:
         raise UserError(
             f"There is no column {name} under {data}: expected {files.place}/{GROUP}, make it with "
-            f"`{repair_command(str(data), name)}`."
+            f"`{command_for_missing(data, name)}`."
         )
     check = Check(files, manifest)
     check.alignment(index_digest, table_rows)
@@ -121,7 +124,8 @@ def verify_column(
     progress.finish()
     if manifest.finished and check.invalid != manifest.invalid and not check.bad:
         check.report(
-            "invalid_count", f"{check.invalid} rows are invalid, the manifest counts {manifest.invalid}"
+            "invalid_count",
+            f"{counted(check.invalid, 'row is', 'rows are')} invalid, the manifest counts {manifest.invalid}",
         )
     for row, why in (recoverable or {}).items():
         check.report(
@@ -160,7 +164,7 @@ def verify_column(
 def _next_step(check: Check, data: str, name: str, command: str, *, repair: bool, unfinished: bool) -> str:
     """What ends the gravest problem; `--repair` only for what it repairs, and once."""
     kinds = {problem.kind for problem in check.problems}
-    verify = f"cckt cache verify {shlex.quote(data)} {name}"
+    verify = f"cckt cache verify {quoted(data)} {name}"
     if kinds & {"index", "rows"}:
         return f"run `{command} --overwrite`"
     if not repair and (check.bad or check.bad_documents or check.bad_group):
