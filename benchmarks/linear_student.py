@@ -34,7 +34,7 @@ from cckt.cache_builder.photos import load_photo
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import load_teacher
 from cckt.detector.config.recipes import recipe
-from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.backbones.backbone import Backbone
 from cckt.shapeworld.dataset import make_dataset
 
 RIDGE = 3000.0

@@ -48,7 +48,7 @@ from cckt.cache_builder.store import ColumnSpec, open_writer
 from cckt.detector.config.config import Config, ModelConfig, apply_overrides
 from cckt.detector.config.recipes import recipe
 from cckt.detector.losses.objective import Objective
-from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.backbones.backbone import Backbone
 from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText
 from cckt.detector.students.targets import Targets, TeacherRows, pad_targets

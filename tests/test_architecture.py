@@ -303,7 +303,10 @@ def test_a_student_reads_no_data_and_a_term_knows_no_student() -> None:
             "transformers",
             ["cckt.cache_builder.mllm", "cckt.cache_builder.detectors", "cckt.shapeworld.tiny_mllm"],
         ),
-        ("timm", ["cckt.detector.students.backbone", "cckt.detector.students.same_padding"]),
+        (
+            "timm",
+            ["cckt.detector.students.backbones.backbone", "cckt.detector.students.backbones.same_padding"],
+        ),
         ("triton", ["cckt.detector.students.deformable_detr.sampling_triton"]),
         ("pycocotools", ["cckt.detector.evaluation"]),
         ("hotcoco", ["cckt.detector.evaluation"]),

@@ -14,7 +14,7 @@ boxes.py         corners to left, top, width, height
 digests.py       sha256 of bytes and of files
 logistic.py      logistic regression on one feature
 locks.py         lock files: one process at a time
-tiles.py         a batch on the CPU, in tiles that one thread each computes
 device.py        the device of --device; the digest of a model's weights
+cpu/             networks made fast on a CPU
 hub.py           loading from the Hugging Face hub without output, prompts or long waits
 """

@@ -202,6 +202,12 @@ def _check_file_names(index: Index) -> None:
     if offsets[0] != 0 or (np.diff(offsets) <= 0).any():
         raise _damaged(index.folder, "its table file_name_offsets.npy is not ascending")
     begins = offsets[:-1]
+    try:
+        blob.tobytes().decode("utf-8")
+    except UnicodeDecodeError:
+        raise _damaged(index.folder, "its table file_name_bytes.npy is not UTF-8") from None
+    if ((blob[begins] & 0xC0) == 0x80).any():
+        raise _damaged(index.folder, "its table file_name_offsets.npy splits a character")
     second = blob[np.minimum(begins + 1, len(blob) - 1)] if len(blob) else blob
     suspicious = np.isin(blob[begins], [ord("/"), ord("\\")]) | (second == ord(":"))
     found = [np.flatnonzero(suspicious)]

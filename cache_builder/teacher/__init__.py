@@ -6,7 +6,6 @@ foreign_code.py  refuse a teacher whose files contain code
 encoder.py       the frozen model: unit embeddings of images and sentences
 preprocess.py    the teacher's preprocessing, without the teacher
 two_stream.py    a ViT with a second class token for the patches of a box
-fold_norms.py    batch norms folded into convolutions
 prompts.py       from concept names to sentences; text ensembles
 short_texts.py   embed sentences without the padding behind them
 text_cache.py    text embeddings of concepts that were asked for before, kept on disk

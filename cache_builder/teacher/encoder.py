@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cckt.cache_builder.base.constants import BATCH, TAU
+from cckt.cache_builder.base.cpu.fold_norms import fold_batch_norms
+from cckt.cache_builder.base.cpu.tiles import TILE, Tiles
 from cckt.cache_builder.base.device import weight_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
-from cckt.cache_builder.base.tiles import TILE, Tiles
-from cckt.cache_builder.teacher.fold_norms import fold_batch_norms
 from cckt.cache_builder.teacher.preprocess import Preprocess
 from cckt.cache_builder.teacher.short_texts import ShortTexts
 from cckt.cache_builder.teacher.two_stream import TwoStream

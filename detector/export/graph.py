@@ -28,7 +28,7 @@ from cckt.detector.export.onnx_graph import to_onnx as _onnx_bytes
 from cckt.detector.export.precision import calibration_images, in_half, in_int8
 from cckt.detector.export.time_limit import time_limit
 from cckt.detector.inference.predict import Predictor
-from cckt.detector.students.same_padding import has_same_padding
+from cckt.detector.students.backbones.same_padding import has_same_padding
 
 TOLERANCE = 1e-3
 """Largest accepted difference from torch, of boxes (fractions) and scores, of a graph in fp32."""

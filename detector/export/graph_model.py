@@ -13,10 +13,10 @@ from torch.nn import functional
 from cckt.detector.inference.fusion import Fusion
 from cckt.detector.inference.postprocess import class_scores
 from cckt.detector.inference.predict import Predictor
+from cckt.detector.students.backbones.same_padding import StaticPadding, is_same
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import PresentText
 from cckt.detector.students.deformable_detr.attention import choose_kernel
-from cckt.detector.students.same_padding import StaticPadding, is_same
 
 Model = TypeVar("Model", bound=nn.Module)
 

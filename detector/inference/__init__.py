@@ -2,7 +2,6 @@
 
 calibration.py       scores as probabilities of being correct, and their threshold
 confirm.py           scores of the best boxes by the teacher, from their crops
-cpu_backbone.py      backbones for a CPU: norms folded into fused convolutions
 fusion.py            fusion of two text scores, for base and novel concepts (HD-OVD)
 inference_model.py   a trained model in eval mode: load, encode, decode
 input_set.py         photos and concepts that a user names, or those of a data set

@@ -18,8 +18,8 @@ from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config
 from cckt.detector.data.transforms import apply_to_image, eval_view, normalise, pad_batch
-from cckt.detector.inference.cpu_backbone import prepare_for_cpu
 from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, load_weights, run_config
+from cckt.detector.students.backbones.cpu_backbone import prepare_for_cpu
 from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText, Student, StudentOutput
 from cckt.detector.students.precision import autocast
@@ -105,8 +105,8 @@ def load_inference_model(
 
     weights: a file to load in place of the run's final weights, such as best.safetensors. fold: on a CPU,
     fold the norms of the backbone (`prepare_for_cpu`), which is faster and changes outputs by rounding;
-    without it they are those of the evaluation at the end of training. Raises UserError when `run` is not a run folder
-    or has no weights, when weights and config do not fit, or when a weight is not finite.
+    without it they are those of the evaluation at the end of training. Raises UserError when `run` is not a
+    run folder or has no weights, when weights and config do not fit, or when a weight is not finite.
     """
     config, facts = run_config(run), Facts.load(run)
     path = weights or evaluation_weights(run)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cckt.cache_builder.base.tiles import TILE, Tiles
+from cckt.cache_builder.base.cpu.tiles import TILE, Tiles
 from cckt.cache_builder.presence import Rows
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig

@@ -21,7 +21,8 @@ from cckt.detector.students.adamixer.dense import DenseStage
 from cckt.detector.students.adamixer.mixing import LevelMaps
 from cckt.detector.students.adamixer.outputs import EncodedQueries, MixerOutput
 from cckt.detector.students.adamixer.stage import Stage, StageOutput
-from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.backbones.backbone import Backbone
+from cckt.detector.students.backbones.fpn import FeaturePyramid, level_strides
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import (
     MASKED,
@@ -32,7 +33,6 @@ from cckt.detector.students.contract import (
     Student,
 )
 from cckt.detector.students.first_boxes import best, image_sizes, rows
-from cckt.detector.students.fpn import FeaturePyramid, level_strides
 from cckt.detector.students.hd_heads import ImageHead, RelationHead, TextProjector
 from cckt.detector.students.matching import matching_config
 from cckt.detector.students.targets import PaddedTargets

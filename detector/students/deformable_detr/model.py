@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cckt.detector.config.config import Config
-from cckt.detector.students.backbone import Backbone, Pyramid
+from cckt.detector.students.backbones.backbone import Backbone, Pyramid
 from cckt.detector.students.contract import (
     AgnosticRegions,
     DetectionLoss,

@@ -13,7 +13,8 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from cckt.detector.config.checks import require
 from cckt.detector.config.config import Config
-from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.backbones.backbone import Backbone
+from cckt.detector.students.backbones.fpn import FeaturePyramid, level_strides
 from cckt.detector.students.contract import (
     MASKED,
     AgnosticRegions,
@@ -28,7 +29,6 @@ from cckt.detector.students.faster_rcnn.outputs import EncodedRegions, RoiOutput
 from cckt.detector.students.faster_rcnn.rois import RoiGoals, draw_rois, read_regions
 from cckt.detector.students.faster_rcnn.rpn import RegionProposer, clipped
 from cckt.detector.students.first_boxes import distinct, image_sizes
-from cckt.detector.students.fpn import FeaturePyramid, level_strides
 from cckt.detector.students.hd_heads import ImageHead
 from cckt.detector.students.heads import TextHead, UnitLinear
 from cckt.detector.students.targets import PaddedTargets

@@ -228,6 +228,23 @@ def test_offsets_of_file_names_must_ascend(data: Path) -> None:
         open_index(data)
 
 
+def test_file_names_are_utf_8(data: Path) -> None:
+    edit_names(data, "a.jpg", "é.jpg", "c.jpg")
+    assert open_index(data).file_name(1) == "é.jpg"
+    array = next((data / "index").glob("tables-*/file_name_bytes.npy"))
+    values = np.load(array)
+    damaged = values.copy()
+    damaged[0] = 0xEE
+    np.save(array, damaged)
+    with pytest.raises(DamagedIndexError, match=r"file_name_bytes\.npy is not UTF-8"):
+        open_index(data)
+    np.save(array, values)
+    array = array.with_name("file_name_offsets.npy")
+    np.save(array, np.load(array) + [0, 1, 0, 0])  # inside the letter é
+    with pytest.raises(DamagedIndexError, match=r"file_name_offsets\.npy splits a character"):
+        open_index(data)
+
+
 @pytest.mark.parametrize("root", ["..", "../photos", "photos/../../x", "a\0b"])
 def test_an_images_folder_outside_by_a_relative_path_is_refused(data: Path, root: str) -> None:
     edit_card(data, image_root=root)

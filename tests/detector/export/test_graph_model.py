@@ -15,7 +15,7 @@ from torch import nn
 from cckt.detector.config.config import changed
 from cckt.detector.export.graph_model import traceable
 from cckt.detector.export.onnx_graph import run_onnx
-from cckt.detector.students.same_padding import StaticPadding, has_same_padding
+from cckt.detector.students.backbones.same_padding import StaticPadding, has_same_padding
 from tests.detector.evaluation.evaluation_world import make_run, small_config
 from tests.detector.export.test_export import MISSING, by_torch, graph
 

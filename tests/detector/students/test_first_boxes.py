@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from cckt.detector.students.backbones.fpn import FeaturePyramid, level_strides
 from cckt.detector.students.contract import MASKED
 from cckt.detector.students.first_boxes import (
     REAL,
@@ -19,7 +20,6 @@ from cckt.detector.students.first_boxes import (
     inside,
     rows,
 )
-from cckt.detector.students.fpn import FeaturePyramid, level_strides
 
 
 def slow_nms(boxes: list[list[float]], scores: list[float], overlap: float) -> set[int]:

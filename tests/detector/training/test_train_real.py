@@ -14,7 +14,7 @@ from cckt.cache_builder.index import build_index, open_index
 from cckt.detector.config.config import apply_overrides, changed
 from cckt.detector.config.recipes import recipe
 from cckt.detector.inference.predict import Predictor
-from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.backbones.backbone import Backbone
 from cckt.detector.training.train import train
 from tests.detector.tiny import unit_rows, write_column
 from tests.places import SHARED

@@ -10,8 +10,12 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from cckt.detector.students.backbone import CONV_THEN_NORM, FROZEN_NORMS
-from cckt.detector.students.frozen_norm import Conv2dWithFrozenNorm, FoldedFrozenNorm, fold_frozen_norms
+from cckt.detector.students.backbones.backbone import CONV_THEN_NORM, FROZEN_NORMS
+from cckt.detector.students.backbones.frozen_norm import (
+    Conv2dWithFrozenNorm,
+    FoldedFrozenNorm,
+    fold_frozen_norms,
+)
 
 
 def net(name: str) -> nn.Module:

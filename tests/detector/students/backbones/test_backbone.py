@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import ModelConfig
-from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.backbones.backbone import Backbone
 from cckt.detector.students.contract import PresentText
 from cckt.detector.students.deformable_detr.model import DeformableDETR
+from tests.detector.students.backbones.tiny_backbones import BACKBONES, WINDOWS
 from tests.detector.students.samples import (
     CONCEPTS,
     TINY,
@@ -25,7 +26,6 @@ from tests.detector.students.samples import (
     student,
     unit,
 )
-from tests.detector.students.tiny_backbones import BACKBONES, WINDOWS
 
 STRIDES = (8, 16, 32)
 SIZES = ((61, 75), (97, 33), (160, 224))

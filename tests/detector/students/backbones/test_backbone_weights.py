@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.recipes import recipe
-from cckt.detector.students.backbone import Backbone
-from cckt.detector.students.backbone_weights import _name_in
+from cckt.detector.students.backbones.backbone import Backbone
+from cckt.detector.students.backbones.backbone_weights import _name_in
+from tests.detector.students.backbones.tiny_backbones import BACKBONES
 from tests.detector.students.samples import TINY
-from tests.detector.students.tiny_backbones import BACKBONES
 
 
 def whole_model(name: str, path: Path) -> dict[str, torch.Tensor]:

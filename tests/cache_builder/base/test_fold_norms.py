@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-from cckt.cache_builder.base.tiles import TILE, Tiles
-from cckt.cache_builder.teacher.fold_norms import FusedConv, fold_batch_norms
+from cckt.cache_builder.base.cpu.fold_norms import FusedConv, fold_batch_norms
+from cckt.cache_builder.base.cpu.tiles import TILE, Tiles
 
 
 def with_statistics(tower: nn.Module) -> nn.Module:
@@ -112,7 +114,7 @@ def test_a_relu_with_two_callers_is_kept_in_both() -> None:
 
 
 def test_without_fused_operators_the_result_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cckt.cache_builder.teacher.fold_norms._has_fused", lambda weight: False)
+    monkeypatch.setattr("cckt.cache_builder.base.cpu.fold_norms._has_fused", lambda weight: False)
     tower = with_statistics(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU()))
     pixels = torch.randn(2, 3, 9, 9)
     expected = tower(pixels)
@@ -160,3 +162,12 @@ def test_the_shapeworld_teacher_is_folded_and_equals_open_clip() -> None:
     lower = load_teacher("shapeworld", device="cpu", precision="bf16")
     assert lower.weight_digest == teacher.weight_digest
     assert ((lower.encode_images(pixels) * expected).sum(axis=1) >= 0.999).all()
+
+
+def test_a_tower_that_has_run_can_be_copied() -> None:
+    tower = with_statistics(timm.create_model("resnet10t", pretrained=False, num_classes=0))
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        fold_batch_norms(tower, torch.float32)
+        expected = tower(pixels)
+        assert torch.equal(copy.deepcopy(tower)(pixels), expected)

@@ -7,18 +7,16 @@ channels last, a frozen norm costs a pass over memory, and the weights get their
 from __future__ import annotations
 
 import torch
-from timm.layers import FrozenBatchNormAct2d
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
-from cckt.cache_builder.teacher.fold_norms import fold_batch_norms
-from cckt.detector.students.backbone import Backbone
-from cckt.detector.students.frozen_norm import Conv2dWithFrozenNorm, FoldedFrozenNorm
+from cckt.cache_builder.base.cpu.fold_norms import fold_batch_norms
+from cckt.detector.students.backbones.backbone import FROZEN_NORMS, Backbone
+from cckt.detector.students.backbones.frozen_norm import Conv2dWithFrozenNorm, FoldedFrozenNorm
 
 CONVS = (nn.Conv2d, Conv2dWithFrozenNorm)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """Precision -> dtype of the folded convolutions."""
-NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, FrozenBatchNormAct2d, FoldedFrozenNorm)
+NORMS = (nn.BatchNorm2d, *FROZEN_NORMS, FoldedFrozenNorm)
 
 
 class ChannelsLast(nn.Module):

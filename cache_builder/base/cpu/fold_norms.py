@@ -56,6 +56,10 @@ class FusedConv(nn.Module):
         )
         return output
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles pack their weights again: packed ones have no storage to copy."""
+        return {**self.__dict__, "_packed": None}
+
 
 def fold_batch_norms(
     tower: nn.Module,

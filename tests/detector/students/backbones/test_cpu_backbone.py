@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from cckt.cache_builder.teacher.fold_norms import FusedConv
+from cckt.cache_builder.base.cpu.fold_norms import FusedConv
 from cckt.detector.config.config import ModelConfig
-from cckt.detector.inference.cpu_backbone import NORMS, prepare_for_cpu
-from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.backbones.backbone import Backbone
+from cckt.detector.students.backbones.cpu_backbone import NORMS, prepare_for_cpu
 
 
 def trained(name: str, norm: str) -> nn.Module:

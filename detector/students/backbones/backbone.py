@@ -22,9 +22,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import no_waiting_offline
 from cckt.detector.config.config import ModelConfig
-from cckt.detector.students.backbone_weights import load_backbone, uses_timm_weights, weights_file
-from cckt.detector.students.frozen_norm import fold_frozen_norms
-from cckt.detector.students.input_sides import InputSides, cells, feature_maps, input_sides
+from cckt.detector.students.backbones.backbone_weights import load_backbone, uses_timm_weights, weights_file
+from cckt.detector.students.backbones.frozen_norm import fold_frozen_norms
+from cckt.detector.students.backbones.input_sides import InputSides, cells, feature_maps, input_sides
 
 FROZEN_NORMS = (FrozenBatchNorm2d, FrozenBatchNormAct2d)
 """Classes that timm replaces a BatchNorm2d by when it freezes it."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cckt.detector.students import input_sides as module
-from cckt.detector.students.input_sides import InputSides, input_sides
-from tests.detector.students.tiny_backbones import BACKBONES
+from cckt.detector.students.backbones.input_sides import InputSides, input_sides
+from tests.detector.students.backbones.tiny_backbones import BACKBONES
 
 EXPECTED = {
     "test_resnet": InputSides(),
