@@ -12,10 +12,10 @@ import shutil
 import socket
 import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 
 _DESCRIPTORS = re.compile(r"/proc/[^/]+(/task/[^/]+)?/fd|/dev/fd")
 _LONGEST_CHAIN = 40
@@ -83,6 +83,35 @@ def write_together(files: Mapping[Path, bytes]) -> None:
         for whole in ready.values():
             with contextlib.suppress(OSError):
                 os.unlink(whole)
+
+
+@contextlib.contextmanager
+def whole_files(*paths: Path) -> Iterator[list[IO[bytes]]]:
+    """Open files that the block writes piece by piece, and that appear complete when it ends.
+
+    If the block fails, none of them appears, and what was there stays. The target of a symbolic link is
+    replaced, not the link. Not for devices and pipes. OSError if a file cannot be written.
+    """
+    targets = [path.resolve() if path.is_symlink() else path for path in paths]
+    partial = [temporary_of(target) for target in targets]
+    files: list[IO[bytes]] = []
+    try:
+        for one in partial:
+            files.append(one.open("wb"))
+        yield files
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        for one, target in zip(partial, targets, strict=True):
+            os.replace(one, target)
+    finally:
+        for file in files:
+            with contextlib.suppress(OSError):  # of a full disk, which the block has reported
+                file.close()
+        for one in partial:
+            with contextlib.suppress(OSError):
+                os.unlink(one)
 
 
 def temporary_of(target: Path, step: str = "") -> Path:

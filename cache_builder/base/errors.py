@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+
 
 class UserError(Exception):
     """A fault that the user can correct.
@@ -16,8 +18,14 @@ class UserError(Exception):
 
 
 def brief(value: object) -> str:
-    """Return the repr of a value for a message, cut to 80 characters."""
-    text = repr(value)
+    """Return the repr of a value for a message, cut to 80 characters.
+
+    A value that others wrote may refer to its own parts many times: only its first items are shown.
+    """
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 3, 200, 200
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 20
+    text = short.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

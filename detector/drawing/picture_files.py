@@ -16,6 +16,10 @@ MARK = "cckt predict"
 """Mark of our pictures: the "Software" entry of a PNG file, the comment of a JPEG file."""
 PICTURE = re.compile(r"[0-9]{5}-.*\.(png|jpg)")
 """Names of the pictures of `cckt predict`: number and name of the photo."""
+CROP = re.compile(r"[0-9]{5}-[0-9]{2,}-[01]\.[0-9]{2}-.*\.jpg")
+"""Names of our crops: number of the photo, number and score of the detection, name of the photo."""
+FRAME = re.compile(r".*@[0-9.]+s\.jpg")
+"""Names of our frames of a video: name of the video, and time."""
 RESULTS = ("predictions.json", "predictions.csv", "classes.txt")
 """Results next to pictures of earlier versions, which have no mark."""
 _IS_PICTURE = text_mark(f"Software\0{MARK}", MARK)
@@ -38,15 +42,15 @@ def save_picture(picture: Image.Image, path: Path, quality: int = 92) -> None:
     write_bytes(path, memory.getvalue())
 
 
-def require_own_pictures(folder: Path) -> None:
-    """Raise UserError if a file that has a name like our pictures is not one of them.
+def require_own_pictures(folder: Path, names: re.Pattern[str] = PICTURE) -> None:
+    """Raise UserError if a file in a folder that has a name like our pictures is not one of them.
 
-    Called before the work, when the number of frames of a video is not known yet. Results of an earlier
-    version vouch for the pictures next to them.
+    names: of our pictures. Called before the work, when the number of frames of a video is not known yet.
+    Results of an earlier version vouch for the pictures next to them.
     """
     if not folder.is_dir():
         return
     old = any((folder / name).is_file() for name in RESULTS)
     for path in sorted(folder.iterdir()):
-        if PICTURE.fullmatch(path.name):
+        if names.fullmatch(path.name):
             require_ours_or_absent(path, lambda path: old or _IS_PICTURE(path), "a picture of cckt predict")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
+from cckt.cache_builder.base.atomic_files import temporary_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.ownership import require_ours_or_absent
 from cckt.detector.drawing.draw import draw_marks, draw_prediction, marks_of
-from cckt.detector.drawing.picture_files import save_picture
+from cckt.detector.drawing.picture_files import CROP, FRAME, MARK, require_own_pictures, save_picture
 from cckt.detector.inference.photo_sources import PHOTO_SUFFIXES, ffmpeg_program, name_of
 from cckt.detector.inference.prediction import Prediction
+
+
+MARK_BYTES = 1024
+"""Bytes at the end of a video in which its comment is."""
 
 
 @dataclass
@@ -38,6 +47,29 @@ class Products:
     def wanted(self) -> bool:
         """Whether anything is written."""
         return any((self.pictures, self.frames, self.crops, self.videos))
+
+    def require_own(self, videos: Sequence[Path]) -> None:
+        """Raise UserError if a file that may be written exists and is not ours, or would be written twice.
+
+        videos: of the input. Call it before the work.
+        """
+        if self.pictures is not None:
+            require_own_pictures(self.pictures)
+        if self.frames is not None and videos:
+            require_own_pictures(self.frames, FRAME)
+        if self.crops is not None and self.crops.is_dir():
+            for folder in sorted(path for path in self.crops.iterdir() if path.is_dir()):
+                require_own_pictures(folder, CROP)
+        if self.videos is None:
+            return
+        names = [self.videos / _video_name(path) for path in videos]
+        for path, count in Counter(names).items():
+            if count > 1:
+                raise UserError(
+                    f"--video: {count} videos would be written as {path.name}, expected different names; "
+                    "predict such videos into different folders."
+                )
+            require_ours_or_absent(path, _is_our_video, "a video of cckt predict")
 
     def named(self, prediction: Prediction, image: Image.Image) -> Prediction:
         """Return the prediction with the file of its frame as source, if frames are saved."""
@@ -69,8 +101,8 @@ class Products:
         assert self.videos is not None, "expected a folder of videos, found None"
         width, height = frame.width + frame.width % 2, frame.height + frame.height % 2
         if self._video is None:
-            name = Path(str(getattr(frame, "filename", "")).rpartition("@")[0]).stem
-            self._video = _Video(self.videos / f"{name}-detections.mp4", (width, height), self.rate)
+            name = _video_name(Path(str(getattr(frame, "filename", "")).rpartition("@")[0]))
+            self._video = _Video(self.videos / name, (width, height), self.rate)
         self._video.add(frame)
 
     def end_of_input(self) -> None:
@@ -91,14 +123,17 @@ class Products:
 
 
 class _Video:
-    """An H.264 video that ffmpeg writes from frames of one size."""
+    """An H.264 video that ffmpeg writes from frames of one size; it appears when it is complete."""
 
     def __init__(self, path: Path, size: tuple[int, int], rate: float) -> None:
         self.path, self._size = path, size
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = temporary_of(path)
         command = [ffmpeg_program(), "-nostdin", "-loglevel", "error", "-y", "-f", "rawvideo"]
         command += ["-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", f"{rate:g}", "-i", "-"]
-        command += ["-an", "-pix_fmt", "yuv420p", "-metadata", "comment=cckt predict", str(path)]
+        command += ["-an", "-pix_fmt", "yuv420p", "-metadata", f"comment={MARK}"]
+        # "file:" because ffmpeg takes a name such as concat:a for another protocol.
+        command += ["-f", "mp4", f"file:{self._partial}"]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by close()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=self._errors)
 
@@ -120,12 +155,29 @@ class _Video:
             file.seek(0)
             reason = file.read().decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {code}"]
         if code:
+            with suppress(OSError):
+                self._partial.unlink()
             raise UserError(f"{self.path}: ffmpeg cannot write it ({reason[0]}); leave out --video.")
+        os.replace(self._partial, self.path)
 
 
 def _is_frame(source: str) -> bool:
     """Whether a source is a frame of a video, as `video_frames` names it: "clip.mp4@12.00s"."""
     return re.search(r"@[0-9.]+s$", source) is not None and Path(source).suffix not in PHOTO_SUFFIXES
+
+
+def _video_name(source: Path) -> str:
+    return f"{source.stem}-detections.mp4"
+
+
+def _is_our_video(path: Path) -> bool:
+    """Whether a file ends with the metadata of our videos."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - MARK_BYTES))
+            return MARK.encode() in file.read()
+    except OSError:
+        return False
 
 
 def _folder_name(name: str) -> str:

@@ -250,3 +250,9 @@ def test_no_photos_give_no_predictions_and_top_limits_the_merged_ones():
     assert in_windows([]) == []
     (one,) = in_windows([mosaic([(10 * k + 3, 10 * k + 3, 5) for k in range(40)])], top=3)
     assert len(one) == 3
+
+
+def test_too_many_windows_are_refused():
+    with pytest.raises(UserError, match=r"a photo of 2000 x 2000 px has \d+ windows, expected at most 100000"):
+        Windows(16, 0.99).of(2000, 2000)
+    assert len(Windows(64, 0.2).of(9459, 9459)) < 100_000
