@@ -20,6 +20,8 @@ TRIES = 100
 """Attempts to look at a disk while other processes make and remove folders there."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNANSWERED = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
+"""Errors after which a file may exist all the same."""
 _SPACE = "free space there or name another place"
 _OTHER = "name another place"
 _REASONS = {

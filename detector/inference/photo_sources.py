@@ -15,6 +15,7 @@ from typing import IO
 from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.regular_files import walk_files
 
 PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 MOST_ERRORS = 1 << 16
@@ -37,7 +38,9 @@ def find_photos(
             names = [line.strip() for line in listed]
             inside = [Path(name) for name in names if name]
         elif Path(place).is_dir():
-            every = Path(place).rglob("*") if recursive else Path(place).iterdir()
+            every: Iterable[Path] = Path(place).iterdir()
+            if recursive:
+                every = (folder / name for folder, names in walk_files(Path(place)) for name in names)
             inside = sorted(path for path in every if _is_shown(path) and path.is_file())
             if not inside and not recursive and any(path.is_dir() for path in Path(place).iterdir()):
                 raise UserError(

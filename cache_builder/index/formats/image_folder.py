@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.base.regular_files import walk_files
 from cckt.cache_builder.index.formats import IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.index.photo_files.headers import read_headers
@@ -50,8 +50,8 @@ def read_folder(path: Path, progress: Progress, repairs: Repairs, names: Sequenc
 def list_images(root: Path, inside: str = "") -> list[str]:
     """Return the ascending names of the image files in `root / inside`, relative to `root`."""
     names = []
-    for folder, _, files in os.walk(root / inside):
-        place = Path(folder).relative_to(root)
+    for folder, files in walk_files(root / inside):
+        place = folder.relative_to(root)
         names += [(place / file).as_posix() for file in files if file.lower().endswith(SUFFIXES)]
     return sorted(names)
 
