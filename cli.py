@@ -188,6 +188,14 @@ def _run(arguments: Sequence[str]) -> int:
     except _Stopped:
         show_error("stopped; finished work is kept. Run the same command to continue.")
         return 130
+    except MemoryError as error:
+        if debug:
+            raise
+        show_error(
+            f"the memory of this machine is used up ({str(error) or 'no more is given'}), expected enough "
+            "for these options; use smaller numbers, such as --batch or --workers, or a machine with more memory."
+        )
+        return UserError.exit_code
     except Exception as error:
         if debug:
             raise

@@ -116,7 +116,10 @@ def curve(
     if (run / CURVE).is_file():
         known = read_json(run / CURVE, MADE_BY)
         with as_written(run / CURVE):
-            scored, points = known["val"], {str(int(mark)): _point(one) for mark, one in known["points"].items()}
+            scored, points = (
+                known["val"],
+                {str(int(mark)): _point(one) for mark, one in known["points"].items()},
+            )
         if scored != open_index(val).digest:
             raise UserError(
                 f"{run}: its --val was another data set than {val}; name that one, or another --out."
@@ -146,7 +149,7 @@ def curve(
 
 
 def _point(figures: dict[str, Any]) -> dict[str, float | None]:
-    """Return seconds and FIGURES of an evaluation; KeyError, TypeError or ValueError where they are missing."""
+    """Return seconds and FIGURES of an evaluation, which `as_written` checks."""
     found = {figure: None if figures[figure] is None else float(figures[figure]) for figure in FIGURES}
     return {"seconds": float(figures["seconds"]), **found}
 

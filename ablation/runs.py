@@ -180,7 +180,9 @@ def _check_same_data(run: Path, train_data: Path, val: Path, evaluation: dict[st
 
 def _figures_of(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     with as_written(run / "metrics.json"):
-        figures = {figure: None if evaluation[figure] is None else float(evaluation[figure]) for figure in FIGURES}
+        figures = {
+            figure: None if evaluation[figure] is None else float(evaluation[figure]) for figure in FIGURES
+        }
         return {"run": run.name, "seconds": _seconds(run), "photos": evaluation["photos"], **figures}
 
 

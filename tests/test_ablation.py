@@ -451,7 +451,7 @@ def test_a_folder_of_somebody_else_in_the_place_of_a_run_is_kept(tmp_path: Path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run/notes.txt").write_text("precious")
     (tmp_path / "run/ablate.json").write_text('{"seconds": 5, "mine": 1}')
-    with pytest.raises(UserError, match="found ablate.json in it, expected an empty folder or a run"):
+    with pytest.raises(UserError, match=r"found ablate\.json in it, expected an empty folder or a run"):
         runs.finish_run(Config(), tmp_path, tmp_path, tmp_path / "run", Silent())
     assert (tmp_path / "run/ablate.json").read_text() == '{"seconds": 5, "mine": 1}'
 

@@ -1,4 +1,4 @@
-"""Read files and folders of anybody: no endless device, no pipe without a writer, no folder left out silently."""
+"""Read files and folders of anybody: no endless device, no silent pipe, no folder left out."""
 
 from __future__ import annotations
 

@@ -80,6 +80,8 @@ def hold_out(
     """
     if not 0 < share < 1:
         raise UserError(f"--share is {share:g}: expected a share of the photos between 0 and 1, such as 0.1")
+    if seed < 0:
+        raise UserError(f"--seed is {seed}: expected a number of at least 0")
     if (out / VAL).exists():  # the last one that is written
         present = next(name for name in (TRAIN, VAL) if (out / name).exists())
         raise UserError(f"{out / present} exists already: remove it or choose another --out")

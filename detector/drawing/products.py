@@ -22,7 +22,6 @@ from cckt.detector.drawing.picture_files import CROP, FRAME, MARK, require_own_p
 from cckt.detector.inference.photo_sources import PHOTO_SUFFIXES, ffmpeg_program, name_of
 from cckt.detector.inference.prediction import Prediction
 
-
 MARK_BYTES = 1024
 """Bytes at the end of a video in which its comment is."""
 

@@ -193,9 +193,7 @@ def write_voc(predictions: Sequence[Prediction], folder: Path) -> list[Path]:
 
 def _add(parent: ElementTree.Element, name: str, value: object) -> None:
     """Add an element with a text; characters that XML cannot hold are shown as \\x1b and so on."""
-    text = _NOT_XML.sub(
-        lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), str(value)
-    )
+    text = _NOT_XML.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), str(value))
     ElementTree.SubElement(parent, name).text = text
 
 

@@ -120,7 +120,9 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
 def check_every(every: float) -> None:
     """Raise UserError unless `every` is a number of seconds from 1e-6 to 1e6."""
     if not 1e-6 <= every <= 1e6:
-        raise UserError(f"--every {every:g}: expected seconds above 0 (at most 1e6) between two frames, such as 1.")
+        raise UserError(
+            f"--every {every:g}: expected seconds above 0 (at most 1e6) between two frames, such as 1."
+        )
 
 
 def check_video(path: Path, every: float) -> None:

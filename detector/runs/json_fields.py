@@ -57,6 +57,6 @@ def as_written(file: Path, step: str = "restore the file") -> Iterator[None]:
         yield
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(
-            f"{file}: its entries are not as cckt writes them ({type(error).__name__}: {error}), expected the "
-            f"file as it was; {step}."
+            f"{file}: its entries are not as cckt writes them ({type(error).__name__}: {error}), expected "
+            f"the file as it was; {step}."
         ) from None

@@ -50,8 +50,8 @@ def load_backbone(net: nn.Module, path: Path) -> None:
         if isinstance(error, OSError):
             raise_unless_missing(error, path)
         raise UserError(
-            f"option model.backbone_weights: {path} holds no readable safetensors ({error}); restore the file "
-            "or name another."
+            f"option model.backbone_weights: {path} holds no readable safetensors ({error}); restore the "
+            "file or name another."
         ) from None
     own: dict[str, Tensor] = net.state_dict()
     source = {name: _name_in(stored, name) for name in own}

@@ -79,12 +79,13 @@ def start_from(model: nn.Module, source: Path) -> StartWeights:
             "that run, or without --from."
         )
     bad = next(
-        (one for one, value in fitting.items() if value.is_floating_point() and not value.isfinite().all()), None
+        (one for one, value in fitting.items() if value.is_floating_point() and not value.isfinite().all()),
+        None,
     )
     if bad is not None:
         raise UserError(
-            f"--from {path}: its tensor {bad} holds non-finite numbers, expected finite weights; give another "
-            "checkpoint."
+            f"--from {path}: its tensor {bad} holds non-finite numbers, expected finite weights; give "
+            "another checkpoint."
         )
     other = [name for name in own if name in stored and name not in fitting]
     model.load_state_dict(own | fitting)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.base.atomic_files import is_stream
-from cckt.cache_builder.base.disk_faults import explained_faults
+from cckt.cache_builder.base.disk_faults import explained_faults, require_room
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress
@@ -36,8 +36,8 @@ def export_column(
     """Write the finished column `name` of a data set to `out` with ids, names and boxes; return the files.
 
     form: one of FORMATS; see `write_parquet` and `write_npy`. Memory is that of one chunk. Raises UserError
-    for an unknown format, a missing or unfinished column, a file of somebody else in the place of one of ours, a
-    device or a pipe, or a full disk.
+    for an unknown format, a missing or unfinished column, a file of somebody else in the place of one
+    of ours, a device or a pipe, or a full disk.
     """
     if form not in FORMATS:
         raise UserError(f"--format is {form!r}; choose one of {', '.join(FORMATS)}.")
@@ -45,7 +45,9 @@ def export_column(
         if is_stream(out):
             raise UserError(f"--out {out}: is a device or a pipe, expected a file; name a file.")
     column = open_column(data, name, resident=RESIDENT)
-    table = table_of(Path(data), data, column.manifest.spec)
+    spec = column.manifest.spec
+    table = table_of(Path(data), data, spec)
+    require_room(out.parent, sum(spec.n_chunks * spec.chunk_bytes(array) for array in spec.arrays))
     if form == "parquet":
         require_pyarrow()
         require_ours_or_absent(out, parquet_mark(), MADE)

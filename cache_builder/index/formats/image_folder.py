@@ -14,7 +14,7 @@ from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.base.regular_files import walk_files
 from cckt.cache_builder.index.formats import IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.repairs import Repairs
-from cckt.cache_builder.index.photo_files.headers import read_headers
+from cckt.cache_builder.index.photo_files.headers import read_headers, why_unreadable
 from cckt.cache_builder.vocabulary import Concept
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
@@ -64,9 +64,10 @@ def measure(root: Path, names: Sequence[str], progress: Progress, path: Path) ->
     turned = read_headers(root, names, progress).turned
     unreadable = np.flatnonzero(turned[:, 0] == 0)
     if len(unreadable):
+        first = root / names[int(unreadable[0])]
         raise UserError(
             f"{path}: {len(unreadable)} of {len(names)} photos cannot be read, so their size is unknown (the "
-            f"first is {root / names[int(unreadable[0])]}); repair or remove them"
+            f"first is {first}: {why_unreadable(first)}); repair them, or move them elsewhere"
         )
     images = np.zeros(len(names), IMAGE_DTYPE)
     images["id"] = np.arange(1, len(names) + 1)

@@ -171,5 +171,5 @@ def test_ffmpeg_takes_a_name_for_a_file_and_opens_only_files(fake_ffmpeg, monkey
 
 @pytest.mark.parametrize("every", [0, -1, float("nan"), float("inf"), 1e-300])
 def test_seconds_between_frames(every):
-    with pytest.raises(UserError, match="--every .*: expected seconds above 0"):
+    with pytest.raises(UserError, match=r"--every .*: expected seconds above 0"):
         check_every(every)

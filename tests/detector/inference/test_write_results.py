@@ -59,7 +59,9 @@ def test_names_that_begin_like_formulas_are_text_in_spreadsheets(tmp_path: Path)
 
 def test_a_name_with_control_characters_is_in_files_that_can_be_read(tmp_path: Path) -> None:
     concepts = Vocabulary([Concept(1, "a\x1b[31m\0\ufffe"), Concept(2, "b\nc"), Concept(3, "<&\"'")])
-    one = Prediction(np.ones((3, 4), np.float32), np.ones(3, np.float32), np.arange(3), concepts, (8, 8), "0.png")
+    one = Prediction(
+        np.ones((3, 4), np.float32), np.ones(3, np.float32), np.arange(3), concepts, (8, 8), "0.png"
+    )
     write_results([one], tmp_path, "voc")
     root = ElementTree.parse(tmp_path / "Annotations/0.xml").getroot()
     assert [item.findtext("name") for item in root.iter("object")] == [

@@ -50,7 +50,7 @@ def floats(*rows: list[float]) -> pa.Array:
     [
         (pa.array([1, None]), floats(ROW, ROW), "its column id lacks the id of a row"),
         (pa.array([1, 2**64 - 1], pa.uint64()), floats(ROW, ROW), "cannot be read as Parquet"),
-        (pa.array([1, 2, 3]), floats(ROW, ROW[:2], ROW + [0.0]), "vectors of different lengths, expected 3"),
+        (pa.array([1, 2, 3]), floats(ROW, ROW[:2], [*ROW, 0.0]), "vectors of different lengths, expected 3"),
         (pa.array([1.0, 2.0]), floats(ROW, ROW), "holds double, expected integers"),
         (pa.array([1]), floats([0.0] * (WIDEST + 1)), f"hold {WIDEST + 1} values, expected at most {WIDEST}"),
         (
@@ -69,7 +69,9 @@ def test_values_that_do_not_fit(tmp_path: Path, ids: Any, vectors: Any, message:
 
 def test_vectors_of_any_list_type(tmp_path: Path) -> None:
     fixed = pa.FixedSizeListArray.from_arrays(pa.array(ROW * 2, pa.float32()), 3)
-    for number, vectors in enumerate((floats(ROW, ROW), floats(ROW, ROW).cast(pa.large_list(pa.float32())), fixed)):
+    for number, vectors in enumerate(
+        (floats(ROW, ROW), floats(ROW, ROW).cast(pa.large_list(pa.float32())), fixed)
+    ):
         ((at, block),) = read(table(tmp_path / f"{number}.parquet", pa.array([4, 5]), vectors))
         assert (at, block.tolist()) == (0, [ROW, ROW])
 
