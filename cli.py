@@ -193,7 +193,7 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         show_error(
             f"the memory of this machine is used up ({str(error) or 'no more is given'}), expected enough "
-            "for these options; use smaller numbers, such as --batch or --workers, or a machine with more memory."
+            "for these options; use smaller numbers, such as --batch or --workers, or more memory."
         )
         return UserError.exit_code
     except Exception as error:

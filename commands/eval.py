@@ -180,7 +180,8 @@ def evaluate(
         drawn = metrics.figures["asked"]
         title = (
             f"{drawn['words']} words drawn {drawn['draws']} times, score {drawn['threshold']:.2f} or more, "
-            f"percent; finds of words that a photo does not show: {drawn['absent_finds_per_photo']:.3f} per photo"
+            "percent; finds of words that a photo does not show: "
+            f"{drawn['absent_finds_per_photo']:.3f} per photo"
         )
         answer.table(title, ["words", "precision", "recall", "F1", "finds"], request_rows(drawn))
     answer.figures(metrics.as_dict())

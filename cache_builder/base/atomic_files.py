@@ -20,6 +20,8 @@ from typing import IO, Any
 _DESCRIPTORS = re.compile(r"/proc/[^/]+(/task/[^/]+)?/fd|/dev/fd")
 _LONGEST_CHAIN = 40
 """Symbolic links in a row that Linux follows."""
+LONGEST_PART = 200
+"""Bytes of a name to which something is added; file systems permit 255."""
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 
@@ -123,7 +125,18 @@ def temporary_of(target: Path, step: str = "") -> Path:
     if swept not in _swept():
         _swept().add(swept)
         _sweep(target.parent)
-    return target.with_name(f".{target.name}.{step}{_host()}.{os.getpid()}.partial")
+    return target.with_name(f".{short_name(target.name)}.{step}{_host()}.{os.getpid()}.partial")
+
+
+def short_name(name: str, most: int = LONGEST_PART) -> str:
+    """Return a file name of at most `most` bytes: a longer one is cut, and has a digest at its end.
+
+    So a file whose name has the length that file systems permit can still get a suffix or a number.
+    """
+    content = os.fsencode(name)
+    if len(content) <= most:
+        return name
+    return f"{content[: most - 9].decode(errors='ignore')}-{zlib.crc32(content):08x}"
 
 
 def _sweep(folder: Path) -> None:

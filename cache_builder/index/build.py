@@ -173,8 +173,8 @@ def _unreadable(images: Path, names: list[str], missing: set[str], record: NDArr
         return []
     reason = why_unreadable(images / bad[0])
     return [
-        f"{counted(len(bad), 'photo')} cannot be read, the first is {bad[0]} ({reason}): columns leave such rows "
-        "without a value"
+        f"{counted(len(bad), 'photo')} cannot be read, the first is {bad[0]} ({reason}): columns leave such "
+        "rows without a value"
     ]
 
 

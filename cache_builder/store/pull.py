@@ -49,8 +49,8 @@ def pull(
     The digest of each chunk is checked before it is placed; the manifest comes last. After a kill the same
     call resumes. Nothing of `source` chooses a path: names of columns are parsed, names of files are ours.
 
-    Raises UserError: `workers` below 1, no column, a name of no kind of column, an unfinished column, a damaged
-    chunk, another column or other files in the target's place.
+    Raises UserError: `workers` below 1, no column, a name of no kind of column, an unfinished column, a
+    damaged chunk, another column or other files in the target's place.
     """
     progress = progress or Silent()
     if workers < 1:

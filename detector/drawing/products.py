@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cckt.cache_builder.base.atomic_files import temporary_of
+from cckt.cache_builder.base.atomic_files import short_name, temporary_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import require_ours_or_absent
 from cckt.detector.drawing.draw import draw_marks, draw_prediction, marks_of
@@ -74,7 +74,7 @@ class Products:
         """Return the prediction with the file of its frame as source, if frames are saved."""
         if self.frames is None or not _is_frame(prediction.source):
             return prediction
-        return replace(prediction, source=str(self.frames / f"{name_of(prediction.source)}.jpg"))
+        return replace(prediction, source=str(self.frames / f"{_name_of(prediction.source)}.jpg"))
 
     def write(self, number: int, image: Image.Image, prediction: Prediction) -> Image.Image | None:
         """Write everything about one image; return a drawn frame for `add_frame`, None for a photo.
@@ -86,7 +86,7 @@ class Products:
             save_picture(image, Path(prediction.source), quality=95)
         if self.pictures:
             drawn = draw_prediction(image, prediction)
-            save_picture(drawn, self.pictures / f"{number:05d}-{name_of(original)}.jpg")
+            save_picture(drawn, self.pictures / f"{number:05d}-{_name_of(original)}.jpg")
         if self.crops:
             self._save_crops(number, image, prediction, original)
         if self.videos is None or not _is_frame(original):
@@ -116,7 +116,7 @@ class Products:
         for at, (name, score, box) in enumerate(boxes, 1):
             left, top = int(box[0]), int(box[1])
             right, bottom = max(left + 1, -int(-box[2] // 1)), max(top + 1, -int(-box[3] // 1))
-            file = f"{number:05d}-{at:02d}-{score:.2f}-{name_of(original)}.jpg"
+            file = f"{number:05d}-{at:02d}-{score:.2f}-{_name_of(original)}.jpg"
             crop = image.crop((left, top, min(right, image.width), min(bottom, image.height)))
             save_picture(crop, self.crops / _folder_name(name) / file, quality=95)
 
@@ -166,7 +166,12 @@ def _is_frame(source: str) -> bool:
 
 
 def _video_name(source: Path) -> str:
-    return f"{source.stem}-detections.mp4"
+    return f"{short_name(source.stem)}-detections.mp4"
+
+
+def _name_of(source: str) -> str:
+    """Return the name of an image in the names of our files, see `short_name`."""
+    return short_name(name_of(source))
 
 
 def _is_our_video(path: Path) -> bool:
@@ -181,4 +186,4 @@ def _is_our_video(path: Path) -> bool:
 
 def _folder_name(name: str) -> str:
     """Return a concept's name as a folder name on any system."""
-    return re.sub(r"[^\w .-]", "_", name).strip(" .") or "_"
+    return short_name(re.sub(r"[^\w .-]", "_", name).strip(" .")) or "_"

@@ -128,7 +128,7 @@ def check_proposals(config: Config, data: Path, index: Index) -> None:
 
 
 def check_photos(index: Index) -> None:
-    """Raise UserError if no photo can be read, and if none of a few photo files exists: the folder was moved."""
+    """Raise UserError if no photo can be read, or none of a few files exists because the folder was moved."""
     rows = np.unique(np.linspace(0, len(index) - 1, CHECKED_PHOTOS).astype(int))
     missing = [path for row in rows if not (path := index.photo_path(row)).is_file()]
     if len(missing) == len(rows):
