@@ -133,7 +133,7 @@ def remember(path: Path, about: dict[str, Any], compute: Callable[[], dict[str, 
         known = known if isinstance(known, dict) else {}
         figures = known.get("figures")
         if known.get("about") == about and known.get("digest") == _digest(figures):
-            return dict(figures)
+            return dict(known["figures"])
     figures = compute()
     write_json(path, {"about": about, "figures": figures, "digest": _digest(figures)})
     return figures

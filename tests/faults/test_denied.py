@@ -35,9 +35,7 @@ def refusing(number: int, *parts: str, real: Callable[..., Any] = os.scandir) ->
     return fail
 
 
-def test_every_folder_is_listed_except_lost_and_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_folder_is_listed_but_lost_and_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("a", "b", "lost+found"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.png").touch()

@@ -37,8 +37,8 @@ def write_npy(column: Column, path: Path, beside: Beside, progress: Progress | N
     card = card_path(path)
     names = [file.name for file in files.values()]
     require_own_folder(path.parent, card.name, lambda path: _is_card(path, spec.name), names, MADE)
-    about = {"cckt": "column", "column": spec.name, "files": names}
-    about["manifest"] = {**column.manifest.fields(), "digest": column.manifest.digest}
+    manifest = {**column.manifest.fields(), "digest": column.manifest.digest}
+    about = {"cckt": "column", "column": spec.name, "files": names, "manifest": manifest}
     progress.start(f"export {spec.name}", spec.rows, "rows")
     try:
         # The card appears first: it vouches for the others if a kill comes between them.

@@ -165,9 +165,14 @@ def test_short_names(name: str, most: int) -> None:
 
 def test_whole_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old")
-    with pytest.raises(ValueError, match="stop"), whole_files(tmp_path / "a", tmp_path / "b") as files:
-        files[0].write(b"new")
-        raise ValueError("stop")
+
+    def fail() -> None:
+        with whole_files(tmp_path / "a", tmp_path / "b") as files:
+            files[0].write(b"new")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
     with whole_files(tmp_path / "a", tmp_path / "b") as files:
         for file in files:

@@ -80,9 +80,7 @@ def test_weights_over_proposals_that_were_replaced_are_replaced_too(
 
 
 @pytest.mark.parametrize("w_max", [0, -1, float("nan"), float("inf")])
-def test_a_wrong_maximum_is_refused_before_the_model_names_anything(
-    data: Path, mllm: Mllm, w_max: float
-) -> None:
+def test_a_wrong_maximum_is_refused_before_the_model_names(data: Path, mllm: Mllm, w_max: float) -> None:
     with pytest.raises(UserError, match=r"--w-max is .*; give a weight above 0"):
         cache_nouns(data, mllm, w_max=w_max)
     assert not (data / "proposals/answers").exists()
