@@ -31,6 +31,7 @@ from cckt.commands.console import (
     close_output,
     quiet_progress,
     reader_is_gone,
+    require_figures_file,
     show_error,
 )
 from cckt.commands.doctor import doctor
@@ -170,8 +171,8 @@ def _run(arguments: Sequence[str]) -> int:
     rest = [argument for argument in arguments if argument not in ("--debug", "--quiet")]
     try:
         command = _parser()
-        _refuse_places_that_are_none(command, rest)
         with explained_faults(), quiet_progress("--quiet" in arguments):
+            _refuse_places_that_are_none(command, rest)
             command.main(rest, prog_name="cckt")
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # in the help, which the parser prints
@@ -187,6 +188,14 @@ def _run(arguments: Sequence[str]) -> int:
     except _Stopped:
         show_error("stopped; finished work is kept. Run the same command to continue.")
         return 130
+    except MemoryError as error:
+        if debug:
+            raise
+        show_error(
+            f"the memory of this machine is used up ({str(error) or 'no more is given'}), expected enough "
+            "for these options; use smaller numbers, such as --batch or --workers, or more memory."
+        )
+        return UserError.exit_code
     except Exception as error:
         if debug:
             raise
@@ -200,7 +209,8 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _refuse_places_that_are_none(command: Any, words: Sequence[str]) -> None:
-    """Raise UserError for an empty file or folder name, and for a URL where only a local path can be.
+    """Raise UserError for an empty file or folder name, for a URL where only a local path can be, for a place
+    that ends with the process, and for a file of figures that cannot be written.
 
     The parser would take "" for the current folder, and s3://a/b for the folder s3:/a/b.
     """
@@ -208,16 +218,26 @@ def _refuse_places_that_are_none(command: Any, words: Sequence[str]) -> None:
         command, words = command.commands[words[0]], words[1:]
     options = {name: one for one in command.params for name in one.opts if name.startswith("-")}
     hints = get_type_hints(command.callback) if options and command.callback else {}
-    for option, value in _values(options, words):
+    values = list(_values(options, words))
+    for option, value in values:
         known = options.get(option)
         hint = None if known is None else hints.get(known.name)
         local = _names_path(hint)
-        if not value and (option == "" or local or option == "--json"):
+        place = option == "" or getattr(known, "metavar", None) == "PLACE"
+        if not value and (place or local or option == "--json"):
             raise UserError(
                 f"{option or 'an argument'}: found an empty name, expected a file or folder; give its name."
             )
         if local and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
             raise UserError(f"{option} {value}: found a URL, expected a path on this machine; give a path.")
+        if place and value.startswith("memory://"):
+            raise UserError(
+                f"{option or 'an argument'} {value}: found a place in the memory of this process, which ends "
+                "with the command, expected a folder or a URL of a store; give one."
+            )
+        if option == "--json" and value != "-":
+            outputs = [Path(out) for name, out in values if name == "--out"]
+            require_figures_file(Path(value), outputs)
 
 
 def _names_path(hint: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cckt.ablation.plan import AblationPlan
+from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
@@ -22,7 +23,7 @@ from cckt.cache_builder.quality.existence import existence_report
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import load_teacher
 from cckt.detector.config.config import Config
-from cckt.shapeworld.dataset import make_dataset
+from cckt.shapeworld.dataset import PHOTO_BYTES, make_dataset
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 77
 """Photos of the quickstart to train on; held-out photos on which no choice was made."""
@@ -43,6 +44,9 @@ def folders(
     if not plan.recipe.startswith("shapeworld"):
         raise UserError(f"--recipe {plan.recipe} needs your own data; give --train FOLDER and --val FOLDER.")
     train_data, val = plan.out / "train", plan.out / "held-out"
+    rendered = [(train_data, plan.photos), (val, plan.held_out)]
+    missing = [photos for folder, photos in rendered if not (folder / "index" / "index.json").is_file()]
+    require_room(plan.out, sum(missing) * PHOTO_BYTES)  # of both, before the first is rendered
     announce(f"shapeworld: {counted(plan.photos, 'photo')} to train on, {plan.held_out} to evaluate on")
     for folder, photos, seed, keep in (
         (train_data, plan.photos, TRAIN_SEED, "base"),

@@ -20,10 +20,12 @@ from cckt.ablation.plan import AblationPlan
 from cckt.ablation.runs import check_rows, finish_run, mean_over_seeds, with_seed
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.ownership import json_object, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import build_index
 from cckt.detector.config.config import Config
 from cckt.detector.config.recipes import plain
+from cckt.detector.runs.json_fields import as_written
 from cckt.detector.training.train import finished
 from cckt.shapeworld.dataset import make_dataset
 from cckt.shapeworld.pictographs import BASE, NOVEL
@@ -35,6 +37,7 @@ NEW_SEED = 3
 GROUPS = ("old_base", "new_base", "never")
 """Concepts that were annotated first, in the new data, and nowhere."""
 FIGURES = tuple(f"{when}_{group}" for group in GROUPS for when in ("before", "after"))
+MADE = "a file made by cckt ablate finetune"
 PLAIN, RECIPE = "plain", "recipe"
 
 
@@ -71,13 +74,13 @@ def finetune_table(plan: AblationPlan, announce: Announce, progress: Progress) -
             if kind not in before:
                 announce(f"{labels[kind]} on base concepts, seed {seed}")
                 finish_run(with_seed(starts[kind], seed), train_data, val, start, progress)
-                before[kind] = groups(finished(start))
+                before[kind] = _groups_of(start)
             announce(f"{known['label']} on new classes, seed {seed}")
             name = known["key"] if known["key"] in labels else folder_name(known["key"])
             run = plan.out / "finetune" / f"{name}-{seed}"
             config = with_seed(tuned[known["key"]], seed)
             figures = finish_run(config, new_data, val, run, progress, start=start)
-            after = groups(finished(run))
+            after = _groups_of(run)
             figures |= {f"before_{group}": before[kind][group] for group in GROUPS}
             figures |= {f"after_{group}": after[group] for group in GROUPS}
             known["runs"].append(figures)
@@ -93,6 +96,7 @@ def new_classes(plan: AblationPlan, progress: Progress) -> Path:
         photos = plan.out / "new-photos"
         make_dataset(photos, plan.photos, NEW_SEED, progress=progress)
         folder.mkdir(parents=True, exist_ok=True)
+        require_ours_or_absent(folder / "split.json", lambda path: json_object(path) == split(), MADE)
         write_bytes(folder / "split.json", json.dumps(split()).encode())
         files = (photos / "annotations.json", photos / "photos", folder)
         build_index(*files, split=folder / "split.json", keep="base")
@@ -103,6 +107,11 @@ def split() -> dict[str, list[str]]:
     """Return the split of the new data: new classes are base, those never annotated novel, old ones other."""
     novel = sorted(NOVEL)
     return {"base": novel[:NEW], "novel": novel[NEW:], "other": sorted(BASE)}
+
+
+def _groups_of(run: Path) -> dict[str, float | None]:
+    with as_written(run / "metrics.json"):
+        return groups(finished(run))
 
 
 def groups(evaluation: Mapping[str, Any]) -> dict[str, float | None]:

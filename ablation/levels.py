@@ -36,6 +36,7 @@ from cckt.detector.config.config import Config, changed
 from cckt.detector.evaluation.evaluate import evaluate_detections
 from cckt.detector.evaluation.inference_loop import Variant
 from cckt.detector.inference.region_proposals import RunProposer
+from cckt.detector.runs.json_fields import as_written
 from cckt.detector.runs.run_folder import run_config
 from cckt.detector.training.train import finished
 
@@ -82,7 +83,9 @@ def levels_table(plan: AblationPlan, announce: Announce, progress: Progress) -> 
             announce(f"{row.label}, seed {seed}")
             run = plan.out / "levels" / f"{row.key}-{seed}"
             figures = finish_run(with_seed(row.config, seed), train_data, val, run, progress)
-            _add(done[row.key], figures | _counts(finished(run)))
+            with as_written(run / "metrics.json"):
+                counts = _counts(finished(run))
+            _add(done[row.key], figures | counts)
             if row.prior_weight:
                 _add(done[f"{row.key}-priors"], _with_priors(run, val, row.prior_weight, progress))
             save(plan, answer)

@@ -27,6 +27,7 @@ from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config, changed
 from cckt.detector.data.dataset import used_images
 from cckt.detector.data.schedule import Schedule
+from cckt.detector.runs.json_fields import as_written
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config
 from cckt.detector.training.train import train
 
@@ -114,11 +115,15 @@ def curve(
         _require_same(config, run, train_data)
     if (run / CURVE).is_file():
         known = read_json(run / CURVE, MADE_BY)
-        if known["val"] != open_index(val).digest:
+        with as_written(run / CURVE):
+            scored, points = (
+                known["val"],
+                {str(int(mark)): _point(one) for mark, one in known["points"].items()},
+            )
+        if scored != open_index(val).digest:
             raise UserError(
                 f"{run}: its --val was another data set than {val}; name that one, or another --out."
             )
-        points = dict(known["points"])
     photos = len(used_images(open_index(train_data), config.data))
     steps = Schedule(photos, config.train.seed, config.train.batch).steps_per_epoch
     for mark in marks:
@@ -138,10 +143,15 @@ def curve(
         if metrics["stopped"]:
             when = f"step {metrics['step']} of {run.name}"
             raise Interrupted.by(metrics["stopped"], when, "run the same command to continue")
-        found = {figure: metrics["evaluation"][figure] for figure in FIGURES}
-        points[str(mark)] = {"seconds": time.perf_counter() - began, **found}
+        points[str(mark)] = _point({"seconds": time.perf_counter() - began, **metrics["evaluation"]})
         write_json(run / CURVE, {"val": open_index(val).digest, "points": points})
     return points
+
+
+def _point(figures: dict[str, Any]) -> dict[str, float | None]:
+    """Return seconds and FIGURES of an evaluation, which `as_written` checks."""
+    found = {figure: None if figures[figure] is None else float(figures[figure]) for figure in FIGURES}
+    return {"seconds": float(figures["seconds"]), **found}
 
 
 def _require_same(config: Config, run: Path, train_data: Path) -> None:

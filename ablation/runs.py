@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cckt.ablation.plan import differences
-from cckt.cache_builder.base.atomic_files import write_json
+from cckt.cache_builder.base.atomic_files import plain, write_json
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.base.regular_files import read_regular
@@ -23,6 +26,8 @@ from cckt.detector.evaluation.evaluate import evaluate_detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.inference_loop import Variant, infer
 from cckt.detector.inference.inference_model import load_inference_model
+from cckt.detector.runs.folder_guard import require_own_or_empty
+from cckt.detector.runs.json_fields import as_written
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config
 from cckt.detector.training.preflight import check_batch, check_validation, gather
 from cckt.detector.training.train import finished, train
@@ -83,7 +88,9 @@ def finish_run(
         metrics = train(config, train_data, val, run, resume=resume, start=begin, progress=progress)
     finally:
         if run.is_dir():
-            write_json(run / "ablate.json", {"seconds": before + time.perf_counter() - began})
+            with contextlib.suppress(UserError):  # a folder of somebody else, which `train` refused
+                require_own_or_empty(run)
+                write_json(run / "ablate.json", {"seconds": before + time.perf_counter() - began})
     if metrics["stopped"]:
         when = f"step {metrics['step']} of {run.name}"
         raise Interrupted.by(metrics["stopped"], when, "run the same command to continue")
@@ -117,14 +124,23 @@ def weights_and_index(run: Path, val: Path) -> dict[str, str]:
 
 
 def remember(path: Path, about: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures kept in `path` if they are about the same inputs; else compute and keep them."""
+    """Return the figures kept in `path` if they are about the same inputs; else compute and keep them.
+
+    Figures that were edited by hand are computed again.
+    """
     if path.is_file():
         known = read_json(path, MADE_BY)
-        if known.get("about") == about:
+        known = known if isinstance(known, dict) else {}
+        figures = known.get("figures")
+        if known.get("about") == about and known.get("digest") == _digest(figures):
             return dict(known["figures"])
     figures = compute()
-    write_json(path, {"about": about, "figures": figures})
+    write_json(path, {"about": about, "figures": figures, "digest": _digest(figures)})
     return figures
+
+
+def _digest(figures: Any) -> str:
+    return digest_of(json.dumps(plain(figures), sort_keys=True).encode())
 
 
 def detect_variants(
@@ -150,9 +166,11 @@ def mean_over_seeds(runs: Sequence[dict[str, Any]], figures: Sequence[str] = FIG
 
 
 def _check_same_data(run: Path, train_data: Path, val: Path, evaluation: dict[str, Any]) -> None:
+    with as_written(run / "metrics.json"):
+        scored = evaluation["figures"]["index_digest"]
     for option, folder, digest in (
         ("--train", train_data, Facts.load(run).index_digest),
-        ("--val", val, evaluation["figures"]["index_digest"]),
+        ("--val", val, scored),
     ):
         if open_index(folder).digest != digest:
             raise UserError(
@@ -161,15 +179,15 @@ def _check_same_data(run: Path, train_data: Path, val: Path, evaluation: dict[st
 
 
 def _figures_of(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "run": run.name,
-        "seconds": _seconds(run),
-        "photos": evaluation["photos"],
-        **{figure: evaluation[figure] for figure in FIGURES},
-    }
+    with as_written(run / "metrics.json"):
+        figures = {
+            figure: None if evaluation[figure] is None else float(evaluation[figure]) for figure in FIGURES
+        }
+        return {"run": run.name, "seconds": _seconds(run), "photos": evaluation["photos"], **figures}
 
 
 def _seconds(run: Path) -> float:
     if not (run / "ablate.json").is_file():
         return 0.0
-    return float(read_json(run / "ablate.json", MADE_BY)["seconds"])
+    with as_written(run / "ablate.json"):
+        return float(read_json(run / "ablate.json", MADE_BY)["seconds"])

@@ -9,12 +9,16 @@ from cckt.ablation.finetune import finetune_table
 from cckt.ablation.levels import levels_table
 from cckt.ablation.options import options_table
 from cckt.ablation.page import ROW_TABLES, save
-from cckt.ablation.plan import EPOCHS_OF_CURVES, ROWS, AblationPlan
+from cckt.ablation.plan import EPOCHS_OF_CURVES, LIMITS, PROPOSALS_TOP, RHOS, ROWS, AblationPlan
 from cckt.ablation.priors import table6
 from cckt.ablation.retention import retention_table
+from cckt.ablation.retention_page import PICTURES
 from cckt.ablation.runs import check_rows, finish_run, mean_over_seeds, rescore, with_seed
+from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.ownership import json_object, require_own_folder
 from cckt.cache_builder.base.progress import Progress, Silent
+from cckt.cache_builder.columns.nouns.word_list import read_words
 
 PAPER_TEACHERS = (("ViT-B-16", 0.352), ("ViT-L-14", 0.380), ("ViT-H-14 with Swin-B", 0.419))
 """Teachers of the paper and their AP50 novel, weakest first."""
@@ -47,8 +51,7 @@ def ablate(
     }
     if table not in tables:
         raise UserError(f"table {table!r} is not known; expected one of {', '.join(tables)}.")
-    if plan.seeds < 1:
-        raise UserError(f"--seeds {plan.seeds}: expected at least 1.")
+    _check_numbers(plan)
     if plan.rows and table not in ROW_TABLES:
         raise UserError(
             f"--row applies only to the tables {' and '.join(ROW_TABLES)}; you passed {table}. Remove it."
@@ -59,8 +62,44 @@ def ablate(
         )
     if plan.at != EPOCHS_OF_CURVES and table != "retention":
         raise UserError(f"--at applies only to the table retention; you passed {table}. Remove it.")
+    apply = {
+        "--rho": (plan.rhos != RHOS, ("table6",)),
+        "--limit": (plan.limits != LIMITS, ("table6",)),
+        "--teacher": (bool(plan.teachers), ("table5",)),
+        "--run": (plan.run is not None, ("table6", "levels", "retention")),
+        "--top": (plan.top != PROPOSALS_TOP, ("levels", "retention")),
+    }
+    for option, (given, known) in apply.items():
+        if given and table not in known:
+            named = f"table{'s' * (len(known) > 1)} {' and '.join(known)}"
+            raise UserError(f"{option} applies only to the {named}; you passed {table}. Remove it.")
+    if plan.nouns_from is not None:
+        read_words(plan.nouns_from)  # fails now instead of after a training
+    pictures = [f"retention.{kind}" for kind in PICTURES] if table == "retention" else []
+    require_own_folder(
+        plan.out,
+        f"{table}.json",
+        lambda path: json_object(path).get("table") == table,
+        [f"{table}.md", *pictures],
+        f"a table of cckt ablate {table}",
+    )
+    require_room(plan.out)
     plan.out.mkdir(parents=True, exist_ok=True)
     return tables[table](plan, announce, progress or Silent())
+
+
+def _check_numbers(plan: AblationPlan) -> None:
+    """Raise UserError for numbers out of range, before hours of work."""
+    counts = {"--seeds": plan.seeds, "--photos": plan.photos, "--held-out": plan.held_out, "--top": plan.top}
+    for option, value in counts.items():
+        if value < 1:
+            raise UserError(f"{option} {value}: expected at least 1.")
+    for rho in plan.rhos:
+        if not 0 <= rho <= 1:
+            raise UserError(f"--rho {rho:g}: expected a probability from 0 to 1.")
+    for limit in plan.limits:
+        if limit < 0:
+            raise UserError(f"--limit {limit}: expected a number of concepts, at least 0.")
 
 
 def _table4(plan: AblationPlan, announce: Announce, progress: Progress) -> dict[str, Any]:

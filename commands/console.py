@@ -26,8 +26,11 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from cckt.cache_builder.base.atomic_files import plain, write_bytes
+from cckt import __version__
+from cckt.cache_builder.base.atomic_files import is_stream, plain, write_bytes
+from cckt.cache_builder.base.disk_faults import explained_faults, require_room
 from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
 
 if TYPE_CHECKING:
     from cckt.cache_builder.columns.report import CacheReport
@@ -53,6 +56,11 @@ LINE_SECONDS = 10.0
 
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that move the cursor, change colours or the direction of text, or cannot be encoded."""
+
+FIGURES_MARK = "cckt"
+"""Key of the figures in a file, with the version; only files with it are replaced."""
+FIGURES_BYTES = 1 << 16
+"""Room on the disk for figures."""
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
@@ -213,13 +221,15 @@ class Answer:
     def figures(self, figures: Mapping[str, Any]) -> None:
         """Write the figures as JSON. Raises UserError if the file cannot be written.
 
-        A device, a pipe or /dev/stdout is written to, and never replaced.
+        A device, a pipe or /dev/stdout is written to, and never replaced. A file also gets FIGURES_MARK.
         """
         if self._json is None or self._mute:
             return
-        text = json.dumps(plain(figures), indent=1, allow_nan=False, default=str) + "\n"
-        path = Path(self._json)
+        path, values = Path(self._json), plain(figures)
         try:
+            if self._json != "-" and not is_stream(path):
+                values = {FIGURES_MARK: __version__, **values}
+            text = json.dumps(values, indent=1, allow_nan=False, default=str) + "\n"
             if self._json == "-":
                 sys.stdout.write(text)
                 sys.stdout.flush()
@@ -232,6 +242,22 @@ class Answer:
             raise UserError(
                 f"--json {path}: could not be written ({error.strerror}); name another file."
             ) from None
+
+
+def require_figures_file(path: Path, outputs: Sequence[Path]) -> None:
+    """Raise UserError unless `Answer.figures` can write a file; call it before the work.
+
+    outputs: folders that the command makes.
+    """
+    with explained_faults(path):
+        if is_stream(path):
+            return
+        folder = Path(os.path.abspath(path)).parent
+        if folder.is_dir():
+            require_room(folder, FIGURES_BYTES)
+        elif not any(Path(os.path.abspath(out)) in (folder, *folder.parents) for out in outputs):
+            raise UserError(f"--json {path}: its folder does not exist; make it, or name another file.")
+        require_ours_or_absent(path, json_mark(FIGURES_MARK), "figures of cckt", option="--json")
 
 
 def show_reports(json: str | None, *reports: CacheReport) -> None:

@@ -38,7 +38,10 @@ def evaluate(
         str, typer.Option(help="hotcoco, or pycocotools, the slower reference; both give the same figures.")
     ] = "hotcoco",
     resamples: Annotated[
-        int, typer.Option(min=0, help="Bootstrap resamples of the images for the intervals; 0 for none.")
+        int,
+        typer.Option(
+            min=0, max=100_000, help="Bootstrap resamples of the images for the intervals; 0 for none."
+        ),
     ] = 1000,
     against: Annotated[Path | None, typer.Option(help="Run folder or results file to compare with.")] = None,
     detections: Annotated[
@@ -176,9 +179,9 @@ def evaluate(
     if asked:
         drawn = metrics.figures["asked"]
         title = (
-            f"{counted(asked, 'word')} drawn {drawn['draws']} times, score {drawn['threshold']:.2f} or "
-            "more, percent; "
-            f"finds of words that a photo does not show: {drawn['absent_finds_per_photo']:.3f} per photo"
+            f"{counted(drawn['words'], 'word')} drawn {drawn['draws']} times, score "
+            f"{drawn['threshold']:.2f} or more, percent; finds of words that a photo does not show: "
+            f"{drawn['absent_finds_per_photo']:.3f} per photo"
         )
         answer.table(title, ["words", "precision", "recall", "F1", "finds"], request_rows(drawn))
     answer.figures(metrics.as_dict())

@@ -12,6 +12,8 @@ from cckt.cache_builder.base.untrusted_text import natural
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.options import Json, Run, RunTeacher, changed, refuse_unused
 
+TIME_LIMIT, LICENCE = 15.0, "other"
+
 
 def export(
     run: Run,
@@ -40,11 +42,11 @@ def export(
     ] = False,
     time_limit: Annotated[
         float, typer.Option(help="Stop an export that takes longer than this many minutes.")
-    ] = 15.0,
+    ] = TIME_LIMIT,
     teacher: RunTeacher = None,
     licence: Annotated[
         str, typer.Option(help="Licence of the weights for the model card, such as apache-2.0.")
-    ] = "other",
+    ] = LICENCE,
     json: Json = None,
 ) -> None:
     """Export a detector as an ONNX or torch graph, or as a folder with a model card."""
@@ -52,9 +54,14 @@ def export(
     if format == "hf-folder":
         refuse_unused(
             {
+                "--vocabulary": vocabulary,
+                "--present": present,
+                "--size": size,
                 "--precision": changed(precision, "fp32"),
                 "--photos": photos,
                 "--gather": changed(gather, False),
+                "--time-limit": changed(time_limit, TIME_LIMIT),
+                "--teacher": teacher,
             },
             "applies only to graphs; remove it.",
         )
@@ -68,6 +75,7 @@ def export(
         return
     if format not in ("onnx", "torch"):
         raise UserError(f"--format {format} is not known; expected onnx, torch or hf-folder.")
+    refuse_unused({"--licence": changed(licence, LICENCE)}, "applies only to --format hf-folder; remove it.")
     if vocabulary is None:
         raise UserError('a graph needs a vocabulary; give --vocabulary "forklift, pallet".')
     from cckt import Detector, Vocabulary

@@ -129,7 +129,7 @@ def predict(
         write_settings,
     )
     from cckt.detector.inference.label_files import label_names
-    from cckt.detector.inference.photo_sources import check_video, is_video
+    from cckt.detector.inference.photo_sources import check_every, check_video, is_video
     from cckt.detector.inference.result_folders import require_own_predictions
     from cckt.detector.inference.stages.windows import OVERLAP, Windows
     from cckt.detector.inference.vocabulary import with_splits
@@ -153,6 +153,7 @@ def predict(
     videos = [path for path in inputs.paths if is_video(path)]
     if format in ("yolo", "voc"):
         label_names([str(path) for path in inputs.paths], format)
+    check_every(every)
     for path in videos:
         check_video(path, every)
     table = None if text is None else read_text_table(text, len(inputs.concepts))

@@ -30,6 +30,10 @@ LARGEST_SEED = 2**24 - 1
 """Larger seeds are reserved for the training data of the teacher and the backbone."""
 WORLD = "shapeworld 1"
 """Name and version of the renderer, as in world.json."""
+MOST_WORKERS = 1024
+"""Most processes that render: all of them are started at once."""
+TOGETHER = 32
+"""Photos that a process gets at a time."""
 PHOTO_BYTES = 40_000
 """Room on the disk for one rendered photo; its file is smaller."""
 DESCRIPTION = "shapeworld: rendered photos of 65 pictographs"
@@ -60,8 +64,8 @@ def make_dataset(
 
     if photos < 1:
         raise UserError(f"--photos {photos}: expected at least 1 photo.")
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers {workers}: expected at least 1 process.")
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise UserError(f"--workers {workers}: expected 1 to {MOST_WORKERS} processes.")
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"--seed {seed}: expected a number from 0 to {LARGEST_SEED}.")
     progress = progress or Silent()
@@ -73,8 +77,9 @@ def make_dataset(
     folder.mkdir(parents=True, exist_ok=True)
     progress.start("rendering", photos, "photos")
     records: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(workers or os.cpu_count() or 1, initializer=follow_parent) as pool:
-        for record in pool.map(_render, repeat(folder), repeat(seed), range(photos), chunksize=32):
+    processes = min(workers or os.cpu_count() or 1, -(-photos // TOGETHER))
+    with ProcessPoolExecutor(processes, initializer=follow_parent) as pool:
+        for record in pool.map(_render, repeat(folder), repeat(seed), range(photos), chunksize=TOGETHER):
             records.append(record)
             progress.advance()
     progress.finish()

@@ -411,3 +411,58 @@ def test_the_command_shows_the_table(
         assert part in outcome.out, part
     sentence = cckt(capsys, "ablate", "table9", "--out", plan.out).sentence()
     assert "'table9' is not known" in sentence
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "sentence"),
+    [
+        ("table6", {"rhos": (float("nan"),)}, "--rho nan: expected a probability from 0 to 1"),
+        ("table6", {"rhos": (1.5,)}, "--rho 1.5: expected"),
+        ("table6", {"limits": (-1,)}, "--limit -1: expected"),
+        ("table4", {"photos": 0}, "--photos 0: expected at least 1"),
+        ("table4", {"held_out": -1}, "--held-out -1: expected at least 1"),
+        ("table4", {"seeds": 0}, "--seeds 0: expected at least 1"),
+        ("levels", {"top": 0}, "--top 0: expected at least 1"),
+        ("levels", {"nouns_from": Path("/no/such")}, "--nouns-from /no/such: cannot be read"),
+        ("table4", {"rhos": (0.5,)}, "--rho applies only to the table table6; you passed table4"),
+        ("table5", {"limits": (3,)}, "--limit applies only to the table table6"),
+        ("table4", {"teachers": ("a", "b")}, "--teacher applies only to the table table5"),
+        ("options", {"run": Path("x")}, "--run applies only to the tables table6 and levels and retention"),
+        ("table4", {"top": 5}, "--top applies only to the tables levels and retention"),
+    ],
+)
+def test_numbers_and_options_are_checked_before_the_work(
+    tmp_path: Path, table: str, changes: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        ablate(table, replace(AblationPlan(tmp_path / "out", **MICRO), **changes))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["table4.json", "table4.md"])
+def test_a_table_of_somebody_else_is_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"table": "mine"}')
+    with pytest.raises(UserError, match=f"found a file .*{name} that is not a table of cckt ablate table4"):
+        ablate("table4", AblationPlan(tmp_path, **MICRO))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_of_somebody_else_in_the_place_of_a_run_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/notes.txt").write_text("precious")
+    (tmp_path / "run/ablate.json").write_text('{"seconds": 5, "mine": 1}')
+    with pytest.raises(UserError, match=r"found ablate\.json in it, expected an empty folder or a run"):
+        runs.finish_run(Config(), tmp_path, tmp_path, tmp_path / "run", Silent())
+    assert (tmp_path / "run/ablate.json").read_text() == '{"seconds": 5, "mine": 1}'
+
+
+@pytest.mark.parametrize("content", [[], 5, {}, {"stopped": "", "evaluation": {"photos": 1}}])
+def test_results_edited_by_hand_are_a_sentence(
+    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, content: Any
+) -> None:
+    plan = made[0]
+    run = shutil.copytree(ROWS[-1].run(plan.out, 0), tmp_path / "run")
+    (run / "digests.json").unlink()
+    (run / "metrics.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"metrics\.json"):
+        runs.finish_run(run_config(run), plan.out / "train", plan.out / "held-out", run, Silent())

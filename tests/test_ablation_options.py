@@ -95,6 +95,18 @@ def test_figures_of_other_inputs_are_computed_again(made: tuple[AblationPlan, di
         assert kept.read_text() == before
 
 
+def test_figures_edited_by_hand_are_computed_again(made: tuple[AblationPlan, dict[str, Any]]) -> None:
+    run, val = made[0].out / "options" / "recipe-0", made[0].out / "held-out"
+    kept = run / "leaning.json"
+    before = kept.read_text()
+    known = json.loads(before)
+    edited = {**known, "figures": {**known["figures"], "own_ap50_base": 7.0}}
+    for content in (edited, {**edited, "figures": 5}, {"about": known["about"]}, [], 5):
+        kept.write_text(json.dumps(content))
+        assert options.guidance_figures(run, val, Silent()) == known["figures"]
+        assert kept.read_text() == before
+
+
 def test_every_row_has_a_unique_folder_name() -> None:
     assert options.folder_name("train.lr=1e-3 data.flip=0") == "train.lr=1e-3+data.flip=0"
     long = "train.lr=1 " * 60

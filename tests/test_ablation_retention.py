@@ -106,6 +106,18 @@ def test_a_finished_table_trains_nothing_and_a_longer_one_continues(
         ablate("retention", replace(copy, overrides=(*TINY, "train.lr=0.01")))
 
 
+@pytest.mark.parametrize("content", [[], {}, {"val": "x", "points": 5}, {"val": "x", "points": {"1": {}}}])
+def test_a_curve_edited_by_hand_is_a_sentence(
+    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, content: Any
+) -> None:
+    plan = replace(made[0], out=tmp_path / "out")
+    shutil.copytree(made[0].out, plan.out)
+    for path in (plan.out / "retention").glob("*/curve.json"):
+        path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"curve\.json: its entries are not as cckt writes them"):
+        ablate("retention", plan)
+
+
 def test_a_training_with_stops_has_the_weights_of_one_without(
     made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,3 +219,22 @@ def test_a_stopped_training_raises_and_its_seconds_count(
         made.run("train", "evaluate", recipe("shapeworld"), tmp_path, tmp_path, tmp_path / "run")
     assert caught.value.number == number
     assert stages.Stages(tmp_path / "out", MICRO, Silent()).seconds["train"] == 3.0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "5",
+        "{}",
+        '{"plan": 5, "seconds": {}}',
+        '{"plan": {"train_photos": []}, "seconds": {}}',
+        '{"plan": {"train_photos": 8}, "seconds": 3}',
+        '{"plan": {"train_photos": 8}, "seconds": {"train": "x"}}',
+    ],
+)
+def test_a_plan_edited_by_hand_is_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "quickstart.json").write_text(content)
+    with pytest.raises(UserError, match=r"quickstart\.json: its entries are not as cckt writes them"):
+        quickstart.quickstart(tmp_path, plan=MICRO)
+    assert (tmp_path / "quickstart.json").read_text() == content

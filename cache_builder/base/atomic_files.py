@@ -12,14 +12,16 @@ import shutil
 import socket
 import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 
 _DESCRIPTORS = re.compile(r"/proc/[^/]+(/task/[^/]+)?/fd|/dev/fd")
 _LONGEST_CHAIN = 40
 """Symbolic links in a row that Linux follows."""
+LONGEST_PART = 200
+"""Bytes of a name to which something is added; file systems permit 255."""
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS)
 
 
@@ -85,6 +87,35 @@ def write_together(files: Mapping[Path, bytes]) -> None:
                 os.unlink(whole)
 
 
+@contextlib.contextmanager
+def whole_files(*paths: Path) -> Iterator[list[IO[bytes]]]:
+    """Open files that the block writes piece by piece, and that appear complete when it ends.
+
+    If the block fails, none of them appears, and what was there stays. The target of a symbolic link is
+    replaced, not the link. Not for devices and pipes. OSError if a file cannot be written.
+    """
+    targets = [path.resolve() if path.is_symlink() else path for path in paths]
+    partial = [temporary_of(target) for target in targets]
+    files: list[IO[bytes]] = []
+    try:
+        for one in partial:
+            files.append(one.open("wb"))
+        yield files
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        for one, target in zip(partial, targets, strict=True):
+            os.replace(one, target)
+    finally:
+        for file in files:
+            with contextlib.suppress(OSError):  # of a full disk, which the block has reported
+                file.close()
+        for one in partial:
+            with contextlib.suppress(OSError):
+                os.unlink(one)
+
+
 def temporary_of(target: Path, step: str = "") -> Path:
     """Return the temporary name of a file: .NAME.HOST.PID.partial, HOST being a digest of the machine's name.
 
@@ -94,7 +125,18 @@ def temporary_of(target: Path, step: str = "") -> Path:
     if swept not in _swept():
         _swept().add(swept)
         _sweep(target.parent)
-    return target.with_name(f".{target.name}.{step}{_host()}.{os.getpid()}.partial")
+    return target.with_name(f".{short_name(target.name)}.{step}{_host()}.{os.getpid()}.partial")
+
+
+def short_name(name: str, most: int = LONGEST_PART) -> str:
+    """Return a file name of at most `most` bytes: a longer one is cut, and has a digest at its end.
+
+    So a file whose name has the length that file systems permit can still get a suffix or a number.
+    """
+    content = os.fsencode(name)
+    if len(content) <= most:
+        return name
+    return f"{content[: most - 9].decode(errors='ignore')}-{zlib.crc32(content):08x}"
 
 
 def _sweep(folder: Path) -> None:

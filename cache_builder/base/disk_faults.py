@@ -20,6 +20,10 @@ TRIES = 100
 """Attempts to look at a disk while other processes make and remove folders there."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_FILES = (errno.EMFILE, errno.ENFILE)
+"""Errors of this process or machine, which hold for every file."""
+UNANSWERED = (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, *NO_FILES)
+"""Errors after which a file may exist all the same."""
 _SPACE = "free space there or name another place"
 _OTHER = "name another place"
 _REASONS = {
@@ -40,6 +44,7 @@ _REASONS = {
     ),
     errno.EMFILE: ("too many files are open", "use fewer --workers or raise the limit (ulimit -n)"),
     errno.ENFILE: ("too many files are open on this machine", "end other programs or use fewer --workers"),
+    errno.ENXIO: ("it is a socket or an absent device", _OTHER),
     errno.EIO: ("the disk reports an input/output error", f"check the disk or {_OTHER}"),
     errno.ESTALE: ("the network disk no longer has it", f"mount the disk again or {_OTHER}"),
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import reprlib
 import shlex
 from collections.abc import Sequence
+from itertools import islice
+from typing import Any
 
 
 class UserError(Exception):
@@ -18,9 +21,29 @@ class UserError(Exception):
     exit_code = 2
 
 
+class _InOrder(reprlib.Repr):
+    """The repr of a value with the keys of dictionaries in their order, which reprlib sorts."""
+
+    def repr_dict(self, value: dict[Any, Any], level: int) -> str:
+        """Return the repr of a dictionary, of its first `maxdict` entries."""
+        if level <= 0:
+            return "{...}"
+        parts = [
+            f"{self.repr1(key, level - 1)}: {self.repr1(one, level - 1)}"
+            for key, one in islice(value.items(), self.maxdict)
+        ]
+        return "{" + ", ".join([*parts, *["..."] * (len(value) > self.maxdict)]) + "}"
+
+
 def brief(value: object) -> str:
-    """Return the repr of a value for a message, cut to 80 characters."""
-    text = repr(value)
+    """Return the repr of a value for a message, cut to 80 characters.
+
+    A value that others wrote may refer to its own parts many times: only its first items are shown.
+    """
+    short = _InOrder()
+    short.maxlevel, short.maxstring, short.maxother = 3, 200, 200
+    short.maxlist = short.maxtuple = short.maxdict = short.maxset = 20
+    text = short.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

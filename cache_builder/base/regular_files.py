@@ -1,4 +1,4 @@
-"""Read whole files that anybody may have put there, but no endless device and no pipe without a writer."""
+"""Read files and folders of anybody: no endless device, no silent pipe, no folder left out."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+LOST = "lost+found"
+"""Folder at the root of a file system that only root reads; it holds no files of users."""
 _GIVEN = re.compile(r"/dev/(stdin|fd/[0-9]+)|/proc/self/fd/[0-9]+")
 """Descriptors that the shell opened for this process, as in --split <(...)."""
 
@@ -42,3 +45,21 @@ def read_regular(path: Path) -> bytes:
 def read_regular_text(path: Path, encoding: str = "utf-8", errors: str | None = None) -> str:
     """Return the text of a file. Raises OSError as `require_regular`, and what `Path.read_text` raises."""
     return require_regular(path).read_text(encoding=encoding, errors=errors)
+
+
+def walk_files(
+    root: Path, enter: Callable[[Path], bool] = lambda folder: True
+) -> Iterator[tuple[Path, list[str]]]:
+    """Yield (folder, ascending names of its files) of `root` and all folders below it, in ascending order.
+
+    enter: whether to look into a folder below `root`; links to folders are not followed, and lost+found of
+    a file system is left out. Raises OSError for a
+    folder that cannot be listed: its files would be missing without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        folders[:] = sorted(name for name in folders if name != LOST and enter(Path(folder, name)))
+        yield Path(folder), sorted(files)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.constants import CROP, TABLE, TAU, TEMPLATES
-from cckt.cache_builder.columns.clip_priors import cache_clip_priors
+from cckt.cache_builder.columns.clip_priors import cache_clip_priors, check_tau
 from cckt.cache_builder.columns.crops import (
     CROWD,
     SMALL,
@@ -72,6 +72,9 @@ def cache_all(
     After a kill the same call resumes. Raises UserError for what the user can correct.
     """
     making = Making(**options)
+    check_tau(tau)  # the priors come last, after hours
+    check_rule(crop)
+    view_names("", flipped, jitter)
     held: Options = {**options, "held": True}
     labelled = load_teachers(teacher, name, making.device, making.precision)
     reports = [

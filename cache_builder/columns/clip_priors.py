@@ -61,8 +61,7 @@ def cache_clip_priors(
     After a kill the same call resumes. Raises UserError for what the user can correct.
     """
     check_numbers(chunk_rows, 1, part)
-    if not (math.isfinite(tau) and tau > 0):
-        raise UserError(f"--tau is {tau}; give a temperature above 0, such as the default {TAU}.")
+    check_tau(tau)
     index = open_index(data)
     images, text = (
         open_column(place(data, out), str(ColumnName(kind, check_label(name))), index_digest=index.digest)
@@ -124,6 +123,12 @@ def cache_clip_priors(
     )
     growth.finish(run.manifest)
     return report_of(writer, run, progress, photos=len(index))
+
+
+def check_tau(tau: float) -> None:
+    """Raise UserError unless `tau` is a temperature."""
+    if not (math.isfinite(tau) and tau > 0):
+        raise UserError(f"--tau is {tau}; give a temperature above 0, such as the default {TAU}.")
 
 
 def remake_clip_priors(made: Made) -> Remake | None:

@@ -17,6 +17,8 @@ from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 
 MOST_WORKERS = 8
 """Default number of workers that decode, on a machine with more cores."""
+WORKERS_LIMIT = 1024
+"""Most workers that can be asked for: more would take the machine before they decode anything."""
 
 
 class Options(TypedDict, total=False):
@@ -139,8 +141,8 @@ def check_numbers(batch: int, workers: int | None, part: tuple[int, int] | None)
     """
     if batch < 1:
         raise UserError(f"--batch is {batch}; give at least 1.")
-    if workers is not None and workers < 0:
-        raise UserError(f"--workers is {workers}; give 0 (decode in the main thread) or more.")
+    if workers is not None and not 0 <= workers <= WORKERS_LIMIT:
+        raise UserError(f"--workers is {workers}; give 0 (decode in the main thread) to {WORKERS_LIMIT}.")
     if part is not None and not 0 <= part[0] < part[1]:
         raise UserError(f"--part is {part[0]}/{part[1]}; give I/N with I from 0 to N - 1.")
     return min(MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers

@@ -80,12 +80,12 @@ def remake_from_photos(
     """Return the `Remake` of a column of image embeddings; read(row, row + 1) gives the data of a row, and
     `encode` is the runner's map of the column, for at most `batch` rows.
 
-    A row whose photo can no longer be read becomes zeros, which have cosine 0 to any stored row.
+    A row whose photo can no longer be read becomes NaN: it cannot be compared.
     """
 
     def remake(rows: NDArray[np.int64]) -> NDArray[np.float32]:
         items = [item for row in rows for item in read(row, row + 1)]
-        values = np.zeros((len(items), teacher.width), np.float32)
+        values = np.full((len(items), teacher.width), np.nan, np.float32)
         good = [position for position, item in enumerate(items) if item.data is not None]
         for lo in range(0, len(good), batch):
             part = good[lo : lo + batch]

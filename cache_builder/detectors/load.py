@@ -21,7 +21,13 @@ from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device, weight_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.hub import hub_is_offline
-from cckt.cache_builder.mllm.load import DTYPES, check_dtype, digest_of_fields, silence_transformers
+from cckt.cache_builder.mllm.load import (
+    DTYPES,
+    check_dtype,
+    digest_of_fields,
+    kernel_of,
+    silence_transformers,
+)
 
 ZERO_SHOT = ("owlvit", "owlv2", "grounding-dino", "mm-grounding-dino")
 """Types of zero-shot detectors whose output is known; they are given words."""
@@ -80,6 +86,11 @@ def load_detector(name: str, *, device: str = "auto", precision: str = PRECISION
     options = {"trust_remote_code": False, "local_files_only": local}
     with silence_transformers():
         config = _from_pretrained(name, transformers.AutoConfig, options)
+        if kernel_of(config):
+            raise UserError(
+                f"--detector {name} names the code {kernel_of(config)} for its attention, which cckt does "
+                "not run; remove attn_implementation from its config.json."
+            )
         zero_shot = type(config) in transformers.AutoModelForZeroShotObjectDetection._model_mapping
         if zero_shot and config.model_type not in ZERO_SHOT:
             raise UserError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress, Silent
@@ -19,6 +20,7 @@ from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.json_stream import require_file
 from cckt.cache_builder.index.formats.merge import merge
 from cckt.cache_builder.index.formats.repairs import Repairs
+from cckt.cache_builder.index.photo_files.headers import why_unreadable
 from cckt.cache_builder.index.photo_files.record import headers_of, known_records, record_bytes, record_photos
 from cckt.cache_builder.index.photo_files.sizes import EXIF_CHOICES, SizeFindings, compare_sizes
 from cckt.cache_builder.index.reader import check_replaceable
@@ -100,11 +102,12 @@ def build_index(
             "EXIF orientation turns them; leave it out"
         )
     sizes = SizeFindings()
-    record = None
+    record, unreadable = None, []
     if images is not None:
         record = record_photos(images, names, progress, known_records(out), digests=digests)
         choice = "apply" if found.turned and exif == "auto" else exif
         sizes = compare_sizes(found, headers_of(record), choice, rescale)
+        unreadable = _unreadable(images, names, set(missing), record)
     shares = check_boxes(found)
     tables, dropped, clipped, zero_areas = assemble(found, names, concepts, keep)
     digest = tables_digest(tables, concepts, sizes.exif)
@@ -155,12 +158,24 @@ def build_index(
         similar=similar_names(found),
         parents=[concept.name for concept in found.concepts if concept.category_id in set(found.parents)],
         sizes=sizes,
-        notes=[note for part in parts for note in part.notes] + _photos_in_the_way(images, out),
+        notes=[note for part in parts for note in part.notes] + unreadable + _photos_in_the_way(images, out),
         repairs=repairs.counts,
         repairs_file=card["repairs"]["file"] if repairs.made else "",
         findable=_findable(missing, repairs),
         unchanged=unchanged,
     )
+
+
+def _unreadable(images: Path, names: list[str], missing: set[str], record: NDArray[Any]) -> list[str]:
+    """Return a sentence if photos that exist cannot be read."""
+    bad = [names[row] for row in np.flatnonzero(record["width"] == 0).tolist() if names[row] not in missing]
+    if not bad:
+        return []
+    reason = why_unreadable(images / bad[0])
+    return [
+        f"{counted(len(bad), 'photo')} cannot be read, the first is {bad[0]} ({reason}): columns leave such "
+        "rows without a value"
+    ]
 
 
 def _photos_in_the_way(images: Path | None, out: Path) -> list[str]:

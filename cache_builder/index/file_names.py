@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
+from cckt.cache_builder.base.disk_faults import UNANSWERED
 from cckt.cache_builder.base.errors import UserError, counted, listed
+from cckt.cache_builder.base.regular_files import walk_files
 
 _COCO_2014 = re.compile(r"COCO_(?:train|val|test)2014_(\d{12}\.jpg)")
 # These data sets number their images across all folders, so the last part of the name identifies the image.
@@ -52,7 +54,9 @@ class ImageFolder:
             try:
                 with os.scandir(self.root / folder) as entries:
                     listing = frozenset(entry.name for entry in entries)
-            except OSError:
+            except OSError as error:
+                if error.errno in UNANSWERED:  # its images may exist all the same
+                    raise
                 listing = frozenset()
             self._listings[folder] = listing
         return file in listing
@@ -104,10 +108,9 @@ class ImageFolder:
         """Return, for each of _FORMS, form of a base name -> its files. Lists the folder once."""
         if not self._files:
             self._files = [{} for _ in _FORMS]
-            for folder, folders, files in os.walk(self.root):
-                folders.sort()
-                inside = Path(folder).relative_to(self.root)
-                for file in sorted(files):
+            for folder, files in walk_files(self.root):
+                inside = folder.relative_to(self.root)
+                for file in files:
                     for form, table in zip(_FORMS, self._files, strict=True):
                         table.setdefault(form(file), []).append((inside / file).as_posix())
         return self._files

@@ -88,6 +88,8 @@ def hold_out(
     """
     if not 0 < share < 1:
         raise UserError(f"--share is {share:g}: expected a share of the photos between 0 and 1, such as 0.1")
+    if seed < 0:
+        raise UserError(f"--seed is {seed}: expected a number of at least 0")
     index = open_index(source) if source.is_dir() else None
     coco = _coco_of_index(index) if index is not None else _coco_of_file(source, progress or Silent())
     ids = np.array([int(image["id"]) for image in coco["images"]], np.int64)

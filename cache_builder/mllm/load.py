@@ -154,9 +154,24 @@ def silence_transformers() -> Iterator[None]:
             log.enable_progress_bar()
 
 
+def kernel_of(config: Any) -> str:
+    """Return the code on the hub that a configuration names for its attention, "" for none.
+
+    transformers fetches and runs "OWNER/NAME" if the package kernels is installed.
+    """
+    parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))]
+    named = [str(getattr(part, "_attn_implementation", None) or "") for part in parts]
+    return next((one for one in named if "/" in one), "")
+
+
 def _load_processor(name: str, source: str, options: dict[str, Any]) -> Any:
     """Load the processor of a model. Raises UserError for a model that does not take images and text."""
     config = _from_pretrained(name, transformers.AutoConfig, source, options)
+    if kernel_of(config) and not options["trust_remote_code"]:
+        raise UserError(
+            f"--mllm-model {name} names the code {kernel_of(config)} for its attention, which was not run; "
+            "read that code and add --trust-remote-code, or remove attn_implementation from its config.json."
+        )
     remote = options["trust_remote_code"] and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
     if type(config) not in transformers.AutoModelForImageTextToText._model_mapping and not remote:
         raise UserError(

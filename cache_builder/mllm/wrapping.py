@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, brief
 from cckt.cache_builder.mllm.load import Mllm, silence_transformers
 
 BLANK_SIDE = 224
@@ -88,7 +88,11 @@ class Wrapping:
                 f"--mllm-model {self._mllm.name}: its chat template could not be filled with an image and "
                 f"a question ({' '.join(str(fault).split())[:160]}); repair the template of its processor."
             ) from fault
-        assert text.count(mark) == 1, f"expected the question once in the template, found {text!r}"
+        if not isinstance(text, str) or text.count(mark) != 1:
+            raise UserError(
+                f"--mllm-model {self._mllm.name}: its chat template writes {brief(text)} for the question "
+                f"{mark!r}, expected the question once; repair the template of its processor."
+            )
         before, after = text.split(mark)
         return before, after
 

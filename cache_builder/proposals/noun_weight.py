@@ -71,8 +71,7 @@ def fit_noun_weight(
     right, wrong: (n,) cosines of crops with their own names, and with the best wrong names. Raises UserError
     where crops are not nearer to their own names, and for a `w_max` that is not positive.
     """
-    if not (np.isfinite(w_max) and w_max > 0):
-        raise UserError(f"--w-max is {w_max}; give a weight above 0, such as the default {W_MAX}.")
+    check_w_max(w_max)
     assert len(right) == len(wrong) > 0, f"expected pairs of cosines, found {len(right)} and {len(wrong)}"
     s = np.concatenate([right, wrong]).astype(np.float64)
     truth = np.arange(len(s)) < len(right)
@@ -92,3 +91,9 @@ def fit_noun_weight(
         right=rounded(float(np.mean(right))),
         wrong=rounded(float(np.mean(wrong))),
     )
+
+
+def check_w_max(w_max: float) -> None:
+    """Raise UserError unless `w_max` is a weight."""
+    if not (np.isfinite(w_max) and w_max > 0):
+        raise UserError(f"--w-max is {w_max}; give a weight above 0, such as the default {W_MAX}.")

@@ -127,7 +127,10 @@ def _fitted(
     """The constants in the column of weights, if it was made from these nouns."""
     if name not in list_columns(data):
         return None
-    recipe = open_column(data, name, index_digest=proposals.digest).manifest.spec.recipe
+    spec = open_column(data, name).manifest.spec
+    if spec.index_digest != proposals.digest:  # of proposals that were replaced: it will be replaced too
+        return None
+    recipe = spec.recipe
     made_from = {"nouns": nouns.manifest.digest, "noun_texts": texts.manifest.digest}
     if any(recipe["from"].get(key) != digest for key, digest in made_from.items()):
         return None

@@ -49,10 +49,12 @@ def pull(
     The digest of each chunk is checked before it is placed; the manifest comes last. After a kill the same
     call resumes. Nothing of `source` chooses a path: names of columns are parsed, names of files are ours.
 
-    Raises UserError: no column, a name of no kind of column, an unfinished column, a damaged chunk, another
-    column or other files in the target's place.
+    Raises UserError: `workers` below 1, no column, a name of no kind of column, an unfinished column, a
+    damaged chunk, another column or other files in the target's place.
     """
     progress = progress or Silent()
+    if workers < 1:
+        raise UserError(f"--workers is {workers}; give at least 1.")
     chosen = list(names if names is not None else list_columns(source))
     if not chosen:
         raise UserError(f"There is no column under {source}: expected at least one, check the address.")

@@ -31,6 +31,7 @@ from huggingface_hub import constants as hub
 
 from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device
+from cckt.cache_builder.base.disk_faults import UNANSWERED, raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, listed
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
 from cckt.cache_builder.base.regular_files import read_regular, require_regular
@@ -179,6 +180,8 @@ def _from_folder(name: str, folder: Path) -> _Loaded:
     except UserError:
         raise
     except Exception as fault:
+        if isinstance(fault, OSError) and fault.errno in UNANSWERED:
+            raise_unless_missing(fault, folder)
         raise UserError(
             f"teacher {name}: {folder} could not be loaded ({first_line(fault)}); "
             f"its {CONFIG} must describe the model whose weights are in the same folder."

@@ -15,8 +15,8 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.base.untrusted_text import parse_json
 
-TRUST, CODE = "trust_remote_code", "auto_map"
-"""Keys of a JSON file: permit code (where true), and name the code."""
+TRUST, CODE, KERNEL = "trust_remote_code", "auto_map", "attn_implementation"
+"""Keys of a JSON file: permit code (where true), name the code, and name code on the hub (as OWNER/NAME)."""
 
 READ_BY_TRANSFORMERS = ("config.json", "tokenizer_config.json")
 """Files of a folder in which transformers looks for `auto_map`."""
@@ -50,8 +50,8 @@ def refuse_code_of_folder(teacher: str, folder: Path) -> None:
 
 def _refuse(teacher: str, content: Any, source: Path | str) -> None:
     for path, value in _leaves(content):
-        key = next((key for key in path if key in (TRUST, CODE)), None)
-        if key is None or (key == TRUST and not value):
+        key = next((key for key in path if key in (TRUST, CODE, KERNEL)), None)
+        if key is None or (key == TRUST and not value) or (key == KERNEL and "/" not in str(value)):
             continue
         raise UserError(
             f"teacher {teacher}: {source} has {'.'.join(path)} = {value!r}, which would execute Python code "

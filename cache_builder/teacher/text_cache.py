@@ -21,6 +21,7 @@ from safetensors.numpy import save
 
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.digests import digest_of
+from cckt.cache_builder.base.regular_files import require_regular
 from cckt.cache_builder.base.untrusted_text import parse_json
 
 FOLDER = "CCKT_CACHE"
@@ -57,7 +58,7 @@ class TextCache:
     def read(self) -> dict[str, NDArray[np.float32]]:
         """Return the known rows by key; {} without a readable file."""
         try:
-            with safe_open(self.path, "numpy") as file:
+            with safe_open(require_regular(self.path), "numpy") as file:
                 about = file.metadata() or {}
                 keys, rows = parse_json(about.get("keys", "[]").encode()), file.get_tensor("rows")
         except (OSError, ValueError, SafetensorError):

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.atomic_files import plain, write_json
-from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.evaluation.protocols import SPLIT_FIGURES
+from cckt.detector.runs.json_fields import as_written
 from cckt.detector.runs.run_folder import newest_checkpoint, read_json, run_config
 from cckt.detector.training.train import finished, train
 from cckt.quickstart.plan import QuickstartPlan
@@ -36,13 +37,14 @@ class Stages:
         self.seconds: dict[str, float] = {}
         if self._file.exists():
             known = read_json(self._file, MADE_BY)
+            with as_written(self._file, "restore the file, or name another --out"):
+                photos = int(known["plan"]["train_photos"])
+                self.seconds = {str(stage): float(value) for stage, value in known["seconds"].items()}
             if known["plan"] != self._plan:
                 raise UserError(
-                    f"--out {out}: holds a quickstart of another plan ("
-                    f"{counted(known['plan']['train_photos'], 'photo')}, expected {plan.train_photos}); "
-                    "name another folder, or delete this one."
+                    f"--out {out}: holds a quickstart of another plan ({photos} photos, expected "
+                    f"{plan.train_photos}); name another folder, or delete this one."
                 )
-            self.seconds = known["seconds"]
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"--out {out}: is neither an empty folder nor {MADE_BY}; name another one.")
         out.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,8 @@ class Stages:
         """
         known = finished(run)
         if known and run_config(run) == config:
-            return known
+            with as_written(run / "metrics.json"):
+                return known | {name: known[name] for name in SPLIT_FIGURES}
         begin = time.monotonic()
         resume = newest_checkpoint(run)[0] is not None
         try:

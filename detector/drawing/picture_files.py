@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 from PIL import Image
@@ -12,6 +13,10 @@ from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.ownership import require_ours_or_absent
 from cckt.detector.inference.photo_sources import MARK, PICTURE, is_our_picture
 
+CROP = re.compile(r"[0-9]{5}-[0-9]{2,}-[01]\.[0-9]{2}-.*\.jpg")
+"""Names of our crops: number of the photo, number and score of the detection, name of the photo."""
+FRAME = re.compile(r".*@[0-9.]+s\.jpg")
+"""Names of our frames of a video: name of the video, and time."""
 RESULTS = ("predictions.json", "predictions.csv", "classes.txt")
 """Results next to pictures of earlier versions, which have no mark."""
 
@@ -33,17 +38,17 @@ def save_picture(picture: Image.Image, path: Path, quality: int = 92) -> None:
     write_bytes(path, memory.getvalue())
 
 
-def require_own_pictures(folder: Path) -> None:
-    """Raise UserError if a file that has a name like our pictures is not one of them.
+def require_own_pictures(folder: Path, names: re.Pattern[str] = PICTURE) -> None:
+    """Raise UserError if a file in a folder that has a name like our pictures is not one of them.
 
-    Called before the work, when the number of frames of a video is not known yet. Results of an earlier
-    version vouch for the pictures next to them.
+    names: of our pictures. Called before the work, when the number of frames of a video is not known yet.
+    Results of an earlier version vouch for the pictures next to them.
     """
     if not folder.is_dir():
         return
     old = any((folder / name).is_file() for name in RESULTS)
     for path in sorted(folder.iterdir()):
-        if PICTURE.fullmatch(path.name):
+        if names.fullmatch(path.name):
             require_ours_or_absent(
                 path, lambda path: old or is_our_picture(path), "a picture of cckt predict"
             )

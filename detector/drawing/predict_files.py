@@ -18,7 +18,6 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.photos import BadPhoto, load_photo
 from cckt.cache_builder.vocabulary import Vocabulary
-from cckt.detector.drawing.picture_files import require_own_pictures
 from cckt.detector.drawing.products import Products
 from cckt.detector.inference.journal import Journal
 from cckt.detector.inference.photo_sources import is_video, video_frames
@@ -74,7 +73,7 @@ def predict_files(
     progress, products = progress or Silent(), products or Products(pictures)
     if products.pictures is not None:
         require_room(products.pictures)
-        require_own_pictures(products.pictures)
+    products.require_own([path for path in paths if is_video(path)])
     found: list[Prediction] = [] if journal is None else list(journal.found)
     left = list(paths) if journal is None else list(paths[journal.inputs :])
     if len(left) < len(paths):

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
+from cckt.cache_builder.base.atomic_files import short_name, temporary_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.ownership import require_ours_or_absent
 from cckt.detector.drawing.draw import draw_marks, draw_prediction, marks_of
-from cckt.detector.drawing.picture_files import save_picture
+from cckt.detector.drawing.picture_files import CROP, FRAME, MARK, require_own_pictures, save_picture
 from cckt.detector.inference.photo_sources import PHOTO_SUFFIXES, ffmpeg_program, name_of
 from cckt.detector.inference.prediction import Prediction
+
+MARK_BYTES = 1024
+"""Bytes at the end of a video in which its comment is."""
 
 
 @dataclass
@@ -39,11 +47,34 @@ class Products:
         """Whether anything is written."""
         return any((self.pictures, self.frames, self.crops, self.videos))
 
+    def require_own(self, videos: Sequence[Path]) -> None:
+        """Raise UserError if a file that may be written exists and is not ours, or would be written twice.
+
+        videos: of the input. Call it before the work.
+        """
+        if self.pictures is not None:
+            require_own_pictures(self.pictures)
+        if self.frames is not None and videos:
+            require_own_pictures(self.frames, FRAME)
+        if self.crops is not None and self.crops.is_dir():
+            for folder in sorted(path for path in self.crops.iterdir() if path.is_dir()):
+                require_own_pictures(folder, CROP)
+        if self.videos is None:
+            return
+        names = [self.videos / _video_name(path) for path in videos]
+        for path, count in Counter(names).items():
+            if count > 1:
+                raise UserError(
+                    f"--video: {count} videos would be written as {path.name}, expected different names; "
+                    "predict such videos into different folders."
+                )
+            require_ours_or_absent(path, _is_our_video, "a video of cckt predict")
+
     def named(self, prediction: Prediction, image: Image.Image) -> Prediction:
         """Return the prediction with the file of its frame as source, if frames are saved."""
         if self.frames is None or not _is_frame(prediction.source):
             return prediction
-        return replace(prediction, source=str(self.frames / f"{name_of(prediction.source)}.jpg"))
+        return replace(prediction, source=str(self.frames / f"{_name_of(prediction.source)}.jpg"))
 
     def write(self, number: int, image: Image.Image, prediction: Prediction) -> Image.Image | None:
         """Write everything about one image; return a drawn frame for `add_frame`, None for a photo.
@@ -91,13 +122,12 @@ class Products:
 
 def picture_path(folder: Path, number: int, source: str) -> Path:
     """Return the file of the drawn picture of an image. number: of the image, from 1."""
-    return folder / f"{number:05d}-{name_of(source)}.jpg"
+    return folder / f"{number:05d}-{_name_of(source)}.jpg"
 
 
 def crop_paths(folder: Path, number: int, prediction: Prediction) -> list[Path]:
-    """Return the file of the crop of each detection, in a folder per concept. number: of the image, from "
-    "1."""
-    name = name_of(prediction.source)
+    """Return the file of the crop of each detection, in a folder per concept. number: of the image."""
+    name = _name_of(prediction.source)
     return [
         folder / _folder_name(concept) / f"{number:05d}-{at:02d}-{score:.2f}-{name}.jpg"
         for at, (concept, score) in enumerate(zip(prediction.names, prediction.scores, strict=True), 1)
@@ -106,18 +136,21 @@ def crop_paths(folder: Path, number: int, prediction: Prediction) -> list[Path]:
 
 def video_path(folder: Path, source: str) -> Path:
     """Return the annotated video of a frame, "clip.mp4@12.00s" or its file."""
-    return folder / f"{Path(name_of(source).rpartition('@')[0]).stem}-detections.mp4"
+    return folder / _video_name(Path(source.rpartition("@")[0]))
 
 
 class _Video:
-    """An H.264 video that ffmpeg writes from frames of one size."""
+    """An H.264 video that ffmpeg writes from frames of one size; it appears when it is complete."""
 
     def __init__(self, path: Path, size: tuple[int, int], rate: float) -> None:
         self.path, self._size = path, size
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = temporary_of(path)
         command = [ffmpeg_program(), "-nostdin", "-loglevel", "error", "-y", "-f", "rawvideo"]
         command += ["-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", f"{rate:g}", "-i", "-"]
-        command += ["-an", "-pix_fmt", "yuv420p", "-metadata", "comment=cckt predict", str(path)]
+        command += ["-an", "-pix_fmt", "yuv420p", "-metadata", f"comment={MARK}"]
+        # "file:" because ffmpeg takes a name such as concat:a for another protocol.
+        command += ["-f", "mp4", f"file:{self._partial}"]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed by close()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=self._errors)
 
@@ -139,7 +172,10 @@ class _Video:
             file.seek(0)
             reason = file.read().decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {code}"]
         if code:
+            with suppress(OSError):
+                self._partial.unlink()
             raise UserError(f"{self.path}: ffmpeg cannot write it ({reason[0]}); leave out --video.")
+        os.replace(self._partial, self.path)
 
 
 def _is_frame(source: str) -> bool:
@@ -147,6 +183,25 @@ def _is_frame(source: str) -> bool:
     return re.search(r"@[0-9.]+s$", source) is not None and Path(source).suffix not in PHOTO_SUFFIXES
 
 
+def _video_name(source: Path) -> str:
+    return f"{short_name(source.stem)}-detections.mp4"
+
+
+def _name_of(source: str) -> str:
+    """Return the name of an image in the names of our files, see `short_name`."""
+    return short_name(name_of(source))
+
+
+def _is_our_video(path: Path) -> bool:
+    """Whether a file ends with the metadata of our videos."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - MARK_BYTES))
+            return MARK.encode() in file.read()
+    except OSError:
+        return False
+
+
 def _folder_name(name: str) -> str:
     """Return a concept's name as a folder name on any system."""
-    return re.sub(r"[^\w .-]", "_", name).strip(" .") or "_"
+    return short_name(re.sub(r"[^\w .-]", "_", name).strip(" .")) or "_"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cckt.cache_builder.base.boxes import xywh_of
+from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError, counted, listed
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.index import DamagedIndexError, Index, add_boxes, open_index
@@ -97,6 +98,7 @@ def pseudo_index(
         )
     index = open_index(data)
     _check_out(out, index)
+    require_room(out)
     variant = chosen_variant(run_config(run), priors)
     dataset = open_evaluation_set(index, Facts.load(run), scored=False)
     if detect is None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import count
@@ -23,6 +24,8 @@ from cckt.detector.inference.prediction import Prediction
 
 DESCRIPTION = "Detections of cckt predict"
 """Mark of our COCO files, in `info.description`."""
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that an XML file cannot hold, whichever way they are escaped."""
 
 
 def readable(predictions: Sequence[Prediction]) -> list[Prediction]:
@@ -140,7 +143,8 @@ def write_yolo(predictions: Sequence[Prediction], folder: Path, scores: bool = F
         ]
         paths.append(write_text(folder / f"{stem}.txt", "".join(lines)))
     names = predictions[0].vocabulary.names if predictions else []
-    return [*paths, write_text(folder.with_name("classes.txt"), "".join(f"{name}\n" for name in names))]
+    lines = [" ".join(name.splitlines()) + "\n" for name in names]  # a line each, whatever a name holds
+    return [*paths, write_text(folder.with_name("classes.txt"), "".join(lines))]
 
 
 def write_yolo_card(predictions: Sequence[Prediction], path: Path) -> Path:
@@ -188,7 +192,9 @@ def write_voc(predictions: Sequence[Prediction], folder: Path) -> list[Path]:
 
 
 def _add(parent: ElementTree.Element, name: str, value: object) -> None:
-    ElementTree.SubElement(parent, name).text = str(value)
+    """Add an element with a text; characters that XML cannot hold are shown as \\x1b and so on."""
+    text = _NOT_XML.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), str(value))
+    ElementTree.SubElement(parent, name).text = text
 
 
 def write_csv(predictions: Sequence[Prediction], path: Path) -> Path:

@@ -82,7 +82,7 @@ def _as_written(run: Path) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{run}: the figures of its evaluation are not as cckt writes them ({error}); restore "
             "metrics.json and facts.json, or evaluate the run again with cckt eval."

@@ -5,10 +5,10 @@ from __future__ import annotations
 import glob
 import importlib
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -18,6 +18,7 @@ from PIL import Image
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.image_files import SUFFIXES
 from cckt.cache_builder.base.ownership import text_mark
+from cckt.cache_builder.base.regular_files import walk_files
 
 PHOTO_SUFFIXES = frozenset(SUFFIXES)
 PICTURE = re.compile(r"[0-9]{5}-.*\.(png|jpg)")
@@ -26,6 +27,8 @@ CARD = "predict.json"
 """File of a results folder that holds the settings of the results."""
 MARK = "cckt predict"
 """Mark of our pictures: the "Software" entry of a PNG file, the comment of a JPEG file."""
+MOST_ERRORS = 1 << 16
+"""Bytes of the messages of ffmpeg that are read."""
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"}
 
 
@@ -93,10 +96,11 @@ def _in_folder(folder: Path, recursive: bool, results: Path | None) -> list[Path
     both = results is not None and folder.resolve() in hidden
     if both and (folder / CARD).is_file():
         hidden |= {folder.resolve() / name for name in ("crops", "frames", "images")}
-    for name, below, files in os.walk(folder):
-        place = Path(name)
-        below[:] = [one for one in below if recursive and not one.startswith(".")]
-        below[:] = [one for one in below if not hidden or (place / one).resolve() not in hidden]
+
+    def enter(place: Path) -> bool:
+        return recursive and not place.name.startswith(".") and not (hidden and place.resolve() in hidden)
+
+    for place, files in walk_files(folder, enter):
         paths = [path for file in files if _is_shown(path := place / file) and path.is_file()]
         if both and place == folder:
             paths = [path for path in paths if not PICTURE.fullmatch(path.name) or not is_our_picture(path)]
@@ -133,11 +137,15 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
     program = ffmpeg_program()
     if not path.is_file():
         raise UserError(f"{path}: no such video; give one that exists.")
-    command = [program, "-nostdin", "-loglevel", "error", "-i", str(path), "-vf", f"fps=1/{every:g}"]
-    command += ["-f", "image2pipe", "-c:v", "ppm", "-"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    # A video may be a list of other files: only files are read. "file:" because a name such as concat:a is
+    # taken for another protocol.
+    command = [program, "-nostdin", "-loglevel", "error", "-protocol_whitelist", "file"]
+    command += ["-i", f"file:{path}", "-vf", f"fps=1/{every:g}", "-f", "image2pipe", "-c:v", "ppm", "-"]
+    with (
+        tempfile.TemporaryFile() as errors,  # no pipe: ffmpeg would wait where nobody reads from it
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
         assert process.stdout is not None
-        assert process.stderr is not None
         number = 0
         try:
             while (frame := _next_ppm(process.stdout)) is not None:
@@ -147,17 +155,25 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
                 number += 1
         finally:
             process.stdout.close()
-            fault = process.stderr.read().decode(errors="replace").strip()
             code = process.wait()
+            errors.seek(0)
+            fault = errors.read(MOST_ERRORS).decode(errors="replace").strip()
         if code and not number:
             reason = fault.splitlines()[-1] if fault else f"exit code {code}"
             raise UserError(f"{path}: ffmpeg cannot read it ({reason}); give a video that ffmpeg can decode.")
 
 
+def check_every(every: float) -> None:
+    """Raise UserError unless `every` is a number of seconds from 1e-6 to 1e6."""
+    if not 1e-6 <= every <= 1e6:
+        raise UserError(
+            f"--every {every:g}: expected seconds above 0 (at most 1e6) between two frames, such as 1."
+        )
+
+
 def check_video(path: Path, every: float) -> None:
-    """Raise UserError if there is no ffmpeg, or if `every` is not a positive number of seconds."""
-    if not every > 0:
-        raise UserError(f"--every {every:g}: expected seconds above 0 between two frames, such as 1.")
+    """Raise UserError if there is no ffmpeg, or for an `every` as `check_every`."""
+    check_every(every)
     if _ffmpeg() is None:
         raise UserError(
             f"{path} is a video, and ffmpeg, which reads it, is not installed; install it, or run pip "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import filecmp
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.detector.inference.label_files import (
     label_names,
     readable,
@@ -60,13 +63,14 @@ def _link_photos(predictions: Sequence[Prediction], folder: Path) -> None:
     for one, stem in zip(good, label_names([one.source for one in good]), strict=True):
         source = Path(one.source)
         target = folder / f"{stem}{source.suffix}"
-        if not source.is_file() or (target.exists() and target.samefile(source)):
+        if not source.is_file():
             continue
-        if target.exists():
+        if not target.exists():
+            with contextlib.suppress(OSError):  # without hard links, or on another disk
+                os.link(source, target)
+                continue
+            write_bytes(target, read_regular(source))
+        elif not target.samefile(source) and not filecmp.cmp(source, target, shallow=False):
             raise UserError(
                 f"{target} is another photo than {source}, expected the same one; name another --out."
             )
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)

@@ -11,7 +11,7 @@ import datetime
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -226,19 +226,37 @@ def joined(device: str, option: str = "--device") -> Iterator[World]:
     if dist.is_initialized():
         yield World(info.rank, info.size, chosen)
         return
-    dist.init_process_group(
-        "nccl" if chosen.type == "cuda" else "gloo",
-        store=_rendezvous_store(info),
-        rank=info.rank,
-        world_size=info.size,
-        timeout=COLLECTIVE_TIMEOUT,
-    )
+    store = _rendezvous_store(info)
+    with _all_met(info):
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo",
+            store=store,
+            rank=info.rank,
+            world_size=info.size,
+            timeout=COLLECTIVE_TIMEOUT,
+        )
     world = World(info.rank, info.size, chosen)
-    with RankMonitor(info.rank, info.size, info.address, world.share) as monitor:
-        try:
-            yield world
-        except RuntimeError as error:  # raised by collectives
-            monitor.raise_if_lost(error)
-            raise
-        finally:
-            dist.destroy_process_group()
+    with ExitStack() as stack:
+        stack.callback(dist.destroy_process_group)
+        with _all_met(info):
+            monitor = RankMonitor(info.rank, info.size, info.address, world.share)
+        with monitor:
+            try:
+                yield world
+            except RuntimeError as error:  # raised by collectives
+                monitor.raise_if_lost(error)
+                raise
+            finally:
+                stack.close()  # before the others hear that this rank has finished
+
+
+@contextmanager
+def _all_met(info: LaunchInfo) -> Iterator[None]:
+    """Raise UserError for an error of a collective in the block, in which deaths are not yet watched."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"rank {info.rank} of {info.size} lost another rank at the start ({type(error).__name__}); read "
+            "the output of the other ranks, then start all ranks again."
+        ) from error

@@ -28,6 +28,7 @@ from cckt.detector.report.log import read_log
 from cckt.detector.report.matrix import confusion_matrix
 from cckt.detector.report.priors import prior_quality, sweep_priors
 from cckt.detector.runs.file_digests import read_digests, record, recorded
+from cckt.detector.runs.json_fields import as_written
 from cckt.detector.runs.run_folder import Facts, evaluation_weights, read_json, run_config
 
 
@@ -118,7 +119,8 @@ def _evaluation(
     folder = run / f"eval-{Path(data).resolve().name}-{name}{suffix}"
     card = folder / "metrics.json"
     if card.is_file() and (folder / "detections.json").is_file():
-        known = read_json(card, "figures written by cckt eval").get("figures", {})
+        with as_written(card):
+            known = dict(read_json(card, "figures written by cckt eval").get("figures", {}))
         if plain(required).items() <= known.items():
             names = ("detections.json", "metrics.json")
             if not set(names) <= read_digests(folder).keys():  # a kill came first, or an earlier version
@@ -143,7 +145,9 @@ def _requests(folder: Path) -> dict[str, Any]:
 
     [] and None if an earlier version made it.
     """
-    figures = read_json(folder / "metrics.json", "figures written by cckt eval").get("figures") or {}
+    with as_written(folder / "metrics.json"):
+        known = read_json(folder / "metrics.json", "figures written by cckt eval")
+        figures = dict(known.get("figures") or {})
     return {"reliability": figures.get("reliability") or [], "requests": figures.get("requests")}
 
 
@@ -164,8 +168,8 @@ def _sweep(
     path = folder / "sweep.json"
     key = {"prior": asdict(prior), "inference": asdict(run_config(run).inference), "made_of": made}
     if path.is_file():
-        kept: dict[str, Any] = read_json(path, "a sweep written by cckt report")
-        if key.items() <= kept.items():
+        kept = read_json(path, "a sweep written by cckt report")
+        if isinstance(kept, dict) and key.items() <= kept.items():
             return {name: one for name, one in kept.items() if name not in key}
     try:
         swept = sweep_priors(run, scene, prior, options.device, progress)

@@ -31,7 +31,7 @@ def read_log(run: Path) -> dict[str, Any]:
             line = parse_json(text)
             figures = {k: float(v) for k, v in line.items() if isinstance(v, int | float) and k != "step"}
             by_kind.setdefault(str(line["kind"]), {})[int(line["step"])] = figures
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             continue
     return {kind: _curves(steps) for kind, steps in by_kind.items()}
 

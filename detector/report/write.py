@@ -18,6 +18,7 @@ from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.detector.evaluation.bootstrap import compare
 from cckt.detector.report.gallery import gallery_images
 from cckt.detector.report.gather import ReportOptions, RunAnalysis, collect
+from cckt.detector.runs.json_fields import as_written
 from cckt.detector.runs.run_folder import read_json
 
 IS_REPORT = text_mark('<meta name="generator" content="cckt report">', "<title>cckt report: ")
@@ -131,7 +132,9 @@ def _last_data(run: Path) -> Path:
     cards = sorted(run.glob("eval-*/metrics.json"), key=lambda card: card.stat().st_mtime)
     if not cards:
         raise UserError(f"{run}: found no evaluation; give --data FOLDER, or run cckt eval first.")
-    data = Path(read_json(cards[-1], "figures written by cckt eval")["figures"]["data"])
+    known = read_json(cards[-1], "figures written by cckt eval")
+    with as_written(cards[-1], "restore the file, or give --data FOLDER"):
+        data = Path(known["figures"]["data"])
     if not data.is_dir():
         raise UserError(
             f"{data}: no such folder, but {run} was last evaluated on it; give the data set by --data FOLDER."

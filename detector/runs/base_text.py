@@ -44,5 +44,10 @@ def load_base_text(run: Path, facts: Facts) -> npt.NDArray[np.float32] | None:
             "delete the file, or copy that of the run."
         )
     rows = table.float().numpy()
+    if not np.isfinite(rows).all() or not rows.any(axis=1).all():
+        raise UserError(
+            f"{path}: a text embedding is all zeros or not finite, expected one with a direction for each "
+            "base concept; delete the file, or copy that of the run."
+        )
     unit: npt.NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return unit

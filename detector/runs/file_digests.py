@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.digests import digest_of, file_digest
+from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.base.untrusted_text import parse_json
@@ -99,7 +100,9 @@ def read_digests(folder: Path) -> dict[str, str]:
         content = parse_json(read_regular(path))
         files, digest = content["files"], content["digest"]
         intact = content.keys() == {"files", "digest"} and digest == digest_of(canonical(files))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
         intact = False
     if not intact or not isinstance(files, dict):
         raise UserError(

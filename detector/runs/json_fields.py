@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -43,3 +45,18 @@ def fits(value: Any, hint: Any) -> bool:
     if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
         return False
     return origin is not list or all(fits(one, get_args(hint)[0]) for one in value)
+
+
+@contextmanager
+def as_written(file: Path, step: str = "restore the file") -> Iterator[None]:
+    """Raise UserError for entries that are missing or of another type, which the block uses unchecked.
+
+    file: where they come from. step: what the user can do.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{file}: its entries are not as cckt writes them ({type(error).__name__}: {error}), expected "
+            f"the file as it was; {step}."
+        ) from None

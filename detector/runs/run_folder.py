@@ -45,7 +45,7 @@ from cckt.cache_builder.store import teacher_of
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config, load_config
 from cckt.detector.runs.file_digests import check_recorded
-from cckt.detector.runs.json_fields import fields_of
+from cckt.detector.runs.json_fields import as_written, fields_of
 
 CHECKPOINTS, PARTIAL = "checkpoints", ".partial"
 T = TypeVar("T")
@@ -155,7 +155,9 @@ def own_evaluations(run: Path, confirmed: bool = False) -> Iterator[dict[str, An
     the run's own options, newest first. confirmed: yield those of `cckt eval --confirm` instead.
     """
     if not confirmed and (run / "metrics.json").is_file():
-        final = dict(read_json(run / "metrics.json", "figures written by cckt train").get("evaluation") or {})
+        with as_written(run / "metrics.json"):
+            known = read_json(run / "metrics.json", "figures written by cckt train")
+            final = dict(known.get("evaluation") or {})
         if final:
             yield final
     config = run_config(run)
@@ -163,8 +165,9 @@ def own_evaluations(run: Path, confirmed: bool = False) -> Iterator[dict[str, An
         {"prior": dataclasses.asdict(config.prior), "inference": dataclasses.asdict(config.inference)}
     )
     for card in sorted(run.glob("eval-*/metrics.json"), key=lambda card: card.stat().st_mtime, reverse=True):
-        known = dict(read_json(card, "figures written by cckt eval"))
-        figures = known.get("figures") or {}
+        with as_written(card):
+            known = dict(read_json(card, "figures written by cckt eval"))
+            figures = dict(known.get("figures") or {})
         if options.items() <= figures.items() and bool(figures.get("confirm")) == confirmed:
             yield known
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note
+from cckt.cache_builder.photos import check_photos as require_readable
 from cckt.cache_builder.proposals import require_no_leak
 from cckt.cache_builder.proposals.table import BOXES
 from cckt.cache_builder.store import (
@@ -129,7 +130,7 @@ def check_proposals(config: Config, data: Path, index: Index) -> None:
 
 
 def check_photos(index: Index) -> None:
-    """Raise UserError if none of a few photo files, spread over the index, exists: the folder was moved."""
+    """Raise UserError if no photo can be read, or none of a few files exists because the folder was moved."""
     rows = np.unique(np.linspace(0, len(index) - 1, CHECKED_PHOTOS).astype(int))
     missing = [path for row in rows if not (path := index.photo_path(row)).is_file()]
     if len(missing) == len(rows):
@@ -137,6 +138,7 @@ def check_photos(index: Index) -> None:
             f"{missing[0]}: no such file, and no other of {len(rows)} checked photos exists; build the index "
             f"of {index.folder} again with the --images folder that holds them."
         )
+    require_readable(index)
 
 
 def check_teachers(data: Path, text: Column, other: Column) -> None:

@@ -57,7 +57,7 @@ def start_from(model: nn.Module, source: Path) -> StartWeights:
     """Copy the tensors that fit by name and shape into a model.
 
     source: a run folder, whose evaluated weights are taken, or a .safetensors file. Raises UserError if it
-    is neither, and if no tensor fits.
+    is neither, if no tensor fits, and if one is not finite.
     """
     path = _file_of(source)
     stored, own = load_weights(path), model.state_dict()
@@ -78,6 +78,15 @@ def start_from(model: nn.Module, source: Path) -> StartWeights:
             "shape of this "
             "model, expected weights of cckt train with the same model options; train with the recipe of "
             "that run, or without --from."
+        )
+    bad = next(
+        (one for one, value in fitting.items() if value.is_floating_point() and not value.isfinite().all()),
+        None,
+    )
+    if bad is not None:
+        raise UserError(
+            f"--from {path}: its tensor {bad} holds non-finite numbers, expected finite weights; give "
+            "another checkpoint."
         )
     other = [name for name in own if name in stored and name not in fitting]
     model.load_state_dict(own | fitting)

@@ -25,6 +25,7 @@ from cckt.detector.ranks.world import joined
 from cckt.detector.runs import run_folder as store
 from cckt.detector.runs.file_digests import forget, record, recorded
 from cckt.detector.runs.folder_guard import training_lock
+from cckt.detector.runs.json_fields import as_written
 from cckt.detector.runs.log import LOG_FILE, RunLog, check_wandb
 from cckt.detector.training.forecast import warnings
 from cckt.detector.training.monitor import Monitor
@@ -131,7 +132,8 @@ def finished(run: Path) -> dict[str, Any]:
     if not (run / "metrics.json").is_file():
         return {}
     metrics = store.read_json(run / "metrics.json", "a run folder")
-    return {} if metrics["stopped"] else dict(metrics["evaluation"])
+    with as_written(run / "metrics.json"):
+        return {} if metrics["stopped"] else dict(metrics["evaluation"])
 
 
 class _Loop:

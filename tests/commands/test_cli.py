@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -195,6 +196,44 @@ def test_a_url_is_refused_where_only_a_folder_can_be(
 def test_a_url_is_a_place_for_columns(call: Call, tmp_path: Path) -> None:
     sentence = call("cache", "text", tmp_path, "--teacher", "shapeworld", "--out", "memory://a").sentence()
     assert "found a URL" not in sentence
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["cache", "text", "DATA", "--teacher", "shapeworld", "--out", "memory://a"],
+        ["cache", "pull", "DATA", "memory://a"],
+        ["cache", "images", "DATA", "--teacher", "shapeworld", "--reuse-from", "memory://a"],
+        ["cache", "info", "memory://a"],
+    ],
+)
+def test_a_place_that_ends_with_the_command_is_refused(call: Call, words: list[str]) -> None:
+    assert "memory://a: found a place in the memory of this process" in call(*words).sentence()
+
+
+@pytest.mark.parametrize("option", ["--out", "--reuse-from"])
+def test_an_empty_place_of_columns_is_refused(call: Call, option: str) -> None:
+    sentence = call("cache", "images", "d", "--teacher", "shapeworld", option, "").sentence()
+    assert sentence.startswith(f"{option}: found an empty name")
+
+
+def test_figures_replace_only_figures(call: Call, tmp_path: Path) -> None:
+    """Whether the file can be written is known before the work."""
+    words = ["data", "shapeworld", "--photos", "1", "--workers", "1", "--out", tmp_path / "w"]
+    for name, content in (("a.json", "{}\n"), ("b.txt", "precious"), ("coco.json", '{"images": []}')):
+        (tmp_path / name).write_text(content)
+        sentence = call(*words, "--json", tmp_path / name).sentence()
+        assert f"--json: found a file {tmp_path / name} that is not figures of cckt" in sentence
+        assert (tmp_path / name).read_text() == content
+    assert "is not figures of cckt" in call(*words, "--json", tmp_path).sentence()
+    no = tmp_path / "no/such.json"
+    assert f"--json {no}: its folder does not exist" in call(*words, "--json", no).sentence()
+    assert not (tmp_path / "w").exists()
+    (tmp_path / "empty.json").touch()
+    for path in (tmp_path / "empty.json", tmp_path / "w/figures.json", tmp_path / "w/figures.json"):
+        assert call(*words, "--json", path).code == 0
+        assert json.loads(path.read_text())["cckt"] == __version__
+        assert json.loads(path.read_text())["images"] == 1
 
 
 def test_faults_of_disks_and_paths_are_user_errors(call: Call, tmp_path: Path) -> None:

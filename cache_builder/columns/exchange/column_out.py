@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from cckt.cache_builder.base.atomic_files import is_stream
+from cckt.cache_builder.base.disk_faults import explained_faults, require_room
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.base.ownership import require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.columns.growth.tables import table_of
 from cckt.cache_builder.columns.views import BoxTable, index_of
 from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.store import Column, open_column
-from cckt.cache_builder.store.exchange.npy_out import write_npy
+from cckt.cache_builder.store.exchange.npy_out import MADE, write_npy
 from cckt.cache_builder.store.exchange.parquet_out import (
     Beside,
     parquet_mark,
@@ -35,20 +36,25 @@ def export_column(
     """Write the finished column `name` of a data set to `out` with ids, names and boxes; return the files.
 
     form: one of FORMATS; see `write_parquet` and `write_npy`. Memory is that of one chunk. Raises UserError
-    for an unknown format, a missing or unfinished column, a file of somebody else at `out`, or a full disk.
+    for an unknown format, a missing or unfinished column, a file of somebody else in the place of one
+    of ours, a device or a pipe, or a full disk.
     """
     if form not in FORMATS:
         raise UserError(f"--format is {form!r}; choose one of {', '.join(FORMATS)}.")
+    with explained_faults(out):
+        if is_stream(out):
+            raise UserError(f"--out {out}: is a device or a pipe, expected a file; name a file.")
     column = open_column(data, name, resident=RESIDENT)
-    table = table_of(Path(data), data, column.manifest.spec)
+    spec = column.manifest.spec
+    table = table_of(Path(data), data, spec)
+    require_room(out.parent, sum(spec.n_chunks * spec.chunk_bytes(array) for array in spec.arrays))
     if form == "parquet":
         require_pyarrow()
-        require_ours_or_absent(out, parquet_mark(), "a column exported by cckt")
+        require_ours_or_absent(out, parquet_mark(), MADE)
         write_parquet(column, out, beside(table, column), progress)
         return [out]
     if out.suffix != ".npy":
         raise UserError(f"--out {out} does not end in .npy; give a name that does.")
-    require_ours_or_absent(out, lambda path: _is_exported(path, column), "a column exported by cckt")
     return write_npy(column, out, beside(table, column), progress)
 
 
@@ -98,13 +104,3 @@ def beside(table: BoxTable, column: Column) -> Beside:
 
     known = {"boxes": of_boxes, "concepts": of_concepts, "proposals": of_proposals, "nouns": of_nouns}
     return known.get(kind, of_images)
-
-
-def _is_exported(path: Path, column: Column) -> bool:
-    """Whether a .npy file has the shape and dtype of an export of the column, with its flags next to it."""
-    try:
-        found = read_npy(path, "r")
-    except (OSError, ValueError):
-        return False
-    flags = path.with_name(f"{path.stem}.valid.npy")
-    return found.ndim == 2 and found.shape[1] == column.width and flags.is_file()

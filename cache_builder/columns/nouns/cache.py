@@ -28,6 +28,7 @@ from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.namer import Namer
 from cckt.cache_builder.proposals import Proposals, find_leak, is_guarded
 from cckt.cache_builder.proposals.noun_phrases import RULES, noun_of
+from cckt.cache_builder.proposals.noun_weight import check_w_max
 from cckt.cache_builder.proposals.nouns import ANSWERS, open_over, read_answers
 from cckt.cache_builder.proposals.provenance import Provenance
 from cckt.cache_builder.store import (
@@ -103,6 +104,7 @@ def cache_nouns(
     if not isinstance(proposals, Proposals):
         raise UserError(f"--of {of}: nouns are of proposals; name proposals or proposals-NAME.")
     _check_choice(choose, ask)
+    check_w_max(w_max)
     words = read_words(nouns_from) if nouns_from is not None else None
     chosen_templates = _templates(data, name, templates)
     loaded = as_teacher(teacher or _teacher_name(data, proposals, name), device, precision)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.digests import file_digest
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.regular_files import read_regular_text
+from cckt.cache_builder.base.regular_files import read_regular
 from cckt.cache_builder.proposals.noun_phrases import noun_of
 from cckt.cache_builder.proposals.provenance import Provenance
 from cckt.cache_builder.store import Column, Origin, require_same_teacher
@@ -39,12 +39,13 @@ def read_words(path: Path) -> WordList:
     """
     try:
         size = path.stat().st_size
-        text = read_regular_text(path, "utf-8-sig") if size <= MOST_BYTES else None
+        content = read_regular(path) if size <= MOST_BYTES else None  # once: it may be a pipe of the shell
+        text = None if content is None else content.decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise UserError(
             f"--nouns-from {path}: cannot be read as text ({error}); give a UTF-8 file with a word per line."
         ) from None
-    if text is None:
+    if content is None or text is None:
         raise UserError(
             f"--nouns-from {path}: has {size} bytes, expected at most {MOST_BYTES} for a list of words; give "
             "a file with one word per line."
@@ -59,7 +60,7 @@ def read_words(path: Path) -> WordList:
         )
     # The lines as they are: the leak guard compares them with the names of concepts.
     given = tuple(dict.fromkeys([*names, *(line.strip() for line in lines if line.strip())]))
-    return WordList(names, Provenance("words", path.name, file_digest(path), words=given))
+    return WordList(names, Provenance("words", path.name, digest_of(content), words=given))
 
 
 def require_teacher_of(crops: Column, teacher: Teacher) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.image_files import SUFFIXES
 from cckt.cache_builder.base.progress import Progress
+from cckt.cache_builder.base.regular_files import walk_files
 from cckt.cache_builder.index.formats import IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.repairs import Repairs
-from cckt.cache_builder.index.photo_files.headers import read_headers
+from cckt.cache_builder.index.photo_files.headers import read_headers, why_unreadable
 from cckt.cache_builder.vocabulary import Concept
 
 
@@ -54,9 +54,8 @@ def list_images(root: Path, inside: str = "") -> list[str]:
     Hidden files and folders, whose names begin with a dot, are left out.
     """
     names = []
-    for folder, below, files in os.walk(root / inside):
-        place = Path(folder).relative_to(root)
-        below[:] = [name for name in below if not name.startswith(".")]
+    for folder, files in walk_files(root / inside, lambda path: not path.name.startswith(".")):
+        place = folder.relative_to(root)
         shown = (file for file in files if not file.startswith("."))
         names += [(place / file).as_posix() for file in shown if file.lower().endswith(SUFFIXES)]
     return sorted(names)
@@ -70,9 +69,10 @@ def measure(root: Path, names: Sequence[str], progress: Progress, path: Path) ->
     turned = read_headers(root, names, progress).turned
     unreadable = np.flatnonzero(turned[:, 0] == 0)
     if len(unreadable):
+        first = root / names[int(unreadable[0])]
         raise UserError(
             f"{path}: {len(unreadable)} of {len(names)} photos cannot be read, so their size is unknown (the "
-            f"first is {root / names[int(unreadable[0])]}); repair or remove them"
+            f"first is {first}: {why_unreadable(first)}); repair them, or move them elsewhere"
         )
     images = np.zeros(len(names), IMAGE_DTYPE)
     images["id"] = np.arange(1, len(names) + 1)

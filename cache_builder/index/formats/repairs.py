@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from cckt.cache_builder.base.constants import EXACT
 from cckt.cache_builder.index.file_names import ImageFolder
 
 KINDS = {
@@ -81,10 +82,13 @@ def is_repairs_file(name: object) -> bool:
 
 
 def as_integer(value: object) -> int | None:
-    """Return an id as an integer of 64 bits: an int, a whole float, or a text of digits; None for others."""
+    """Return an id as an integer of 64 bits: an int, a whole float, or a text of digits; None for others.
+
+    A float from EXACT on may be another id that was rounded.
+    """
     if isinstance(value, str):
         value = int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,19}\s*", value) else None
-    elif isinstance(value, float) and value.is_integer():
+    elif isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -47,7 +48,8 @@ def read_voc(path: Path, progress: Progress, repairs: Repairs, subset: str | Non
     no VOC annotation, and where a subset names a photo without one.
     """
     folder = path / "Annotations" if (path / "Annotations").is_dir() else path
-    files = sorted(folder.glob("*.xml"))
+    found = os.listdir(folder) if folder.is_dir() else ()
+    files = sorted(folder / name for name in found if name.endswith(".xml"))
     if not files:
         raise UserError(
             f"{folder} holds no XML files, expected one per photo; give the folder of a VOC data set"

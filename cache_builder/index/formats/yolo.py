@@ -106,7 +106,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} cannot be read ({fault.strerror}): give the data.yaml of the YOLO folder"
         ) from None
-    except (yaml.YAMLError, RecursionError) as fault:
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        OverflowError,
+    ) as fault:  # also dates such as 2001-99-99
         raise UserError(f"{path} is not YAML ({' '.join(str(fault).split())}); repair it") from None
     if not isinstance(card, dict):
         raise UserError(f"{path} holds {brief(card)}, expected keys such as 'train' and 'names'")
@@ -121,11 +126,13 @@ def _class_names(card: dict[str, Any], path: Path) -> dict[int, str]:
         raise UserError(f"{path}: 'names' is {brief(names)}, expected a list of class names or number: name")
     for number, name in table.items():
         if type(number) is not int or not isinstance(name, str | int | float) or not str(name).strip():
-            raise UserError(f"{path}: 'names' has {number!r}: {name!r}, expected a number and a name")
+            raise UserError(
+                f"{path}: 'names' has {brief(number)}: {brief(name)}, expected a number and a name"
+            )
     if "nc" in card and card["nc"] != len(table):
         raise UserError(
-            f"{path}: 'nc' is {card['nc']!r} and 'names' has {counted(len(table), 'name')}; correct one of "
-            "them"
+            f"{path}: 'nc' is {brief(card['nc'])} and 'names' has {counted(len(table), 'name')}; correct one "
+            "of them"
         )
     return {number: " ".join(str(name).split()) for number, name in table.items()}
 
@@ -149,7 +156,7 @@ def _image_files(card: dict[str, Any], subset: str, root: Path, path: Path) -> l
         )
     names: list[str] = []
     for one in entry if isinstance(entry, list) else [entry]:
-        place = _inside(root, str(one))
+        place = None if isinstance(one, dict | list | set) else _inside(root, str(one))
         if place is None:
             raise UserError(
                 f"{path}: the entry {subset!r} is {brief(one)}, which is no folder or list of photos inside "
@@ -158,15 +165,23 @@ def _image_files(card: dict[str, Any], subset: str, root: Path, path: Path) -> l
         if (root / place).is_dir():
             names += list_images(root, place)
             continue
-        for line in read_regular_text(root / place).splitlines():
+        for line in _lines(root / place):
             if line.strip():
                 image = _inside(root, line.strip())
                 if image is None:
                     raise UserError(f"{root / place} lists {line.strip()!r}, which is no file inside {root}")
                 names.append(image)
     if not names:
-        raise UserError(f"{path}: {subset!r} holds no images, expected files such as a.jpg in {entry!r}")
+        raise UserError(f"{path}: {subset!r} holds no images, expected files such as a.jpg in {brief(entry)}")
     return sorted(set(names))
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a list of photos."""
+    try:
+        return read_regular_text(path).splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text, expected the name of a photo on each line; correct it") from None
 
 
 def _usual_folder(root: Path, subset: str) -> str | None:
@@ -180,7 +195,7 @@ def _inside(root: Path, entry: str) -> str | None:
 
     Exports of some tools begin with `../`, though the folder is at the root.
     """
-    for candidate in (entry, entry.removeprefix("../")):
+    for candidate in (entry, entry.removeprefix("../")) if "\0" not in entry else ():
         place = (root / candidate).resolve()
         if place.exists() and place.is_relative_to(root):
             return place.relative_to(root).as_posix()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.disk_faults import NO_FILES
 from cckt.cache_builder.base.progress import Progress
 
 THREADS = 8
@@ -51,7 +52,10 @@ def read_headers(root: Path, names: Sequence[str], progress: Progress) -> PhotoH
 
 
 def read_header(path: Path) -> tuple[int, int, int] | None:
-    """Return width, height and EXIF orientation of an image file; None where it cannot be read."""
+    """Return width, height and EXIF orientation of an image file; None where it cannot be read.
+
+    OSError where the fault is not the file's: too many files are open.
+    """
     from cckt.cache_builder.base.image_files import open_image, orientation
 
     try:
@@ -61,5 +65,18 @@ def read_header(path: Path) -> tuple[int, int, int] | None:
             # A PNG may hold its EXIF after the pixels; only an EXIF before them is read without decoding.
             turned = 1 if image.format == "PNG" and "exif" not in image.info else orientation(image)
             return image.width, image.height, turned if 1 <= turned <= 8 else 1
-    except Exception:  # decoders raise many kinds; columns report the photo and the reason
+    except Exception as fault:  # decoders raise many kinds; columns report the photo and the reason
+        if isinstance(fault, OSError) and fault.errno in NO_FILES:
+            raise
         return None
+
+
+def why_unreadable(path: Path) -> str:
+    """Return why `read_header` returns None for a file, in words."""
+    try:
+        if not path.is_file():
+            return "it is not a file"
+        path.open("rb").close()
+    except (OSError, ValueError) as fault:
+        return str(getattr(fault, "strerror", None) or fault)
+    return "it is not an image in a supported format"

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.disk_faults import NO_FILES
 from cckt.cache_builder.base.npy_files import parse_npy
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.base.regular_files import read_regular
@@ -143,7 +144,9 @@ def _record(path: Path, earlier: dict[tuple[int, int, int], Any], digests: bool)
             if (after.st_size, after.st_mtime_ns, after.st_ino) != state:  # it changes at this moment
                 digest = bytes(32)
             entry["sha256"] = np.frombuffer(digest, np.uint8)
-    except (OSError, ValueError):  # ValueError: a NUL in the name
+    except (OSError, ValueError) as fault:  # ValueError: a NUL in the name
+        if isinstance(fault, OSError) and fault.errno in NO_FILES:
+            raise
         return None
     settled = time.time_ns() - before.st_mtime_ns > _TICK_NS
     entry["bytes"], entry["mtime_ns"], entry["inode"] = state[0], state[1], state[2] if settled else 0

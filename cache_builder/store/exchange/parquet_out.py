@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.atomic_files import temporary_of
+from cckt.cache_builder.base.atomic_files import whole_files
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import Mark
 from cckt.cache_builder.base.progress import Progress, Silent
@@ -48,29 +48,24 @@ def write_parquet(column: Column, path: Path, beside: Beside, progress: Progress
 
     progress = progress or Silent()
     spec = column.manifest.spec
-    temporary = temporary_of(path)
     metadata = {KEY: json.dumps({**column.manifest.fields(), "digest": column.manifest.digest}).encode()}
-    writer = None
     progress.start(f"export {spec.name}", spec.rows, "rows")
     try:
-        for chunk in range(max(1, spec.n_chunks)):  # an empty column has one empty row group
-            lo, hi = spec.bounds(chunk) if spec.n_chunks else (0, 0)
-            table = pa.table(_arrays(column, lo, hi, beside)).replace_schema_metadata(metadata)
-            if writer is None:
-                writer = pq.ParquetWriter(temporary, table.schema, compression="zstd", use_dictionary=False)
-            writer.write_table(table, row_group_size=max(1, hi - lo))
-            progress.advance(hi - lo)
-        assert writer is not None
-        writer.close()
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with whole_files(path) as (file,), contextlib.ExitStack() as stack:
+            writer = None
+            for chunk in range(max(1, spec.n_chunks)):  # an empty column has one empty row group
+                lo, hi = spec.bounds(chunk) if spec.n_chunks else (0, 0)
+                table = pa.table(_arrays(column, lo, hi, beside)).replace_schema_metadata(metadata)
+                if writer is None:
+                    writer = stack.enter_context(
+                        pq.ParquetWriter(file, table.schema, compression="zstd", use_dictionary=False)
+                    )
+                writer.write_table(table, row_group_size=max(1, hi - lo))
+                progress.advance(hi - lo)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}); free space or give another --out."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     progress.finish()
     return path.stat().st_size
 
@@ -79,15 +74,19 @@ def parquet_mark() -> Mark:
     """Return a mark (see `ownership`) of Parquet files that `write_parquet` wrote."""
 
     def found(path: Path) -> bool:
-        import pyarrow
         import pyarrow.parquet as pq
 
         try:
             return path.is_file() and KEY in (pq.read_schema(path).metadata or {})
-        except (OSError, pyarrow.ArrowInvalid):
+        except parquet_faults():
             return False
 
     return found
+
+
+def parquet_faults() -> tuple[type[Exception], ...]:
+    """Return what pyarrow raises for a file that it cannot read."""
+    return (OSError, ValueError, OverflowError, require_pyarrow().ArrowException)
 
 
 def _arrays(column: Column, lo: int, hi: int, beside: Beside) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, listed
 from cckt.cache_builder.base.npy_files import read_npy
-from cckt.cache_builder.store.exchange.parquet_out import require_pyarrow
+from cckt.cache_builder.base.regular_files import require_regular
+from cckt.cache_builder.store.exchange.parquet_out import parquet_faults, require_pyarrow
 
 BLOCK = 4096
 """Rows that are read at a time."""
+WIDEST = 1 << 16
+"""Most values of a vector; more would be no embedding."""
 
 
 class VectorTable:
@@ -45,6 +50,8 @@ class VectorTable:
                     f"{ids} holds {found.dtype} of shape {found.shape}, expected {len(self._array)} "
                     f"integers, one for each row of {path}; save the ids in the order of the vectors."
                 )
+            if len(found) and int(found.max()) > np.iinfo(np.int64).max:
+                raise UserError(f"{ids} holds {int(found.max())}, expected ids below 2^63; check the file.")
             self.ids, self.width = np.asarray(found, np.int64), int(self._array.shape[1])
         elif path.suffix == ".parquet":
             if ids is not None:
@@ -60,59 +67,87 @@ class VectorTable:
             for lo in range(0, len(self._array), BLOCK):
                 yield lo, np.asarray(self._array[lo : lo + BLOCK], np.float32)
             return
-        import pyarrow.parquet as pq
-
         at = 0
-        with pq.ParquetFile(self.path, pre_buffer=False) as file:
+        with self._parquet() as file:
             for batch in file.iter_batches(BLOCK, columns=[self._vector_name]):
                 vectors = batch.column(0).drop_null()
+                self._require_lengths(vectors)
                 flat = vectors.flatten().to_numpy(zero_copy_only=False)
-                if len(flat) != len(vectors) * self.width:
-                    raise UserError(
-                        f"{self.path}: its column {self._vector_name} holds vectors of different lengths, "
-                        f"expected {self.width} values in each; check how it was written."
-                    )
                 yield at, np.asarray(flat, np.float32).reshape(len(vectors), self.width)
                 at += len(vectors)
 
-    def _open_parquet(self, id_name: str) -> None:
-        pyarrow = require_pyarrow()
+    @contextlib.contextmanager
+    def _parquet(self) -> Iterator[Any]:
+        """Open the file for the block; UserError if it cannot be read, wherever in the file that shows."""
+        require_pyarrow()
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(self.path, pre_buffer=False) as file:
-                schema = file.schema_arrow
-                for name in (id_name, self._vector_name):
-                    if name not in schema.names:
-                        raise UserError(
-                            f"{self.path} has the columns {listed(schema.names, 8)}, expected {name}; "
-                            "rename a column, or name the right ones with --id and --vector."
-                        )
-                kind = schema.field(self._vector_name).type
-                lists = (pyarrow.FixedSizeListType, pyarrow.ListType, pyarrow.LargeListType)
-                if not isinstance(kind, lists) or not pyarrow.types.is_floating(kind.value_type):
-                    raise UserError(
-                        f"{self.path}: its column {self._vector_name} holds {kind}, expected lists of "
-                        "floats; name the right one with --vector."
-                    )
-                if not pyarrow.types.is_integer(schema.field(id_name).type):
-                    raise UserError(
-                        f"{self.path}: its column {id_name} holds {schema.field(id_name).type}, expected "
-                        "integers; name the right one with --id."
-                    )
-                width, kept = 0, []
-                for batch in file.iter_batches(BLOCK, columns=[id_name, self._vector_name]):
-                    vectors = batch.column(self._vector_name)
-                    whole = vectors.is_valid().to_numpy(zero_copy_only=False)
-                    kept.append(batch.column(id_name).to_numpy(zero_copy_only=False)[whole])
-                    if not width and whole.any():
-                        width = len(vectors.drop_null()[0])
-        except (OSError, pyarrow.ArrowInvalid) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
+            with pq.ParquetFile(require_regular(self.path), pre_buffer=False) as file:
+                yield file
+        except parquet_faults() as error:
+            if isinstance(error, OSError):
+                raise_unless_missing(error, self.path)
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
             raise UserError(f"{self.path} cannot be read as Parquet ({reason}); check the file.") from error
+
+    def _open_parquet(self, id_name: str) -> None:
+        pyarrow = require_pyarrow()
+        with self._parquet() as file:
+            schema = file.schema_arrow
+            for name in (id_name, self._vector_name):
+                if name not in schema.names:
+                    raise UserError(
+                        f"{self.path} has the columns {listed(schema.names, 8)}, expected {name}; "
+                        "rename a column, or name the right ones with --id and --vector."
+                    )
+            kind = schema.field(self._vector_name).type
+            lists = (pyarrow.FixedSizeListType, pyarrow.ListType, pyarrow.LargeListType)
+            if not isinstance(kind, lists) or not pyarrow.types.is_floating(kind.value_type):
+                raise UserError(
+                    f"{self.path}: its column {self._vector_name} holds {kind}, expected lists of "
+                    "floats; name the right one with --vector."
+                )
+            self._require_width(getattr(kind, "list_size", 1))
+            if not pyarrow.types.is_integer(schema.field(id_name).type):
+                raise UserError(
+                    f"{self.path}: its column {id_name} holds {schema.field(id_name).type}, expected "
+                    "integers; name the right one with --id."
+                )
+            width, kept = 0, []
+            for batch in file.iter_batches(BLOCK, columns=[id_name, self._vector_name]):
+                numbers, vectors = batch.column(id_name), batch.column(self._vector_name)
+                if numbers.null_count:
+                    raise UserError(
+                        f"{self.path}: its column {id_name} lacks the id of a row, expected one in each; "
+                        "add the ids, or remove these rows."
+                    )
+                whole = vectors.is_valid().to_numpy(zero_copy_only=False)
+                kept.append(numbers.cast(pyarrow.int64()).to_numpy(zero_copy_only=False)[whole])
+                if not width and whole.any():
+                    width = len(vectors.drop_null()[0])
         if not width:
             raise UserError(f"{self.path} holds no vector, expected at least one; check how it was written.")
-        self.ids, self.width = np.concatenate(kept).astype(np.int64), width
+        self._require_width(width)
+        self.ids, self.width = np.concatenate(kept), width
+
+    def _require_width(self, width: int) -> None:
+        if width > WIDEST:
+            raise UserError(
+                f"{self.path}: its vectors hold {width} values, expected at most {WIDEST}; name the right "
+                "column with --vector."
+            )
+
+    def _require_lengths(self, vectors: Any) -> None:
+        """Raise UserError unless each of some lists has `width` values."""
+        import pyarrow.compute
+
+        lengths = pyarrow.compute.list_value_length(vectors).to_numpy(zero_copy_only=False)
+        if (lengths != self.width).any():
+            raise UserError(
+                f"{self.path}: its column {self._vector_name} holds vectors of different lengths, "
+                f"expected {self.width} values in each; check how it was written."
+            )
 
 
 def _npy(path: Path) -> Any:
@@ -120,4 +155,6 @@ def _npy(path: Path) -> Any:
     try:
         return read_npy(path, "r")
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
         raise UserError(f"{path} cannot be read as .npy ({error}); save it with numpy.save.") from error

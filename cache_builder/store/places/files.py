@@ -135,9 +135,10 @@ class LocalFiles:
                 f"{target} could not be written because the disk or quota is full: free some space; {again}."
             )
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            why = "the disk is read-only" if error.errno == errno.EROFS else "this user has no permission"
             return UserError(
-                f"{target} cannot be used because the folder is read-only for this user: expected a folder "
-                f"that can be written, change its permissions or name another one; {again}."
+                f"{target} cannot be used because {why}: change the permissions of the folder or name "
+                f"another one; {again}."
             )
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return UserError(

@@ -36,7 +36,7 @@ class Problem:
 
     kind: str
     """A word for programs: manifest, group, unfinished, index, rows, document, missing, size, digest,
-    swapped, not_finite, not_unit, not_zero, invalid_count, foreign, recompute or recoverable."""
+    swapped, not_finite, not_unit, not_zero, invalid_count, foreign, recompute, photo or recoverable."""
     message: str
     chunk: int | None = None
     """The chunk to make again, if that repairs the fault."""
@@ -163,7 +163,18 @@ class Check:
         rows = np.sort(np.random.default_rng(seed).permutation(valid)[:sample])
         if not len(rows):
             return None
-        agreed = agreement(column.take(rows), np.asarray(remake(rows)))
+        made = np.asarray(remake(rows))
+        lost = np.isnan(made).all(axis=1)
+        if lost.any():
+            self.report(
+                "photo",
+                f"{int(lost.sum())} of {len(rows)} sampled rows cannot be made again (the first is row "
+                f"{int(rows[lost][0])}): their photos cannot be read",
+            )
+        rows, made = rows[~lost], made[~lost]
+        if not len(rows):
+            return None
+        agreed = agreement(column.take(rows), made)
         if not agreed.minimum >= minimum:
             worst = int(rows[agreed.worst])
             self.report(

@@ -175,4 +175,6 @@ def _next_step(check: Check, data: str, name: str, command: str, *, repair: bool
         return f"run `{command} --overwrite`"
     if "foreign" in kinds:
         return f"move the files that do not belong to it out of {check.files.place}"
+    if "photo" in kinds:
+        return f"make the photos readable (is their disk mounted?) and run `{verify}`"
     return f"run `{verify}`" if kinds else ""

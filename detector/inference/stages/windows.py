@@ -23,6 +23,8 @@ OVERLAP = 0.2
 """Default overlap of neighbouring windows, as a share of their side."""
 SMALLEST = 16
 """Smallest side of a window in pixels."""
+MOST = 100_000
+"""Most windows of a photo: hours of work. Half as many pixels per side give four times as many."""
 INSIDE = 0.6
 """Share of a cut box inside a box of its concept from another window above which both show one object."""
 EDGE = 2.0
@@ -54,12 +56,18 @@ class Windows:
         """Return the whole photo, then its windows from the upper left, row by row.
 
         The last window of a row or column ends at the edge of the photo. A photo that fits into one window
-        has only itself.
+        has only itself. Raises UserError for more than MOST windows.
         """
         whole = [(0, 0, width, height)]
         if max(width, height) <= self.side:
             return whole
         columns, rows = self._starts(width), self._starts(height)
+        if len(columns) * len(rows) > MOST:
+            raise UserError(
+                f"--tile {self.side} with --overlap {self.overlap:g}: a photo of {width} x {height} px has "
+                f"{len(columns) * len(rows)} windows, expected at most {MOST}; give a larger --tile or a "
+                "smaller --overlap."
+            )
         across, down = min(self.side, width), min(self.side, height)
         return whole + [(x, y, x + across, y + down) for y in rows for x in columns]
 

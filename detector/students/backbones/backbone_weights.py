@@ -6,9 +6,11 @@ import importlib.util
 from collections.abc import Collection
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.regular_files import require_regular
 
@@ -39,9 +41,18 @@ def load_backbone(net: nn.Module, path: Path) -> None:
     """Load a file into a timm model of feature maps.
 
     The file has the names of the whole timm model (as on the hub) or of the model of feature maps; further
-    tensors, such as the classifier's, are ignored. Raises UserError for missing tensors and other shapes.
+    tensors, such as the classifier's, are ignored. Raises UserError for a file that cannot be read, missing
+    tensors and other shapes.
     """
-    stored = load_file(require_regular(path))
+    try:
+        stored = load_file(require_regular(path))
+    except (SafetensorError, OSError) as error:
+        if isinstance(error, OSError):
+            raise_unless_missing(error, path)
+        raise UserError(
+            f"option model.backbone_weights: {path} holds no readable safetensors ({error}); restore the "
+            "file or name another."
+        ) from None
     own: dict[str, Tensor] = net.state_dict()
     source = {name: _name_in(stored, name) for name in own}
     missing = [

@@ -10,11 +10,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cckt.cache_builder.base.atomic_files import (
     place,
     plain,
+    short_name,
     temporary_of,
+    whole_files,
     write_bytes,
     write_json,
     write_together,
@@ -139,3 +143,42 @@ def test_temporary_files_of_killed_processes_are_swept_and_others_kept(tmp_path:
         (tmp_path / name).write_text("half")
     write_bytes(tmp_path / "file", b"new")
     assert {path.name for path in tmp_path.iterdir()} == {"file", *kept}
+
+
+def test_a_name_of_the_greatest_length_is_written(tmp_path: Path) -> None:
+    for name in ("n" * 255, "é" * 127):
+        write_bytes(tmp_path / name, b"x")
+        assert (tmp_path / name).read_bytes() == b"x"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@given(
+    st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="/\0"), min_size=1),
+    st.integers(20, 60),
+)
+def test_short_names(name: str, most: int) -> None:
+    short = short_name(name, most)
+    assert len(os.fsencode(short)) <= most
+    assert (short == name) == (len(os.fsencode(name)) <= most)
+    assert short_name("x" + name * 40, most) != short_name("y" + name * 40, most)
+
+
+def test_whole_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+
+    def fail() -> None:
+        with whole_files(tmp_path / "a", tmp_path / "b") as files:
+            files[0].write(b"new")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
+    with whole_files(tmp_path / "a", tmp_path / "b") as files:
+        for file in files:
+            file.write(b"new")
+        assert (tmp_path / "a").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert (tmp_path / "b").read_text() == "new"
+    with pytest.raises(OSError, match="No such file"), whole_files(tmp_path / "no/such"):
+        pass

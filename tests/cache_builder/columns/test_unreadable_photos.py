@@ -14,6 +14,7 @@ from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.columns.mllm_priors import cache_mllm_priors
+from cckt.cache_builder.columns.recompute import verify_data
 from cckt.cache_builder.columns.text import cache_text
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.mllm import Mllm
@@ -116,3 +117,30 @@ def test_priors_of_a_column_without_a_valid_row(
         cache_images(data, teacher)
     with pytest.raises(UserError, match="column images has no valid row among 6: expected an embedding"):
         cache_clip_priors(data)
+
+
+def test_verification_without_the_photos_finds_no_damage(data: Path, teacher: Teacher) -> None:
+    cache_images(data, teacher)
+    photos = data.parent / "photos"
+    move_away(data)
+    (report,) = verify_data(data, ["images"], teacher=teacher.name, device="cpu")
+    assert [problem.kind for problem in report.problems] == ["photo"]
+    assert "6 of 6 sampled rows cannot be made again (the first is row 0)" in report.problems[0].message
+    assert report.step.startswith("make the photos readable")
+    assert report.agreement is None
+    shutil.rmtree(photos)
+    (data.parent / "moved").rename(photos)
+    (photos / "002.png").unlink()
+    (report,) = verify_data(data, ["images"], teacher=teacher.name, device="cpu")
+    assert "1 of 6 sampled rows cannot be made again (the first is row 2)" in report.problems[0].message
+    assert report.agreement is not None
+    assert report.agreement.minimum > 0.999
+
+
+@pytest.mark.parametrize(("option", "value"), [("tau", 0), ("tau", float("nan")), ("jitter", -1)])
+def test_a_number_for_the_end_is_checked_at_the_beginning(
+    data: Path, teacher: Teacher, option: str, value: float
+) -> None:
+    with pytest.raises(UserError, match=f"--{option} is"):
+        cache_all(data, teacher, **{option: value})
+    assert list_columns(data) == []

@@ -240,7 +240,7 @@ def test_file_names_are_utf_8(data: Path) -> None:
         open_index(data)
     np.save(array, values)
     array = array.with_name("file_name_offsets.npy")
-    np.save(array, np.load(array) + [0, 1, 0, 0])  # inside the letter é
+    np.save(array, np.load(array) + np.array([0, 1, 0, 0]))  # inside the letter é
     with pytest.raises(DamagedIndexError, match=r"file_name_offsets\.npy splits a character"):
         open_index(data)
 

@@ -181,7 +181,7 @@ def test_a_name_that_could_leave_the_data_set_is_not_opened(tmp_path, name):
     ("number", "sentence"),
     [
         (errno.ENOSPC, "disk or quota is full: free some space"),
-        (errno.EROFS, "read-only for this user"),
+        (errno.EROFS, "the disk is read-only"),
         (errno.EIO, "could not be used"),
     ],
 )

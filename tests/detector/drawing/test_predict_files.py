@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -256,3 +257,47 @@ def test_an_annotated_video_has_the_frames_of_the_video(tmp_path: Path) -> None:
         products.add_frame(drawn)
     products.end_of_input()
     assert len(list(video_frames(tmp_path / "clip-detections.mp4", 1.0))) == 3
+
+
+def write_video(folder: Path) -> None:
+    """Write folder/clip-detections.mp4 by our code."""
+    products = Products(videos=folder)
+    frame = Image.new("RGB", (64, 48))
+    vars(frame)["filename"] = "in/clip.mp4@0.00s"
+    drawn = products.write(1, frame, Prediction.empty(CONCEPTS, (64, 48), "in/clip.mp4@0.00s"))
+    assert drawn is not None
+    products.add_frame(drawn)
+    products.end_of_input()
+
+
+@pytest.mark.skipif(_ffmpeg() is None, reason="no ffmpeg")
+def test_a_video_of_ours_may_be_made_again(tmp_path: Path) -> None:
+    write_video(tmp_path)
+    Products(videos=tmp_path).require_own([Path("in/clip.mp4")])
+    assert [path.name for path in tmp_path.iterdir()] == ["clip-detections.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "products"),
+    [
+        ("clip-detections.mp4", {"videos": "."}),
+        ("crops/cup/00001-01-0.50-a.jpg", {"crops": "crops"}),
+        ("frames/clip.mp4@2.00s.jpg", {"frames": "frames"}),
+        ("00001-a.jpg", {"pictures": "."}),
+    ],
+)
+def test_a_file_of_the_user_in_the_place_of_a_product_is_kept(
+    tmp_path: Path, name: str, products: dict[str, str]
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"precious")
+    wanted = Products(**{kind: tmp_path / folder for kind, folder in products.items()})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=rf"found a file {re.escape(str(path))} that is not a"):
+        predict_files(cast(Predictor, Blind()), [Path("in/clip.mp4")], CONCEPTS, products=wanted)
+    assert path.read_bytes() == b"precious"
+
+
+def test_two_videos_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"2 videos would be written as clip-detections\.mp4"):
+        Products(videos=tmp_path).require_own([Path("a/clip.mp4"), Path("b/clip.mov")])

@@ -105,6 +105,8 @@ def test_a_yolo_folder_is_read_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(known.boxes["xywh"], [[4, 2, 8, 10], [0, 0, 40, 20]], atol=1e-4)
     assert [one.name for one in known.concepts] == ["cat", "big dog"]
     other = on_disk(tmp_path / "second")
+    write_results(other, tmp_path / "out", "yolo")  # copies of the same photos
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "second/photos/b.png")
     with pytest.raises(UserError, match=r"images/b\.png is another photo than"):
         write_results(other, tmp_path / "out", "yolo")
 

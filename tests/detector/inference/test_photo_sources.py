@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
+import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.drawing.picture_files import save_picture
-from cckt.detector.inference.photo_sources import find_photos, is_video, photos_below, video_frames
+from cckt.detector.inference.photo_sources import (
+    check_every,
+    find_photos,
+    is_video,
+    photos_below,
+    video_frames,
+)
 
 
 @pytest.fixture
@@ -168,3 +177,48 @@ def test_without_ffmpeg_videos_are_refused(folder, monkeypatch):
     )
     with pytest.raises(UserError, match="ffmpeg, which reads it, is not installed"):
         next(video_frames(folder / "clip.mp4"))
+
+
+@pytest.fixture
+def fake_ffmpeg(tmp_path, monkeypatch):
+    """A program in the place of ffmpeg: writes its arguments, a megabyte of errors, then two frames."""
+    program = tmp_path / "bin" / "ffmpeg"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import os, sys\n"
+        f"open({str(tmp_path / 'arguments')!r}, 'w').write(repr(sys.argv))\n"
+        "sys.stderr.write('broken frame\\n' * 80_000)\n"
+        "sys.stderr.flush()\n"
+        "os.write(1, b'P6 1 1 255\\n' + bytes(3) + b'P6 1 1 255\\n' + bytes(3))\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a script as a program")
+def test_many_errors_of_ffmpeg_do_not_stop_the_frames(fake_ffmpeg):
+    (fake_ffmpeg / "a.mp4").write_bytes(b"x")
+    signal.alarm(60)  # a full pipe would wait for ever
+    try:
+        assert len(list(video_frames(fake_ffmpeg / "a.mp4"))) == 2
+    finally:
+        signal.alarm(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a script as a program")
+def test_ffmpeg_takes_a_name_for_a_file_and_opens_only_files(fake_ffmpeg, monkeypatch):
+    monkeypatch.chdir(fake_ffmpeg)
+    for name in ("concat:a.mp4", "-i.mp4"):
+        (fake_ffmpeg / name).write_bytes(b"x")
+        list(video_frames(Path(name)))
+        arguments = ast.literal_eval((fake_ffmpeg / "arguments").read_text())
+        assert arguments[arguments.index("-i") + 1] == f"file:{name}"
+        assert arguments[arguments.index("-protocol_whitelist") + 1] == "file"
+
+
+@pytest.mark.parametrize("every", [0, -1, float("nan"), float("inf"), 1e-300])
+def test_seconds_between_frames(every):
+    with pytest.raises(UserError, match=r"--every .*: expected seconds above 0"):
+        check_every(every)

@@ -25,3 +25,12 @@ def test_a_saved_table_is_read_as_unit_rows_and_a_wrong_one_refused(tmp_path):
     save_base_text(run, unit_rows(3))
     with pytest.raises(UserError, match=r"shape \(3, 16\), expected \(4, 16\)"):
         load_base_text(run, facts)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0])
+def test_a_row_without_a_direction_is_refused(tmp_path, value):
+    rows = unit_rows(2)
+    rows[1] = value
+    save_base_text(tmp_path, rows)
+    with pytest.raises(UserError, match="a text embedding is all zeros or not finite"):
+        load_base_text(tmp_path, Facts(16, 2, ["cat", "dog"], [1, 2], "sha256:index", {}, {}))

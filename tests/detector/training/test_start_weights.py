@@ -37,3 +37,9 @@ def test_a_file_without_a_fitting_tensor_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.pt").touch()
     with pytest.raises(UserError, match=r"b\.pt: expected a run folder or a \.safetensors file"):
         start_from(nn.Linear(2, 3), tmp_path / "b.pt")
+
+
+def test_a_tensor_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    save_weights(tmp_path / "a.safetensors", {"weight": torch.full((3, 2), torch.nan)})
+    with pytest.raises(UserError, match="its tensor weight holds non-finite numbers"):
+        start_from(nn.Linear(2, 3), tmp_path / "a.safetensors")

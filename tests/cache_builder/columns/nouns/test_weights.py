@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.nouns.cache import cache_nouns
 from cckt.cache_builder.columns.nouns.weights import fit_nouns, own_and_best_wrong
 from cckt.cache_builder.mllm import Mllm
 from cckt.cache_builder.store import column_info
 from cckt.cache_builder.teacher.clip import Teacher
+from tests.cache_builder.columns.nouns.conftest import propose
 from tests.cache_builder.columns.nouns.test_cache import fitting_text
 
 
@@ -72,3 +74,25 @@ def test_weights_that_cannot_be_fitted_are_left_out_with_the_reason(data: Path, 
     assert "the weight of nouns is not fitted: there is no column crops; run `cckt cache crops" in reason
     assert not report.to_json()["finished"]
     assert not (data / "proposals/noun_weights").exists()
+
+
+def test_weights_over_proposals_that_were_replaced_are_replaced_too(
+    data: Path, mllm: Mllm, teacher: Teacher
+) -> None:
+    fitting_text(data, teacher)
+    cache_nouns(data, mllm, teacher=teacher, workers=0)
+    before = column_info(data, "proposals/noun_weights").manifest
+    propose(data, 0.9)
+    cache_crops(data, teacher, workers=0, of="proposals")
+    reports = cache_nouns(data, mllm, teacher=teacher, workers=0, overwrite=True)
+    assert reports[-1].manifest is not None, "expected weights, not a note"
+    after = column_info(data, "proposals/noun_weights").manifest
+    assert after.finished
+    assert after.spec.index_digest != before.spec.index_digest
+
+
+@pytest.mark.parametrize("w_max", [0, -1, float("nan"), float("inf")])
+def test_a_wrong_maximum_is_refused_before_the_model_names(data: Path, mllm: Mllm, w_max: float) -> None:
+    with pytest.raises(UserError, match=r"--w-max is .*; give a weight above 0"):
+        cache_nouns(data, mllm, w_max=w_max)
+    assert not (data / "proposals/answers").exists()

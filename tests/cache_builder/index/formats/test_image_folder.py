@@ -49,7 +49,9 @@ def test_names_give_concepts(tmp_path: Path) -> None:
 def test_a_photo_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     save_photo(tmp_path / "photos/a.jpg", (60, 40))
     (tmp_path / "photos/b.jpg").write_bytes(b"none")
-    with pytest.raises(UserError, match=r"1 of 2 photos cannot be read, .* \(the first is .*b\.jpg\)"):
+    with pytest.raises(
+        UserError, match=r"1 of 2 photos cannot be read, .*b\.jpg: it is not an image in a supported format"
+    ):
         build_index(tmp_path / "photos", tmp_path / "photos", tmp_path / "out", "all-base", read=read_folder)
 
 

@@ -9,11 +9,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.recipes import recipe
 from cckt.detector.students.backbones.backbone import Backbone
-from cckt.detector.students.backbones.backbone_weights import _name_in
+from cckt.detector.students.backbones.backbone_weights import _name_in, load_backbone
 from tests.detector.students.backbones.tiny_backbones import BACKBONES
 from tests.detector.students.samples import TINY
 
@@ -136,3 +137,9 @@ def test_a_file_with_tensors_of_another_shape_is_refused(tmp_path: Path) -> None
 def test_a_missing_file_is_refused(weights: str) -> None:
     with pytest.raises(UserError, match=f"option model.backbone_weights: found '{weights}'"):
         Backbone(replace(TINY, backbone_weights=weights))
+
+
+def test_a_damaged_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"a\.safetensors holds no readable safetensors"):
+        load_backbone(nn.Linear(1, 1), tmp_path / "a.safetensors")
