@@ -18,8 +18,8 @@ from cckt.cache_builder.base.atomic_files import short_name, temporary_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import require_ours_or_absent
 from cckt.detector.drawing.draw import draw_marks, draw_prediction, marks_of
-from cckt.detector.drawing.picture_files import CROP, FRAME, MARK, require_own_pictures, save_picture
-from cckt.detector.inference.photo_sources import PHOTO_SUFFIXES, ffmpeg_program, name_of
+from cckt.detector.drawing.picture_files import CROP, FRAME, require_own_pictures, save_picture
+from cckt.detector.inference.photo_sources import MARK, PHOTO_SUFFIXES, ffmpeg_program, name_of
 from cckt.detector.inference.prediction import Prediction
 
 MARK_BYTES = 1024

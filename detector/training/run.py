@@ -178,8 +178,7 @@ class Run:
                 raise UserError(
                     f"--out {self.out}: the folder cannot be created ({error.strerror}); give another --out."
                 ) from None
-            if resume:
-                store.remove_leftovers(self.out, self.step)
+            store.remove_leftovers(self.out, self.step)
             with recorded(
                 self.out, "config.toml", "versions.json", "data.json", "facts.json", BASE_TEXT_FILE
             ):

@@ -143,6 +143,17 @@ def test_a_torn_checkpoint_is_skipped_and_the_run_stays_equal(folder, unbroken, 
     assert equal(weights(run), weights(unbroken[0]))
 
 
+def test_a_start_after_a_kill_in_the_first_checkpoint_leaves_nothing_of_it(folder, tmp_path):
+    run = tmp_path / "run"
+    train(tiny_config(), folder, None, run, max_steps=2)
+    (run / "model.safetensors").unlink()
+    left = run / "checkpoints" / ".step-00000002.99999999.partial"
+    (run / "checkpoints" / "step-00000002").rename(left)
+    (left / ".model.safetensors.0bbfd16a.99999999.partial").write_bytes(b"half")
+    train(tiny_config(), folder, None, run, max_steps=2)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000002"]
+
+
 def test_a_run_is_neither_overwritten_nor_resumed_with_other_options_or_data(folder, unbroken, tmp_path):
     run, config = unbroken[0], tiny_config(*EMA)
     with pytest.raises(UserError, match="already holds a run; add --resume"):
