@@ -64,9 +64,8 @@ def import_column(
     vectors = VectorTable(table, ids, id_name or key, vector_name)
     loaded = None
     if teacher is not None:
-        from cckt.cache_builder.columns.options import (
-            as_teacher,  # imports torch: 0.7 GB that a table needs not
-        )
+        # Imports torch: 0.7 GB that a table without a teacher does not need.
+        from cckt.cache_builder.columns.options import as_teacher
 
         loaded = as_teacher(teacher, "cpu", "fp32")
     if loaded is not None and loaded.width != vectors.width:

@@ -103,10 +103,11 @@ def test_photos_small_trains_and_evaluates_four_photos(tmp_path):
     assert (metrics["step"], metrics["skipped"], metrics["photos_unreadable"]) == (2, 0, 0)
     assert metrics["evaluation"]["photos"] == 4
     found = Predictor.load(tmp_path / "run", "cpu").predict(
-        [index.photo_path(0)], "person, dog", text=unit_rows(2, 3, 64), min_score=0.0
+        [index.photo_path(0)], "person, dog", text=unit_rows(2, 3, 64), min_score=0.0, rivals=False
     )
-    assert found[0].size == (int(index.widths[0]), int(index.heights[0]))
     assert len(found) == 1
+    assert found[0].size == (int(index.widths[0]), int(index.heights[0]))
+    assert len(found[0]), "expected detections without rivals and without a lowest score"
 
 
 @pytest.mark.slow

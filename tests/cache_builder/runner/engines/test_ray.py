@@ -205,8 +205,6 @@ DRIVER = """
 import sys
 from pathlib import Path
 from cckt.cache_builder.runner.engines.ray import RayEngine
-from tests.cache_builder.detectors.detector_models import write_detector
-from tests.cache_builder.mllm.mllm_models import build_parts
 from tests.cache_builder.runner.engines import makers
 from tests.cache_builder.runner.engines.conftest import add_node
 RayEngine(sys.argv[1], cpus=1).call(makers.plain, Path(sys.argv[2]), delay=0.3)
