@@ -81,7 +81,7 @@ def ablate(
         f"{table}.json",
         lambda path: json_object(path).get("table") == table,
         [f"{table}.md", *pictures],
-        f"a table of cckt ablate {table}",
+        f"the table {table} of cckt",
     )
     require_room(plan.out)
     plan.out.mkdir(parents=True, exist_ok=True)

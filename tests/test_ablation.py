@@ -442,7 +442,7 @@ def test_numbers_and_options_are_checked_before_the_work(
 @pytest.mark.parametrize("name", ["table4.json", "table4.md"])
 def test_a_table_of_somebody_else_is_kept(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"table": "mine"}')
-    with pytest.raises(UserError, match=f"found a file .*{name} that is not a table of cckt ablate table4"):
+    with pytest.raises(UserError, match=f"found a file .*{name} that is not the table table4 of cckt"):
         ablate("table4", AblationPlan(tmp_path, **MICRO))
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -88,8 +88,8 @@ def load_detector(name: str, *, device: str = "auto", precision: str = PRECISION
         config = _from_pretrained(name, transformers.AutoConfig, options)
         if kernel_of(config):
             raise UserError(
-                f"--detector {name} names the code {kernel_of(config)} for its attention, which cckt does "
-                "not run; remove attn_implementation from its config.json."
+                f"--detector {name}: its attention names the code {kernel_of(config)}, which cckt does not "
+                "run; remove attn_implementation from its config.json."
             )
         zero_shot = type(config) in transformers.AutoModelForZeroShotObjectDetection._model_mapping
         if zero_shot and config.model_type not in ZERO_SHOT:

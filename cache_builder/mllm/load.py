@@ -169,7 +169,7 @@ def _load_processor(name: str, source: str, options: dict[str, Any]) -> Any:
     config = _from_pretrained(name, transformers.AutoConfig, source, options)
     if kernel_of(config) and not options["trust_remote_code"]:
         raise UserError(
-            f"--mllm-model {name} names the code {kernel_of(config)} for its attention, which was not run; "
+            f"--mllm-model {name}: its attention names the code {kernel_of(config)}, which was not run; "
             "read that code and add --trust-remote-code, or remove attn_implementation from its config.json."
         )
     remote = options["trust_remote_code"] and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.atomic_files import plain, write_json
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config
@@ -42,8 +42,9 @@ class Stages:
                 self.seconds = {str(stage): float(value) for stage, value in known["seconds"].items()}
             if known["plan"] != self._plan:
                 raise UserError(
-                    f"--out {out}: holds a quickstart of another plan ({photos} photos, expected "
-                    f"{plan.train_photos}); name another folder, or delete this one."
+                    f"--out {out}: holds a quickstart of another plan ("
+                    f"{counted(photos, 'photo')}, expected {plan.train_photos}); name another folder, or "
+                    "delete this one."
                 )
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"--out {out}: is neither an empty folder nor {MADE_BY}; name another one.")

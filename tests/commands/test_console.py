@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cckt import __version__
 from cckt.cache_builder.base.errors import UserError
 from cckt.commands import console
 from cckt.commands.console import Answer, TerminalProgress
@@ -132,6 +133,7 @@ def test_lines_go_to_stdout_and_figures_to_the_file(tmp_path: Path, capsys: Capt
     assert out.count("–") == 2
     assert err == ""
     written = json.loads((tmp_path / "figures.json").read_text())
+    assert written.pop("cckt") == __version__
     assert written == {"ap": None, "where": str(tmp_path), "rows": [1, 2.5], "yes": True}
 
 

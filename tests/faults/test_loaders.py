@@ -23,7 +23,7 @@ from cckt.cache_builder.mllm.wrapping import Wrapping
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config, changed
 from cckt.detector.runs.run_folder import load_state
-from cckt.detector.students.backbone import Backbone
+from cckt.detector.students.backbones.backbone import Backbone
 from tests.cache_builder.detectors.detector_models import write_detector
 from tests.cache_builder.mllm.mllm_models import build_parts
 from tests.commands.front import World
@@ -146,11 +146,11 @@ def test_code_of_a_detector(tmp_path: Path, mark: Path, kind: str, own_type: boo
 
 def test_code_of_the_hub_for_the_attention(tmp_path: Path, mark: Path) -> None:
     for folder, load, message in (
-        (write_llava(tmp_path / "mllm"), load_mllm, "names the code owner/kernel for its attention"),
+        (write_llava(tmp_path / "mllm"), load_mllm, "its attention names the code owner/kernel"),
         (
             Path(write_detector("detr", tmp_path / "detr")),
             load_detector,
-            "names the code owner/kernel for its attention, which cckt does not run",
+            "its attention names the code owner/kernel, which cckt does not run",
         ),
     ):
         config = json.loads((folder / "config.json").read_text())

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cckt.detector.students import input_sides as module
+from cckt.detector.students.backbones import input_sides as module
 from cckt.detector.students.backbones.input_sides import InputSides, input_sides
 from tests.detector.students.backbones.tiny_backbones import BACKBONES
 
