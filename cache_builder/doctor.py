@@ -216,10 +216,16 @@ def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Findin
                 named.setdefault(teacher["name"], {})[teacher["weight_digest"]] = teacher.get("architecture")
     if not named:
         return []
-    from cckt.cache_builder.teacher.clip import load_teacher  # imports open_clip, which takes seconds
+    # These import open_clip, which takes seconds.
+    from cckt.cache_builder.teacher.clip import load_teacher
+    from cckt.cache_builder.teacher.recorded import foreign_teacher
 
     findings = []
     for name, digests in named.items():
+        if what := foreign_teacher(name):
+            message = f"the columns name the teacher {name}, {what}; it was not loaded"
+            findings.append(Finding("warn", "teacher", message))
+            continue
         try:
             loaded = load_teacher(name, device=device)
         except UserError as error:

@@ -13,6 +13,7 @@ from cckt.cache_builder.base.constants import CROP
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from cckt.cache_builder.teacher.guide import TeacherGuide
+from cckt.cache_builder.teacher.recorded import require_own_teacher
 from cckt.cache_builder.teacher.text_cache import user_cache
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.inference.confirm import Confirmation
@@ -51,6 +52,8 @@ def teacher_guide(run: Path, device: str = "auto", teacher: str | Teacher | None
     name = teacher or (facts.taught_by or {}).get("name")
     if name is None:
         raise UserError(f"{run} was trained on an imported table that names no teacher; give --teacher NAME.")
+    if teacher is None:
+        require_own_teacher(str(name), run)
     loaded = name if isinstance(name, Teacher) else load_teacher(name, device=device)
     crop = (facts.crops_recipe.get("crop") or {}).get("rule", CROP)
     return TeacherGuide(loaded, facts.text_recipe, prior_tau(run), crop, user_cache())

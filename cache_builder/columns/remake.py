@@ -16,6 +16,7 @@ from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.runner import Item
 from cckt.cache_builder.store import ColumnName, ColumnSpec, architecture_differences, parse_name
 from cckt.cache_builder.teacher.clip import Teacher
+from cckt.cache_builder.teacher.recorded import require_own_teacher
 
 Remake = Callable[[NDArray[np.int64]], NDArray[Any]]
 """Ascending rows (n,) -> their values (n, width), computed again."""
@@ -54,6 +55,8 @@ class Made:
         recorded = self.spec.recipe.get("teacher")
         if not isinstance(recorded, dict) or "import" in self.spec.recipe:
             return None
+        if self.teacher_name is None:
+            require_own_teacher(recorded["name"], f"column {self.spec.name} of {self.index.folder}")
         teacher = self.load(self.teacher_name or recorded["name"], recorded.get("precision", PRECISION))
         if teacher.weight_digest != recorded["weight_digest"]:
             raise UserError(

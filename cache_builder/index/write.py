@@ -89,6 +89,7 @@ def _write_locked(
         if photos is not None and not same_record:  # before the card, so that no index is without its record
             place(photos, record, temporary)
         if same_tables and same_files:
+            _sweep(folder, own | kept_names(out))
             return True
         _keep_old_card(folder, card)
         place(text.encode(), folder / CARD, temporary)

@@ -3,6 +3,7 @@
 clip.py          load a teacher by its name
 crop_rules.py    which pixels around a box the teacher sees
 foreign_code.py  refuse a teacher whose files contain code
+recorded.py      a teacher that a run or a column names: the user's own, or asked for
 encoder.py       the frozen model: unit embeddings of images and sentences
 preprocess.py    the teacher's preprocessing, without the teacher
 two_stream.py    a ViT with a second class token for the patches of a box

@@ -83,12 +83,17 @@ def imagenet_templates() -> tuple[str, ...]:
     return tuple(fill("{}") for fill in open_clip.OPENAI_IMAGENET_TEMPLATES)
 
 
+def is_published(architecture: str, weights: str) -> bool:
+    """Whether open_clip lists weights for an architecture."""
+    return bool(open_clip.is_pretrained_cfg(architecture, weights))
+
+
 def quick_gelu_missing(architecture: str, weights: str) -> bool:
     """Whether published weights were trained with QuickGELU and the architecture has another activation.
 
     open_clip only warns then, and computes other embeddings. False for names that its registry does not have.
     """
-    if not open_clip.is_pretrained_cfg(architecture, weights):
+    if not is_published(architecture, weights):
         return False
     trained = bool(open_clip.get_pretrained_cfg(architecture, weights).get("quick_gelu"))
     return trained and not (open_clip.get_model_config(architecture) or {}).get("quick_gelu")
@@ -108,7 +113,7 @@ def _from_registry(name: str) -> _Loaded:
     if weights.startswith("random:"):
         return _untrained(name, architecture, weights.removeprefix("random:"))
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    if not open_clip.is_pretrained_cfg(architecture, weights) and not Path(weights).is_file():
+    if not is_published(architecture, weights) and not Path(weights).is_file():
         choices = _nearest(f"{architecture}/{weights}", [f"{architecture}/{tag}" for tag in tags])
         raise UserError(
             f"teacher {name!r}: open_clip has no weights {weights!r} for {architecture}; {choices}; or give "

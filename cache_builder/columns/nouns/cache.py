@@ -42,6 +42,7 @@ from cckt.cache_builder.store.kinds import PROPOSALS
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.crop_rules import check_rule
 from cckt.cache_builder.teacher.prompts import Templates, resolve_templates
+from cckt.cache_builder.teacher.recorded import require_own_teacher
 
 CHOICES = ("answers", "teacher")
 """Who chooses the noun of a proposal."""
@@ -246,6 +247,7 @@ def _teacher_name(data: Path, proposals: Proposals, label: str) -> str:
         if str(column) in list_columns(data):
             found = column_info(data, str(column)).manifest.spec.recipe.get("teacher")
             if found:
+                require_own_teacher(str(found["name"]), f"column {column} of {data}")
                 return str(found["name"])
     raise UserError(
         f"{data}: no column names a teacher, expected proposals/crops or text; give "

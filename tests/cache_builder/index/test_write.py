@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,3 +161,14 @@ def test_a_killed_build_leaves_the_old_index_or_none(tmp_path: Path, step: str) 
         index = open_index(tmp_path / out)
         assert index.annotation_ids.tolist() == [5]
         assert sorted(os.listdir(tmp_path / out / "index")) == names_of(index)
+
+
+def test_tables_of_a_killed_build_are_removed_where_only_the_record_of_photos_differs(tmp_path: Path) -> None:
+    path, images = write_coco(tmp_path, small_coco())
+    build_index(path, images, tmp_path / "out", "all-base")
+    folder = tmp_path / "out" / "index"
+    index = open_index(tmp_path / "out")
+    shutil.copytree(folder / index.card["tables"], folder / "tables-0123456789abcdef")
+    (folder / names_of(index)[1]).write_bytes(b"")
+    assert build_index(path, images, tmp_path / "out", "all-base").unchanged
+    assert sorted(os.listdir(folder)) == names_of(index)
