@@ -172,7 +172,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         command = _parser()
         with explained_faults(), quiet_progress("--quiet" in arguments):
-            _refuse_places_that_are_none(command, rest)
+            _check_places(command, rest)
             command.main(rest, prog_name="cckt")
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):  # in the help, which the parser prints
@@ -208,7 +208,7 @@ def _run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _refuse_places_that_are_none(command: Any, words: Sequence[str]) -> None:
+def _check_places(command: Any, words: Sequence[str]) -> None:
     """Raise UserError for an empty file or folder name, for a URL where only a local path can be, for a place
     that ends with the process, and for a file of figures that cannot be written.
 

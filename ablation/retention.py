@@ -18,7 +18,7 @@ from cckt.ablation.levels import level_columns
 from cckt.ablation.page import save
 from cckt.ablation.plan import AblationPlan, differences
 from cckt.ablation.retention_page import draw
-from cckt.ablation.runs import FIGURES, MADE_BY, check_rows, mean_over_seeds, with_seed
+from cckt.ablation.runs import FIGURES, MADE_BY, check_rows, mean_over_seeds, numbers, with_seed
 from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
@@ -116,10 +116,8 @@ def curve(
     if (run / CURVE).is_file():
         known = read_json(run / CURVE, MADE_BY)
         with as_written(run / CURVE):
-            scored, points = (
-                known["val"],
-                {str(int(mark)): _point(one) for mark, one in known["points"].items()},
-            )
+            scored = known["val"]
+            points = {str(int(mark)): _point(one) for mark, one in known["points"].items()}
         if scored != open_index(val).digest:
             raise UserError(
                 f"{run}: its --val was another data set than {val}; name that one, or another --out."
@@ -150,8 +148,7 @@ def curve(
 
 def _point(figures: dict[str, Any]) -> dict[str, float | None]:
     """Return seconds and FIGURES of an evaluation, which `as_written` checks."""
-    found = {figure: None if figures[figure] is None else float(figures[figure]) for figure in FIGURES}
-    return {"seconds": float(figures["seconds"]), **found}
+    return {"seconds": float(figures["seconds"]), **numbers(figures)}
 
 
 def _require_same(config: Config, run: Path, train_data: Path) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.atomic_files import temporary_of
+from cckt.cache_builder.base.atomic_files import whole_files
 
 PICTURES = ("svg", "png")
 COLOURS = ("#777777", "#1f77b4", "#d62728", "#2ca02c")
@@ -99,11 +99,10 @@ def draw(answer: dict[str, Any], out: Path) -> list[Path]:
     files = []
     for kind in PICTURES:
         path = out / f"retention.{kind}"
-        partial = temporary_of(path)
         # A fixed salt and no date: equal figures give equal files.
         with matplotlib.rc_context({"svg.hashsalt": "cckt"}):
             metadata = {"Date": None} if kind == "svg" else {"Software": None}
-            figure.savefig(partial, format=kind, metadata=metadata, dpi=120)
-        partial.replace(path)
+            with whole_files(path) as (file,):
+                figure.savefig(file, format=kind, metadata=metadata, dpi=120)
         files.append(path)
     return files

@@ -180,10 +180,13 @@ def _check_same_data(run: Path, train_data: Path, val: Path, evaluation: dict[st
 
 def _figures_of(run: Path, evaluation: dict[str, Any]) -> dict[str, Any]:
     with as_written(run / "metrics.json"):
-        figures = {
-            figure: None if evaluation[figure] is None else float(evaluation[figure]) for figure in FIGURES
-        }
+        figures = numbers(evaluation)
         return {"run": run.name, "seconds": _seconds(run), "photos": evaluation["photos"], **figures}
+
+
+def numbers(evaluation: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return FIGURES of an evaluation; for a file that was edited by hand, use it in `as_written`."""
+    return {figure: None if evaluation[figure] is None else float(evaluation[figure]) for figure in FIGURES}
 
 
 def _seconds(run: Path) -> float:

@@ -31,6 +31,7 @@ from cckt.cache_builder.base.atomic_files import is_stream, plain, write_bytes
 from cckt.cache_builder.base.disk_faults import explained_faults, require_room
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
+from cckt.cache_builder.base.untrusted_text import escape
 
 if TYPE_CHECKING:
     from cckt.cache_builder.columns.report import CacheReport
@@ -281,7 +282,7 @@ def show_error(sentence: str) -> None:
 
 def escaped(text: str) -> str:
     r"""Return a text without control characters: they are shown as \x1b, \u202e and so on."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+    return escape(text, _UNSAFE)
 
 
 def reader_is_gone() -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from cckt.cache_builder.base.atomic_files import write_bytes
+from cckt.cache_builder.base.constants import WORKERS_LIMIT
 from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import json_object, require_ours_or_absent
@@ -30,8 +31,6 @@ LARGEST_SEED = 2**24 - 1
 """Larger seeds are reserved for the training data of the teacher and the backbone."""
 WORLD = "shapeworld 1"
 """Name and version of the renderer, as in world.json."""
-MOST_WORKERS = 1024
-"""Most processes that render: all of them are started at once."""
 TOGETHER = 32
 """Photos that a process gets at a time."""
 PHOTO_BYTES = 40_000
@@ -64,8 +63,8 @@ def make_dataset(
 
     if photos < 1:
         raise UserError(f"--photos {photos}: expected at least 1 photo.")
-    if workers is not None and not 1 <= workers <= MOST_WORKERS:
-        raise UserError(f"--workers {workers}: expected 1 to {MOST_WORKERS} processes.")
+    if workers is not None and not 1 <= workers <= WORKERS_LIMIT:
+        raise UserError(f"--workers {workers}: expected 1 to {WORKERS_LIMIT} processes.")
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"--seed {seed}: expected a number from 0 to {LARGEST_SEED}.")
     progress = progress or Silent()

@@ -4,7 +4,7 @@ errors.py        UserError, a fault that the user can correct; values, counts an
 constants.py     defaults that several rooms share
 progress.py      progress protocol for long-running work
 atomic_files.py  files that appear complete or not at all; values as JSON can hold them
-untrusted_text.py  JSON and natural numbers that anybody may have written
+untrusted_text.py  JSON, natural numbers and characters that anybody may have written
 regular_files.py read whole files that are no pipes or devices
 npy_files.py     read .npy files that anybody may have written
 image_files.py   open image files: listed formats only, bounded pixels, EXIF orientation

@@ -68,5 +68,8 @@ NAME_PROMPT = "Name the main object in this image in one or two words."
 CHOOSE = "answers"
 """Who chooses the noun of a proposal: its own answer, or the teacher among all answers."""
 
+WORKERS_LIMIT = 1024
+"""Most workers that can be asked for: more would take the machine before they do anything."""
+
 EXACT = 2**53
 """Integers below this bound have a float of their own; a float id above it may be the rounding of another."""

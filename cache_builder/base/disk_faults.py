@@ -66,12 +66,12 @@ def explain(error: OSError, path: Path | None = None) -> UserError | None:
     return UserError(f"{name}: could not be used because {reason}; {step}, then run the same command again.")
 
 
-def raise_unless_missing(error: OSError, path: Path) -> None:
+def raise_unless_missing(error: Exception, path: Path) -> None:
     """Raise UserError for a fault that is no damage of a file: permission, too many open files, a sick disk.
 
-    Return for a missing file, which a caller describes itself.
+    Return for a missing file, and for faults of what it holds, which a caller describes itself.
     """
-    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, None):
+    if not isinstance(error, OSError) or error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, None):
         return
     explained = explain(error, path)
     if explained is not None:

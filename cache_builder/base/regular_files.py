@@ -52,9 +52,9 @@ def walk_files(
 ) -> Iterator[tuple[Path, list[str]]]:
     """Yield (folder, ascending names of its files) of `root` and all folders below it, in ascending order.
 
-    enter: whether to look into a folder below `root`; links to folders are not followed, and lost+found of
-    a file system is left out. Raises OSError for a
-    folder that cannot be listed: its files would be missing without a word.
+    enter: whether to look into a folder below `root`; links to folders are not followed, and lost+found of a
+    file system is left out. Raises OSError for a folder that cannot be listed: its files would be missing
+    without a word.
     """
 
     def refuse(error: OSError) -> None:

@@ -1,8 +1,9 @@
-"""JSON and natural numbers in texts that anybody may have written."""
+"""Texts that anybody may have written: their JSON, their natural numbers, and what shows them safely."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 _LARGEST = 2**63 - 1
@@ -26,3 +27,8 @@ def natural(text: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST))):
         return None
     return number if (number := int(text)) <= _LARGEST else None
+
+
+def escape(text: str, unsafe: re.Pattern[str]) -> str:
+    r"""Return a text in which the `unsafe` characters are shown as \x1b, \u202e and so on."""
+    return unsafe.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)

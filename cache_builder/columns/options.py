@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from cckt.cache_builder.base.constants import BATCH, CHUNK_ROWS, PRECISION
+from cckt.cache_builder.base.constants import BATCH, CHUNK_ROWS, PRECISION, WORKERS_LIMIT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.growth.begin import Growth, begin_column
@@ -17,8 +17,6 @@ from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 
 MOST_WORKERS = 8
 """Default number of workers that decode, on a machine with more cores."""
-WORKERS_LIMIT = 1024
-"""Most workers that can be asked for: more would take the machine before they decode anything."""
 
 
 class Options(TypedDict, total=False):

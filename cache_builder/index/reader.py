@@ -240,8 +240,7 @@ def read_card(data: Path) -> dict[str, Any] | None:
     except DamagedIndexError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, OSError):
-            raise_unless_missing(error, path)
+        raise_unless_missing(error, path)
         raise _damaged(data, f"{CARD} cannot be read") from None
     if schema > SCHEMA:
         raise UserError(
@@ -263,8 +262,7 @@ def _map(path: Path, dtype: type[np.generic], data: Path) -> NDArray[Any]:
             raise FileNotFoundError(path)
         array = read_npy(path, "r")
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError):
-            raise_unless_missing(error, path)
+        raise_unless_missing(error, path)
         raise _damaged(data, f"its table {path.name} is missing or cut short") from None
     if array.dtype != dtype:
         raise _damaged(data, f"its table {path.name} holds {array.dtype}, not {np.dtype(dtype)}")

@@ -76,30 +76,26 @@ def _write_locked(
         )
         record = folder / record_file(card["tables"])
         same_record = photos is None or (record.is_file() and read_regular(record) == photos)
-        own = {CARD, card["tables"], listed[0] if listed else "", record.name}
-        if same_tables and same_files and same_record:
-            _sweep(folder, own | kept_names(out))  # of a build that was killed
-            return True
+        unchanged = same_tables and same_files
         folder.mkdir(parents=True, exist_ok=True)
         if not same_tables:
             _write_tables(folder, target, tables)
-        if listed:  # its name has the digest of its text, so no older card names another text
+        if listed and not same_files:  # its name has the digest of its text: no older card names another text
             (folder / listed[0]).write_text(listed[1], encoding="utf-8")
         temporary = folder / f".{CARD}-{os.getpid()}"
         if photos is not None and not same_record:  # before the card, so that no index is without its record
             place(photos, record, temporary)
-        if same_tables and same_files:
-            _sweep(folder, own | kept_names(out))
-            return True
-        _keep_old_card(folder, card)
-        place(text.encode(), folder / CARD, temporary)
+        if not unchanged:
+            _keep_old_card(folder, card)
+            place(text.encode(), folder / CARD, temporary)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror or error}): free space or choose another --out"
         ) from error
     own = {CARD, card["tables"], listed[0] if listed else ""}
-    _sweep(folder, own | ({record.name} if photos is not None else set()) | kept_names(out))
-    return False
+    own |= {record.name} if unchanged or photos is not None else set()
+    _sweep(folder, own | kept_names(out))  # also what a killed build left
+    return unchanged
 
 
 def _keep_old_card(folder: Path, card: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ import yaml
 
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.untrusted_text import escape
 from cckt.detector.inference.photo_sources import name_of
 from cckt.detector.inference.prediction import Prediction
 
@@ -193,8 +194,7 @@ def write_voc(predictions: Sequence[Prediction], folder: Path) -> list[Path]:
 
 def _add(parent: ElementTree.Element, name: str, value: object) -> None:
     """Add an element with a text; characters that XML cannot hold are shown as \\x1b and so on."""
-    text = _NOT_XML.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), str(value))
-    ElementTree.SubElement(parent, name).text = text
+    ElementTree.SubElement(parent, name).text = escape(str(value), _NOT_XML)
 
 
 def write_csv(predictions: Sequence[Prediction], path: Path) -> Path:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.errors import UserError
 from cckt.detector.inference.calibration import ScoreCalibration
+from cckt.detector.runs.json_fields import as_written
 from cckt.detector.runs.run_folder import Facts, evaluation_figures, own_evaluations
 
 DEFAULT_THRESHOLD = 0.5
 """Lowest score of a prediction when the run's evaluation gives no threshold."""
+RESTORE = "restore metrics.json and facts.json, or evaluate the run again with cckt eval"
+"""What to do where figures of a run were edited by hand."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Threshold:
     @staticmethod
     def of(run: Path) -> Threshold:
         """Return the score with the best F1 in the run's own evaluation."""
-        with _as_written(run):
+        with as_written(run, RESTORE):
             best = _figures(run).get("best_f1") or {}
             if "score" not in best:
                 return Threshold()
@@ -54,7 +54,7 @@ def calibration_of_run(run: Path, confirmed: bool = False) -> ScoreCalibration |
     that of its newest `cckt eval` with the run's own options; None without either. Confirmed scores have that
     of the newest `cckt eval --confirm`.
     """
-    with _as_written(run):
+    with as_written(run, RESTORE):
         for evaluation in own_evaluations(run, confirmed):
             known = (evaluation.get("figures") or {}).get("calibration")
             if known:
@@ -68,25 +68,11 @@ def prior_tau(run: Path) -> float | None:
     It is that of the column that the run's own evaluation read; else that of the column that guided training;
     else None: not known.
     """
-    with _as_written(run):
+    with as_written(run, RESTORE):
         for known in (_figures(run).get("prior_tau"), Facts.load(run).priors_recipe.get("tau")):
             if known is not None:
                 return float(known)
     return None
-
-
-@contextmanager
-def _as_written(run: Path) -> Iterator[None]:
-    """Raise UserError for figures of other types than cckt writes, as in a file edited by hand."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise UserError(
-            f"{run}: the figures of its evaluation are not as cckt writes them ({error}); restore "
-            "metrics.json and facts.json, or evaluate the run again with cckt eval."
-        ) from None
 
 
 def _figures(run: Path) -> dict[str, Any]:

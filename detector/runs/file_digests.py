@@ -101,8 +101,7 @@ def read_digests(folder: Path) -> dict[str, str]:
         files, digest = content["files"], content["digest"]
         intact = content.keys() == {"files", "digest"} and digest == digest_of(canonical(files))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, OSError):
-            raise_unless_missing(error, path)
+        raise_unless_missing(error, path)
         intact = False
     if not intact or not isinstance(files, dict):
         raise UserError(

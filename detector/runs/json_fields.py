@@ -51,12 +51,12 @@ def fits(value: Any, hint: Any) -> bool:
 def as_written(file: Path, step: str = "restore the file") -> Iterator[None]:
     """Raise UserError for entries that are missing or of another type, which the block uses unchecked.
 
-    file: where they come from. step: what the user can do.
+    file: where they come from, a file or the folder of a run. step: what the user can do.
     """
     try:
         yield
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{file}: its entries are not as cckt writes them ({type(error).__name__}: {error}), expected "
-            f"the file as it was; {step}."
+            f"them as they were; {step}."
         ) from None

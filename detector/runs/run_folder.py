@@ -121,8 +121,7 @@ def read_json(path: Path, expected: str) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected {expected}; check the name of the folder.") from None
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError):
-            raise_unless_missing(error, path)
+        raise_unless_missing(error, path)
         raise UserError(f"{path}: found no readable JSON ({error}), expected {expected}.") from None
 
 
@@ -186,8 +185,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, expected weights written by cckt train.") from None
     except (safetensors.SafetensorError, OSError) as error:
-        if isinstance(error, OSError):
-            raise_unless_missing(error, path)
+        raise_unless_missing(error, path)
         raise UserError(
             f"{path}: found no readable safetensors ({error}), expected weights written by cckt train; "
             "use another checkpoint of the run."

@@ -106,12 +106,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} cannot be read ({fault.strerror}): give the data.yaml of the YOLO folder"
         ) from None
-    except (
-        yaml.YAMLError,
-        RecursionError,
-        ValueError,
-        OverflowError,
-    ) as fault:  # also dates such as 2001-99-99
+    # ValueError and OverflowError: dates such as 2001-99-99
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as fault:
         raise UserError(f"{path} is not YAML ({' '.join(str(fault).split())}); repair it") from None
     if not isinstance(card, dict):
         raise UserError(f"{path} holds {brief(card)}, expected keys such as 'train' and 'names'")

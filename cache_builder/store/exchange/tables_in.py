@@ -86,8 +86,7 @@ class VectorTable:
             with pq.ParquetFile(require_regular(self.path), pre_buffer=False) as file:
                 yield file
         except parquet_faults() as error:
-            if isinstance(error, OSError):
-                raise_unless_missing(error, self.path)
+            raise_unless_missing(error, self.path)
             reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
             raise UserError(f"{self.path} cannot be read as Parquet ({reason}); check the file.") from error
 
@@ -155,6 +154,5 @@ def _npy(path: Path) -> Any:
     try:
         return read_npy(path, "r")
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError):
-            raise_unless_missing(error, path)
+        raise_unless_missing(error, path)
         raise UserError(f"{path} cannot be read as .npy ({error}); save it with numpy.save.") from error

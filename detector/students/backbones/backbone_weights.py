@@ -47,8 +47,7 @@ def load_backbone(net: nn.Module, path: Path) -> None:
     try:
         stored = load_file(require_regular(path))
     except (SafetensorError, OSError) as error:
-        if isinstance(error, OSError):
-            raise_unless_missing(error, path)
+        raise_unless_missing(error, path)
         raise UserError(
             f"option model.backbone_weights: {path} holds no readable safetensors ({error}); restore the "
             "file or name another."
