@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from cckt.cache_builder import doctor as offline
+from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError, counted, listed, quoted
 from cckt.cache_builder.doctor import Finding
 from cckt.cache_builder.index import open_index, shared_note
@@ -22,6 +23,7 @@ from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.runs.file_digests import DIGESTS_FILE, accept, recorded_problems
 from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
 from cckt.detector.students.build import build_student
+from cckt.detector.students.precision import emulation_note
 from cckt.detector.training.forecast import warnings
 from cckt.detector.training.length import seconds_per_step
 from cckt.detector.training.preflight import check_batch, check_validation, gather
@@ -93,6 +95,7 @@ def check_recipe(config: Config) -> list[Finding]:
         f"{config.model.backbone}, {millions:.1f}M parameters, {config.model.queries} queries, "
         f"{counted(train.epochs, 'epoch')}, {counted(train.batch, 'photo')} per step, {train.precision}"
     )
+    message += "".join(f"; {one}" for one in emulation_note(train.precision, pick_device(train.device)))
     if note:
         message += (
             f"; the pretrained weights of the backbone cannot be loaded ({note}): run once with network "

@@ -49,7 +49,8 @@ class TrainConfig:
     device: str = "auto"
     """"auto", "cpu", "cuda", "cuda:1" or "mps"."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the network; boxes and contrastive losses stay in fp32."""
+    """Precision of the network; boxes and contrastive losses stay in fp32. A device that would emulate it
+    computes in fp32, in training and afterwards."""
     compile: bool = False
     """Run torch.compile on the network: minutes at the start, and again for each new image shape; faster on
     GPUs afterwards. On CPUs it needs a C++ compiler."""

@@ -22,7 +22,7 @@ from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, 
 from cckt.detector.students.backbones.cpu_backbone import prepare_for_cpu
 from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText, Student, StudentOutput
-from cckt.detector.students.precision import autocast
+from cckt.detector.students.precision import autocast, computed_precision
 
 Rows = npt.NDArray[np.int64]
 
@@ -120,7 +120,7 @@ def load_inference_model(
         torch.cuda.set_device(place)
     loaded = inference_model(model, config, place)
     if fold and place.type == "cpu":
-        prepare_for_cpu(model, config.train.precision)
+        prepare_for_cpu(model, computed_precision(config.train.precision, place))
     return loaded, facts
 
 

@@ -25,10 +25,13 @@ from cckt.detector.runs.base_text import load_base_text
 from cckt.detector.runs.run_folder import Facts, evaluation_weights
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import MASKED
+from cckt.detector.students.precision import computed_precision
 
 
 class RunProposer:
     """The class-agnostic regions of a run, of any student; present concepts never guide it.
+
+    A device without instructions for `precision` computes, and records, fp32.
 
     Attributes: `provenance`; `recipe`, what decides the boxes beside weights and batch.
     """
@@ -44,8 +47,8 @@ class RunProposer:
             )
         if precision not in ("fp32", "bf16", "fp16"):
             raise UserError(f"--precision {precision} is not known; choose one of fp32, bf16, fp16.")
-        half = cast(Literal["fp32", "bf16", "fp16"], precision)
-        config = replace(model.config, train=replace(model.config.train, precision=half))
+        computed = cast(Literal["fp32", "bf16", "fp16"], computed_precision(precision, model.device))
+        config = replace(model.config, train=replace(model.config.train, precision=computed))
         self._model = InferenceModel(model.model, config, model.device)
         self._text = torch.from_numpy(text).to(model.device)
         self.provenance = provenance_of(run, facts)
@@ -55,7 +58,7 @@ class RunProposer:
             "recipe": config.recipe,
             "short_side": data.eval_short_side,
             "max_side": data.max_side,
-            "precision": precision,
+            "precision": computed,
         }
 
     def prepare(self, photo: Image.Image) -> Tensor:

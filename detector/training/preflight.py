@@ -34,6 +34,7 @@ from cckt.detector.evaluation.metrics import FIGURES
 from cckt.detector.losses.objective import check_terms
 from cckt.detector.runs.run_folder import Facts
 from cckt.detector.students.build import student_class
+from cckt.detector.students.precision import emulation_note
 
 CHECKED_PHOTOS = 8
 """Number of photo files whose existence is checked."""
@@ -169,7 +170,7 @@ def check_machine(config: Config, device: torch.device) -> list[str]:
     """Return notes on what the device lacks; raise UserError if an option demands it (nvJPEG, a kernel)."""
     if config.data.decode == "cuda":
         gpu_decoder()
-    return student_class(config).check_device(config, device)
+    return emulation_note(config.train.precision, device) + student_class(config).check_device(config, device)
 
 
 def check_metric(config: Config) -> None:

@@ -102,19 +102,27 @@ def test_a_stopped_run_resumes_to_the_bit(folder, unbroken, tmp_path, stop):
     assert equal(weights(tmp_path / "run"), weights(unbroken[0]))
 
 
-class KillAfter(Silent):
+class KeptNotes(Silent):
+    """Keeps the notes that it is told."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+class KillAfter(KeptNotes):
     """Sends a signal to this process in the middle of a run."""
 
     def __init__(self, step, number):
-        self.left, self.number, self.notes = step, number, []
+        super().__init__()
+        self.left, self.number = step, number
 
     def advance(self, n=1, **figures):
         self.left -= n
         if self.left == 0:
             os.kill(os.getpid(), self.number)
-
-    def note(self, message):
-        self.notes.append(message)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
@@ -201,10 +209,20 @@ def test_training_with_more_present_concepts_than_queries_works(folder, tmp_path
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_training_in_half_precision_works(folder, tmp_path, precision):
-    config = tiny_config(f"train.precision={precision}")
-    metrics = train(config, folder, None, tmp_path / "run", max_steps=2)
-    assert metrics["skipped"] == 0
+def test_training_in_half_precision_works(folder, tmp_path, precision, monkeypatch):
+    """Where the device has instructions for it; elsewhere it is training in fp32, and says so."""
+    config, runs = tiny_config(f"train.precision={precision}"), {}
+    for has in (True, False):
+        monkeypatch.setattr("cckt.detector.students.precision.has_instructions", lambda *given, has=has: has)
+        progress = KeptNotes()
+        metrics = train(config, folder, None, tmp_path / str(has), max_steps=2, progress=progress)
+        assert metrics["skipped"] == 0
+        told = f"this CPU has no instructions for {precision}, so the run is computed in fp32"
+        assert any(told in note for note in progress.notes) is not has
+        runs[has] = weights(tmp_path / str(has))
+    train(tiny_config(), folder, None, tmp_path / "single", max_steps=2)
+    assert equal(runs[False], weights(tmp_path / "single"))
+    assert not equal(runs[True], runs[False])
 
 
 def test_evaluation_saves_the_best_weights_and_does_not_change_training(folder, tmp_path):
