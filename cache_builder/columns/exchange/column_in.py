@@ -61,7 +61,8 @@ def import_column(
     index, progress = open_index(data), progress or Silent()
     boxes = KINDS[parsed.kind].table == "boxes"
     key = "annotation_id" if boxes else "image_id"
-    vectors = VectorTable(table, ids, id_name or key, vector_name)
+    most = len(index.annotation_ids if boxes else index.image_ids)
+    vectors = VectorTable(table, ids, id_name or key, vector_name, most)
     loaded = None
     if teacher is not None:
         # Imports torch: 0.7 GB that a table without a teacher does not need.

@@ -28,10 +28,14 @@ class VectorTable:
     Attributes: `ids` (N,) int64; `width`; `path`.
     """
 
-    def __init__(self, path: Path, ids: Path | None, id_name: str, vector_name: str = "vector") -> None:
+    def __init__(
+        self, path: Path, ids: Path | None, id_name: str, vector_name: str = "vector", most: int | None = None
+    ) -> None:
         """path: .parquet with the columns `id_name` and `vector_name`, or .npy (N, D) with `ids` (N,) .npy.
 
-        Rows whose vector is null are left out. Raises UserError if a file cannot be read or has another form.
+        most: the number of ids that exist, so that a small file which decodes into many rows does not fill
+        the memory. Rows whose vector is null are left out. Raises UserError if a file cannot be read, has
+        another form or more rows than `most`.
         """
         self.path, self._vector_name = path, vector_name
         self._present: NDArray[np.int64] | None = None
@@ -57,7 +61,7 @@ class VectorTable:
             if ids is not None:
                 raise UserError(f"--ids applies only to .npy tables; {path} holds its ids, remove --ids.")
             self._array = None
-            self._open_parquet(id_name)
+            self._open_parquet(id_name, most)
         else:
             raise UserError(f"{path} is neither .parquet nor .npy; save the table as one of them.")
 
@@ -90,7 +94,7 @@ class VectorTable:
             reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
             raise UserError(f"{self.path} cannot be read as Parquet ({reason}); check the file.") from error
 
-    def _open_parquet(self, id_name: str) -> None:
+    def _open_parquet(self, id_name: str, most: int | None) -> None:
         pyarrow = require_pyarrow()
         with self._parquet() as file:
             schema = file.schema_arrow
@@ -113,7 +117,8 @@ class VectorTable:
                     f"{self.path}: its column {id_name} holds {schema.field(id_name).type}, expected "
                     "integers; name the right one with --id."
                 )
-            width, kept = 0, []
+            self._require_narrow(file.metadata)
+            width, kept, rows = 0, [], 0
             for batch in file.iter_batches(BLOCK, columns=[id_name, self._vector_name]):
                 numbers, vectors = batch.column(id_name), batch.column(self._vector_name)
                 if numbers.null_count:
@@ -123,6 +128,12 @@ class VectorTable:
                     )
                 whole = vectors.is_valid().to_numpy(zero_copy_only=False)
                 kept.append(numbers.cast(pyarrow.int64()).to_numpy(zero_copy_only=False)[whole])
+                rows += len(kept[-1])
+                if most is not None and rows > most:
+                    raise UserError(
+                        f"{self.path} holds more than {most} vectors, but only {most} rows have an id "
+                        f"here, and each may be listed once; keep one row for each {id_name}."
+                    )
                 if not width and whole.any():
                     width = len(vectors.drop_null()[0])
         if not width:
@@ -136,6 +147,16 @@ class VectorTable:
                 f"{self.path}: its vectors hold {width} values, expected at most {WIDEST}; name the right "
                 "column with --vector."
             )
+
+    def _require_narrow(self, metadata: Any) -> None:
+        """Raise UserError for more values than vectors can hold, before they are decoded.
+
+        A row of zeros takes a few bytes, however long it is.
+        """
+        for group in (metadata.row_group(number) for number in range(metadata.num_row_groups)):
+            for chunk in (group.column(number) for number in range(group.num_columns)):
+                if chunk.path_in_schema.split(".")[0] == self._vector_name and group.num_rows:
+                    self._require_width(chunk.num_values // group.num_rows)
 
     def _require_lengths(self, vectors: Any) -> None:
         """Raise UserError unless each of some lists has `width` values."""

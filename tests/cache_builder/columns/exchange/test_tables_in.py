@@ -67,6 +67,34 @@ def test_values_that_do_not_fit(tmp_path: Path, ids: Any, vectors: Any, message:
         read(table(tmp_path / "t.parquet", ids, vectors))
 
 
+def test_a_small_file_that_decodes_into_gigabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = pa.array([[0.0] * 4]).cast(pa.list_(pa.float32()))
+    many = pa.chunked_array([vectors.take(pa.array(np.zeros(500_000, np.int64)))] * 2)
+    path = table(
+        tmp_path / "rows.parquet", pa.chunked_array([pa.array(np.zeros(500_000, np.int64))] * 2), many
+    )
+    assert path.stat().st_size < 100_000
+    decoded = []
+    real = pq.ParquetFile.iter_batches
+
+    def counted(file: Any, *given: Any, **options: Any) -> Any:
+        for batch in real(file, *given, **options):
+            decoded.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    with pytest.raises(UserError, match="holds more than 9 vectors, but only 9 rows have an id here"):
+        VectorTable(path, None, "id", most=9)
+    assert sum(decoded) < 10_000
+    wide = pa.ListArray.from_arrays([0, 40_000_000], pa.array(np.zeros(40_000_000, np.float32)))
+    path = table(tmp_path / "wide.parquet", pa.array([1]), wide)
+    assert path.stat().st_size < 1_000_000
+    decoded.clear()
+    with pytest.raises(UserError, match=f"hold 40000000 values, expected at most {WIDEST}"):
+        VectorTable(path, None, "id", most=9)
+    assert decoded == []
+
+
 def test_vectors_of_any_list_type(tmp_path: Path) -> None:
     fixed = pa.FixedSizeListArray.from_arrays(pa.array(ROW * 2, pa.float32()), 3)
     for number, vectors in enumerate(
