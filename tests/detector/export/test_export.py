@@ -22,6 +22,7 @@ from cckt.detector.export.onnx_graph import run_onnx
 from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.runs.run_folder import Facts, run_config
+from tests.cache_builder.column_samples import Recorder
 from tests.detector.evaluation.evaluation_world import (
     add_column,
     make_data,
@@ -119,12 +120,13 @@ def test_a_graph_returns_the_last_decoder_layer(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["torch", "onnx"])
-@pytest.mark.parametrize("reference", ["encoder", "guided"])
-def test_graphs_of_models_with_encoder_references_agree_with_torch(reference, format, tmp_path):
+@pytest.mark.parametrize(("reference", "unguided"), [("encoder", 0.0), ("guided", 0.0), ("guided", 0.4)])
+def test_graphs_of_models_with_encoder_references_agree_with_torch(reference, unguided, format, tmp_path):
     if format == "onnx" and MISSING:
         pytest.skip(f"not installed: {', '.join(MISSING)}")
     torch.manual_seed(1)
     config = changed(small_config(reference=reference), "inference", softmax=True)
+    config = changed(config, "guidance", unguided=unguided)
     run = make_run(tmp_path / "run", config)
     path = graph(run, tmp_path / "d.graph", format=format, present=["kite", "cat"]).path
     photos = torch.rand((5, 3, 64, 96), generator=torch.Generator().manual_seed(2))
@@ -236,7 +238,7 @@ def test_the_model_card_of_a_run_without_evaluation(tmp_path):
     assert "This run has no evaluation." in (export_folder(bare, tmp_path / "out") / "README.md").read_text()
 
 
-def quick_graph(run, out, monkeypatch, content=b"graph", format="torch"):
+def quick_graph(run, out, monkeypatch, content=b"graph", format="torch", **options):
     """Export without tracing: the content of the file is given."""
     answers = torch.zeros(2, 6, 4), torch.zeros(2, 6, 3)
     monkeypatch.setattr(export, "_traced", lambda *given: None)
@@ -246,7 +248,15 @@ def quick_graph(run, out, monkeypatch, content=b"graph", format="torch"):
     monkeypatch.setattr(export, "read_onnx", lambda content: lambda photos: answers)
     monkeypatch.setattr(export, "require_packages", lambda *packages: None)
     monkeypatch.setattr(export.GraphModel, "forward", lambda self, images: answers)
-    return graph(run, out, format=format, size=(64, 64))
+    return graph(run, out, format=format, size=(64, 64), **options)
+
+
+def test_an_export_reports_its_stages(run, tmp_path, monkeypatch):
+    progress = Recorder()
+    quick_graph(run, tmp_path / "d.onnx", monkeypatch, format="onnx", progress=progress)
+    stages = [("start", label, 1, "graphs") for label in ("trace", "write fp32", "compare")]
+    assert progress.calls == [call for stage in stages for call in (stage, ("finish",))]
+    assert progress.done == 3
 
 
 def test_two_graphs_in_one_folder_have_two_cards(run, tmp_path, monkeypatch):
