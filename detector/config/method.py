@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from cckt.detector.config.checks import at_least, fraction
+from cckt.detector.config.checks import at_least, fraction, require
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,9 @@ class GuidanceConfig:
     slow: bool = False
     """Train the projections of the text and of the backbone's maps with train.sampling_lr_factor (the
     authors' code)."""
+    unguided: float = 0.0
+    """Beyond the paper: share of the queries, below 1, that no concept guides in any image, so that objects
+    whose concept is not among the present ones are found too. It is rounded to whole queries."""
     drop: float = 0.0
     """Guidance noise, beyond the paper: probability that a present concept is dropped in training."""
     add: float = 0.0
@@ -35,7 +38,8 @@ class GuidanceConfig:
     row of the concept. In evaluation it is by probability, which no row order resembles."""
 
     def __post_init__(self) -> None:
-        fraction("guidance", self, "drop", "none", "priors")
+        fraction("guidance", self, "drop", "none", "priors", "unguided")
+        require(self.unguided < 1, "guidance.unguided", self.unguided, "a share below 1")
         at_least("guidance", self, 0, "add")
 
 

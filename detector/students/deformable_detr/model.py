@@ -71,8 +71,10 @@ class DeformableDETR(Student):
         self.query_content = nn.Embedding(model.queries, hidden)
         self.query_position = nn.Embedding(model.queries, hidden) if learned else None
         guided = config.guidance.enabled
+        unguided = min(round(config.guidance.unguided * model.queries), model.queries - 1)
+        self.unguided = unguided if guided else 0
         initial = config.guidance.initial
-        self.guidance = LanguageGuidance(embedding_dim, hidden, initial) if guided else None
+        self.guidance = LanguageGuidance(embedding_dim, hidden, initial, self.unguided) if guided else None
         self.region_heads = nn.ModuleList([UnitLinear(hidden, embedding_dim) for _ in layers])
         own = model.class_embedding == "own"
         self.class_heads = nn.ModuleList([TextHead(hidden, embedding_dim, own) for _ in layers])
@@ -141,7 +143,7 @@ class DeformableDETR(Student):
             return super().region_proposals(encoded, text)
         guidance = self._no_guidance(encoded.memory.shape[0])
         cells = self.proposals.with_concepts(encoded.cells, guidance)
-        chosen = choose_cells(cells, encoded, guidance.counts, self.config.model.queries)
+        chosen = choose_cells(cells, encoded, guidance.counts, self.config.model.queries, self.unguided)
         output = self.decode(encoded, text, None)
         objectness = torch.cat([cells.objectness.gather(1, chosen), cells.objectness], 1)
         boxes = torch.cat([output.boxes[-1].float(), cells.boxes.float()], 1)
@@ -242,7 +244,7 @@ class DeformableDETR(Student):
             assert self.query_position is not None, "learned references need query_position"
             return self.query_position.weight.expand(encoded.memory.shape[0], -1, -1), None, None
         cells = self.proposals.with_concepts(encoded.cells, guidance)
-        chosen = choose_cells(cells, encoded, guidance.counts, self.config.model.queries)
+        chosen = choose_cells(cells, encoded, guidance.counts, self.config.model.queries, self.unguided)
         first_boxes = cells.boxes.detach().gather(1, chosen[..., None].expand(-1, -1, 4))
         return self.box_position(first_boxes), first_boxes, cells
 

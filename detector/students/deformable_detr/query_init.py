@@ -128,7 +128,9 @@ def sine_boxes(boxes: Tensor, hidden: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
-def choose_cells(proposals: EncoderCells, encoded: Encoded, counts: Tensor, queries: int) -> Tensor:
+def choose_cells(
+    proposals: EncoderCells, encoded: Encoded, counts: Tensor, queries: int, unguided: int = 0
+) -> Tensor:
     """Return the cell whose box is the first box of each query, (B, N) int64.
 
     With logits of the present concepts (guided references): the queries of a concept (`guidance.deal`) take
@@ -138,23 +140,35 @@ def choose_cells(proposals: EncoderCells, encoded: Encoded, counts: Tensor, quer
     Otherwise: the N cells with the highest objectness, dealt to the present concepts in turn, so that each
     concept has a share of the best cells.
 
+    unguided: the number of queries, the last ones, that no concept gets. They take the cells with the highest
+    objectness; without logits, those after the cells of the others.
+
     An image with fewer cells than queries uses its cells again, from the best one. Of equal cells the one
     with the lower index is first. Padding comes last.
 
     counts: (B,) present concepts of each image.
     """
-    concept, rank = deal_runs(counts, queries)
+    concept, rank = deal_runs(counts, queries, unguided)
+    free = concept < 0
     concept = concept.clamp(min=0)
     if proposals.words is None:
         order = _best_first(proposals.objectness)
-        groups = counts.clamp(1, queries)[:, None]
-        return order.gather(1, _wrapped(rank * groups + concept, encoded))
+        groups = counts.clamp(1, queries - unguided)[:, None]
+        place = rank * groups + concept
+        if unguided:
+            taken = (queries - unguided) * (counts > 0)[:, None]
+            place = torch.where(free, taken + rank, place)
+        return order.gather(1, _wrapped(place, encoded))
     cells = proposals.objectness.shape[1]
     probability = F.logsigmoid(proposals.words).transpose(1, 2)  # (B, G, S), logarithms
     present = torch.arange(probability.shape[1], device=counts.device)[None] < counts[:, None]
     # Padding stays last: its objectness (MASKED) is far below any sum of the other cells.
     weight = present[..., None].to(probability.dtype)
-    score = F.logsigmoid(proposals.objectness)[:, None] + probability * weight
+    objectness = F.logsigmoid(proposals.objectness)[:, None]
+    score = objectness + probability * weight
+    if unguided:
+        score = torch.cat([score, objectness], 1)
+        concept = torch.where(free, probability.shape[1], concept)
     order = _best_first(score).flatten(1)
     return order.gather(1, concept * cells + _wrapped(rank, encoded))
 

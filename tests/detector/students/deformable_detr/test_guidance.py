@@ -8,11 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.presence import choose_present
+from cckt.detector.config.method import GuidanceConfig
 from cckt.detector.data.presence import disturb_present
 from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText
-from cckt.detector.students.deformable_detr.guidance import LanguageGuidance, deal
+from cckt.detector.students.deformable_detr.guidance import LanguageGuidance, deal, deal_runs
+from cckt.detector.students.deformable_detr.model import DeformableDETR
 from tests.detector.tiny import tiny_config
 
 
@@ -38,6 +41,24 @@ def test_deal_equals_the_rule(counts: list[int], queries: int) -> None:
 def test_deal_by_hand() -> None:
     found = deal(torch.tensor([0, 1, 3, 9]), 5)
     assert found.tolist() == [[-1] * 5, [0] * 5, [0, 0, 1, 1, 2], [0, 1, 2, 3, 4]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 40), max_size=5), st.integers(1, 30), st.integers(1, 5))
+def test_the_last_queries_can_be_left_unguided(counts: list[int], queries: int, unguided: int) -> None:
+    found, place = deal_runs(torch.tensor(counts, dtype=torch.int64), queries + unguided, unguided)
+    assert found.tolist() == [slow_deal(count, queries) + [-1] * unguided for count in counts]
+    for runs, places in zip(found.tolist(), place.tolist(), strict=True):
+        assert places == [runs[:q].count(run) for q, run in enumerate(runs)]
+
+
+def test_a_share_of_unguided_queries_is_rounded_and_never_all() -> None:
+    for share, expected in [(0.0, 0), (0.26, 2), (0.5, 3), (0.99, 5)]:
+        student = build_student(tiny_config(f"guidance.unguided={share}", "model.queries=6"), 6)
+        assert isinstance(student, DeformableDETR)
+        assert student.unguided == expected
+    with pytest.raises(UserError, match=r"guidance\.unguided: found 1\.0, expected a share below 1"):
+        GuidanceConfig(unguided=1.0)
 
 
 def test_guidance_adds_the_projected_text_of_the_dealt_concept() -> None:

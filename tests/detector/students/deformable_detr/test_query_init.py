@@ -142,6 +142,25 @@ def test_the_best_cells_are_dealt_to_the_concepts_in_turn() -> None:
         assert found[b].tolist() == expected
 
 
+@pytest.mark.parametrize("unguided", [1, 3, 6])
+def test_queries_that_no_concept_gets(unguided: int) -> None:
+    """They take the best cells by objectness: with logits of concepts all of them, without the cells left."""
+    objectness = torch.randperm(12)[None].expand(4, -1).float()
+    order = objectness[0].argsort(descending=True).tolist()
+    encoder_output = with_objectness(encoded([(3, 4)]), objectness)
+    counts, guided = torch.tensor([0, 1, 3, 9]), 7 - unguided
+    plain = proposals_of(encoder_output)
+    whole = choose_cells(plain, encoder_output, counts, guided)
+    found = choose_cells(plain, encoder_output, counts, 7, unguided)
+    assert torch.equal(found[:, :guided], whole)
+    assert found[:, guided:].tolist() == [order[guided:7]] * 4
+    words = replace(plain, words=torch.randn(4, 12, 9))
+    found = choose_cells(words, encoder_output, counts, 7, unguided)
+    assert torch.equal(found[:, :guided], choose_cells(words, encoder_output, counts, guided))
+    assert found[0].tolist() == order[:7]
+    assert found[1:, guided:].tolist() == [order[:unguided]] * 3
+
+
 def test_equal_cells_keep_row_major_order() -> None:
     encoder_output = with_objectness(encoded([(3, 4)]), torch.zeros(1, 12))
     assert choose_cells(proposals_of(encoder_output), encoder_output, torch.tensor([0]), 5).tolist() == [
