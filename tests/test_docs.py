@@ -27,9 +27,9 @@ import cckt
 from cckt import cli
 from cckt.cache_builder.teacher.clip import load_teacher
 from cckt.commands.quickstart import NEXT_STEPS
+from tests.architecture.source import ROOMS
 from tests.commands.front import options
 from tests.places import ROOT
-from tests.test_architecture import ROOMS
 
 PAGES = [
     ROOT / "README.md",

@@ -13,8 +13,8 @@ import typer
 
 from cckt import cli
 from cckt.cache_builder.base.errors import counted, listed, quoted
+from tests.architecture.source import ROOMS
 from tests.places import ROOT
-from tests.test_architecture import ROOMS
 
 FILES = [
     *(path for room in (*ROOMS, "cckt/quickstart") for path in sorted((ROOT / room).rglob("*.py"))),

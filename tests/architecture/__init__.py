@@ -1,0 +1,1 @@
+"""The architecture of the package, tested on its source."""
