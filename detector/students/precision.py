@@ -25,7 +25,7 @@ def computed_precision(precision: str, device: torch.device) -> str:
 def has_instructions(precision: str, device: torch.device) -> bool:
     """Whether a device computes in "bf16" or "fp16" without emulation, as far as PyTorch can tell."""
     if device.type == "cuda" and precision == "bf16":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return True
     if precision == "fp16":  # PyTorch has no fast float16 on most CPUs, and does not say on which it has

@@ -10,15 +10,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import roi_align
 
 from cckt.detector.config.students import FasterRcnnConfig
 from cckt.detector.students.boxes import to_xyxy
+from cckt.detector.students.faster_rcnn.roi_align_cpu import SAMPLES, align_rois
 from cckt.detector.students.first_boxes import rows
 from cckt.detector.students.targets import PaddedTargets
-
-SAMPLES = 2
-"""Samples per side of a cell in RoIAlign."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +118,7 @@ def read_regions(
     width, parts, places = pyramid[0].shape[1], [], []
     for number, (one, stride) in enumerate(zip(pyramid, strides, strict=True)):
         here = (level == number).nonzero()[:, 0]
-        parts.append(
-            roi_align(one.float(), numbered[here], (cells, cells), 1.0 / stride, SAMPLES, aligned=True)
-        )
+        parts.append(align_rois(one.float(), numbered[here], cells, 1.0 / stride))
         places.append(here)
     joined = torch.cat(parts)
     assert joined.shape[1] == width, "levels differ in width"
