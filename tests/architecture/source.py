@@ -17,8 +17,6 @@ ROOMS = ("ablation", "cache_builder", "commands", "detector", "shapeworld")
 """Folders at the top of the repository; parts of the package by links in `cckt/`."""
 
 
-
-
 def is_script(module: str) -> bool:
     """Run by hand with python -m: these train and evaluate what the package ships."""
     return module.startswith(("cckt.shapeworld.train_", "cckt.shapeworld.evaluate_"))
