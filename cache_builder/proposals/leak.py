@@ -59,6 +59,8 @@ def find_leak(provenance: Provenance, index: Index) -> str:
     asked = named_in(provenance.prompt, novel, known) if provenance.prompt else []
     if asked:
         return f"was given the names of {len(asked)} novel concepts in its prompt ({listed(asked)})"
+    if provenance.saw_novel == "yes" and provenance.maker == "run":  # nobody stated it
+        return "saw novel classes, or learned from a maker that may have seen them"
     if provenance.saw_novel == "yes":
         return "saw novel classes in its training (--saw-novel yes)"
     if provenance.maker in ("detector", "import") and provenance.saw_novel != "no":
