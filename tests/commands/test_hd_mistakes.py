@@ -161,7 +161,10 @@ def test_a_run_hands_on_the_makers_of_its_proposals_and_nouns(
     assert call("train", "--resume", run, "--max-steps", "3").code == 2, "other nouns are other data"
     assert call(*train(data, tmp_path / "other")).code == 0
     assert call(*made[:3], "--from", tmp_path / "other", "--min-side", 1, "--overwrite").code == 0
-    assert "run other, which saw novel classes, or learned from a maker that may have" in call(*train(seen, tmp_path / "r")).sentence()
+    assert (
+        "run other, which saw novel classes, or learned from a maker that may have"
+        in call(*train(seen, tmp_path / "r")).sentence()
+    )
     # The statement may be corrected, and then the run resumes and is welcome.
     words = ["cache", "proposals", data, "--import", file, "--min-side", 4, "--nms", 1]
     assert call(*words, "--saw-novel", "no", "--overwrite").code == 0
