@@ -9,6 +9,8 @@ import ast
 import contextlib
 import importlib.util
 import io
+import json
+import pickle
 import re
 import shlex
 import shutil
@@ -400,6 +402,28 @@ def test_the_api_loads_the_teacher_of_the_run_or_a_named_one(workspace: Path) ->
     assert [concept.name for concept in found.vocabulary] == ["umbrella", "mug"]
     with pytest.raises(cckt.UserError, match="no such file, expected a run folder"):
         cckt.Detector.load(workspace / "nowhere")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_the_script_for_proposals_of_others_reads_pickles_of_arrays_only(
+    tmp_path: Path, protocol: int
+) -> None:
+    ((_, script),) = blocks(docs_page("proposals"), "python")
+    names: dict[str, Any] = {"__name__": "convert"}
+    exec(compile(script, "convert.py", "exec"), names)
+    (tmp_path / "a.json").write_text(json.dumps({"images": [{"id": 7, "file_name": "7.jpg"}]}))
+    for proposals in (
+        {"7.jpg": np.array([[1, 2, 4, 6, 0.5]], np.float32)},
+        {7: np.array([[1, 2, 4, 6]])},
+        [[(1.0, 2.0, 4.0, 6.0)]],
+    ):
+        (tmp_path / "p.pkl").write_bytes(pickle.dumps(proposals, protocol))
+        names["convert"](tmp_path / "p.pkl", tmp_path / "a.json", tmp_path / "boxes.json")
+        (box,) = json.loads((tmp_path / "boxes.json").read_text())
+        assert box == {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1}
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps([Path("x")], protocol))
+    with pytest.raises(pickle.UnpicklingError, match="is not allowed"):
+        names["convert"](tmp_path / "p.pkl", tmp_path / "a.json", tmp_path / "boxes.json")
 
 
 # Messages

@@ -7,14 +7,16 @@ in the training images for the student. Outside of these protocols (a user's own
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError, counted, listed, quoted
 from cckt.cache_builder.index import Index
-from cckt.cache_builder.proposals.provenance import Provenance, overlap
+from cckt.cache_builder.proposals.provenance import Provenance, named_in, overlap
 from cckt.cache_builder.proposals.table import BOXES
 from cckt.cache_builder.store import ColumnName, column_info, parse_name
 from cckt.cache_builder.store.kinds import PROPOSALS
+from cckt.cache_builder.vocabulary import normalise_name
 
 OV_SPLITS = ("coco-48-17", "lvis")
 """Splits of the open-vocabulary protocols."""
@@ -35,20 +37,41 @@ def is_guarded(index: Index, recipe: str = "") -> bool:
 
 def find_leak(provenance: Provenance, index: Index) -> str:
     """Return in which way the maker may have seen novel classes of the index, as a clause after its name; ""
-    if in none."""
-    rows = index.concepts.rows("novel")
-    novel = [(one.name, *one.synonyms) for one in (index.concepts[int(row)] for row in rows)]
-    trained = overlap(provenance.concepts, novel)
+    if in none.
+
+    Names are compared as `overlap` does; a name that a base concept has, letter by letter, is that concept's.
+    """
+    novel, base = (_names(index, split) for split in ("novel", "base"))
+    known = [name for one in base for name in one]
+    spelled = {normalise_name(name) for name in known} - {
+        normalise_name(name) for one in novel for name in one
+    }
+
+    def shared(names: Iterable[str]) -> list[str]:
+        return overlap((name for name in names if normalise_name(name) not in spelled), novel)
+
+    trained = shared(provenance.concepts)
     if trained:
         return f"was trained on boxes of {len(trained)} novel concepts ({listed(trained)})"
-    given = overlap(provenance.words, novel)
+    given = shared(provenance.words)
     if given:
         return f"was given the names of {len(given)} novel concepts ({listed(given)})"
+    asked = named_in(provenance.prompt, novel, known) if provenance.prompt else []
+    if asked:
+        return f"was given the names of {len(asked)} novel concepts in its prompt ({listed(asked)})"
+    if provenance.saw_novel == "yes" and provenance.maker == "run":  # nobody stated it
+        return "saw novel classes, or learned from a maker that may have seen them"
     if provenance.saw_novel == "yes":
         return "saw novel classes in its training (--saw-novel yes)"
     if provenance.maker in ("detector", "import") and provenance.saw_novel != "no":
         return "may have seen novel classes in its training (--saw-novel unknown)"
     return ""
+
+
+def _names(index: Index, split: str) -> list[tuple[str, ...]]:
+    """Return the names of each concept of a split, its synonyms last."""
+    chosen = (index.concepts[int(row)] for row in index.concepts.rows(split))
+    return [(one.name, *one.synonyms) for one in chosen]
 
 
 def provenances_of(data: Path | str, name: str) -> dict[str, Provenance]:
@@ -77,26 +100,31 @@ def require_no_leak(data: Path | str, index: Index, name: str, recipe: str = "")
     for column, provenance in provenances_of(data, name).items():
         leak = find_leak(provenance, index)
         if leak:
+            step = _mended(data, column, provenance, leak)
             raise UserError(
                 f"{data}: column {column} was made by {provenance}, which {leak}, expected a maker that "
-                f"never saw them under an open-vocabulary protocol; {_mended(data, column, provenance)}."
+                f"never saw them under an open-vocabulary protocol; {step}."
             )
 
 
-def _mended(data: Path | str, column: str, provenance: Provenance) -> str:
+def _mended(data: Path | str, column: str, provenance: Provenance, leak: str) -> str:
     """Return what mends a leak: the command that makes the column again, with its options."""
     parts = parse_name(column)
     assert parts is not None, f"expected the name of a column, found {column}"
     if parts.kind == BOXES:
         name = f" --name {parts.of}" if parts.of else ""
-        return (
-            "make the column again with a maker that did not, such as cckt cache proposals "
-            f"{quoted(data)} --from RUN{name} --overwrite, or state --saw-novel no if that is so"
-        )
+        other = f"such as cckt cache proposals {quoted(data)} --from RUN{name} --overwrite"
+        if provenance.maker != "run" and "--saw-novel" in leak:
+            other += ", or with --saw-novel no --overwrite if that is so"
+        elif provenance.maker == "detector" and provenance.words:
+            other += ", or with other --words"
+        return f"make the column again with a maker that did not, {other}"
     options = f" --of {PROPOSALS}-{parts.of}" if parts.of else ""
     options += f" --name {parts.label}" if parts.label else ""
     source = (
-        "--nouns-from FILE, with a FILE" if provenance.maker == "words" else "--mllm-model NAME, of an LLM"
+        "--nouns-from FILE, with a FILE"
+        if provenance.maker == "words"
+        else f"--mllm-model {quoted(provenance.name)} --prompt REQUEST, with a REQUEST"
     )
     return (
         f"make the nouns again with cckt cache nouns {quoted(data)}{options} --overwrite {source} that does "

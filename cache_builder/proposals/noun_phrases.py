@@ -22,6 +22,7 @@ NO_WORDS = "the answer has no words"
 REFUSED = "the model gave no name"
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")  # letters of any script, joined by ' or -
+_WORD_OR_NUMBER = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _LONGEST = 30
 """Letters of the longest word; an untrained model writes longer ones."""
 
@@ -126,7 +127,7 @@ def noun_of(answer: str, most_words: int | None = MOST_WORDS) -> tuple[str, str]
     "This is a red umbrella." -> "red umbrella"; "Two dogs on a sofa" -> "dog". most_words: None keeps the
     whole phrase, for word lists, in which a line is a phrase already.
     """
-    text = unicodedata.normalize("NFKC", answer).lower().replace("’", "'").replace("_", " ").strip()
+    text = _plain(answer).strip()
     if not text:
         return "", EMPTY
     sentence = _first_sentence(text) if most_words is not None else text
@@ -152,6 +153,21 @@ def noun_of(answer: str, most_words: int | None = MOST_WORDS) -> tuple[str, str]
     return " ".join([*words[:-1], singular(words[-1])]), ""
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words and numbers of a text in lower case, without punctuation."""
+    return _WORD_OR_NUMBER.findall(_plain(text))
+
+
+def joined(words: list[str]) -> str:
+    """Return the words of a name as one word, for comparing names: without article, in the singular.
+
+    "a traffic light", "Traffic-Lights" and "trafficlight" are equal; "thing 5" and "thing 6" are not.
+    """
+    if words and words[0] in ("a", "an", "the"):
+        words = words[1:]
+    return "".join([*words[:-1], *map(singular, words[-1:])]).replace("-", "")
+
+
 def singular(word: str) -> str:
     """Return the singular of a lower-case English noun where its spelling makes that plain, else the word."""
     if word in _IRREGULAR:
@@ -162,6 +178,10 @@ def singular(word: str) -> str:
         if pattern.search(word):
             return word if pattern is _PLURALS[0][0] else pattern.sub(end, word)
     return word
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).lower().replace("’", "'").replace("_", " ")
 
 
 def _first_sentence(text: str) -> str:

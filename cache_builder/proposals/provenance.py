@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from cckt.cache_builder.base.constants import SAW_NOVEL
+from cckt.cache_builder.base.constants import NAME_PROMPT, SAW_NOVEL
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.proposals.noun_phrases import joined, words_of
 from cckt.cache_builder.vocabulary import normalise_name
 
 Maker = Literal["run", "detector", "import", "mllm", "words"]
@@ -33,14 +34,18 @@ class Provenance:
     """Words that a zero-shot detector was given, or that nouns were chosen from."""
     saw_novel: SawNovel = "unknown"
     """Whether it was trained on boxes of novel classes: of a run by its concepts, else as the user states."""
+    prompt: str = ""
+    """Request to the multimodal LLM, if it is not the default one."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the provenance as a recipe holds it."""
-        return {**vars(self), "concepts": list(self.concepts), "words": list(self.words)}
+        """Return the provenance as a recipe holds it; without an empty prompt, as in earlier versions."""
+        fields = {**vars(self), "concepts": list(self.concepts), "words": list(self.words)}
+        return {key: value for key, value in fields.items() if key != "prompt" or value}
 
     @staticmethod
     def from_recipe(recipe: Mapping[str, Any]) -> Provenance:
-        """Return the provenance in the recipe of a column `proposals/boxes`.
+        """Return the provenance in the recipe of a column `proposals/boxes`, or of one of nouns, whose recipe
+        also has the prompt.
 
         Raises UserError for a recipe without one.
         """
@@ -54,6 +59,8 @@ class Provenance:
         given = dict(fields)
         for key in ("concepts", "words"):
             given[key] = tuple(map(str, given.get(key, ())))
+        if given["maker"] == "mllm" and recipe.get("prompt", NAME_PROMPT) != NAME_PROMPT:
+            given["prompt"] = str(recipe["prompt"])
         return Provenance(**given)
 
     def __str__(self) -> str:
@@ -73,11 +80,36 @@ def split_words(text: str) -> tuple[str, ...]:
     return tuple(word for part in text.replace(".", ",").split(",") if (word := " ".join(part.split())))
 
 
-def overlap(names: Iterable[str], concepts: Iterable[Iterable[str]]) -> list[str]:
-    """Return the first name of each concept that has a name among `names`; both are compared normalised.
+def overlap(names: Iterable[str], concepts: Iterable[Sequence[str]]) -> list[str]:
+    """Return the first name of each concept that has a name among `names`.
 
-    concepts: the names of each concept.
+    concepts: the names of each concept. Names are compared normalised, and as nouns: "umbrellas", "an
+    umbrella" and "Umbrella" are one name, and so are "traffic light" and "traffic-light".
     """
-    known = {normalise_name(name) for name in names}
-    listed = [list(one) for one in concepts]
-    return [one[0] for one in listed if known & {normalise_name(name) for name in one}]
+    known = {form for name in names for form in forms_of(name)}
+    return [one[0] for one in concepts if any(known & forms_of(name) for name in one)]
+
+
+def forms_of(name: str) -> set[str]:
+    """Return the forms of a name that are compared; two names are equal if they share one."""
+    return {normalise_name(name), joined(words_of(name))} - {""}
+
+
+def named_in(text: str, concepts: Sequence[Sequence[str]], others: Sequence[str]) -> list[str]:
+    """Return the first name of each concept that a text names, in their order.
+
+    concepts: the names of each concept. others: names of other concepts. The longest name wins: "a hot dog"
+    does not name "dog" where "hot dog" is another concept.
+    """
+    rows = {joined(words_of(name)): -1 for name in others}
+    rows |= {joined(words_of(name)): row for row, names in enumerate(concepts) for name in names}
+    rows.pop("", None)  # of a name without letters
+    names = [*others, *(name for one in concepts for name in one)]
+    most = max((len(words_of(name)) for name in names), default=0)
+    words, found, at = words_of(text), set(), 0
+    while at < len(words):
+        longest = range(min(most, len(words) - at), 0, -1)
+        count = next((one for one in longest if joined(words[at : at + one]) in rows), 1)
+        found.add(rows.get(joined(words[at : at + count]), -1))
+        at += count
+    return [concepts[row][0] for row in sorted(found - {-1})]

@@ -6,15 +6,16 @@ never deleted: a folder that holds some is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from cckt.cache_builder.base.digests import digest_of
-from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.errors import UserError, brief, counted, listed
 from cckt.cache_builder.store.format.file_names import BEGUN, GROUP, foreign_names
 from cckt.cache_builder.store.format.layout import array_documents
 from cckt.cache_builder.store.format.manifest import Manifest, is_ours, read_manifest
 from cckt.cache_builder.store.format.spec import ColumnSpec
-from cckt.cache_builder.store.kinds import repair_command
+from cckt.cache_builder.store.kinds import KINDS, parse_name, repair_command
 from cckt.cache_builder.store.places.contract import ChunkFiles
 
 
@@ -39,7 +40,7 @@ def begin(files: ChunkFiles, spec: ColumnSpec, data: str, *, overwrite: bool) ->
         if not is_ours(files.get(GROUP) or b""):
             raise UserError(
                 f"{files.place} holds a {GROUP} that cckt did not make: expected a column or an empty "
-                "folder, move the folder away or choose another place with --out."
+                f"folder, move the folder away{' or choose another place with --out' * _takes_out(spec)}."
             ) from None
         _clear(files)
         found = None
@@ -92,7 +93,7 @@ def _in_the_way(place: str, names: Sequence[str]) -> str:
     others = f" and {counted(len(names) - 1, 'more file')}" if len(names) > 1 else ""
     return (
         f"{place} holds {names[0]}{others} that do not belong to a column: expected a folder only for the "
-        "column, move these files away or choose another place with --out; nothing was deleted."
+        "column, move these files away; nothing was deleted."
     )
 
 
@@ -102,13 +103,39 @@ def _refusal(place: str, found: ColumnSpec, wanted: ColumnSpec, data: str) -> st
         what, there, expected = wanted.owner, found.index_digest, wanted.index_digest
     elif found.recipe_digest != wanted.recipe_digest:
         what, there, expected = "recipe", found.recipe_digest, wanted.recipe_digest
+        expected += f" ({listed(list(_differing(found.recipe, wanted.recipe)), 3)})"
     else:
         what, there, expected = "shape", _shape(found), _shape(wanted)
     command = repair_command(data, wanted.name, wanted.recipe)
+    elsewhere = " and write to another place with --out" * _takes_out(wanted)
     return (
-        f"{place} holds a column of another {what}: found {there}, expected {expected}; keep it and write "
-        f"to another place with --out, or replace it with `{command} --overwrite`."
+        f"{place} holds a column of another {what}: found {there}, expected {expected}; keep it{elsewhere}, "
+        f"or replace it with `{command} --overwrite`."
     )
+
+
+def _takes_out(spec: ColumnSpec) -> bool:
+    """Whether the command of the column has --out."""
+    named = parse_name(spec.name)
+    return named is None or KINDS[named.kind].takes_out
+
+
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """Yield what differs between two recipes: "prompt 'a' instead of 'b'", entries that both have first."""
+    later = []
+    for key in {**found, **wanted}:
+        one, other, name = found.get(key), wanted.get(key), f"{within}{key}"
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differing(one, other, f"{name}.")
+        elif one is None or other is None or "sha256:" in str(one):
+            later += [f"{name} {_value(one)} instead of {_value(other)}"] * (one != other)
+        elif one != other:
+            yield f"{name} {_value(one)} instead of {_value(other)}"
+    yield from later
+
+
+def _value(value: Any) -> str:
+    return "none" if value is None else brief(value)
 
 
 def _shape(spec: ColumnSpec) -> str:

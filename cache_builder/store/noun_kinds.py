@@ -26,6 +26,7 @@ NOUN_KINDS = (
         settings=_NAMING,
         help="answer of a multimodal LLM to the request to name a proposal, UTF-8 padded with zeros",
         verb="nouns",
+        takes_out=False,
     ),
     ColumnKind(
         name="proposals/nouns",
@@ -38,6 +39,7 @@ NOUN_KINDS = (
         settings=(*_NAMING, Setting("--nouns-from", source_of("words", "WORDS_FILE"))),
         help="noun of a proposal, a row of the column noun_texts",
         verb="nouns",
+        takes_out=False,
     ),
     ColumnKind(
         name="proposals/noun_texts",
@@ -54,6 +56,7 @@ NOUN_KINDS = (
         ),
         help="embedding of each different noun by the teacher",
         verb="nouns",
+        takes_out=False,
     ),
     ColumnKind(
         name="proposals/noun_weights",
@@ -66,6 +69,7 @@ NOUN_KINDS = (
         settings=(Setting("--w-max", at("weight", "w_max"), W_MAX),),
         help="weight of the noun of a proposal, from the cosine of crop and noun",
         verb="fit-nouns",
+        takes_out=False,
     ),
 )
 """What `cckt cache nouns` makes."""

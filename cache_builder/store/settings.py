@@ -45,6 +45,8 @@ class ColumnKind:
     """What a row holds, in one line."""
     verb: str = ""
     """Verb of `cckt cache`, if it is not the first part of the name."""
+    takes_out: bool = True
+    """Whether the verb writes to another place with --out."""
 
 
 def at(*keys: str) -> Callable[[Recipe], Any]:

@@ -165,7 +165,7 @@ def open_evaluation_set(
 
 def check_start(index: Index, facts: Facts, protocol: str) -> None:
     """Raise UserError if a run that is scored by an open-vocabulary protocol started from weights that may
-    have seen novel concepts."""
+    have seen novel concepts, or learned from proposals or nouns of such a maker."""
     if protocol not in (OV_COCO_PROTOCOL.name, OV_LVIS_PROTOCOL.name):
         return
     for maker in facts.makers:
@@ -174,6 +174,14 @@ def check_start(index: Index, facts: Facts, protocol: str) -> None:
             raise UserError(
                 f"--protocol {protocol}: the run started from the weights of {maker}, which {leak}, expected "
                 "a run that never saw them; add --protocol custom to score it as a detector of own words."
+            )
+    for maker in facts.makers_of_proposals:
+        leak = find_leak(maker, index)
+        if leak:
+            raise UserError(
+                f"--protocol {protocol}: the run was trained on proposals or nouns of {maker}, which {leak}, "
+                "expected a run that learned from none of them; add --protocol custom to score it as a "
+                "detector of own words."
             )
 
 

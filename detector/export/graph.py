@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -204,12 +205,22 @@ def _traced(
         for at, name in enumerate(("height", "width"), 2):
             steps = torch.export.Dim(name, min=-(-least // multiple), max=LARGEST // multiple)
             free[at] = steps if multiple == 1 else multiple * steps
-    return torch.export.export(graph_model, (photos,), dynamic_shapes={"images": free})
+    with _no_warnings():
+        return torch.export.export(graph_model, (photos,), dynamic_shapes={"images": free})
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Keep warnings of torch about its own code off the terminal; its output is compared with the model."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _bytes(program: torch.export.ExportedProgram) -> bytes:
     memory = io.BytesIO()  # torch.export.save aborts the process if a file cannot be written
-    torch.export.save(program, memory)
+    with _no_warnings():
+        torch.export.save(program, memory)
     return memory.getvalue()
 
 

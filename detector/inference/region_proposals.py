@@ -83,11 +83,12 @@ class RunProposer:
 def provenance_of(run: Path, facts: Facts, weights: Path | None = None) -> Provenance:
     """Return the provenance of a run's regions: the concepts whose annotated boxes it was trained on.
 
-    A run that started from weights that may have seen novel classes has seen them. weights: file whose digest
-    is stated; None for those by which the run is evaluated.
+    A run that started from weights that may have seen novel classes has seen them, and so has one that was
+    trained on proposals or nouns of such a maker. It also knows the words that these makers were given.
+    weights: file whose digest is stated; None for those by which the run is evaluated.
     """
     names = [name for name in facts.names if name not in facts.made_base]
-    makers = facts.makers
+    makers = [*facts.makers, *facts.makers_of_proposals]
     for one in makers:
         names += [name for name in one.concepts if name not in names]
     trained_on = f"boxes of {len(names)} concepts of the index {facts.index_digest}"
@@ -99,5 +100,13 @@ def provenance_of(run: Path, facts: Facts, weights: Path | None = None) -> Prove
         file_digest(weights or evaluation_weights(run)),
         trained_on,
         concepts=tuple(names),
-        saw_novel="yes" if any(one.maker != "run" and one.saw_novel != "no" for one in makers) else "unknown",
+        words=tuple(dict.fromkeys(word for one in makers for word in one.words)),
+        saw_novel="yes" if any(map(_may_have_seen, makers)) else "unknown",
+        prompt="; ".join(dict.fromkeys(one.prompt for one in makers if one.prompt)),
     )
+
+
+def _may_have_seen(maker: Provenance) -> bool:
+    """Whether a maker may have been trained on novel classes, whichever these are."""
+    stated = maker.maker in ("detector", "import") and maker.saw_novel != "no"
+    return stated or maker.saw_novel == "yes"

@@ -85,10 +85,18 @@ class Facts:
     started_from: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """Who trained the weights that the run started from (--from), and theirs; empty for random ones."""
 
+    learned_from: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """Who made the proposals and nouns that the run was trained on; earlier versions recorded none."""
+
     @property
     def makers(self) -> list[Provenance]:
         """`started_from` as provenances."""
         return [Provenance.from_recipe({"provenance": one}) for one in self.started_from]
+
+    @property
+    def makers_of_proposals(self) -> list[Provenance]:
+        """`learned_from` as provenances."""
+        return [Provenance.from_recipe({"provenance": one}) for one in self.learned_from]
 
     @property
     def annotated(self) -> set[str]:

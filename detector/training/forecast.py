@@ -28,13 +28,14 @@ def automatic_epochs(photos: int) -> int:
 
 
 def with_epochs(config: Config, epochs: int, photos: int) -> Config:
-    """Return the config with this number of epochs; warm-up, drop and first epochs of terms in proportion."""
+    """Return the config with this number of epochs; warm-up, drops and terms begin in proportion."""
     steps = epochs * Schedule(photos, config.train.seed, config.train.batch).steps_per_epoch
     share = epochs / config.train.epochs
     train = {
         "epochs": epochs,
         "warmup_steps": min(config.train.warmup_steps, steps // 10),
         "lr_drop_epoch": round(config.train.lr_drop_epoch * share),
+        "lr_second_drop_epoch": round(config.train.lr_second_drop_epoch * share),
     }
     config = changed(config, "train", **train)
     for name, term in config.terms.items():
@@ -56,10 +57,16 @@ def warnings(config: Config, ingredients: Ingredients, index: Index) -> list[str
             "train.warmup_steps."
         )
     elif steps < 200:
+        automatic = automatic_epochs(len(ingredients.photos))
+        step = (
+            "use --epochs auto"
+            if train.epochs < automatic
+            else f"use more photos, or --epochs {2 * train.epochs}"
+        )
         found.append(
             f"the run has only {counted(steps, 'step')} ({counted(len(index), 'photo')}, "
             f"{counted(train.epochs, 'epoch')} of {counted(per_epoch, 'step')}); a detector that starts "
-            "without detection weights needs hundreds; use --epochs auto."
+            f"without detection weights needs hundreds; {step}."
         )
     shrink = _reduction(config, index)
     if shrink >= SHRUNK:

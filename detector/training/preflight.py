@@ -12,7 +12,7 @@ from torch import Tensor
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note
 from cckt.cache_builder.photos import check_photos as require_readable
-from cckt.cache_builder.proposals import require_no_leak
+from cckt.cache_builder.proposals import Provenance, provenances_of, require_no_leak
 from cckt.cache_builder.proposals.table import BOXES
 from cckt.cache_builder.store import (
     Column,
@@ -86,6 +86,7 @@ def gather(config: Config, data: Path) -> Ingredients:
         priors_recipe={} if photos.priors is None else photos.priors.recipe,
         pseudo=pseudo_note(index),
         made_base=list((index.card.get("pseudo") or {}).get("made_base", [])),
+        learned_from=[one.to_json() for one in makers_of_proposals(config, data, photos)],
     )
     return Ingredients(photos, torch.from_numpy(text.take(base).astype(np.float32)), facts)
 
@@ -128,6 +129,15 @@ def check_proposals(config: Config, data: Path, index: Index) -> None:
     boxes = str(ColumnName(BOXES, of=config.data.proposals_name))
     if config.data.proposals and boxes in list_columns(data):
         require_no_leak(data, index, boxes, config.recipe)
+
+
+def makers_of_proposals(config: Config, data: Path, photos: TrainingPhotos) -> list[Provenance]:
+    """Return the makers of the proposals and nouns that training reads, without repetition."""
+    names = [column.manifest.spec.name for source in photos.rows.values() for column in source.columns]
+    boxes = str(ColumnName(BOXES, of=config.data.proposals_name))
+    if config.data.proposals and boxes in list_columns(data):
+        names.append(boxes)
+    return list(dict.fromkeys(maker for name in names for maker in provenances_of(data, name).values()))
 
 
 def check_photos(index: Index) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +208,8 @@ class Run:
                     f"{before.get(option)!r}; resume with that value, or start another run."
                 )
         facts, now = store.Facts.load(self.out), self.ingredients.facts
+        # Earlier versions did not record it, and a corrected statement on a maker changes no row.
+        facts = replace(facts, learned_from=now.learned_from)
         if facts != now:
             changed = next(key for key, value in vars(facts).items() if value != vars(now)[key])
             raise UserError(

@@ -98,13 +98,15 @@ def provenance_of(source: Path, saw_novel: str = "unknown") -> list[Provenance]:
     """Return who trained the weights of a run folder or file, and whose weights they had started from.
 
     A run of ours is known by its facts, also where its model.safetensors is given. Of any other file only
-    saw_novel is known ("yes", "no" or "unknown"): whether it was trained on boxes of novel concepts.
+    saw_novel is known ("yes", "no" or "unknown"): whether it was trained on boxes of novel concepts. For a
+    run, "yes" and "no" replace what its facts say of it.
     """
     path, stated = _file_of(source), check_saw_novel(saw_novel)
     run = source if source.is_dir() else source.parent
     if (run / "facts.json").is_file() and (source.is_dir() or (run / "config.toml").is_file()):
         facts = Facts.load(run)
-        return [replace(run_provenance(run, facts, path), saw_novel=stated), *facts.makers]
+        known = run_provenance(run, facts, path)
+        return [known if stated == "unknown" else replace(known, saw_novel=stated), *facts.makers]
     return [Provenance("detector", source.name, file_digest(path), saw_novel=stated)]
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from cckt import cli
 from cckt.cache_builder.store import column_info
-from cckt.cache_builder.store.kinds import repair_command
+from cckt.cache_builder.store.kinds import KINDS, repair_command
 from tests.cache_builder.samples import write_teacher
 from tests.commands.front import cckt, coco, index
 
@@ -80,3 +82,13 @@ def test_without_a_known_recipe_the_command_has_only_the_option_that_is_required
     assert repair_command("my set", "priors/clip-b") == "cckt cache priors 'my set' --name b"
     assert repair_command("set", "text", {"teacher": 7, "templates": []}) == "cckt cache text set"
     assert repair_command("set", "notes", {"batch": 3}) == "cckt cache notes set"
+
+
+def test_only_commands_with_out_are_advised_to_use_it() -> None:
+    commands: Any = typer.main.get_command(cli.app)
+    for kind in KINDS.values():
+        verb = kind.verb or kind.name.partition("/")[0]
+        options = {
+            one for parameter in commands.commands["cache"].commands[verb].params for one in parameter.opts
+        }
+        assert ("--out" in options) == kind.takes_out, kind.name

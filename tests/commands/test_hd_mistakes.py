@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.index import open_index
+from cckt.detector.evaluation.evaluation_set import check_start
+from cckt.detector.runs.run_folder import Facts
 from tests.cache_builder.detectors.detector_models import write_detector
 from tests.cache_builder.mllm.mllm_models import outspoken
 from tests.commands.front import Call, World, coco, index, options, write
@@ -112,6 +116,62 @@ def test_a_detector_that_saw_novel_classes(call: Call, world: World, seen: Path,
         assert call(*words, "--saw-novel", answer).code == 0
         assert message in call(*train(seen, tmp_path / "r")).sentence()
     assert not (tmp_path / "r" / "config.toml").exists()
+
+
+def own_words(folder: Path) -> Path:
+    """Write the world's photos with the two base concepts only: no open-vocabulary protocol."""
+    annotations = json.loads((coco(folder) / "coco.json").read_text())
+    annotations["categories"] = annotations["categories"][:2]
+    annotations["annotations"] = [one for one in annotations["annotations"] if one["category_id"] < 3]
+    write(folder / "coco.json", annotations)
+    write(folder / "split.json", {"base": ["cup", "box"]})
+    return folder
+
+
+def test_a_run_hands_on_the_makers_of_its_proposals_and_nouns(
+    call: Call, world: World, seen: Path, tmp_path: Path
+) -> None:
+    """A detector that saw everything is welcome for own words; its student is none for a protocol."""
+    assert call(*index(own_words(tmp_path / "own"), "data", "all")).code == 0
+    data, run = tmp_path / "own" / "data", tmp_path / "student"
+    for verb in ("text", "crops"):
+        assert call("cache", verb, data, "--teacher", world.teacher).code == 0
+    file = boxes(tmp_path / "b.json", [2, 2, 30, 17])
+    made = ["cache", "proposals", data, "--import", file, "--min-side", 4, "--nms", 1]
+    assert call(*made).code == 0  # --saw-novel unknown
+    columns(call, world, data, WORDS + "cats\n")
+    assert call(*train(data, run)).code == 0
+    facts = Facts.load(run)
+    assert [one.maker for one in facts.makers_of_proposals] == ["import", "words"]
+    made = ["cache", "proposals", seen, "--from", run, "--min-side", 1]
+    outcome = call(*made)
+    assert "run student was given the names of 1 novel concepts (cat)" in " ".join(outcome.err.split())
+    assert "run student, which was given the names" in call(*train(seen, tmp_path / "r")).sentence()
+    sentence = call(*train(seen, tmp_path / "r", "--from", str(run))).sentence()
+    assert "was given the names of 1 novel concepts (cat)" in sentence
+    assert not (tmp_path / "r" / "config.toml").exists()
+    with pytest.raises(UserError, match=r"was trained on proposals or nouns of file b\.json, which may have"):
+        check_start(open_index(seen), facts, "ov-coco")
+    check_start(open_index(seen), facts, "custom")
+    # Without the word, the detector of the proposals is what speaks against the run.
+    assert (
+        call("cache", "nouns", data, "--nouns-from", write(tmp_path / "w.txt", WORDS), "--overwrite").code
+        == 0
+    )
+    assert call("train", "--resume", run, "--max-steps", "3").code == 2, "other nouns are other data"
+    assert call(*train(data, tmp_path / "other")).code == 0
+    assert call(*made[:3], "--from", tmp_path / "other", "--min-side", 1, "--overwrite").code == 0
+    assert (
+        "run other, which saw novel classes, or learned from a maker that may have"
+        in call(*train(seen, tmp_path / "r")).sentence()
+    )
+    # The statement may be corrected, and then the run resumes and is welcome.
+    words = ["cache", "proposals", data, "--import", file, "--min-side", 4, "--nms", 1]
+    assert call(*words, "--saw-novel", "no", "--overwrite").code == 0
+    resumed = call("train", "--resume", tmp_path / "other", "--max-steps", "3")
+    assert resumed.code == 0, resumed.err
+    assert call(*made[:3], "--from", tmp_path / "other", "--min-side", 1, "--overwrite").code == 0
+    assert "cckt cache crops" in call(*train(seen, tmp_path / "r")).sentence()
 
 
 def test_a_word_list(call: Call, world: World, seen: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ ones of all that it answered by the teacher's cosines, or the best words of a li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,19 @@ from cckt.cache_builder.base.constants import CHOOSE, CROP, NAME_PROMPT, PRECISI
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.crops import box_table
-from cckt.cache_builder.columns.nouns.answers import CHUNK_ROWS, cache_answers, require_nouns
-from cckt.cache_builder.columns.nouns.chosen import Chosen, embed_names, write_nouns, write_texts
+from cckt.cache_builder.columns.nouns.answers import (
+    CHUNK_ROWS,
+    answers_spec,
+    cache_answers,
+    require_nouns,
+)
+from cckt.cache_builder.columns.nouns.chosen import (
+    Chosen,
+    embed_names,
+    require_replaceable,
+    write_nouns,
+    write_texts,
+)
 from cckt.cache_builder.columns.nouns.weights import NO_CROP, fit_nouns
 from cckt.cache_builder.columns.nouns.word_list import nearest_words, read_words, require_teacher_of
 from cckt.cache_builder.columns.options import as_teacher, check_numbers
@@ -123,6 +134,9 @@ def cache_nouns(
                 mllm or default_model(data), device=device, dtype=dtype, trust_remote_code=trust_remote_code
             )
         namer = Namer(mllm, prompt, batch=block, progress=progress)
+        if not overwrite:
+            wanted = _recipe_of(answers_spec(proposals, namer, crop, ask).recipe, choose)
+            require_replaceable(data, proposals, name, wanted)
         reports.append(
             cache_answers(
                 data,
@@ -180,11 +194,17 @@ def _by_answers(answers: Column, mllm: Mllm) -> Chosen:
             ids[row] = numbers.setdefault(noun, len(numbers))
         else:
             reasons[row] = reason if valid[row] else notes.get(row, "no answer")
-    model = spec.recipe["model"]
-    provenance = Provenance("mllm", model["name"], model["weight_digest"])
-    asked = {key: spec.recipe[key] for key in ("model", "prompt", "crop", "ask") if key in spec.recipe}
-    recipe = {"provenance": provenance.to_json(), "rules": RULES, "answers": answers.manifest.digest, **asked}
+    recipe = {**_recipe_of(spec.recipe), "answers": answers.manifest.digest}
     return Chosen(ids, list(numbers), reasons, recipe)
+
+
+def _recipe_of(answers: Mapping[str, Any], choose: str = CHOOSE) -> dict[str, Any]:
+    """Return what decides the nouns of answers with this recipe, besides the answers themselves."""
+    model = answers["model"]
+    provenance = Provenance("mllm", model["name"], model["weight_digest"])
+    asked = {key: answers[key] for key in ("model", "prompt", "crop", "ask") if key in answers}
+    chosen = {} if choose == CHOOSE else {"choose": choose}
+    return {"provenance": provenance.to_json(), "rules": RULES, **asked, **chosen}
 
 
 def _check_choice(choose: str, ask: int | None) -> None:

@@ -5,8 +5,8 @@ docs/method/hd_ovd.md, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,23 @@ from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.proposals.nouns import NOUNS, TEXTS
 from cckt.cache_builder.runner import Item, run_chunks
-from cckt.cache_builder.store import ColumnName, ColumnSpec, column_spec
+from cckt.cache_builder.store import (
+    ColumnName,
+    ColumnSpec,
+    OtherColumn,
+    column_info,
+    column_spec,
+    list_columns,
+)
 from cckt.cache_builder.teacher.clip import Teacher
 from cckt.cache_builder.teacher.prompts import Templates, embed_concepts, resolve_templates
 from cckt.cache_builder.vocabulary import Concept
 
 ROWS = 65536
 """Proposals of a chunk of nouns: quick to make from answers."""
+
+CHANGING = ("answers", "crops", "names")
+"""Entries of the recipe of nouns that other proposals change."""
 
 TEXT_ROWS = 64
 """Nouns of a chunk of texts."""
@@ -62,6 +72,32 @@ def remake_noun_texts(made: Made) -> Remake | None:
     return lambda rows: embed_names([names[int(row)] for row in rows], templates, teacher)
 
 
+def require_replaceable(data: Path, proposals: Proposals, label: str, recipe: Mapping[str, Any]) -> None:
+    """Raise UserError if the nouns of the data set are of another maker than `recipe`: before hours of work.
+
+    recipe: as in `Chosen`, without what is known only when the nouns are chosen.
+    """
+    name = ColumnName(NOUNS, label, of=proposals.label)
+    if str(name) not in list_columns(data):
+        return
+    found = column_info(data, str(name)).manifest.spec
+    wanted = _nouns_spec(proposals, label, recipe)
+    known = {key: value for key, value in found.recipe.items() if key not in CHANGING}
+    if known != wanted.recipe:
+        raise OtherColumn(str(data / str(name)), replace(found, recipe=known), wanted, str(data))
+
+
+def _nouns_spec(proposals: Proposals, label: str, recipe: Mapping[str, Any]) -> ColumnSpec:
+    return column_spec(
+        ColumnName(NOUNS, label, of=proposals.label),
+        rows=len(proposals),
+        width=1,
+        chunk_rows=ROWS,
+        index_digest=proposals.digest,
+        recipe=recipe,
+    )
+
+
 def write_nouns(
     data: Path,
     proposals: Proposals,
@@ -72,14 +108,7 @@ def write_nouns(
     notes: Sequence[str],
 ) -> CacheReport:
     """Make the column `proposals/nouns`: (P, 1) int32."""
-    spec = column_spec(
-        ColumnName(NOUNS, label, of=proposals.label),
-        rows=len(proposals),
-        width=1,
-        chunk_rows=ROWS,
-        index_digest=proposals.digest,
-        recipe={**chosen.recipe, "names": chosen.names},
-    )
+    spec = _nouns_spec(proposals, label, {**chosen.recipe, "names": chosen.names})
 
     def read(lo: int, hi: int) -> Iterable[Item]:
         return [
@@ -152,9 +181,7 @@ def _write(
     expected: Sequence[str] = (),
 ) -> CacheReport:
     """Make a quick column whole, whatever the part of this process: all makers write the same bytes."""
-    growth = begin_column(
-        data, data, spec, proposals, overwrite=overwrite, changing=("answers", "crops", "names"), copies=False
-    )
+    growth = begin_column(data, data, spec, proposals, overwrite=overwrite, changing=CHANGING, copies=False)
     writer = growth.writer
     run = run_chunks(
         writer, read, map, batch=spec.chunk_rows, workers=0, part=(0, 1), progress=progress, unit=unit

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
-from cckt.cache_builder.base.errors import UserError, listed
+from cckt.cache_builder.base.errors import UserError, counted, listed
 from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.base.regular_files import require_regular
 from cckt.cache_builder.store.exchange.parquet_out import parquet_faults, require_pyarrow
@@ -131,8 +131,9 @@ class VectorTable:
                 rows += len(kept[-1])
                 if most is not None and rows > most:
                     raise UserError(
-                        f"{self.path} holds more than {most} vectors, but only {most} rows have an id "
-                        f"here, and each may be listed once; keep one row for each {id_name}."
+                        f"{self.path} holds more than {counted(most, 'vector')}, but only "
+                        f"{counted(most, 'row has', 'rows have')} an id here, and each may be listed once; "
+                        f"keep one row for each {id_name}."
                     )
                 if not width and whole.any():
                     width = len(vectors.drop_null()[0])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from cckt.cache_builder.base.constants import NAME_PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.proposals import proposals_spec
 from cckt.cache_builder.doctor import check_proposals
 from cckt.cache_builder.index import Index, build_index, open_index
 from cckt.cache_builder.proposals import Provenance, find_leak, is_guarded, require_no_leak
-from cckt.cache_builder.proposals.provenance import overlap, split_words
+from cckt.cache_builder.proposals.provenance import named_in, overlap, split_words
 from cckt.cache_builder.proposals.select import Selection
 from cckt.cache_builder.store import ColumnName, column_spec, open_writer
 from tests.detector.tiny import render
@@ -50,6 +53,7 @@ LEAKS = [
         r"trained on boxes of 2 novel concepts \(thing 5, thing 6\)",
     ),
     ({"maker": "run", "concepts": ("thing 6",)}, "trained on boxes of 1 novel concepts"),
+    ({"words": ("a Thing-5", "object")}, r"was given the names of 1 novel concepts \(thing 5\)"),
 ]
 
 
@@ -140,3 +144,81 @@ def test_words_are_split_and_names_compared_in_normal_form() -> None:
     assert split_words("a  cat. dog ,bird.") == ("a cat", "dog", "bird")
     assert split_words(" . ,") == ()
     assert overlap(("Fire_Hydrant",), [("hydrant", "fire hydrant"), ("cup",)]) == ["hydrant"]
+
+
+def test_names_are_compared_as_nouns() -> None:
+    novel = [("umbrella",), ("traffic light", "stoplight"), ("crossed swords",), ("knives",)]
+    for word, name in (
+        ("umbrellas", "umbrella"),
+        ("an Umbrella", "umbrella"),
+        ("traffic-lights", "traffic light"),
+        ("stop light", "traffic light"),
+        ("crossed sword", "crossed swords"),
+        ("a knife", "knives"),
+    ):
+        assert overlap([word], novel) == [name], word
+    assert overlap(["umbrella stand", "light", "sword", "object", "", "12"], novel) == []
+
+
+def test_a_name_of_a_base_concept_is_no_leak(tmp_path: Path) -> None:
+    """A data set may hold "people" and "person", one of them novel."""
+    index = index_with(tmp_path, {"people": "base", "person": "novel", "hot dog": "base", "dog": "novel"})
+    assert find_leak(replace(MAKER, words=("people",)), index) == ""
+    assert find_leak(replace(MAKER, maker="run", concepts=("people", "hot dog")), index) == ""
+    assert "1 novel concepts (person)" in find_leak(replace(MAKER, words=("persons",)), index)
+
+
+def index_with(folder: Path, splits: dict[str, str]) -> Index:
+    """The index of one photo, and of concepts with these names."""
+    folder.mkdir(exist_ok=True)
+    Image.new("RGB", (32, 32)).save(folder / "0.png")
+    categories = [{"id": row, "name": name} for row, name in enumerate(splits, 1)]
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [2, 2, 20, 20], "area": 400, "iscrowd": 0}
+    image = {"id": 1, "file_name": "0.png", "width": 32, "height": 32}
+    document = {"images": [image], "annotations": [box], "categories": categories}
+    (folder / "a.json").write_text(json.dumps(document))
+    split = {one: [name for name, of in splits.items() if of == one] for one in ("base", "novel")}
+    (folder / "s.json").write_text(json.dumps(split))
+    build_index(folder / "a.json", folder, folder / "data", split=folder / "s.json", keep="base")
+    return open_index(folder / "data")
+
+
+def test_a_prompt_that_has_novel_names_is_refused(tmp_path: Path) -> None:
+    index = index_with(
+        tmp_path,
+        {"cup": "base", "hot dog": "base", "dog": "novel", "traffic light": "novel", "image": "novel"},
+    )
+    recipe = {"provenance": Provenance("mllm", "llm", "sha256:w").to_json()}
+
+    def leak(prompt: str) -> str:
+        return find_leak(Provenance.from_recipe({**recipe, "prompt": prompt}), index)
+
+    assert leak(NAME_PROMPT) == "", "the default request names an image, and is no hint"
+    assert leak("Is it a cup or a hot dog?") == ""
+    assert "was given the names of 2 novel concepts in its prompt (dog, traffic light)" in leak(
+        "Which one is it: hot dog, Dogs, or a traffic-light?"
+    )
+    store(index, MAKER)
+    name = ColumnName("proposals/nouns")
+    spec = column_spec(
+        name,
+        rows=3,
+        width=1,
+        chunk_rows=4,
+        index_digest="sha256:t",
+        recipe={**recipe, "prompt": "A dog?"},
+    )
+    open_writer(index.folder, spec, overwrite=True)
+    with pytest.raises(
+        UserError, match="--mllm-model llm --prompt REQUEST, with a REQUEST that does not have"
+    ):
+        require_no_leak(index.folder, index, str(name))
+    assert [one.level for one in check_proposals(index.folder)] == ["good", "bad"]
+
+
+def test_a_text_names_the_longest_concepts() -> None:
+    concepts = [("dog",), ("traffic light", "stop-light")]
+    assert named_in("A dogs' stop light", concepts, ["light"]) == ["dog", "traffic light"]
+    assert named_in("hot dogs in light", concepts, ["light", "hot dog"]) == []
+    assert named_in("a dog", [("!",), ("dog",)], ["?"]) == ["dog"]
+    assert named_in("", concepts, []) == named_in("12 !", [], []) == []

@@ -36,6 +36,17 @@ def test_another_column_in_the_place_is_refused_and_replaced_on_demand(tmp_path,
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+def test_a_refusal_names_the_entries_that_differ(tmp_path):
+    make(tmp_path, crops_spec(recipe={"a": 1, "b": {"c": "x", "d": 2}, "e": "sha256:1", "f": [1]}))
+    recipe = {"a": 1, "b": {"c": "y", "d": 3}, "e": "sha256:2", "g": {"h": 1}}
+    with pytest.raises(UserError) as caught:
+        open_writer(tmp_path, crops_spec(recipe=recipe))
+    told = (
+        "(b.c 'x' instead of 'y', b.d 2 instead of 3, e 'sha256:1' instead of 'sha256:2' and 2 more); keep it"
+    )
+    assert told in str(caught.value)
+
+
 @pytest.mark.parametrize("edit", [("tiny/one", "tiny/two"), ("cckt.column/1", "cckt.column/9")])
 def test_overwrite_replaces_even_an_edited_manifest(tmp_path, edit):
     make(tmp_path, crops_spec())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,26 @@ def by_torch(run, photos, present, layer=-1):
         softmax = network.config.inference.softmax
         scores.append(class_scores(last, text, network.config.model.tau, "similarity", softmax=softmax))
     return torch.cat(boxes), torch.cat(scores)
+
+
+def test_warnings_of_torch_stay_off_the_terminal(run, tmp_path, monkeypatch) -> None:
+    """Users cannot act on them: torch warns of its own code when it traces and saves a Faster R-CNN."""
+    called = []
+
+    def warned(original):
+        def call(*values, **options):
+            warnings.warn("of torch, about its own code", FutureWarning, stacklevel=2)
+            called.append(original)
+            return original(*values, **options)
+
+        return call
+
+    for name in ("export", "save"):
+        monkeypatch.setattr(torch.export, name, warned(getattr(torch.export, name)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        graph(run, tmp_path / "x.pt2", format="torch", size=(64, 64))
+    assert len(called) == 2
 
 
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (pip install 'cckt[export]')")

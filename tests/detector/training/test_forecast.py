@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from cckt.detector.config.config import apply_overrides
 from cckt.detector.config.recipes import recipe
-from cckt.detector.training.forecast import _reduction, automatic_epochs, with_epochs
+from cckt.detector.training import forecast
+from cckt.detector.training.forecast import _reduction, automatic_epochs, warnings, with_epochs
 
 
 @pytest.mark.parametrize(
@@ -21,8 +24,20 @@ def test_the_schedule_scales_with_the_epochs() -> None:
     config = with_epochs(recipe("coco-48-17-r50"), 12, 600)
     assert (config.train.epochs, config.train.lr_drop_epoch) == (12, 10)
     assert config.terms["region_contrast"].first_epoch == 10
+    twice = with_epochs(recipe("hdovd-coco-fasterrcnn-r50"), 24, 600)
+    assert (twice.train.lr_drop_epoch, twice.train.lr_second_drop_epoch) == (16, 22)
     short = with_epochs(recipe("shapeworld"), 2, 160)
     assert short.train.warmup_steps == 2, "a tenth of 20 steps"
+
+
+def test_a_short_run_is_not_advised_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 photos have 31 epochs with --epochs auto, and still few steps."""
+    monkeypatch.setattr(forecast, "_reduction", lambda *_: 1.0)
+    parts = SimpleNamespace(photos=range(40), facts=SimpleNamespace(taught_by=None))
+    for epochs, advice in ((3, "use --epochs auto"), (31, "use more photos, or --epochs 62")):
+        config = with_epochs(recipe("photos-small"), epochs, 40)
+        told = [one for one in warnings(config, parts, range(40)) if "the run has only" in one]  # type: ignore
+        assert [one.endswith(f"needs hundreds; {advice}.") for one in told] == [True]
 
 
 class Photos:

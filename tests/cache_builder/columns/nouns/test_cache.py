@@ -248,8 +248,14 @@ def test_mistakes(
     monkeypatch.undo()
     cache_nouns(data, mllm, teacher=teacher, workers=0)
     fails("holds a column of another recipe", prompt="What is it?")
-    fails("holds a column of another recipe", nouns_from=tmp_path / "words.txt")
+    fails(
+        r"another recipe: .*provenance.maker 'mllm' instead of 'words'.*; keep it, or replace it with",
+        nouns_from=tmp_path / "words.txt",
+    )
     cache_nouns(data, nouns_from=tmp_path / "words.txt", overwrite=True)
+    shutil.rmtree(data / "proposals" / "answers")
+    fails(r"proposals/nouns holds .*provenance.maker 'words' instead of 'mllm'")
+    assert not (data / "proposals" / "answers").exists(), "before the model is asked"
     propose(data, scale=0.9)
     index = open_index(data)
     with pytest.raises(UserError, match="made for another proposals table"):
