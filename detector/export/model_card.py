@@ -82,6 +82,32 @@ def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:
     return target
 
 
+def _tag(student: str) -> str:
+    """Return the name of a student as a tag of a model hub, which has letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", student.lower()).strip("-") or "detector"
+
+
+def _methods(config: Config) -> str:
+    """Return the methods whose parts a config trains, with their papers."""
+    levels = ("instance_contrast", "instance_relation", "novel_aware_classes", "text_relation")
+    hierarchical = any(config.terms[name].weight > 0 for name in levels)
+    contrast = config.guidance.enabled or config.terms["region_contrast"].weight > 0
+    found = [name for name, used in (("HD-OVD", hierarchical), ("CCKT-Det, ICLR 2025", contrast)) if used]
+    return " and ".join(found) or "text embeddings as classes"
+
+
+def _deformable_rows(config: Config) -> list[str]:
+    """Return the rows of a card that only Deformable DETR has."""
+    model = config.model
+    if model.student != "deformable_detr":
+        return []
+    return [
+        f"| queries | {model.queries} |",
+        f"| encoder, decoder layers | {model.encoder_layers}, {model.decoder_layers} |",
+        f"| guided by present concepts | {'yes' if config.guidance.enabled else 'no'} |",
+    ]
+
+
 def model_card(
     name: str, config: Config, facts: Facts, figures: dict[str, Any], licence: str, parameters: int
 ) -> str:
@@ -99,13 +125,13 @@ def model_card(
         "library_name: cckt",
         "pipeline_tag: zero-shot-object-detection",
         f"license: {_yaml(licence)}",
-        "tags: [open-vocabulary-detection, knowledge-transfer, deformable-detr]",
+        f"tags: [open-vocabulary-detection, knowledge-transfer, {_tag(model.student)}]",
         "---",
         "",
         f"# {_text(name)}",
         "",
         "An open-vocabulary object detector. It was trained on boxes of the base concepts below, and detects "
-        "any concept given by name. Made with cckt (CCKT-Det, ICLR 2025).",
+        f"any concept given by name. Made with cckt ({_methods(config)}).",
         "",
         "## Use",
         "",
@@ -122,11 +148,10 @@ def model_card(
         "| | |",
         "|---|---|",
         f"| recipe | {_text(config.recipe)} |",
+        f"| student | {_text(model.student)} |",
         f"| backbone | {_text(model.backbone)}, initial weights: {_text(model.backbone_weights)} |",
         f"| parameters | {parameters:,} |",
-        f"| queries | {model.queries} |",
-        f"| encoder, decoder layers | {model.encoder_layers}, {model.decoder_layers} |",
-        f"| guided by present concepts | {'yes' if config.guidance.enabled else 'no'} |",
+        *_deformable_rows(config),
         f"| classification score | {_text(config.inference.classification)} |",
         f"| image size | short side {config.data.eval_short_side} px, long {config.data.max_side} px |",
         "",

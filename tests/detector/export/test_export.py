@@ -14,6 +14,7 @@ import torch
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import changed
+from cckt.detector.config.recipes import recipe
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.export import graph as export
 from cckt.detector.export.graph import export_graph
@@ -323,6 +324,21 @@ def test_a_full_disk_leaves_no_part_of_an_export(run, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         export_folder(run, tmp_path / "shared")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("shapeworld-fast", ("(CCKT-Det, ICLR 2025).", "transfer, deformable-detr]", "| queries | 50 |")),
+        ("shapeworld-hdovd-fasterrcnn", ("(HD-OVD).", "transfer, faster-rcnn]", "| student | faster_rcnn |")),
+        ("shapeworld-hybrid", ("(HD-OVD and CCKT-Det, ICLR 2025).", "| guided by present concepts | yes |")),
+    ],
+)
+def test_a_model_card_names_the_student_and_its_methods(run, name, parts):
+    card = model_card("mine", recipe(name), Facts.load(run), {}, "other", 1)
+    for part in parts:
+        assert part in card
+    assert ("| queries |" in card) is ("fasterrcnn" not in name)
 
 
 def test_names_in_a_model_card_are_neither_html_nor_markdown_nor_yaml(run):

@@ -153,8 +153,8 @@ def test_boxes_of_a_public_detector_are_kept(
         expected = reference(pixel_values=images)
         encoded = model.encode(images, None)
         found = model.decode(encoded, text, None)
-    torch.testing.assert_close(encoded.memory, expected.encoder_last_hidden_state, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.boxes[-1], expected.pred_boxes, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(encoded.memory, expected.encoder_last_hidden_state, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.boxes[-1], expected.pred_boxes, atol=1e-4, rtol=1e-4)
 
 
 def test_the_newer_names_of_transformers_are_read_too(reference: DeformableDetrForObjectDetection) -> None:
