@@ -86,11 +86,14 @@ class Nouns:
         return weights
 
 
-def open_nouns(data: Path | str, index: Index, proposals: Proposals, label: str = "") -> Nouns:
+def open_nouns(
+    data: Path | str, index: Index, proposals: Proposals, label: str = "", *, weighed: bool = True
+) -> Nouns:
     """Open the nouns of the data set `data`, over its proposals table `proposals`.
 
-    label: of a second teacher. Raises UserError if a column is missing, unfinished, of another proposals
-    table, or if nouns and texts were not made together.
+    label: of a second teacher. weighed: with the fitted weight; without it, a column of weights that a killed
+    process left unfinished does no harm. Raises UserError if a column is missing, unfinished, of another
+    proposals table, or if nouns and texts were not made together.
     """
     assert proposals.index.digest == index.digest, "expected the proposals of this index"
     nouns, texts = (open_over(data, proposals, kind, label) for kind in (NOUNS, TEXTS))
@@ -109,7 +112,7 @@ def open_nouns(data: Path | str, index: Index, proposals: Proposals, label: str 
         ids=ids,
         names=names,
         embeddings=texts.all(),
-        weight=_fitted(data, proposals, weights_name, nouns, texts),
+        weight=_fitted(data, proposals, weights_name, nouns, texts) if weighed else None,
         provenance=Provenance.from_recipe(recipe),
         repair=repair_command(str(data), weights_name),
     )

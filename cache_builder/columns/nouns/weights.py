@@ -117,7 +117,7 @@ def fit_nouns(
             },
         },
     )
-    read = _reader(open_nouns(data, index, proposals, name), crops, weight)
+    read = _reader(open_nouns(data, index, proposals, name, weighed=False), crops, weight)
     growth = begin_column(data, data, spec, proposals, overwrite=True)
     writer = growth.writer
     run = run_chunks(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.crops import cache_crops
+from cckt.cache_builder.columns.nouns import weights
 from cckt.cache_builder.columns.nouns.cache import cache_nouns
 from cckt.cache_builder.columns.nouns.weights import fit_nouns, own_and_best_wrong
 from cckt.cache_builder.mllm import Mllm
@@ -89,6 +91,23 @@ def test_weights_over_proposals_that_were_replaced_are_replaced_too(
     after = column_info(data, "proposals/noun_weights").manifest
     assert after.finished
     assert after.spec.index_digest != before.spec.index_digest
+
+
+def test_weights_that_a_killed_process_left_unfinished_are_made_again(
+    data: Path, mllm: Mllm, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting_text(data, teacher)
+
+    def killed(*given: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(weights, "run_chunks", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cache_nouns(data, mllm, teacher=teacher, workers=0)
+    assert not column_info(data, "proposals/noun_weights").manifest.finished
+    report = cache_nouns(data, mllm, teacher=teacher, workers=0)[-1]
+    assert report.to_json()["finished"], report.lines()
 
 
 @pytest.mark.parametrize("w_max", [0, -1, float("nan"), float("inf")])
