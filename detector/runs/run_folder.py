@@ -244,8 +244,7 @@ def save_checkpoint(
             f"{final}: the checkpoint could not be written ({error.strerror}); free disk space there and "
             f"continue from the previous checkpoint, if there is one, with cckt train --resume {quoted(run)}."
         ) from error
-    for old in _all_checkpoints(run)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    _remove_old(run, keep)
     return final
 
 
@@ -260,11 +259,13 @@ def newest_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
     return None, damaged
 
 
-def remove_leftovers(run: Path, step: int) -> None:
-    """Remove the leftovers of a killed run: partial checkpoints, and damaged ones after `step`."""
+def remove_leftovers(run: Path, step: int, keep: int) -> None:
+    """Remove the leftovers of a killed run: partial checkpoints, damaged ones after `step`, and all but the
+    newest `keep`."""
     for folder in _all_checkpoints(run):
         if int(folder.name.removeprefix("step-")) > step:
             shutil.rmtree(folder)
+    _remove_old(run, keep)
     for partial in (run / CHECKPOINTS).glob(f".step-*{PARTIAL}"):
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -298,6 +299,11 @@ def evaluation_weights(run: Path) -> Path:
         )
     average = newest / "average.safetensors"
     return average if average.is_file() else newest / "model.safetensors"
+
+
+def _remove_old(run: Path, keep: int) -> None:
+    for old in _all_checkpoints(run)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _all_checkpoints(run: Path) -> list[Path]:

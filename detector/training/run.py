@@ -178,7 +178,7 @@ class Run:
                 raise UserError(
                     f"--out {self.out}: the folder cannot be created ({error.strerror}); give another --out."
                 ) from None
-            store.remove_leftovers(self.out, self.step)
+            store.remove_leftovers(self.out, self.step, self._kept)
             with recorded(
                 self.out, "config.toml", "versions.json", "data.json", "facts.json", BASE_TEXT_FILE
             ):
@@ -252,7 +252,7 @@ class Run:
             "best": self.best,
             "evaluated": self.evaluated,
         }
-        store.save_checkpoint(self.out, self.step, weights, state, self.config.train.keep_checkpoints)
+        store.save_checkpoint(self.out, self.step, weights, state, self._kept)
         self.saved = (self.step, self.evaluated)
 
     def evaluated_weights(self) -> dict[str, Tensor]:

@@ -53,9 +53,17 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, fault):
     assert len(notes) == 1
     assert str(torn) in notes[0]
     assert file.name in notes[0]
-    store.remove_leftovers(tmp_path, 1)
+    store.remove_leftovers(tmp_path, 1, keep=1)
     assert not torn.exists()
     assert good.exists()
+
+
+def test_old_checkpoints_that_a_killed_run_left_are_removed(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=9)
+    store.remove_leftovers(tmp_path, 3, keep=2)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000002", "step-00000003"]
 
 
 def test_evaluation_uses_the_finished_weights_then_the_average(tmp_path):
