@@ -168,20 +168,14 @@ def check_start(index: Index, facts: Facts, protocol: str) -> None:
     have seen novel concepts, or learned from proposals or nouns of such a maker."""
     if protocol not in (OV_COCO_PROTOCOL.name, OV_LVIS_PROTOCOL.name):
         return
-    for maker in facts.makers:
+    known = [("started from the weights of", one) for one in facts.makers]
+    known += [("was trained on proposals or nouns of", one) for one in facts.makers_of_proposals]
+    for way, maker in known:
         leak = find_leak(maker, index)
         if leak:
             raise UserError(
-                f"--protocol {protocol}: the run started from the weights of {maker}, which {leak}, expected "
-                "a run that never saw them; add --protocol custom to score it as a detector of own words."
-            )
-    for maker in facts.makers_of_proposals:
-        leak = find_leak(maker, index)
-        if leak:
-            raise UserError(
-                f"--protocol {protocol}: the run was trained on proposals or nouns of {maker}, which {leak}, "
-                "expected a run that learned from none of them; add --protocol custom to score it as a "
-                "detector of own words."
+                f"--protocol {protocol}: the run {way} {maker}, which {leak}, expected a run that never saw "
+                "them; add --protocol custom to score it as a detector of own words."
             )
 
 
