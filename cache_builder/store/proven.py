@@ -9,12 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import digest_of
+from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.file_names import chunk_file
 from cckt.cache_builder.store.reader import Column
 
 
 class ProvenRows:
-    """Reads rows of a column; each chunk is checked against its digest at the first use. Picklable."""
+    """Reads rows of a column; each chunk is checked against its digest at the first use. Picklable.
+
+    A chunk is mapped before it is checked. So the rows are those that were checked, even if another process
+    replaces the column in between: it moves other files to its place, and the map keeps the old ones.
+    """
 
     def __init__(self, column: Column) -> None:
         self.column = column
@@ -47,10 +52,22 @@ class ProvenRows:
         """Whether the files of a chunk have the digests of the manifest."""
         if chunk not in self._sound:
             manifest, files = self.column.manifest, self.column.files
-            self._sound[chunk] = all(
+            mapped = self._mapped(chunk)
+            self._sound[chunk] = mapped & all(  # `&`: files that may not be read are reported
                 (data := files.get(chunk_file(array, chunk))) is not None
                 and len(data) == manifest.spec.chunk_bytes(array)
                 and digest_of(data) == digests[chunk]
                 for array, digests in manifest.chunks.items()
             )
         return self._sound[chunk]
+
+    def _mapped(self, chunk: int) -> bool:
+        """Map the files of a chunk; False if one is missing or has another size."""
+        first = np.array([chunk * self.column.manifest.spec.chunk_rows])
+        try:
+            with self._lock:
+                self.column.valid(first)
+                self.column.take(first)
+        except UserError:
+            return False
+        return True
