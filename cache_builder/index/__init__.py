@@ -22,7 +22,13 @@ Row k of every column belongs to row k of its table. The digest of an index deci
 """
 
 from cckt.cache_builder.index.build import build_index
-from cckt.cache_builder.index.derive import add_boxes, copy_index, pseudo_note, require_annotated
+from cckt.cache_builder.index.derive import (
+    add_boxes,
+    copy_index,
+    pseudo_makers,
+    pseudo_note,
+    require_annotated,
+)
 from cckt.cache_builder.index.generations import digests_in_use, sweep_generations
 from cckt.cache_builder.index.hold_out import HoldOutReport, hold_out
 from cckt.cache_builder.index.photo_files.record import photo_record
@@ -47,6 +53,7 @@ __all__ = [
     "novel_boxes",
     "open_index",
     "photo_record",
+    "pseudo_makers",
     "pseudo_note",
     "require_annotated",
     "shared_note",

@@ -119,6 +119,17 @@ def pseudo_note(index: Index) -> str:
     return note
 
 
+def pseudo_makers(index: Index) -> list[dict[str, Any]]:
+    """Return the makers that the runs behind an index's pseudo boxes learned from, as `Provenance.to_json`
+    gives them."""
+    found: list[dict[str, Any]] = []
+    card = index.card.get("pseudo")
+    while card:
+        found += [one for one in card.get("makers", []) if one not in found]
+        card = card.get("before")
+    return found
+
+
 def require_annotated(index: Index) -> None:
     """Raise UserError for an index with pseudo boxes, which must not be scored on.
 

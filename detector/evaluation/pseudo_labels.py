@@ -100,7 +100,8 @@ def pseudo_index(
     _check_out(out, index)
     require_room(out)
     variant = chosen_variant(run_config(run), priors)
-    dataset = open_evaluation_set(index, Facts.load(run), scored=False)
+    facts = Facts.load(run)
+    dataset = open_evaluation_set(index, facts, scored=False)
     if detect is None:
         found = ShareDetector(run, data, priors, device, confirm).detect((0, 1), progress)
     else:
@@ -121,6 +122,8 @@ def pseudo_index(
     }
     if confirm is not None:
         origin["confirm"] = confirm.count
+    if facts.started_from or facts.learned_from:  # whoever trains on these boxes learns from them too
+        origin["makers"] = [*facts.started_from, *facts.learned_from]
     digest = add_boxes(index, out, rows, concepts, corners, origin)
     counts = np.bincount(concepts, minlength=len(index.concepts))
     return PseudoReport(

@@ -10,9 +10,15 @@ import torch
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_note
+from cckt.cache_builder.index import Index, novel_boxes, open_index, pseudo_makers, pseudo_note
 from cckt.cache_builder.photos import check_photos as require_readable
-from cckt.cache_builder.proposals import Provenance, provenances_of, require_no_leak
+from cckt.cache_builder.proposals import (
+    Provenance,
+    find_leak,
+    is_guarded,
+    provenances_of,
+    require_no_leak,
+)
 from cckt.cache_builder.proposals.table import BOXES
 from cckt.cache_builder.store import (
     Column,
@@ -64,6 +70,7 @@ def gather(config: Config, data: Path) -> Ingredients:
     check_used(config, index)
     check_photos(index)
     check_proposals(config, data, index)
+    check_pseudo(config, index)
     label = config.data.teacher
     text = open_column(data, column_of(data, "text", label), index_digest=index.digest)
     photos = TrainingPhotos(data, config)
@@ -86,7 +93,10 @@ def gather(config: Config, data: Path) -> Ingredients:
         priors_recipe={} if photos.priors is None else photos.priors.recipe,
         pseudo=pseudo_note(index),
         made_base=list((index.card.get("pseudo") or {}).get("made_base", [])),
-        learned_from=[one.to_json() for one in makers_of_proposals(config, data, photos)],
+        learned_from=[
+            one.to_json()
+            for one in dict.fromkeys([*makers_of_boxes(index), *makers_of_proposals(config, data, photos)])
+        ],
     )
     return Ingredients(photos, torch.from_numpy(text.take(base).astype(np.float32)), facts)
 
@@ -129,6 +139,24 @@ def check_proposals(config: Config, data: Path, index: Index) -> None:
     boxes = str(ColumnName(BOXES, of=config.data.proposals_name))
     if config.data.proposals and boxes in list_columns(data):
         require_no_leak(data, index, boxes, config.recipe)
+
+
+def check_pseudo(config: Config, index: Index) -> None:
+    """Raise UserError if boxes were found by a run that learned from a maker that may have seen novel
+    classes."""
+    for maker in makers_of_boxes(index) if is_guarded(index, config.recipe) else ():
+        leak = find_leak(maker, index)
+        if leak:
+            raise UserError(
+                f"{index.folder}: {pseudo_note(index)}, and this run learned from {maker}, which {leak}, "
+                "expected a run that never saw them under an open-vocabulary protocol; make the data set "
+                "again with cckt pseudo and another run."
+            )
+
+
+def makers_of_boxes(index: Index) -> list[Provenance]:
+    """Return the makers that the runs behind an index's pseudo boxes learned from."""
+    return [Provenance.from_recipe({"provenance": one}) for one in pseudo_makers(index)]
 
 
 def makers_of_proposals(config: Config, data: Path, photos: TrainingPhotos) -> list[Provenance]:

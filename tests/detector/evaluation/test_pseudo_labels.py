@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ import torch
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.doctor import check_data
 from cckt.cache_builder.index import add_boxes, open_index, pseudo_note, verify_index
+from cckt.cache_builder.proposals import Provenance
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
 from cckt.detector.evaluation.pseudo_labels import pseudo_index
+from cckt.detector.runs.file_digests import recorded
+from cckt.detector.runs.run_folder import Facts
+from cckt.detector.training.preflight import check_pseudo, makers_of_boxes
 from tests.detector.evaluation.evaluation_world import (
     add_column,
     make_data,
@@ -120,6 +125,25 @@ def test_pseudo_boxes_can_be_trained_on_but_not_scored_on(index, run, tmp_path):
         evaluate_detections(open_index(tmp_path / "low"), Detections.empty())
     (warned,) = (one for one in check_data(tmp_path / "low") if "found by the run" in one.message)
     assert warned.level == "warn"
+
+
+def test_boxes_hand_on_the_makers_that_the_run_learned_from(index, run, tmp_path):
+    config = replace(small_config(), recipe="coco-48-17-r50")
+    pseudo_index(run, index.folder, tmp_path / "own", min_score=0.3, splits=["base"], priors="none")
+    assert "makers" not in open_index(tmp_path / "own").card["pseudo"]
+    check_pseudo(config, open_index(tmp_path / "own"))
+    maker = Provenance("import", "b.json", "sha256:1", saw_novel="unknown")
+    with recorded(run, "facts.json"):
+        replace(Facts.load(run), learned_from=[maker.to_json()]).save(run)
+    pseudo_index(run, index.folder, tmp_path / "first", min_score=0.3, splits=["base"], priors="none")
+    add_column(open_index(tmp_path / "first"), "text", unit_rows(4))
+    pseudo_index(run, tmp_path / "first", tmp_path / "second", min_score=0.2, splits=["base"], priors="none")
+    derived = open_index(tmp_path / "second")
+    assert makers_of_boxes(derived) == [maker]
+    message = r"were found by the run run, .* this run learned from file b\.json, which may have seen novel"
+    with pytest.raises(UserError, match=message):
+        check_pseudo(config, derived)
+    check_pseudo(replace(config, recipe="mine"), derived)
 
 
 def test_only_requested_splits_are_added(index, run, tmp_path):
