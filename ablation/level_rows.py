@@ -51,7 +51,7 @@ def level_rows(plan: AblationPlan) -> list[LevelRow]:
             "a hybrid, such as --recipe shapeworld-hdovd."
         )
     levels, cckt = hd_of(full), cckt_of(full, plan)
-    mixed = full if is_hybrid(full) else hybrid(changed(cckt, "data", proposals=full.data.proposals))
+    mixed = full if full.trains_cckt else hybrid(changed(cckt, "data", proposals=full.data.proposals))
     found = (
         ("base", "base detector", base_only(levels)),
         ("pseudo-boxes", "+ pseudo boxes", pseudo_boxes(levels)),
@@ -71,7 +71,7 @@ def level_rows(plan: AblationPlan) -> list[LevelRow]:
 
 def hd_of(full: Config) -> Config:
     """Return HD-OVD with all levels of a recipe of HD-OVD, which it is itself, or of a hybrid."""
-    if not is_hybrid(full):
+    if not full.trains_cckt:
         return full
     if full.model.student == "faster_rcnn":
         config = roi_levels(full)
@@ -149,8 +149,3 @@ def _partner(full: Config, plan: AblationPlan) -> Config:
         name = "coco-48-17-r50-fast" if guided else "coco-48-17-r50"
     config = recipe(name) if plan.epochs is None else in_epochs(recipe(name), plan.epochs)
     return apply_overrides(config, plan.overrides)
-
-
-def is_hybrid(config: Config) -> bool:
-    """Return whether a recipe with levels of HD-OVD has a part of CCKT-Det too."""
-    return config.guidance.enabled or config.terms["region_contrast"].weight > 0

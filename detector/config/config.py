@@ -85,6 +85,11 @@ class Config:
             term.check(f"terms.{name}")
 
     @property
+    def trains_cckt(self) -> bool:
+        """Whether a part of CCKT-Det is trained: its guidance or its contrast."""
+        return self.guidance.enabled or self.terms["region_contrast"].weight > 0
+
+    @property
     def trains_on_priors(self) -> bool:
         """Whether training reads a column of priors of its own photos."""
         return self.guidance.enabled and self.guidance.priors > 0

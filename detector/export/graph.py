@@ -205,21 +205,13 @@ def _traced(
         for at, name in enumerate(("height", "width"), 2):
             steps = torch.export.Dim(name, min=-(-least // multiple), max=LARGEST // multiple)
             free[at] = steps if multiple == 1 else multiple * steps
-    with _no_warnings():
+    with warnings.catch_warnings(action="ignore"):  # torch's, about its own code; the output is compared
         return torch.export.export(graph_model, (photos,), dynamic_shapes={"images": free})
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Keep warnings of torch about its own code off the terminal; its output is compared with the model."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _bytes(program: torch.export.ExportedProgram) -> bytes:
     memory = io.BytesIO()  # torch.export.save aborts the process if a file cannot be written
-    with _no_warnings():
+    with warnings.catch_warnings(action="ignore"):
         torch.export.save(program, memory)
     return memory.getvalue()
 

@@ -91,8 +91,8 @@ def _methods(config: Config) -> str:
     """Return the methods whose parts a config trains, with their papers."""
     levels = ("instance_contrast", "instance_relation", "novel_aware_classes", "text_relation")
     hierarchical = any(config.terms[name].weight > 0 for name in levels)
-    contrast = config.guidance.enabled or config.terms["region_contrast"].weight > 0
-    found = [name for name, used in (("HD-OVD", hierarchical), ("CCKT-Det, ICLR 2025", contrast)) if used]
+    parts = (("HD-OVD", hierarchical), ("CCKT-Det, ICLR 2025", config.trains_cckt))
+    found = [name for name, used in parts if used]
     return " and ".join(found) or "text embeddings as classes"
 
 
