@@ -7,6 +7,8 @@ from typing import Literal
 
 from cckt.detector.config.checks import at_least, fraction, require
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -48,7 +50,7 @@ class TrainConfig:
     """Seed of the initial weights, the order of photos and the augmentation."""
     device: str = "auto"
     """"auto", "cpu", "cuda", "cuda:1" or "mps"."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Precision of the network; boxes and contrastive losses stay in fp32. A device that would emulate it
     computes in fp32, in training and afterwards."""
     compile: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config
+from cckt.detector.config.train import Precision
 from cckt.detector.data.transforms import apply_to_image, eval_view, normalise, pad_batch
 from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, load_weights, run_config
 from cckt.detector.students.backbones.cpu_backbone import prepare_for_cpu
@@ -99,16 +100,24 @@ def inference_model(
 
 
 def load_inference_model(
-    run: Path, device: str = "auto", weights: Path | None = None, *, fold: bool = False
+    run: Path,
+    device: str = "auto",
+    weights: Path | None = None,
+    *,
+    fold: bool = False,
+    precision: Precision | None = None,
 ) -> tuple[InferenceModel, Facts]:
     """Load the detector of a run folder, and the facts of the run.
 
     weights: a file to load in place of the run's final weights, such as best.safetensors. fold: on a CPU,
     fold the norms of the backbone (`prepare_for_cpu`), which is faster and changes outputs by rounding;
-    without it they are those of the evaluation at the end of training. Raises UserError when `run` is not a
-    run folder or has no weights, when weights and config do not fit, or when a weight is not finite.
+    without it they are those of the evaluation at the end of training. precision: to compute in; None: that
+    of the run. Raises UserError when `run` is not a run folder or has no weights, when weights and config do
+    not fit, or when a weight is not finite.
     """
     config, facts = run_config(run), Facts.load(run)
+    if precision is not None:
+        config = replace(config, train=replace(config.train, precision=precision))
     path = weights or evaluation_weights(run)
     model = build_student(config, facts.embedding_dim, pretrained=False)
     model.prepare_inference()

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.constants import PRECISION
+from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.proposals import Provenance
-from cckt.detector.inference.inference_model import InferenceModel, load_inference_model
+from cckt.detector.config.train import Precision
+from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.runs.base_text import load_base_text
 from cckt.detector.runs.run_folder import Facts, evaluation_weights
 from cckt.detector.students.boxes import to_xyxy
@@ -38,23 +39,23 @@ class RunProposer:
 
     def __init__(self, run: Path, device: str = "auto", precision: str = PRECISION) -> None:
         """Load a run folder. Raises UserError if `run` is not one, or has no weights or base texts."""
-        model, facts = load_inference_model(run, device, fold=True)
+        known = get_args(Precision)
+        if precision not in known:
+            raise UserError(f"--precision {precision} is not known; choose one of {', '.join(known)}.")
+        computed = computed_precision(cast(Precision, precision), pick_device(device))
+        self._model, facts = load_inference_model(run, device, fold=True, precision=computed)
         text = load_base_text(run, facts)
         if text is None:
             raise UserError(
                 f"--from {run}: the run has no base_text.safetensors, because an earlier version trained it, "
                 "expected its text embeddings of the base concepts; train it again, or take another run."
             )
-        if precision not in ("fp32", "bf16", "fp16"):
-            raise UserError(f"--precision {precision} is not known; choose one of fp32, bf16, fp16.")
-        computed = cast(Literal["fp32", "bf16", "fp16"], computed_precision(precision, model.device))
-        config = replace(model.config, train=replace(model.config.train, precision=computed))
-        self._model = InferenceModel(model.model, config, model.device)
-        self._text = torch.from_numpy(text).to(model.device)
+        self._text = torch.from_numpy(text).to(self._model.device)
         self.provenance = provenance_of(run, facts)
+        config = self._model.config
         data = config.data
         self.recipe: dict[str, Any] = {
-            "student": type(model.model).__name__,
+            "student": type(self._model.model).__name__,
             "recipe": config.recipe,
             "short_side": data.eval_short_side,
             "max_side": data.max_side,

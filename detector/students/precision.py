@@ -8,10 +8,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from cckt.detector.config.train import Precision
+
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def computed_precision(precision: str, device: torch.device) -> str:
+def computed_precision(precision: Precision, device: torch.device) -> Precision:
     """Return `precision`, or "fp32" where the device would emulate it.
 
     Half precision is a means to be fast. A CPU without instructions for it converts every number back and
@@ -22,7 +24,7 @@ def computed_precision(precision: str, device: torch.device) -> str:
 
 
 @cache
-def has_instructions(precision: str, device: torch.device) -> bool:
+def has_instructions(precision: Precision, device: torch.device) -> bool:
     """Whether a device computes in "bf16" or "fp16" without emulation, as far as PyTorch can tell."""
     if device.type == "cuda" and precision == "bf16":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -42,7 +44,7 @@ def _cpu_has(feature: str) -> bool:
     return check is not None and bool(check())
 
 
-def emulation_note(precision: str, device: torch.device) -> list[str]:
+def emulation_note(precision: Precision, device: torch.device) -> list[str]:
     """Return a note if a run of `precision` is computed in fp32 on the device, else nothing."""
     if computed_precision(precision, device) == precision:
         return []
@@ -52,7 +54,7 @@ def emulation_note(precision: str, device: torch.device) -> list[str]:
     ]
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """Return the autocast context of `precision` ("fp32", "bf16" or "fp16") on a device.
 
     "bf16" and "fp16" are "fp32" where the device would emulate them (`computed_precision`).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.inference.region_proposals import RunProposer
 from cckt.detector.runs.base_text import save_base_text
+from cckt.detector.students import precision
 from cckt.detector.students.boxes import to_xyxy
 from tests.detector.evaluation.evaluation_world import make_run, small_config, unit_rows
 
@@ -74,6 +77,20 @@ def test_the_record_of_a_run_names_what_it_was_trained_on(tmp_path) -> None:
     assert maker.weights == file_digest(run / "model.safetensors")
     assert "sha256:index" in maker.trained_on
     assert proposer.recipe["student"] == "DeformableDETR"
+
+
+def test_any_precision_reads_a_run_of_any_other(tmp_path, monkeypatch) -> None:
+    """On a CPU with instructions for bfloat16, where `computed_precision` keeps it."""
+    monkeypatch.setattr(precision, "has_instructions", lambda wanted, device: wanted != "fp16")
+    config = small_config()
+    run = make_run(tmp_path / "run", replace(config, train=replace(config.train, precision="bf16")))
+    save_base_text(run, unit_rows(2))
+    single, half = RunProposer(run, "cpu"), RunProposer(run, "cpu", "bf16")
+    assert (single.recipe["precision"], half.recipe["precision"]) == ("fp32", "bf16")
+    views = [single.prepare(photo(50, 40))]
+    exact, near = single.propose(views)[0], half.propose(views)[0]
+    assert not np.array_equal(exact[1], near[1]), "bfloat16 rounds"
+    assert np.sort(near[1])[-1] == pytest.approx(np.sort(exact[1])[-1], abs=0.02)
 
 
 def test_what_is_no_usable_run_is_refused(tmp_path) -> None:
