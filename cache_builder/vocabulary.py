@@ -142,8 +142,14 @@ class Vocabulary(Sequence[Concept]):
 
     @staticmethod
     def from_json(records: Iterable[dict[str, Any]]) -> Vocabulary:
-        """Return the vocabulary of `to_json`."""
-        return Vocabulary(Concept(**{**r, "synonyms": tuple(r["synonyms"])}) for r in records)
+        """Return the vocabulary of `to_json`. Raises ValueError or TypeError for anything else."""
+        concepts = [Concept(**{**r, "synonyms": tuple(r["synonyms"])}) for r in records]
+        for one in concepts:
+            if type(one.category_id) is not int or abs(one.category_id) >= 2**63:
+                raise ValueError(f"expected whole numbers as category ids, found {one.category_id!r}")
+            if not all(isinstance(name, str) for name in (one.name, *one.synonyms)):
+                raise ValueError(f"expected texts as names, found {one.name!r}")
+        return Vocabulary(concepts)
 
     @staticmethod
     def free(text: str | Sequence[str]) -> Vocabulary:

@@ -64,7 +64,12 @@ def cache_clip_priors(
     check_tau(tau)
     index = open_index(data)
     images, text = (
-        open_column(place(data, out), str(ColumnName(kind, check_label(name))), index_digest=index.digest)
+        open_column(
+            place(data, out),
+            str(ColumnName(kind, check_label(name))),
+            index_digest=index.digest,
+            prove=True,
+        )
         for kind in ("images", "text")
     )
     if len(index) and not images.valid_all().any():
@@ -137,7 +142,7 @@ def remake_clip_priors(made: Made) -> Remake | None:
     columns = {}
     for kind in ("images", "text"):
         name = str(ColumnName(kind, made.name.label))
-        columns[kind] = open_column(folder, name, index_digest=made.index.digest)
+        columns[kind] = open_column(folder, name, index_digest=made.index.digest, prove=True)
         found, recorded = columns[kind].manifest.digest, spec.recipe["from"][kind]
         if found != recorded:
             command = repair_command(str(folder), spec.name, spec.recipe)

@@ -9,6 +9,7 @@
     assemble.py       clip, drop and sort annotations into tables
     tables.py         the arrays of an index and their digests
     card.py           index.json and the digests in it
+    consistency.py    whether the tables fit each other
     reader.py         open an index: map and check its arrays
     verify.py         checks that read whole tables
     write.py          put an index into its folder

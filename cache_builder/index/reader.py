@@ -17,7 +17,7 @@ from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.base.regular_files import read_regular_text
 from cckt.cache_builder.base.untrusted_text import parse_json
 from cckt.cache_builder.index.card import SEAL, card_digest, is_sealed
-from cckt.cache_builder.index.file_names import check_inside
+from cckt.cache_builder.index.consistency import misfit
 from cckt.cache_builder.index.generations import cards
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER, NAMES, SCHEMA, Tables
 from cckt.cache_builder.vocabulary import Vocabulary
@@ -116,9 +116,10 @@ def open_index(data: Path | str, digest: str | None = None) -> Index:
     digest: of the index, which may be an earlier one that columns of the data set still belong to; see
     `generations`. Default: the current one.
 
-    Reads the card and the file names; the other arrays are only mapped. Raises UserError where there is no
-    index or a newer cckt made it. Raises DamagedIndexError where an array is missing, damaged or does not fit
-    the others, and where the card or a file name leads outside: an index may come from anywhere.
+    Reads the card, the file names and the arrays of rows; boxes and areas are only mapped. Raises UserError
+    where there is no index or a newer cckt made it. Raises DamagedIndexError where an array is missing,
+    damaged or does not fit the others, and where the card or a file name leads outside: an index may come
+    from anywhere.
     """
     data = Path(data)
     card = read_card(data)
@@ -158,70 +159,12 @@ def open_index(data: Path | str, digest: str | None = None) -> Index:
         concepts=concepts,
         card=card,
     )
-    _check_lengths(index, counts["images"], counts["boxes"])
-    _check_file_names(index)
+    problem = misfit(index, images=counts["images"], boxes=counts["boxes"], concepts=len(concepts))
+    if problem:
+        raise _damaged(data, problem)
     if edited:  # last, because the checks above say more about what is wrong
         raise _damaged(data, f"{CARD} was changed after it was built")
     return index
-
-
-def _check_lengths(index: Index, images: int, boxes: int) -> None:
-    """Raise DamagedIndexError unless every array has the length that the card and the other arrays imply.
-
-    Reads only the last entry of each array of offsets.
-    """
-    expected: dict[str, tuple[int, ...]] = dict.fromkeys(("image_ids", "widths", "heights"), (images,))
-    expected |= dict.fromkeys(("annotation_ids", "box_images", "box_concepts", "areas"), (boxes,))
-    expected |= dict.fromkeys(("iscrowd", "difficult", "concept_boxes"), (boxes,))
-    expected["box_xyxy"] = (boxes, 4)
-    if index.box_origins is not None:
-        expected["box_origins"] = (boxes,)
-    for offsets, values, rows in (
-        ("file_name_offsets", "file_name_bytes", images),
-        ("box_offsets", "box_xyxy", images),
-        ("neg_offsets", "neg_rows", images),
-        ("not_exhaustive_offsets", "not_exhaustive_rows", images),
-        ("concept_box_offsets", "concept_boxes", len(index.concepts)),
-    ):
-        expected[offsets] = (rows + 1,)
-        ends = getattr(index, offsets)[-1:].tolist()
-        if ends != [len(getattr(index, values))]:
-            raise _damaged(index.folder, f"its table {offsets}.npy does not fit {values}.npy")
-    for name, shape in expected.items():
-        if getattr(index, name).shape != shape:
-            found = getattr(index, name).shape
-            raise _damaged(index.folder, f"its table {name}.npy has shape {found}, not {shape}")
-
-
-def _check_file_names(index: Index) -> None:
-    """Raise DamagedIndexError unless every file name stays inside the images folder.
-
-    Only names with suspicious bytes are checked one by one, so that millions of names take milliseconds.
-    """
-    blob, offsets = np.asarray(index.file_name_bytes), np.asarray(index.file_name_offsets)
-    if offsets[0] != 0 or (np.diff(offsets) <= 0).any():
-        raise _damaged(index.folder, "its table file_name_offsets.npy is not ascending")
-    begins = offsets[:-1]
-    try:
-        blob.tobytes().decode("utf-8")
-    except UnicodeDecodeError:
-        raise _damaged(index.folder, "its table file_name_bytes.npy is not UTF-8") from None
-    if ((blob[begins] & 0xC0) == 0x80).any():
-        raise _damaged(index.folder, "its table file_name_offsets.npy splits a character")
-    second = blob[np.minimum(begins + 1, len(blob) - 1)] if len(blob) else blob
-    suspicious = np.isin(blob[begins], [ord("/"), ord("\\")]) | (second == ord(":"))
-    found = [np.flatnonzero(suspicious)]
-    for at in (np.flatnonzero((blob[:-1] == ord(".")) & (blob[1:] == ord("."))), np.flatnonzero(blob == 0)):
-        found.append(np.searchsorted(offsets, at, "right") - 1)
-    for image in np.unique(np.concatenate(found)).tolist():
-        name = index.file_name_bytes[offsets[image] : offsets[image + 1]].tobytes().decode("utf-8", "replace")
-        try:
-            check_inside(name, "")
-        except UserError:
-            raise _damaged(
-                index.folder,
-                f"the file name {name!r} of image {index.image_ids[image]} leaves the images folder",
-            ) from None
 
 
 def read_card(data: Path) -> dict[str, Any] | None:

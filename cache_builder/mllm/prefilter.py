@@ -76,4 +76,4 @@ def open_prefilter(columns: Path | str, text: str, index: Index) -> Prefilter:
         raise UserError(
             f"--prefilter {text} is not known; give clip:K, for K concepts per photo, such as clip:20."
         )
-    return Prefilter(open_column(columns, "priors/clip", index_digest=index.digest), keep)
+    return Prefilter(open_column(columns, "priors/clip", index_digest=index.digest, prove=True), keep)

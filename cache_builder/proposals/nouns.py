@@ -121,7 +121,7 @@ def open_nouns(
 def open_over(data: Path | str, proposals: Proposals, kind: str, label: str = "") -> Column:
     """Open a finished column of one of the kinds over proposals, checked against their digest."""
     name = str(ColumnName(kind, label, of=proposals.label))
-    return open_column(data, name, index_digest=proposals.digest)
+    return open_column(data, name, index_digest=proposals.digest, prove=True)
 
 
 def _fitted(

@@ -88,7 +88,7 @@ def open_proposals(data: Path | str, index: Index, label: str = "") -> Proposals
     finished column `proposals/boxes`, if it was made for another index, or if no image has a proposal.
     """
     name = str(ColumnName(BOXES, of=label))
-    column = open_column(data, name, index_digest=index.digest)
+    column = open_column(data, name, index_digest=index.digest, prove=True)
     used_rows = column.all().astype(np.float32)
     used_rows[~column.valid_all()] = 0
     used = used_slots(used_rows)

@@ -130,7 +130,7 @@ def report_priors(
     found: dict[str, NDArray[np.float32]] = {}
     complete, counts = np.ones(len(index), bool), {ORACLE: len(index)}
     for source in sources:
-        column = open_column(data, f"priors/{source}", index_digest=index.digest)
+        column = open_column(data, f"priors/{source}", index_digest=index.digest, prove=True)
         valid = column.valid_all()
         found[source], counts[source] = column.all(), int(valid.sum())
         complete &= valid

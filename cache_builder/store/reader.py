@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.file_names import GROUP, chunk_file
 from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
@@ -18,6 +19,8 @@ from cckt.cache_builder.store.places.fetched import FetchedRows
 from cckt.cache_builder.store.places.files import open_files
 from cckt.cache_builder.store.places.mapped import MappedRows, can_map
 
+Stamp = tuple[int, int]
+
 
 def open_column(
     data: Path | str,
@@ -27,6 +30,7 @@ def open_column(
     recipe_digest: str | None = None,
     resident: int | None = None,
     teacher: str = "",
+    prove: bool = False,
 ) -> Column:
     """Open a finished column of the data-set folder (or URL) `data`; reads one small file, no rows.
 
@@ -34,12 +38,15 @@ def open_column(
     machine's memory, at least 512 MB. They are the kernel's cached pages, shared with every other reader.
 
     index_digest: of a column over proposals this is the digest of the proposals table. teacher: the one that
-    the message for a missing column names, if no other column names one.
+    the message for a missing column names, if no other column names one. prove: compare each chunk
+    with its digest when it is first read, as every stage does that makes something from the column; training
+    leaves the crops to `cckt cache verify`.
 
     Raises UserError if the column is missing, is unfinished (zarr would read its missing chunks as zeros),
     has an edited manifest, or was made for another index, or by another recipe, than the given digests.
     """
     files = open_files(data, name)
+    stamp = _stamp(files)
     manifest = read_manifest(files)
     if manifest is None:
         raise UserError(
@@ -62,24 +69,42 @@ def open_column(
                 f"Column {files.place} was made for another {what}: found {found}, expected {expected}; "
                 f"make it again with `{command} --overwrite`."
             )
-    return Column(files, manifest, resident)
+    return Column(files, manifest, resident, stamp, prove)
 
 
 class Column:
-    """A finished column. Picklable and cheap to send: a worker maps the same files at its first read."""
+    """A finished column. Picklable and cheap to send: a worker maps the same files at its first read.
 
-    def __init__(self, files: ChunkFiles, manifest: Manifest, resident: int | None = None) -> None:
+    Files are mapped at their first use. If another column has taken the place of this one by then, reading
+    raises UserError.
+    """
+
+    def __init__(
+        self,
+        files: ChunkFiles,
+        manifest: Manifest,
+        resident: int | None = None,
+        stamp: Stamp | None = None,
+        prove: bool = False,
+    ) -> None:
+        """stamp: of the group document, from before it was read. prove: see `open_column`."""
         self.manifest = manifest
-        self._resident = resident
+        self._resident, self._stamp, self._prove = resident, stamp, prove
         self._files = files
         self._arrays: dict[str, MappedRows | FetchedRows] = {}
         self._limit = np.uintp(manifest.spec.rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"manifest": self.manifest, "files": self._files, "resident": self._resident}
+        return {
+            "manifest": self.manifest,
+            "files": self._files,
+            "resident": self._resident,
+            "stamp": self._stamp,
+            "prove": self._prove,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["files"], state["manifest"], state["resident"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def __len__(self) -> int:
         return self.rows
@@ -157,6 +182,56 @@ class Column:
         paths = [self._files.path(chunk_file(array, chunk)) for chunk in range(spec.n_chunks)]
         local = [path for path in paths if path is not None]
         if not can_map() or len(local) < len(paths):
-            return FetchedRows(self._files, spec, array)
+            return FetchedRows(self._files, spec, array, self.manifest.chunks[array])
         width, dtype = spec.arrays[array]
-        return MappedRows(local, spec.rows, spec.chunk_rows, width, dtype, self._resident)
+        check = _Chunks(array, self._files, self.manifest, self._stamp, self._prove)
+        return MappedRows(local, spec.rows, spec.chunk_rows, width, dtype, self._resident, check)
+
+
+class _Chunks:
+    """Raises UserError unless the content of a chunk file that was mapped is the column's own.
+
+    With `prove` its digest tells. Without, the group document does: `--overwrite` exchanges whole folders, so
+    a file was the column's own if the document is still in its place afterwards. The document is read again
+    only if its time or size has changed.
+    """
+
+    def __init__(
+        self, array: str, files: ChunkFiles, manifest: Manifest, stamp: Stamp | None, prove: bool
+    ) -> None:
+        self._array, self._files, self._manifest = array, files, manifest
+        self._stamp, self._prove = stamp, prove
+
+    def __call__(self, chunk: int, content: memoryview) -> None:
+        if self._prove and digest_of(content) == self._manifest.chunks[self._array][chunk]:
+            return
+        if self._replaced():
+            raise UserError(
+                f"Column {self._files.place} was replaced while it was read: expected the column that the "
+                "command began with, run the same command again."
+            )
+        if self._prove:
+            raise UserError(
+                f"Chunk file {self._files.place}/{chunk_file(self._array, chunk)} is damaged: expected the "
+                "content that its column states, run `cckt cache verify DATA --repair`, with DATA its data "
+                "set."
+            )
+
+    def _replaced(self) -> bool:
+        stamp = _stamp(self._files)
+        if stamp is None or stamp != self._stamp:
+            found = read_manifest(self._files)
+            if found is None or found.digest != self._manifest.digest:
+                return True
+            self._stamp = stamp
+        return False
+
+
+def _stamp(files: ChunkFiles) -> Stamp | None:
+    """Return time (ns) and size of the group document; None if it is not a file here."""
+    path = files.path(GROUP)
+    try:
+        status = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return None if status is None else (status.st_mtime_ns, status.st_size)

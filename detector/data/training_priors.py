@@ -32,7 +32,7 @@ class TrainingPriors:
             )
         self._prior = prior
         name = priors_column(folder, prior.source, teacher)
-        self._column = open_column(folder, name, index_digest=index.digest)
+        self._column = open_column(folder, name, index_digest=index.digest, prove=True)
         self._scored = index.concepts.rows("base", "novel")
         self._base_of = index.concepts.places(index.concepts.rows("base"))
         self._image_ids = index.image_ids

@@ -105,7 +105,7 @@ class EvaluationSet:
     def priors_column(self, source: str) -> Column:
         """Open the column of priors "clip" or "mllm". Raises UserError if it is missing or does not fit."""
         name = priors_column(self.index.folder, source, self.teacher)
-        return open_column(self.index.folder, name, index_digest=self.index.digest)
+        return open_column(self.index.folder, name, index_digest=self.index.digest, prove=True)
 
     def prior_tau(self, prior: PriorConfig) -> float | None:
         """Return the temperature of the CLIP priors, if these are the source and their column records it."""
@@ -153,7 +153,7 @@ def open_evaluation_set(
     label = "" if facts is None else matching_label(index.folder, facts.taught_by, facts.teacher)
     taught = "" if facts is None else (facts.taught_by or {}).get("name") or ""
     name = column_of(index.folder, "text", label)
-    text = open_column(index.folder, name, index_digest=index.digest, teacher=taught)
+    text = open_column(index.folder, name, index_digest=index.digest, teacher=taught, prove=True)
     if facts is not None:
         check_teacher(index.folder, text, facts)
     concepts, rows = rules.scored(index)

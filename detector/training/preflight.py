@@ -72,7 +72,7 @@ def gather(config: Config, data: Path) -> Ingredients:
     check_proposals(config, data, index)
     check_pseudo(config, index)
     label = config.data.teacher
-    text = open_column(data, column_of(data, "text", label), index_digest=index.digest)
+    text = open_column(data, column_of(data, "text", label), index_digest=index.digest, prove=True)
     photos = TrainingPhotos(data, config)
     for source in photos.rows.values():
         for column in source.columns:

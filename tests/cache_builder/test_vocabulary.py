@@ -66,6 +66,25 @@ def test_json_keeps_every_field_and_the_digest_sees_each() -> None:
     assert len(digests) == 7
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"category_id": ""},
+        {"category_id": 1.0},
+        {"category_id": True},
+        {"category_id": 2**64},
+        {"name": 3},
+        {"synonyms": [None]},
+        {"synonyms": 4},
+        {"other": 1},
+    ],
+)
+def test_records_that_are_no_concepts_are_refused(change: dict[str, object]) -> None:
+    (record,) = Vocabulary([Concept(3, "cat", ("kitten",))]).to_json()
+    with pytest.raises((ValueError, TypeError)):
+        Vocabulary.from_json([{**record, **change}])
+
+
 def test_a_free_vocabulary_is_typed_with_commas_and_bars() -> None:
     vocabulary = Vocabulary.free(" forklift,  euro   pallet , tv | television,")
     assert vocabulary.names == ["forklift", "euro pallet", "tv"]

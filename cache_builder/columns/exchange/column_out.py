@@ -44,7 +44,7 @@ def export_column(
     with explained_faults(out):
         if is_stream(out):
             raise UserError(f"--out {out}: is a device or a pipe, expected a file; name a file.")
-    column = open_column(data, name, resident=RESIDENT)
+    column = open_column(data, name, resident=RESIDENT, prove=True)
     spec = column.manifest.spec
     table = table_of(Path(data), data, spec)
     require_room(out.parent, sum(spec.n_chunks * spec.chunk_bytes(array) for array in spec.arrays))

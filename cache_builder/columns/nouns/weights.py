@@ -82,7 +82,7 @@ def fit_nouns(
         )
         progress.note(note)
         return CacheReport(str(column), len(proposals), len(proposals), 0, 0, 0.0, [note], begun=False)
-    text, boxes = (open_column(data, str(one), index_digest=index.digest) for one in needed[:2])
+    text, boxes = (open_column(data, str(one), index_digest=index.digest, prove=True) for one in needed[:2])
     crops = open_over(data, proposals, "proposals/crops", name)
     nouns, texts = (open_over(data, proposals, kind, name) for kind in (NOUNS, TEXTS))
     step = "make them with one teacher, with --overwrite for the ones to replace"

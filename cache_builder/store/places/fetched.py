@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.file_names import chunk_file
 from cckt.cache_builder.store.format.spec import ColumnSpec
@@ -23,8 +25,9 @@ class FetchedRows:
     Slow for random rows: copy the column with `pull` before training.
     """
 
-    def __init__(self, files: ChunkFiles, spec: ColumnSpec, array: str) -> None:
-        self._files, self._spec, self._array = files, spec, array
+    def __init__(self, files: ChunkFiles, spec: ColumnSpec, array: str, digests: Sequence[str]) -> None:
+        """digests: of the chunks, which a column that takes this one's place meanwhile does not have."""
+        self._files, self._spec, self._array, self._digests = files, spec, array, digests
         self._width, self._dtype = spec.arrays[array]
         self._kept: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._room = max(1, KEPT_BYTES // max(1, spec.chunk_bytes(array)))
@@ -55,6 +58,12 @@ class FetchedRows:
             raise UserError(
                 f"Chunk file {self._files.place}/{name} gave {found}: expected {expected} bytes, run "
                 "`cckt cache verify DATA --repair`, with DATA its data set."
+            )
+        if digest_of(data) != self._digests[chunk]:
+            raise UserError(
+                f"Chunk file {self._files.place}/{name} is damaged, or was replaced while it was read: "
+                "expected the content that its column states, run `cckt cache verify DATA`, with DATA its "
+                "data set, then the same command again."
             )
         self._kept[chunk] = np.frombuffer(data, self._dtype).reshape(-1, self._width)
         while len(self._kept) > self._room:

@@ -12,7 +12,7 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ RESIDENT_BYTES, RESIDENT_SHARE = 512 << 20, 8
 
 So its memory grows by at most about an eighth of the machine's memory, or by 512 MB if that is more, whatever
 the size of the column. In a column above the bound most rows cost a page fault: reading 65 rows took ten
-times
-as long as the 0.015 ms of a memmap."""
+times as long as the 0.015 ms of a memmap."""
 
 _MAP_FIXED = 0x10  # Linux, macOS and the BSDs agree
 _FAULT_BYTES = 1 << 20  # a page fault maps a large folio of the kernel's cache: up to 0.7 MB was measured
@@ -53,9 +52,13 @@ class MappedRows:
         width: int,
         dtype: np.dtype[Any],
         resident: int | None = None,
+        check: Callable[[int, memoryview], None] | None = None,
     ) -> None:
-        """resident: about how many bytes of pages may stay mapped; None: `resident_bound()`."""
+        """resident: about how many bytes of pages may stay mapped; None: `resident_bound()`. check: called
+        with the number and the content of each file when it is mapped; raises if it is not the one wanted.
+        """
         self._paths = paths
+        self._check = check
         self._rows, self._chunk_rows, self._width = rows, chunk_rows, width
         self._bytes = chunk_rows * width * dtype.itemsize
         page = mmap.ALLOCATIONGRANULARITY
@@ -101,7 +104,9 @@ class MappedRows:
 
     def _map_chunks(self, chunks: NDArray[np.intp]) -> None:
         for chunk in chunks.tolist():
-            self._map.place(chunk, self._paths[chunk], self._bytes)
+            content = self._map.place(chunk, self._paths[chunk], self._bytes)
+            if self._check is not None:
+                self._check(chunk, content)
             self._mapped[chunk] = True
         self._all_mapped = bool(self._mapped.all())
 
@@ -136,8 +141,11 @@ class _Reservation:
         weakref.finalize(buffer, self._library.munmap, self._address, self._size).atexit = False
         self.memory = memoryview(buffer).toreadonly()
 
-    def place(self, index: int, path: Path, size: int) -> None:
-        """Map `size` bytes of a file into slot `index`, read-only and shared with every other reader."""
+    def place(self, index: int, path: Path, size: int) -> memoryview:
+        """Map `size` bytes of a file into slot `index`, read-only and shared with every other reader.
+
+        Returns the content.
+        """
         try:
             # Without waiting for the writer of a pipe, whose size of 0 is then refused below.
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -160,6 +168,7 @@ class _Reservation:
                 raise OSError(ctypes.get_errno(), f"mmap of {path} failed: {os.strerror(ctypes.get_errno())}")
         finally:
             os.close(descriptor)
+        return self.memory[index * self._stride : index * self._stride + size]
 
     def release_pages(self) -> None:
         """Drop this process's page table entries; the kernel's cache keeps the data for later reads."""

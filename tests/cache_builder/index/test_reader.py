@@ -284,3 +284,29 @@ def test_a_pipe_in_an_index_is_refused_without_waiting(data: Path, name: str) ->
     os.mkfifo(path)
     with pytest.raises(DamagedIndexError, match=r"is no regular file|areas\.npy is missing"):
         open_index(data)
+
+
+@pytest.mark.parametrize(
+    ("table", "at", "value", "problem"),
+    [
+        ("image_ids", 1, 3, "is not ascending"),
+        ("widths", 0, 0, "holds a side that is not positive"),
+        ("heights", 2, -5, "holds a side that is not positive"),
+        ("box_offsets", 1, 4000, "is not ascending"),
+        ("box_offsets", 0, 1, "is not ascending"),
+        ("concept_box_offsets", 1, -1, "is not ascending"),
+        ("box_images", 0, 3, "names rows that are not there"),
+        ("box_images", 0, -1, "names rows that are not there"),
+        ("box_concepts", 0, 4000, "names rows that are not there"),
+        ("concept_boxes", 1, 4000, "names rows that are not there"),
+    ],
+)
+def test_a_table_that_leads_out_of_another_one_is_refused(
+    data: Path, table: str, at: int, value: int, problem: str
+) -> None:
+    path = data / "index" / open_index(data).card["tables"] / f"{table}.npy"
+    values = np.load(path)
+    values[at] = value
+    np.save(path, values)
+    with pytest.raises(DamagedIndexError, match=rf"its table {table}\.npy {problem}"):
+        open_index(data)

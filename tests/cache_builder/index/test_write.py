@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.index import Index, build_index, open_index, verify_index
+from cckt.cache_builder.index import DamagedIndexError, Index, build_index, open_index, verify_index
 from cckt.cache_builder.index.write import write_index
 from tests.cache_builder.index.coco_files import small_coco, write_coco, write_split
 from tests.places import ROOT
@@ -64,7 +64,11 @@ def test_a_damaged_table_is_found_and_built_again(tmp_path: Path, name: str) -> 
     table = tmp_path / "out/index" / index.card["tables"] / f"{name}.npy"
     whole = table.read_bytes()
     table.write_bytes(whole[:-4] + bytes([whole[-4] ^ 1]) + whole[-3:])
-    assert not verify_index(open_index(tmp_path / "out"))
+    if name == "box_concepts":  # a row that is not there, which is seen at once
+        with pytest.raises(DamagedIndexError):
+            open_index(tmp_path / "out")
+    else:
+        assert not verify_index(open_index(tmp_path / "out"))
     assert not build_index(path, images, tmp_path / "out", "all-base").unchanged
     assert table.read_bytes() == whole
     assert verify_index(open_index(tmp_path / "out"))

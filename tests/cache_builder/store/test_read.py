@@ -7,6 +7,7 @@ import os
 import pickle
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,11 @@ def paged(tmp_path_factory) -> Column:
     return open_column(folder, "crops")
 
 
+def fetched(column: Column, array: str) -> FetchedRows:
+    """Read an array of a column as from a place that cannot be mapped."""
+    return FetchedRows(column._files, column.manifest.spec, array, column.manifest.chunks[array])
+
+
 def whole(column: Column) -> tuple[np.ndarray, np.ndarray]:
     """Values and flags as zarr reads them."""
     group = zarr.open_group(column._files.place, mode="r")
@@ -56,7 +62,7 @@ def test_take_equals_zarr(column, rows, kind):
     if kind == "fetched":
         column = Column(column._files, column.manifest)
         spec = column.manifest.spec
-        column._arrays = {array: FetchedRows(column._files, spec, array) for array in spec.arrays}
+        column._arrays = {array: fetched(column, array) for array in spec.arrays}
     assert np.array_equal(column.take(rows), values[rows])
     assert np.array_equal(column.valid(rows), valid[rows])
 
@@ -192,12 +198,57 @@ def test_a_damaged_chunk_is_a_user_error_not_a_crash(tmp_path, damage, reader):
     make(tmp_path, crops_spec())
     column = open_column(tmp_path, "crops")
     if reader == "fetched":
-        column._arrays["values"] = FetchedRows(column._files, column.manifest.spec, "values")
+        column._arrays["values"] = fetched(column, "values")
     file = tmp_path / "crops/values/c.2.0"
     file.write_bytes(b"12345678") if damage == "short" else file.unlink()
     assert column.take([0, 99]).any()
     with pytest.raises(UserError, match=r"values/c\.2\.0 .*expected 768( bytes)?, run `cckt cache verify"):
         column.take([0, 35])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[5] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("reader", ["mapped", "fetched"])
+def test_a_changed_bit_is_refused_by_who_proves_what_is_read(tmp_path, reader):
+    make(tmp_path, crops_spec())
+    flip(tmp_path / "crops/values/c.2.0")
+    assert open_column(tmp_path, "crops").take([35]).any(), "training reads without a proof"
+    column = pickle.loads(pickle.dumps(open_column(tmp_path, "crops", prove=True)))  # noqa: S301 -- our own
+    if reader == "fetched":
+        column._arrays["values"] = fetched(column, "values")
+    assert column.take([0, 99]).any()
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"values/c\.2\.0 is damaged.* `cckt cache verify"):
+            column.take([0, 35])
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_a_column_in_the_place_of_the_one_that_was_opened_is_refused(tmp_path, sent):
+    make(tmp_path / "a", crops_spec())
+    make(tmp_path / "b", replace(crops_spec(), recipe={"teacher": "another"}))
+    column = open_column(tmp_path / "a", "crops")
+    first = column.take([0])
+    if sent:  # to a worker, which maps every file anew
+        column = pickle.loads(pickle.dumps(column))  # noqa: S301 -- our own
+    os.rename(tmp_path / "a/crops", tmp_path / "old")
+    os.rename(tmp_path / "b/crops", tmp_path / "a/crops")
+    if not sent:
+        assert np.array_equal(column.take([0]), first), "what was mapped stays"
+    with pytest.raises(
+        UserError, match=r"a/crops was replaced while it was read.*run the same command again"
+    ):
+        column.take([99])
+
+
+def test_a_document_that_was_written_again_with_the_same_content_is_the_same_column(tmp_path):
+    make(tmp_path, crops_spec())
+    column = open_column(tmp_path, "crops")
+    os.utime(tmp_path / "crops/zarr.json", (1, 1))
+    assert column.take([99]).any()
 
 
 def test_refusals_name_both_digests_and_the_command(tmp_path):
