@@ -40,7 +40,7 @@ class RankMonitor:
 
     Used as a context manager. Leaving it without an exception tells the others that this rank has finished.
 
-    share: returns rank 0's argument on every rank (`World.share`). host: host name of rank 0. Raises
+    share: returns rank 0's argument on every rank. host: host name of rank 0. Raises
     UserError if the ranks cannot connect to each other.
     """
 

@@ -8,11 +8,13 @@ Rank and size come from the variables of the launcher: torchrun (RANK, WORLD_SIZ
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import torch
@@ -23,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.untrusted_text import natural
-from cckt.detector.ranks.rank_death import RankMonitor
+from cckt.detector.ranks.rank_death import CONNECT_S, Address, RankMonitor
 
 T = TypeVar("T")
 
@@ -32,6 +34,9 @@ RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=5)
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """Time limit of a collective among living ranks: longer than rank 0 takes to score detections."""
+
+_ADDRESS = "cckt/rank-monitor"
+"""Key of the store under which rank 0 tells where its monitor listens."""
 
 
 @dataclass(frozen=True)
@@ -228,34 +233,44 @@ def joined(device: str, option: str = "--device") -> Iterator[World]:
         return
     store = _rendezvous_store(info)
     with _all_met(info):
-        dist.init_process_group(
-            "nccl" if chosen.type == "cuda" else "gloo",
-            store=store,
-            rank=info.rank,
-            world_size=info.size,
-            timeout=COLLECTIVE_TIMEOUT,
-        )
-    world = World(info.rank, info.size, chosen)
-    with ExitStack() as stack:
-        stack.callback(dist.destroy_process_group)
-        with _all_met(info):
-            monitor = RankMonitor(info.rank, info.size, info.address, world.share)
-        with monitor:
-            try:
-                yield world
-            except RuntimeError as error:  # raised by collectives
-                monitor.raise_if_lost(error)
-                raise
-            finally:
-                stack.close()  # before the others hear that this rank has finished
+        monitor = RankMonitor(info.rank, info.size, info.address, partial(_shared_address, store, info))
+    with monitor, ExitStack() as stack:
+        try:
+            with _all_met(info, monitor):
+                dist.init_process_group(
+                    "nccl" if chosen.type == "cuda" else "gloo",
+                    store=store,
+                    rank=info.rank,
+                    world_size=info.size,
+                    timeout=COLLECTIVE_TIMEOUT,
+                )
+            stack.callback(dist.destroy_process_group)
+            yield World(info.rank, info.size, chosen)
+        except RuntimeError as error:  # raised by collectives
+            monitor.raise_if_lost(error)
+            raise
+        finally:
+            stack.close()  # before the others hear that this rank has finished
+
+
+def _shared_address(store: Any, info: LaunchInfo, address: Address) -> Address:
+    """Return rank 0's `address` on every rank, by the store, before there is a process group."""
+    if info.rank == 0:
+        store.set(_ADDRESS, json.dumps(address))
+        return address
+    store.wait([_ADDRESS], datetime.timedelta(seconds=CONNECT_S))
+    host, port, token = json.loads(store.get(_ADDRESS))
+    return host, port, token
 
 
 @contextmanager
-def _all_met(info: LaunchInfo) -> Iterator[None]:
-    """Raise UserError for an error of a collective in the block, in which deaths are not yet watched."""
+def _all_met(info: LaunchInfo, monitor: RankMonitor | None = None) -> Iterator[None]:
+    """Raise UserError for an error of the start: that of the monitor, if it knows which rank died."""
     try:
         yield
     except RuntimeError as error:
+        if monitor is not None:
+            monitor.raise_if_lost(error)
         raise UserError(
             f"rank {info.rank} of {info.size} lost another rank at the start ({type(error).__name__}); read "
             "the output of the other ranks, then start all ranks again."

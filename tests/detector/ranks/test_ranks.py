@@ -15,10 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import save_config
 from cckt.detector.evaluation.evaluate import evaluate_run
+from cckt.detector.ranks.world import joined
 from cckt.detector.runs import run_folder as store
 from cckt.detector.training.train import train
 from tests.detector.evaluation import evaluation_world
@@ -105,6 +107,22 @@ def test_an_evaluation_error_is_raised_on_every_rank(tmp_path):
     assert codes(start(3, evaluate_rank, run, index.folder, tmp_path / "out")) == [2, 2, 2]
     for rank in range(3):
         assert "expected finite weights" in (tmp_path / "out" / f"message-{rank}").read_text()
+
+
+def join_rank(rank, victim, out):
+    out.mkdir(exist_ok=True)
+    if rank == victim:  # after the ranks have met, before they are a group
+        dist.init_process_group = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    with joined("cpu"):
+        pass
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_rank_that_dies_while_the_group_forms_ends_the_others(tmp_path, victim):
+    began = time.monotonic()
+    ends = codes(start(3, join_rank, victim, tmp_path / "out"), 120)
+    assert ends == [-signal.SIGKILL if rank == victim else 2 for rank in range(3)]
+    assert time.monotonic() - began < 60, "not the half hour of a collective"
 
 
 EVERY_TWO = ("prior.source=none", "train.checkpoint_every=2", "train.ema_decay=0.9", "train.evaluate_every=1")
