@@ -9,11 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cckt.cache_builder.base.bounded import TookTooLong, bounded
 from cckt.cache_builder.base.errors import UserError, brief
 from cckt.cache_builder.mllm.load import Mllm, silence_transformers
 
 BLANK_SIDE = 224
 """Side in pixels of the image with which texts are tokenised: cheap, and valid for any model."""
+
+TEMPLATE_SECONDS, TEMPLATE_BYTES = 20, 1 << 30
+"""Bounds of filling a chat template: a stranger's program, which sees texts only but may loop or grow."""
 
 Inputs = dict[str, Tensor]
 """Inputs of the model by name."""
@@ -79,14 +83,20 @@ class Wrapping:
         mark = "cckt question"
         content = [{"type": "image"}, {"type": "text", "text": mark}]
         try:
-            with silence_transformers():
+            with silence_transformers(), bounded(TEMPLATE_SECONDS, TEMPLATE_BYTES):
                 text = self._mllm.processor.apply_chat_template(
                     [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
                 )
+        except TookTooLong:
+            raise UserError(
+                f"--mllm-model {self._mllm.name}: its chat template was not filled within "
+                f"{TEMPLATE_SECONDS} s, expected a moment; repair the template of its processor."
+            ) from None
         except Exception as fault:
+            why = " ".join(str(fault).split())[:160] or type(fault).__name__
             raise UserError(
                 f"--mllm-model {self._mllm.name}: its chat template could not be filled with an image and "
-                f"a question ({' '.join(str(fault).split())[:160]}); repair the template of its processor."
+                f"a question ({why}); repair the template of its processor."
             ) from fault
         if not isinstance(text, str) or text.count(mark) != 1:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.mllm import wrapping
 from cckt.cache_builder.mllm.questions import Questions, common_prefix
 from tests.cache_builder.mllm.mllm_models import CONCEPTS, build, photo, tokenizer
 
@@ -113,6 +115,33 @@ def test_a_template_that_cannot_be_filled_is_reported() -> None:
         UserError, match=r"its chat template could not be filled with .* .content must be a string"
     ):
         Questions(dataclasses.replace(mllm, processor=Strict()), ["cat"])
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "was not filled within 1 s",
+        ),
+        ("{{ 9 ** (9 ** 9) }}", "was not filled within 1 s"),
+        ("{{ 'a' * 10 ** 10 }}", r"could not be filled .*\(MemoryError"),
+        ("{% include 'other' %}", "could not be filled"),
+        ("{{ ''.__class__.__mro__ }}", "could not be filled"),
+        ("{% for", "could not be filled"),
+        ("{{ messages }}" * 2, "expected the question once"),
+    ],
+)
+def test_a_hostile_chat_template_is_refused(
+    template: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wrapping, "TEMPLATE_SECONDS", 1)
+    mllm = build("llava_chat")
+    monkeypatch.setattr(mllm.processor, "chat_template", template)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"its chat template .*{message}"):
+        Questions(mllm, ["cat"])
+    assert time.monotonic() - began < 60
 
 
 def test_a_processor_that_puts_no_image_in_is_refused() -> None:
