@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.untrusted_text import natural
+from cckt.cache_builder.base.untrusted_text import natural, parse_json
 from cckt.detector.ranks.rank_death import CONNECT_S, Address, RankMonitor
 
 T = TypeVar("T")
@@ -259,7 +259,7 @@ def _shared_address(store: Any, info: LaunchInfo, address: Address) -> Address:
         store.set(_ADDRESS, json.dumps(address))
         return address
     store.wait([_ADDRESS], datetime.timedelta(seconds=CONNECT_S))
-    host, port, token = json.loads(store.get(_ADDRESS))
+    host, port, token = parse_json(store.get(_ADDRESS).decode())
     return host, port, token
 
 

@@ -34,7 +34,7 @@ from cckt.cache_builder.columns.nouns.weights import NO_CROP, fit_nouns
 from cckt.cache_builder.columns.nouns.word_list import nearest_words, read_words, require_teacher_of
 from cckt.cache_builder.columns.options import as_teacher, check_numbers
 from cckt.cache_builder.columns.report import CacheReport
-from cckt.cache_builder.index import open_index
+from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.namer import Namer
 from cckt.cache_builder.proposals import Proposals, find_leak, is_guarded
@@ -134,9 +134,11 @@ def cache_nouns(
                 mllm or default_model(data), device=device, dtype=dtype, trust_remote_code=trust_remote_code
             )
         namer = Namer(mllm, prompt, batch=block, progress=progress)
+        wanted = _recipe_of(answers_spec(proposals, namer, crop, ask).recipe, choose)
         if not overwrite:
-            wanted = _recipe_of(answers_spec(proposals, namer, crop, ask).recipe, choose)
             require_replaceable(data, proposals, name, wanted)
+        for note in _leak_notes(wanted, index):  # before the model answers for hours
+            progress.note(note)
         reports.append(
             cache_answers(
                 data,
@@ -158,18 +160,24 @@ def cache_nouns(
         chosen = _by_answers(open_over(data, proposals, ANSWERS), mllm)
         if choose == "teacher":
             chosen = _by_teacher(data, proposals, name, chosen, chosen_templates, loaded)
-    provenance = Provenance.from_recipe(chosen.recipe)
-    leak = find_leak(provenance, index) if is_guarded(index) else ""
     notes = [
         f"{counted(len(chosen.names), 'different noun')}; "
-        f"{counted(int((chosen.ids < 0).sum()), 'proposal')} without one"
+        f"{counted(int((chosen.ids < 0).sum()), 'proposal')} without one",
+        *_leak_notes(chosen.recipe, index),
     ]
-    if leak:
-        notes.append(f"warning: {provenance} {leak}; training under an open-vocabulary protocol refuses it")
     reports.append(write_nouns(data, proposals, name, chosen, overwrite, progress, notes))
     reports.append(write_texts(data, proposals, name, chosen, chosen_templates, loaded, overwrite, progress))
     reports.append(fit_nouns(data, of=of, name=name, w_max=w_max, progress=progress, optional=True))
     return reports
+
+
+def _leak_notes(recipe: Mapping[str, Any], index: Index) -> list[str]:
+    """Return the warning for nouns whose maker may know novel concepts."""
+    provenance = Provenance.from_recipe(recipe)
+    leak = find_leak(provenance, index) if is_guarded(index) else ""
+    if not leak:
+        return []
+    return [f"warning: {provenance} {leak}; training under an open-vocabulary protocol refuses it"]
 
 
 def _by_answers(answers: Column, mllm: Mllm) -> Chosen:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.columns import recompute
 from cckt.cache_builder.columns.nouns import answers as answers_module
+from cckt.cache_builder.columns.nouns import cache as nouns_module
 from cckt.cache_builder.columns.nouns.cache import cache_nouns
 from cckt.cache_builder.columns.proposals import import_proposals
 from cckt.cache_builder.columns.text import cache_text
@@ -277,3 +279,26 @@ def test_texts_need_a_teacher(made: Path, tmp_path: Path, mllm: Mllm) -> None:
         shutil.rmtree(data / name)
     with pytest.raises(UserError, match="no column names a teacher, expected proposals/crops or text"):
         cache_nouns(data, mllm, workers=0)
+
+
+def test_a_leak_is_told_before_the_model_answers(
+    data: Path, mllm: Mllm, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Notes(Silent):
+        told: ClassVar[list[str]] = []
+
+        def note(self, message: str) -> None:
+            self.told.append(message)
+
+    def answer(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(nouns_module, "is_guarded", lambda index: True)
+    monkeypatch.setattr(nouns_module, "find_leak", lambda provenance, index: f"was asked {provenance.prompt}")
+    monkeypatch.setattr(nouns_module, "cache_answers", answer)
+    with pytest.raises(Killed):
+        cache_nouns(data, mllm, teacher=teacher, prompt="Is it a cup?", workers=0, progress=Notes())
+    (told,) = Notes.told
+    assert "was asked Is it a cup?" in told
+    assert told.startswith("warning: ")
+    assert told.endswith("training under an open-vocabulary protocol refuses it")
