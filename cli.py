@@ -210,7 +210,8 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _check_places(command: Any, words: Sequence[str]) -> None:
     """Raise UserError for an empty file or folder name, for a URL where only a local path can be, for a place
-    that ends with the process, and for a file of figures that cannot be written.
+    that ends with the process, for a text that is not UTF-8 and is no path, and for a file of figures that
+    cannot be written.
 
     The parser would take "" for the current folder, and s3://a/b for the folder s3:/a/b.
     """
@@ -230,6 +231,8 @@ def _check_places(command: Any, words: Sequence[str]) -> None:
             )
         if local and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
             raise UserError(f"{option} {value}: found a URL, expected a path on this machine; give a path.")
+        if known is not None and not (local or place) and not _is_utf8(value):
+            raise UserError(f"{option}: found {value!r}, which is not UTF-8; give a text in UTF-8.")
         if place and value.startswith("memory://"):
             raise UserError(
                 f"{option or 'an argument'} {value}: found a place in the memory of this process, which ends "
@@ -238,6 +241,15 @@ def _check_places(command: Any, words: Sequence[str]) -> None:
         if option == "--json" and value != "-":
             outputs = [Path(out) for name, out in values if name == "--out"]
             require_figures_file(Path(value), outputs)
+
+
+def _is_utf8(text: str) -> bool:
+    """Return whether a word of the command line is UTF-8. Python keeps other bytes as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _names_path(hint: Any) -> bool:

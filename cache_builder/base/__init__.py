@@ -17,5 +17,6 @@ bounded.py       bounds of time and memory for a stranger's program
 locks.py         lock files: one process at a time
 device.py        the device of --device; the digest of a model's weights
 cpu/             networks made fast on a CPU
+foreign_models.py  refuse configurations with absurd numbers of layers
 hub.py           loading from the Hugging Face hub without output, prompts or long waits
 """

@@ -20,6 +20,7 @@ from huggingface_hub import constants as hub
 from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device, weight_digest
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.foreign_models import refuse_absurd_depth
 from cckt.cache_builder.base.hub import hub_is_offline
 from cckt.cache_builder.mllm.load import (
     DTYPES,
@@ -91,6 +92,7 @@ def load_detector(name: str, *, device: str = "auto", precision: str = PRECISION
                 f"--detector {name}: its attention names the code {kernel_of(config)}, which cckt does not "
                 "run; remove attn_implementation from its config.json."
             )
+        refuse_absurd_depth(f"--detector {name}", config.to_dict())
         zero_shot = type(config) in transformers.AutoModelForZeroShotObjectDetection._model_mapping
         if zero_shot and config.model_type not in ZERO_SHOT:
             raise UserError(

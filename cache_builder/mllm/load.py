@@ -24,6 +24,7 @@ from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device, weight_digest
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.foreign_models import refuse_absurd_depth
 from cckt.cache_builder.base.hub import hub_is_offline
 from cckt.cache_builder.mllm.yes_no_tokens import YesNoTokens, find_yes_no_tokens
 
@@ -172,6 +173,7 @@ def _load_processor(name: str, source: str, options: dict[str, Any]) -> Any:
             f"--mllm-model {name}: its attention names the code {kernel_of(config)}, which was not run; "
             "read that code and add --trust-remote-code, or remove attn_implementation from its config.json."
         )
+    refuse_absurd_depth(f"--mllm-model {name}", config.to_dict())
     remote = options["trust_remote_code"] and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
     if type(config) not in transformers.AutoModelForImageTextToText._model_mapping and not remote:
         raise UserError(

@@ -33,6 +33,7 @@ from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.disk_faults import UNANSWERED, raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, listed
+from cckt.cache_builder.base.foreign_models import refuse_absurd_depth
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
 from cckt.cache_builder.base.regular_files import read_regular, require_regular
 from cckt.cache_builder.base.untrusted_text import natural, parse_json
@@ -145,7 +146,9 @@ def _published(name: str, architecture: str, weights: str | None) -> _Loaded:
     try:
         with quiet(), no_prompts(), no_waiting_offline():
             if weights is None:
-                refuse_code_of_config(name, open_clip.get_model_config(architecture), f"{CONFIG} of {name}")
+                config = open_clip.get_model_config(architecture)
+                refuse_code_of_config(name, config, f"{CONFIG} of {name}")
+                refuse_absurd_depth(f"teacher {name}", config)
             model, transform = open_clip.create_model_from_pretrained(
                 architecture,
                 weights,
@@ -179,8 +182,10 @@ def _from_folder(name: str, folder: Path) -> _Loaded:
         with quiet(), no_prompts(), no_waiting_offline():
             for file in folder.iterdir():  # open_clip reads some of them
                 require_regular(file)
-            refuse_code_of_config(name, parse_json(read_regular(folder / CONFIG)), folder / CONFIG)
+            config = parse_json(read_regular(folder / CONFIG))
+            refuse_code_of_config(name, config, folder / CONFIG)
             refuse_code_of_folder(name, folder)
+            refuse_absurd_depth(f"teacher {name}", config)
             model, transform = open_clip.create_model_from_pretrained(source)
     except UserError:
         raise

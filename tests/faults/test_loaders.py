@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from cckt.cache_builder.detectors import load_detector
 from cckt.cache_builder.mllm.load import load_mllm
 from cckt.cache_builder.mllm.questions import PROMPT
 from cckt.cache_builder.mllm.wrapping import Wrapping
+from cckt.cache_builder.teacher.clip import load_teacher
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config, changed
 from cckt.detector.runs.run_folder import load_state
 from cckt.detector.students.backbones.backbone import Backbone
 from tests.cache_builder.detectors.detector_models import write_detector
 from tests.cache_builder.mllm.mllm_models import build_parts
+from tests.cache_builder.samples import write_teacher
 from tests.commands.front import World
 from tests.faults.test_fuzz import call
 from tests.places import ROOT
@@ -157,6 +160,30 @@ def test_code_of_the_hub_for_the_attention(tmp_path: Path, mark: Path) -> None:
         (folder / "config.json").write_text(json.dumps({**config, "attn_implementation": "owner/kernel"}))
         with pytest.raises(UserError, match=message):
             load(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("layers", [10**6, 2**63, 10**400])
+def test_a_model_of_a_million_layers_is_refused_before_it_is_built(tmp_path: Path, layers: int) -> None:
+    teacher = write_teacher(tmp_path / "teacher")
+    card = tmp_path / "teacher/open_clip_config.json"
+    mllm, detector = write_llava(tmp_path / "mllm"), Path(write_detector("detr", tmp_path / "detr"))
+    for path, keys in (
+        (card, ("model_cfg", "vision_cfg", "layers")),
+        (mllm / "config.json", ("text_config", "num_hidden_layers")),
+        (detector / "config.json", ("decoder_layers",)),
+    ):
+        content = json.loads(path.read_text())
+        place = content
+        for key in keys[:-1]:
+            place = place[key]
+        assert keys[-1] in place
+        place[keys[-1]] = layers
+        path.write_text(json.dumps(content))
+    began = time.monotonic()
+    for load, name in ((load_teacher, teacher), (load_mllm, str(mllm)), (load_detector, str(detector))):
+        with pytest.raises(UserError, match=r"expected at most 2000 layers|could not be|found no usable"):
+            load(name, device="cpu")
+    assert time.monotonic() - began < 30
 
 
 def test_pickled_weights_are_no_code(tmp_path: Path, mark: Path) -> None:
