@@ -17,7 +17,7 @@ from cckt.cache_builder.base.atomic_files import plain, write_json
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.base.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config, InferenceConfig, changed

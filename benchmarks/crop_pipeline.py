@@ -49,7 +49,7 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from cckt.cache_builder.base.image_files import open_image
+from cckt.cache_builder.base.untrusted.image_files import open_image
 from cckt.cache_builder.columns.crops import (
     cache_crops,
     crop_reader,

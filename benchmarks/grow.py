@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from PIL import ImageOps
 
-from cckt.cache_builder.base.image_files import open_image
+from cckt.cache_builder.base.untrusted.image_files import open_image
 from cckt.cache_builder.columns.all_at_once import cache_all
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.index import build_index, open_index

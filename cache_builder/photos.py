@@ -6,7 +6,7 @@ columns store its rows as invalid and note the reason. Where no photo can be rea
 photos (a disk that is not mounted, missing permissions), and `check_photos` stops the run.
 
 Photos may come from anywhere: only files in one of FORMATS are decoded, none larger than MAX_PIXELS, and
-pipes and devices are never opened. Only `base.image_files.open_image` opens image files.
+pipes and devices are never opened. Only `base.untrusted.image_files.open_image` opens image files.
 
 Rules that decide the pixels:
 
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.image_files import MAX_PIXELS, TooLarge, open_image, orientation
+from cckt.cache_builder.base.untrusted.image_files import MAX_PIXELS, TooLarge, open_image, orientation
 from cckt.cache_builder.index import Index
 
 WARNED_SHARE = 0.1

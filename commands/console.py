@@ -31,7 +31,7 @@ from cckt.cache_builder.base.atomic_files import is_stream, plain, write_bytes
 from cckt.cache_builder.base.disk_faults import explained_faults, require_room
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
-from cckt.cache_builder.base.untrusted_text import escape
+from cckt.cache_builder.base.untrusted.text import escape
 
 if TYPE_CHECKING:
     from cckt.cache_builder.columns.report import CacheReport

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.untrusted_text import natural
+from cckt.cache_builder.base.untrusted.text import natural
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.options import Json, Run, RunTeacher, changed, refuse_unused
 

@@ -8,7 +8,7 @@ import os
 import torch
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.untrusted_text import natural
+from cckt.cache_builder.base.untrusted.text import natural
 
 
 def pick_device(name: str, local_rank: int | None = None, option: str = "--device") -> torch.device:

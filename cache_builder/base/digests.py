@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from cckt.cache_builder.base.regular_files import require_regular
+from cckt.cache_builder.base.untrusted.regular_files import require_regular
 
 
 def digest_of(data: bytes | memoryview) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.regular_files import SpecialFileError
+from cckt.cache_builder.base.untrusted.regular_files import SpecialFileError
 
 ROOM = 1 << 20
 """Bytes that must be free before long work starts, if the size of its results is unknown."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from cckt.cache_builder.base.atomic_files import is_stream
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.regular_files import read_regular, require_regular
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular, require_regular
+from cckt.cache_builder.base.untrusted.text import parse_json
 
 Mark = Callable[[Path], bool]
 """Return whether cckt wrote an existing path. Never raises OSError."""

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.constants import BATCH, PRECISION, TEMPLATES
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.npy_files import read_npy
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.base.regular_files import require_regular
+from cckt.cache_builder.base.untrusted.npy_files import read_npy
+from cckt.cache_builder.base.untrusted.regular_files import require_regular
 from cckt.cache_builder.columns.growth.begin import begin_column
 from cckt.cache_builder.columns.options import as_teacher, check_numbers, place
 from cckt.cache_builder.columns.remake import Made, Remake

@@ -20,8 +20,8 @@ from huggingface_hub import constants as hub
 from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device, weight_digest
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.foreign_models import refuse_absurd_depth
 from cckt.cache_builder.base.hub import hub_is_offline
+from cckt.cache_builder.base.untrusted.foreign_models import refuse_absurd_depth
 from cckt.cache_builder.mllm.load import (
     DTYPES,
     check_dtype,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError, counted, listed
-from cckt.cache_builder.base.regular_files import read_regular_text
+from cckt.cache_builder.base.untrusted.regular_files import read_regular_text
 from cckt.cache_builder.index.build import relative_root
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.photo_files.record import photo_record, record_bytes

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from cckt.cache_builder.base.disk_faults import UNANSWERED
 from cckt.cache_builder.base.errors import UserError, counted, listed
-from cckt.cache_builder.base.regular_files import walk_files
+from cckt.cache_builder.base.untrusted.regular_files import walk_files
 
 _COCO_2014 = re.compile(r"COCO_(?:train|val|test)2014_(\d{12}\.jpg)")
 # These data sets number their images across all folders, so the last part of the name identifies the image.

@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular, read_regular_text
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER
 
 KEPT_CARD = re.compile(r"index-[0-9a-f]{16}\.json")

@@ -15,8 +15,8 @@ from cckt.cache_builder.base.boxes import xywh_of
 from cckt.cache_builder.base.errors import UserError, counted, listed, quoted
 from cckt.cache_builder.base.ownership import Mark, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular, read_regular_text
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.index.derive import require_annotated
 from cckt.cache_builder.index.formats.coco import read_coco
 from cckt.cache_builder.index.formats.repairs import Repairs

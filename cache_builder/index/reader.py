@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, quoted
-from cckt.cache_builder.base.npy_files import read_npy
-from cckt.cache_builder.base.regular_files import read_regular_text
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.npy_files import read_npy
+from cckt.cache_builder.base.untrusted.regular_files import read_regular_text
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.index.card import SEAL, card_digest, is_sealed
 from cckt.cache_builder.index.consistency import misfit
 from cckt.cache_builder.index.generations import cards

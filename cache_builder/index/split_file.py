@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.regular_files import read_regular_text
-from cckt.cache_builder.base.untrusted_text import natural, parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular_text
+from cckt.cache_builder.base.untrusted.text import natural, parse_json
 from cckt.cache_builder.index.formats import Annotations
 from cckt.cache_builder.vocabulary import SPLITS, Concept, nearest_name, normalise_name
 

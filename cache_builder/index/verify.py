@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cckt.cache_builder.base.digests import file_digest
-from cckt.cache_builder.base.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.cache_builder.index.card import FILES, SEAL, card_text, is_sealed
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.generations import kept_names, record_file

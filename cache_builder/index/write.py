@@ -19,8 +19,8 @@ from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
 from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
-from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
-from cckt.cache_builder.base.untrusted_text import natural
+from cckt.cache_builder.base.untrusted.regular_files import read_regular, read_regular_text
+from cckt.cache_builder.base.untrusted.text import natural
 from cckt.cache_builder.index.card import card_text, sealed_card
 from cckt.cache_builder.index.formats.repairs import is_repairs_file
 from cckt.cache_builder.index.generations import KEPT_CARD, cards, kept_card, kept_names, record_file

@@ -24,8 +24,8 @@ from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device, weight_digest
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.foreign_models import refuse_absurd_depth
 from cckt.cache_builder.base.hub import hub_is_offline
+from cckt.cache_builder.base.untrusted.foreign_models import refuse_absurd_depth
 from cckt.cache_builder.mllm.yes_no_tokens import YesNoTokens, find_yes_no_tokens
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.untrusted_text import natural
+from cckt.cache_builder.base.untrusted.text import natural
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.presence import known_pairs, oracle_presence
 from cckt.cache_builder.store import Column, open_column

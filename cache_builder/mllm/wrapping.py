@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cckt.cache_builder.base.bounded import TookTooLong, bounded
 from cckt.cache_builder.base.errors import UserError, brief
+from cckt.cache_builder.base.untrusted.bounded import TookTooLong, bounded
 from cckt.cache_builder.mllm.load import Mllm, silence_transformers
 
 BLANK_SIDE = 224

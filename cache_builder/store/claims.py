@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.store.format.file_names import CLAIM, LEDGER, MAKER
 from cckt.cache_builder.store.places.contract import ChunkFiles
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.untrusted_text import natural
+from cckt.cache_builder.base.untrusted.text import natural
 from cckt.cache_builder.store.begin import OtherColumn, begin
 from cckt.cache_builder.store.claims import Claims
 from cckt.cache_builder.store.format.block import chunk_arrays

@@ -33,10 +33,10 @@ from cckt.cache_builder.base.constants import PRECISION
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.disk_faults import UNANSWERED, raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, listed
-from cckt.cache_builder.base.foreign_models import refuse_absurd_depth
 from cckt.cache_builder.base.hub import first_line, no_prompts, no_waiting_offline, quiet
-from cckt.cache_builder.base.regular_files import read_regular, require_regular
-from cckt.cache_builder.base.untrusted_text import natural, parse_json
+from cckt.cache_builder.base.untrusted.foreign_models import refuse_absurd_depth
+from cckt.cache_builder.base.untrusted.regular_files import read_regular, require_regular
+from cckt.cache_builder.base.untrusted.text import natural, parse_json
 from cckt.cache_builder.teacher.encoder import PRECISIONS
 from cckt.cache_builder.teacher.encoder import Teacher as Teacher
 from cckt.cache_builder.teacher.foreign_code import TRUST, refuse_code_of_config, refuse_code_of_folder

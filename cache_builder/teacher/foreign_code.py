@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.regular_files import read_regular
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.text import parse_json
 
 TRUST, CODE, KERNEL = "trust_remote_code", "auto_map", "attn_implementation"
 """Keys of a JSON file: permit code (where true), name the code, and name code on the hub (as OWNER/NAME)."""

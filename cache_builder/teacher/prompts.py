@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.constants import TEMPLATES
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.regular_files import read_regular_text
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular_text
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.vocabulary import Concept
 
 ENSEMBLE12 = (

@@ -21,8 +21,8 @@ from safetensors.numpy import save
 
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.digests import digest_of
-from cckt.cache_builder.base.regular_files import require_regular
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import require_regular
+from cckt.cache_builder.base.untrusted.text import parse_json
 
 FOLDER = "CCKT_CACHE"
 """Environment variable: the folder of the cache, or "off" for none."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.regular_files import require_regular
+from cckt.cache_builder.base.untrusted.regular_files import require_regular
 from cckt.detector.config.checks import require
 from cckt.detector.config.data import DataConfig
 from cckt.detector.config.dataclass_io import flat, merged, override, to_mapping, toml_text

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.untrusted_text import natural
+from cckt.cache_builder.base.untrusted.text import natural
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.image_files import open_image, orientation
-from cckt.cache_builder.base.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.image_files import open_image, orientation
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.cache_builder.photos import check_file
 
 Decoder = Callable[[list[Tensor]], list[Tensor]]

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.constants import EXACT
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.regular_files import read_regular
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.detector.runs.file_digests import check_recorded
 
 _KEYS = ("image_id", "category_id", "bbox", "score")

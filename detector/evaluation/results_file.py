@@ -7,8 +7,8 @@ from typing import Any
 
 from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.base.progress import Progress, Silent
-from cckt.cache_builder.base.regular_files import read_regular
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.evaluation.detections import Detections

@@ -13,7 +13,7 @@ from typing import Any
 from cckt.cache_builder.base.atomic_files import temporary_of, write_bytes, write_json
 from cckt.cache_builder.base.disk_faults import ROOM, require_room
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.detector.config.config import Config, save_config
 from cckt.detector.evaluation.metrics import LABELS, percent
 from cckt.detector.runs.base_text import BASE_TEXT_FILE, load_base_text

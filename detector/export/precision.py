@@ -13,7 +13,7 @@ import torchvision.transforms.v2.functional as F
 from PIL import Image
 from torch import Tensor
 
-from cckt.cache_builder.base.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.cache_builder.photos import to_rgb
 from cckt.detector.config.config import Config
 from cckt.detector.data.transforms import eval_view

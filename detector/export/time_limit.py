@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cckt.cache_builder.base.bounded import TookTooLong, bounded
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.untrusted.bounded import TookTooLong, bounded
 
 
 @contextmanager

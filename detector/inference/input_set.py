@@ -13,8 +13,8 @@ import safetensors.numpy
 from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.npy_files import read_npy
-from cckt.cache_builder.base.regular_files import require_regular
+from cckt.cache_builder.base.untrusted.npy_files import read_npy
+from cckt.cache_builder.base.untrusted.regular_files import require_regular
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import load_photo
 from cckt.cache_builder.vocabulary import Vocabulary

@@ -22,8 +22,8 @@ from cckt.cache_builder.base.atomic_files import plain, write_json
 from cckt.cache_builder.base.digests import digest_of, file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import json_mark, json_object, require_ours_or_absent, text_mark
-from cckt.cache_builder.base.regular_files import read_regular_text
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular_text
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
 from cckt.detector.inference.photo_sources import CARD

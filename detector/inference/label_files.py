@@ -19,7 +19,7 @@ import yaml
 
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.untrusted_text import escape
+from cckt.cache_builder.base.untrusted.text import escape
 from cckt.detector.inference.photo_sources import name_of
 from cckt.detector.inference.prediction import Prediction
 

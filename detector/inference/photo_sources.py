@@ -16,9 +16,9 @@ from typing import IO
 from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.image_files import SUFFIXES
 from cckt.cache_builder.base.ownership import text_mark
-from cckt.cache_builder.base.regular_files import walk_files
+from cckt.cache_builder.base.untrusted.image_files import SUFFIXES
+from cckt.cache_builder.base.untrusted.regular_files import walk_files
 
 PHOTO_SUFFIXES = frozenset(SUFFIXES)
 PICTURE = re.compile(r"[0-9]{5}-.*\.(png|jpg)")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.detector.inference.label_files import (
     label_names,
     readable,

@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.untrusted_text import natural, parse_json
+from cckt.cache_builder.base.untrusted.text import natural, parse_json
 from cckt.detector.ranks.rank_death import CONNECT_S, Address, RankMonitor
 
 T = TypeVar("T")

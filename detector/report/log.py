@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from cckt.cache_builder.base.regular_files import read_regular_text
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular_text
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.detector.runs.file_digests import check_recorded
 from cckt.detector.runs.log import LOG_FILE
 

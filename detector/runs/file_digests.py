@@ -16,8 +16,8 @@ from cckt.cache_builder.base.atomic_files import write_json
 from cckt.cache_builder.base.digests import digest_of, file_digest
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, quoted
-from cckt.cache_builder.base.regular_files import read_regular
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.store.format.spec import canonical
 
 DIGESTS_FILE, WEIGHTS = "digests.json", ".safetensors"

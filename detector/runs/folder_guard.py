@@ -21,7 +21,7 @@ from pathlib import Path
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
 from cckt.cache_builder.base.ownership import json_object
-from cckt.cache_builder.base.regular_files import read_regular_text
+from cckt.cache_builder.base.untrusted.regular_files import read_regular_text
 from cckt.detector.config.config import Config, load_config
 from cckt.detector.ranks.world import World
 from cckt.detector.runs.run_folder import Facts

@@ -18,8 +18,8 @@ import torch
 
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.regular_files import read_regular
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.detector.config.config import Config
 from cckt.detector.runs.run_folder import read_json
 

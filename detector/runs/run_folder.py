@@ -38,8 +38,8 @@ from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, quoted
-from cckt.cache_builder.base.regular_files import read_regular_text, require_regular
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.regular_files import read_regular_text, require_regular
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.proposals import Provenance
 from cckt.cache_builder.store import teacher_of
 from cckt.cache_builder.vocabulary import normalise_name

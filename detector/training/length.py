@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Silent
-from cckt.cache_builder.base.untrusted_text import natural
+from cckt.cache_builder.base.untrusted.text import natural
 from cckt.cache_builder.index import open_index
 from cckt.detector.config.config import Config
 from cckt.detector.data.dataset import used_images

@@ -125,11 +125,11 @@ def test_no_wide_handler_swallows_the_sentence_for_the_user() -> None:
     ("name", "only_by"),
     [
         # RecursionError for deep nesting; what the same line encodes may be decoded so.
-        (r"json\.loads?\((?!json\.dumps|canonical)", "untrusted_text"),
-        (r"np\.load\(", "npy_files"),  # a damaged head raises whatever Python's parser raises
-        (r"Image\.open\(", "image_files"),  # formats by a list, and a limit of pixels
+        (r"json\.loads?\((?!json\.dumps|canonical)", "untrusted.text"),
+        (r"np\.load\(", "untrusted.npy_files"),  # a damaged head raises whatever Python's parser raises
+        (r"Image\.open\(", "untrusted.image_files"),  # formats by a list, and a limit of pixels
         # "²" is a digit that int() refuses, as it does thousands of digits.
-        (r"\.is(digit|decimal|numeric)\(", "untrusted_text"),
+        (r"\.is(digit|decimal|numeric)\(", "untrusted.text"),
     ],
 )
 def test_what_others_wrote_is_read_in_one_place(name: str, only_by: str) -> None:
@@ -145,7 +145,7 @@ def test_no_file_is_read_whole_that_may_be_a_pipe_or_an_endless_device() -> None
     """Files of the package itself, and of /proc, are no input."""
     own = re.compile(r"folder\.joinpath\(.*|Path\(f?['\"]/proc/.*")
     for module, tree in modules().items():
-        if module == "cckt.cache_builder.base.regular_files" or is_script(module):
+        if module == "cckt.cache_builder.base.untrusted.regular_files" or is_script(module):
             continue
         for name, call in calls(tree):
             reads = name.endswith((".read_text", ".read_bytes"))

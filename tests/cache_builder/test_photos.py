@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cckt.cache_builder import photos
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.image_files import FORMATS, known_formats, open_image
+from cckt.cache_builder.base.untrusted.image_files import FORMATS, known_formats, open_image
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.photos import (
     BadPhoto,
@@ -303,7 +303,7 @@ def test_only_open_image_calls_pillow_to_open_a_file() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open"):
                 found.add((str(path.relative_to(ROOT)), any(k.arg == "formats" for k in node.keywords)))
-    assert found == {("cache_builder/base/image_files.py", True)}
+    assert found == {("cache_builder/base/untrusted/image_files.py", True)}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

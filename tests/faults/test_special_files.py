@@ -11,8 +11,8 @@ import pytest
 
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.disk_faults import explain
-from cckt.cache_builder.base.npy_files import read_npy
-from cckt.cache_builder.base.regular_files import SpecialFileError, read_regular, read_regular_text
+from cckt.cache_builder.base.untrusted.npy_files import read_npy
+from cckt.cache_builder.base.untrusted.regular_files import SpecialFileError, read_regular, read_regular_text
 from tests.commands.front import World
 from tests.faults.test_fuzz import Words, bounded_memory, call
 

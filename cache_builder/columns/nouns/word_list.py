@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.cache_builder.proposals.noun_phrases import noun_of
 from cckt.cache_builder.proposals.provenance import Provenance
 from cckt.cache_builder.store import Column, Origin, require_same_teacher

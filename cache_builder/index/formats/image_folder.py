@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.image_files import SUFFIXES
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.base.regular_files import walk_files
+from cckt.cache_builder.base.untrusted.image_files import SUFFIXES
+from cckt.cache_builder.base.untrusted.regular_files import walk_files
 from cckt.cache_builder.index.formats import IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.index.photo_files.headers import read_headers, why_unreadable

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.base.regular_files import require_regular
+from cckt.cache_builder.base.untrusted.regular_files import require_regular
 
 BLOCK_BYTES = 1 << 22
 TAIL_CHARS = 64

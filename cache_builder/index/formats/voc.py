@@ -16,10 +16,10 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.image_files import SUFFIXES
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
-from cckt.cache_builder.base.untrusted_text import natural
+from cckt.cache_builder.base.untrusted.image_files import SUFFIXES
+from cckt.cache_builder.base.untrusted.regular_files import read_regular, read_regular_text
+from cckt.cache_builder.base.untrusted.text import natural
 from cckt.cache_builder.index.formats import BOX_DTYPE, IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.vocabulary import Concept

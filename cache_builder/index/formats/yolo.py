@@ -17,7 +17,7 @@ import yaml
 
 from cckt.cache_builder.base.errors import UserError, brief, counted
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.base.regular_files import read_regular, read_regular_text
+from cckt.cache_builder.base.untrusted.regular_files import read_regular, read_regular_text
 from cckt.cache_builder.index.formats import BOX_DTYPE, Annotations
 from cckt.cache_builder.index.formats.image_folder import list_images, measure
 from cckt.cache_builder.index.formats.repairs import Repairs

@@ -56,7 +56,7 @@ def read_header(path: Path) -> tuple[int, int, int] | None:
 
     OSError where the fault is not the file's: too many files are open.
     """
-    from cckt.cache_builder.base.image_files import open_image, orientation
+    from cckt.cache_builder.base.untrusted.image_files import open_image, orientation
 
     try:
         if not path.is_file():  # a pipe would block

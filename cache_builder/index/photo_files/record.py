@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.disk_faults import NO_FILES
-from cckt.cache_builder.base.npy_files import parse_npy
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.base.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.npy_files import parse_npy
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.cache_builder.index.generations import record_file
 from cckt.cache_builder.index.photo_files.headers import THREADS, PhotoHeaders, read_header
 from cckt.cache_builder.index.reader import Index

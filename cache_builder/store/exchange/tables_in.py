@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, counted, listed
-from cckt.cache_builder.base.npy_files import read_npy
-from cckt.cache_builder.base.regular_files import require_regular
+from cckt.cache_builder.base.untrusted.npy_files import read_npy
+from cckt.cache_builder.base.untrusted.regular_files import require_regular
 from cckt.cache_builder.store.exchange.parquet_out import parquet_faults, require_pyarrow
 
 BLOCK = 4096

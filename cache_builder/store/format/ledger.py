@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cckt.cache_builder.base.digests import digest_of
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.store.format.file_names import BEGUN, LEDGER, is_ledger
 from cckt.cache_builder.store.format.spec import ColumnSpec, canonical
 from cckt.cache_builder.store.places.contract import ChunkFiles

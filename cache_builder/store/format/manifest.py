@@ -13,7 +13,7 @@ from typing import Any
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.store.format.file_names import GROUP, document_file
 from cckt.cache_builder.store.format.spec import SCHEMA, ColumnSpec, canonical, from_runs, run_bounds
 from cckt.cache_builder.store.places.contract import ChunkFiles

@@ -12,7 +12,7 @@ import numpy as np
 
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError, listed
-from cckt.cache_builder.base.untrusted_text import natural
+from cckt.cache_builder.base.untrusted.text import natural
 from cckt.cache_builder.store.places.contract import check_name
 
 SCHEMA = "cckt.column/1"

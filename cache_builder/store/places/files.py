@@ -15,7 +15,7 @@ from pathlib import Path
 from cckt.cache_builder.base import atomic_files
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.locks import hold_lock
-from cckt.cache_builder.base.regular_files import read_regular
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.cache_builder.store.places.contract import TEMPORARY, Bytes, ChunkFiles, check_name
 from cckt.cache_builder.store.places.remote import RemoteFiles
 

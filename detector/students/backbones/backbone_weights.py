@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.regular_files import require_regular
+from cckt.cache_builder.base.untrusted.regular_files import require_regular
 
 
 def uses_timm_weights(weights: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.regular_files import require_regular
+from cckt.cache_builder.base.untrusted.regular_files import require_regular
 
 
 def read_npy(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cckt.cache_builder.base.npy_files import read_npy
+from cckt.cache_builder.base.untrusted.npy_files import read_npy
 
 
 def test_every_flip_in_a_head_gives_an_array_or_a_value_error(tmp_path: Path) -> None:

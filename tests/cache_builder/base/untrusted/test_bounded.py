@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cckt.cache_builder.base.bounded import TookTooLong, bounded
+from cckt.cache_builder.base.untrusted.bounded import TookTooLong, bounded
 
 
 def test_a_small_block_runs_and_the_limit_is_taken_back() -> None:

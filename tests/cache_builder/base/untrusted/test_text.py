@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cckt.cache_builder.base.untrusted_text import parse_json
+from cckt.cache_builder.base.untrusted.text import parse_json
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.base.foreign_models import MOST_LAYERS, refuse_absurd_depth
+from cckt.cache_builder.base.untrusted.foreign_models import MOST_LAYERS, refuse_absurd_depth
 
 
 @pytest.mark.parametrize(
