@@ -44,16 +44,26 @@ def with_epochs(config: Config, epochs: int, photos: int) -> Config:
     return config
 
 
-def warnings(config: Config, ingredients: Ingredients, index: Index) -> list[str]:
-    """Return sentences on what will probably make a run useless, before it starts."""
+def warnings(
+    config: Config, ingredients: Ingredients, index: Index, max_steps: int | None = None
+) -> list[str]:
+    """Return sentences on what will probably make a run useless, before it starts.
+
+    max_steps: of `cckt train --max-steps`.
+    """
     found, train = [], config.train
     per_epoch = Schedule(len(ingredients.photos), train.seed, train.batch).steps_per_epoch
     steps = per_epoch * train.epochs
-    if steps <= 2 * train.warmup_steps:
+    if max_steps is not None and max_steps < min(steps, max(2 * train.warmup_steps, 200)):
+        found.append(
+            f"the run ends after {counted(max_steps, 'step')} of {steps}, which train.epochs and "
+            f"train.warmup_steps {train.warmup_steps} were made for; leave out --max-steps for a detector "
+            "that finds something."
+        )
+    elif steps <= 2 * train.warmup_steps:
         found.append(
             f"the run has {counted(steps, 'step')} and train.warmup_steps is {train.warmup_steps}, so the "
-            "learning rate "
-            "hardly reaches its value; train longer, such as with --epochs auto, or lower "
+            "learning rate hardly reaches its value; train longer, such as with --epochs auto, or lower "
             "train.warmup_steps."
         )
     elif steps < 200:

@@ -108,7 +108,7 @@ def train(
             progress.note(note)
         if ingredients.facts.pseudo:
             progress.note(f"{train_data}: {ingredients.facts.pseudo}")
-        for warning in warnings(config, ingredients, open_index(train_data)):
+        for warning in warnings(config, ingredients, open_index(train_data), max_steps):
             progress.note(f"warning: {warning}")
         run = Run(config, ingredients, out, world, None if resume else start)
         if run.started is not None:

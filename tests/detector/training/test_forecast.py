@@ -40,6 +40,18 @@ def test_a_short_run_is_not_advised_what_it_has(monkeypatch: pytest.MonkeyPatch)
         assert [one.endswith(f"needs hundreds; {advice}.") for one in told] == [True]
 
 
+@pytest.mark.parametrize("most", [None, 1, 39, 5000])
+def test_a_run_that_max_steps_cuts_short_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, most: int | None
+) -> None:
+    monkeypatch.setattr(forecast, "_reduction", lambda *_: 1.0)
+    parts = SimpleNamespace(photos=range(2800), facts=SimpleNamespace(taught_by=None))
+    told = warnings(recipe("shapeworld"), parts, range(2800), most)  # type: ignore[arg-type]
+    short = most is not None and most < 200
+    assert [one.startswith(f"the run ends after {most} step") for one in told] == [True] * short
+    assert all("leave out --max-steps" in one for one in told)
+
+
 class Photos:
     """The sizes of an index."""
 
