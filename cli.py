@@ -231,7 +231,8 @@ def _check_places(command: Any, words: Sequence[str]) -> None:
             )
         if local and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
             raise UserError(f"{option} {value}: found a URL, expected a path on this machine; give a path.")
-        if known is not None and not (local or place) and not _is_utf8(value):
+        names_file = local or place or option == "--json"
+        if known is not None and not names_file and not _is_utf8(value):
             raise UserError(f"{option}: found {value!r}, which is not UTF-8; give a text in UTF-8.")
         if place and value.startswith("memory://"):
             raise UserError(

@@ -104,7 +104,9 @@ def strength(train_data: Path, val: Path, config: Config) -> dict[str, Any]:
     concept. priors_ap: mean average precision of ranking the images of `val` by its priors.
     """
     index = open_index(train_data)
-    text, crops = (open_column(train_data, name, index_digest=index.digest) for name in ("text", "crops"))
+    text, crops = (
+        open_column(train_data, name, index_digest=index.digest, prove=True) for name in ("text", "crops")
+    )
     valid = np.flatnonzero(crops.valid_all())
     words = text.all()
     nearest = np.concatenate(
@@ -115,7 +117,7 @@ def strength(train_data: Path, val: Path, config: Config) -> dict[str, Any]:
     )
     named = float((nearest == index.box_concepts[valid]).mean()) if len(valid) else None
     held_out = open_index(val)
-    priors = open_column(val, "priors/clip", index_digest=held_out.digest)
+    priors = open_column(val, "priors/clip", index_digest=held_out.digest, prove=True)
     report = existence_report(
         priors.all(),
         oracle_presence(held_out),

@@ -23,7 +23,7 @@ from cckt.cache_builder.columns.proposal_copies import annotated_boxes, copying
 from cckt.cache_builder.columns.report import CacheReport, report_of
 from cckt.cache_builder.index import Index, open_index
 from cckt.cache_builder.photos import check_photos, load_or_reason
-from cckt.cache_builder.proposals.leak import find_leak, is_guarded
+from cckt.cache_builder.proposals.leak import find_leak, leak_notes
 from cckt.cache_builder.proposals.provenance import Provenance, check_saw_novel
 from cckt.cache_builder.proposals.results_file import ResultBoxes, read_boxes
 from cckt.cache_builder.proposals.select import Selection, used_slots
@@ -83,6 +83,8 @@ def cache_proposals(
     provenance = proposer.provenance
     if provenance.maker == "run":  # the concepts that it was trained on are known
         provenance = replace(provenance, saw_novel="yes" if find_leak(provenance, index) else "no")
+    for note in leak_notes(provenance, index):  # before hours of detection
+        making.reporter.note(note)
     recipe = {"detector": proposer.recipe, "batch": making.batch}
     spec = proposals_spec(index, provenance, selection, recipe, making.chunk_rows, name)
     growth = making.begin(data, spec, index, changing=("provenance",))
@@ -250,9 +252,5 @@ def _report(
         f"{counted(repeats, 'of them repeats', 'of them repeat')} an annotated box",
         *([f"{counted(empty, 'image has', 'images have')} no proposal"] if empty else []),
     ]
-    leak = find_leak(provenance, index) if is_guarded(index) else ""
-    if leak:
-        notes.append(
-            f"{provenance} {leak}: training under an open-vocabulary protocol will refuse these proposals"
-        )
+    notes += leak_notes(provenance, index)
     return report_of(writer, run, making.reporter, notes, strict=making.strict, photos=len(index))

@@ -24,6 +24,7 @@ from cckt.cache_builder.base.hub import hub_is_offline
 from cckt.cache_builder.base.untrusted.foreign_models import refuse_absurd_depth
 from cckt.cache_builder.mllm.load import (
     DTYPES,
+    ConfigFile,
     check_dtype,
     digest_of_fields,
     kernel_of,
@@ -86,13 +87,13 @@ def load_detector(name: str, *, device: str = "auto", precision: str = PRECISION
     local = Path(name).is_dir() or hub_is_offline()
     options = {"trust_remote_code": False, "local_files_only": local}
     with silence_transformers():
+        refuse_absurd_depth(f"--detector {name}", _from_pretrained(name, ConfigFile, options))
         config = _from_pretrained(name, transformers.AutoConfig, options)
         if kernel_of(config):
             raise UserError(
                 f"--detector {name}: its attention names the code {kernel_of(config)}, which cckt does not "
                 "run; remove attn_implementation from its config.json."
             )
-        refuse_absurd_depth(f"--detector {name}", config.to_dict())
         zero_shot = type(config) in transformers.AutoModelForZeroShotObjectDetection._model_mapping
         if zero_shot and config.model_type not in ZERO_SHOT:
             raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.index.file_names import check_inside
 from cckt.cache_builder.index.tables import Tables
 
@@ -34,6 +34,10 @@ def misfit(tables: Tables, *, images: int, boxes: int, concepts: int) -> str:
 
 def _wrong_shape(tables: Tables, images: int, boxes: int, concepts: int) -> str:
     """Return the array whose length is not that which the counts and the other arrays imply."""
+    for name in tables.names:
+        sides = getattr(tables, name).ndim
+        if sides != (2 if name == "box_xyxy" else 1):
+            return f"its table {name}.npy has {counted(sides, 'dimension')}"
     expected: dict[str, tuple[int, ...]] = dict.fromkeys(("image_ids", "widths", "heights"), (images,))
     expected |= dict.fromkeys(("annotation_ids", "box_images", "box_concepts", "areas"), (boxes,))
     expected |= dict.fromkeys(("iscrowd", "difficult", "concept_boxes"), (boxes,))
@@ -56,10 +60,10 @@ def _wrong_rows(tables: Tables, images: int, boxes: int, concepts: int) -> str:
     """Return the array that names a row which does not exist, or whose order is broken."""
     for name in _OFFSETS:
         offsets = np.asarray(getattr(tables, name))
-        least = 1 if name == "file_name_offsets" else 0  # no image is without a name
-        if offsets[0] != 0 or (np.diff(offsets) < least).any():
+        falls = np.less_equal if name == "file_name_offsets" else np.less  # no image is without a name
+        if offsets[0] != 0 or falls(offsets[1:], offsets[:-1]).any():  # differences could overflow
             return f"its table {name}.npy is not ascending"
-    if (np.diff(tables.image_ids) <= 0).any():
+    if (tables.image_ids[1:] <= tables.image_ids[:-1]).any():
         return "its table image_ids.npy is not ascending"
     for name in ("widths", "heights"):
         if (getattr(tables, name) <= 0).any():

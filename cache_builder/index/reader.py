@@ -144,7 +144,7 @@ def open_index(data: Path | str, digest: str | None = None) -> Index:
     try:
         concepts = Vocabulary.from_json(card.pop("concepts"))
         counts = {name: int(card["counts"][name]) for name in ("images", "boxes")}
-    except (TypeError, KeyError, ValueError, AssertionError):
+    except (TypeError, KeyError, ValueError, OverflowError, AssertionError):
         raise _damaged(data, f"{CARD} holds concepts or counts that cannot be read") from None
     for entry in ("exif", "repairs"):
         if not isinstance(card.get(entry, {}), dict):
@@ -182,7 +182,7 @@ def read_card(data: Path) -> dict[str, Any] | None:
         return None
     except DamagedIndexError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise_unless_missing(error, path)
         raise _damaged(data, f"{CARD} cannot be read") from None
     if schema > SCHEMA:

@@ -108,6 +108,16 @@ def load_mllm(
     return Mllm.of(name, model, processor, device=device, dtype=dtype)
 
 
+class ConfigFile:
+    """config.json as it is written, before a class of transformers makes anything of it."""
+
+    @staticmethod
+    def from_pretrained(source: str, **options: Any) -> dict[str, Any]:
+        """Return the values of the file; arguments and errors as for the classes of transformers."""
+        found: dict[str, Any] = transformers.PretrainedConfig.get_config_dict(source, **options)[0]
+        return found
+
+
 def check_dtype(dtype: str) -> None:
     """Raise UserError for an unknown dtype."""
     if dtype not in DTYPES:
@@ -167,13 +177,13 @@ def kernel_of(config: Any) -> str:
 
 def _load_processor(name: str, source: str, options: dict[str, Any]) -> Any:
     """Load the processor of a model. Raises UserError for a model that does not take images and text."""
+    refuse_absurd_depth(f"--mllm-model {name}", _from_pretrained(name, ConfigFile, source, options))
     config = _from_pretrained(name, transformers.AutoConfig, source, options)
     if kernel_of(config) and not options["trust_remote_code"]:
         raise UserError(
             f"--mllm-model {name}: its attention names the code {kernel_of(config)}, which was not run; "
             "read that code and add --trust-remote-code, or remove attn_implementation from its config.json."
         )
-    refuse_absurd_depth(f"--mllm-model {name}", config.to_dict())
     remote = options["trust_remote_code"] and "AutoModelForImageTextToText" in getattr(config, "auto_map", {})
     if type(config) not in transformers.AutoModelForImageTextToText._model_mapping and not remote:
         raise UserError(

@@ -35,6 +35,14 @@ def is_guarded(index: Index, recipe: str = "") -> bool:
     return protocol and len(index.concepts.rows("novel")) > 0
 
 
+def leak_notes(provenance: Provenance, index: Index) -> list[str]:
+    """Return the warning for a maker whose proposals or nouns training will refuse; nothing for others."""
+    leak = find_leak(provenance, index) if is_guarded(index) else ""
+    if not leak:
+        return []
+    return [f"warning: {provenance} {leak}; training under an open-vocabulary protocol refuses it"]
+
+
 def find_leak(provenance: Provenance, index: Index) -> str:
     """Return in which way the maker may have seen novel classes of the index, as a clause after its name; ""
     if in none.

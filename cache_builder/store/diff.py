@@ -60,7 +60,7 @@ def diff_columns(
     Rows are compared if table, index and width are the same.
     """
     progress = progress or Silent()
-    first, second = open_column(*a), open_column(*b)
+    first, second = open_column(*a, prove=True), open_column(*b, prove=True)
     fields = _differences(_fields(first), _fields(second))
     one, two = first.manifest.spec, second.manifest.spec
     same = first.manifest.chunks == second.manifest.chunks and one.arrays == two.arrays

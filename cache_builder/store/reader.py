@@ -14,7 +14,7 @@ from cckt.cache_builder.store.format.file_names import GROUP, chunk_file
 from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
 from cckt.cache_builder.store.kinds import repair_command
 from cckt.cache_builder.store.missing import command_for_missing
-from cckt.cache_builder.store.places.contract import ChunkFiles
+from cckt.cache_builder.store.places.contract import Bytes, ChunkFiles
 from cckt.cache_builder.store.places.fetched import FetchedRows
 from cckt.cache_builder.store.places.files import open_files
 from cckt.cache_builder.store.places.mapped import MappedRows, can_map
@@ -40,7 +40,7 @@ def open_column(
     index_digest: of a column over proposals this is the digest of the proposals table. teacher: the one that
     the message for a missing column names, if no other column names one. prove: compare each chunk
     with its digest when it is first read, as every stage does that makes something from the column; training
-    leaves the crops to `cckt cache verify`.
+    leaves the embeddings of crops, photos and proposals to `cckt cache verify`.
 
     Raises UserError if the column is missing, is unfinished (zarr would read its missing chunks as zeros),
     has an edited manifest, or was made for another index, or by another recipe, than the given digests.
@@ -181,50 +181,52 @@ class Column:
         spec = self.manifest.spec
         paths = [self._files.path(chunk_file(array, chunk)) for chunk in range(spec.n_chunks)]
         local = [path for path in paths if path is not None]
-        if not can_map() or len(local) < len(paths):
-            return FetchedRows(self._files, spec, array, self.manifest.chunks[array])
+        if not can_map() or len(local) < len(paths):  # what is fetched as a whole is proven at little cost
+            guard = _Guard(array, self._files, self.manifest, self._stamp, prove=True)
+            return FetchedRows(self._files, spec, array, guard)
         width, dtype = spec.arrays[array]
-        check = _Chunks(array, self._files, self.manifest, self._stamp, self._prove)
-        return MappedRows(local, spec.rows, spec.chunk_rows, width, dtype, self._resident, check)
+        guard = _Guard(array, self._files, self.manifest, self._stamp, self._prove)
+        return MappedRows(local, spec.rows, spec.chunk_rows, width, dtype, self._resident, guard)
 
 
-class _Chunks:
-    """Raises UserError unless the content of a chunk file that was mapped is the column's own.
+class _Guard:
+    """Whether chunk files are those of a column: the `RowsGuard` of one of its arrays.
 
-    With `prove` its digest tells. Without, the group document does: `--overwrite` exchanges whole folders, so
-    a file was the column's own if the document is still in its place afterwards. The document is read again
-    only if its time or size has changed.
+    With `prove` the digest of a chunk tells. Without, the group document does: `--overwrite` exchanges whole
+    folders, so a file was the column's own if the document is still in its place afterwards. The document is
+    read again only if its time or size has changed.
     """
 
     def __init__(
         self, array: str, files: ChunkFiles, manifest: Manifest, stamp: Stamp | None, prove: bool
     ) -> None:
         self._array, self._files, self._manifest = array, files, manifest
-        self._stamp, self._prove = stamp, prove
+        self._stamp, self.reads_content = stamp, prove
 
-    def __call__(self, chunk: int, content: memoryview) -> None:
-        if self._prove and digest_of(content) == self._manifest.chunks[self._array][chunk]:
+    def require_current(self) -> None:
+        """See `RowsGuard.require_current`."""
+        stamp = _stamp(self._files)
+        if stamp is not None and stamp == self._stamp:
             return
-        if self._replaced():
+        found = read_manifest(self._files)
+        if found is None or found.digest != self._manifest.digest:
             raise UserError(
                 f"Column {self._files.place} was replaced while it was read: expected the column that the "
                 "command began with, run the same command again."
             )
-        if self._prove:
+        self._stamp = stamp
+
+    def require_sound(self, chunk: int, content: Bytes) -> None:
+        """See `RowsGuard.require_sound`."""
+        if self.reads_content and digest_of(content) == self._manifest.chunks[self._array][chunk]:
+            return
+        self.require_current()
+        if self.reads_content:
             raise UserError(
                 f"Chunk file {self._files.place}/{chunk_file(self._array, chunk)} is damaged: expected the "
                 "content that its column states, run `cckt cache verify DATA --repair`, with DATA its data "
                 "set."
             )
-
-    def _replaced(self) -> bool:
-        stamp = _stamp(self._files)
-        if stamp is None or stamp != self._stamp:
-            found = read_manifest(self._files)
-            if found is None or found.digest != self._manifest.digest:
-                return True
-            self._stamp = stamp
-        return False
 
 
 def _stamp(files: ChunkFiles) -> Stamp | None:

@@ -39,7 +39,12 @@ from cckt.cache_builder.base.untrusted.regular_files import read_regular, requir
 from cckt.cache_builder.base.untrusted.text import natural, parse_json
 from cckt.cache_builder.teacher.encoder import PRECISIONS
 from cckt.cache_builder.teacher.encoder import Teacher as Teacher
-from cckt.cache_builder.teacher.foreign_code import TRUST, refuse_code_of_config, refuse_code_of_folder
+from cckt.cache_builder.teacher.foreign_code import (
+    TRUST,
+    refuse_code_of_config,
+    refuse_code_of_folder,
+    text_tower_folder,
+)
 from cckt.cache_builder.teacher.preprocess import Preprocess
 
 CONFIG = "open_clip_config.json"
@@ -148,7 +153,7 @@ def _published(name: str, architecture: str, weights: str | None) -> _Loaded:
             if weights is None:
                 config = open_clip.get_model_config(architecture)
                 refuse_code_of_config(name, config, f"{CONFIG} of {name}")
-                refuse_absurd_depth(f"teacher {name}", config)
+                _refuse_absurd_depth(name, config)
             model, transform = open_clip.create_model_from_pretrained(
                 architecture,
                 weights,
@@ -185,7 +190,7 @@ def _from_folder(name: str, folder: Path) -> _Loaded:
             config = parse_json(read_regular(folder / CONFIG))
             refuse_code_of_config(name, config, folder / CONFIG)
             refuse_code_of_folder(name, folder)
-            refuse_absurd_depth(f"teacher {name}", config)
+            _refuse_absurd_depth(name, config)
             model, transform = open_clip.create_model_from_pretrained(source)
     except UserError:
         raise
@@ -197,6 +202,14 @@ def _from_folder(name: str, folder: Path) -> _Loaded:
             f"its {CONFIG} must describe the model whose weights are in the same folder."
         ) from fault
     return source, model, transform
+
+
+def _refuse_absurd_depth(name: str, config: Any) -> None:
+    """Raise UserError if a teacher, or the text tower in a folder that it names, has too many layers."""
+    refuse_absurd_depth(f"teacher {name}", config)
+    tower = text_tower_folder(config)
+    if tower is not None and (tower / "config.json").is_file():
+        refuse_absurd_depth(f"teacher {name}", parse_json(read_regular(tower / "config.json")))
 
 
 def _shapeworld_folder() -> Path:

@@ -29,10 +29,16 @@ def refuse_code_of_config(teacher: str, config: Mapping[str, Any], source: Path 
     the message. Where it names a text tower in a local folder, the files of that folder are checked too.
     """
     _refuse(teacher, config, source)
+    tower = text_tower_folder(config)
+    if tower is not None:
+        refuse_code_of_folder(teacher, tower)
+
+
+def text_tower_folder(config: Mapping[str, Any]) -> Path | None:
+    """Return the local folder of the text tower that an open_clip configuration names, if it names one."""
     text = config.get("model_cfg", config).get("text_cfg")
     tower = text.get("hf_model_name") if isinstance(text, Mapping) else None
-    if isinstance(tower, str) and tower and Path(tower).is_dir():
-        refuse_code_of_folder(teacher, Path(tower))
+    return Path(tower) if isinstance(tower, str) and tower and Path(tower).is_dir() else None
 
 
 def refuse_code_of_folder(teacher: str, folder: Path) -> None:

@@ -8,6 +8,7 @@ Rank and size come from the variables of the launcher: torchrun (RANK, WORLD_SIZ
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from cckt.cache_builder.base.device import pick_device
@@ -35,8 +37,11 @@ RENDEZVOUS_TIMEOUT = datetime.timedelta(minutes=5)
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """Time limit of a collective among living ranks: longer than rank 0 takes to score detections."""
 
-_ADDRESS = "cckt/rank-monitor"
+_ADDRESS = "rank-monitor"
 """Key of the store under which rank 0 tells where its monitor listens."""
+
+_JOINED = itertools.count()
+"""Numbers of the groups that this process joins; every rank joins the same ones."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,8 @@ def _rendezvous_store(info: LaunchInfo) -> Any:
             "MASTER_PORT name an address that all of them can reach."
         ) from error
     store.set_timeout(COLLECTIVE_TIMEOUT)
-    return store
+    # The store may be the launcher's and outlive the group: the next group of these processes has other keys.
+    return PrefixStore(f"cckt-{next(_JOINED)}", store)
 
 
 @contextmanager

@@ -54,7 +54,8 @@ def warnings(
     found, train = [], config.train
     per_epoch = Schedule(len(ingredients.photos), train.seed, train.batch).steps_per_epoch
     steps = per_epoch * train.epochs
-    if max_steps is not None and max_steps < min(steps, max(2 * train.warmup_steps, 200)):
+    enough = max(2 * train.warmup_steps, 200)
+    if max_steps is not None and max_steps < enough < steps:
         found.append(
             f"the run ends after {counted(max_steps, 'step')} of {steps}, which train.epochs and "
             f"train.warmup_steps {train.warmup_steps} were made for; leave out --max-steps for a detector "

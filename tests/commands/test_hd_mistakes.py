@@ -105,7 +105,7 @@ def test_a_detector_that_saw_novel_classes(call: Call, world: World, seen: Path,
     made = call(*words, "--saw-novel", "no")
     assert made.code == 0, made.err
     shown = " ".join((made.out + made.err).split())
-    assert "training under an open-vocabulary protocol will refuse these proposals" in shown
+    assert "training under an open-vocabulary protocol refuses it" in shown
     sentence = call(*train(seen, tmp_path / "r")).sentence()
     assert "was trained on boxes of 1 novel concepts (cat)" in sentence
     assert f"cckt cache proposals {seen} --from RUN --overwrite" in sentence

@@ -94,7 +94,7 @@ def test_a_run_starts_from_another_one_and_says_what_was_taken(
     outcome = call(*common, "--from", world.run, "--out", tmp_path / "a")
     assert outcome.code == 0, outcome.err
     assert "tensors of the model were taken" in outcome.err
-    assert "warning: the run ends after 1 step of 3" in outcome.err
+    assert "warning: the run has 3 steps" in outcome.err
     assert "--from" in call(*common, "--from", tmp_path / "none", "--out", tmp_path / "b").sentence()
     assert (
         "applies only to a new run" in call("train", "--resume", tmp_path / "a", "--epochs", "2").sentence()

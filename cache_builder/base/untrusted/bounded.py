@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _LONGEST_S = 1e8
@@ -41,15 +41,19 @@ def _time_limit(seconds: float) -> Iterator[None]:
             yield
         return
 
+    armed = True
+
     def stop(number: int, frame: object) -> None:
-        raise TookTooLong
+        if armed:
+            raise TookTooLong
 
     # A signal, because a thread waits for Python's lock while arithmetic holds it.
-    began, handler = time.monotonic(), signal.signal(signal.SIGALRM, stop)
-    other = signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST_S), 1)[0]
+    began, handler, other = time.monotonic(), signal.signal(signal.SIGALRM, stop), 0.0
     try:
+        other = signal.setitimer(signal.ITIMER_REAL, min(seconds, _LONGEST_S), 1)[0]
         yield
     finally:
+        armed = False  # an alarm in these lines must not leave the handler or the timer behind
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if other:  # somebody else's alarm goes on, as if nothing had been
@@ -84,9 +88,10 @@ def _memory_limit(most_bytes: int | None) -> Iterator[None]:
         return
     import resource
 
-    taken = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()  # data and stacks
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (_lower(taken + most_bytes, before), before[1]))
+    with suppress(OSError, ValueError):  # a sandbox that forbids it has its own limits
+        data_and_stacks = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_DATA, (_lower(data_and_stacks + most_bytes, before), before[1]))
     try:
         yield
     finally:

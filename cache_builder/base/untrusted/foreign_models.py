@@ -1,7 +1,8 @@
 """Refuse models whose configuration asks for more layers than any model has.
 
-Libraries build a model from its configuration before they look at its weights: a number of a billion layers
-in a small file would keep them busy for ever.
+Libraries build a model from its configuration before they look at its weights, and some make a list of as
+many entries when they only read it: a number of a billion layers in a small file would keep them busy for
+ever.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 from cckt.cache_builder.base.errors import UserError, brief
 
 MOST_LAYERS = 2000
-"""More than any published vision or language model has."""
+"""More than any published vision or language model has, of layers or of experts in one."""
 
-_COUNTS_LAYERS = re.compile(r"(.*_)?(n_?)?(layers?|depths?|blocks|stages)")
+_COUNTS = re.compile(r"(.*_)?(n_?)?(layers?|depths?|blocks|stages|experts)")
+_COUNTS_OF_STAGES = re.compile(r"(n_?)?(layers|depths|blocks|stages)")
+"""Entries that may be a list of counts; `mlp_layers` and the like may list widths."""
 
 
 def refuse_absurd_depth(what: str, config: Any) -> None:
@@ -24,7 +27,7 @@ def refuse_absurd_depth(what: str, config: Any) -> None:
     what: the model for the message, such as "teacher hf-hub:a/b". config: of JSON values.
     """
     for name, value in _entries(config):
-        if _COUNTS_LAYERS.fullmatch(name) and _most(value) > MOST_LAYERS:
+        if _is_absurd(name, value):
             raise UserError(
                 f"{what}: its configuration has {name} = {brief(value)}, expected at most {MOST_LAYERS} "
                 "layers, more than any known model; restore the file or name another model."
@@ -43,7 +46,8 @@ def _entries(tree: Any) -> Iterator[tuple[str, Any]]:
             waiting += one
 
 
-def _most(value: Any) -> float:
-    """Return the largest number of a value, which may be a list of them."""
-    numbers = value if isinstance(value, list | tuple) else [value]
-    return max((one for one in numbers if isinstance(one, int | float)), default=0)
+def _is_absurd(name: str, value: Any) -> bool:
+    """Whether an entry, or a part of its list, counts more layers than any model has."""
+    if isinstance(value, list | tuple):
+        return bool(_COUNTS_OF_STAGES.fullmatch(name)) and any(_is_absurd(name, one) for one in value)
+    return bool(_COUNTS.fullmatch(name)) and isinstance(value, int | float) and value > MOST_LAYERS

@@ -34,10 +34,11 @@ from cckt.cache_builder.columns.nouns.weights import NO_CROP, fit_nouns
 from cckt.cache_builder.columns.nouns.word_list import nearest_words, read_words, require_teacher_of
 from cckt.cache_builder.columns.options import as_teacher, check_numbers
 from cckt.cache_builder.columns.report import CacheReport
-from cckt.cache_builder.index import Index, open_index
+from cckt.cache_builder.index import open_index
 from cckt.cache_builder.mllm.load import Mllm, default_model, load_mllm
 from cckt.cache_builder.mllm.namer import Namer
-from cckt.cache_builder.proposals import Proposals, find_leak, is_guarded
+from cckt.cache_builder.proposals import Proposals
+from cckt.cache_builder.proposals.leak import leak_notes
 from cckt.cache_builder.proposals.noun_phrases import RULES, noun_of
 from cckt.cache_builder.proposals.noun_weight import check_w_max
 from cckt.cache_builder.proposals.nouns import ANSWERS, open_over, read_answers
@@ -137,7 +138,7 @@ def cache_nouns(
         wanted = _recipe_of(answers_spec(proposals, namer, crop, ask).recipe, choose)
         if not overwrite:
             require_replaceable(data, proposals, name, wanted)
-        for note in _leak_notes(wanted, index):  # before the model answers for hours
+        for note in leak_notes(Provenance.from_recipe(wanted), index):  # before the model answers for hours
             progress.note(note)
         reports.append(
             cache_answers(
@@ -163,21 +164,12 @@ def cache_nouns(
     notes = [
         f"{counted(len(chosen.names), 'different noun')}; "
         f"{counted(int((chosen.ids < 0).sum()), 'proposal')} without one",
-        *_leak_notes(chosen.recipe, index),
+        *leak_notes(Provenance.from_recipe(chosen.recipe), index),
     ]
     reports.append(write_nouns(data, proposals, name, chosen, overwrite, progress, notes))
     reports.append(write_texts(data, proposals, name, chosen, chosen_templates, loaded, overwrite, progress))
     reports.append(fit_nouns(data, of=of, name=name, w_max=w_max, progress=progress, optional=True))
     return reports
-
-
-def _leak_notes(recipe: Mapping[str, Any], index: Index) -> list[str]:
-    """Return the warning for nouns whose maker may know novel concepts."""
-    provenance = Provenance.from_recipe(recipe)
-    leak = find_leak(provenance, index) if is_guarded(index) else ""
-    if not leak:
-        return []
-    return [f"warning: {provenance} {leak}; training under an open-vocabulary protocol refuses it"]
 
 
 def _by_answers(answers: Column, mllm: Mllm) -> Chosen:

@@ -59,6 +59,19 @@ class ChunkFiles(Protocol):
         """Return the path under which a name can be memory-mapped; None if it cannot."""
 
 
+class RowsGuard(Protocol):
+    """Tells whether the files of chunks are those of the column that was opened."""
+
+    reads_content: bool
+    """Whether `require_sound` reads the whole content."""
+
+    def require_current(self) -> None:
+        """Raise UserError if another column has taken the place of the one that was opened."""
+
+    def require_sound(self, chunk: int, content: Bytes) -> None:
+        """Raise UserError if this is not the content of a chunk, as far as the guard looks."""
+
+
 def check_name(name: str) -> None:
     """Raise UserError unless `name` is a relative path inside its data set and outside the index."""
     if not _NAME.fullmatch(name) or name.split("/")[0] == "index":

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.format.file_names import chunk_file
 from cckt.cache_builder.store.format.spec import ColumnSpec
-from cckt.cache_builder.store.places.contract import ChunkFiles
+from cckt.cache_builder.store.places.contract import ChunkFiles, RowsGuard
 
 KEPT_BYTES = 256 << 20
 """Bytes of fetched chunks that a reader keeps; the least recently used are dropped first."""
@@ -25,9 +23,8 @@ class FetchedRows:
     Slow for random rows: copy the column with `pull` before training.
     """
 
-    def __init__(self, files: ChunkFiles, spec: ColumnSpec, array: str, digests: Sequence[str]) -> None:
-        """digests: of the chunks, which a column that takes this one's place meanwhile does not have."""
-        self._files, self._spec, self._array, self._digests = files, spec, array, digests
+    def __init__(self, files: ChunkFiles, spec: ColumnSpec, array: str, guard: RowsGuard) -> None:
+        self._files, self._spec, self._array, self._guard = files, spec, array, guard
         self._width, self._dtype = spec.arrays[array]
         self._kept: OrderedDict[int, NDArray[Any]] = OrderedDict()
         self._room = max(1, KEPT_BYTES // max(1, spec.chunk_bytes(array)))
@@ -54,17 +51,13 @@ class FetchedRows:
         data = self._files.get(name)
         expected = self._spec.chunk_bytes(self._array)
         if data is None or len(data) != expected:
+            self._guard.require_current()
             found = "no such file" if data is None else f"{len(data)} bytes"
             raise UserError(
                 f"Chunk file {self._files.place}/{name} gave {found}: expected {expected} bytes, run "
                 "`cckt cache verify DATA --repair`, with DATA its data set."
             )
-        if digest_of(data) != self._digests[chunk]:
-            raise UserError(
-                f"Chunk file {self._files.place}/{name} is damaged, or was replaced while it was read: "
-                "expected the content that its column states, run `cckt cache verify DATA`, with DATA its "
-                "data set, then the same command again."
-            )
+        self._guard.require_sound(chunk, data)
         self._kept[chunk] = np.frombuffer(data, self._dtype).reshape(-1, self._width)
         while len(self._kept) > self._room:
             self._kept.popitem(last=False)

@@ -12,7 +12,7 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.disk_faults import raise_unless_missing
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.store.places.contract import RowsGuard
 
 RESIDENT_BYTES, RESIDENT_SHARE = 512 << 20, 8
 """Pages that a reader may keep mapped before it releases them all (the kernel's cache still holds them).
@@ -52,13 +53,13 @@ class MappedRows:
         width: int,
         dtype: np.dtype[Any],
         resident: int | None = None,
-        check: Callable[[int, memoryview], None] | None = None,
+        guard: RowsGuard | None = None,
     ) -> None:
-        """resident: about how many bytes of pages may stay mapped; None: `resident_bound()`. check: called
-        with the number and the content of each file when it is mapped; raises if it is not the one wanted.
+        """resident: about how many bytes of pages may stay mapped; None: `resident_bound()`. guard: is asked
+        about each file when it is mapped.
         """
         self._paths = paths
-        self._check = check
+        self._guard = guard
         self._rows, self._chunk_rows, self._width = rows, chunk_rows, width
         self._bytes = chunk_rows * width * dtype.itemsize
         page = mmap.ALLOCATIONGRANULARITY
@@ -104,9 +105,15 @@ class MappedRows:
 
     def _map_chunks(self, chunks: NDArray[np.intp]) -> None:
         for chunk in chunks.tolist():
-            content = self._map.place(chunk, self._paths[chunk], self._bytes)
-            if self._check is not None:
-                self._check(chunk, content)
+            try:
+                content = self._map.place(chunk, self._paths[chunk], self._bytes)
+            except UserError:  # missing or of another size
+                if self._guard is not None:
+                    self._guard.require_current()
+                raise
+            if self._guard is not None:
+                self._guard.require_sound(chunk, content)
+                self._account(self._bytes * self._guard.reads_content)
             self._mapped[chunk] = True
         self._all_mapped = bool(self._mapped.all())
 

@@ -263,6 +263,8 @@ def test_tables_are_only_read_from_their_own_folder(data: Path, tables: object) 
     "changes",
     [
         {"counts": 3},
+        {"counts": {"images": float("inf"), "boxes": 3}},
+        {"schema": float("inf")},
         {"counts": {"images": 3}},
         {"concepts": [{"name": "cat"}]},
         {"concepts": 7},
@@ -290,6 +292,8 @@ def test_a_pipe_in_an_index_is_refused_without_waiting(data: Path, name: str) ->
     ("table", "at", "value", "problem"),
     [
         ("image_ids", 1, 3, "is not ascending"),
+        ("box_offsets", 1, 2**63 - 1, "is not ascending"),
+        ("file_name_offsets", 1, 2**63 - 1, "is not ascending"),
         ("widths", 0, 0, "holds a side that is not positive"),
         ("heights", 2, -5, "holds a side that is not positive"),
         ("box_offsets", 1, 4000, "is not ascending"),
@@ -310,3 +314,19 @@ def test_a_table_that_leads_out_of_another_one_is_refused(
     np.save(path, values)
     with pytest.raises(DamagedIndexError, match=rf"its table {table}\.npy {problem}"):
         open_index(data)
+
+
+def test_image_ids_may_be_any_rising_numbers(data: Path) -> None:
+    path = data / "index" / open_index(data).card["tables"] / "image_ids.npy"
+    np.save(path, np.array([-5, 0, 2**63 - 1]))
+    assert open_index(data).image_row(2**63 - 1) == 2
+
+
+@pytest.mark.parametrize("table", ["box_offsets", "neg_rows", "file_name_bytes", "areas", "box_xyxy"])
+def test_a_table_of_other_dimensions_is_refused(data: Path, table: str) -> None:
+    path = data / "index" / open_index(data).card["tables"] / f"{table}.npy"
+    values = np.load(path)
+    for other in (values[..., None], values.dtype.type(0)):
+        np.save(path, other)
+        with pytest.raises(DamagedIndexError, match=rf"its table {table}\.npy has (0|1|2|3) dimensions?"):
+            open_index(data)

@@ -20,6 +20,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store import Column, open_column, open_writer
 from cckt.cache_builder.store.places import mapped
 from cckt.cache_builder.store.places.fetched import FetchedRows
+from cckt.cache_builder.store.reader import _Guard
 from tests.cache_builder.column_samples import INDEX, crops_spec, make, row_of
 
 
@@ -41,7 +42,8 @@ def paged(tmp_path_factory) -> Column:
 
 def fetched(column: Column, array: str) -> FetchedRows:
     """Read an array of a column as from a place that cannot be mapped."""
-    return FetchedRows(column._files, column.manifest.spec, array, column.manifest.chunks[array])
+    guard = _Guard(array, column._files, column.manifest, None, prove=True)
+    return FetchedRows(column._files, column.manifest.spec, array, guard)
 
 
 def whole(column: Column) -> tuple[np.ndarray, np.ndarray]:
@@ -226,22 +228,36 @@ def test_a_changed_bit_is_refused_by_who_proves_what_is_read(tmp_path, reader):
             column.take([0, 35])
 
 
+@pytest.mark.parametrize("prove", [False, True])
 @pytest.mark.parametrize("sent", [False, True])
-def test_a_column_in_the_place_of_the_one_that_was_opened_is_refused(tmp_path, sent):
+@pytest.mark.parametrize("other", ["width", "chunks", "rows", "recipe", "nothing"])
+def test_a_column_in_the_place_of_the_one_that_was_opened_is_refused(tmp_path, sent, other, prove):
+    if other == "recipe" and prove:
+        pytest.skip("the rows are the same, and proven to be")
     make(tmp_path / "a", crops_spec())
-    make(tmp_path / "b", replace(crops_spec(), recipe={"teacher": "another"}))
-    column = open_column(tmp_path / "a", "crops")
+    width, chunk_rows, rows = {"width": (12, 16, 100), "chunks": (24, 8, 100), "rows": (24, 16, 30)}.get(
+        other, (24, 16, 100)
+    )
+    make(tmp_path / "b", replace(crops_spec(rows, chunk_rows, width), recipe={"teacher": "another"}))
+    column = open_column(tmp_path / "a", "crops", prove=prove)
     first = column.take([0])
     if sent:  # to a worker, which maps every file anew
         column = pickle.loads(pickle.dumps(column))  # noqa: S301 -- our own
     os.rename(tmp_path / "a/crops", tmp_path / "old")
-    os.rename(tmp_path / "b/crops", tmp_path / "a/crops")
+    if other != "nothing":  # the moment between two renames
+        os.rename(tmp_path / "b/crops", tmp_path / "a/crops")
     if not sent:
         assert np.array_equal(column.take([0]), first), "what was mapped stays"
     with pytest.raises(
         UserError, match=r"a/crops was replaced while it was read.*run the same command again"
     ):
         column.take([99])
+    if other == "recipe":  # what is fetched is proven to be the same
+        return
+    for array in ("values", "valid"):
+        column._arrays[array] = fetched(column, array)
+    with pytest.raises(UserError, match=r"a/crops was replaced while it was read"):
+        column.take([98])
 
 
 def test_a_document_that_was_written_again_with_the_same_content_is_the_same_column(tmp_path):

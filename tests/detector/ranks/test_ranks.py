@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import save_config
 from cckt.detector.evaluation.evaluate import evaluate_run
+from cckt.detector.ranks import world
 from cckt.detector.ranks.world import joined
 from cckt.detector.runs import run_folder as store
 from cckt.detector.training.train import train
@@ -123,6 +125,25 @@ def test_a_rank_that_dies_while_the_group_forms_ends_the_others(tmp_path, victim
     ends = codes(start(3, join_rank, victim, tmp_path / "out"), 120)
     assert ends == [-signal.SIGKILL if rank == victim else 2 for rank in range(3)]
     assert time.monotonic() - began < 60, "not the half hour of a collective"
+
+
+def join_twice(rank, out):
+    out.mkdir(exist_ok=True)
+    kept = []
+
+    def of_the_launcher(*given, **options):  # torchrun keeps the store, which outlives a group
+        if not kept:
+            kept.append(next(rendezvous(*given, **options)))
+        return iter(kept)
+
+    world.rendezvous = of_the_launcher
+    for _ in range(3):
+        with joined("cpu") as ranks:
+            ranks.wait()
+
+
+def test_ranks_join_again_with_the_same_store(tmp_path):
+    assert codes(start(2, join_twice, tmp_path / "out"), 120) == [0, 0]
 
 
 EVERY_TWO = ("prior.source=none", "train.checkpoint_every=2", "train.ema_decay=0.9", "train.evaluate_every=1")

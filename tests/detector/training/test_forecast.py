@@ -50,6 +50,8 @@ def test_a_run_that_max_steps_cuts_short_is_said_to_be(
     short = most is not None and most < 200
     assert [one.startswith(f"the run ends after {most} step") for one in told] == [True] * short
     assert all("leave out --max-steps" in one for one in told)
+    short_anyway = warnings(with_epochs(recipe("shapeworld"), 1, 40), parts, range(40), most)  # type: ignore[arg-type]
+    assert not any("--max-steps" in one for one in short_anyway)
 
 
 class Photos:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import signal
 import sys
@@ -22,6 +23,17 @@ def test_a_small_block_runs_and_the_limit_is_taken_back() -> None:
 def test_arithmetic_of_large_numbers_is_interrupted() -> None:
     with pytest.raises(TookTooLong), bounded(0.2):
         9 ** (9**9)
+
+
+@pytest.mark.parametrize("seconds", [1e-7, 1e-4, 1e-3])
+def test_a_limit_that_ends_with_the_block_leaves_nothing_behind(seconds: float) -> None:
+    for _ in range(200):
+        with contextlib.suppress(TookTooLong), bounded(seconds):
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                pass
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
 
 
 def test_a_limit_inside_of_a_limit_leaves_the_outer_one() -> None:

@@ -22,7 +22,7 @@ from cckt.cache_builder.index import open_index
 from cckt.cache_builder.mllm import Mllm
 from cckt.cache_builder.mllm.namer import Namer
 from cckt.cache_builder.photos import load_or_reason
-from cckt.cache_builder.proposals import Selection, find_leak, open_nouns, open_proposals
+from cckt.cache_builder.proposals import Selection, find_leak, leak, open_nouns, open_proposals
 from cckt.cache_builder.proposals.noun_phrases import noun_of
 from cckt.cache_builder.proposals.nouns import read_answers
 from cckt.cache_builder.proposals.provenance import Provenance
@@ -293,8 +293,8 @@ def test_a_leak_is_told_before_the_model_answers(
     def answer(*_: Any, **__: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr(nouns_module, "is_guarded", lambda index: True)
-    monkeypatch.setattr(nouns_module, "find_leak", lambda provenance, index: f"was asked {provenance.prompt}")
+    monkeypatch.setattr(leak, "is_guarded", lambda index: True)
+    monkeypatch.setattr(leak, "find_leak", lambda provenance, index: f"was asked {provenance.prompt}")
     monkeypatch.setattr(nouns_module, "cache_answers", answer)
     with pytest.raises(Killed):
         cache_nouns(data, mllm, teacher=teacher, prompt="Is it a cup?", workers=0, progress=Notes())

@@ -62,7 +62,7 @@ def test_names_of_novel_concepts_come_from_answers_only(
         "rows",
         lambda self, split: original(self, split)[1:] if split == "base" else original(self, split),
     )
-    monkeypatch.setattr(module, "find_leak", lambda *_: "")
+    monkeypatch.setattr(module, "leak_notes", lambda *_: [])
     cache_nouns(data, mllm, teacher=teacher, choose="teacher", workers=0)
     assert noun_of(novel, None)[0] not in nouns_of(data).names
 
