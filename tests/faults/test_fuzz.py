@@ -12,7 +12,6 @@ import hashlib
 import io
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -28,6 +27,7 @@ import pytest
 import typer
 
 from cckt import cli
+from cckt.cache_builder.base.untrusted.bounded import memory_limit
 from cckt.detector.config.config import Config
 from tests.commands.front import World, coco, options
 from tests.faults import hostile
@@ -100,22 +100,6 @@ def call(words: Words) -> tuple[int | str, str]:
         except BaseException as error:
             code = type(error).__name__
     return code, err.getvalue()
-
-
-@contextlib.contextmanager
-def bounded_memory() -> Iterator[None]:
-    """Make allocations beyond MOST_BYTES fail, where the system can: a bomb must not take the machine."""
-    if sys.platform != "linux":
-        yield
-        return
-    pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stacks
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    most = pages * resource.getpagesize() + MOST_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (most, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def state(folder: Path) -> str:
@@ -324,7 +308,7 @@ def run_fuzz(
         verb, (words, what) = make_case(rng, world, box)
         owned = precious(box)
         start = time.process_time()
-        with bounded_memory():
+        with memory_limit(MOST_BYTES):  # a bomb must not take the machine
             code, err = call(words)
         seconds = time.process_time() - start
         fault = fault_of(code, err, seconds)

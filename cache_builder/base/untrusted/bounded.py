@@ -24,10 +24,9 @@ def bounded(seconds: float, most_bytes: int | None = None) -> Iterator[None]:
     """Raise TookTooLong in the block after some seconds, MemoryError where it takes more than `most_bytes`.
 
     The block is interrupted between two steps of Python or within the arithmetic of large numbers. There is
-    no limit of time outside the main thread. Memory is that which the process takes in addition; only Linux
-    can limit it.
+    no limit of time outside the main thread.
     """
-    with _memory_limit(most_bytes), _time_limit(seconds):
+    with memory_limit(most_bytes), _time_limit(seconds):
         yield
 
 
@@ -82,7 +81,11 @@ def _interrupted_by_a_thread(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_limit(most_bytes: int | None) -> Iterator[None]:
+def memory_limit(most_bytes: int | None) -> Iterator[None]:
+    """Make allocations fail in the block where the process takes more than `most_bytes` in addition.
+
+    Only Linux can limit that; None is no limit.
+    """
     if most_bytes is None or sys.platform != "linux":
         yield
         return
