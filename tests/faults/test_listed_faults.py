@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cckt.cache_builder.base.untrusted.bounded import memory_limit
 from tests.commands.front import World, index, options
-from tests.faults.test_fuzz import Words, bounded_memory, call
+from tests.faults.test_fuzz import MOST_BYTES, Words, call
 from tests.places import ROOT
 
 DIGITS = "9" * 5000
@@ -24,7 +25,7 @@ NAMES = ("n" * 251 + ".png", os.fsdecode(b"\xff\xfe.png"), "\x1b[31m.png", "a\nb
 
 
 def ended(words: Words) -> tuple[int | str, str]:
-    with bounded_memory():
+    with memory_limit(MOST_BYTES):
         return call(words)
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from cckt.cache_builder.base.digests import file_digest
 from cckt.cache_builder.base.disk_faults import explain
+from cckt.cache_builder.base.untrusted.bounded import memory_limit
 from cckt.cache_builder.base.untrusted.npy_files import read_npy
 from cckt.cache_builder.base.untrusted.regular_files import SpecialFileError, read_regular, read_regular_text
 from tests.commands.front import World
-from tests.faults.test_fuzz import Words, bounded_memory, call
+from tests.faults.test_fuzz import MOST_BYTES, Words, call
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs pipes and devices as on POSIX")
 
@@ -49,7 +50,7 @@ def replaced(folder: Path, files: list[Path], words: Words, wrong: list[str]) ->
         path.rename(kept)
         for make in PLACES:
             make(path)
-            with bounded_memory():
+            with memory_limit(MOST_BYTES):
                 code, err = call(words)
             if code not in (0, 2) or "Traceback" in err:
                 wrong.append(f"{path.relative_to(folder)}, {words[:2]}: {code} {err.strip()[-200:]}")
