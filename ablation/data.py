@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cckt.ablation.plan import AblationPlan
+from cckt.cache_builder.base.constants import CHOOSE
 from cckt.cache_builder.base.disk_faults import require_room
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.images import cache_images
+from cckt.cache_builder.columns.nouns.cache import cache_nouns
+from cckt.cache_builder.columns.proposals import cache_proposals
 from cckt.cache_builder.columns.text import cache_text
 from cckt.cache_builder.index import copy_index, open_index
 from cckt.cache_builder.presence import oracle_presence
+from cckt.cache_builder.proposals import Selection
 from cckt.cache_builder.quality.existence import existence_report
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import load_teacher
 from cckt.detector.config.config import Config
+from cckt.detector.inference.region_proposals import RunProposer
 from cckt.shapeworld.dataset import PHOTO_BYTES, make_dataset
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 77
 """Photos of the quickstart to train on; held-out photos on which no choice was made."""
+ASK = 3000
+"""Proposals that the multimodal LLM names; the teacher chooses among these names for all proposals."""
 COMPARED_ROWS = 4096
 """Crops compared with the text embeddings at once."""
 Announce = Callable[[str], None]
@@ -62,21 +69,48 @@ def folders(
                 f"folder, or pass {'--photos' if folder == train_data else '--held-out'} {found}."
             )
     if with_columns:
-        columns(train_data, val, "shapeworld", plan, progress)
+        columns(train_data, val, "shapeworld", plan.configs().values(), progress)
     return train_data, val
 
 
-def columns(train_data: Path, val: Path, teacher: str, plan: AblationPlan, progress: Progress) -> None:
-    """Cache the columns that the runs read; keep finished ones, refuse those of another teacher."""
-    configs = plan.configs()
-    loaded = load_teacher(teacher, device=configs[""].train.device)
+def columns(train_data: Path, val: Path, teacher: str, configs: Iterable[Config], progress: Progress) -> None:
+    """Cache the columns that the runs of some configs read, apart from those of proposals; keep finished
+    ones, refuse those of another teacher."""
+    read = list(configs)
+    loaded = load_teacher(teacher, device=read[0].train.device)
     cache_text(train_data, loaded, progress=progress)
     cache_crops(train_data, loaded, progress=progress)
     cache_text(val, loaded, progress=progress)
-    trained_with_priors = any(config.trains_on_priors for config in configs.values())
+    trained_with_priors = any(config.trains_on_priors for config in read)
     for folder in (train_data, val) if trained_with_priors else (val,):
         cache_images(folder, loaded, progress=progress)
         cache_clip_priors(folder, progress=progress)
+
+
+def region_columns(
+    data: Path, proposer: Path, config: Config, plan: AblationPlan, progress: Progress
+) -> None:
+    """Cache proposals of a data set, their crops, their nouns, and photos, with shapeworld's teacher.
+
+    proposer: run that proposes regions. config: says their least side, and the device.
+    """
+    device = config.train.device
+    teacher = load_teacher("shapeworld", device=device)
+    cache_images(data, teacher, progress=progress)
+    side = max(1.0, config.data.min_proposal_side)  # photos of shapeworld are not resized
+    selection = Selection(plan.top, min_side=side)
+    cache_proposals(data, RunProposer(proposer, device), selection=selection, progress=progress)
+    cache_crops(data, teacher, of="proposals", progress=progress)
+    words = plan.nouns_from
+    cache_nouns(
+        data,
+        nouns_from=words,
+        choose=CHOOSE if words is not None else "teacher",
+        ask=None if words is not None else ASK,
+        teacher=teacher,
+        device=device,
+        progress=progress,
+    )
 
 
 def teacher_folders(
@@ -87,7 +121,7 @@ def teacher_folders(
     folders = (place / "train", place / "val")
     for source, folder in zip((train_data, val), folders, strict=True):
         copy_index(open_index(source), folder)
-    columns(*folders, teacher, plan, progress)
+    columns(*folders, teacher, plan.configs().values(), progress)
     return folders
 
 

@@ -2,7 +2,8 @@
 
 A detector is trained on the base concepts of shapeworld, then `cckt train --from` continues on other photos,
 in which only new classes have boxes: NEW of its novel concepts. The teacher is the same. Nothing of the old
-boxes is shown again.
+boxes is shown again. A recipe with proposals reads named regions of both data sets, which the plain detector
+of the first training proposes: it has seen boxes of the old classes only.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cckt.ablation.data import Announce, columns, folders
+from cckt.ablation.data import Announce, columns, folders, region_columns
+from cckt.ablation.level_rows import hd_of
 from cckt.ablation.options import folder_name
 from cckt.ablation.page import save
-from cckt.ablation.plan import AblationPlan
+from cckt.ablation.plan import PROPOSALS_TOP, AblationPlan
 from cckt.ablation.runs import check_rows, finish_run, mean_over_seeds, with_seed
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
@@ -25,6 +27,7 @@ from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import build_index
 from cckt.detector.config.config import Config
 from cckt.detector.config.recipes import plain
+from cckt.detector.config.recipes.hdovd import base_only
 from cckt.detector.runs.json_fields import as_written
 from cckt.detector.training.train import finished
 from cckt.shapeworld.dataset import make_dataset
@@ -53,13 +56,24 @@ def finetune_table(plan: AblationPlan, announce: Announce, progress: Progress) -
             "--train and --val do not apply to finetune, which renders shapeworld; remove them, and compare "
             "cckt eval of your run before and after cckt train with --from RUN."
         )
-    configs = plan.configs()
-    starts = {PLAIN: plain(configs[""]), RECIPE: configs[""]}
+    configs = plan.configs(every_part=False)
+    with_proposals = configs[""].data.proposals > 0
+    _check_options(plan, with_proposals)
+    starts = {PLAIN: bare(configs[""]), RECIPE: configs[""]}
     tuned: dict[str, Config] = {PLAIN: starts[PLAIN], RECIPE: starts[RECIPE]}
     tuned |= {row: config for row, config in configs.items() if row}
-    train_data, val = folders(plan, announce, progress)
+    train_data, val = folders(plan, announce, progress, with_columns=False)
     new_data = new_classes(plan, progress)
-    columns(new_data, val, "shapeworld", plan, progress)
+    for data in (train_data, new_data):
+        columns(data, val, "shapeworld", configs.values(), progress)
+    if with_proposals:
+        proposer = plan.run or plan.out / "finetune" / f"start-{PLAIN}-0"
+        if plan.run is None:
+            announce("plain detector, which also proposes regions, on base concepts, seed 0")
+            finish_run(with_seed(starts[PLAIN], 0), train_data, val, proposer, progress)
+        announce("proposals of both data sets, their crops and nouns")
+        for data in (train_data, new_data):
+            region_columns(data, proposer, configs[""], plan, progress)
     check_rows(tuned, new_data, val)
     labels = {PLAIN: "plain detector", RECIPE: "the recipe"}
     done: list[dict[str, Any]] = []
@@ -87,6 +101,25 @@ def finetune_table(plan: AblationPlan, announce: Announce, progress: Progress) -
             known |= mean_over_seeds(known["runs"], FIGURES)
             save(plan, answer)
     return answer
+
+
+def bare(config: Config) -> Config:
+    """Return the config of the plain detector of a recipe: base boxes and class head, nothing distilled."""
+    return base_only(hd_of(config)) if config.data.proposals else plain(config)
+
+
+def _check_options(plan: AblationPlan, with_proposals: bool) -> None:
+    """Raise UserError for options of proposals that the recipe does not read."""
+    given = {
+        "--run": plan.run is not None,
+        "--top": plan.top != PROPOSALS_TOP,
+        "--nouns-from": plan.nouns_from is not None,
+    }
+    for option in [name for name, passed in given.items() if passed and not with_proposals]:
+        raise UserError(
+            f"{option} makes proposals, but --recipe {plan.recipe} reads none; remove it, or give a recipe "
+            "of HD-OVD or a hybrid, such as --recipe shapeworld-hybrid."
+        )
 
 
 def new_classes(plan: AblationPlan, progress: Progress) -> Path:

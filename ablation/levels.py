@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cckt.ablation.data import Announce, folders
+from cckt.ablation.data import Announce, folders, region_columns
 from cckt.ablation.level_rows import LevelRow, level_rows
 from cckt.ablation.page import save
 from cckt.ablation.plan import AblationPlan, differences, in_epochs
@@ -21,21 +21,16 @@ from cckt.ablation.runs import (
     weights_and_index,
     with_seed,
 )
-from cckt.cache_builder.base.constants import CHOOSE
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.images import cache_images
-from cckt.cache_builder.columns.nouns.cache import cache_nouns
-from cckt.cache_builder.columns.proposals import cache_proposals
 from cckt.cache_builder.columns.text import cache_text
-from cckt.cache_builder.proposals import Selection
 from cckt.cache_builder.teacher.clip import load_teacher
 from cckt.detector.config.config import Config, changed
 from cckt.detector.evaluation.evaluate import evaluate_detections
 from cckt.detector.evaluation.inference_loop import Variant
-from cckt.detector.inference.region_proposals import RunProposer
 from cckt.detector.runs.json_fields import as_written
 from cckt.detector.runs.run_folder import run_config
 from cckt.detector.training.train import finished
@@ -45,8 +40,6 @@ COUNTS = ("objects", "recalled", "selected", "base", "novel", "correct")
 PROPOSER_SHARE = 0.5
 """Share of the epochs for which the detector that proposes regions is trained: its boxes must be good enough
 to find objects, its classes are not used."""
-ASK = 3000
-"""Proposals that the multimodal LLM names; the teacher chooses among these names for all proposals."""
 
 
 def levels_table(plan: AblationPlan, announce: Announce, progress: Progress) -> dict[str, Any]:
@@ -108,8 +101,7 @@ def level_columns(
 ) -> None:
     """Make the columns of a rendered shapeworld that the rows read, or what is missing of them."""
     config = rows[0].config
-    device = config.train.device
-    teacher = load_teacher("shapeworld", device=device)
+    teacher = load_teacher("shapeworld", device=config.train.device)
     announce("columns of text, crops and images")
     guided = any(row.config.prior.cached for row in rows)
     for folder in (train_data, val):
@@ -126,20 +118,7 @@ def level_columns(
         announce("base detector that proposes regions")
         finish_run(proposer_config(rows), train_data, val, run, progress)
     announce("proposals, their crops and nouns")
-    side = max(1.0, config.data.min_proposal_side)  # photos of shapeworld are not resized
-    selection = Selection(plan.top, min_side=side)
-    cache_proposals(train_data, RunProposer(run, device), selection=selection, progress=progress)
-    cache_crops(train_data, teacher, of="proposals", progress=progress)
-    words = plan.nouns_from
-    cache_nouns(
-        train_data,
-        nouns_from=words,
-        choose=CHOOSE if words is not None else "teacher",
-        ask=None if words is not None else ASK,
-        teacher=teacher,
-        device=device,
-        progress=progress,
-    )
+    region_columns(train_data, run, config, plan, progress)
 
 
 def _with_priors(run: Path, val: Path, weight: float, progress: Progress) -> dict[str, Any]:

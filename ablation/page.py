@@ -228,7 +228,7 @@ def command(table: str, plan: AblationPlan) -> str:
     words = ["cckt", "ablate", table, "--recipe", plan.recipe]
     for option, folder in (("--train", plan.train), ("--val", plan.val), ("--run", plan.run)):
         words += [option, _name(folder)] if folder is not None else []
-    if plan.train is None and (plan.run is None or table in ("levels", "retention")):
+    if plan.train is None and (plan.run is None or table != "table6"):
         words += ["--photos", str(plan.photos), "--held-out", str(plan.held_out)]
     words += ["--epochs", str(plan.epochs)] if plan.epochs is not None else []
     words += [word for value in plan.overrides for word in ("--set", value)]
@@ -239,7 +239,7 @@ def command(table: str, plan: AblationPlan) -> str:
     else:
         words += ["--seeds", str(plan.seeds)]
     words += [word for mark in plan.at for word in ("--at", str(mark))] if table == "retention" else []
-    if table in ("levels", "retention") and plan.train is None:
+    if plan.train is None and (table in ("levels", "retention") or plan.started().data.proposals):
         words += ["--top", str(plan.top)]
         words += ["--nouns-from", _name(plan.nouns_from)] if plan.nouns_from is not None else []
     if table == "table5":

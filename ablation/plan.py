@@ -86,10 +86,11 @@ class AblationPlan:
     train, val: data set folders; None renders shapeworld under `out`, with `photos` to train on and
     `held_out` to evaluate on. overrides: options of every run. epochs: length of the schedule, whose phases
     keep their proportions; None keeps the recipe's. teachers: of table5, weakest first. run: of table6; None
-    takes seed 0 of Table 4's last row, trained if needed; of levels, the run that proposes regions; None
-    trains one. rhos, limits: of table6. rows: of options, each "section.option=value" or several of them
-    separated by spaces. nouns_from: of levels, a word list for the nouns; None asks shapeworld's multimodal
-    LLM. top: of levels, most proposals per photo in their table. at: of retention, the epochs of the curves.
+    takes seed 0 of Table 4's last row, trained if needed; where proposals are made, the run that proposes
+    them; None trains one. rhos, limits: of table6. rows: of options and finetune, each
+    "section.option=value" or several of them separated by spaces. nouns_from: where proposals are made, a
+    word list for their nouns; None asks shapeworld's multimodal LLM. top: most proposals per photo. at: of
+    retention, the epochs of the curves.
     """
 
     out: Path
@@ -135,12 +136,13 @@ class AblationPlan:
                 )
         return config
 
-    def configs(self) -> dict[str, Config]:
+    def configs(self, *, every_part: bool = True) -> dict[str, Config]:
         """Return the config of the full method under "", and that of each of `rows`.
 
-        Raises UserError for a row that cannot be parsed, an unknown option, and two equal rows.
+        every_part: the recipe must have all parts of CCKT-Det, as for `config`. Raises UserError for a row
+        that cannot be parsed, an unknown option, and two equal rows.
         """
-        configs = {"": self.config()}
+        configs = {"": self.config() if every_part else self.started()}
         for row in self.rows:
             config = apply_overrides(configs[""], _assignments(row), f'--row "{row}"')
             for other, known in configs.items():

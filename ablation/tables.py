@@ -23,6 +23,9 @@ from cckt.cache_builder.columns.nouns.word_list import read_words
 PAPER_TEACHERS = (("ViT-B-16", 0.352), ("ViT-L-14", 0.380), ("ViT-H-14 with Swin-B", 0.419))
 """Teachers of the paper and their AP50 novel, weakest first."""
 
+WITH_PROPOSALS = ("levels", "retention", "finetune")
+"""Tables that make proposals."""
+
 
 def ablate(
     table: str,
@@ -52,26 +55,20 @@ def ablate(
     if table not in tables:
         raise UserError(f"table {table!r} is not known; expected one of {', '.join(tables)}.")
     _check_numbers(plan)
-    if plan.rows and table not in ROW_TABLES:
-        raise UserError(
-            f"--row applies only to the tables {' and '.join(ROW_TABLES)}; you passed {table}. Remove it."
-        )
-    if plan.nouns_from is not None and table not in ("levels", "retention"):
-        raise UserError(
-            f"--nouns-from applies only to the tables levels and retention; you passed {table}. Remove it."
-        )
-    if plan.at != EPOCHS_OF_CURVES and table != "retention":
-        raise UserError(f"--at applies only to the table retention; you passed {table}. Remove it.")
     apply = {
+        "--row": (bool(plan.rows), ROW_TABLES),
         "--rho": (plan.rhos != RHOS, ("table6",)),
         "--limit": (plan.limits != LIMITS, ("table6",)),
         "--teacher": (bool(plan.teachers), ("table5",)),
-        "--run": (plan.run is not None, ("table6", "levels", "retention")),
-        "--top": (plan.top != PROPOSALS_TOP, ("levels", "retention")),
+        "--at": (plan.at != EPOCHS_OF_CURVES, ("retention",)),
+        "--run": (plan.run is not None, ("table6", *WITH_PROPOSALS)),
+        "--top": (plan.top != PROPOSALS_TOP, WITH_PROPOSALS),
+        "--nouns-from": (plan.nouns_from is not None, WITH_PROPOSALS),
     }
     for option, (given, known) in apply.items():
         if given and table not in known:
-            named = f"table{'s' * (len(known) > 1)} {' and '.join(known)}"
+            *before, last = known
+            named = f"tables {', '.join(before)} and {last}" if before else f"table {last}"
             raise UserError(f"{option} applies only to the {named}; you passed {table}. Remove it.")
     if plan.nouns_from is not None:
         read_words(plan.nouns_from)  # fails now instead of after a training

@@ -36,7 +36,7 @@ def ablate(
         Path | None,
         typer.Option(
             help="table6: run to evaluate. Default: that of table4's last row with seed 0. levels, "
-            "retention: run that proposes regions. Default: a base detector, trained in OUT."
+            "retention, finetune: run that proposes regions. Default: a base detector, trained in OUT."
         ),
     ] = None,
     epochs: Annotated[
@@ -58,12 +58,13 @@ def ablate(
     nouns_from: Annotated[
         Path | None,
         typer.Option(
-            help="levels, retention: choose nouns from the words of a file. Default: a tiny multimodal LLM."
+            help="levels, retention, finetune: choose nouns from the words of a file. Default: a tiny "
+            "multimodal LLM."
         ),
     ] = None,
     top: Annotated[
         int | None,
-        typer.Option(help="levels, retention: most proposals per photo in their table. Default: 20."),
+        typer.Option(help="levels, retention, finetune: most proposals per photo. Default: 20."),
     ] = None,
     at: Annotated[
         list[int] | None,

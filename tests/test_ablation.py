@@ -427,8 +427,12 @@ def test_the_command_shows_the_table(
         ("table4", {"rhos": (0.5,)}, "--rho applies only to the table table6; you passed table4"),
         ("table5", {"limits": (3,)}, "--limit applies only to the table table6"),
         ("table4", {"teachers": ("a", "b")}, "--teacher applies only to the table table5"),
-        ("options", {"run": Path("x")}, "--run applies only to the tables table6 and levels and retention"),
-        ("table4", {"top": 5}, "--top applies only to the tables levels and retention"),
+        (
+            "options",
+            {"run": Path("x")},
+            "--run applies only to the tables table6, levels, retention and finetune",
+        ),
+        ("table4", {"top": 5}, "--top applies only to the tables levels, retention and finetune"),
     ],
 )
 def test_numbers_and_options_are_checked_before_the_work(

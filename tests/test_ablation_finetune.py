@@ -14,6 +14,8 @@ from cckt.ablation.finetune import GROUPS, NEW, groups, split
 from cckt.ablation.page import page, rows, sentences
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import open_index
+from cckt.cache_builder.proposals import open_proposals
+from cckt.cache_builder.proposals.leak import provenances_of
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.runs.run_folder import Facts, run_config
 from cckt.shapeworld.pictographs import BASE, NOVEL
@@ -70,6 +72,44 @@ def test_rows_start_from_their_method_and_are_scored_by_group(
     assert head == ["AP50 before → after, 1 seed", "old classes", "new classes", "never annotated"]
     assert len(body) == len(sentences(answer)) == 3
     assert "--row train.lr=1e-5" in answer["command"]
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> tuple[AblationPlan, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("hybrid")
+    (folder / "words.txt").write_text("star\nsun\ncloud\nwheel\nlamp\nface\n")
+    proposals = ("data.proposals=2", "data.min_proposal_side=4")
+    sizes = {"photos": 6, "held_out": 4, "top": 3, "nouns_from": folder / "words.txt"}
+    plan = AblationPlan(
+        folder / "out", recipe="shapeworld-hybrid", seeds=1, overrides=(*SMALL, *proposals), **sizes
+    )
+    return plan, ablate("finetune", plan)
+
+
+def test_a_recipe_with_proposals_reads_regions_of_both_data_sets(
+    hybrid: tuple[AblationPlan, dict[str, Any]],
+) -> None:
+    plan, answer = hybrid
+    assert [row["label"] for row in answer["rows"]] == ["plain detector", "the recipe"]
+    for data in ("train", "new-classes"):
+        index = open_index(plan.out / data)
+        assert 0 < len(open_proposals(plan.out / data, index)) <= 3 * len(index)
+        maker = provenances_of(plan.out / data, "proposals/boxes")["proposals/boxes"]
+        assert set(maker.concepts) == set(BASE)  # the plain detector has seen the old classes only
+    plain, recipe = (run_config(plan.out / "finetune" / f"{name}-0") for name in ("plain", "recipe"))
+    assert (plain.data.proposals, recipe.data.proposals) == (0, 2)
+    assert plain == run_config(plan.out / "finetune" / "start-plain-0")
+    assert not any(term.weight for term in plain.terms.values())
+    assert recipe.trains_cckt
+    assert [one.name for one in Facts.load(plan.out / "finetune" / "recipe-0").makers] == ["start-recipe-0"]
+    assert "--top 3 --nouns-from words.txt" in answer["command"]
+
+
+def test_options_of_proposals_need_a_recipe_that_reads_them(tmp_path: Path) -> None:
+    plan = AblationPlan(tmp_path / "out", overrides=(*SMALL,), top=3)
+    with pytest.raises(UserError, match="--top makes proposals, but --recipe shapeworld reads none"):
+        finetune.finetune_table(plan, print, None)  # type: ignore[arg-type]
+    assert not plan.out.exists()
 
 
 def test_a_finished_table_trains_nothing(

@@ -256,7 +256,7 @@ def test_user_errors(
     sentence = cckt(
         capsys, "ablate", "table4", "--nouns-from", "words.txt", "--out", tmp_path / "o"
     ).sentence()
-    assert "--nouns-from applies only to the tables levels and retention" in sentence
+    assert "--nouns-from applies only to the tables levels, retention and finetune" in sentence
     named = ["--train", plan.out / "train", "--val", plan.out / "held-out", "--out", tmp_path / "o"]
     sentence = cckt(capsys, "ablate", "levels", *named, "--nouns-from", plan.nouns_from).sentence()
     assert "--nouns-from makes columns of a rendered shapeworld" in sentence
