@@ -1,4 +1,4 @@
-"""The paper's tables on a dozen photos, with students that take milliseconds."""
+"""Tables 4 and 6 on a dozen photos, with students that take milliseconds: figures, stops, messages."""
 
 from __future__ import annotations
 
@@ -16,72 +16,26 @@ from typing import Any
 import pytest
 
 from cckt.ablation import AblationPlan, ablate, runs
-from cckt.ablation.page import command, page, rows, sentences
-from cckt.ablation.plan import ROWS, in_epochs
+from cckt.ablation.page import page, sentences
+from cckt.ablation.plan import ROWS
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
 from cckt.cache_builder.columns.images import cache_images
-from cckt.cache_builder.index import copy_index, open_index, verify_index
 from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config, changed, save_config
-from cckt.detector.config.recipes import RECIPES, plain, recipe
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.evaluation.inference_loop import Variant
 from cckt.detector.runs.file_digests import accept
 from cckt.detector.runs.run_folder import run_config
-from tests.cache_builder.samples import write_teacher
+from tests.ablation.test_plan import MICRO
 from tests.commands.front import SMALL, cckt
-
-MICRO: dict[str, Any] = {"photos": 8, "held_out": 6, "overrides": (*SMALL, "prior.rho=0.1")}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[AblationPlan, dict[str, Any]]:
     plan = AblationPlan(tmp_path_factory.mktemp("ablation") / "out", seeds=2, **MICRO)
     return plan, ablate("table4", plan)
-
-
-def test_rows_remove_parts_of_any_recipe() -> None:
-    for name in RECIPES:
-        full = recipe(name)
-        configs = {row.key: row.config(full) for row in ROWS}
-        assert configs["plain"] == changed(plain(full), "model", class_embedding="own")
-        own = full.model.class_embedding == "own"
-        assert configs["all"] == changed(full, "model", class_embedding="own")
-        assert ROWS[-1].options(full) == ({} if own else {"model.class_embedding": "own"})
-        assert {config.model.class_embedding for config in configs.values()} == {"own"}
-    noisy = changed(recipe("coco-48-17-r50-fast"), "guidance", priors=0.5)
-    assert noisy.guidance.drop * noisy.guidance.add * noisy.guidance.none > 0
-    unguided = ROWS[0].config(noisy)
-    noise = ("drop", "add", "none", "priors")
-    assert all(getattr(unguided.guidance, name) == 0 for name in noise), "expected no guidance noise"
-    assert not unguided.trains_on_priors
-    full = recipe("coco-48-17-r50")
-    assert ROWS[1].options(full) == {
-        "matcher.cost_similarity": 0.0,
-        "terms.region_contrast.weight": 0.0,
-        "inference.classification": "head",
-    }
-    assert ROWS[2].options(full) == {"inference.classification": "head"}
-    assert ROWS[3].options(full) == {"guidance.enabled": False, "prior.source": "none"}
-    assert [row.paper for row in ROWS] == [0.254, 0.326, 0.317, 0.337, 0.380]
-
-
-def test_a_shorter_schedule_keeps_its_proportions() -> None:
-    config = in_epochs(recipe("coco-48-17-r50"), 12)
-    assert (config.train.epochs, config.train.lr_drop_epoch, config.terms["region_contrast"].first_epoch) == (
-        12,
-        10,
-        10,
-    )
-    config = in_epochs(Config(), 1)
-    assert (config.train.lr_drop_epoch, config.terms["region_contrast"].first_epoch) == (0, 0)
-    assert in_epochs(Config(), 36) == Config()
-    with pytest.raises(UserError, match="--epochs 0: expected at least 1"):
-        in_epochs(Config(), 0)
-    plan = AblationPlan(Path("out"), epochs=3, overrides=("train.epochs=5",))
-    assert plan.config().train.epochs == 5, "expected --set to apply after --epochs"
 
 
 def test_table4_has_mean_spread_and_the_papers_figure(made: tuple[AblationPlan, dict[str, Any]]) -> None:
@@ -232,90 +186,6 @@ def test_figures_of_the_papers_table6() -> None:
         assert percent[0.7, limit] - percent[0.9, limit] == pytest.approx(falls), "change with rho"
 
 
-def test_table5_caches_columns_for_each_teacher(
-    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path
-) -> None:
-    weak = write_teacher(tmp_path / "weak", seed=1)
-    plan = replace(made[0], teachers=(weak, "shapeworld"), seeds=1)
-    answer = ablate("table5", plan)
-    first, second = answer["rows"]
-    assert (first["key"], second["key"]) == ("weak", "shapeworld")
-    assert 0 <= first["crops_named"] <= 1
-    assert second["crops_named"] > first["crops_named"], "expected the random teacher to be weaker"
-    assert second["crops_named"] > 0.5
-    digests = {open_index(plan.out / "teachers" / name / "train").digest for name in ("weak", "shapeworld")}
-    assert digests == {open_index(plan.out / "train").digest}
-    assert answer["checks"]["rising"] in (True, False)
-    head, *body = rows(answer)
-    assert head[1] == "crops named correctly"
-    assert len(body) == 2
-    assert "--teacher local-dir:weak --teacher shapeworld" in command("table5", plan)
-    again = ablate("table5", plan)
-    assert again["rows"] == answer["rows"]
-
-
-def test_a_copied_index_is_the_same_index_over_the_same_photos(
-    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path
-) -> None:
-    source = open_index(made[0].out / "train")
-    assert copy_index(source, tmp_path / "copy") == source.digest
-    copy = open_index(tmp_path / "copy")
-    assert verify_index(copy)
-    assert copy.photo_path(3).read_bytes() == source.photo_path(3).read_bytes()
-    assert copy.card["dropped"] == source.card["dropped"]
-
-
-def test_a_signal_stops_it_and_the_same_call_resumes(
-    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folders = made[0].out / "train", made[0].out / "held-out"
-    config, run = changed(made[0].config(), "train", epochs=2), tmp_path / "run"
-    original = runs.train
-    monkeypatch.setattr(
-        runs,
-        "train",
-        lambda *given, **options: original(*given, **options, max_steps=2) | {"stopped": "SIGTERM"},
-    )
-    with pytest.raises(
-        Interrupted, match="stopped by SIGTERM at step 2 of run; run the same command"
-    ) as ended:
-        runs.finish_run(config, *folders, run, Silent())
-    assert ended.value.number == signal.SIGTERM
-    before = json.loads((run / "ablate.json").read_text())["seconds"]
-    (run / "metrics.json").unlink()
-    monkeypatch.setattr(runs, "train", original)
-    figures = runs.finish_run(config, *folders, run, Silent())
-    assert figures["seconds"] > before > 0
-    assert (run / "checkpoints" / "step-00000008").is_dir()
-
-
-def test_a_killed_table_resumes_to_the_same_figures(
-    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path
-) -> None:
-    folders = ["--train", made[0].out / "train", "--val", made[0].out / "held-out", "--out", tmp_path / "out"]
-    options = [word for value in (*SMALL, "train.checkpoint_every=1") for word in ("--set", value)]
-    words = [str(word) for word in ("ablate", "table4", "--seeds", "1", *folders, *options)]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cckt", *words],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    second = tmp_path / "out" / "table4" / "guidance-0" / "checkpoints"
-    deadline = time.monotonic() + 900  # for a busy machine
-    while not list(second.glob("step-*")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.kill()
-    _, output = process.communicate()
-    assert list(second.glob("step-*")), output.decode()
-    plan = replace(made[0], out=tmp_path / "out", train=made[0].out / "train", val=made[0].out / "held-out")
-    answer = ablate("table4", replace(plan, seeds=1, overrides=(*SMALL, "train.checkpoint_every=1")))
-    for row, known in zip(answer["rows"], made[1]["rows"], strict=True):
-        for figure in ("ap50_base", "ap50_novel", "ap"):
-            assert row["runs"][0][figure] == known["runs"][0][figure], row["key"]
-
-
 def test_user_errors(made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path) -> None:
     plan = made[0]
     empty = replace(plan, out=tmp_path / "empty")
@@ -413,53 +283,6 @@ def test_the_command_shows_the_table(
     assert "'table9' is not known" in sentence
 
 
-@pytest.mark.parametrize(
-    ("table", "changes", "sentence"),
-    [
-        ("table6", {"rhos": (float("nan"),)}, "--rho nan: expected a probability from 0 to 1"),
-        ("table6", {"rhos": (1.5,)}, "--rho 1.5: expected"),
-        ("table6", {"limits": (-1,)}, "--limit -1: expected"),
-        ("table4", {"photos": 0}, "--photos 0: expected at least 1"),
-        ("table4", {"held_out": -1}, "--held-out -1: expected at least 1"),
-        ("table4", {"seeds": 0}, "--seeds 0: expected at least 1"),
-        ("levels", {"top": 0}, "--top 0: expected at least 1"),
-        ("levels", {"nouns_from": Path("/no/such")}, "--nouns-from /no/such: cannot be read"),
-        ("table4", {"rhos": (0.5,)}, "--rho applies only to the table table6; you passed table4"),
-        ("table5", {"limits": (3,)}, "--limit applies only to the table table6"),
-        ("table4", {"teachers": ("a", "b")}, "--teacher applies only to the table table5"),
-        (
-            "options",
-            {"run": Path("x")},
-            "--run applies only to the tables table6, levels, retention and finetune",
-        ),
-        ("table4", {"top": 5}, "--top applies only to the tables levels, retention and finetune"),
-    ],
-)
-def test_numbers_and_options_are_checked_before_the_work(
-    tmp_path: Path, table: str, changes: dict[str, Any], sentence: str
-) -> None:
-    with pytest.raises(UserError, match=sentence):
-        ablate(table, replace(AblationPlan(tmp_path / "out", **MICRO), **changes))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", ["table4.json", "table4.md"])
-def test_a_table_of_somebody_else_is_kept(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text('{"table": "mine"}')
-    with pytest.raises(UserError, match=f"found a file .*{name} that is not the table table4 of cckt"):
-        ablate("table4", AblationPlan(tmp_path, **MICRO))
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-def test_a_folder_of_somebody_else_in_the_place_of_a_run_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/notes.txt").write_text("precious")
-    (tmp_path / "run/ablate.json").write_text('{"seconds": 5, "mine": 1}')
-    with pytest.raises(UserError, match=r"found ablate\.json in it, expected an empty folder or a run"):
-        runs.finish_run(Config(), tmp_path, tmp_path, tmp_path / "run", Silent())
-    assert (tmp_path / "run/ablate.json").read_text() == '{"seconds": 5, "mine": 1}'
-
-
 @pytest.mark.parametrize("content", [[], 5, {}, {"stopped": "", "evaluation": {"photos": 1}}])
 def test_results_edited_by_hand_are_a_sentence(
     made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, content: Any
@@ -470,3 +293,54 @@ def test_results_edited_by_hand_are_a_sentence(
     (run / "metrics.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"metrics\.json"):
         runs.finish_run(run_config(run), plan.out / "train", plan.out / "held-out", run, Silent())
+
+
+def test_a_signal_stops_it_and_the_same_call_resumes(
+    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = made[0].out / "train", made[0].out / "held-out"
+    config, run = changed(made[0].config(), "train", epochs=2), tmp_path / "run"
+    original = runs.train
+    monkeypatch.setattr(
+        runs,
+        "train",
+        lambda *given, **options: original(*given, **options, max_steps=2) | {"stopped": "SIGTERM"},
+    )
+    with pytest.raises(
+        Interrupted, match="stopped by SIGTERM at step 2 of run; run the same command"
+    ) as ended:
+        runs.finish_run(config, *folders, run, Silent())
+    assert ended.value.number == signal.SIGTERM
+    before = json.loads((run / "ablate.json").read_text())["seconds"]
+    (run / "metrics.json").unlink()
+    monkeypatch.setattr(runs, "train", original)
+    figures = runs.finish_run(config, *folders, run, Silent())
+    assert figures["seconds"] > before > 0
+    assert (run / "checkpoints" / "step-00000008").is_dir()
+
+
+def test_a_killed_table_resumes_to_the_same_figures(
+    made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path
+) -> None:
+    folders = ["--train", made[0].out / "train", "--val", made[0].out / "held-out", "--out", tmp_path / "out"]
+    options = [word for value in (*SMALL, "train.checkpoint_every=1") for word in ("--set", value)]
+    words = [str(word) for word in ("ablate", "table4", "--seeds", "1", *folders, *options)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cckt", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    second = tmp_path / "out" / "table4" / "guidance-0" / "checkpoints"
+    deadline = time.monotonic() + 900  # for a busy machine
+    while not list(second.glob("step-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.kill()
+    _, output = process.communicate()
+    assert list(second.glob("step-*")), output.decode()
+    plan = replace(made[0], out=tmp_path / "out", train=made[0].out / "train", val=made[0].out / "held-out")
+    answer = ablate("table4", replace(plan, seeds=1, overrides=(*SMALL, "train.checkpoint_every=1")))
+    for row, known in zip(answer["rows"], made[1]["rows"], strict=True):
+        for figure in ("ap50_base", "ap50_novel", "ap"):
+            assert row["runs"][0][figure] == known["runs"][0][figure], row["key"]
