@@ -164,6 +164,19 @@ def test_odd_tables_are_not_imported(world: World, tmp_path: Path, table: np.nda
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs names as on POSIX")
+def test_a_text_option_must_be_utf8_and_a_file_need_not(world: World, tmp_path: Path) -> None:
+    """Python keeps other bytes of the command line as lone surrogates."""
+    other = os.fsdecode(b"\xff\xfe")
+    photo = world.folder / "photos/0.png"
+    words: Words = ["predict", world.run, photo, "--teacher", world.teacher, "--out", tmp_path / "out"]
+    refused = sentence([*words, "--vocabulary", other])
+    assert r"--vocabulary: found '\udcff\udcfe', which is not UTF-8" in refused
+    figures = tmp_path / f"{other}.json"
+    code, err = ended([*words, "--vocabulary", "cup", "--json", figures])
+    assert code == 0, err
+    assert json.loads(figures.read_text())["photos"] == 1
+
+
 @pytest.mark.parametrize("name", NAMES, ids=range(4))
 def test_names_of_photos(world: World, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "photos"

@@ -1,5 +1,4 @@
-"""The column `proposals/boxes`, its table, and crops of proposals: made, killed, shared, verified, "
-"refused."""
+"""The column `proposals/boxes`, its table, and crops of proposals: made, killed, shared, checked, refused."""
 
 from __future__ import annotations
 
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.columns import proposals as room
 from cckt.cache_builder.columns.all_at_once import cache_photos
 from cckt.cache_builder.columns.crops import CropReader, cache_crops, photo_spans
@@ -23,7 +23,7 @@ from cckt.cache_builder.columns.recompute import verify_data
 from cckt.cache_builder.columns.views import jittered_boxes
 from cckt.cache_builder.doctor import check_data
 from cckt.cache_builder.index import open_index
-from cckt.cache_builder.proposals import Provenance, Selection, list_proposals, open_proposals
+from cckt.cache_builder.proposals import Provenance, Selection, leak, list_proposals, open_proposals
 from cckt.cache_builder.store import column_info, diff_columns, open_column, pull, repair_command
 from cckt.cache_builder.teacher.clip import Teacher
 from tests.cache_builder.column_samples import tree
@@ -35,8 +35,7 @@ BAD = np.array([[0.0, 0.0, 0.05, 0.05]])
 
 
 class Corners:
-    """A proposer for tests: boxes that depend on the pixels; none for photo 4, which is recognised by its "
-    "size."""
+    """A proposer for tests: boxes that depend on the pixels; none for photo 4, known by its size."""
 
     def __init__(self, empty: tuple[int, int] | None = None, small: bool = False) -> None:
         self.provenance = Provenance("detector", "corners", "sha256:w", saw_novel="no")
@@ -302,3 +301,28 @@ def test_jitter_of_a_proposal_depends_on_its_image_and_rank(data: Path) -> None:
     np.testing.assert_array_equal(jittered_boxes(table, rows[3:5], 1), moved[3:5])
     assert (moved != table.box_xyxy).any(1).all()
     assert (moved != jittered_boxes(table, rows, 2)).any(1).all()
+
+
+def test_a_leak_is_told_before_the_detector_works(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Notes(Silent):
+        def __init__(self) -> None:
+            self.told: list[str] = []
+
+        def note(self, message: str) -> None:
+            self.told.append(message)
+
+    class Stop(Exception):
+        pass
+
+    class Stopped(Corners):
+        def propose(self, views: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+            raise Stop
+
+    monkeypatch.setattr(leak, "is_guarded", lambda index: True)
+    proposer, notes = Stopped(), Notes()
+    proposer.provenance = Provenance("detector", "corners", "sha256:w", saw_novel="yes")
+    with pytest.raises(Stop):
+        make(data, proposer=proposer, progress=notes)
+    (told,) = notes.told
+    assert told.startswith("warning: detector corners")
+    assert told.endswith("training under an open-vocabulary protocol refuses it")
