@@ -27,8 +27,9 @@ from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config, changed
 from cckt.detector.data.dataset import used_images
 from cckt.detector.data.schedule import Schedule
+from cckt.detector.runs.checkpoints import newest_checkpoint
 from cckt.detector.runs.json_fields import as_written
-from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config
+from cckt.detector.runs.run_folder import Facts, read_json, run_config
 from cckt.detector.training.train import train
 
 LABELS = {

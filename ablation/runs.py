@@ -26,9 +26,10 @@ from cckt.detector.evaluation.evaluate import evaluate_detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.inference_loop import Variant, infer
 from cckt.detector.inference.inference_model import load_inference_model
+from cckt.detector.runs.checkpoints import newest_checkpoint
 from cckt.detector.runs.folder_guard import require_own_or_empty
 from cckt.detector.runs.json_fields import as_written
-from cckt.detector.runs.run_folder import Facts, newest_checkpoint, read_json, run_config
+from cckt.detector.runs.run_folder import Facts, read_json, run_config
 from cckt.detector.training.preflight import check_batch, check_validation, gather
 from cckt.detector.training.train import finished, train
 

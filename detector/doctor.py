@@ -20,8 +20,9 @@ from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config
 from cckt.detector.data.schedule import Schedule
 from cckt.detector.inference.inference_model import load_inference_model
+from cckt.detector.runs.checkpoints import newest_checkpoint
 from cckt.detector.runs.file_digests import DIGESTS_FILE, accept, recorded_problems
-from cckt.detector.runs.run_folder import Facts, newest_checkpoint, run_config
+from cckt.detector.runs.run_folder import Facts, run_config
 from cckt.detector.students.build import build_student
 from cckt.detector.students.precision import emulation_note
 from cckt.detector.training.forecast import warnings

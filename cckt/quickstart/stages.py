@@ -17,8 +17,9 @@ from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.evaluation.protocols import SPLIT_FIGURES
+from cckt.detector.runs.checkpoints import newest_checkpoint
 from cckt.detector.runs.json_fields import as_written
-from cckt.detector.runs.run_folder import newest_checkpoint, read_json, run_config
+from cckt.detector.runs.run_folder import read_json, run_config
 from cckt.detector.training.train import finished, train
 from cckt.quickstart.plan import QuickstartPlan
 

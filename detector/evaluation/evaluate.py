@@ -45,8 +45,9 @@ from cckt.detector.inference.inference_model import InferenceModel, inference_mo
 from cckt.detector.inference.own_evaluation import calibration_of_run
 from cckt.detector.inference.result_folders import require_own_evaluation
 from cckt.detector.ranks.world import World, joined
+from cckt.detector.runs.checkpoints import evaluation_weights
 from cckt.detector.runs.file_digests import recorded
-from cckt.detector.runs.run_folder import Facts, evaluation_weights
+from cckt.detector.runs.run_folder import Facts
 from cckt.detector.students.contract import Student
 
 

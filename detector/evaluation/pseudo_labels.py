@@ -22,7 +22,8 @@ from cckt.detector.evaluation.inference_loop import infer
 from cckt.detector.evaluation.match_detections import iou
 from cckt.detector.inference.confirm import Confirmation
 from cckt.detector.inference.inference_model import load_inference_model
-from cckt.detector.runs.run_folder import Facts, evaluation_weights, run_config
+from cckt.detector.runs.checkpoints import evaluation_weights
+from cckt.detector.runs.run_folder import Facts, run_config
 
 OVERLAP = 0.5
 """IoU from which a detection counts as an existing box, whatever the concept of that box."""

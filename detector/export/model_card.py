@@ -17,15 +17,10 @@ from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.detector.config.config import Config, save_config
 from cckt.detector.evaluation.metrics import LABELS, percent
 from cckt.detector.runs.base_text import BASE_TEXT_FILE, load_base_text
+from cckt.detector.runs.checkpoints import evaluation_weights
 from cckt.detector.runs.file_digests import check_recorded, record
-from cckt.detector.runs.run_folder import (
-    Facts,
-    evaluation_figures,
-    evaluation_weights,
-    load_weights,
-    run_config,
-    save_weights,
-)
+from cckt.detector.runs.run_folder import Facts, evaluation_figures, run_config
+from cckt.detector.runs.weights import load_weights, save_weights
 
 
 def export_folder(run: Path, out: Path, *, licence: str = "other") -> Path:

@@ -19,7 +19,9 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config
 from cckt.detector.config.train import Precision
 from cckt.detector.data.transforms import apply_to_image, eval_view, normalise, pad_batch
-from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_into, load_weights, run_config
+from cckt.detector.runs.checkpoints import evaluation_weights
+from cckt.detector.runs.run_folder import Facts, run_config
+from cckt.detector.runs.weights import load_into, load_weights
 from cckt.detector.students.backbones.cpu_backbone import prepare_for_cpu
 from cckt.detector.students.build import build_student
 from cckt.detector.students.contract import PresentText, Student, StudentOutput

@@ -28,7 +28,7 @@ from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
 from cckt.detector.inference.photo_sources import CARD
 from cckt.detector.inference.prediction import Prediction
-from cckt.detector.runs.run_folder import evaluation_weights
+from cckt.detector.runs.checkpoints import evaluation_weights
 
 FILE = "predictions.partial"
 _KEY = "cckt predict"

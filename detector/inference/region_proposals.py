@@ -23,7 +23,8 @@ from cckt.cache_builder.proposals import Provenance
 from cckt.detector.config.train import Precision
 from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.runs.base_text import load_base_text
-from cckt.detector.runs.run_folder import Facts, evaluation_weights
+from cckt.detector.runs.checkpoints import evaluation_weights
+from cckt.detector.runs.run_folder import Facts
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import MASKED
 from cckt.detector.students.precision import computed_precision

@@ -27,9 +27,10 @@ from cckt.detector.report.errors import classify, costs
 from cckt.detector.report.log import read_log
 from cckt.detector.report.matrix import confusion_matrix
 from cckt.detector.report.priors import prior_quality, sweep_priors
+from cckt.detector.runs.checkpoints import evaluation_weights
 from cckt.detector.runs.file_digests import read_digests, record, recorded
 from cckt.detector.runs.json_fields import as_written
-from cckt.detector.runs.run_folder import Facts, evaluation_weights, read_json, run_config
+from cckt.detector.runs.run_folder import Facts, read_json, run_config
 
 
 @dataclass(frozen=True)

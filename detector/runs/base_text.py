@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.runs.run_folder import Facts, load_weights, save_weights
+from cckt.detector.runs.run_folder import Facts
+from cckt.detector.runs.weights import load_weights, save_weights
 
 BASE_TEXT_FILE = "base_text.safetensors"
 

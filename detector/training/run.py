@@ -19,9 +19,11 @@ from cckt.detector.data.schedule import Schedule
 from cckt.detector.losses.objective import Objective
 from cckt.detector.losses.terms.term import RunInputs
 from cckt.detector.ranks.world import World
-from cckt.detector.runs import run_folder as store
 from cckt.detector.runs.base_text import BASE_TEXT_FILE, save_base_text
+from cckt.detector.runs.checkpoints import load_state, newest_checkpoint, remove_leftovers, save_checkpoint
 from cckt.detector.runs.file_digests import recorded
+from cckt.detector.runs.run_folder import Facts, read_fields, run_config
+from cckt.detector.runs.weights import load_into, load_weights
 from cckt.detector.students.build import build_student
 from cckt.detector.training.optim import MovingAverage, build_optimizer
 from cckt.detector.training.preflight import Ingredients
@@ -82,12 +84,12 @@ class Folders:
     @staticmethod
     def load(run: Path) -> Folders:
         """Read data.json. Raises UserError if `run` is not a run folder or has no data.json (old runs)."""
-        store.run_config(run)
+        run_config(run)
         if not (run / "data.json").is_file():
             raise UserError(
                 f"{run}: found no data.json, expected one that names the training data; give --train FOLDER."
             )
-        return store.read_fields(run / "data.json", Folders, "the data folders of a run")
+        return read_fields(run / "data.json", Folders, "the data folders of a run")
 
 
 class Run:
@@ -155,7 +157,7 @@ class Run:
         Raises UserError if the folder holds a run and `resume` is false, if it holds no intact checkpoint, or
         if that run has other options or data.
         """
-        found, torn = store.newest_checkpoint(self.out)
+        found, torn = newest_checkpoint(self.out)
         if resume:
             self._check_same()
             for line in torn:
@@ -178,7 +180,7 @@ class Run:
                 raise UserError(
                     f"--out {self.out}: the folder cannot be created ({error.strerror}); give another --out."
                 ) from None
-            store.remove_leftovers(self.out, self.step, self._kept)
+            remove_leftovers(self.out, self.step, self._kept)
             with recorded(
                 self.out, "config.toml", "versions.json", "data.json", "facts.json", BASE_TEXT_FILE
             ):
@@ -198,7 +200,7 @@ class Run:
         return weights * (3 if self.average is None else 4)
 
     def _check_same(self) -> None:
-        before, after = (config.options() for config in (store.run_config(self.out), self.config))
+        before, after = (config.options() for config in (run_config(self.out), self.config))
         fixed = {"prior"} if self.config.trains_on_priors else set()
         for option, value in after.items():
             free = option in MAY_CHANGE and option.partition(".")[0] not in fixed
@@ -207,7 +209,7 @@ class Run:
                     f"option {option}: found {value!r}, but the run in {self.out} was started with "
                     f"{before.get(option)!r}; resume with that value, or start another run."
                 )
-        facts, now = store.Facts.load(self.out), self.ingredients.facts
+        facts, now = Facts.load(self.out), self.ingredients.facts
         # Earlier versions did not record it, and a corrected statement on a maker changes no row.
         facts = replace(facts, learned_from=now.learned_from)
         if facts != now:
@@ -219,15 +221,15 @@ class Run:
 
     def _restore(self, folder: Path) -> None:
         path = folder / "model.safetensors"
-        store.load_into(self.model, store.load_weights(path), path)
-        state = store.load_state(folder)
+        load_into(self.model, load_weights(path), path)
+        state = load_state(folder)
         if self.objective.state_dict():
             path = folder / "objective.safetensors"
-            store.load_into(self.objective, store.load_weights(path), path)
+            load_into(self.objective, load_weights(path), path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.stepper.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
-            self.average.load(store.load_weights(folder / "average.safetensors"), state["average_updates"])
+            self.average.load(load_weights(folder / "average.safetensors"), state["average_updates"])
         self.step, self.best = state["step"], state["best"]
         self.evaluated = state.get("evaluated", self.step)
         self.monitor_state = {
@@ -252,7 +254,7 @@ class Run:
             "best": self.best,
             "evaluated": self.evaluated,
         }
-        store.save_checkpoint(self.out, self.step, weights, state, self._kept)
+        save_checkpoint(self.out, self.step, weights, state, self._kept)
         self.saved = (self.step, self.evaluated)
 
     def evaluated_weights(self) -> dict[str, Tensor]:

@@ -17,7 +17,9 @@ from cckt.cache_builder.index import Index
 from cckt.cache_builder.proposals import Provenance, find_leak, is_guarded
 from cckt.cache_builder.proposals.provenance import check_saw_novel
 from cckt.detector.inference.region_proposals import provenance_of as run_provenance
-from cckt.detector.runs.run_folder import Facts, evaluation_weights, load_weights
+from cckt.detector.runs.checkpoints import evaluation_weights
+from cckt.detector.runs.run_folder import Facts
+from cckt.detector.runs.weights import load_weights
 from cckt.detector.training.public_names import library_of, with_our_names
 
 

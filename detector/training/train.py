@@ -22,11 +22,12 @@ from cckt.detector.data.schedule import Schedule
 from cckt.detector.evaluation.evaluate import evaluate_model
 from cckt.detector.evaluation.inference_loop import Abandoned
 from cckt.detector.ranks.world import joined
-from cckt.detector.runs import run_folder as store
 from cckt.detector.runs.file_digests import forget, record, recorded
 from cckt.detector.runs.folder_guard import training_lock
 from cckt.detector.runs.json_fields import as_written
 from cckt.detector.runs.log import LOG_FILE, RunLog, check_wandb
+from cckt.detector.runs.run_folder import Facts, read_json
+from cckt.detector.runs.weights import save_weights
 from cckt.detector.training.forecast import warnings
 from cckt.detector.training.monitor import Monitor
 from cckt.detector.training.preflight import (
@@ -93,7 +94,7 @@ def train(
         ingredients = gather(config, train_data)
         makers: list[dict[str, Any]] = []
         if resume and (out / "facts.json").is_file():
-            makers = store.Facts.load(out).started_from
+            makers = Facts.load(out).started_from
         elif start is not None and not resume:
             found = provenance_of(start, saw_novel)
             require_clean_start(found, ingredients.photos.index, config.recipe)
@@ -131,7 +132,7 @@ def finished(run: Path) -> dict[str, Any]:
     """Return the final evaluation of a run; {} if it is not finished or had no validation data."""
     if not (run / "metrics.json").is_file():
         return {}
-    metrics = store.read_json(run / "metrics.json", "a run folder")
+    metrics = read_json(run / "metrics.json", "a run folder")
     with as_written(run / "metrics.json"):
         return {} if metrics["stopped"] else dict(metrics["evaluation"])
 
@@ -162,7 +163,7 @@ class _Loop:
             self._require_progress()
             if self.world.first:
                 with recorded(run.out, "model.safetensors"):
-                    store.save_weights(run.out / "model.safetensors", run.evaluated_weights())
+                    save_weights(run.out / "model.safetensors", run.evaluated_weights())
             try:
                 evaluation = self._evaluate()
             except Abandoned:
@@ -277,7 +278,7 @@ class _Loop:
             run.best = value
             if self.world.first:
                 with recorded(run.out, "best.safetensors"):
-                    store.save_weights(run.out / "best.safetensors", run.evaluated_weights())
+                    save_weights(run.out / "best.safetensors", run.evaluated_weights())
         run.evaluated = run.step
         run.save(self.monitor.state())
         self.monitor.restart_clock()

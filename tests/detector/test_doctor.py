@@ -11,7 +11,7 @@ from cckt.cache_builder.doctor import Finding
 from cckt.cache_builder.index import build_index, open_index
 from cckt.detector.config.config import apply_overrides
 from cckt.detector.doctor import check_evaluation, check_recipe, check_run, check_training, check_unseen
-from cckt.detector.runs.run_folder import newest_checkpoint
+from cckt.detector.runs.checkpoints import newest_checkpoint
 from cckt.detector.students.build import STUDENTS
 from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.training.train import train

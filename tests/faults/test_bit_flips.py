@@ -21,8 +21,10 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import index_problems, open_index
 from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.store import list_columns, open_writer, verify_column
+from cckt.detector.runs.checkpoints import newest_checkpoint
 from cckt.detector.runs.file_digests import check_recorded, read_digests, recorded_problems
-from cckt.detector.runs.run_folder import Facts, load_weights, newest_checkpoint, read_json, run_config
+from cckt.detector.runs.run_folder import Facts, read_json, run_config
+from cckt.detector.runs.weights import load_weights
 from tests.cache_builder.column_samples import crops_spec, make, tree
 from tests.commands.front import World
 from tests.faults.conftest import Tell

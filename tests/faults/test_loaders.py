@@ -24,7 +24,7 @@ from cckt.cache_builder.mllm.wrapping import Wrapping
 from cckt.cache_builder.teacher.clip import load_teacher
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config, changed
-from cckt.detector.runs.run_folder import load_state
+from cckt.detector.runs.checkpoints import load_state
 from cckt.detector.students.backbones.backbone import Backbone
 from tests.cache_builder.detectors.detector_models import write_detector
 from tests.cache_builder.mllm.mllm_models import build_parts

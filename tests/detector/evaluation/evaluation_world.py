@@ -25,7 +25,8 @@ from cckt.detector.config.config import (
 from cckt.detector.evaluation.ground_truth import GroundTruth
 from cckt.detector.evaluation.locate import LocatedDetections
 from cckt.detector.inference.inference_model import InferenceModel
-from cckt.detector.runs.run_folder import Facts, load_weights, save_weights
+from cckt.detector.runs.run_folder import Facts
+from cckt.detector.runs.weights import load_weights, save_weights
 from cckt.detector.students.boxes import to_xyxy
 from cckt.detector.students.contract import PresentText
 from cckt.detector.students.deformable_detr.model import DeformableDETR

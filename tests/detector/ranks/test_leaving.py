@@ -19,7 +19,7 @@ from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.index import open_index
 from cckt.detector.data.dataset import TrainingPhotos, batches
 from cckt.detector.data.schedule import Schedule
-from cckt.detector.runs import run_folder as store
+from cckt.detector.runs import checkpoints
 from cckt.detector.training import run as run_module
 from cckt.detector.training.train import finished, train
 from tests.detector.tiny import CONCEPTS, make_data, tiny_config, write_column
@@ -97,7 +97,7 @@ def test_a_signal_stops_an_evaluation_which_runs_after_the_resume(
     assert (metrics["stopped"], metrics["step"]) == ("SIGTERM", 3 * evaluation)
     assert evaluations(run) == [3 * n for n in range(1, evaluation)]
     assert finished(run) == {}
-    newest, _ = store.newest_checkpoint(run)
+    newest, _ = checkpoints.newest_checkpoint(run)
     assert newest is not None
     assert newest.name == f"step-{3 * evaluation:08d}"
     train(tiny_config(*options), folder, folder, run, resume=True)
@@ -111,9 +111,9 @@ def test_a_signal_stops_an_evaluation_which_runs_after_the_resume(
 def test_the_best_value_of_the_last_evaluation_is_saved(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_config(*OFTEN), folder, folder, run, max_steps=4)
-    newest, _ = store.newest_checkpoint(run)
+    newest, _ = checkpoints.newest_checkpoint(run)
     assert newest is not None
-    assert store.load_state(newest)["best"] >= 0
+    assert checkpoints.load_state(newest)["best"] >= 0
 
 
 def test_a_group_signal_leaves_workers_running_until_the_checkpoint_is_written(
@@ -144,7 +144,7 @@ def test_a_group_signal_leaves_workers_running_until_the_checkpoint_is_written(
         os.killpg(process.pid, signal.SIGTERM)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out.strip()) == (0, "SIGTERM"), err
-    newest, torn = store.newest_checkpoint(run)
+    newest, torn = checkpoints.newest_checkpoint(run)
     assert newest is not None
     assert torn == []
 
@@ -163,14 +163,14 @@ def test_prefetched_batches_are_the_same_batches(folder: Path) -> None:
 def test_a_full_disk_is_reported_and_no_partial_checkpoint_remains(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, whole = tmp_path / "run", store.write_bytes
+    run, whole = tmp_path / "run", checkpoints.write_bytes
 
     def write_bytes(path: Path, content: bytes) -> None:
         if "step-00000004" in str(path) and path.name == "state.pt":
             raise OSError(errno.ENOSPC, "No space left on device")
         whole(path, content)
 
-    monkeypatch.setattr(store, "write_bytes", write_bytes)
+    monkeypatch.setattr(checkpoints, "write_bytes", write_bytes)
     config = tiny_config("train.checkpoint_every=2")
     with pytest.raises(UserError, match=r"step-00000004: the checkpoint could not .*No space left.*--resume"):
         train(config, folder, None, run)
@@ -206,10 +206,10 @@ def test_a_run_without_an_intact_checkpoint_cannot_be_resumed(folder: Path, tmp_
 def test_a_resumed_finished_run_is_evaluated_by_its_new_weights(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_config(), folder, folder, run, max_steps=2)
-    assert store.evaluation_weights(run).parent == run
+    assert checkpoints.evaluation_weights(run).parent == run
     assert finished(run)
     train(tiny_config(), folder, folder, run, resume=True, stop_after=2)
-    assert store.evaluation_weights(run).parent.name == "step-00000004"
+    assert checkpoints.evaluation_weights(run).parent.name == "step-00000004"
     assert finished(run) == {}
     assert json.loads((run / "metrics.json").read_text())["stopped"] == "stop_after"
 

@@ -23,7 +23,7 @@ from cckt.detector.config.config import save_config
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.ranks import world
 from cckt.detector.ranks.world import joined
-from cckt.detector.runs import run_folder as store
+from cckt.detector.runs import weights as weight_files
 from cckt.detector.training.train import train
 from tests.detector.evaluation import evaluation_world
 from tests.detector.tiny import free_port, make_data, tiny_config
@@ -103,9 +103,9 @@ def test_an_evaluation_error_is_raised_on_every_rank(tmp_path):
     index = evaluation_world.make_data(tmp_path / "world", photos=2)
     evaluation_world.add_column(index, "text", evaluation_world.unit_rows(4))
     run = evaluation_world.make_run(tmp_path / "run", evaluation_world.small_config(guidance=False))
-    learnt = store.load_weights(run / "model.safetensors")
+    learnt = weight_files.load_weights(run / "model.safetensors")
     broken = {name: value * float("nan") if "region" in name else value for name, value in learnt.items()}
-    store.save_weights(run / "model.safetensors", broken)
+    weight_files.save_weights(run / "model.safetensors", broken)
     assert codes(start(3, evaluate_rank, run, index.folder, tmp_path / "out")) == [2, 2, 2]
     for rank in range(3):
         assert "expected finite weights" in (tmp_path / "out" / f"message-{rank}").read_text()

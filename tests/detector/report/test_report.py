@@ -21,7 +21,7 @@ from cckt.detector.report import write_report
 from cckt.detector.report.gallery import SHARES
 from cckt.detector.report.write import render
 from cckt.detector.runs.file_digests import accept
-from cckt.detector.runs.run_folder import load_weights, save_weights
+from cckt.detector.runs.weights import load_weights, save_weights
 from tests.detector.evaluation.evaluation_world import (
     add_column,
     make_data,

@@ -9,7 +9,7 @@ import signal
 import torch
 
 from cckt.cache_builder.base.progress import Silent
-from cckt.detector.runs import run_folder as store
+from cckt.detector.runs import checkpoints
 from cckt.detector.training.train import train
 from tests.detector.tiny import make_data, tiny_config
 from tests.detector.training.test_train import curve, equal, weights
@@ -52,13 +52,13 @@ def session(folder, run, steps=0, in_checkpoint=False):
         try:
             torch.set_num_threads(1)
             if in_checkpoint:
-                whole = store.write_json
+                whole = checkpoints.write_json
 
                 def write_json(path, value):
                     return die() if path.name == "files.json" else whole(path, value)
 
-                store.write_json = write_json
-            resume = store.newest_checkpoint(run)[0] is not None
+                checkpoints.write_json = write_json
+            resume = checkpoints.newest_checkpoint(run)[0] is not None
             killer = Killer(0 if in_checkpoint else steps)
             train(tiny_config(*OPTIONS), folder, None, run, resume=resume, progress=killer)
             status = 0
@@ -75,7 +75,7 @@ def test_five_kills_change_no_loss_and_no_weight(tmp_path):
     for kill in range(KILLS):
         ended = session(folder, killed, rng.randint(1, 5), in_checkpoint=kill == 2)
         assert ended == -signal.SIGKILL
-        newest, torn = store.newest_checkpoint(killed)
+        newest, torn = checkpoints.newest_checkpoint(killed)
         assert torn == [], "found a partial checkpoint"
         step = 0 if newest is None else int(newest.name.removeprefix("step-"))
         assert before <= step < 18

@@ -14,7 +14,8 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import build_index, open_index
 from cckt.detector.config.config import Config
 from cckt.detector.evaluation.evaluation_set import check_start
-from cckt.detector.runs.run_folder import Facts, save_weights
+from cckt.detector.runs.run_folder import Facts
+from cckt.detector.runs.weights import save_weights
 from cckt.detector.students.build import build_student
 from cckt.detector.students.deformable_detr.model import DeformableDETR
 from cckt.detector.training.public_names import library_of, with_our_names

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.detector.runs.run_folder import save_weights
+from cckt.detector.runs.weights import save_weights
 from cckt.detector.training.start_weights import start_from
 
 

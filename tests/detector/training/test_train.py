@@ -15,7 +15,8 @@ from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.store import open_column
 from cckt.detector.ranks.world import World
-from cckt.detector.runs import run_folder as store
+from cckt.detector.runs import checkpoints, run_folder
+from cckt.detector.runs import weights as weight_files
 from cckt.detector.runs.base_text import load_base_text
 from cckt.detector.runs.folder_guard import training_lock
 from cckt.detector.students.deformable_detr.model import DeformableDETR
@@ -38,7 +39,7 @@ def curve(run):
 
 
 def weights(run):
-    return store.load_weights(run / "model.safetensors")
+    return weight_files.load_weights(run / "model.safetensors")
 
 
 def equal(a, b):
@@ -65,7 +66,7 @@ def test_a_finished_run_has_a_complete_folder(unbroken):
     assert metrics["step"] == 9
     assert metrics["epochs"] == 3
     assert metrics["stopped"] == ""
-    assert store.run_config(run) == tiny_config(*EMA)
+    assert run_folder.run_config(run) == tiny_config(*EMA)
     assert json.loads((run / "metrics.json").read_text()) == metrics
     assert json.loads((run / "versions.json").read_text())["torch"] == importlib.metadata.version("torch")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -77,10 +78,10 @@ def test_a_finished_run_has_a_complete_folder(unbroken):
     assert [line["lr"] for line in lines] == pytest.approx([1e-4] * 6 + [1e-5] * 3)
     assert any((run / "tensorboard").iterdir())
     assert not list(run.rglob("*.partial"))
-    newest, torn = store.newest_checkpoint(run)
+    newest, torn = checkpoints.newest_checkpoint(run)
     assert newest.name == "step-00000009"
     assert torn == []
-    assert equal(weights(run), store.load_weights(newest / "average.safetensors"))
+    assert equal(weights(run), weight_files.load_weights(newest / "average.safetensors"))
 
 
 def test_equal_seeds_give_equal_runs_and_others_do_not(folder, unbroken, tmp_path):
@@ -200,7 +201,7 @@ def test_a_diverged_run_stops_with_its_batch_saved(folder, tmp_path, monkeypatch
     ):
         train(config, folder, None, tmp_path / "run")
     saved = next((tmp_path / "run").glob("nonfinite-*.safetensors"))
-    assert store.load_weights(saved)["images.0"].dtype == torch.uint8
+    assert weight_files.load_weights(saved)["images.0"].dtype == torch.uint8
 
 
 def test_training_with_more_present_concepts_than_queries_works(folder, tmp_path):
@@ -268,7 +269,7 @@ def test_other_files_are_not_replaced(folder, tmp_path):
 
 def test_a_run_keeps_the_text_of_its_base_concepts(unbroken, folder):
     run, _ = unbroken
-    facts = store.Facts.load(run)
+    facts = run_folder.Facts.load(run)
     column = open_column(folder, "text")
     rows = open_index(folder).concepts.rows("base")
     np.testing.assert_allclose(load_base_text(run, facts), column.take(rows), atol=1e-6)
