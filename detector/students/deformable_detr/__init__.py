@@ -13,6 +13,7 @@ positions.py          sine positions, centres of cells, inverse sigmoid
 guidance.py           language queries: dealing of queries to concepts
 query_init.py         first boxes of the queries, from encoder cells
 denoise.py            denoising queries
+query_groups.py       queries of a training step in groups, and what each may see
 outputs.py            dataclasses that these files exchange
 criterion.py          matching and detection losses
 """

@@ -6,8 +6,6 @@ training step (N, their copies, and Q denoising queries), C concepts, D width of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +29,7 @@ from cckt.detector.students.deformable_detr.outputs import (
     EncoderCells,
     TrainingQueries,
 )
+from cckt.detector.students.deformable_detr.query_groups import Queries, attention_mask, split_output
 from cckt.detector.students.deformable_detr.query_init import BoxPosition, ProposalHead, choose_cells
 from cckt.detector.students.deformable_detr.sampling import has_triton, kernel_fault, require_triton
 from cckt.detector.students.deformable_detr.transformer import DeformableTransformer, Encoded
@@ -131,7 +130,7 @@ class DeformableDETR(Student):
         output = self.heads(states, boxes, text)
         queries_only = states[:, :, : self.config.model.queries]
         further = self._hierarchical(queries_only) | {"image": encoded.image, "dense": encoded.dense}
-        return _split(output, further, cells, self.config.model.queries, training)
+        return split_output(output, further, cells, self.config.model.queries, training)
 
     def region_proposals(self, encoded: Encoded, text: Tensor) -> AgnosticRegions:
         """Return the boxes of the queries, then those of the encoder cells.
@@ -285,65 +284,8 @@ class DeformableDETR(Student):
         return StudentOutput(boxes, torch.stack(logits), region)
 
 
-@dataclass(frozen=True)
-class Queries:
-    """Inputs of the decoder: content and position (B, A, d), and first boxes (B, A, 4) or None."""
-
-    content: Tensor
-    position: Tensor
-    first_boxes: Tensor | None
-
-
-def _split(
-    output: StudentOutput,
-    further: dict[str, Tensor | EncoderCells | None],
-    cells: EncoderCells | None,
-    queries: int,
-    training: TrainingQueries | None,
-) -> DeformableOutput:
-    """Split the output of all queries into that of the N queries, of their copies, and of the denoising
-    queries. further: optional outputs of the N queries, by name."""
-
-    def part(first: int, last: int | None) -> StudentOutput:
-        at = slice(first, last)
-        return StudentOutput(output.boxes[:, :, at], output.logits[:, :, at], output.region[:, :, at])
-
-    if training is None:
-        whole = DeformableOutput(output.boxes, output.logits, output.region, cells=cells)
-        return replace(whole, **further)  # type: ignore[arg-type]
-    own, copies = part(0, queries), queries if training.copies else 0
-    split = DeformableOutput(
-        own.boxes,
-        own.logits,
-        own.region,
-        cells=cells,
-        noised=part(queries + copies, None) if training.noised is not None else None,
-        copies=part(queries, queries + copies) if training.copies else None,
-    )
-    return replace(split, **further)  # type: ignore[arg-type]
-
-
 def _padding_of_levels(padding: Tensor | None, pyramid: list[Tensor]) -> list[Tensor] | None:
     """Return the padding mask at the size of every level (nearest)."""
     if padding is None:
         return None
     return [F.interpolate(padding[None].float(), size=level.shape[-2:])[0].bool() for level in pyramid]
-
-
-def attention_mask(queries: int, copies: bool, groups: int, slots: int, device: torch.device | str) -> Tensor:
-    """Return which queries may attend to which, (A, A) bool over N queries, N copies (if any) and Q denoising
-    ones.
-
-    The queries attend to each other and to nothing else, so that nothing that exists in training only can
-    help them. A copy attends to itself. A denoising query attends to its own group and to the queries.
-    """
-    copied = queries if copies else 0
-    total = queries + copied + slots
-    mask = torch.zeros((total, total), dtype=torch.bool, device=device)
-    mask[:queries, :queries] = True
-    mask.diagonal()[queries : queries + copied] = True
-    if slots:
-        group = torch.arange(slots, device=device) // (slots // groups)
-        mask[queries + copied :, :queries] = True
-        mask[queries + copied :, queries + copied :] = group[:, None] == group[None]
-    return mask

@@ -15,8 +15,8 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, DenoiseConfig, LossConfig, OneToManyConfig
 from cckt.detector.students.deformable_detr.criterion import denoising_loss
 from cckt.detector.students.deformable_detr.denoise import group_count, noised_boxes, noised_queries
-from cckt.detector.students.deformable_detr.model import attention_mask
 from cckt.detector.students.deformable_detr.outputs import NoisedQueries, TrainingQueries
+from cckt.detector.students.deformable_detr.query_groups import attention_mask
 from cckt.detector.students.targets import pad_targets
 from cckt.detector.training.train import train
 from tests.detector.students.samples import (
