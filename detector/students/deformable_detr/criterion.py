@@ -157,7 +157,11 @@ def cell_loss(
 def cell_parts(
     cells: StudentOutput, targets: PaddedTargets, pairs: Pairs, config: LossConfig
 ) -> dict[str, Tensor]:
-    """Return the class-agnostic losses of the cells; those in a pair with a proposal are positives too."""
+    """Return the class-agnostic losses of the cells; those in a pair with a proposal are positives too.
+
+    Their class "object" has the weight of objectness: they choose the queries, so they also learn where
+    `loss.loss_class` is 0 because another head names the objects.
+    """
     goals, found, more = without_concepts(targets), pairs, pairs.proposals
     if more is not None:
         assert targets.proposals is not None, "pairs of proposals without proposals"
@@ -173,7 +177,7 @@ def cell_parts(
             torch.cat([pairs.regions, more.regions], 1),
             torch.cat([pairs.objects, more.objects + objects], 1),
         )
-    return detection_losses(cells, goals, found, config)
+    return detection_losses(cells, goals, found, replace(config, loss_class=config.loss_objectness))
 
 
 def word_loss(
