@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cckt.ablation.plan import AblationPlan, in_epochs
+from cckt.ablation.plan import AblationPlan
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, apply_overrides, changed
-from cckt.detector.config.recipes import recipe
+from cckt.detector.config.recipes import in_epochs, recipe
 from cckt.detector.config.recipes.hdovd import base_only, query_levels, roi_levels
 from cckt.detector.config.recipes.hybrid import hybrid
 

@@ -10,7 +10,7 @@ from typing import Any
 from cckt.ablation.data import Announce, folders, region_columns
 from cckt.ablation.level_rows import LevelRow, level_rows
 from cckt.ablation.page import save
-from cckt.ablation.plan import AblationPlan, differences, in_epochs
+from cckt.ablation.plan import AblationPlan, differences
 from cckt.ablation.runs import (
     FIGURES,
     check_rows,
@@ -29,6 +29,7 @@ from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.columns.text import cache_text
 from cckt.cache_builder.teacher.clip import load_teacher
 from cckt.detector.config.config import Config, changed
+from cckt.detector.config.recipes import in_epochs
 from cckt.detector.evaluation.evaluate import evaluate_detections
 from cckt.detector.evaluation.inference_loop import Variant
 from cckt.detector.runs.json_fields import as_written

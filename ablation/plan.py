@@ -9,7 +9,7 @@ from typing import Any
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, apply_overrides, changed
-from cckt.detector.config.recipes import recipe, without_contrast, without_guidance
+from cckt.detector.config.recipes import in_epochs, recipe, without_contrast, without_guidance
 
 RHOS, LIMITS = (0.70, 0.90), (6, 12)
 """rho and L of Table 6 in the paper."""
@@ -166,19 +166,3 @@ def differences(config: Config, other: Config) -> dict[str, Any]:
     """Return the options in which `other` differs from `config`: "section.name" -> value in `other`."""
     ours = config.options()
     return {name: value for name, value in other.options().items() if value != ours.get(name)}
-
-
-def in_epochs(config: Config, epochs: int) -> Config:
-    """Return the config with `epochs` epochs; lower rates and terms start at the same share of them."""
-    if epochs < 1:
-        raise UserError(f"--epochs {epochs}: expected at least 1.")
-    share = epochs / config.train.epochs
-    last = epochs - 1
-    dropped, again = (
-        min(last, round(epoch * share))
-        for epoch in (config.train.lr_drop_epoch, config.train.lr_second_drop_epoch)
-    )
-    config = changed(config, "train", epochs=epochs, lr_drop_epoch=dropped, lr_second_drop_epoch=again)
-    for name, term in config.terms.items():
-        config = changed(config, f"terms.{name}", first_epoch=min(last, round(term.first_epoch * share)))
-    return config

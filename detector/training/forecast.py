@@ -8,6 +8,7 @@ import torch
 from cckt.cache_builder.base.errors import counted
 from cckt.cache_builder.index import Index
 from cckt.detector.config.config import Config, changed
+from cckt.detector.config.recipes import in_epochs
 from cckt.detector.data.schedule import Schedule
 from cckt.detector.training.preflight import Ingredients
 
@@ -30,18 +31,9 @@ def automatic_epochs(photos: int) -> int:
 def with_epochs(config: Config, epochs: int, photos: int) -> Config:
     """Return the config with this number of epochs; warm-up, drops and terms begin in proportion."""
     steps = epochs * Schedule(photos, config.train.seed, config.train.batch).steps_per_epoch
-    share = epochs / config.train.epochs
-    train = {
-        "epochs": epochs,
-        "warmup_steps": min(config.train.warmup_steps, steps // 10),
-        "lr_drop_epoch": round(config.train.lr_drop_epoch * share),
-        "lr_second_drop_epoch": round(config.train.lr_second_drop_epoch * share),
-    }
-    config = changed(config, "train", **train)
-    for name, term in config.terms.items():
-        if getattr(term, "first_epoch", 0):
-            config = changed(config, f"terms.{name}", first_epoch=round(term.first_epoch * share))
-    return config
+    return changed(
+        in_epochs(config, epochs), "train", warmup_steps=min(config.train.warmup_steps, steps // 10)
+    )
 
 
 def warnings(

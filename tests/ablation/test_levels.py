@@ -15,12 +15,12 @@ from cckt.ablation import AblationPlan, ablate, levels, runs
 from cckt.ablation.level_page import level_checks, level_sentences
 from cckt.ablation.level_rows import CLASS, IMAGE, INSTANCE, level_rows
 from cckt.ablation.page import command, page, rows, sentences
-from cckt.ablation.plan import differences, in_epochs
+from cckt.ablation.plan import differences
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.proposals import open_proposals
 from cckt.detector.config.config import Config
-from cckt.detector.config.recipes import RECIPES, recipe
+from cckt.detector.config.recipes import RECIPES, in_epochs, recipe
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.runs.run_folder import run_config
 from tests.commands.front import SMALL, cckt

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from cckt.ablation import AblationPlan, ablate, runs
-from cckt.ablation.plan import ROWS, in_epochs
+from cckt.ablation.plan import ROWS
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.detector.config.config import Config, changed
-from cckt.detector.config.recipes import RECIPES, plain, recipe
+from cckt.detector.config.recipes import RECIPES, in_epochs, plain, recipe
 from tests.commands.front import SMALL
 
 MICRO: dict[str, Any] = {"photos": 8, "held_out": 6, "overrides": (*SMALL, "prior.rho=0.1")}
@@ -53,7 +53,9 @@ def test_a_shorter_schedule_keeps_its_proportions() -> None:
         10,
     )
     config = in_epochs(Config(), 1)
-    assert (config.train.lr_drop_epoch, config.terms["region_contrast"].first_epoch) == (0, 0)
+    assert (config.train.lr_drop_epoch, config.terms["region_contrast"].first_epoch) == (1, 0), (
+        "one epoch has no lower rate"
+    )
     assert in_epochs(Config(), 36) == Config()
     with pytest.raises(UserError, match="--epochs 0: expected at least 1"):
         in_epochs(Config(), 0)

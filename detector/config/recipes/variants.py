@@ -1,8 +1,33 @@
-"""Variants of a config: with faster training, without guidance, without contrast, or without the method."""
+"""Variants of a config: of another length, with faster training, without guidance, contrast or both."""
 
 from __future__ import annotations
 
+from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, changed
+
+
+def in_epochs(config: Config, epochs: int) -> Config:
+    """Return the config with `epochs` epochs; lower rates and terms start at the same share of them.
+
+    What starts within the schedule starts within the shorter one too, in its last epoch at the latest: a
+    contrast that never starts would leave a similarity that nothing trained.
+    """
+    if epochs < 1:
+        raise UserError(f"--epochs {epochs}: expected at least 1.")
+    before, last = config.train.epochs, epochs - 1
+
+    def at(epoch: int) -> int:
+        share = round(epoch * epochs / before)
+        return min(last, share) if epoch < before else max(epochs, share)
+
+    drops = {name: getattr(config.train, name) for name in ("lr_drop_epoch", "lr_second_drop_epoch")}
+    drops = {
+        name: max(1, at(epoch)) if epoch else 0 for name, epoch in drops.items()
+    }  # never the first epoch
+    config = changed(config, "train", epochs=epochs, **drops)
+    for name, term in config.terms.items():
+        config = changed(config, f"terms.{name}", first_epoch=at(term.first_epoch))
+    return config
 
 
 def faster_training(config: Config, groups: int) -> Config:

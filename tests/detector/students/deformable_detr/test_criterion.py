@@ -1,4 +1,4 @@
-"""One-to-many matching of copies, against all assignments."""
+"""One-to-many matching of copies, against all assignments; cells that choose queries learn to."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cckt.detector.config.config import Config, LossConfig, MatcherConfig, OneToManyConfig
+from cckt.detector.config.config import Config, LossConfig, MatcherConfig, OneToManyConfig, changed
+from cckt.detector.config.recipes import RECIPES, recipe
+from cckt.detector.students.build import build_student
 from cckt.detector.students.detection_loss import detection_losses
 from cckt.detector.students.matching import matching_costs
-from cckt.detector.students.targets import pad_targets
+from cckt.detector.students.targets import ProposalBoxes, Targets, pad_targets
 from tests.detector.students.samples import (
     CONCEPTS,
     QUERIES,
@@ -61,3 +63,28 @@ def test_more_repeats_than_copies_match_each_copy_once() -> None:
     assert found is not None
     assert found.regions.shape == (2, QUERIES)
     assert set(found.objects.flatten().tolist()) <= {0, 1}
+
+
+WITH_CELLS = [
+    name
+    for name in RECIPES
+    if recipe(name).model.student == "deformable_detr" and recipe(name).model.reference != "learned"
+]
+
+
+@pytest.mark.parametrize("name", WITH_CELLS)
+def test_cells_that_choose_the_queries_learn_objectness(name: str) -> None:
+    """Also where no class head is trained: HD-OVD's classes have a head of their own (loss.loss_class 0)."""
+    config = changed(recipe(name), "model", backbone="test_resnet", backbone_weights="none")
+    student = build_student(config, 32, pretrained=False).train()
+    text = torch.nn.functional.normalize(torch.randn(5, 32), dim=1)
+    proposals = None
+    if config.data.proposals:
+        proposals = ProposalBoxes(torch.tensor([[0.2, 0.2, 0.2, 0.2]]), torch.tensor([True]))
+    targets = pad_targets([Targets(torch.tensor([[0.5, 0.5, 0.4, 0.4]]), torch.tensor([1]), {}, proposals)])
+    training = student.training_inputs(targets, text)
+    output = student(torch.randn(1, 3, 64, 64), None, text, None, training)
+    pairs = student.match(output, targets, text)
+    losses = student.detection_loss(output, targets, pairs, torch.tensor([[1]]), training)
+    losses.auxiliary["proposals"].backward()
+    assert student.proposals.objectness.weight.grad.abs().max() > 0
