@@ -175,7 +175,7 @@ def predict(
         config = override_config(detector.model.config, overrides)
         detector.model = replace(detector.model, config=config)
     began, progress = time.monotonic(), TerminalProgress()
-    for note in (*inputs.notes, *(f"{run}: {one}" for one in detector.notes_for(confirm))):
+    for note in (*inputs.notes, *(f"{run}: {one}" for one in detector.notes_for(confirm, classification))):
         progress.note(note)
     options: dict[str, Any] = {
         "classification": classification,

@@ -86,11 +86,15 @@ def detections_of(inferred: InferenceResult, variants: Sequence[Variant]) -> lis
 
 
 def match_requests(dataset: EvaluationSet, requests: Sequence[tuple[Request, Detections]]) -> RequestMatches:
-    """Match the detections of requests at IoU 0.5; those of words outside their request are dropped."""
+    """Match the detections of requests at IoU 0.5; those of words outside their request are dropped.
+
+    A word is novel if the run had no annotated boxes of it, as in `cckt predict`, whatever the split here.
+    """
     truth = ground_truth_of(dataset.index, dataset.protocol)
     annotated = np.zeros((len(truth.image_ids), len(truth.names)), bool)
     annotated[truth.images, truth.concepts] = True
-    novel = truth.in_split("novel")
+    places = {int(row): at for at, row in enumerate(dataset.rows)}
+    novel = ~dataset.base[[places[int(row)] for row in truth.concept_rows]]
     boxes = np.bincount(truth.concepts[~truth.crowd], minlength=len(truth.names))
     parts, to_find = [], np.zeros(2, np.int64)
     for request, detections in requests:

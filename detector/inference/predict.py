@@ -44,6 +44,8 @@ from cckt.detector.inference.vocabulary import (
 from cckt.detector.runs.base_text import load_base_text
 from cckt.detector.runs.run_folder import Facts
 
+Classification = Literal["similarity", "head", "product", "fusion"]
+
 
 class Predictor:
     """A trained run that predicts on images.
@@ -92,27 +94,33 @@ class Predictor:
             confirmed=calibration_of_run(Path(run), confirmed=True),
             base_text=load_base_text(Path(run), facts) if guide is None else None,
         )
-        predictor.scale = replace(predictor.scale, run=str(run))
+        predictor.scale = replace(predictor.scale, run=str(run), scoring=model.config.inference)
         return predictor
 
     @property
     def threshold(self) -> float:
         """Lowest score that `predict` returns by default, from the run's own evaluation; 0.5 without one."""
-        return self.scale.lowest(self._base_text.known)
+        return self._scale().lowest(self._base_text.known)
 
     @property
     def notes(self) -> list[str]:
         """Sentences on what the run lacks for scores that are comparable between vocabularies."""
-        return self.scale.notes(self._base_text.known)
+        return self.notes_for(0)
 
-    def notes_for(self, confirm: int) -> list[str]:
-        """Return `notes`, and one if `confirm` boxes are to be confirmed and were never evaluated so."""
-        return self.notes + (self.scale.confirmed_notes(confirm) if confirm else [])
+    def notes_for(self, confirm: int, classification: str | None = None) -> list[str]:
+        """Return `notes` of scores by a classification (None: that of the run's config), and one if `confirm`
+        boxes are to be confirmed and were never evaluated so."""
+        scale = self._scale(classification)
+        return scale.notes(self._base_text.known) + (scale.confirmed_notes(confirm) if confirm else [])
 
     @property
     def warning(self) -> str:
         """A sentence when no detection of the run's own evaluation is correct; "" otherwise."""
-        return self.scale.warning(self._base_text.known)
+        return self._scale().warning(self._base_text.known)
+
+    def _scale(self, classification: str | None = None) -> ScoreScale:
+        """Return the scale of scores by a classification; None is that of the model's options."""
+        return self.scale.for_scores(self.model.config.inference, classification)
 
     def predict(
         self, images: Photo | Iterable[Photo], vocabulary: Vocabulary | str | Sequence[str], **options: Any
@@ -128,7 +136,7 @@ class Predictor:
         text: Floats | Tensor | None = None,
         priors: Literal["config", "guide", "none"] = "config",
         present: Sequence[str | int] | None = None,
-        classification: Literal["similarity", "head", "product", "fusion"] | None = None,
+        classification: Classification | None = None,
         restrict_to_present: bool | None = None,
         rivals: bool = True,
         multi_label: bool = False,
@@ -208,6 +216,7 @@ class Predictor:
                 "list; give --teacher, or present=[...]."
             )
         fixed = None if present is None else rows_of_concepts(words, present)
+        scale = self._scale(classification)
         settings = BatchSettings(
             words,
             torch.from_numpy(table).to(self.model.device),
@@ -220,11 +229,11 @@ class Predictor:
                 if restrict_to_present is None
                 else restrict_to_present,
             ),
-            self.scale.calibration_of(rivals, bool(confirm)),
+            scale.calibration_of(rivals, bool(confirm)),
             confirmation_by(self.guide, confirm),
             multi_label,
         )
-        floor = self.scale.lowest(rivals, bool(confirm)) if min_score is None else min_score
+        floor = scale.lowest(rivals, bool(confirm)) if min_score is None else min_score
         batches, waiting = BatchPredictor(self.model), iter(source)
         first = 0
         while group := list(islice(waiting, batch or settings.inference.batch)):
@@ -289,7 +298,8 @@ class Predictor:
                 "priors of new images need the run's teacher, and none is given; give --teacher, or --priors "
                 "none."
             )
-        by_config = self.model.guided and self.model.config.prior.source != "none"
+        weighs = self.model.config.inference.prior_weight or self.model.config.inference.restrict_to_present
+        by_config = self.model.config.prior.source != "none" and bool(self.model.guided or weighs)
         return (
             not given and self.guide is not None and (priors == "guide" or (priors == "config" and by_config))
         )

@@ -89,8 +89,10 @@ class Facts:
 
     @property
     def annotated(self) -> set[str]:
-        """Normalised names of the annotated base concepts, without those of `made_base`."""
-        return {normalise_name(name) for name in self.names} - set(map(normalise_name, self.made_base))
+        """Normalised names of the concepts that had annotated boxes in a training of the run: of the base
+        concepts without `made_base`, and of what the weights were trained on that it started from."""
+        own = {normalise_name(name) for name in self.names} - set(map(normalise_name, self.made_base))
+        return own | {normalise_name(name) for maker in self.makers for name in maker.concepts}
 
     @property
     def taught_by(self) -> dict[str, Any] | None:

@@ -102,7 +102,7 @@ def _predict_part(
 ) -> list[Prediction]:
     """Return the predictions of a part of a batch. shape: (height, width) of the batch, in pixels."""
     words, text, inference = settings.words, settings.text, settings.inference
-    output = model.forward(pixels, text, present, shape)
+    output = model.forward(pixels, text, present if model.guided else None, shape)
     base = np.ones(len(text), bool)  # rivals are base concepts
     base[: len(words)] = [word.split == "base" for word in words]
     scores = configured_scores(inference, output, text, model.config.model.tau, present, priors, base)

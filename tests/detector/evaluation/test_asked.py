@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,6 +116,23 @@ def test_figures_of_requests_count_finds_by_split_and_absent_words(world):
     none = request_figures(matches, ScoreCalibration((1.0, 0.0), (1.0, 0.0), 0.95, 1.0))
     assert none["base"]["precision"] is none["ece"] is None
     assert request_rows(none)[0][1] == "–"
+
+
+def test_a_word_is_novel_to_a_run_that_had_no_boxes_of_it_whatever_the_split_here(world):
+    """As in cckt predict: after a training on other classes the split of the index is not that of the run."""
+    run, index = world
+    facts = replace(Facts.load(run), names=["kite", "cat"], category_ids=[3, 1])
+    scene = open_evaluation_set(index.folder, facts)
+    box = np.array([[0.0, 7.0, 8.0, 12.0], [20.0, 7.0, 8.0, 12.0], [10.0, 7.0, 8.0, 12.0]])
+    found = Detections(np.array([13, 13, 13]), np.array([1, 3, 2]), np.array([0.9, 0.8, 0.7]), box)
+    matches = match_requests(scene, [(Request((0, 1, 2), ()), found)])
+    detector = Predictor(load_inference_model(run, "cpu")[0], facts, base_text=unit_rows(4)[[2, 0]])
+    words = detector.prepare("cat, dog, kite", unit_rows(4)[:3])[0]
+    assert [word.split == "novel" for word in words] == [False, True, False]
+    by_score = np.argsort(-matches.scores)
+    assert matches.novel[by_score].tolist() == [False, False, True]  # cat, kite, dog
+    cats, dogs, kites = 4, 3, 2
+    assert matches.boxes == {"base": cats + kites, "novel": dogs}
 
 
 def test_an_evaluation_stores_its_calibration_and_figures_of_requests(world):

@@ -13,6 +13,7 @@ from PIL import Image
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.vocabulary import Concept, Vocabulary
 from cckt.detector.config.config import changed, save_config
+from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.prediction import Prediction
 from cckt.detector.inference.vocabulary import require_teacher_of_run
@@ -277,3 +278,32 @@ def test_supervision_is_required_only_by_to_supervision(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "supervision", None)
     with pytest.raises(UserError, match=r"pip install 'cckt\[supervision\]'"):
         prediction().to_supervision()
+
+
+def test_scores_by_another_classification_are_those_of_the_network(run, photo):
+    calibration = ScoreCalibration((2.0, -1.0), (2.0, -1.0), 0.4, 0.5)
+    detector = Predictor.load(run, device="cpu", guide=SmallGuide())
+    detector.scale = replace(detector.scale, calibration=calibration)
+    for classification, calibrated in ((None, True), ("head", False)):
+        options = {"classification": classification, "min_score": 0.0}
+        (found,) = detector.predict(photo, "forklift, cat", **options)
+        plain = Predictor.load(run, device="cpu", guide=SmallGuide())
+        (raw,) = plain.predict(photo, "forklift, cat", **options)
+        expected = np.sort(calibration.apply(raw.scores, raw.novel) if calibrated else raw.scores)
+        np.testing.assert_allclose(np.sort(found.scores), expected, atol=1e-6)
+
+
+def test_priors_weigh_scores_of_a_run_without_guidance_as_in_its_evaluation(tmp_path, photo):
+    torch.manual_seed(0)
+    config = changed(small_config(guidance=False), "prior", source="clip")
+    found = {}
+    for weight in (0.0, 0.5):
+        weighed = make_run(tmp_path / f"run-{weight}", changed(config, "inference", prior_weight=weight))
+        detector = Predictor.load(weighed, device="cpu", guide=SmallGuide())
+        (by_config,), (none,) = (
+            detector.predict(photo, "forklift, cat", priors=priors, min_score=0.0, **ALONE)
+            for priors in ("config", "none")
+        )
+        assert none.present is None
+        found[weight] = by_config.present is not None, np.allclose(by_config.scores, none.scores)
+    assert found == {0.0: (False, True), 0.5: (True, False)}
