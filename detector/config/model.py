@@ -146,10 +146,10 @@ class LossConfig:
     """Weight of 1 - generalised IoU."""
     loss_proposals: float = 1.0
     """Weight of all losses of the encoder's cells (model.reference); inside, the weights of the decoder
-    apply."""
+    apply, and that of objectness."""
     loss_objectness: float = 2.0
     """Weight of the focal loss of objectness (model.objectness); queries matched to objects and to proposals
-    are its positives (docs/method/hd_ovd.md, eq. 47)."""
+    are its positives (docs/method/hd_ovd.md, eq. 47). The encoder's cells have the same weight."""
     class_target: Literal["focal", "varifocal", "mal"] = "focal"
     """Beyond the paper: what class logits of matched regions learn, with Deformable DETR. "focal": 1;
     "varifocal": the IoU of the region and its object, weighted by it; "mal": that IoU to the power of gamma

@@ -122,7 +122,7 @@ class TrainingPhotos(Dataset[Sample]):
         file = self._file(place.image)
         image, fault = (file, "") if file is not None else self.read(place.image)
         view, targets, given = self._seen(place, bool(fault), rng)
-        present = self._guided(given, rng)
+        present = self._guided(given, rng)[: 0 if fault else None]
         if file is not None:
             return Sample(file, targets, present, place.image, fault, view)
         return Sample(apply_to_image(image, view), targets, present, place.image, fault)
@@ -176,6 +176,8 @@ class TrainingPhotos(Dataset[Sample]):
         given = np.unique(concepts)
         if self.priors is not None and rng.random() < self.config.guidance.priors:
             given = self.priors.of(place.image)
+        if hidden:  # nothing of the photo, nor of what is known about it, is learned or told
+            return view, targets.without_objects(), given[:0]
         return view, targets, given
 
     def _redrawn(self, boxes: Tensor, height: int, width: int, first: View, rng: np.random.Generator) -> View:

@@ -84,15 +84,17 @@ def nouns_of(
     most: int,
     negatives: str,
     ranks: Ranks,
+    width: int,
 ) -> NounBank:
     """Return the nouns of a batch.
 
     concepts: C; a noun id below C is a base concept. most: `data.proposals`. negatives: whose columns take
-    part for an image: its own ("image"), those of the "rank", or of all ranks ("world").
+    part for an image: its own ("image"), those of the "rank", or of all ranks ("world"). width: D of the
+    teacher.
     """
     count = proposal_count(targets, most)
     if not count:
-        return _none(targets)
+        return _none(targets, width)
     assert targets.proposals is not None, "a count of proposals without proposals"
     rows, crops = targets.teacher[NOUN], targets.teacher[PROPOSAL_CROP]
     assert rows.ids is not None, "rows of nouns need ids"
@@ -133,11 +135,10 @@ def nouns_of(
     )
 
 
-def _none(targets: PaddedTargets) -> NounBank:
+def _none(targets: PaddedTargets, width: int) -> NounBank:
     """Return the nouns of a batch without proposals."""
     images = len(targets.boxes)
     boxes, flags = targets.boxes.float(), targets.real
-    width = next((rows.values.shape[-1] for rows in targets.teacher.values()), 0)
     none = boxes.new_zeros((images, 0))
     return NounBank(
         boxes.new_zeros((0, width)),

@@ -38,4 +38,5 @@ class NounTerm(Term):
             self.proposals,
             self.options.negatives,
             step.ranks,
+            self.text.shape[1],
         )

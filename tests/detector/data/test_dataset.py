@@ -13,6 +13,7 @@ from cckt.detector.data.batch import collate
 from cckt.detector.data.dataset import Place, Schedule, TrainingPhotos, batches
 from cckt.detector.data.presence import draw_guidance
 from cckt.detector.data.transforms import View
+from cckt.detector.students.targets import TeacherRows
 from tests.detector.tiny import WIDTH, make_data, tiny_config, unit_rows
 
 STILL = ("data.flip=0", "data.random_crop=false", "data.short_sides=64", "guidance.order=row")
@@ -173,6 +174,23 @@ def test_an_unreadable_photo_becomes_a_black_image_with_a_reason(tmp_path):
     assert not sample.image.any()
     assert len(sample.targets) == 0
     assert photos_of(folder)[Place(0, 0, 2)].fault == ""
+
+
+def test_nothing_that_is_known_about_an_unreadable_photo_is_learned(tmp_path):
+    class Whole:
+        def take(self, view, random):
+            return TeacherRows(torch.ones(1, WIDTH), torch.tensor([True]), "image")
+
+    folder = make_data(tmp_path, photos=4)
+    photos = photos_of(folder, "guidance.add=3.0")
+    photos.rows["image"] = Whole()
+    assert photos[Place(0, 0, 3)].targets.teacher["image"].valid.tolist() == [True]
+    (folder / "photos" / "p3.png").write_bytes(b"no png")
+    photos = photos_of(folder, "guidance.add=3.0")
+    photos.rows["image"] = Whole()
+    sample = photos[Place(0, 0, 3)]
+    assert sample.targets.teacher["image"].valid.tolist() == [False], "a black image is not this photo"
+    assert len(sample.present) == 0
 
 
 def test_without_a_contrastive_loss_crops_are_not_needed(tmp_path, folder):

@@ -199,7 +199,7 @@ def test_without_proposals_the_bank_is_base_texts_and_background() -> None:
     term = prepared(NovelAwareClasses, OPTIONS, scene)
     expected = sum(total for total, _ in slow_loss(scene, OPTIONS))
     bare = [replace(one, proposals=None) for one in scene.targets]
-    scene.targets = [replace(one, teacher={"crop": one.teacher["crop"]}) for one in bare]
+    scene.targets = [replace(one, teacher={}) for one in bare]  # no term reads crops
     scene.pairs = replace(scene.pairs, proposals=None)
     assert float(value(term, scene.step()).detach()) == pytest.approx(expected, rel=1e-4)
     assert NovelAwareClasses.rows_of(OPTIONS, False) == ()
@@ -209,7 +209,9 @@ def test_without_proposals_the_bank_is_base_texts_and_background() -> None:
 def bank_of(term: NovelAwareClasses, scene: Scene) -> Tensor:
     """Base concepts that take part for each image."""
     step = scene.step()
-    nouns = nouns_of(step.targets, term.options, term.constants, CONCEPTS, MOST, "rank", ONE_RANK)
+    nouns = nouns_of(
+        step.targets, term.options, term.constants, CONCEPTS, MOST, "rank", ONE_RANK, term.text.shape[1]
+    )
     return term._kept(step, nouns)[:, :CONCEPTS]
 
 
