@@ -130,6 +130,8 @@ def predict_files(
         return found
     if not found:
         raise UserError(f"{paths[0]}: no frame could be read; give another --every or other videos.")
+    if journal is not None and all(prediction.fault for prediction in found):
+        journal.forget()
     return require_readable(found)
 
 

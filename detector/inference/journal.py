@@ -83,6 +83,10 @@ class Journal:
         self._file.flush()
         self.inputs += 1
 
+    def forget(self) -> None:
+        """Forget the finished inputs, because none could be read: the next command reads them again."""
+        self.inputs = 0
+
     def close(self) -> None:
         """Close the file, which stays for the next command unless no input is finished."""
         self._file.close()

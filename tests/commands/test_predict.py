@@ -258,3 +258,14 @@ def test_a_photo_on_its_side_is_detected_as_a_viewer_shows_it_and_read_back(
     )
     assert told.code == 0, told.err
     assert "their boxes are of the photo as turned (--exif apply)" in told.out
+
+
+def test_a_photo_that_was_mended_is_read_again(call: Call, world: World, tmp_path: Path) -> None:
+    photo, out = tmp_path / "photo.png", tmp_path / "out"
+    photo.write_text("hello")
+    words = ("predict", world.run, photo, "--vocabulary", "cup", "--teacher", world.teacher, "--out", out)
+    assert "give another photo" in call(*words).sentence()
+    assert not out.exists(), "nothing was predicted, so nothing is kept for another command"
+    shutil.copy(world.folder / "photos/0.png", photo)
+    assert call(*words).code == 0
+    assert (out / "predictions.json").is_file()
