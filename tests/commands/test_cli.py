@@ -75,12 +75,11 @@ KEYWORDS = {
 """Values with which a help text may begin."""
 
 
-def test_help_is_fast() -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert python("-m", "cckt", "--help").returncode == 0
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    assert seconds < 0.5, f"expected under 0.5 s of CPU time, found {seconds:.2f}"
+def test_help_loads_no_heavy_library() -> None:
+    """A limit in seconds would fail on a busy machine."""
+    heavy = {"torch", "torchvision", "numpy", "scipy", "PIL", "transformers", "open_clip", "timm", "zarr"}
+    code = "import sys; from cckt import cli; print(cli.run(['--help']), *(set(sys.modules) & HEAVY))"
+    assert python("-c", code.replace("HEAVY", str(heavy))).stdout.splitlines()[-1] == "0"
 
 
 def test_version(call: Call) -> None:
