@@ -42,12 +42,12 @@ def test_a_limit_inside_of_a_limit_leaves_the_outer_one() -> None:
     def both() -> None:
         with pytest.raises(TookTooLong), bounded(0.1):
             time.sleep(60)
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2
         time.sleep(60)
 
-    with pytest.raises(TookTooLong), bounded(0.5):
+    with pytest.raises(TookTooLong), bounded(2):
         both()
-    assert 0.5 <= time.monotonic() - began < 30
+    assert 2 <= time.monotonic() - began < 30
     assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
 
 
