@@ -102,12 +102,7 @@ def gather(config: Config, data: Path) -> Ingredients:
 
 
 def check_used(config: Config, index: Index) -> None:
-    """Raise UserError if no photo is left to train on (`data.drop_empty_photos`), or none has a box."""
-    if not len(index.box_images):
-        raise UserError(
-            f"{index.folder}: has no boxes, expected at least one of a base concept; index the photos with "
-            "--annotations, or let a run find boxes with cckt pseudo."
-        )
+    """Raise UserError if no photo is left to train on (`data.drop_empty_photos`)."""
     if not len(used_images(index, config.data)):
         raise UserError(
             f"{index.folder}: found no photo with a box of a base concept, expected at least one with "

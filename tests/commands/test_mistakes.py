@@ -331,18 +331,3 @@ def test_options_that_do_not_apply_or_are_out_of_range(
         str(places.get(word, within[word[:4]] + word[4:] if word[:4] in within else word)) for word in words
     ]
     assert sentence in call(*filled).sentence()
-
-
-def test_training_needs_a_box(call: Call, world: World, tmp_path: Path) -> None:
-    """Photos without annotations are for cckt pseudo and cckt cache images."""
-    data = tmp_path / "data"
-    assert (
-        call("data", "index", "--images", world.folder / "photos", "--names", "cup", "--out", data).code == 0
-    )
-    words = ("--train", data, "--out", tmp_path / "run", *options())
-    sentence = call("train", "--recipe", "shapeworld", *words).sentence()
-    assert (
-        "has no boxes, expected at least one of a base concept; index the photos with --annotations"
-        in sentence
-    )
-    assert not (tmp_path / "run").exists()
