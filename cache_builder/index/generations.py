@@ -15,6 +15,8 @@ from cckt.cache_builder.base.untrusted.regular_files import read_regular, read_r
 from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER
 
+LISTINGS = 100
+"""How often a listing begins again, at most."""
 KEPT_CARD = re.compile(r"index-[0-9a-f]{16}\.json")
 _TABLES = re.compile(r"tables-[0-9a-f]{16}")
 _COLUMN_DOCUMENTS = (
@@ -57,13 +59,25 @@ def cards(data: Path) -> list[dict[str, Any]]:
 def digests_in_use(data: Path) -> bytes:
     """Return the documents of the data set's columns, one after the other: they hold the digests in use."""
     found = []
-    for pattern in _COLUMN_DOCUMENTS:
-        for path in data.glob(pattern):
-            try:
-                found.append(read_regular(path) if path.is_file() else b"")
-            except OSError:
-                continue
+    for path in _column_documents(data):
+        try:
+            found.append(read_regular(path) if path.is_file() else b"")
+        except OSError:
+            continue
     return b"\n".join(found)
+
+
+def _column_documents(data: Path) -> list[Path]:
+    """Return the documents of the columns. Another maker may remove a folder while it is listed, which ends
+    the listing: it begins again, because what is missing in it would be swept."""
+    left = LISTINGS
+    while True:
+        try:
+            return [path for pattern in _COLUMN_DOCUMENTS for path in data.glob(pattern)]
+        except FileNotFoundError:
+            if not left:
+                raise
+            left -= 1
 
 
 def kept_names(data: Path) -> set[str]:
