@@ -10,6 +10,7 @@ disk_faults.py   full, read-only and missing disks as one sentence; room before 
 boxes.py         corners to left, top, width, height
 digests.py       sha256 of bytes and of files
 logistic.py      logistic regression on one feature
+listing.py       listings of folders that others change meanwhile
 locks.py         lock files: one process at a time
 device.py        the device of --device; the digest of a model's weights
 cpu/             networks made fast on a CPU

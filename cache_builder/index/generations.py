@@ -11,12 +11,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cckt.cache_builder.base.listing import found_in
 from cckt.cache_builder.base.untrusted.regular_files import read_regular, read_regular_text
 from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.index.tables import CARD, DTYPES, FOLDER
 
-LISTINGS = 100
-"""How often a listing begins again, at most."""
 KEPT_CARD = re.compile(r"index-[0-9a-f]{16}\.json")
 _TABLES = re.compile(r"tables-[0-9a-f]{16}")
 _COLUMN_DOCUMENTS = (
@@ -59,25 +58,12 @@ def cards(data: Path) -> list[dict[str, Any]]:
 def digests_in_use(data: Path) -> bytes:
     """Return the documents of the data set's columns, one after the other: they hold the digests in use."""
     found = []
-    for path in _column_documents(data):
+    for path in found_in(data, *_COLUMN_DOCUMENTS):
         try:
             found.append(read_regular(path) if path.is_file() else b"")
         except OSError:
             continue
     return b"\n".join(found)
-
-
-def _column_documents(data: Path) -> list[Path]:
-    """Return the documents of the columns. Another maker may remove a folder while it is listed, which ends
-    the listing: it begins again, because what is missing in it would be swept."""
-    left = LISTINGS
-    while True:
-        try:
-            return [path for pattern in _COLUMN_DOCUMENTS for path in data.glob(pattern)]
-        except FileNotFoundError:
-            if not left:
-                raise
-            left -= 1
 
 
 def kept_names(data: Path) -> set[str]:
@@ -116,5 +102,5 @@ def _remove_tables(folder: Path) -> None:
     """Remove a folder of tables that holds nothing else."""
     known = {f"{name}.npy" for name in DTYPES}
     ours = folder.is_dir() and not folder.is_symlink()
-    if ours and all(path.name in known and path.is_file() for path in folder.iterdir()):
+    if ours and all(path.name in known and path.is_file() for path in found_in(folder, "*")):
         shutil.rmtree(folder, ignore_errors=True)

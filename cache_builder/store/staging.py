@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.listing import found_in
 from cckt.cache_builder.store.format.file_names import LEDGER, foreign_names
 from cckt.cache_builder.store.format.manifest import Manifest, read_manifest
 from cckt.cache_builder.store.places.contract import TEMPORARY
@@ -51,7 +52,7 @@ def kept_places(data: Path | str) -> list[Path]:
     """Return the folders in which replaced columns of a data set are kept; none for a URL."""
     if not isinstance(open_files(data), LocalFiles):
         return []
-    return sorted(path for path in kept_place(data, "").glob("*") if path.is_dir())
+    return sorted(path for path in found_in(kept_place(data, ""), "*") if path.is_dir())
 
 
 def promote(data: Path | str, name: str, keep: str = "") -> None:

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError, quoted
+from cckt.cache_builder.base.listing import found_in
 from cckt.cache_builder.columns.views import BoxTable
 from cckt.cache_builder.index import Index, digests_in_use, open_index, sweep_generations
 from cckt.cache_builder.proposals import open_proposals
@@ -60,7 +61,7 @@ def sweep_tables(data: Path, place: Path | str) -> None:
         return
     used = digests_in_use(staged_place(place).parent)
     for folder in kept_places(place):
-        for boxes in sorted(folder.glob("*/boxes")):
+        for boxes in sorted(found_in(folder, "*/boxes")):
             files = LocalFiles(boxes)
             manifest = read_manifest(files)
             if manifest is None or table_digest(manifest).encode() in used or foreign_names(files.sizes()):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cckt.cache_builder.base.listing import LISTINGS
 from cckt.cache_builder.index import generations
 
 
-@pytest.mark.parametrize("vanished", [0, 1, generations.LISTINGS])
+@pytest.mark.parametrize("vanished", [0, 1, LISTINGS])
 def test_a_folder_that_vanishes_while_it_is_listed_hides_no_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vanished: int
 ) -> None:
