@@ -25,7 +25,7 @@ from cckt.cache_builder.presence import oracle_presence
 from cckt.cache_builder.proposals import Selection
 from cckt.cache_builder.quality.existence import existence_report
 from cckt.cache_builder.store import open_column
-from cckt.cache_builder.teacher.clip import load_teacher
+from cckt.cache_builder.teacher.clip import Teacher, load_teacher
 from cckt.detector.config.config import Config
 from cckt.detector.inference.region_proposals import RunProposer
 from cckt.shapeworld.dataset import PHOTO_BYTES, make_dataset
@@ -69,34 +69,37 @@ def folders(
                 f"folder, or pass {'--photos' if folder == train_data else '--held-out'} {found}."
             )
     if with_columns:
-        columns(train_data, val, "shapeworld", plan.configs().values(), progress)
+        configs = plan.configs()
+        teacher = load_teacher("shapeworld", device=configs[""].train.device)
+        columns(train_data, val, teacher, configs.values(), progress)
     return train_data, val
 
 
-def columns(train_data: Path, val: Path, teacher: str, configs: Iterable[Config], progress: Progress) -> None:
-    """Cache the columns that the runs of some configs read, apart from those of proposals; keep finished
+def columns(
+    train_data: Path, val: Path, teacher: Teacher, configs: Iterable[Config], progress: Progress
+) -> None:
+    """Cache the columns that the runs of some configs read, apart from proposals and theirs; keep finished
     ones, refuse those of another teacher."""
     read = list(configs)
-    loaded = load_teacher(teacher, device=read[0].train.device)
-    cache_text(train_data, loaded, progress=progress)
-    cache_crops(train_data, loaded, progress=progress)
-    cache_text(val, loaded, progress=progress)
+    cache_text(train_data, teacher, progress=progress)
+    cache_crops(train_data, teacher, progress=progress)
+    cache_text(val, teacher, progress=progress)
     trained_with_priors = any(config.trains_on_priors for config in read)
     for folder in (train_data, val) if trained_with_priors else (val,):
-        cache_images(folder, loaded, progress=progress)
+        cache_images(folder, teacher, progress=progress)
         cache_clip_priors(folder, progress=progress)
+    if not trained_with_priors and any(config.data.proposals for config in read):
+        cache_images(train_data, teacher, progress=progress)
 
 
 def region_columns(
-    data: Path, proposer: Path, config: Config, plan: AblationPlan, progress: Progress
+    data: Path, proposer: Path, config: Config, plan: AblationPlan, teacher: Teacher, progress: Progress
 ) -> None:
-    """Cache proposals of a data set, their crops, their nouns, and photos, with shapeworld's teacher.
+    """Cache proposals of a data set, their crops and their nouns.
 
     proposer: run that proposes regions. config: says their least side, and the device.
     """
     device = config.train.device
-    teacher = load_teacher("shapeworld", device=device)
-    cache_images(data, teacher, progress=progress)
     side = max(1.0, config.data.min_proposal_side)  # photos of shapeworld are not resized
     selection = Selection(plan.top, min_side=side)
     cache_proposals(data, RunProposer(proposer, device), selection=selection, progress=progress)
@@ -121,7 +124,9 @@ def teacher_folders(
     folders = (place / "train", place / "val")
     for source, folder in zip((train_data, val), folders, strict=True):
         copy_index(open_index(source), folder)
-    columns(*folders, teacher, plan.configs().values(), progress)
+    configs = plan.configs()
+    loaded = load_teacher(teacher, device=configs[""].train.device)
+    columns(*folders, loaded, configs.values(), progress)
     return folders
 
 

@@ -18,13 +18,14 @@ from cckt.ablation.data import Announce, columns, folders, region_columns
 from cckt.ablation.level_rows import hd_of
 from cckt.ablation.options import folder_name
 from cckt.ablation.page import save
-from cckt.ablation.plan import PROPOSALS_TOP, AblationPlan
+from cckt.ablation.plan import OPTIONS_OF_PROPOSALS, AblationPlan
 from cckt.ablation.runs import check_rows, finish_run, mean_over_seeds, with_seed
 from cckt.cache_builder.base.atomic_files import write_bytes
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import json_object, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import build_index
+from cckt.cache_builder.teacher.clip import load_teacher
 from cckt.detector.config.config import Config
 from cckt.detector.config.recipes import plain
 from cckt.detector.config.recipes.hdovd import base_only
@@ -64,8 +65,9 @@ def finetune_table(plan: AblationPlan, announce: Announce, progress: Progress) -
     tuned |= {row: config for row, config in configs.items() if row}
     train_data, val = folders(plan, announce, progress, with_columns=False)
     new_data = new_classes(plan, progress)
+    teacher = load_teacher("shapeworld", device=configs[""].train.device)
     for data in (train_data, new_data):
-        columns(data, val, "shapeworld", configs.values(), progress)
+        columns(data, val, teacher, configs.values(), progress)
     if with_proposals:
         proposer = plan.run or plan.out / "finetune" / f"start-{PLAIN}-0"
         if plan.run is None:
@@ -73,7 +75,7 @@ def finetune_table(plan: AblationPlan, announce: Announce, progress: Progress) -
             finish_run(with_seed(starts[PLAIN], 0), train_data, val, proposer, progress)
         announce("proposals of both data sets, their crops and nouns")
         for data in (train_data, new_data):
-            region_columns(data, proposer, configs[""], plan, progress)
+            region_columns(data, proposer, configs[""], plan, teacher, progress)
     check_rows(tuned, new_data, val)
     labels = {PLAIN: "plain detector", RECIPE: "the recipe"}
     done: list[dict[str, Any]] = []
@@ -110,16 +112,12 @@ def bare(config: Config) -> Config:
 
 def _check_options(plan: AblationPlan, with_proposals: bool) -> None:
     """Raise UserError for options of proposals that the recipe does not read."""
-    given = {
-        "--run": plan.run is not None,
-        "--top": plan.top != PROPOSALS_TOP,
-        "--nouns-from": plan.nouns_from is not None,
-    }
-    for option in [name for name, passed in given.items() if passed and not with_proposals]:
-        raise UserError(
-            f"{option} makes proposals, but --recipe {plan.recipe} reads none; remove it, or give a recipe "
-            "of HD-OVD or a hybrid, such as --recipe shapeworld-hybrid."
-        )
+    for option in OPTIONS_OF_PROPOSALS:
+        if plan.given[option] and not with_proposals:
+            raise UserError(
+                f"{option} makes proposals, but --recipe {plan.recipe} reads none; remove it, or give a "
+                "recipe of HD-OVD or a hybrid, such as --recipe shapeworld-hybrid."
+            )
 
 
 def new_classes(plan: AblationPlan, progress: Progress) -> Path:

@@ -120,10 +120,7 @@ def cckt_of(full: Config, plan: AblationPlan) -> Config:
     Students that cannot be guided have its contrast only.
     """
     partner, config = _partner(full, plan), base_only(full)
-    contrast = partner.terms["region_contrast"]
-    share = full.train.epochs / partner.train.epochs
-    first = min(full.train.epochs - 1, round(contrast.first_epoch * share))
-    contrast = replace(contrast, first_epoch=first)
+    contrast = in_epochs(partner, full.train.epochs).terms["region_contrast"]
     config = replace(
         config,
         terms={**config.terms, "region_contrast": contrast},

@@ -119,7 +119,7 @@ def level_columns(
         announce("base detector that proposes regions")
         finish_run(proposer_config(rows), train_data, val, run, progress)
     announce("proposals, their crops and nouns")
-    region_columns(train_data, run, config, plan, progress)
+    region_columns(train_data, run, config, plan, teacher, progress)
 
 
 def _with_priors(run: Path, val: Path, weight: float, progress: Progress) -> dict[str, Any]:

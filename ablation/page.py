@@ -15,13 +15,11 @@ import torch
 
 from cckt.ablation.finetune_page import finetune_cells, finetune_checks, finetune_sentences
 from cckt.ablation.level_page import NOTES, level_cells, level_checks, level_sentences
-from cckt.ablation.plan import ROWS, AblationPlan
+from cckt.ablation.plan import ROW_TABLES, ROWS, WITH_PROPOSALS, AblationPlan
 from cckt.ablation.retention_page import retention_cells, retention_checks, retention_sentences
 from cckt.cache_builder.base.atomic_files import plain, write_bytes, write_json
 from cckt.detector.evaluation.metrics import percent
 
-ROW_TABLES = ("options", "finetune")
-"""Tables that take --row."""
 TITLES = {
     "table4": "Table 4: effect of each part of the method",
     "table5": "Table 5: effect of a stronger teacher",
@@ -239,7 +237,7 @@ def command(table: str, plan: AblationPlan) -> str:
     else:
         words += ["--seeds", str(plan.seeds)]
     words += [word for mark in plan.at for word in ("--at", str(mark))] if table == "retention" else []
-    if plan.train is None and (table in ("levels", "retention") or plan.started().data.proposals):
+    if plan.train is None and table in WITH_PROPOSALS and plan.started().data.proposals:
         words += ["--top", str(plan.top)]
         words += ["--nouns-from", _name(plan.nouns_from)] if plan.nouns_from is not None else []
     if table == "table5":

@@ -13,6 +13,11 @@ from cckt.detector.config.recipes import in_epochs, recipe, without_contrast, wi
 
 RHOS, LIMITS = (0.70, 0.90), (6, 12)
 """rho and L of Table 6 in the paper."""
+ROW_TABLES = ("options", "finetune")
+"""Tables that take --row."""
+WITH_PROPOSALS = ("levels", "retention", "finetune")
+"""Tables that make proposals, the last one if its recipe reads any."""
+OPTIONS_OF_PROPOSALS = ("--run", "--top", "--nouns-from")
 EPOCHS_OF_CURVES = (2, 4, 8, 16, 32)
 """Epochs at which `cckt ablate retention` evaluates."""
 PROPOSALS_TOP = 20
@@ -111,6 +116,20 @@ class AblationPlan:
     top: int = PROPOSALS_TOP
     at: tuple[int, ...] = EPOCHS_OF_CURVES
     resamples: int = 500
+
+    @property
+    def given(self) -> dict[str, bool]:
+        """Option that only some tables have -> whether it was given."""
+        return {
+            "--row": bool(self.rows),
+            "--rho": self.rhos != RHOS,
+            "--limit": self.limits != LIMITS,
+            "--teacher": bool(self.teachers),
+            "--at": self.at != EPOCHS_OF_CURVES,
+            "--run": self.run is not None,
+            "--top": self.top != PROPOSALS_TOP,
+            "--nouns-from": self.nouns_from is not None,
+        }
 
     def started(self) -> Config:
         """Return the recipe with the epochs and the options of every run."""

@@ -8,8 +8,8 @@ from cckt.ablation.data import Announce, folders, label, strength, teacher_folde
 from cckt.ablation.finetune import finetune_table
 from cckt.ablation.levels import levels_table
 from cckt.ablation.options import options_table
-from cckt.ablation.page import ROW_TABLES, save
-from cckt.ablation.plan import EPOCHS_OF_CURVES, LIMITS, PROPOSALS_TOP, RHOS, ROWS, AblationPlan
+from cckt.ablation.page import save
+from cckt.ablation.plan import ROW_TABLES, ROWS, WITH_PROPOSALS, AblationPlan
 from cckt.ablation.priors import table6
 from cckt.ablation.retention import retention_table
 from cckt.ablation.retention_page import PICTURES
@@ -22,9 +22,6 @@ from cckt.cache_builder.columns.nouns.word_list import read_words
 
 PAPER_TEACHERS = (("ViT-B-16", 0.352), ("ViT-L-14", 0.380), ("ViT-H-14 with Swin-B", 0.419))
 """Teachers of the paper and their AP50 novel, weakest first."""
-
-WITH_PROPOSALS = ("levels", "retention", "finetune")
-"""Tables that make proposals."""
 
 
 def ablate(
@@ -55,18 +52,18 @@ def ablate(
     if table not in tables:
         raise UserError(f"table {table!r} is not known; expected one of {', '.join(tables)}.")
     _check_numbers(plan)
-    apply = {
-        "--row": (bool(plan.rows), ROW_TABLES),
-        "--rho": (plan.rhos != RHOS, ("table6",)),
-        "--limit": (plan.limits != LIMITS, ("table6",)),
-        "--teacher": (bool(plan.teachers), ("table5",)),
-        "--at": (plan.at != EPOCHS_OF_CURVES, ("retention",)),
-        "--run": (plan.run is not None, ("table6", *WITH_PROPOSALS)),
-        "--top": (plan.top != PROPOSALS_TOP, WITH_PROPOSALS),
-        "--nouns-from": (plan.nouns_from is not None, WITH_PROPOSALS),
+    tables_of = {
+        "--row": ROW_TABLES,
+        "--rho": ("table6",),
+        "--limit": ("table6",),
+        "--teacher": ("table5",),
+        "--at": ("retention",),
+        "--run": ("table6", *WITH_PROPOSALS),
+        "--top": WITH_PROPOSALS,
+        "--nouns-from": WITH_PROPOSALS,
     }
-    for option, (given, known) in apply.items():
-        if given and table not in known:
+    for option, known in tables_of.items():
+        if plan.given[option] and table not in known:
             *before, last = known
             named = f"tables {', '.join(before)} and {last}" if before else f"table {last}"
             raise UserError(f"{option} applies only to the {named}; you passed {table}. Remove it.")

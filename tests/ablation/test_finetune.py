@@ -19,6 +19,7 @@ from cckt.cache_builder.proposals.leak import provenances_of
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.runs.run_folder import Facts, run_config
 from cckt.shapeworld.pictographs import BASE, NOVEL
+from tests.ablation.plans import TWO_PROPOSALS, plan_with_words
 from tests.commands.front import SMALL
 
 
@@ -77,12 +78,8 @@ def test_rows_start_from_their_method_and_are_scored_by_group(
 @pytest.fixture(scope="module")
 def hybrid(tmp_path_factory: pytest.TempPathFactory) -> tuple[AblationPlan, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("hybrid")
-    (folder / "words.txt").write_text("star\nsun\ncloud\nwheel\nlamp\nface\n")
-    proposals = ("data.proposals=2", "data.min_proposal_side=4")
-    sizes = {"photos": 6, "held_out": 4, "top": 3, "nouns_from": folder / "words.txt"}
-    plan = AblationPlan(
-        folder / "out", recipe="shapeworld-hybrid", seeds=1, overrides=(*SMALL, *proposals), **sizes
-    )
+    sizes = {"seeds": 1, "photos": 6, "held_out": 4, "top": 3}
+    plan = plan_with_words(folder, recipe="shapeworld-hybrid", overrides=TWO_PROPOSALS, **sizes)
     return plan, ablate("finetune", plan)
 
 

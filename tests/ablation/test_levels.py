@@ -23,12 +23,12 @@ from cckt.detector.config.config import Config
 from cckt.detector.config.recipes import RECIPES, in_epochs, recipe
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.runs.run_folder import run_config
-from tests.commands.front import SMALL, cckt
+from tests.ablation.plans import TWO_PROPOSALS, plan_with_words
+from tests.commands.front import cckt
 
 KEYS = ["base", "pseudo-boxes", "instance", "class", "image", "all", "cckt", "hybrid"]
 PRIORS = ["cckt-priors", "hybrid-priors"]
-WORDS = "star\nsun\ncloud\nwheel\nlamp\nface\n"
-TINY = (*SMALL, "data.proposals=2", "data.min_proposal_side=4", "train.checkpoint_every=2")
+TINY = (*TWO_PROPOSALS, "train.checkpoint_every=2")
 HD_OVD = [name for name in RECIPES if "hdovd" in name or "hybrid" in name]
 
 
@@ -136,17 +136,8 @@ def test_a_recipe_without_levels_is_refused(name: str, options: tuple[str, ...])
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[AblationPlan, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("levels")
-    (folder / "words.txt").write_text(WORDS)
-    plan = AblationPlan(
-        folder / "out",
-        recipe="shapeworld-hdovd",
-        seeds=2,
-        photos=8,
-        held_out=6,
-        overrides=TINY,
-        nouns_from=folder / "words.txt",
-        top=5,
-    )
+    sizes = {"seeds": 2, "photos": 8, "held_out": 6, "top": 5}
+    plan = plan_with_words(folder, recipe="shapeworld-hdovd", overrides=TINY, **sizes)
     return plan, ablate("levels", plan)
 
 

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from cckt.ablation import AblationPlan, ablate, runs
+from cckt.ablation.page import command
 from cckt.ablation.plan import ROWS
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.detector.config.config import Config, changed
 from cckt.detector.config.recipes import RECIPES, in_epochs, plain, recipe
-from tests.commands.front import SMALL
-
-MICRO: dict[str, Any] = {"photos": 8, "held_out": 6, "overrides": (*SMALL, "prior.rho=0.1")}
+from tests.ablation.plans import MICRO
 
 
 def test_rows_remove_parts_of_any_recipe() -> None:
@@ -108,3 +107,9 @@ def test_a_folder_of_somebody_else_in_the_place_of_a_run_is_kept(tmp_path: Path)
     with pytest.raises(UserError, match=r"found ablate\.json in it, expected an empty folder or a run"):
         runs.finish_run(Config(), tmp_path, tmp_path, tmp_path / "run", Silent())
     assert (tmp_path / "run/ablate.json").read_text() == '{"seconds": 5, "mine": 1}'
+
+
+@pytest.mark.parametrize("table", ["table4", "finetune"])
+def test_the_command_of_a_table_has_no_option_that_the_table_refuses(table: str) -> None:
+    plan = AblationPlan(Path("out"), recipe="shapeworld-hybrid", top=7)
+    assert ("--top 7" in command(table, plan)) == (table == "finetune")

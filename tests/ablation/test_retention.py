@@ -20,27 +20,16 @@ from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.recipes import recipe
 from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.training.optim import rate_at
-from tests.commands.front import SMALL
+from tests.ablation.plans import TWO_PROPOSALS, plan_with_words
 
-TINY = (*SMALL, "data.proposals=2", "data.min_proposal_side=4", "train.checkpoint_every=3")
-WORDS = "star\nsun\ncloud\nwheel\nlamp\nface\n"
+TINY = (*TWO_PROPOSALS, "train.checkpoint_every=3")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[AblationPlan, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("retention")
-    (folder / "words.txt").write_text(WORDS)
-    plan = AblationPlan(
-        folder / "out",
-        recipe="shapeworld-hdovd",
-        seeds=1,
-        photos=4,
-        held_out=4,
-        overrides=TINY,
-        nouns_from=folder / "words.txt",
-        top=3,
-        at=(2, 1),
-    )
+    sizes = {"seeds": 1, "photos": 4, "held_out": 4, "top": 3, "at": (2, 1)}
+    plan = plan_with_words(folder, recipe="shapeworld-hdovd", overrides=TINY, **sizes)
     return plan, ablate("retention", plan)
 
 

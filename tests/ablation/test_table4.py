@@ -28,7 +28,7 @@ from cckt.detector.evaluation.evaluate import evaluate_run
 from cckt.detector.evaluation.inference_loop import Variant
 from cckt.detector.runs.file_digests import accept
 from cckt.detector.runs.run_folder import run_config
-from tests.ablation.test_plan import MICRO
+from tests.ablation.plans import MICRO
 from tests.commands.front import SMALL, cckt
 
 

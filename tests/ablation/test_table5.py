@@ -8,7 +8,7 @@ from cckt.ablation import AblationPlan, ablate
 from cckt.ablation.page import command, rows
 from cckt.cache_builder.index import copy_index, open_index, verify_index
 from cckt.shapeworld.dataset import make_dataset
-from tests.ablation.test_plan import MICRO
+from tests.ablation.plans import MICRO
 from tests.cache_builder.samples import write_teacher
 
 
