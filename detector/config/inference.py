@@ -35,11 +35,14 @@ class PriorConfig:
         return self.source in ("clip", "mllm")
 
 
+Classification = Literal["similarity", "head", "product", "fusion"]
+
+
 @dataclass(frozen=True)
 class InferenceConfig:
     """From outputs to detections (docs/method/cckt_det.md, section 8)."""
 
-    classification: Literal["similarity", "head", "product", "fusion"] = "similarity"
+    classification: Classification = "similarity"
     """Score of a query and a concept (eq. 24): similarity probability, class head, their geometric mean, or
     the fusion of two text scores (docs/method/hd_ovd.md, eqs. 50 to 54)."""
     fusion_alpha: float = 0.35

@@ -93,8 +93,7 @@ def match_requests(dataset: EvaluationSet, requests: Sequence[tuple[Request, Det
     truth = ground_truth_of(dataset.index, dataset.protocol)
     annotated = np.zeros((len(truth.image_ids), len(truth.names)), bool)
     annotated[truth.images, truth.concepts] = True
-    places = {int(row): at for at, row in enumerate(dataset.rows)}
-    novel = ~dataset.base[[places[int(row)] for row in truth.concept_rows]]
+    novel = ~dataset.base[dataset.index.concepts.places(dataset.rows)[truth.concept_rows]]
     boxes = np.bincount(truth.concepts[~truth.crowd], minlength=len(truth.names))
     parts, to_find = [], np.zeros(2, np.int64)
     for request, detections in requests:

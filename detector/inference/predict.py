@@ -23,6 +23,7 @@ from cckt.cache_builder.presence import choose_present
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.config.dataclass_io import choices
+from cckt.detector.config.inference import Classification
 from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.confirm import confirmation_by
 from cckt.detector.inference.inference_model import InferenceModel, load_inference_model
@@ -43,8 +44,6 @@ from cckt.detector.inference.vocabulary import (
 )
 from cckt.detector.runs.base_text import load_base_text
 from cckt.detector.runs.run_folder import Facts
-
-Classification = Literal["similarity", "head", "product", "fusion"]
 
 
 class Predictor:
