@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ import numpy as np
 from PIL import Image
 
 from cckt.cache_builder.index import build_index
+from tests.cache_builder.column_samples import tree
 
+FAST = {"chunk_rows": 16, "batch": 8, "workers": 1}
+"""Options of a maker whose columns have several chunks."""
 LONG_AGO = 1_600_000_000
 """Modification time of the photos: files that were just written are read again, see `photo_record`."""
 
@@ -92,3 +97,39 @@ def some_photos(folder: Path, photos: int = 12, boxes: int = 5) -> Edited:
             left, top = rng.uniform(0, 17, 2).tolist()
             edited.add_box(name, (left, top, side, side), crowd=int(k == 4))
     return edited
+
+
+def columns_of(data: Path) -> dict[str, str]:
+    """Return the files of the columns of a data set, with their digests."""
+    return {name: digest for name, digest in tree(data).items() if not name.startswith("index/")}
+
+
+def from_nothing(edited: Edited, place: Path, make: Callable[[Path], Any]) -> dict[str, str]:
+    """Return the files of the columns of the same data set, made without an older column."""
+    data = edited.index(place)
+    make(data)
+    files = columns_of(data)
+    shutil.rmtree(data)
+    return files
+
+
+def one_box_more(edited: Edited) -> None:
+    """Add a box to photo 3."""
+    edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
+
+
+def one_box_less(edited: Edited) -> None:
+    """Remove the last box."""
+    edited.boxes.popitem()
+
+
+def changed_since(
+    folder: Path, make: Callable[[Path], Any], edit: Callable[[Edited], None], **photos: int
+) -> tuple[Edited, Path]:
+    """Return photos and their data set, indexed again after `edit`; `make` made its columns before."""
+    edited = some_photos(folder, **photos)
+    data = edited.index(folder / "data")
+    make(data)
+    edit(edited)
+    edited.index(data)
+    return edited, data

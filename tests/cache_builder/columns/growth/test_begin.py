@@ -19,24 +19,17 @@ from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import Teacher
-from tests.cache_builder.column_samples import tree
 from tests.cache_builder.columns.growth.fake_teacher import FakeTeacher
-from tests.cache_builder.columns.growth.growing import Edited, some_photos
-
-FAST = {"chunk_rows": 16, "batch": 8, "workers": 1}
-
-
-def from_nothing(edited: Edited, place: Path, make: Any) -> dict[str, str]:
-    """Return the files of the columns of the same data set, made without an older column."""
-    data = edited.index(place)
-    make(data)
-    files = tree(data)
-    shutil.rmtree(data)
-    return {name: digest for name, digest in files.items() if not name.startswith("index/")}
-
-
-def columns_of(data: Path) -> dict[str, str]:
-    return {name: digest for name, digest in tree(data).items() if not name.startswith("index/")}
+from tests.cache_builder.columns.growth.growing import (
+    FAST,
+    Edited,
+    changed_since,
+    columns_of,
+    from_nothing,
+    one_box_less,
+    one_box_more,
+    some_photos,
+)
 
 
 def test_an_unchanged_data_set_makes_nothing(tmp_path: Path, teacher: Teacher) -> None:
@@ -156,11 +149,7 @@ def test_a_box_that_became_a_crowd_has_no_value(tmp_path: Path, fake: FakeTeache
 
 
 def test_only_rows_of_changed_boxes_are_encoded(tmp_path: Path, fake: FakeTeacher) -> None:
-    edited = some_photos(tmp_path)
-    data = edited.index(tmp_path / "data")
-    cache_crops(data, fake, **FAST)
-    edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
-    edited.index(data)
+    _, data = changed_since(tmp_path, lambda data: cache_crops(data, fake, **FAST), one_box_more)
     fake.rows = 0
     report = cache_crops(data, fake, reuse="any", **FAST)
     assert fake.rows == 1
@@ -183,11 +172,7 @@ def test_a_photo_with_another_content_under_the_same_name_is_embedded(
 
 
 def test_rows_of_another_device_are_refused_or_copied_as_asked(tmp_path: Path, fake: FakeTeacher) -> None:
-    edited = some_photos(tmp_path)
-    data = edited.index(tmp_path / "data")
-    cache_crops(data, fake, **FAST)
-    edited.boxes.popitem()
-    edited.index(data)
+    _, data = changed_since(tmp_path, lambda data: cache_crops(data, fake, **FAST), one_box_less)
     fake._matrix = fake._matrix * (1 + 1e-2 * np.random.default_rng(1).normal(size=fake._matrix.shape))
     with pytest.raises(UserError, match=r"stored rows differ from the same rows made here .* --reuse any"):
         cache_crops(data, fake, **FAST)
@@ -195,11 +180,7 @@ def test_rows_of_another_device_are_refused_or_copied_as_asked(tmp_path: Path, f
 
 
 def test_a_damaged_chunk_of_the_old_column_is_made_again(tmp_path: Path, teacher: Teacher) -> None:
-    edited = some_photos(tmp_path)
-    data = edited.index(tmp_path / "data")
-    cache_crops(data, teacher, **FAST)
-    edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
-    edited.index(data)
+    edited, data = changed_since(tmp_path, lambda data: cache_crops(data, teacher, **FAST), one_box_more)
     chunk = data / "crops/values/c.1.0"
     held = bytearray(chunk.read_bytes())
     held[5] ^= 1

@@ -21,8 +21,15 @@ from cckt.cache_builder.runner.engines.ray_actor import MakerWork
 from cckt.cache_builder.store import ColumnWriter, OtherColumn, list_columns, open_column
 from cckt.cache_builder.teacher.clip import Teacher
 from tests.cache_builder.columns.growth.fake_teacher import FakeTeacher
-from tests.cache_builder.columns.growth.growing import some_photos
-from tests.cache_builder.columns.growth.test_begin import FAST, columns_of, from_nothing
+from tests.cache_builder.columns.growth.growing import (
+    FAST,
+    changed_since,
+    columns_of,
+    from_nothing,
+    one_box_less,
+    one_box_more,
+    some_photos,
+)
 
 
 def test_the_old_index_and_columns_are_valid_until_the_new_ones_are_finished(
@@ -56,11 +63,7 @@ def test_the_old_index_and_columns_are_valid_until_the_new_ones_are_finished(
 
 
 def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path, teacher: Teacher) -> None:
-    edited = some_photos(tmp_path)
-    data = edited.index(tmp_path / "data")
-    cache_crops(data, teacher, **FAST)
-    edited.boxes.popitem()
-    edited.index(data)
+    _, data = changed_since(tmp_path, lambda data: cache_crops(data, teacher, **FAST), one_box_less)
     cache_crops(data, teacher, held=True, **FAST)
     shutil.rmtree(data / "crops")
     report = cache_crops(data, teacher, **FAST)
@@ -69,11 +72,7 @@ def test_a_kill_between_the_two_renames_is_mended(tmp_path: Path, teacher: Teach
 
 
 def test_parts_and_processes_copy_too(tmp_path: Path, teacher: Teacher) -> None:
-    edited = some_photos(tmp_path)
-    data = edited.index(tmp_path / "data")
-    cache_photos(data, teacher, **FAST)
-    edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
-    edited.index(data)
+    edited, data = changed_since(tmp_path, lambda data: cache_photos(data, teacher, **FAST), one_box_more)
     first = cache_photos(data, teacher, **FAST, part=ExactPart((1, 2)))
     assert first[0].manifest is None
     second = cache_photos(data, teacher, **{**FAST, "processes": True}, part=ExactPart((0, 2)))
@@ -88,11 +87,7 @@ def test_makers_that_share_a_growing_column_give_the_bytes_of_one(
     tmp_path: Path, teacher: Teacher, make: Any
 ) -> None:
     """Each of them finishes the column or finds it finished and moved to its place."""
-    edited = some_photos(tmp_path)
-    data = edited.index(tmp_path / "data")
-    make(data, teacher, **FAST)
-    edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
-    edited.index(data)
+    edited, data = changed_since(tmp_path, lambda data: make(data, teacher, **FAST), one_box_more)
     reports: list[Any] = []
 
     def maker(number: int) -> None:
@@ -111,11 +106,7 @@ def test_makers_that_share_a_growing_column_give_the_bytes_of_one(
 
 
 def test_a_maker_that_waits_finds_the_column_in_its_place(tmp_path: Path, teacher: Teacher) -> None:
-    edited = some_photos(tmp_path)
-    data = edited.index(tmp_path / "data")
-    cache_crops(data, teacher, **FAST)
-    edited.add_box("003.png", (2.0, 2.0, 20.0, 20.0))
-    edited.index(data)
+    _, data = changed_since(tmp_path, lambda data: cache_crops(data, teacher, **FAST), one_box_more)
     late = Making(**FAST).begin(data, crops_spec(open_index(data), teacher, "box", 8, 16), open_index(data))
     assert late.writer.missing()
     cache_crops(data, teacher, **FAST)
@@ -131,11 +122,9 @@ def test_a_maker_that_waits_finds_the_column_in_its_place(tmp_path: Path, teache
 def test_a_worker_never_removes_a_column_that_its_driver_has_begun(
     tmp_path: Path, fake: FakeTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    edited = some_photos(tmp_path, photos=3)
-    data = edited.index(tmp_path / "data")
-    cache_crops(data, fake, **FAST)
-    edited.boxes.popitem()
-    edited.index(data)
+    edited, data = changed_since(
+        tmp_path, lambda data: cache_crops(data, fake, **FAST), one_box_less, photos=3
+    )
     driver = Making(**FAST).begin(data, crops_spec(open_index(data), fake, "box", 8, 16), open_index(data))
     edited.boxes.popitem()
     edited.index(data)  # as a node with other annotations would see it
@@ -148,11 +137,7 @@ def test_a_worker_never_removes_a_column_that_its_driver_has_begun(
 
 def test_a_driver_leaves_the_comparison_of_rows_to_its_workers(tmp_path: Path, fake: FakeTeacher) -> None:
     """Its device may differ from theirs."""
-    edited = some_photos(tmp_path, photos=3)
-    data = edited.index(tmp_path / "data")
-    cache_crops(data, fake, **FAST)
-    edited.boxes.popitem()
-    edited.index(data)
+    _, data = changed_since(tmp_path, lambda data: cache_crops(data, fake, **FAST), one_box_less, photos=3)
 
     class Driver(LocalEngine):
         makes = False
