@@ -237,19 +237,24 @@ def check_photos(index: Index, rows: NDArray[np.integer] | None = None) -> None:
     """
     check_folder(index)
     wanted = range(len(index)) if rows is None else rows.tolist()
-    first: BadPhoto | None = None
+    found: list[BadPhoto] = []
     for image in wanted:
         try:
             load_row(index, image)
             return
         except BadPhoto as bad:
-            first = first or bad
-    if first is not None:
+            found.append(bad)
+    if found:
+        absent = all(bad.errno == errno.ENOENT for bad in found)
+        step = (
+            "run cckt data index again with --images and their folder (is its disk mounted?)."
+            if absent
+            else "check that the disk is mounted and that you may read the files, then run the same command "
+            "again."
+        )
         raise UserError(
             f"none of the {counted(len(wanted), 'photo')} of {index.folder} can be read (the first: "
-            f"{first}), expected "
-            "at least one; check that the disk is mounted and that you may read the files, then run the same "
-            "command again."
+            f"{found[0]}), expected at least one; {step}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cckt.cache_builder.base.errors import UserError
+from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.commands.console import Answer, TerminalProgress
 from cckt.commands.options import Json, Keep, NewData
 
@@ -143,6 +143,11 @@ def _source(
             "FOLDER, or only --images for photos without boxes."
         )
     concepts = [name.strip() for name in (names or "").split(",") if name.strip()]
+    if names is not None and not concepts:
+        raise UserError(
+            f"--names {quoted(names)}: found no name, expected some, separated by commas, as in --names "
+            "'cup, cat'; leave it out for photos without words."
+        )
     return [images], images, partial(read_folder, names=concepts)
 
 

@@ -156,6 +156,11 @@ def predict(
     check_every(every)
     for path in videos:
         check_video(path, every)
+    if video and not videos:
+        raise UserError(
+            f"--video draws the finds into videos, and none of the {counted(len(inputs.paths), 'photo')} is "
+            "one; remove it, or name a video."
+        )
     table = None if text is None else read_text_table(text, len(inputs.concepts))
     ray = ray_engine(engine, address, actors, actor_cpus)
     if ray is not None:
@@ -201,7 +206,7 @@ def predict(
     known = settings_of(run, detector.model.config, words, inputs.paths, every, options, table, made)
     require_same_settings(out, known, format)
     most = max(batch or detector.model.config.inference.batch, 1)
-    journal = Journal(out, known, words, most) if ray is None else None
+    journal = Journal(out, known, words, most, inputs.paths) if ray is None else None
     try:
         if ray is None:
             found = predict_files(

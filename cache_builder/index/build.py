@@ -242,7 +242,7 @@ def _resolve_names(annotations: Annotations, repairs: Repairs) -> tuple[list[str
         raise UserError(
             f"{images.root} holds none of the {counted(len(names), 'photo')} of {annotations.path} (the "
             "first is "
-            f"{missing[0]!r}): give the folder that its file names start from{hint}"
+            f"{missing[0]!r}): give the folder that its file names start from with --images{hint}"
         )
     return names, missing
 

@@ -143,6 +143,16 @@ def require_annotated(index: Index) -> None:
         )
 
 
+def require_boxes_to_score(index: Index) -> None:
+    """Raise UserError unless the index has boxes, and all of them were annotated."""
+    require_annotated(index)
+    if not len(index.box_images):
+        raise UserError(
+            f"{index.folder}: found no box, expected some to score against; index the photos with "
+            "--annotations, or find things in them with cckt predict."
+        )
+
+
 def copy_index(index: Index, out: Path) -> str:
     """Write the same index to `out/index/` and return its digest.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.errors import UserError, counted, quoted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.index.formats.json_stream import JsonRecords
@@ -42,7 +42,8 @@ class ResultBoxes:
 def read_boxes(path: Path, index: Index, progress: Progress) -> ResultBoxes:
     """Read a COCO results file, record by record: a list of {image_id, bbox [x, y, width, height], score}.
 
-    Other keys, such as category_id, are ignored: proposals have no class.
+    The annotations of a COCO data set with scores, as `cckt predict` writes it, are read too. Other keys,
+    such as category_id, are ignored: proposals have no class.
 
     Raises UserError for a missing or broken file, a record without these keys, ids of images that the index
     does not have, values that are not finite, negative sides, boxes outside of their image, and a file
@@ -50,8 +51,16 @@ def read_boxes(path: Path, index: Index, progress: Progress) -> ResultBoxes:
     """
     ids, values, record = array("q"), array("d"), None
     stream = JsonRecords(path, progress)
-    for _, record in stream.records():
+    for key, record in stream.records():
+        if key == "images":
+            _check_name(record, path, index)
+            continue
         number = len(ids)
+        if key and isinstance(record, dict) and "score" not in record:
+            raise UserError(
+                f"--import {path}: entry {number} is an annotation without a score, expected detections; "
+                "name a file that a detector wrote, such as the predictions.json of cckt predict --data."
+            )
         try:
             found = _numbers(record)
             ids.append(record["image_id"])
@@ -70,6 +79,25 @@ def read_boxes(path: Path, index: Index, progress: Progress) -> ResultBoxes:
     order = np.argsort(images, kind="stable")
     offsets = np.searchsorted(images[order], np.arange(len(index) + 1)).astype(np.int64)
     return ResultBoxes(offsets, corners[order], table[order, 4], stream.digest)
+
+
+def _check_name(image: Any, path: Path, index: Index) -> None:
+    """Raise UserError for an image of a data set whose id is another photo's in the index.
+
+    `cckt predict` without --data numbers photos by their order.
+    """
+    ident, name = (image.get("id"), image.get("file_name")) if isinstance(image, dict) else (None, None)
+    if not isinstance(ident, int) or not isinstance(name, str):
+        return
+    try:
+        known = index.file_name(index.image_row(ident))
+    except KeyError:
+        return  # no detection may name it, which `_rows_of` sees
+    if Path(name).name != Path(known).name:
+        raise UserError(
+            f"--import {path}: image {ident} is {name!r}, expected {known!r} of {index.folder}; predict with "
+            f"--data {quoted(index.folder)}, so that the ids are those of this data set."
+        )
 
 
 def _numbers(record: Any) -> list[float]:

@@ -56,14 +56,28 @@ def choices(cls: type, name: str) -> tuple[str, ...]:
     return get_args(_hints(cls)[name])
 
 
+MOST_LISTED = 40
+"""Most options that a message lists."""
+
+
 def unknown_option(name: str, known: Iterable[str], where: str) -> UserError:
-    """Return the error for an unknown option, with the nearest known one."""
+    """Return the error for an unknown option, with the nearest known one; without a near one, with those of
+    its section, or the sections."""
     known = sorted(known)
     leaf = name.rsplit(".", 1)[-1]
     # The right name in the wrong section (train.queries) is a better hint than similar letters.
     near = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
     near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else "expected one of " + ", ".join(known) + "."
+    if near:
+        return UserError(f"{where}: unknown option {name!r}; did you mean {near[0]!r}?")
+    beside = [k for k in known if k.startswith(name.partition(".")[0] + ".")] or known
+    hint = "expected one of " + ", ".join(beside) + "."
+    if len(beside) > MOST_LISTED:
+        sections = dict.fromkeys(k.partition(".")[0] for k in beside if "." in k)
+        hint = (
+            f"expected SECTION.OPTION=VALUE with one of the sections {', '.join(sections)}; cckt train "
+            "--recipe shapeworld --print-config lists all options."
+        )
     return UserError(f"{where}: unknown option {name!r}; {hint}")
 
 

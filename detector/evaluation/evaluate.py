@@ -186,14 +186,18 @@ def input_digests(
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
-    """Return the config with overridden options of priors and scoring; UserError for other sections."""
+    """Return the config with overridden options of priors and scoring.
+
+    Raises UserError for an option that is unknown or of another section, and for a value that does not fit.
+    """
+    overridden = apply_overrides(config, overrides)
     for one in overrides:
         if not one.startswith(("inference.", "prior.")):
             raise UserError(
                 f"--set {one}: expected an option of the sections inference or prior, which an evaluation "
                 "can change; train a run with the option instead."
             )
-    return apply_overrides(config, overrides)
+    return overridden
 
 
 def chosen_variant(

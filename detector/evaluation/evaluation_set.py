@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.index import Index, open_index, require_annotated
+from cckt.cache_builder.index import Index, open_index, require_boxes_to_score
 from cckt.cache_builder.presence import Rows, choose_present, generator_of
 from cckt.cache_builder.proposals import find_leak
 from cckt.cache_builder.store import (
@@ -140,23 +140,24 @@ def open_evaluation_set(
     """Open an index with its text column.
 
     facts: of the run to evaluate, which may have been trained with another vocabulary: the text is the column
-    of this data set made by the run's teacher, whatever its label here. scored: refuse an index with pseudo
-    boxes, which cannot be scored on. Raises UserError if the index or the text column is missing, there is no
-    concept to find or no image, the teachers differ, or the protocol does not fit the index or the run.
+    of this data set made by the run's teacher, whatever its label here. scored: refuse an index without boxes
+    or with pseudo boxes, which cannot be scored on. Raises UserError if the index or the text column is
+    missing, there is no concept to find or no image, the teachers differ, or the protocol does not fit the
+    index or the run.
     """
     index = data if isinstance(data, Index) else open_index(data)
     if scored:
-        require_annotated(index)
+        require_boxes_to_score(index)
     rules = protocol_for(protocol, index)
     if scored and facts is not None:
         check_start(index, facts, rules.name)
+    concepts, rows = rules.scored(index)
     label = "" if facts is None else matching_label(index.folder, facts.taught_by, facts.teacher)
     taught = "" if facts is None else (facts.taught_by or {}).get("name") or ""
     name = column_of(index.folder, "text", label)
     text = open_column(index.folder, name, index_digest=index.digest, teacher=taught, prove=True)
     if facts is not None:
         check_teacher(index.folder, text, facts)
-    concepts, rows = rules.scored(index)
     vocabulary = Vocabulary(concepts[int(row)] for row in rows)
     values = torch.from_numpy(text.take(rows).astype(np.float32))
     trained = None if facts is None else frozenset(facts.annotated)

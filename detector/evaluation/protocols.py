@@ -50,6 +50,11 @@ class Protocol:
         Raises UserError as `concepts` does, and if no concept is scored.
         """
         concepts = self.concepts(index)
+        if not len(concepts):
+            raise UserError(
+                f"{index.folder} has no concept, expected at least one to find; index its photos again with "
+                "the words, as in cckt data index --images FOLDER --names 'cup, cat'."
+            )
         rows = np.array(self.rows(concepts), np.int64)
         if not len(rows):
             raise UserError(

@@ -1,8 +1,10 @@
 """The journal of `cckt predict`: what is found so far, so that a stopped command continues.
 
-A file of JSON lines in the output folder: the settings, then a line per prediction, then {"done": K} for each
-photo or video K. It is removed when the results are written; a card keeps the settings of these. Results of
-two settings are never mixed in a folder, and never replaced unasked (`require_same_settings`).
+A file of JSON lines in the output folder: the settings, then a line per prediction, then a line {"done": K,
+"file": [BYTES, NANOSECONDS]} for each photo or video K, with its size and time. The finds of a file that was
+replaced or repaired since are forgotten, with all that follow. The journal is removed when the results are
+written; a card keeps the settings of these. Results of two settings are never mixed in a folder, and never
+replaced unasked (`require_same_settings`).
 """
 
 from __future__ import annotations
@@ -39,15 +41,22 @@ _OPTIONS = {"weights": "run", "config": "--set", "words": "--vocabulary", "paths
 class Journal:
     """Predictions of finished inputs, in order.
 
-    settings: plain values on which the predictions depend. batch: images per forward pass; photos of a batch
+    settings: plain values on which the predictions depend. paths: the inputs; none if they need not be looked
+    at again. batch: images per forward pass; photos of a batch
     that was not finished are predicted again, so that batches, and with them the last bits of scores, are
     those of an undisturbed command. Raises UserError if the file is not ours, or of other settings.
     """
 
     def __init__(
-        self, folder: Path, settings: dict[str, Any], vocabulary: Vocabulary, batch: int = 1
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        vocabulary: Vocabulary,
+        batch: int = 1,
+        paths: Sequence[Path] = (),
     ) -> None:
         self.path = folder / FILE
+        self._paths = paths
         require_same_settings(folder, settings)
         self._vocabulary = vocabulary
         header = json.dumps({_KEY: settings})
@@ -79,7 +88,7 @@ class Journal:
 
     def done(self) -> None:
         """Mark the current input as finished; a command that is killed later continues behind it."""
-        self._file.write(json.dumps({"done": self.inputs}) + "\n")
+        self._file.write(self._end(self.inputs) + "\n")
         self._file.flush()
         self.inputs += 1
 
@@ -113,6 +122,8 @@ class Journal:
             try:
                 record = parse_json(line)
                 if "done" in record:
+                    if "file" in record and record["file"] != self._stamp(len(inputs)):
+                        break
                     inputs.append(current)
                     current = []
                     continue
@@ -122,12 +133,24 @@ class Journal:
             current.append(record)
         return inputs
 
-    @staticmethod
-    def _lines(inputs: list[list[dict[str, Any]]]) -> list[str]:
+    def _stamp(self, number: int) -> list[int] | None:
+        """Return size and time of an input; None for a file that is missing or that nobody named."""
+        if number >= len(self._paths):
+            return None
+        try:
+            found = self._paths[number].stat()
+        except OSError:
+            return None
+        return [found.st_size, found.st_mtime_ns]
+
+    def _end(self, number: int) -> str:
+        return json.dumps({"done": number, "file": self._stamp(number)}, separators=(",", ":"))
+
+    def _lines(self, inputs: list[list[dict[str, Any]]]) -> list[str]:
         lines = []
         for number, records in enumerate(inputs):
             lines += [json.dumps(record, separators=(",", ":")) for record in records]
-            lines.append(json.dumps({"done": number}))
+            lines.append(self._end(number))
         return lines
 
     def _prediction(self, record: dict[str, Any]) -> Prediction:

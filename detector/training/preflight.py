@@ -102,7 +102,14 @@ def gather(config: Config, data: Path) -> Ingredients:
 
 
 def check_used(config: Config, index: Index) -> None:
-    """Raise UserError if no photo is left to train on (`data.drop_empty_photos`)."""
+    """Raise UserError if nothing can teach the detector, neither a box nor a proposal, or no photo is left to
+    train on (`data.drop_empty_photos`)."""
+    if not len(index.box_images) and not config.data.proposals:
+        raise UserError(
+            f"{index.folder}: found no box, expected some to learn from; index the photos with "
+            "--annotations, or train with a recipe that learns from proposals, such as --recipe "
+            "hdovd-coco-fasterrcnn-r50."
+        )
     if not len(used_images(index, config.data)):
         raise UserError(
             f"{index.folder}: found no photo with a box of a base concept, expected at least one with "

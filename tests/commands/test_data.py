@@ -9,7 +9,7 @@ import pytest
 
 from tests.cache_builder.index.formats.test_voc import write_voc, xml
 from tests.cache_builder.index.formats.test_yolo import write_yolo
-from tests.commands.front import Call, coco, index
+from tests.commands.front import Call, World, coco, index
 
 
 def test_index_reports_what_it_dropped_and_why(call: Call, tmp_path: Path) -> None:
@@ -60,6 +60,15 @@ def test_other_formats_are_read_by_their_option(call: Call, tmp_path: Path) -> N
     assert "no boxes: this data set serves cckt cache images and cckt pseudo, not training" in outcome.out
 
 
+def test_photos_without_words_name_the_option_that_gives_them(
+    call: Call, world: World, tmp_path: Path
+) -> None:
+    photos = ["--images", world.folder / "photos", "--out", tmp_path / "bare"]
+    assert call("data", "index", *photos).code == 0
+    words = ["pseudo", world.run, "--data", tmp_path / "bare", "--out", tmp_path / "more"]
+    assert "has no concept, expected at least one to find; index its photos" in call(*words).sentence()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -68,6 +77,7 @@ def test_other_formats_are_read_by_their_option(call: Call, tmp_path: Path) -> N
         (["--annotations", "a", "--subset", "val"], "--subset applies only to --yolo and --voc; remove it."),
         (["--yolo", "a", "--unlabelled"], "--unlabelled applies only to --annotations and --images"),
         (["--yolo", "a", "--images", "b"], "--images does not apply to --yolo"),
+        (["--images", "a", "--names", " , "], "--names ' , ': found no name, expected some, separated by"),
         (["--voc", "a", "--names", "cat"], "--names applies only to --images without annotations"),
     ],
 )

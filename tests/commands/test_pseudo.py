@@ -16,5 +16,7 @@ def test_pseudo_makes_another_data_set(call: Call, world: World, tmp_path: Path)
     made = json.loads(outcome.out)
     assert made["added"] == int(open_index(tmp_path / "more").pseudo.sum())
     assert made["digest"] != open_index(world.held).digest
+    missing = call("cache", "info", tmp_path / "more")
+    assert f"cckt cache all {tmp_path / 'more'} --teacher {world.teacher}" in missing.sentence()
     words[3] = world.held
     assert "is the data set itself" in call("pseudo", world.run, *words).sentence()

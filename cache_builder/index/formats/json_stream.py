@@ -198,19 +198,24 @@ class JsonLists:
 
 
 class JsonRecords(JsonLists):
-    """A stream of the records of a file that is one list, such as COCO results; the keys are "".
+    """A stream of the records of COCO results: a file that is one list, with the key "", or a data set whose
+    annotations have scores, as `cckt predict` writes it, with the keys "images" and "annotations".
 
     `JsonLists` describes memory, errors and `digest`.
     """
 
     def __init__(self, path: Path, progress: Progress) -> None:
-        super().__init__(path, (), progress)
+        super().__init__(path, ("images", "annotations"), progress)
 
     def _object(self) -> Iterator[tuple[str, Any]]:
-        if self._peek() != "[":
+        if self._peek() == "[":
+            for record in self._list():
+                yield "", record
+            return
+        if self._peek() == "{":
+            yield from super()._object()
+        if "annotations" not in self.found:
             raise UserError(
-                f"{self.path} holds no list of detections (perhaps annotations?): expected COCO results, a "
-                "list of records with image_id, bbox and score"
+                f"{self.path} holds no list of detections: expected COCO results, a list of records with "
+                "image_id, bbox and score, or a data set whose annotations have scores"
             )
-        for record in self._list():
-            yield "", record

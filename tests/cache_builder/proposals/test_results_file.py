@@ -41,11 +41,29 @@ def test_boxes_are_in_order_of_images_and_of_the_file(index, tmp_path: Path) -> 
     assert found.digest.startswith("sha256:")
 
 
+def test_a_data_set_with_scores_is_read_too(index, tmp_path: Path) -> None:
+    """`cckt predict --data` writes one."""
+    images = [{"id": row, "file_name": "elsewhere/" + Path(index.file_name(row)).name} for row in range(3)]
+    found = read_boxes(write(tmp_path, {"images": images, "annotations": [record(1)]}), index, Silent())
+    assert found.offsets.tolist() == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [
         ([], "the list is empty, expected detections"),
         ("{}", "holds no list of detections"),
+        ("3", "holds no list of detections"),
+        ('{"images": []}', "holds no list of detections"),
+        ({"annotations": []}, "the list is empty"),
+        (
+            {"annotations": [record(), {"image_id": 0, "bbox": [0, 0, 9, 9]}]},
+            "entry 1 is an annotation without",
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "b.jpg"}], "annotations": [record()]},
+            "image 1 is 'b.jpg', expected",
+        ),
         ("[{", "is not valid JSON where the file ends"),
         (
             [record(), {"image_id": 0, "score": 1}],

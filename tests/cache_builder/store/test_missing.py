@@ -36,6 +36,16 @@ def test_without_any_column_all_are_made_with_an_example_of_a_teacher(data: Path
     data.mkdir()
     (data / "world.json").write_text("{}")
     assert all_columns_command(data) == f"cckt cache all '{data}' --teacher shapeworld"
+    (data / "world.json").unlink()
+    (data / "index").mkdir()
+    for card, teacher in (
+        ('{"pseudo": {"teacher": "mine/random:0"}}', "mine/random:0"),  # of the run that found the boxes
+        ('{"pseudo": {}}', EXAMPLE_TEACHER),
+        ('{"pseudo": 3}', EXAMPLE_TEACHER),
+        ("[", EXAMPLE_TEACHER),
+    ):
+        (data / "index" / "index.json").write_text(card)
+        assert all_columns_command(data) == f"cckt cache all '{data}' --teacher {teacher}"
 
 
 def test_the_teacher_of_another_column_is_named(data: Path) -> None:

@@ -158,9 +158,15 @@ def test_a_mistake_gives_a_message_of_one_sentence(text: str, message: str) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_option_without_a_similar_one_lists_all_options() -> None:
-    with pytest.raises(UserError, match=r"unknown option '###'; expected one of .*train\.epochs"):
+def test_an_unknown_option_without_a_similar_one_lists_those_of_its_section_or_the_sections() -> None:
+    with pytest.raises(
+        UserError, match=r"unknown option '###'; expected SECTION.OPTION=VALUE .*adamixer, data"
+    ):
         apply_overrides(Config(), ["###=1"])
+    with pytest.raises(
+        UserError, match=r"'prior\.#{30}'; expected one of prior\.fill, prior\.limit, [^=]*source.$"
+    ):
+        apply_overrides(Config(), ["prior.##############################=1"])
 
 
 @pytest.mark.parametrize(

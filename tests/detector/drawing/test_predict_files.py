@@ -216,6 +216,35 @@ def test_a_journal_goes_on_at_the_beginning_of_a_batch(tmp_path: Path, batch: in
     assert Journal(tmp_path, {"seed": 1}, CONCEPTS, batch).inputs == kept
 
 
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        (lambda path: None, 3),
+        (lambda path: path.write_bytes(b"another photo"), 1),
+        (lambda path: os.utime(path, ns=(0, 0)), 1),
+        (lambda path: path.unlink(), 1),
+    ],
+)
+def test_a_photo_that_was_replaced_is_predicted_again(tmp_path: Path, change: Any, kept: int) -> None:
+    """With all that follow; the third cannot be read, which is kept until there is a file."""
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in paths[:2]:
+        path.write_bytes(b"photo")
+    journal = Journal(tmp_path / "out", {"seed": 1}, CONCEPTS, paths=paths)
+    for number, path in enumerate(paths):
+        journal.add(Prediction.empty(CONCEPTS, (8, 8), path.name, "does not exist" if number == 2 else ""))
+        journal.done()
+    journal.close()
+    for _ in range(2):  # a resumed journal keeps what it knows of the files
+        journal = Journal(tmp_path / "out", {"seed": 1}, CONCEPTS, paths=paths)
+        assert journal.inputs == 3
+        journal.close()
+    change(paths[1])
+    assert Journal(tmp_path / "out", {"seed": 1}, CONCEPTS, paths=paths).inputs == kept
+    paths[2].write_bytes(b"at last")
+    assert Journal(tmp_path / "out", {"seed": 1}, CONCEPTS, paths=paths).inputs == min(kept, 2)
+
+
 def test_a_pipe_in_the_place_of_a_journal_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "predictions.partial")
     with pytest.raises(UserError, match="no regular file"):
