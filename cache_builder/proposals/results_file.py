@@ -59,7 +59,7 @@ def read_boxes(path: Path, index: Index, progress: Progress) -> ResultBoxes:
         if key and isinstance(record, dict) and "score" not in record:
             raise UserError(
                 f"--import {path}: entry {number} is an annotation without a score, expected detections; "
-                "name a file that a detector wrote, such as the predictions.json of cckt predict --data."
+                "name a file that a detector wrote, such as the predictions.json of a prediction with --data."
             )
         try:
             found = _numbers(record)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.errors import UserError, counted, quoted
 from cckt.cache_builder.index import Index
 from cckt.cache_builder.index.splits import ov_coco
 from cckt.cache_builder.vocabulary import Vocabulary
@@ -53,7 +53,7 @@ class Protocol:
         if not len(concepts):
             raise UserError(
                 f"{index.folder} has no concept, expected at least one to find; index its photos again with "
-                "the words, as in cckt data index --images FOLDER --names 'cup, cat'."
+                f"words, such as cckt data index --images FOLDER --names WORDS --out {quoted(index.folder)}."
             )
         rows = np.array(self.rows(concepts), np.int64)
         if not len(rows):

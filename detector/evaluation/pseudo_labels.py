@@ -121,8 +121,8 @@ def pseudo_index(
         "prior": variant.prior.source,
         "classification": variant.inference.classification,
     }
-    if (facts.taught_by or {}).get("name"):
-        origin["teacher"] = facts.taught_by["name"]  # hints name it: the data set has no column yet
+    if teacher := (facts.taught_by or {}).get("name"):
+        origin["teacher"] = teacher  # hints name it: the data set has no column yet
     if confirm is not None:
         origin["confirm"] = confirm.count
     if facts.started_from or facts.learned_from:  # whoever trains on these boxes learns from them too
