@@ -19,12 +19,14 @@ def show_prior_report(
     rho, limit: thresholds; None takes those of `run_prior`, the config of a run. Without a run they are those
     of the recipe shapeworld for its data sets and of coco-48-17-r50 for others.
     """
+    from cckt.cache_builder.base.constants import SHAPEWORLD
+    from cckt.cache_builder.base.data_cards import is_shapeworld
     from cckt.cache_builder.quality.pope import KINDS
     from cckt.cache_builder.quality.report import report_priors
     from cckt.detector.config.recipes import recipe
 
     if run_prior is None:
-        run_prior = recipe("shapeworld" if (data / "world.json").is_file() else "coco-48-17-r50").prior
+        run_prior = recipe(SHAPEWORLD if is_shapeworld(data) else "coco-48-17-r50").prior
     found = report_priors(
         data,
         rho=run_prior.rho if rho is None else rho,

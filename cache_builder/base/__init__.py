@@ -6,6 +6,7 @@ progress.py      progress protocol for long-running work
 atomic_files.py  files that appear complete or not at all; values as JSON can hold them
 untrusted/       text, arrays, images and models that anybody may have written
 ownership.py     marks of our files; whatever lacks one is not replaced
+data_cards.py    what a data set says about its origin: rendered by shapeworld, found by a run
 disk_faults.py   full, read-only and missing disks as one sentence; room before long work
 boxes.py         corners to left, top, width, height
 digests.py       sha256 of bytes and of files

@@ -20,7 +20,8 @@ import torch
 import transformers
 from huggingface_hub import constants as hub
 
-from cckt.cache_builder.base.constants import PRECISION
+from cckt.cache_builder.base.constants import PRECISION, SHAPEWORLD
+from cckt.cache_builder.base.data_cards import is_shapeworld
 from cckt.cache_builder.base.device import pick_device, weight_digest
 from cckt.cache_builder.base.digests import digest_of
 from cckt.cache_builder.base.errors import UserError
@@ -126,7 +127,7 @@ def check_dtype(dtype: str) -> None:
 
 def default_model(data: Path) -> str:
     """Return the model of `--mllm` without `--mllm-model`: shapeworld's own for a data set of shapeworld."""
-    return "shapeworld" if (data / "world.json").is_file() else DEFAULT_MODEL
+    return SHAPEWORLD if is_shapeworld(data) else DEFAULT_MODEL
 
 
 def model_source(name: str) -> str:

@@ -8,9 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from cckt.cache_builder.base.constants import EXAMPLE_TEACHER, SHAPEWORLD
+from cckt.cache_builder.base.data_cards import is_shapeworld, teacher_of_finds
 from cckt.cache_builder.base.errors import UserError, quoted
-from cckt.cache_builder.base.untrusted.regular_files import read_regular_text
-from cckt.cache_builder.base.untrusted.text import parse_json
 from cckt.cache_builder.store.format.manifest import read_manifest
 from cckt.cache_builder.store.kinds import ColumnName, parse_name, repair_command
 from cckt.cache_builder.store.places.files import open_files
@@ -53,14 +52,9 @@ def all_columns_command(data: Path | str, teacher: str = "", label: str = "") ->
 def example_teacher(data: Path | str) -> str:
     """Return the teacher to name in a hint: shapeworld's for its data sets, for pseudo boxes that of the run
     which found them, else an open_clip model."""
-    if (Path(data) / "world.json").is_file():
+    if is_shapeworld(Path(data)):
         return SHAPEWORLD
-    with suppress(OSError, ValueError, UserError):
-        card = parse_json(read_regular_text(Path(data) / "index" / "index.json"))
-        pseudo = card.get("pseudo") if isinstance(card, Mapping) else None
-        if isinstance(pseudo, Mapping) and isinstance(pseudo.get("teacher"), str):
-            return str(pseudo["teacher"])
-    return EXAMPLE_TEACHER
+    return teacher_of_finds(Path(data)) or EXAMPLE_TEACHER
 
 
 def _known_teacher(data: Path | str, label: str) -> str:

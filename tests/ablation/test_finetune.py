@@ -14,6 +14,7 @@ from cckt.ablation.finetune import GROUPS, NEW, groups, split
 from cckt.ablation.page import page, rows, sentences
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import open_index
+from cckt.cache_builder.mllm import default_model
 from cckt.cache_builder.proposals import open_proposals
 from cckt.cache_builder.proposals.leak import provenances_of
 from cckt.detector.evaluation.evaluate import evaluate_run
@@ -45,6 +46,7 @@ def test_new_data_have_boxes_of_new_classes_only(made: tuple[AblationPlan, dict[
     assert names
     assert names <= set(split()["base"])
     assert index.digest != open_index(plan.out / "train").digest
+    assert default_model(index.folder) == "shapeworld"  # names its regions, as those of the rendered data
 
 
 def test_rows_start_from_their_method_and_are_scored_by_group(

@@ -38,11 +38,16 @@ def test_without_any_column_all_are_made_with_an_example_of_a_teacher(data: Path
     assert all_columns_command(data) == f"cckt cache all '{data}' --teacher shapeworld"
     (data / "world.json").unlink()
     (data / "index").mkdir()
+    (data.parent / "rendered" / "photos").mkdir(parents=True)
+    (data.parent / "rendered" / "world.json").write_text("{}")
     for card, teacher in (
         ('{"pseudo": {"teacher": "mine/random:0"}}', "mine/random:0"),  # of the run that found the boxes
         ('{"pseudo": {}}', EXAMPLE_TEACHER),
         ('{"pseudo": 3}', EXAMPLE_TEACHER),
         ("[", EXAMPLE_TEACHER),
+        ('{"image_root": "../rendered/photos"}', "shapeworld"),  # rendered photos that somebody indexed
+        ('{"image_root": "photos"}', EXAMPLE_TEACHER),
+        ('{"image_root": 3}', EXAMPLE_TEACHER),
     ):
         (data / "index" / "index.json").write_text(card)
         assert all_columns_command(data) == f"cckt cache all '{data}' --teacher {teacher}"
