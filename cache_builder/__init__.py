@@ -13,5 +13,5 @@ mllm/          the multimodal LLM
 detectors/     detectors of transformers, for proposals
 columns/       make and verify columns
 quality/       how good priors are
-doctor.py      checks of installation, machine, data sets and teachers
+doctor/        checks of installation, machine, data sets and teachers
 """

@@ -12,7 +12,7 @@ from cckt.commands.console import Answer
 from cckt.commands.options import Json, Overrides
 
 if TYPE_CHECKING:
-    from cckt.cache_builder.doctor import Finding
+    from cckt.cache_builder.doctor.finding import Finding
 
 
 def doctor(
@@ -44,7 +44,7 @@ def doctor(
     if any((recipe, data, val, run, mllm_model)):
         findings = _checks(recipe, overrides, data, val, run, accept, mllm_model, timed)
     else:
-        from cckt.cache_builder.doctor import check_installation, check_machine
+        from cckt.cache_builder.doctor.machine import check_installation, check_machine
 
         findings = [*check_installation(), *check_machine()]
     answer = Answer(json)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 
-from cckt.cache_builder import doctor as offline
 from cckt.cache_builder.base.device import pick_device
 from cckt.cache_builder.base.errors import UserError, counted, listed, quoted
-from cckt.cache_builder.doctor import Finding
+from cckt.cache_builder.doctor.data import check_data, check_leak, check_proposals
+from cckt.cache_builder.doctor.finding import Finding
+from cckt.cache_builder.doctor.machine import check_installation, check_machine
+from cckt.cache_builder.doctor.models import check_mllm, check_teachers
 from cckt.cache_builder.index import open_index, shared_note
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.config.config import Config
@@ -48,14 +50,14 @@ def run_checks(
     config: the recipe; default that of `run`. data, val: data sets for training and evaluation. timed: also
     train a few steps, and tell what the run takes. Returns each finding once.
     """
-    findings = [*offline.check_installation(), *offline.check_machine()]
+    findings = [*check_installation(), *check_machine()]
     folders = dict.fromkeys(folder for folder in (data, val) if folder)
     for folder in folders:
-        findings += offline.check_data(folder)
-    findings += offline.check_teachers(folders)
+        findings += check_data(folder)
+    findings += check_teachers(folders)
     if data is not None:
-        findings += offline.check_leak(data)
-        findings += offline.check_proposals(data, config.recipe if config else "")
+        findings += check_leak(data)
+        findings += check_proposals(data, config.recipe if config else "")
     recipe, facts = config, None
     if run is not None:
         found, facts = check_run(run)
@@ -75,7 +77,7 @@ def run_checks(
     if data is not None and val is not None:
         findings += check_shared(data, val)
     if mllm_model is not None:
-        findings += offline.check_mllm(mllm_model)
+        findings += check_mllm(mllm_model)
     return list(dict.fromkeys(findings))
 
 

@@ -12,14 +12,10 @@ import pytest
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.columns.text import cache_text
-from cckt.cache_builder.doctor import (
-    Finding,
-    check_data,
-    check_installation,
-    check_leak,
-    check_machine,
-    check_teachers,
-)
+from cckt.cache_builder.doctor.data import check_data, check_leak
+from cckt.cache_builder.doctor.finding import Finding
+from cckt.cache_builder.doctor.machine import check_installation, check_machine
+from cckt.cache_builder.doctor.models import check_teachers
 from cckt.cache_builder.index import open_index
 from tests.cache_builder.samples import index_photos, write_photos, write_teacher
 

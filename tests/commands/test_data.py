@@ -9,7 +9,7 @@ import pytest
 
 from tests.cache_builder.index.formats.test_voc import write_voc, xml
 from tests.cache_builder.index.formats.test_yolo import write_yolo
-from tests.commands.front import Call, World, coco, index
+from tests.commands.front import Call, coco, index
 
 
 def test_index_reports_what_it_dropped_and_why(call: Call, tmp_path: Path) -> None:
@@ -58,15 +58,6 @@ def test_other_formats_are_read_by_their_option(call: Call, tmp_path: Path) -> N
     outcome = call("data", "index", *photos, "--out", tmp_path / "c")
     assert "2 concepts: 2 base" in outcome.out
     assert "no boxes: this data set serves cckt cache images and cckt pseudo, not training" in outcome.out
-
-
-def test_photos_without_words_name_the_option_that_gives_them(
-    call: Call, world: World, tmp_path: Path
-) -> None:
-    photos = ["--images", world.folder / "photos", "--out", tmp_path / "bare"]
-    assert call("data", "index", *photos).code == 0
-    words = ["pseudo", world.run, "--data", tmp_path / "bare", "--out", tmp_path / "more"]
-    assert "has no concept, expected at least one to find; index its photos" in call(*words).sentence()
 
 
 @pytest.mark.parametrize(

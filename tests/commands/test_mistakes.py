@@ -47,27 +47,6 @@ def test_a_missing_file_or_folder(call: Call, world: World, tmp_path: Path) -> N
     assert not (tmp_path / "r").exists()
 
 
-def test_data_without_a_box(call: Call, world: World, tmp_path: Path) -> None:
-    """Nothing can be scored on it, and nothing but proposals could teach a detector on it."""
-    changed(coco(tmp_path), lambda annotations: annotations.update(annotations=[]))
-    for keep, kinds in (("all", ("text", "images")), ("base", ("text", "crops"))):
-        assert call(*index(tmp_path, keep, keep)).code == 0
-        for kind in kinds:
-            assert call("cache", kind, tmp_path / keep, "--teacher", world.teacher).code == 0
-    bare, found = tmp_path / "all", write(tmp_path / "found.json", "[]")
-    train = ["train", "--recipe", "shapeworld", "--out", tmp_path / "r", *options(), "--train"]
-    for words in (
-        ["eval", world.run, "--data", bare, "--priors", "none"],
-        ["eval", "--detections", found, "--data", bare],
-        ["report", world.run, "--data", bare, "--out", tmp_path / "report"],
-        [*train, world.seen, "--val", bare],
-        ["ablate", "table6", "--run", world.run, "--val", bare, "--out", tmp_path / "table"],
-    ):
-        assert "found no box, expected some to score against; index" in call(*words).sentence(), words
-    assert "found no box, expected some to learn from" in call(*train, tmp_path / "base").sentence()
-    assert not (tmp_path / "r").exists()
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [

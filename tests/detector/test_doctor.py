@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cckt.cache_builder.doctor import Finding
+from cckt.cache_builder.doctor.finding import Finding
 from cckt.cache_builder.index import build_index, open_index
 from cckt.detector.config.config import apply_overrides
 from cckt.detector.doctor import check_evaluation, check_recipe, check_run, check_training, check_unseen

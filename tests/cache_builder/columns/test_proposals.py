@@ -21,7 +21,7 @@ from cckt.cache_builder.columns.crops import CropReader, cache_crops, photo_span
 from cckt.cache_builder.columns.proposals import cache_proposals, import_proposals
 from cckt.cache_builder.columns.recompute import verify_data
 from cckt.cache_builder.columns.views import jittered_boxes
-from cckt.cache_builder.doctor import check_data
+from cckt.cache_builder.doctor.data import check_data
 from cckt.cache_builder.index import open_index
 from cckt.cache_builder.proposals import Provenance, Selection, leak, list_proposals, open_proposals
 from cckt.cache_builder.store import column_info, diff_columns, open_column, pull, repair_command

@@ -12,7 +12,7 @@ from PIL import Image
 from cckt.cache_builder.base.constants import NAME_PROMPT
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.proposals import proposals_spec
-from cckt.cache_builder.doctor import check_proposals
+from cckt.cache_builder.doctor.data import check_proposals
 from cckt.cache_builder.index import Index, build_index, open_index
 from cckt.cache_builder.proposals import Provenance, find_leak, is_guarded, require_no_leak
 from cckt.cache_builder.proposals.provenance import named_in, overlap, split_words

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cckt.cache_builder.base.errors import UserError
-from cckt.cache_builder.doctor import check_data
+from cckt.cache_builder.doctor.data import check_data
 from cckt.cache_builder.index import add_boxes, open_index, pseudo_note, verify_index
 from cckt.cache_builder.proposals import Provenance
 from cckt.detector.evaluation.detections import Detections

@@ -1,24 +1,16 @@
-"""Checks of the installation, of data sets and their columns, and of teachers and multimodal LLMs.
-
-Each check returns findings. It prints nothing and repairs nothing. The checks of recipes and runs are in
-`cckt.detector.doctor`.
-"""
+"""Checks of data sets: tables, photos, columns, proposals, and what must not be learned from."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError, counted, listed
+from cckt.cache_builder.doctor.finding import Finding
 from cckt.cache_builder.index import (
     Index,
     index_command,
@@ -39,7 +31,6 @@ from cckt.cache_builder.proposals import (
 from cckt.cache_builder.store import (
     ColumnInfo,
     all_columns_command,
-    architecture_differences,
     column_info,
     list_columns,
     parse_name,
@@ -49,58 +40,6 @@ from cckt.cache_builder.store.format.spec import OVER_PROPOSALS
 
 SAMPLED_PHOTOS = 64
 """Photos of a data set that are read, spread evenly over it."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check. good: in order; warn: usable, but limited; bad: must be repaired first."""
-
-    level: Literal["good", "warn", "bad"]
-    subject: str
-    message: str
-
-
-def check_installation() -> list[Finding]:
-    """Check that every required package is installed; report the versions."""
-    findings, found = [], []
-    try:
-        needed = importlib.metadata.requires("cckt") or []
-    except importlib.metadata.PackageNotFoundError:
-        return [
-            Finding("bad", "installation", "cckt itself is not installed; run pip install . in its folder")
-        ]
-    for line in needed:
-        if "extra ==" in line:
-            continue
-        name = re.split(r"[^A-Za-z0-9_.-]", line, maxsplit=1)[0]
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            findings.append(Finding("bad", "installation", f"{line} is missing; run pip install '{line}'"))
-    own = f"cckt {importlib.metadata.version('cckt')} on Python {platform.python_version()}"
-    return [Finding("good", "installation", f"{own}: {', '.join(found)}"), *findings]
-
-
-def check_machine() -> list[Finding]:
-    """Report cores, memory and devices of this machine."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    findings = [Finding("good", "machine", f"{platform.platform()}, {cores} cores, {_memory()}")]
-    for number in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(number)
-        findings.append(
-            Finding("good", "device", f"cuda:{number}, {card.name}, {card.total_memory >> 30} GiB")
-        )
-    if torch.backends.mps.is_available():
-        findings.append(Finding("good", "device", "mps"))
-    if len(findings) == 1:
-        findings.append(
-            Finding(
-                "warn", "device", "cpu only: enough for shapeworld; a recipe for COCO takes days to weeks"
-            )
-        )
-    return findings
 
 
 def check_data(data: Path) -> list[Finding]:
@@ -200,76 +139,6 @@ def check_proposals(data: Path, recipe: str = "") -> list[Finding]:
     return findings
 
 
-def check_teachers(folders: Iterable[Path], device: str = "auto") -> list[Finding]:
-    """Check that the teachers of the folders' columns can be loaded here and have the columns' weights.
-
-    Loads each teacher once. Only new columns and new words need a teacher; training and evaluation do not.
-    """
-    named: dict[str, dict[str, Any]] = {}  # name -> weight digests of the columns -> architecture
-    for data in folders:
-        for column in list_columns(data):
-            try:
-                teacher = teacher_of(column_info(data, column).manifest.spec.recipe)
-            except UserError:
-                continue
-            if teacher is not None:
-                named.setdefault(teacher["name"], {})[teacher["weight_digest"]] = teacher.get("architecture")
-    if not named:
-        return []
-    # These import open_clip, which takes seconds.
-    from cckt.cache_builder.teacher.clip import load_teacher
-    from cckt.cache_builder.teacher.recorded import foreign_teacher
-
-    findings = []
-    for name, digests in named.items():
-        if what := foreign_teacher(name):
-            message = f"the columns name the teacher {name}, {what}; it was not loaded"
-            findings.append(Finding("warn", "teacher", message))
-            continue
-        try:
-            loaded = load_teacher(name, device=device)
-        except UserError as error:
-            findings.append(Finding("warn", "teacher", f"{error} Only new columns and words need it."))
-            continue
-        for digest, architecture in sorted(digests.items()):
-            differing = architecture_differences(architecture, loaded.recipe()["architecture"])
-            same = loaded.weight_digest == digest and not differing
-            weights = (
-                "the weights that made the columns" if same else f"other weights than the columns' {digest}"
-            )
-            if loaded.weight_digest == digest and differing:
-                weights = (
-                    f"differs in {', '.join(differing)} from the teacher of the columns; make them again "
-                    "with --overwrite"
-                )
-            findings.append(
-                Finding(
-                    "good" if same else "bad",
-                    "teacher",
-                    f"{name}: width {loaded.width}, on {loaded.device}, {weights}",
-                )
-            )
-    return findings
-
-
-def check_mllm(name: str, device: str = "auto") -> list[Finding]:
-    """Check that a multimodal LLM can be loaded here; report which of its tokens mean yes and no.
-
-    Code that comes with the model is not run.
-    """
-    from cckt.cache_builder.mllm import load_mllm
-
-    subject = f"mllm {name}"
-    try:
-        loaded = load_mllm(name, device=device)
-    except UserError as error:
-        return [Finding("bad", subject, str(error))]
-    millions = sum(value.numel() for value in loaded.model.parameters()) / 1e6
-    kind = type(loaded.model).__name__
-    message = f"{kind}, {millions:.1f}M parameters, on {loaded.device}; tokens for {loaded.yes_no.summary()}"
-    return [Finding("good", subject, message)]
-
-
 def _check_photos(index: Index) -> Finding:
     rows = np.unique(np.linspace(0, max(len(index) - 1, 0), min(SAMPLED_PHOTOS, len(index))).astype(int))
     subject = str(index.folder)
@@ -326,10 +195,3 @@ def _check_labels(subject: str, infos: Iterable[ColumnInfo]) -> list[Finding]:
             Finding("good", subject, f"teachers by label: {found}; --set data.teacher=LABEL selects one")
         )
     return findings
-
-
-def _memory() -> str:
-    try:
-        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
-    except (AttributeError, ValueError, OSError):
-        return "memory unknown"
