@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +69,13 @@ class DetectorProposer:
         return photo
 
     def propose(self, views: Sequence[Image.Image]) -> list[tuple[Floats, Floats]]:
-        """Return for each photo boxes (S, 4) xyxy as fractions of its sides, and scores (S,) in [0, 1]."""
+        """Return for each photo boxes (S, 4) xyxy as fractions of its sides, and scores (S,) in [0, 1].
+
+        A batch is padded to its largest photo. A model that is not told where a photo ends (YOLOS) would give
+        fractions of the padded picture, so it sees photos of different sizes one at a time.
+        """
+        if len({view.size for view in views}) > 1 and not self._sees_padding:
+            return [found for view in views for found in self.propose([view])]
         detector = self._detector
         inputs = self._inputs(list(views)).to(detector.device)
         inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[detector.dtype])
@@ -83,6 +90,12 @@ class DetectorProposer:
                 corners = corners * max(photo.size) / np.array([*photo.size, *photo.size])
             found.append((corners, score))
         return found
+
+    @property
+    def _sees_padding(self) -> bool:
+        """Whether padding does not move boxes: the model is told of it, or its processor makes squares."""
+        named = inspect.signature(self._detector.model.forward).parameters
+        return self._detector.zero_shot or "pixel_mask" in named
 
     @property
     def _classes(self) -> int | None:

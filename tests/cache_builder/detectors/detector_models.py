@@ -68,6 +68,20 @@ def _rt_detr() -> tuple[Any, Any]:
     return hf.RTDetrForObjectDetection(config), processor
 
 
+def _yolos() -> tuple[Any, Any]:
+    config = hf.YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[48, 64],
+        patch_size=16,
+        num_detection_tokens=12,
+        id2label=LABELS,
+    )
+    return hf.YolosForObjectDetection(config), hf.YolosImageProcessor(size=_SIZE)
+
+
 def _owlv2() -> tuple[Any, Any]:
     text = {
         "hidden_size": 16,

@@ -19,7 +19,7 @@ from tests.cache_builder.detectors.detector_models import write_detector
 from tests.cache_builder.mllm.mllm_models import photo
 from tests.cache_builder.samples import write_photos
 
-FIXED = ("detr", "deformable_detr", "rt_detr")
+FIXED = ("detr", "deformable_detr", "rt_detr", "yolos")
 ZERO_SHOT = ("owlv2", "grounding_dino")
 
 
@@ -59,7 +59,7 @@ def test_boxes_are_those_of_transformers(folder: Path, kind: str) -> None:
     for box, score in zip(theirs["boxes"].double().numpy(), theirs["scores"].tolist(), strict=True):
         near = np.abs(pixels - box).max(1)
         assert near.min() < 1e-2, "each of their boxes is one of ours"
-        if kind != "detr":  # whose score is of one class; ours is of anything
+        if kind not in ("detr", "yolos"):  # whose score is of one class; ours is of anything
             assert scores[near < 1e-2].max() >= score - 1e-5
     assert len(boxes) == len(scores)
     assert ((scores >= 0) & (scores <= 1)).all()
@@ -83,6 +83,16 @@ def test_a_batch_of_one_size_equals_single_photos(folder: Path) -> None:
             ((single, alone),) = proposer.propose([one])
             np.testing.assert_allclose(boxes, single, atol=1e-5)
             np.testing.assert_allclose(scores, alone, atol=1e-5)
+
+
+def test_a_model_that_is_not_told_of_padding_sees_photos_of_other_sizes_alone(folder: Path) -> None:
+    """YOLOS would give fractions of the picture that the batch is padded to."""
+    proposer = DetectorProposer(loaded(folder, "yolos"))
+    photos = [photo(1, (48, 48)), photo(2, (64, 32))]
+    for one, (boxes, scores) in zip(photos, proposer.propose(photos), strict=True):
+        ((single, alone),) = proposer.propose([one])
+        np.testing.assert_allclose(boxes, single, atol=1e-6)
+        np.testing.assert_allclose(scores, alone, atol=1e-6)
 
 
 def test_the_record_names_labels_words_and_statements(folder: Path) -> None:
