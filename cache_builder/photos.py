@@ -33,7 +33,13 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from cckt.cache_builder.base.errors import UserError, counted
-from cckt.cache_builder.base.untrusted.image_files import MAX_PIXELS, TooLarge, open_image, orientation
+from cckt.cache_builder.base.untrusted.image_files import (
+    MAX_PIXELS,
+    TooLarge,
+    open_image,
+    orientation,
+    stored_size,
+)
 from cckt.cache_builder.index import Index
 
 WARNED_SHARE = 0.1
@@ -48,6 +54,7 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_INVERSE = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}  # the others are their own
 _SWAPS_SIDES = {_ORIENTATIONS[value] for value in (5, 6, 7, 8)}
 
 _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # faults of the machine, not of the photo
@@ -92,12 +99,16 @@ def load_photo(
     check_file(path)
     try:
         with open_image(path, max_pixels=max_pixels) as image:
-            if image.format != "JPEG":
+            stored, told = stored_size(image), orientation(image)
+            if image.format not in ("JPEG", "TIFF"):
                 image.load()  # other formats may store their orientation after the pixels
-            turn, stored = _turn(image, size, exif), image.size
+                stored, told = image.size, orientation(image)
+            turn = _turn(stored, told, size, exif)
             if reduction > 1:
                 image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
             rgb = to_rgb(image)
+            if image.format == "TIFF" and told in _ORIENTATIONS and orientation(image) != told:
+                rgb = rgb.transpose(_INVERSE.get(told, _ORIENTATIONS[told]))  # Pillow turned it while loading
     except UnidentifiedImageError:
         raise BadPhoto(path, "is not an image in a supported format") from None
     except TooLarge as fault:
@@ -123,7 +134,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()  # the copy does not need the open file
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         wide = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -159,14 +170,17 @@ def _bad(path: Path, fault: Exception) -> BadPhoto:
     return BadPhoto(path, f"cannot be decoded: {_phrase(fault)}")
 
 
-def _turn(image: Image.Image, size: tuple[int, int] | None, exif: str) -> Image.Transpose | None:
-    """Return the transposition that gives the image the layout its boxes refer to; None for none."""
-    if size is not None and image.size == tuple(size) and exif != "apply":
+def _turn(
+    stored: tuple[int, int], told: int, size: tuple[int, int] | None, exif: str
+) -> Image.Transpose | None:
+    """Return the transposition that gives the stored pixels, of the orientation `told`, the layout that their
+    boxes refer to; None for none."""
+    if size is not None and stored == tuple(size) and exif != "apply":
         return None
-    turn = _ORIENTATIONS.get(orientation(image))
+    turn = _ORIENTATIONS.get(told)
     if size is None or turn is None:
         return turn
-    turned = image.size[::-1] if turn in _SWAPS_SIDES else image.size
+    turned = stored[::-1] if turn in _SWAPS_SIDES else stored
     return turn if turned == tuple(size) else None
 
 

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cckt.cache_builder.base.untrusted.image_files import known_formats
+from cckt.cache_builder.index.photo_files.headers import read_header
 from cckt.cache_builder.photos import (
     BadPhoto,
     load_photo,
@@ -87,7 +88,7 @@ def test_a_cmyk_jpeg_keeps_its_colours(tmp_path: Path) -> None:
     assert np.abs(np.asarray(image).astype(int) - np.asarray(red)).max() < 12
 
 
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("suffix", ["png", "tiff", "ppm"])
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
     ramp = np.linspace(0, 65535, 64 * 4).round().astype(np.uint16).reshape(4, 64)
     image = load_photo(save(tmp_path, f"a.{suffix}", Image.fromarray(ramp)), (64, 4))
@@ -141,25 +142,40 @@ def test_an_animation_gives_its_first_frame(tmp_path: Path, suffix: str) -> None
     assert max(green, blue) < 40
 
 
-def rotated(folder: Path, pixels: np.ndarray, orientation: int) -> Path:
+def rotated(folder: Path, pixels: np.ndarray, orientation: int, suffix: str = "png") -> Path:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return save(folder, "a.png", Image.fromarray(pixels), exif=exif)
+    return save(folder, f"a.{suffix}", Image.fromarray(pixels), exif=exif)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+BY_FORMAT = pytest.mark.parametrize("suffix", ["png", "tiff"])  # Pillow turns a TIFF by itself
+BY_ORIENTATION = pytest.mark.parametrize("orientation", range(1, 9))
+
+
+@BY_FORMAT
+@BY_ORIENTATION
 def test_stored_layout_wins_where_it_has_the_size_of_the_annotations(
-    tmp_path: Path, pixels: np.ndarray, orientation: int
+    tmp_path: Path, pixels: np.ndarray, orientation: int, suffix: str
 ) -> None:
-    image = load_photo(rotated(tmp_path, pixels, orientation), (WIDTH, HEIGHT))
+    image = load_photo(rotated(tmp_path, pixels, orientation, suffix), (WIDTH, HEIGHT))
     np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_the_turned_layout_is_taken_where_only_it_has_the_size(
-    tmp_path: Path, pixels: np.ndarray, orientation: int
+@BY_FORMAT
+@BY_ORIENTATION
+def test_a_header_has_the_stored_size_and_the_orientation(
+    tmp_path: Path, pixels: np.ndarray, orientation: int, suffix: str
 ) -> None:
-    path = rotated(tmp_path, pixels, orientation)
+    path = rotated(tmp_path, pixels, orientation, suffix)
+    assert read_header(path) == (WIDTH, HEIGHT, orientation)
+
+
+@BY_FORMAT
+@BY_ORIENTATION
+def test_the_turned_layout_is_taken_where_only_it_has_the_size(
+    tmp_path: Path, pixels: np.ndarray, orientation: int, suffix: str
+) -> None:
+    path = rotated(tmp_path, pixels, orientation, suffix)
     if orientation < 5:
         assert reason(path, size=(HEIGHT, WIDTH)) == "is 23 x 17 where the annotations say 17 x 23"
         return
@@ -172,9 +188,13 @@ def test_the_turned_layout_is_taken_where_only_it_has_the_size(
     np.testing.assert_array_equal(np.asarray(load_photo(path, (HEIGHT, WIDTH))), turns[orientation])
 
 
-def test_without_annotations_the_orientation_is_followed(tmp_path: Path, pixels: np.ndarray) -> None:
-    np.testing.assert_array_equal(np.asarray(load_photo(rotated(tmp_path, pixels, 6))), np.rot90(pixels, -1))
-    np.testing.assert_array_equal(np.asarray(load_photo(rotated(tmp_path, pixels, 3))), np.rot90(pixels, 2))
+@BY_FORMAT
+def test_without_annotations_the_orientation_is_followed(
+    tmp_path: Path, pixels: np.ndarray, suffix: str
+) -> None:
+    for orientation, turns in ((6, -1), (3, 2)):
+        image = load_photo(rotated(tmp_path, pixels, orientation, suffix))
+        np.testing.assert_array_equal(np.asarray(image), np.rot90(pixels, turns))
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")

@@ -22,6 +22,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 EXIF_ORIENTATION = 0x0112
 """The EXIF tag that says how a viewer turns the stored pixels; 1 for not at all."""
 
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+
 
 class TooLarge(Image.DecompressionBombError):
     """An image with more pixels than allowed; the message is a reason for `BadPhoto`."""
@@ -51,6 +53,17 @@ def known_formats() -> tuple[str, ...]:
     # Pillow would print a warning for what max_pixels refuses with one sentence.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of the stored pixels of an open image that is not loaded yet.
+
+    Pillow swaps the sides of a TIFF whose orientation does, and of no other format.
+    """
+    if image.format != "TIFF":
+        return image.size
+    tags: dict[int, int] = image.tag_v2  # type: ignore[attr-defined]
+    return int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT])
 
 
 def orientation(image: Image.Image) -> int:

@@ -56,7 +56,7 @@ def read_header(path: Path) -> tuple[int, int, int] | None:
 
     OSError where the fault is not the file's: too many files are open.
     """
-    from cckt.cache_builder.base.untrusted.image_files import open_image, orientation
+    from cckt.cache_builder.base.untrusted.image_files import open_image, orientation, stored_size
 
     try:
         if not path.is_file():  # a pipe would block
@@ -64,7 +64,7 @@ def read_header(path: Path) -> tuple[int, int, int] | None:
         with open_image(path) as image:
             # A PNG may hold its EXIF after the pixels; only an EXIF before them is read without decoding.
             turned = 1 if image.format == "PNG" and "exif" not in image.info else orientation(image)
-            return image.width, image.height, turned if 1 <= turned <= 8 else 1
+            return *stored_size(image), turned if 1 <= turned <= 8 else 1
     except Exception as fault:  # decoders raise many kinds; columns report the photo and the reason
         if isinstance(fault, OSError) and fault.errno in NO_FILES:
             raise
