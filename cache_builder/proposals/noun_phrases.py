@@ -13,7 +13,7 @@ import unicodedata
 MOST_WORDS = 2
 """Words of a noun: the last ones of its phrase, since in English the head comes last."""
 
-RULES = "noun phrases 1"
+RULES = "noun phrases 2"
 """Name of these rules in a column's recipe; raise the number when a rule changes."""
 
 EMPTY = "the answer is empty"
@@ -51,10 +51,29 @@ _OPENERS = _words(
 _ENDS = _words(
     "in on of with at by and or from for near behind under over above below next inside against into "
     "which who whose that while as but through around between beside beneath across along without during "
-    "it there sitting standing lying holding wearing eating walking running flying riding playing looking "
-    "hanging parked made filled covered"
+    "it there made filled covered"
 )
 """Words that end a noun phrase."""
+
+_PARTICIPLES = _words(
+    "sitting standing lying holding wearing eating walking running flying riding playing looking hanging "
+    "parked"
+)
+"""They end a noun phrase too, unless they begin it: "a man riding", but "a red flying disc"."""
+
+_ADJECTIVES = _words(
+    "red yellow green blue purple pink brown black white gray grey beige dark light bright pale blonde "
+    "colorful colourful small large big little tiny huge giant long short tall wide thin thick old new young "
+    "round square rectangular oval wooden metallic striped spotted shiny fluffy cute beautiful empty"
+)
+_COLOURED_THINGS = _words("orange gold silver cream rose tan")
+"""Adjectives only before another one: "orange and white cat", but "orange and apple"."""
+
+_MEASURES = _words(
+    "pair pairs bunch bunches slice slices piece pieces group groups set row rows pile stack herd flock "
+    "crowd collection couple variety type kind part image picture photo photograph close-up closeup view"
+)
+"""Words before an "of" that is followed by the noun: "a pair of scissors", "a photo of a dog"."""
 
 _NO_NAME = _words("none nothing unknown na no yes not nope it they something anything everything someone")
 """Words that name nothing; an answer whose phrase begins with one has no noun."""
@@ -65,7 +84,7 @@ _REFUSALS = _words("cannot can't couldn't don't unable sorry unclear unsure unid
 _SAME = _words(
     "glasses sunglasses eyeglasses scissors jeans pants trousers shorts goggles binoculars pliers tongs "
     "tweezers pajamas pyjamas clothes series species gas canvas atlas christmas lens chess news "
-    "headphones earphones stairs swiss asparagus"
+    "headphones earphones stairs swiss asparagus fries thermos rhinoceros molasses"
 )
 _IRREGULAR = {
     "people": "person",
@@ -88,7 +107,10 @@ _IRREGULAR = {
     "halves": "half",
     "scarves": "scarf",
     "thieves": "thief",
-    "shoes": "shoe",
+    "flies": "fly",
+    "skies": "sky",
+    "spies": "spy",
+    "fuses": "fuse",
     "toes": "toe",
     "canoes": "canoe",
     "lenses": "lens",
@@ -112,6 +134,7 @@ _IRREGULAR = {
 _PLURALS = (
     (re.compile(r"(?:ss|us|is)$"), ""),  # glass, bus, tennis
     (re.compile(r"(?<=..[^aeiou])ies$"), "y"),  # berries; not ties
+    (re.compile(r"shoes$"), "shoe"),  # horseshoes
     (re.compile(r"(?<=[^aeiou])oes$"), "o"),  # potatoes
     (re.compile(r"(?<=ss|sh|ch)es$"), ""),  # glasses, brushes, benches
     (re.compile(r"(?<=x)es$"), ""),  # boxes
@@ -125,32 +148,64 @@ def noun_of(answer: str, most_words: int | None = MOST_WORDS) -> tuple[str, str]
     """Return (noun, "") of an answer, or ("", why it has none).
 
     "This is a red umbrella." -> "red umbrella"; "Two dogs on a sofa" -> "dog". most_words: None keeps the
-    whole phrase, for word lists, in which a line is a phrase already.
+    whole phrase with its numbers, for names and word lists, in which a line is a phrase already.
     """
     text = _plain(answer).strip()
     if not text:
         return "", EMPTY
     sentence = _first_sentence(text) if most_words is not None else text
-    words = _WORD.findall(sentence)
-    if not words:
+    words = _WORD_OR_NUMBER.findall(sentence)
+    if not any(map(_WORD.search, words)):
         return "", NO_WORDS
     if most_words is not None:
-        words = _phrase(words)
-    while words and words[0] in _DETERMINERS:
-        words = words[1:]
+        words = _phrase([word for word in words if _WORD.search(word)])
+    words = _without_determiners(words)
     if not words:
         return "", NO_NOUN
     if most_words is not None:
         if words[0] in _NO_NAME or _REFUSALS & set(words):
             return "", REFUSED
-        stop = next((at for at, word in enumerate(words) if word in _ENDS or word in _LINKS), len(words))
-        words = words[:stop][-most_words:]
+        words = _head(words)[-most_words:]
     words = [word.removesuffix("'s") for word in words]
     if not words or any(len(word) > _LONGEST for word in words):
         return "", NO_NOUN
     if len(words) > 1 and words[-1] == "glasses":  # alone they are spectacles
         words = [*words[:-1], "glass"]
     return " ".join([*words[:-1], singular(words[-1])]), ""
+
+
+def _head(words: list[str]) -> list[str]:
+    """Return the noun phrase that words begin with."""
+    at = 0
+    while at < len(words):
+        word, rest = words[at], words[at + 1 :]
+        begun = any(one not in _ADJECTIVES for one in words[:at])
+        if word == "of" and at and words[at - 1] in _MEASURES and rest:
+            return _head(_without_determiners(rest))
+        if word in ("and", "or") and at and _joins(words[at - 1], rest):
+            words, at = rest, 0
+            continue
+        if word in _PARTICIPLES and not begun and rest and rest[0] not in _DETERMINERS | _ENDS | _LINKS:
+            at += 1
+            continue
+        if word in _ENDS or word in _LINKS or word in _PARTICIPLES:
+            return words[:at]
+        at += 1
+    return words
+
+
+def _joins(before: str, after: list[str]) -> bool:
+    """Whether an "and", or a comma, joins two adjectives of one noun: "a black and white cat"."""
+    if not after or after[0] in _DETERMINERS:
+        return False
+    both = before in _COLOURED_THINGS and after[0] in _ADJECTIVES | _COLOURED_THINGS
+    return before in _ADJECTIVES or both
+
+
+def _without_determiners(words: list[str]) -> list[str]:
+    while words and words[0] in _DETERMINERS:
+        words = words[1:]
+    return words
 
 
 def words_of(text: str) -> list[str]:
@@ -181,13 +236,23 @@ def singular(word: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).lower().replace("’", "'").replace("_", " ")
+    plain = unicodedata.normalize("NFKC", text).lower().replace("’", "'").replace("_", " ")
+    return plain.replace("close up", "close-up")
 
 
 def _first_sentence(text: str) -> str:
-    """The first part with a letter; after "answer:" and the like, what follows the colon."""
-    parts = [part for part in re.split(r"[.!?;,\n]+", text) if _WORD.search(part)]
-    first = parts[0] if parts else text
+    """The first part with a letter; after "answer:" and the like, what follows the colon.
+
+    A comma ends it too, unless it stands between two adjectives: "a large, brown dog".
+    """
+    parts = [part for part in re.split(r"[.!?;\n]+", text) if _WORD.search(part)]
+    first, *others = [part for part in (parts[0] if parts else text).split(",") if _WORD.search(part)] or [
+        text
+    ]
+    for other in others:
+        if not _joins(_WORD.findall(first)[-1], _WORD.findall(other)):
+            break
+        first = f"{first} {other}"
     before, colon, after = first.partition(":")
     return after if colon and _WORD.search(after) else before
 
@@ -203,12 +268,4 @@ def _phrase(words: list[str]) -> list[str]:
         while rest and rest[0] in _LINKS:
             rest = rest[1:]
         return rest
-    kinds = ("image", "picture", "photo", "photograph", "close-up", "closeup", "view")
-    if (
-        len(words) > 2
-        and words[0] in ("a", "an", "the")
-        and "of" in words[1:4]
-        and set(words[:4]) & set(kinds)
-    ):
-        return words[words.index("of") + 1 :]
     return words

@@ -69,8 +69,10 @@ def test_a_data_set_without_boxes_is_refused(tmp_path: Path) -> None:
     render(tmp_path, photos=1)
     files = (tmp_path / "annotations.json", tmp_path / "photos", tmp_path)
     build_index(*files, split=tmp_path / "split.json", keep="base")
+    with pytest.raises(UserError, match="found no box, expected some to learn from"):
+        gather(tiny_config(), tmp_path)
     with pytest.raises(UserError, match=r"found no photo with a box .* data\.drop_empty_photos=false"):
-        gather(tiny_config("data.drop_empty_photos=true"), tmp_path)
+        gather(tiny_config("data.drop_empty_photos=true", "data.proposals=2"), tmp_path)
 
 
 def test_views_that_show_no_object_are_drawn_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
