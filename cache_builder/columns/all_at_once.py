@@ -253,7 +253,7 @@ class PhotoReader:
 
 def _pixels_of(reader: CropReader | ImageReader) -> str:
     """A key that is equal for readers with the same pixels, of one index."""
-    crops = (reader.crop, reader.view) if isinstance(reader, CropReader) else ()
+    crops = (reader.crop, reader.view, reader.grid) if isinstance(reader, CropReader) else ()
     recipe = json.dumps(reader.preprocess.recipe, sort_keys=True)
     return f"{crops} {reader.fast} {reader.on_device} {recipe}"
 

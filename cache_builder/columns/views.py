@@ -90,11 +90,14 @@ def index_of(table: BoxTable) -> Index:
 
 
 def box_keys(table: BoxTable, rows: NDArray[np.int64]) -> list[list[int]]:
-    """Return what the jitter of each box is drawn from: its annotation id, or image id and rank."""
+    """Return what the jitter of each box is drawn from: its annotation id, or image id and rank.
+
+    Negative ids have numbers too.
+    """
     if isinstance(table, Index):
-        return [[int(annotation)] for annotation in table.annotation_ids[rows]]
+        return [[int(annotation) % 2**63] for annotation in table.annotation_ids[rows]]
     images = table.index.image_ids[table.box_images[rows]]
-    return [[int(image), int(rank)] for image, rank in zip(images, table.ranks[rows], strict=True)]
+    return [[int(image) % 2**63, int(rank)] for image, rank in zip(images, table.ranks[rows], strict=True)]
 
 
 def usable_boxes(table: BoxTable, lo: int = 0, hi: int | None = None) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cckt.cache_builder.base.errors import UserError, counted, listed, quoted
 from cckt.cache_builder.index import Index
+from cckt.cache_builder.proposals.noun_phrases import phrases_of
 from cckt.cache_builder.proposals.provenance import Provenance, named_in, overlap
 from cckt.cache_builder.proposals.table import BOXES
 from cckt.cache_builder.store import ColumnName, column_info, parse_name
@@ -47,7 +48,8 @@ def find_leak(provenance: Provenance, index: Index) -> str:
     """Return in which way the maker may have seen novel classes of the index, as a clause after its name; ""
     if in none.
 
-    Names are compared as `overlap` does; a name that a base concept has, letter by letter, is that concept's.
+    Names, and what else they name (`phrases_of`), are compared as `overlap` does; a name that a base concept
+    has, letter by letter, is that concept's.
     """
     novel, base = (_names(index, split) for split in ("novel", "base"))
     known = [name for one in base for name in one]
@@ -56,7 +58,9 @@ def find_leak(provenance: Provenance, index: Index) -> str:
     }
 
     def shared(names: Iterable[str]) -> list[str]:
-        return overlap((name for name in names if normalise_name(name) not in spelled), novel)
+        others = (name for name in names if normalise_name(name) not in spelled)
+        phrases = (phrase for name in others for phrase in phrases_of(name))
+        return overlap((one for one in phrases if normalise_name(one) not in spelled), novel)
 
     trained = shared(provenance.concepts)
     if trained:

@@ -13,6 +13,9 @@ import unicodedata
 MOST_WORDS = 2
 """Words of a noun: the last ones of its phrase, since in English the head comes last."""
 
+_MOST_OF_NAME = 5
+"""Words of a part of a name; a noun of an answer has fewer."""
+
 RULES = "noun phrases 2"
 """Name of these rules in a column's recipe; raise the number when a rule changes."""
 
@@ -206,6 +209,23 @@ def _without_determiners(words: list[str]) -> list[str]:
     while words and words[0] in _DETERMINERS:
         words = words[1:]
     return words
+
+
+def phrases_of(name: str) -> set[str]:
+    """Return a name with what else it names: the parts of a list, without "a photo of" and adjectives.
+
+    "Cat/Kitten" names "cat" and "kitten", and "a photo of a red umbrella" names "umbrella", which "umbrella
+    stand" does not.
+    """
+    found = {name}
+    for part in re.split(r"[,/;|]|\band\b|\bor\b", _plain(name)):
+        numbered = any(word.isdigit() for word in words_of(part))
+        phrase = [] if numbered else noun_of(part, _MOST_OF_NAME)[0].split()
+        while phrase and phrase[0] in _ADJECTIVES:
+            found.add(" ".join(phrase))
+            phrase = phrase[1:]
+        found |= {part.strip(), " ".join(phrase)}
+    return found - {""}
 
 
 def words_of(text: str) -> list[str]:

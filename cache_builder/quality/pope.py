@@ -76,7 +76,7 @@ def pope_report(
                 if not count:
                     continue
                 if kind == "random":
-                    chosen = np.random.default_rng((int(seeds[image]), 0)).permutation(absent)[:count]
+                    chosen = np.random.default_rng((int(seeds[image]) % 2**63, 0)).permutation(absent)[:count]
                 else:
                     rank = popularity if kind == "popular" else together[present].sum(axis=0)
                     chosen = absent[np.argsort(-rank[absent], kind="stable")[:count]]

@@ -29,6 +29,7 @@ class Seen:
     given: NDArray[np.int64]
     """Base rows that may guide it, before noise."""
     fault: str
+    """Why its file cannot be read; of a mosaic, a line for each photo with a fault."""
 
 
 def others_of(place: Place, rows: NDArray[np.int64], options: DataConfig, seed: int) -> NDArray[np.int64]:
@@ -86,7 +87,7 @@ def joined(parts: Sequence[Seen], size: tuple[int, int], mean: Sequence[float]) 
         {name: _joined_rows([one.teacher[name] for one in every]) for name in every[0].teacher},
     )
     given = np.unique(np.concatenate([part.given for part in parts])).astype(np.int64)
-    return Seen(canvas, targets, given, "; ".join(part.fault for part in parts if part.fault))
+    return Seen(canvas, targets, given, "\n".join(part.fault for part in parts if part.fault))
 
 
 def _joined_rows(rows: Sequence[TeacherRows]) -> TeacherRows:

@@ -88,7 +88,7 @@ class Monitor:
         self.overflows_in_a_row: int = before.get("overflows_in_a_row", 0)
         self.window: list[dict[str, float]] = list(before.get("window", []))
         self.spikes = SpikeDetector(self.settings.spike_factor, before.get("spikes"))
-        self.unreadable: set[int] = set()
+        self.unreadable: set[str] = set()
         self.seconds: dict[str, float] = {}
         """Seconds of all logged steps of this process, by part of the step."""
         self.restart_clock()
@@ -113,9 +113,10 @@ class Monitor:
         Raises UserError after `train.nonfinite_limit` consecutive steps with a non-finite loss or gradient.
         """
         for part in parts:
-            for row, fault in zip(part.rows, part.faults, strict=True):
-                if fault and row not in self.unreadable:
-                    self.unreadable.add(row)
+            # A mosaic has a fault for each of its photos; their sentences name the files.
+            for fault in (one for faults in part.faults for one in faults.split("\n") if one):
+                if fault not in self.unreadable:
+                    self.unreadable.add(fault)
                     self.progress.note(f"{fault}; training uses a black image without objects instead")
         if result.finite:
             self.skipped_in_a_row = self.overflows_in_a_row = 0

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns import all_at_once as room
-from cckt.cache_builder.columns.all_at_once import cache_all, cache_photos
+from cckt.cache_builder.columns.all_at_once import _pixels_of, cache_all, cache_photos
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
-from cckt.cache_builder.columns.crops import cache_crops
+from cckt.cache_builder.columns.crops import CropReader, cache_crops
 from cckt.cache_builder.columns.images import cache_images
 from cckt.cache_builder.columns.text import cache_text
+from cckt.cache_builder.index import open_index
 from cckt.cache_builder.runner import ExactPart
 from cckt.cache_builder.teacher.clip import Teacher
 from tests.cache_builder.samples import write_photos
@@ -64,6 +66,12 @@ def test_each_photo_is_decoded_once(data: Path, teacher: Teacher, monkeypatch: p
     assert opened == [0, 1, 2, 3, 4, 5]
     assert [report.made_chunks for report in reports] == [0, 2]
     assert cache_photos(data, teacher, batch=4, workers=0, chunk_rows=5)[1].made_chunks == 0
+
+
+def test_teachers_with_other_grids_of_masks_share_no_crops(data: Path, teacher: Teacher) -> None:
+    reader = CropReader(open_index(data), teacher.preprocess, "oadp", grid=14)
+    assert _pixels_of(reader) == _pixels_of(replace(reader))
+    assert _pixels_of(reader) != _pixels_of(replace(reader, grid=28))
 
 
 def test_parts_share_the_photos_and_the_last_makes_the_priors(data: Path, teacher: Teacher) -> None:

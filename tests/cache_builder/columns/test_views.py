@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,8 @@ def test_jittered_boxes_stay_near_and_inside(data: Path) -> None:
     np.testing.assert_array_equal(one, again)
     assert (one != two).any(axis=1).all()
     np.testing.assert_array_equal(jittered_boxes(index, rows[3:5], 1), one[3:5])
+    negative = replace(index, annotation_ids=-np.asarray(index.annotation_ids))
+    assert (jittered_boxes(negative, rows, 1) != one).any(axis=1).all(), "negative ids have numbers too"
     sides, own = index.box_xyxy[rows, 2:] - index.box_xyxy[rows, :2], one[:, 2:] - one[:, :2]
     assert (own <= sides * SCALE + 1e-9).all()
     reach = (SHIFT + (SCALE - 1) / 2) * sides

@@ -168,6 +168,34 @@ def test_a_name_of_a_base_concept_is_no_leak(tmp_path: Path) -> None:
     assert "1 novel concepts (person)" in find_leak(replace(MAKER, words=("persons",)), index)
 
 
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("a photo of a cat", "cat"),
+        ("a photo of a red umbrella", "umbrella"),
+        ("a cat and an umbrella", "cat, umbrella"),
+        ("cat, domestic cat", "cat"),
+        ("Dog/Cat", "cat"),
+        ("sofa; umbrellas", "umbrella"),
+        ("large black cat", "cat"),
+        ("umbrella stand", ""),
+        ("cat 5", ""),
+        ("hot dog", ""),
+        ("a photo of a hot dog", ""),
+    ],
+)
+def test_a_word_may_name_more_than_itself(tmp_path: Path, word: str, named: str) -> None:
+    splits = {"hot dog": "base", "dog": "base", "cat": "novel", "umbrella": "novel"}
+    index = index_with(tmp_path, splits)
+    for maker in (
+        {"words": (word,)},
+        {"maker": "run", "concepts": (word,)},
+        {"maker": "words", "words": (word,)},
+    ):
+        leak = find_leak(replace(MAKER, **maker), index)
+        assert (f"({named})" in leak) if named else not leak, leak
+
+
 def index_with(folder: Path, splits: dict[str, str]) -> Index:
     """The index of one photo, and of concepts with these names."""
     folder.mkdir(exist_ok=True)

@@ -186,6 +186,11 @@ def test_an_unreadable_photo_is_counted_and_the_run_continues(tmp_path):
     assert metrics["photos_unreadable"] == 1
     assert len([note for note in progress.notes if "p3.png" in note]) == 1
     assert metrics["step"] == 4
+    mosaics = tiny_config("train.epochs=2", "data.mosaic=1.0", "data.mosaic_epochs=2")
+    progress = KillAfter(0, 0)
+    metrics = train(mosaics, folder, None, tmp_path / "mosaics", progress=progress)
+    assert metrics["photos_unreadable"] == 1, "not one for each mosaic that shows it"
+    assert len([note for note in progress.notes if "p3.png" in note]) == 1
 
 
 def test_a_diverged_run_stops_with_its_batch_saved(folder, tmp_path, monkeypatch):
