@@ -21,7 +21,7 @@ from cckt.cache_builder.columns.nouns.cache import cache_nouns
 from cckt.cache_builder.columns.proposals import cache_proposals
 from cckt.cache_builder.columns.text import cache_text
 from cckt.cache_builder.index import copy_index, open_index
-from cckt.cache_builder.presence import oracle_presence
+from cckt.cache_builder.presence import known_pairs, oracle_presence
 from cckt.cache_builder.proposals import Selection
 from cckt.cache_builder.quality.existence import existence_report
 from cckt.cache_builder.store import open_column
@@ -164,5 +164,6 @@ def strength(train_data: Path, val: Path, config: Config) -> dict[str, Any]:
         rho=config.prior.rho,
         limit=config.prior.limit,
         valid=priors.valid_all(),
+        known=known_pairs(held_out),
     )
     return {"crops_named": named, "priors_ap": report["scored"].ap}

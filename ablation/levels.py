@@ -10,7 +10,7 @@ from typing import Any
 from cckt.ablation.data import Announce, folders, region_columns
 from cckt.ablation.level_rows import LevelRow, level_rows
 from cckt.ablation.page import save
-from cckt.ablation.plan import AblationPlan, differences
+from cckt.ablation.plan import OPTIONS_OF_PROPOSALS, AblationPlan, differences
 from cckt.ablation.runs import (
     FIGURES,
     check_rows,
@@ -54,12 +54,8 @@ def levels_table(plan: AblationPlan, announce: Announce, progress: Progress) -> 
     train_data, val = folders(plan, announce, progress, with_columns=False)
     if plan.train is None:
         level_columns(rows, train_data, val, plan, announce, progress)
-    elif plan.run is not None or plan.nouns_from is not None:
-        option = "--run" if plan.run is not None else "--nouns-from"
-        raise UserError(
-            f"{option} makes columns of a rendered shapeworld; you passed --train and --val. Remove it, and "
-            "make the columns of these data sets with cckt cache proposals, crops and nouns."
-        )
+    else:
+        refuse_making(plan)
     check_rows({row.label: row.config for row in rows}, train_data, val)
     done: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -84,6 +80,16 @@ def levels_table(plan: AblationPlan, announce: Announce, progress: Progress) -> 
                 _add(done[f"{row.key}-priors"], _with_priors(run, val, row.prior_weight, progress))
             save(plan, answer)
     return answer
+
+
+def refuse_making(plan: AblationPlan) -> None:
+    """Raise UserError for options of regions that are made, with data sets that have theirs."""
+    for option in OPTIONS_OF_PROPOSALS:
+        if plan.given[option]:
+            raise UserError(
+                f"{option} makes columns of a rendered shapeworld; you passed --train and --val. Remove it, "
+                "and make the columns of these data sets with cckt cache proposals, crops and nouns."
+            )
 
 
 def proposer_config(rows: list[LevelRow]) -> Config:

@@ -26,6 +26,9 @@ def table6(plan: AblationPlan, announce: Announce, progress: Progress) -> dict[s
     """Make Table 6; arguments, answer and errors as for `ablate`."""
     if plan.run is not None and plan.val is None:
         raise UserError(f"--run {plan.run}: no data set to evaluate it on; give --val FOLDER.")
+    if plan.run is not None and (plan.epochs is not None or plan.overrides):
+        option = "--epochs" if plan.epochs is not None else "--set"
+        raise UserError(f"{option} decides how a run is trained; you passed --run, which is. Remove it.")
     if plan.run is not None:
         run, val = plan.run, plan.val
     else:

@@ -76,7 +76,7 @@ def evaluate(
 ) -> None:
     """Score a run, or any detections, on a data set."""
     from cckt.api import confirmation
-    from cckt.cache_builder.index import open_index
+    from cckt.cache_builder.index import open_index, require_boxes_to_score
     from cckt.detector.evaluation.asked import headline_rows, request_rows
     from cckt.detector.evaluation.compare_runs import compare_runs
     from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
@@ -87,7 +87,24 @@ def evaluate(
     if data is None:
         raise UserError("no data set is named; give --data FOLDER, a data set made by cckt data index.")
     answer, progress = Answer(json), TerminalProgress()
+    if not confirm:
+        refuse_unused({"--teacher": teacher}, "applies only with --confirm; remove it.")
     if priors_only:
+        refuse_unused(
+            {
+                "--detections": detections,
+                "--priors": priors,
+                "--classification": classification,
+                "--protocol": changed(protocol, "auto"),
+                "--set": overrides,
+                "--out": out,
+                "--against": against,
+                "--concepts": changed(concepts, False),
+                "--asked": changed(asked, 0),
+                "--confirm": changed(confirm, 0),
+            },
+            "scores detections; you passed --priors-only. Remove it.",
+        )
         run_prior = run_config(run).prior if run else None
         answer.figures(show_prior_report(answer, data, rho, limit, run_prior))
         return
@@ -113,6 +130,7 @@ def evaluate(
             },
             "applies only to a run; you passed --detections. Remove it.",
         )
+        require_boxes_to_score(open_index(data))
     if against is not None:
         refuse_unused(
             {"--out": out, "--concepts": changed(concepts, False), "--asked": changed(asked, 0)}

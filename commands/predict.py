@@ -180,7 +180,10 @@ def predict(
         config = override_config(detector.model.config, overrides)
         detector.model = replace(detector.model, config=config)
     began, progress = time.monotonic(), TerminalProgress()
-    for note in (*inputs.notes, *(f"{run}: {one}" for one in detector.notes_for(confirm, classification))):
+    for note in (
+        *inputs.notes,
+        *(f"{run}: {one}" for one in detector.notes_for(confirm, classification, PRIORS[priors])),
+    ):
         progress.note(note)
     options: dict[str, Any] = {
         "classification": classification,

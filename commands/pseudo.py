@@ -51,6 +51,8 @@ def pseudo(
 
     progress = TerminalProgress()
     ray = ray_engine(engine, address, actors, actor_cpus)
+    if not confirm:
+        refuse_unused({"--teacher": teacher}, "applies only with --confirm; remove it.")
     if ray is not None:
         refuse_unused(
             {"--confirm": changed(confirm, 0)}, "does not work with --engine ray; remove one of them."

@@ -28,6 +28,7 @@ from cckt.cache_builder.index.derive import (
     copy_index,
     pseudo_makers,
     pseudo_note,
+    require_annotated,
     require_boxes_to_score,
 )
 from cckt.cache_builder.index.generations import digests_in_use, sweep_generations
@@ -56,6 +57,7 @@ __all__ = [
     "photo_record",
     "pseudo_makers",
     "pseudo_note",
+    "require_annotated",
     "require_boxes_to_score",
     "shared_note",
     "shared_photos",

@@ -219,7 +219,7 @@ def phrases_of(name: str) -> set[str]:
     """
     found = {name}
     for part in re.split(r"[,/;|]|\band\b|\bor\b", _plain(name)):
-        numbered = any(word.isdigit() for word in words_of(part))
+        numbered = not all(map(_WORD.search, words_of(part)))
         phrase = [] if numbered else noun_of(part, _MOST_OF_NAME)[0].split()
         while phrase and phrase[0] in _ADJECTIVES:
             found.add(" ".join(phrase))

@@ -44,10 +44,11 @@ from cckt.detector.inference.confirm import Confirmation
 from cckt.detector.inference.inference_model import InferenceModel, inference_model, load_inference_model
 from cckt.detector.inference.own_evaluation import calibration_of_run
 from cckt.detector.inference.result_folders import require_own_evaluation
+from cckt.detector.inference.stages.score_scale import ScoreScale, own_scoring
 from cckt.detector.ranks.world import World, joined
 from cckt.detector.runs.checkpoints import evaluation_weights
 from cckt.detector.runs.file_digests import recorded
-from cckt.detector.runs.run_folder import Facts
+from cckt.detector.runs.run_folder import Facts, run_config
 from cckt.detector.students.contract import Student
 
 
@@ -150,7 +151,7 @@ def evaluate_run(
         out = out or run / f"eval-{Path(data).resolve().name}-{variant.name}{named}"
         require_own_evaluation(out, run)
         sizes = [one for one in ([asked] if isinstance(asked, int) else asked) if one]
-        requests = _Requests(tuple(sizes), draws, calibration_of_run(run, confirm is not None))
+        requests = _Requests(tuple(sizes), draws, _calibration(run, variant, confirm is not None))
         metrics, inferred = _evaluated(
             world,
             model,
@@ -176,6 +177,18 @@ def evaluate_run(
                 inferred.detections[variant.name].to_json(out / DETECTIONS_FILE)
         world.wait()  # until the files are written
     return metrics
+
+
+def _calibration(run: Path, variant: Variant, confirmed: bool) -> ScoreCalibration | None:
+    """Return the calibration that `predict` would use for the scores of a variant: none of the run's own for
+    scores of another kind, which stay the network's. None for a run without a calibration."""
+    known = calibration_of_run(run, confirmed)
+    if known is None:
+        return None
+    scoring = own_scoring(run_config(run))
+    inference = own_scoring(replace(run_config(run), prior=variant.prior, inference=variant.inference))
+    scale = ScoreScale(calibration=known, scoring=scoring).for_scores(inference)
+    return scale.calibration or ScoreCalibration.none(scale.lowest(True))
 
 
 def input_digests(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cckt.cache_builder.base.boxes import xywh_of
-from cckt.cache_builder.index import Index, require_boxes_to_score
+from cckt.cache_builder.index import Index, require_annotated
 from cckt.detector.evaluation.protocols import SPLIT_FIGURES, Protocol, protocol_for
 
 Rows = npt.NDArray[np.int64]
@@ -67,9 +67,9 @@ def ground_truth_of(index: Index, protocol: Protocol | str = "auto") -> GroundTr
     """Return the ground truth of an index under a protocol (docs/method/cckt_det.md, section 1).
 
     Raises UserError if the protocol is unknown, does not fit the index or scores no concept, and if the index
-    holds no box, or boxes that are not annotations.
+    holds boxes that are not annotations.
     """
-    require_boxes_to_score(index)
+    require_annotated(index)
     protocol = protocol_for(protocol, index) if isinstance(protocol, str) else protocol
     vocabulary, rows = protocol.scored(index)
     concepts = [vocabulary[int(row)] for row in rows]

@@ -204,7 +204,8 @@ def group_by_image(truth: GroundTruth, rows: Rows, images: Rows, boxes: Rows) ->
 @dataclass(frozen=True)
 class NovelObjects:
     """What becomes of the annotated novel objects, in the layout of Table I of HD-OVD (docs/method/hd_ovd.md,
-    section 10): `base`, `novel` and `correct` add up to `selected`."""
+    section 10): `base`, `novel` and `correct` add up to `selected`. Missing are those called a concept of the
+    split "other", which some protocols score."""
 
     objects: int
     """All of them."""
@@ -233,13 +234,13 @@ def count_novel_objects(truth: GroundTruth, found: LocatedDetections, threshold:
     best = best[best >= 0]
     kept = found.scores[best] >= threshold
     concepts, own = found.concepts[best][kept], truth.concepts[recalled][kept]
-    is_base, right = truth.in_split("base")[concepts], concepts == own
+    base, novel_ones, right = truth.in_split("base"), truth.in_split("novel"), concepts == own
     return NovelObjects(
         objects=len(novel),
         recalled=len(recalled),
         selected=int(kept.sum()),
-        base=int(is_base.sum()),
-        novel=int((~is_base & ~right).sum()),
+        base=int(base[concepts].sum()),
+        novel=int((novel_ones[concepts] & ~right).sum()),
         correct=int(right.sum()),
         threshold=threshold,
     )

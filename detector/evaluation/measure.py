@@ -115,8 +115,8 @@ def metrics_of_variant(
 
 
 def _transfer(metrics: Metrics, facts: Facts) -> dict[str, Any]:
-    """Return AP50 of the concepts whose name the run was trained on, and of all others."""
-    trained = {normalise_name(name) for name in facts.names}
+    """Return AP50 of the concepts that the run was trained on by annotated boxes, and of all others."""
+    trained = facts.annotated
     answer: dict[str, Any] = {}
     for word, was_trained in (("trained_on", True), ("unseen", False)):
         ours = [one for one in metrics.per_concept if (normalise_name(one.name) in trained) == was_trained]

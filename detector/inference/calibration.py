@@ -42,6 +42,11 @@ class ScoreCalibration:
         ).astype(np.float32)
         return known
 
+    @staticmethod
+    def none(threshold: float) -> ScoreCalibration:
+        """Return the map that leaves scores as they are."""
+        return ScoreCalibration((1.0, 0.0), (1.0, 0.0), threshold, 0.0)
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for metrics.json."""
         return {"base": [*self.base], "novel": [*self.novel], "threshold": self.threshold, "f1": self.f1}

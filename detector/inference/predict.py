@@ -6,6 +6,7 @@ makes from a teacher, or from arrays that the caller gives.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -32,7 +33,7 @@ from cckt.detector.inference.prediction import Prediction
 from cckt.detector.inference.rivals import BaseText
 from cckt.detector.inference.stages.open_photo import Photo, open_photo
 from cckt.detector.inference.stages.predict_batch import BatchPredictor, BatchSettings
-from cckt.detector.inference.stages.score_scale import ScoreScale
+from cckt.detector.inference.stages.score_scale import ScoreScale, own_scoring
 from cckt.detector.inference.stages.windows import OVERLAP, Windows, predict_in_windows
 from cckt.detector.inference.vocabulary import (
     Floats,
@@ -66,7 +67,7 @@ class Predictor:
         """Raises UserError when the teacher of the guide is not the run's teacher.
 
         threshold: lowest score without a calibration. confirmed: calibration of confirmed scores. base_text:
-        (C, D) unit embeddings of the base concepts, used where there is no guide.
+        (C, D) unit embeddings of the base concepts; None computes them with the guide.
         """
         self.model, self.facts, self.guide = model, facts, guide
         self.scale = ScoreScale(threshold or Threshold(), calibration, confirmed)
@@ -91,9 +92,9 @@ class Predictor:
             Threshold.of(Path(run)),
             calibration=calibration_of_run(Path(run)),
             confirmed=calibration_of_run(Path(run), confirmed=True),
-            base_text=load_base_text(Path(run), facts) if guide is None else None,
+            base_text=load_base_text(Path(run), facts),
         )
-        predictor.scale = replace(predictor.scale, run=str(run), scoring=model.config.inference)
+        predictor.scale = replace(predictor.scale, run=str(run), scoring=own_scoring(model.config))
         return predictor
 
     @property
@@ -106,10 +107,10 @@ class Predictor:
         """Sentences on what the run lacks for scores that are comparable between vocabularies."""
         return self.notes_for(0)
 
-    def notes_for(self, confirm: int, classification: str | None = None) -> list[str]:
-        """Return `notes` of scores by a classification (None: that of the run's config), and one if `confirm`
-        boxes are to be confirmed and were never evaluated so."""
-        scale = self._scale(classification)
+    def notes_for(self, confirm: int, classification: str | None = None, priors: str = "config") -> list[str]:
+        """Return `notes` of scores by a classification (None: that of the run's config) with these priors,
+        and one if `confirm` boxes are to be confirmed and were never evaluated so."""
+        scale = self._scale(classification, priors)
         return scale.notes(self._base_text.known) + (scale.confirmed_notes(confirm) if confirm else [])
 
     @property
@@ -117,9 +118,17 @@ class Predictor:
         """A sentence when no detection of the run's own evaluation is correct; "" otherwise."""
         return self._scale().warning(self._base_text.known)
 
-    def _scale(self, classification: str | None = None) -> ScoreScale:
-        """Return the scale of scores by a classification; None is that of the model's options."""
-        return self.scale.for_scores(self.model.config.inference, classification)
+    def _scale(
+        self, classification: str | None = None, priors: str = "config", given: bool = False
+    ) -> ScoreScale:
+        """Return the scale of scores by a classification; None is that of the model's options.
+
+        given: present concepts are given in place of priors, so that no score is weighed by priors.
+        """
+        inference = self.model.config.inference
+        if not self._use_guide(priors, given):
+            inference = replace(inference, prior_weight=0.0)
+        return self.scale.for_scores(inference, classification)
 
     def predict(
         self, images: Photo | Iterable[Photo], vocabulary: Vocabulary | str | Sequence[str], **options: Any
@@ -199,13 +208,16 @@ class Predictor:
                 Windows(tile, overlap),
                 empty=Prediction.empty(words, (0, 0)),
                 strict=strict,
-                top=top,
+                top=top or self.model.config.inference.top,
+                nms=self.model.config.inference.nms if nms is None else nms,
                 multi_label=multi_label,
             )
             return
         rivals = rivals and self._base_text.known
+        base = [word.split == "base" for word in words]
         if rivals:
             table = np.concatenate([table, self._base_text.rivals_of(words)])
+            base += self._base_text.annotated(words)
         config = self.model.config
         use_guide = self._use_guide(priors, present is not None)
         informed = present is not None or use_guide
@@ -215,7 +227,7 @@ class Predictor:
                 "list; give --teacher, or present=[...]."
             )
         fixed = None if present is None else rows_of_concepts(words, present)
-        scale = self._scale(classification)
+        scale = self._scale(classification, priors, present is not None)
         settings = BatchSettings(
             words,
             torch.from_numpy(table).to(self.model.device),
@@ -231,17 +243,15 @@ class Predictor:
             scale.calibration_of(rivals, bool(confirm)),
             confirmation_by(self.guide, confirm),
             multi_label,
+            base,
         )
         floor = scale.lowest(rivals, bool(confirm)) if min_score is None else min_score
         batches, waiting = BatchPredictor(self.model), iter(source)
-        first = 0
         while group := list(islice(waiting, batch or settings.inference.batch)):
             opened = [open_photo(photo, strict) for photo in group]
             readable = [image for image, _, fault in opened if not fault]
-            numbers = [first + at for at, (_, _, fault) in enumerate(opened) if not fault]
-            first += len(opened)
             guided = self._guide_priors(readable, table) if use_guide and readable else None
-            chosen = [fixed] * len(readable) if fixed is not None else self._chosen(guided, numbers)
+            chosen = [fixed] * len(readable) if fixed is not None else self._chosen(guided, readable)
             predictions = batches.predict(readable, settings, chosen, guided)
             found = iter(one.where(one.scores >= floor) for one in predictions)
             for _, name, fault in opened:
@@ -278,15 +288,17 @@ class Predictor:
         return np.asarray(self.guide.presence(images, text), np.float32)
 
     def _chosen(
-        self, priors: npt.NDArray[np.float32] | None, numbers: Sequence[int]
+        self, priors: npt.NDArray[np.float32] | None, images: Sequence[Image.Image]
     ) -> list[npt.NDArray[np.int64]] | None:
         """Choose the present concepts (docs/method/cckt_det.md, eq. 7); None without priors.
 
-        A random fill is seeded by the number of the image in the stream, so it does not depend on the batch.
+        A random fill is seeded by the pixels, so that an image has one result wherever a stream begins.
         """
         if priors is None:
             return None
         prior = self.model.config.prior
+        random = prior.fill == "random"
+        numbers = [zlib.crc32(image.tobytes()) if random else 0 for image in images]
         return choose_present(priors, prior.rho, prior.limit, prior.fill, numbers)
 
     def _use_guide(self, priors: str, given: bool) -> bool:

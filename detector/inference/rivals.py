@@ -10,13 +10,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from cckt.cache_builder.proposals.provenance import forms_of
 from cckt.cache_builder.vocabulary import Concept, Vocabulary, normalise_name
 from cckt.detector.inference.vocabulary import Guide, unit_text
 from cckt.detector.runs.run_folder import Facts
 
 
 class BaseText:
-    """Text embeddings of the base concepts of a run: from the guide, else from the run folder.
+    """Text embeddings of the base concepts of a run: from the run folder, else from the guide.
 
     The embeddings of the guide are computed once, on first use.
     """
@@ -33,20 +34,34 @@ class BaseText:
         return self._guide is not None or self._saved is not None
 
     def rivals_of(self, words: Vocabulary) -> npt.NDArray[np.float32]:
-        """Return (R, D) unit embeddings of the base concepts whose name no word or synonym of a user has."""
-        named = {normalise_name(name) for concept in words for name in (concept.name, *concept.synonyms)}
-        rows = [row for row, name in enumerate(self._facts.names) if normalise_name(name) not in named]
-        if not rows or not self.known:
+        """Return (R, D) unit embeddings of the `rows_of` the rivals of a user's words."""
+        rows = self.rows_of(words)
+        if not rows:
             return np.zeros((0, self._facts.embedding_dim), np.float32)
         rivals: npt.NDArray[np.float32] = self._table()[rows]
         return rivals
 
+    def rows_of(self, words: Vocabulary) -> list[int]:
+        """Return the rows of the base concepts that no word or synonym of a user names, compared as nouns;
+        none where there are no embeddings."""
+        if not self.known:
+            return []
+        facts = self._facts
+        named = {form for one in words for name in (one.name, *one.synonyms) for form in forms_of(name)}
+        every = [(name, *facts.synonyms_of(row)) for row, name in enumerate(facts.names)]
+        return [row for row, names in enumerate(every) if not any(named & forms_of(name) for name in names)]
+
+    def annotated(self, words: Vocabulary) -> list[bool]:
+        """Return for each of `rows_of` whether it had annotated boxes in training, not only pseudo boxes."""
+        known = self._facts.annotated
+        return [normalise_name(self._facts.names[row]) in known for row in self.rows_of(words)]
+
     def _table(self) -> npt.NDArray[np.float32]:
         if self._known is None:
-            if self._guide is None:
-                assert self._saved is not None, "expected saved text embeddings, found None"
+            if self._saved is not None:  # those of the training, with its synonyms and prompts
                 self._known = self._saved
             else:
+                assert self._guide is not None, "expected a guide or saved text embeddings, found neither"
                 concepts = Vocabulary(Concept(row, name) for row, name in enumerate(self._facts.names))
                 self._known = unit_text(concepts, None, self._guide, self._facts)
         return self._known

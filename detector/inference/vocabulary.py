@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError, quoted
+from cckt.cache_builder.proposals.provenance import forms_of
 from cckt.cache_builder.store import architecture_differences
-from cckt.cache_builder.vocabulary import Concept, Vocabulary, normalise_name
+from cckt.cache_builder.vocabulary import Concept, Vocabulary
 from cckt.detector.runs.run_folder import Facts
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -62,13 +63,14 @@ def require_teacher_of_run(guide: Guide, facts: Facts) -> None:
 def with_splits(words: Vocabulary, annotated: AbstractSet[str]) -> Vocabulary:
     """Return the vocabulary with the splits of a run: "base" if the run was trained on it, else "novel".
 
-    annotated: names that the run was trained on, as `normalise_name` writes them; a concept is base if its
-    name or one of its synonyms is among them.
+    annotated: names that the run was trained on; a concept is base if its name or one of its synonyms is
+    among them, compared as nouns.
     """
+    trained = {form for name in annotated for form in forms_of(name)}
 
     def split(concept: Concept) -> str:
-        names = {normalise_name(name) for name in (concept.name, *concept.synonyms)}
-        return "base" if names & annotated else "novel"
+        names = (concept.name, *concept.synonyms)
+        return "base" if any(trained & forms_of(name) for name in names) else "novel"
 
     concepts = (replace(concept, split=split(concept)) for concept in words)
     return Vocabulary(concepts, typed=words.typed)

@@ -54,9 +54,9 @@ def confusion(
     best = best_detections(truth, found)
     detected = np.where(best >= 0, found.concepts[best], -1) if len(found.scores) else best
     cosine = np.asarray(text, np.float64) @ np.asarray(text, np.float64).T
-    base = np.flatnonzero(truth.in_split("base"))
+    base, novel = np.flatnonzero(truth.in_split("base")), np.flatnonzero(truth.in_split("novel"))
     result = []
-    for concept in np.flatnonzero(truth.in_split("novel")):
+    for concept in novel:
         of_boxes = detected[(truth.concepts == concept) & ~truth.crowd]
         if not len(of_boxes):
             continue
@@ -73,7 +73,7 @@ def confusion(
                 boxes=len(of_boxes),
                 correct=int(counts[concept]),
                 base=int(counts[base].sum()),
-                other_novel=int(counts.sum() - counts[base].sum() - counts[concept]),
+                other_novel=int(counts[novel].sum() - counts[concept]),
                 missed=int((of_boxes < 0).sum()),
                 nearest=tuple(neighbour(int(row)) for row in by_text),
                 detected_as=tuple(neighbour(int(row)) for row in by_count if counts[row]),

@@ -167,13 +167,14 @@ def _sweep(
     It is read from sweep.json in the folder of the evaluation, or written there unless there is a `scratch`.
     """
     path = folder / "sweep.json"
-    key = {"prior": asdict(prior), "inference": asdict(run_config(run).inference), "made_of": made}
+    variant = limit_to_protocol(scene.protocol, chosen_variant(run_config(run), None, options.classification))
+    key = {"prior": asdict(prior), "inference": asdict(variant.inference), "made_of": made}
     if path.is_file():
         kept = read_json(path, "a sweep written by cckt report")
         if isinstance(kept, dict) and key.items() <= kept.items():
             return {name: one for name, one in kept.items() if name not in key}
     try:
-        swept = sweep_priors(run, scene, prior, options.device, progress)
+        swept = sweep_priors(run, scene, prior, variant.inference, options.device, progress)
     except UserError as error:
         progress.note(f"rho and L are not varied in the report: {error}")
         return None

@@ -20,7 +20,7 @@ weights are safetensors (see weights.py), and state.pt is read without code (see
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,6 +74,9 @@ class Facts:
     started_from: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """Who trained the weights that the run started from (--from), and theirs; empty for random ones."""
 
+    synonyms: list[list[str]] = dataclasses.field(default_factory=list)
+    """Further names of each of `names`, which no other concept has; earlier versions recorded none."""
+
     learned_from: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """Who made the proposals and nouns that the run was trained on; earlier versions recorded none."""
 
@@ -89,10 +92,20 @@ class Facts:
 
     @property
     def annotated(self) -> set[str]:
-        """Normalised names of the concepts that had annotated boxes in a training of the run: of the base
-        concepts without `made_base`, and of what the weights were trained on that it started from."""
-        own = {normalise_name(name) for name in self.names} - set(map(normalise_name, self.made_base))
+        """Normalised names, with synonyms, of the concepts that had annotated boxes in a training of the run:
+        of base concepts without `made_base`, and of what the weights were trained on that it started from."""
+        made = set(map(normalise_name, self.made_base))
+        own = {
+            normalise_name(name)
+            for row, first in enumerate(self.names)
+            if normalise_name(first) not in made
+            for name in (first, *self.synonyms_of(row))
+        }
         return own | {normalise_name(name) for maker in self.makers for name in maker.concepts}
+
+    def synonyms_of(self, row: int) -> Sequence[str]:
+        """Return the further names of a base concept."""
+        return self.synonyms[row] if row < len(self.synonyms) else ()
 
     @property
     def taught_by(self) -> dict[str, Any] | None:

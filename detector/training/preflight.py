@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cckt.cache_builder.base.errors import UserError, counted
@@ -31,6 +32,7 @@ from cckt.cache_builder.store import (
     require_same_teacher,
     teacher_of,
 )
+from cckt.cache_builder.vocabulary import Vocabulary, normalise_name
 from cckt.detector.config.checks import require
 from cckt.detector.config.config import Config
 from cckt.detector.data.dataset import TrainingPhotos, used_images
@@ -84,6 +86,7 @@ def gather(config: Config, data: Path) -> Ingredients:
         embedding_dim=text.width,
         n_classes=len(base),
         names=[index.concepts[row].name for row in base],
+        synonyms=own_synonyms(index.concepts, base),
         category_ids=index.concepts.category_ids[base].tolist(),
         index_digest=index.digest,
         text_recipe=dict(text.manifest.spec.recipe),
@@ -99,6 +102,18 @@ def gather(config: Config, data: Path) -> Ingredients:
         ],
     )
     return Ingredients(photos, torch.from_numpy(text.take(base).astype(np.float32)), facts)
+
+
+def own_synonyms(concepts: Vocabulary, rows: NDArray[np.int64]) -> list[list[str]]:
+    """Return the synonyms of the concepts of `rows`, without those that another concept has as a name."""
+    owners: dict[str, set[int]] = {}
+    for row, concept in enumerate(concepts):
+        for name in (concept.name, *concept.synonyms):
+            owners.setdefault(normalise_name(name), set()).add(row)
+    return [
+        [name for name in concepts[int(row)].synonyms if owners[normalise_name(name)] == {int(row)}]
+        for row in rows
+    ]
 
 
 def check_used(config: Config, index: Index) -> None:

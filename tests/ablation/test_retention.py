@@ -33,6 +33,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[AblationPlan, dict[s
     return plan, ablate("retention", plan)
 
 
+def test_options_of_regions_are_refused_with_data_that_have_theirs(tmp_path: Path) -> None:
+    for table in ("levels", "retention"):
+        for option, change in (("--run", {"run": tmp_path}), ("--top", {"top": 3})):
+            plan = AblationPlan(tmp_path, "shapeworld-hdovd", train=tmp_path, val=tmp_path, **change)
+            with pytest.raises(UserError, match=f"{option} makes columns of a rendered shapeworld"):
+                ablate(table, plan)
+
+
 def test_every_method_has_a_point_at_every_epoch(made: tuple[AblationPlan, dict[str, Any]]) -> None:
     plan, answer = made
     assert [row["label"] for row in answer["rows"]] == [*LABELS.values()]

@@ -246,10 +246,20 @@ def test_user_errors(made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path) 
             replace(empty, rows=("train.tempo=1",)),
             '--row "train.tempo=1": unknown option',
         ),
+        (
+            "table6",
+            replace(empty, run=tmp_path, val=tmp_path, overrides=("train.lr=1",)),
+            "--set decides how a run is trained; you passed --run",
+        ),
+        (
+            "table6",
+            replace(empty, run=tmp_path, val=tmp_path, overrides=(), epochs=3),
+            "--epochs decides how a run is trained",
+        ),
         ("table6", replace(empty, run=tmp_path), "no data set to evaluate it on; give --val"),
         (
             "table6",
-            replace(empty, run=plan.out / "table4" / "plain-0", val=plan.out / "held-out"),
+            replace(empty, run=plan.out / "table4" / "plain-0", val=plan.out / "held-out", overrides=()),
             "is not guided by a column of priors",
         ),
     ):

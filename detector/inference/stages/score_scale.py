@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from cckt.cache_builder.base.errors import quoted
+from cckt.detector.config.config import Config
 from cckt.detector.config.inference import InferenceConfig
 from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.own_evaluation import Threshold
@@ -22,6 +23,11 @@ SCORES = (
 """Options of inference that decide the value of a score."""
 CONFIRMED_THRESHOLD = 0.3
 """Lowest confirmed score without a calibration; about the best of the run of `cckt quickstart`."""
+
+
+def own_scoring(config: Config) -> InferenceConfig:
+    """Return how the evaluation of a run scores: without priors, no score is weighed by them."""
+    return config.inference if config.prior.cached else replace(config.inference, prior_weight=0.0)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class ScoreScale:
         """
         wanted = {name: getattr(inference, name) for name in SCORES}
         wanted |= {} if classification is None else {"classification": classification}
+        if self.calibration is None and self.confirmed is None and self.own.best_f1 is None:
+            return self  # nothing is known that could be of another kind
         if self.scoring is None or all(getattr(self.scoring, name) == wanted[name] for name in SCORES):
             return self
         return replace(self, own=Threshold(), calibration=None, confirmed=None, other=True)
@@ -78,8 +86,8 @@ class ScoreScale:
         elif self.other:
             notes.append(
                 "the run's own evaluation scored in another way, so scores are not calibrated, and those "
-                f"from {self.lowest(rivals):g} up are kept; leave out --classification and --set inference, "
-                "or choose a score with --min-score."
+                f"from {self.lowest(rivals):g} up are kept; leave out --classification, --priors and --set "
+                "inference, or choose a score with --min-score."
             )
         elif self.calibration is None and self.own.best_f1 is not None:
             notes.append(

@@ -86,14 +86,15 @@ def predict_in_windows(
     *,
     empty: Prediction,
     strict: bool,
-    top: int | None,
+    top: int,
+    nms: float,
     multi_label: bool,
 ) -> Iterator[Prediction]:
     """Yield one prediction per image, merged from those of its windows.
 
     predict: yields one prediction per given image, in order, as `Predictor.stream` does. empty: a prediction
-    without detections, of the vocabulary. strict: as for `open_photo`. top: most detections of an image;
-    None keeps all. multi_label: as for `merge_windows`.
+    without detections, of the vocabulary. strict: as for `open_photo`. top: most detections of an image.
+    nms, multi_label: as for `merge_windows`.
     """
     waiting: deque[tuple[tuple[int, int], str, str, list[Window]]] = deque()
 
@@ -117,20 +118,26 @@ def predict_in_windows(
         size, name, _, places = waiting[0]
         if len(parts) == len(places):
             waiting.popleft()
-            merged = merge_windows(parts, places, size, multi_label=multi_label)
+            merged = merge_windows(parts, places, size, nms=nms, multi_label=multi_label)
             yield replace(merged.where(np.arange(len(merged))[:top]), source=name)
             parts = []
     yield from unreadable()
 
 
 def merge_windows(
-    parts: list[Prediction], windows: list[Window], size: tuple[int, int], *, multi_label: bool = False
+    parts: list[Prediction],
+    windows: list[Window],
+    size: tuple[int, int],
+    *,
+    nms: float = 0.0,
+    multi_label: bool = False,
 ) -> Prediction:
     """Return one prediction of a photo of `size` (width, height) from those of its windows.
 
     Greedy non-maximum suppression over all windows: boxes that an inner edge of their window cuts come after
     all others, and within each group the highest score is first. A box is dropped if its IoU with a kept one
-    is above SAME_OBJECT (with `multi_label`, one of the same concept). A cut box is also dropped if more than
+    is above SAME_OBJECT (with `multi_label`, one of the same concept), or above `nms` with one of the same
+    concept (0: no further rule). A cut box is also dropped if more than
     INSIDE of it is in a kept box of its concept from another window.
     """
     if len(parts) == 1:
@@ -158,6 +165,7 @@ def merge_windows(
         union, inside = _overlaps(joined.boxes_xyxy[one], joined.boxes_xyxy[kept])
         same = joined.concepts[kept] == joined.concepts[one]
         repeated = (union > SAME_OBJECT) & (same | (not multi_label))
+        repeated |= same & (union > (nms or SAME_OBJECT))
         if joined_cut[one]:
             repeated |= same & (numbers[kept] != numbers[one]) & (inside > INSIDE)
         if not repeated.any():

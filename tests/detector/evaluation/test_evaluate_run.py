@@ -14,10 +14,13 @@ from cckt.cache_builder.store import open_column
 from cckt.detector.config.config import InferenceConfig, PriorConfig
 from cckt.detector.data.presence import disturb_present
 from cckt.detector.evaluation.detections import Detections
-from cckt.detector.evaluation.evaluate import evaluate_model, evaluate_run
+from cckt.detector.evaluation.evaluate import _calibration, chosen_variant, evaluate_model, evaluate_run
 from cckt.detector.evaluation.evaluation_set import CORRUPTED_ADD, CORRUPTED_DROP, open_evaluation_set
 from cckt.detector.evaluation.inference_loop import Variant, infer
+from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.inference_model import load_inference_model
+from cckt.detector.inference.own_evaluation import calibration_of_run
+from cckt.detector.runs.run_folder import run_config
 from tests.detector.evaluation.evaluation_world import (
     TEACHER,
     add_column,
@@ -198,6 +201,18 @@ def test_overrides_change_options_of_priors_and_inference_only(index, run):
         evaluate_run(run, index.folder, overrides=["train.lr=1"])
     with pytest.raises(UserError, match=r"inference\.topp"):
         evaluate_run(run, index.folder, overrides=["inference.topp=2"])
+
+
+def test_requests_are_judged_by_the_scores_that_predict_would_show(index, run):
+    """The calibration of a run is of its own way of scoring; other scores stay as they are."""
+    evaluate_run(run, index.folder)
+    known = calibration_of_run(run)
+    assert known is not None
+    config = run_config(run)
+    assert _calibration(run, chosen_variant(config), False) == known
+    assert _calibration(run, chosen_variant(config, None, "head"), False) == ScoreCalibration.none(0.5)
+    raw = ScoreCalibration.none(0.5).apply(np.array([0.1, 0.7]), np.array([True, False]))
+    np.testing.assert_allclose(raw, [0.1, 0.7], atol=1e-6)
 
 
 def test_an_unreadable_image_has_no_detections_and_is_counted(index, run):

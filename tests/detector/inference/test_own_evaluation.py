@@ -59,7 +59,7 @@ def test_a_run_without_a_correct_detection_has_the_default_threshold_and_a_warni
 
 
 def test_an_evaluation_without_a_correct_detection_records_the_default_threshold(run, tmp_path):
-    index = make_data(tmp_path / "world", photos=1)  # no box, so no detection can be correct
+    index = make_data(tmp_path / "world", photos=3)
     add_column(index, "text", unit_rows(4))
     metrics = evaluate_run(run, index.folder, priors="none")
     assert metrics.figures["best_f1"] == {"score": 0.5, "precision": 0.0, "recall": 0.0, "f1": 0.0}

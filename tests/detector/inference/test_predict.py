@@ -155,11 +155,12 @@ def test_a_random_fill_does_not_depend_on_the_batch(run, photo):
     save_config(changed(small_config(), "prior", fill="random", limit=4), run / "config.toml")
     detector = Predictor.load(run, device="cpu", guide=SmallGuide())
     words = ", ".join("abcdefghij")
-    one, all_ = (
-        detector.predict([photo] * 5, words, min_score=0.0, batch=batch, **ALONE) for batch in (1, 5)
-    )
+    shades = [Image.new("RGB", (50, 30), (40 * number, 90, 60)) for number in range(5)]
+    one, all_ = (detector.predict(shades, words, min_score=0.0, batch=batch, **ALONE) for batch in (1, 5))
     assert [found.present for found in one] == [found.present for found in all_]
     assert len({found.present for found in one}) > 1
+    later = detector.predict(shades[2:], words, min_score=0.0, batch=1, **ALONE)
+    assert [found.present for found in later] == [found.present for found in one[2:]], "as after a stop"
 
 
 def test_without_a_guide_text_is_required_and_checked(run, photo):

@@ -13,9 +13,12 @@ from PIL import Image
 
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import changed
+from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.postprocess import SAME_OBJECT
 from cckt.detector.inference.predict import Predictor
 from cckt.detector.inference.rivals import BaseText
+from cckt.detector.inference.stages.score_scale import own_scoring
+from cckt.detector.inference.vocabulary import with_splits
 from cckt.detector.runs.base_text import save_base_text
 from cckt.detector.runs.run_folder import Facts
 from tests.detector.evaluation.evaluation_world import WIDTH, make_run, small_config, unit_rows
@@ -106,13 +109,48 @@ def test_all_base_concepts_leave_no_rival(detector, photo):
         ("forklift", BASE),
         ("CAT", ["dog", "kite", "boat"]),
         ("puppy|dog, ship|boat", ["cat", "kite"]),
+        ("cats", ["dog", "kite", "boat"]),
+        ("hound, glider", ["cat", "boat"]),  # synonyms of the training index
         (", ".join(BASE), []),
     ],
 )
 def test_a_named_base_concept_is_not_its_own_rival(run, words, rivals):
-    base = BaseText(Facts.load(run), NamedGuide())
+    facts = replace(Facts.load(run), synonyms=[[], ["hound"], ["Glider"], []])
+    base = BaseText(facts, NamedGuide())
+    for concept in with_splits(Vocabulary.free(words), facts.annotated):
+        assert concept.split == ("novel" if concept.name == "forklift" else "base")
     expected = NamedGuide().text(Vocabulary.free(rivals)) if rivals else np.zeros((0, WIDTH))
     np.testing.assert_allclose(base.rivals_of(Vocabulary.free(words)), expected, atol=1e-6)
+
+
+def test_the_saved_texts_of_the_training_come_before_those_of_a_guide(run):
+    """They have the synonyms and prompts of the training, on which the calibration was fitted."""
+    saved = unit_rows(4)
+    base = BaseText(Facts.load(run), NamedGuide(), saved)
+    np.testing.assert_array_equal(base.rivals_of(Vocabulary.free("dog")), saved[[0, 2, 3]])
+
+
+def test_rivals_that_only_pseudo_boxes_made_base_count_as_novel(run):
+    base = BaseText(replace(Facts.load(run), made_base=["kite"]), NamedGuide())
+    assert base.annotated(Vocabulary.free("dog")) == [True, False, True]
+    assert BaseText(Facts.load(run), None).annotated(Vocabulary.free("dog")) == []
+
+
+def test_scores_that_no_priors_weigh_are_not_calibrated_by_those_that_are(run, photo):
+    """The run's own evaluation weighed its scores by priors."""
+    calibration = ScoreCalibration((2.0, 1.0), (2.0, 1.0), 0.4, 0.6)
+    weighed = Predictor.load(run, device="cpu", guide=NamedGuide())
+    weighed.scale = replace(weighed.scale, calibration=calibration)
+    plain = Predictor.load(run, device="cpu", guide=NamedGuide())
+    for options in ({"priors": "none"}, {"present": ["cat"]}):
+        first, second = (
+            one.predict(photo, "cat, dog", min_score=0.0, **options)[0] for one in (plain, weighed)
+        )
+        np.testing.assert_array_equal(first.scores, second.scores)
+    assert not weighed.notes_for(0)
+    assert "scored in another way" in weighed.notes_for(0, None, "none")[0]
+    alone = changed(weighed.model.config, "prior", source="none")
+    assert own_scoring(alone).prior_weight == 0
 
 
 def test_the_base_text_of_the_guide_is_computed_once(run):

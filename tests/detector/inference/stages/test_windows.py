@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -213,9 +214,19 @@ def in_windows(images, side=VIEW, **options):
             images,
             Windows(side),
             empty=Prediction.empty(WORDS, (0, 0)),
-            **({"strict": True, "top": None, "multi_label": False} | options),
+            **({"strict": True, "top": 10_000, "nms": 0.0, "multi_label": False} | options),
         )
     )
+
+
+def test_boxes_of_one_concept_are_suppressed_across_windows_as_within_one() -> None:
+    """IoU 0.6, as the network's own suppression at 0.5 would drop."""
+    parts = [found(np.array([box], np.float32)) for box in ([82, 30, 97, 60], [86, 30, 95, 60])]
+    places = [(0, 0, 200, 200), (0, 0, 200, 200)]
+    assert len(merge_windows(parts, places, (200, 200))) == 2
+    assert len(merge_windows(parts, places, (200, 200), nms=0.5)) == 1
+    others = [parts[0], replace(parts[1], concepts=parts[1].concepts + 1)]
+    assert len(merge_windows(others, places, (200, 200), nms=0.5)) == 2, "of two concepts"
 
 
 def test_windows_find_small_objects_of_a_large_photo_that_the_whole_photo_hides():
