@@ -20,3 +20,9 @@ def test_pseudo_makes_another_data_set(call: Call, world: World, tmp_path: Path)
     assert f"cckt cache all {tmp_path / 'more'} --teacher {world.teacher}" in missing.sentence()
     words[3] = world.held
     assert "is the data set itself" in call("pseudo", world.run, *words).sentence()
+
+
+def test_a_teacher_is_given_only_to_confirm(call: Call, world: World, tmp_path: Path) -> None:
+    for words in (["eval", world.run], ["pseudo", world.run, "--out", tmp_path / "more"]):
+        outcome = call(*words, "--data", world.held, "--teacher", world.teacher)
+        assert "--teacher applies only with --confirm; remove it." in outcome.sentence()

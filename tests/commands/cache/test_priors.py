@@ -111,10 +111,6 @@ def test_options_without_the_report_they_belong_to(call: Call, world: World, tmp
     ):
         outcome = call("eval", world.run, "--priors-only", "--data", world.held, *option)
         assert f"{option[0]} scores detections; you passed --priors-only. Remove it." in outcome.sentence()
-    for verb in ("eval", "pseudo"):
-        words = [verb, world.run, "--data", world.held, "--teacher", world.teacher]
-        words += ["--out", tmp_path / "more"] if verb == "pseudo" else []
-        assert "--teacher applies only with --confirm; remove it." in call(*words).sentence()
 
 
 def test_doctor_shows_the_tokens_of_yes_and_no(call: Call, model: Path) -> None:
