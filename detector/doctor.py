@@ -190,7 +190,7 @@ def check_unseen(facts: Facts, data: Path) -> list[Finding]:
         )
         return [Finding("bad", "leak", message)]
     unseen = counted(len(novel), "novel concept")
-    message = f"none of the {unseen} of {data} is among the {len(trained)} trained ones"
+    message = f"none of the {unseen} of {data} is among those that the run was trained on"
     return [Finding("good", "leak", message)]
 
 

@@ -223,5 +223,9 @@ def _base_rows(dataset: EvaluationSet, facts: Facts | None) -> set[int]:
     """Return the rows of the concepts that the run was trained on; without facts those of the split base."""
     if facts is None:
         return {int(row) for row in dataset.vocabulary.rows("base")}
-    trained = set(map(normalise_name, facts.names))
-    return {row for row, concept in enumerate(dataset.vocabulary) if normalise_name(concept.name) in trained}
+    trained = {
+        normalise_name(one) for row, name in enumerate(facts.names) for one in (name, *facts.synonyms_of(row))
+    }
+    words = dataset.vocabulary
+    names = [{normalise_name(one) for one in (word.name, *word.synonyms)} for word in words]
+    return {row for row, own in enumerate(names) if own & trained}

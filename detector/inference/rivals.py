@@ -10,9 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from cckt.cache_builder.proposals.provenance import forms_of
 from cckt.cache_builder.vocabulary import Concept, Vocabulary, normalise_name
-from cckt.detector.inference.vocabulary import Guide, unit_text
+from cckt.detector.inference.vocabulary import Guide, forms_in, unit_text
 from cckt.detector.runs.run_folder import Facts
 
 
@@ -42,14 +41,14 @@ class BaseText:
         return rivals
 
     def rows_of(self, words: Vocabulary) -> list[int]:
-        """Return the rows of the base concepts that no word or synonym of a user names, compared as nouns;
-        none where there are no embeddings."""
+        """Return the rows of the base concepts that no word or synonym of a user names; none where there are
+        no embeddings."""
         if not self.known:
             return []
-        facts = self._facts
-        named = {form for one in words for name in (one.name, *one.synonyms) for form in forms_of(name)}
+        facts, forms = self._facts, forms_in(words)
+        named = {form for one in words for name in (one.name, *one.synonyms) for form in forms(name)}
         every = [(name, *facts.synonyms_of(row)) for row, name in enumerate(facts.names)]
-        return [row for row, names in enumerate(every) if not any(named & forms_of(name) for name in names)]
+        return [row for row, names in enumerate(every) if not any(named & forms(name) for name in names)]
 
     def annotated(self, words: Vocabulary) -> list[bool]:
         """Return for each of `rows_of` whether it had annotated boxes in training, not only pseudo boxes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from torch import Tensor
 from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.proposals.provenance import forms_of
 from cckt.cache_builder.store import architecture_differences
-from cckt.cache_builder.vocabulary import Concept, Vocabulary
+from cckt.cache_builder.vocabulary import Concept, Vocabulary, normalise_name
 from cckt.detector.runs.run_folder import Facts
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -64,16 +64,26 @@ def with_splits(words: Vocabulary, annotated: AbstractSet[str]) -> Vocabulary:
     """Return the vocabulary with the splits of a run: "base" if the run was trained on it, else "novel".
 
     annotated: names that the run was trained on; a concept is base if its name or one of its synonyms is
-    among them, compared as nouns.
+    among them (`forms_in`).
     """
-    trained = {form for name in annotated for form in forms_of(name)}
+    forms = forms_in(words)
+    trained = {form for name in annotated for form in forms(name)}
 
     def split(concept: Concept) -> str:
         names = (concept.name, *concept.synonyms)
-        return "base" if any(trained & forms_of(name) for name in names) else "novel"
+        return "base" if any(trained & forms(name) for name in names) else "novel"
 
     concepts = (replace(concept, split=split(concept)) for concept in words)
     return Vocabulary(concepts, typed=words.typed)
+
+
+def forms_in(words: Vocabulary) -> Callable[[str], set[str]]:
+    """Return the forms in which names are compared with those of a vocabulary.
+
+    Of words that somebody typed, "cats" and "a cat" are "cat"; the concepts of a data set may be "person" and
+    "people", one of them novel.
+    """
+    return forms_of if words.typed else lambda name: {normalise_name(name)}
 
 
 def unit_text(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cckt.cache_builder.vocabulary import Vocabulary
+from cckt.cache_builder.vocabulary import Concept, Vocabulary
 from cckt.detector.config.config import changed
 from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.postprocess import SAME_OBJECT
@@ -151,6 +151,14 @@ def test_scores_that_no_priors_weigh_are_not_calibrated_by_those_that_are(run, p
     assert "scored in another way" in weighed.notes_for(0, None, "none")[0]
     alone = changed(weighed.model.config, "prior", source="none")
     assert own_scoring(alone).prior_weight == 0
+
+
+def test_concepts_of_a_data_set_are_compared_letter_by_letter(run):
+    """They may be "cat" and "cats", one of them novel."""
+    words = Vocabulary([Concept(1, "cats"), Concept(2, "dog")])
+    facts = Facts.load(run)
+    assert [word.split for word in with_splits(words, facts.annotated)] == ["novel", "base"]
+    assert BaseText(facts, NamedGuide()).rows_of(words) == [0, 2, 3]
 
 
 def test_the_base_text_of_the_guide_is_computed_once(run):
