@@ -183,21 +183,26 @@ def _check_out(out: Path, index: Index) -> None:
 
 
 def _without_overlaps(index: Index, confident: Detections) -> Detections:
-    """Return the detections that overlap no box and no detection of higher score, by falling score."""
+    """Return the detections that overlap no box and no detection of higher score, by falling score.
+
+    A detection inside a crowd of its own concept overlaps it, as when scores are matched: it may be one of
+    the objects that the crowd stands for.
+    """
     confident = confident.where(np.argsort(-confident.scores, kind="stable"))
     sides = confident.boxes_xywh[:, 2:].min(1) if len(confident) else np.zeros(0)
-    known: dict[int, np.ndarray] = {}
+    known: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # boxes, and the concepts of those that are crowds
     kept = []
     for number, image in enumerate(confident.image_ids.tolist()):
         if image not in known:
             boxes = index.boxes_of(index.image_row(image))
             corners = np.asarray(index.box_xyxy[boxes], np.float64)
-            known[image] = xywh_of(corners)
-        box = confident.boxes_xywh[[number]]
-        over = iou(box, known[image], np.zeros(len(known[image]), bool))
-        image_row = index.image_row(image)
-        absent = index.concepts.row_of(int(confident.category_ids[number])) in index.negatives_of(image_row)
+            crowds = np.where(index.iscrowd[boxes], index.box_concepts[boxes], -1)
+            known[image] = (xywh_of(corners), crowds)
+        box, (others, crowds) = confident.boxes_xywh[[number]], known[image]
+        concept = index.concepts.row_of(int(confident.category_ids[number]))
+        over = iou(box, others, crowds == concept)
+        absent = concept in index.negatives_of(index.image_row(image))
         if not absent and sides[number] >= 1 and (not over.size or over.max() < OVERLAP):
             kept.append(number)
-            known[image] = np.concatenate([known[image], box])
+            known[image] = (np.concatenate([others, box]), np.append(crowds, -1))
     return confident.where(np.array(kept, np.int64))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from cckt.cache_builder.index import add_boxes, open_index, pseudo_note, verify_
 from cckt.cache_builder.proposals import Provenance
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
-from cckt.detector.evaluation.pseudo_labels import pseudo_index
+from cckt.detector.evaluation.pseudo_labels import _without_overlaps, pseudo_index
 from cckt.detector.runs.file_digests import recorded
 from cckt.detector.runs.run_folder import Facts
 from cckt.detector.training.preflight import check_pseudo, makers_of_boxes
@@ -162,3 +163,13 @@ def test_wrong_arguments_are_refused(index, run, tmp_path):
     assert open_index(other.folder).digest == other.digest
     for score in (1.0, 0.9):  # an index made from the same one may be replaced
         pseudo_index(run, index.folder, tmp_path / "mine", min_score=score, priors="none")
+
+
+def test_a_find_inside_a_crowd_of_its_concept_is_no_new_box(tmp_path: Path) -> None:
+    index = make_data(tmp_path / "crowd", photos=2, crowd=True)  # a crowd of cats in photo 11
+    assert index.iscrowd.tolist() == [True]
+    inside = np.array([[1.0, 6, 3, 3], [1, 6, 3, 3], [20, 6, 3, 3]])
+    found = Detections(np.array([11, 11, 11]), np.array([1, 2, 1]), np.array([0.9, 0.8, 0.7]), inside, "test")
+    kept = _without_overlaps(index, found.where(np.array([0, 2])))
+    assert kept.scores.tolist() == [0.7], "a cat among the cats may be one of them"
+    assert _without_overlaps(index, found.where(np.array([1]))).category_ids.tolist() == [2], "a dog is not"
