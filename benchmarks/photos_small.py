@@ -30,6 +30,7 @@ import tempfile
 import time
 import tomllib
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.columns is None and None in (given.train, given.val):
         parser.error("give --train and --val, or --columns")
+    if find_spec("onnx") is None:  # before minutes of training
+        parser.error("the export needs the package onnx; run pip install '.[export]'")
     load = os.getloadavg()[0]
     commands = Commands(given.threads)
     with tempfile.TemporaryDirectory() as name:
