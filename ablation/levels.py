@@ -52,10 +52,7 @@ def levels_table(plan: AblationPlan, announce: Announce, progress: Progress) -> 
     """
     rows = level_rows(plan)
     train_data, val = folders(plan, announce, progress, with_columns=False)
-    if plan.train is None:
-        level_columns(rows, train_data, val, plan, announce, progress)
-    else:
-        refuse_making(plan)
+    level_columns(rows, train_data, val, plan, announce, progress)
     check_rows({row.label: row.config for row in rows}, train_data, val)
     done: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -82,16 +79,6 @@ def levels_table(plan: AblationPlan, announce: Announce, progress: Progress) -> 
     return answer
 
 
-def refuse_making(plan: AblationPlan) -> None:
-    """Raise UserError for options of regions that are made, with data sets that have theirs."""
-    for option in OPTIONS_OF_PROPOSALS:
-        if plan.given[option]:
-            raise UserError(
-                f"{option} makes columns of a rendered shapeworld; you passed --train and --val. Remove it, "
-                "and make the columns of these data sets with cckt cache proposals, crops and nouns."
-            )
-
-
 def proposer_config(rows: list[LevelRow]) -> Config:
     """Return the config of the detector that proposes regions: the base row, trained for less long."""
     config = next(row.config for row in rows if row.key == "base")
@@ -106,7 +93,18 @@ def level_columns(
     announce: Announce,
     progress: Progress,
 ) -> None:
-    """Make the columns of a rendered shapeworld that the rows read, or what is missing of them."""
+    """Make the columns of a rendered shapeworld that the rows read, or what is missing of them.
+
+    The user's own data sets keep theirs. Raises UserError if an option says how to make some.
+    """
+    if plan.train is not None:
+        for option in OPTIONS_OF_PROPOSALS:
+            if plan.given[option]:
+                raise UserError(
+                    f"{option} makes columns of a rendered shapeworld; you passed --train and --val. Remove "
+                    "it, and make the columns of these data sets with cckt cache proposals, crops and nouns."
+                )
+        return
     config = rows[0].config
     teacher = load_teacher("shapeworld", device=config.train.device)
     announce("columns of text, crops and images")

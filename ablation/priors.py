@@ -24,12 +24,12 @@ PAPER_PRIORS = {(0.7, 6): 0.380, (0.9, 6): 0.376, (0.7, 12): 0.368, (0.9, 12): 0
 
 def table6(plan: AblationPlan, announce: Announce, progress: Progress) -> dict[str, Any]:
     """Make Table 6; arguments, answer and errors as for `ablate`."""
-    if plan.run is not None and plan.val is None:
-        raise UserError(f"--run {plan.run}: no data set to evaluate it on; give --val FOLDER.")
-    if plan.run is not None and (plan.epochs is not None or plan.overrides):
-        option = "--epochs" if plan.epochs is not None else "--set"
-        raise UserError(f"{option} decides how a run is trained; you passed --run, which is. Remove it.")
     if plan.run is not None:
+        if plan.val is None:
+            raise UserError(f"--run {plan.run}: no data set to evaluate it on; give --val FOLDER.")
+        if plan.epochs is not None or plan.overrides:
+            option = "--epochs" if plan.epochs is not None else "--set"
+            raise UserError(f"{option} decides how a run is trained; you passed --run, which is. Remove it.")
         run, val = plan.run, plan.val
     else:
         train_data, val = folders(plan, announce, progress)

@@ -14,7 +14,7 @@ from typing import Any
 
 from cckt.ablation.data import Announce, folders
 from cckt.ablation.level_rows import LevelRow, level_rows
-from cckt.ablation.levels import level_columns, refuse_making
+from cckt.ablation.levels import level_columns
 from cckt.ablation.page import save
 from cckt.ablation.plan import AblationPlan, differences
 from cckt.ablation.retention_page import draw
@@ -53,10 +53,7 @@ def retention_table(plan: AblationPlan, announce: Announce, progress: Progress) 
     rows = [LevelRow(row.key, LABELS[row.key], row.config, 0.0) for row in every if row.key in LABELS]
     rows.sort(key=lambda row: [*LABELS].index(row.key))
     train_data, val = folders(plan, announce, progress, with_columns=False)
-    if plan.train is None:
-        level_columns(every, train_data, val, plan, announce, progress)
-    else:
-        refuse_making(plan)
+    level_columns(every, train_data, val, plan, announce, progress)
     configs = {row.key: constant_rate(row.config, marks[-1]) for row in rows}
     check_rows({row.label: configs[row.key] for row in rows}, train_data, val)
     done: list[dict[str, Any]] = []

@@ -99,16 +99,12 @@ def load_photo(
     check_file(path)
     try:
         with open_image(path, max_pixels=max_pixels) as image:
-            stored, told = stored_size(image), orientation(image)
             if image.format not in ("JPEG", "TIFF"):
                 image.load()  # other formats may store their orientation after the pixels
-                stored, told = image.size, orientation(image)
-            turn = _turn(stored, told, size, exif)
+            turn, stored = _turn(image, size, exif), stored_size(image)
             if reduction > 1:
                 image.draft(None, (max(1, image.width // reduction), max(1, image.height // reduction)))
-            rgb = to_rgb(image)
-            if image.format == "TIFF" and told in _ORIENTATIONS and orientation(image) != told:
-                rgb = rgb.transpose(_INVERSE.get(told, _ORIENTATIONS[told]))  # Pillow turned it while loading
+            rgb = _as_stored(image)
     except UnidentifiedImageError:
         raise BadPhoto(path, "is not an image in a supported format") from None
     except TooLarge as fault:
@@ -124,6 +120,15 @@ def load_photo(
     shown = stored[::-1] if turn in _SWAPS_SIDES else stored
     if size is not None and shown != tuple(size):
         raise BadPhoto(path, f"is {shown[0]} x {shown[1]} where the annotations say {size[0]} x {size[1]}")
+    return rgb
+
+
+def _as_stored(image: Image.Image) -> Image.Image:
+    """Return the stored pixels as RGB: Pillow turns a TIFF by its orientation while it loads it."""
+    told = orientation(image) if image.format == "TIFF" else 1
+    rgb = to_rgb(image)
+    if told in _ORIENTATIONS and orientation(image) != told:
+        rgb = rgb.transpose(_INVERSE.get(told, _ORIENTATIONS[told]))
     return rgb
 
 
@@ -170,14 +175,12 @@ def _bad(path: Path, fault: Exception) -> BadPhoto:
     return BadPhoto(path, f"cannot be decoded: {_phrase(fault)}")
 
 
-def _turn(
-    stored: tuple[int, int], told: int, size: tuple[int, int] | None, exif: str
-) -> Image.Transpose | None:
-    """Return the transposition that gives the stored pixels, of the orientation `told`, the layout that their
-    boxes refer to; None for none."""
+def _turn(image: Image.Image, size: tuple[int, int] | None, exif: str) -> Image.Transpose | None:
+    """Return the transposition that gives the stored pixels the layout of their boxes; None for none."""
+    stored = stored_size(image)
     if size is not None and stored == tuple(size) and exif != "apply":
         return None
-    turn = _ORIENTATIONS.get(told)
+    turn = _ORIENTATIONS.get(orientation(image))
     if size is None or turn is None:
         return turn
     turned = stored[::-1] if turn in _SWAPS_SIDES else stored
@@ -251,15 +254,16 @@ def check_photos(index: Index, rows: NDArray[np.integer] | None = None) -> None:
     """
     check_folder(index)
     wanted = range(len(index)) if rows is None else rows.tolist()
-    found: list[BadPhoto] = []
+    first: BadPhoto | None = None
+    absent = True
     for image in wanted:
         try:
             load_row(index, image)
             return
         except BadPhoto as bad:
-            found.append(bad)
-    if found:
-        absent = all(bad.errno == errno.ENOENT for bad in found)
+            first = first or bad
+            absent &= bad.errno == errno.ENOENT
+    if first is not None:
         step = (
             "run cckt data index again with --images and their folder (is its disk mounted?)."
             if absent
@@ -268,7 +272,7 @@ def check_photos(index: Index, rows: NDArray[np.integer] | None = None) -> None:
         )
         raise UserError(
             f"none of the {counted(len(wanted), 'photo')} of {index.folder} can be read (the first: "
-            f"{found[0]}), expected at least one; {step}"
+            f"{first}), expected at least one; {step}"
         )
 
 

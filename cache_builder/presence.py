@@ -83,9 +83,14 @@ def present_mask(probabilities: NDArray[np.floating], rho: float, limit: int) ->
     return mask
 
 
+def seed_of(ident: int | np.integer) -> int:
+    """Return the seed of an image or annotation id: the id; a negative one is counted down from 2**63."""
+    return int(ident) % 2**63
+
+
 def generator_of(image_id: int | np.integer) -> np.random.Generator:
     """Return the random generator of an image, equal for equal ids; negative ids have one too."""
-    return np.random.default_rng(int(image_id) % 2**63)
+    return np.random.default_rng(seed_of(image_id))
 
 
 def oracle_presence(index: Index) -> NDArray[np.bool_]:

@@ -45,6 +45,11 @@ class Concept:
     frequency: str = ""
     """LVIS: "r" (rare), "c" (common), "f" (frequent); else ""."""
 
+    @property
+    def every_name(self) -> tuple[str, ...]:
+        """The name, then the synonyms."""
+        return (self.name, *self.synonyms)
+
     def __post_init__(self) -> None:
         assert self.split in SPLITS, f"expected a split of {SPLITS}, found {self.split!r}"
         assert self.frequency in ("", "r", "c", "f"), f"expected r, c, f or '', found {self.frequency!r}"
@@ -147,7 +152,7 @@ class Vocabulary(Sequence[Concept]):
         for one in concepts:
             if type(one.category_id) is not int or abs(one.category_id) >= 2**63:
                 raise ValueError(f"expected whole numbers as category ids, found {one.category_id!r}")
-            if not all(isinstance(name, str) for name in (one.name, *one.synonyms)):
+            if not all(isinstance(name, str) for name in one.every_name):
                 raise ValueError(f"expected texts as names, found {one.name!r}")
         return Vocabulary(concepts)
 

@@ -76,7 +76,7 @@ def evaluate(
 ) -> None:
     """Score a run, or any detections, on a data set."""
     from cckt.api import confirmation
-    from cckt.cache_builder.index import open_index, require_boxes_to_score
+    from cckt.cache_builder.index import open_index
     from cckt.detector.evaluation.asked import headline_rows, request_rows
     from cckt.detector.evaluation.compare_runs import compare_runs
     from cckt.detector.evaluation.evaluate import evaluate_detections, evaluate_run
@@ -130,7 +130,6 @@ def evaluate(
             },
             "applies only to a run; you passed --detections. Remove it.",
         )
-        require_boxes_to_score(open_index(data))
     if against is not None:
         refuse_unused(
             {"--out": out, "--concepts": changed(concepts, False), "--asked": changed(asked, 0)}

@@ -178,9 +178,7 @@ def check_unseen(facts: Facts, data: Path) -> list[Finding]:
     trained = facts.annotated
     novel = [index.concepts[int(row)] for row in index.rows("novel")]
     seen = [
-        concept.name
-        for concept in novel
-        if trained & {normalise_name(name) for name in (concept.name, *concept.synonyms)}
+        concept.name for concept in novel if trained & {normalise_name(name) for name in concept.every_name}
     ]
     if seen:
         message = (

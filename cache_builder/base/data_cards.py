@@ -15,9 +15,11 @@ WORLD_FILE = "world.json"
 def is_shapeworld(data: Path) -> bool:
     """Return whether a data set shows shapeworld: it was rendered there, or its photos lie in such a folder,
     as those of an index that somebody made of rendered photos."""
+    if (data / WORLD_FILE).is_file():
+        return True
     root = _card(data).get("image_root")
-    photos = [data / root, (data / root).parent] if isinstance(root, str) else []
-    return any((place / WORLD_FILE).is_file() for place in (data, *photos))
+    photos = data / root if isinstance(root, str) else data
+    return any((place / WORLD_FILE).is_file() for place in (photos, photos.parent))
 
 
 def teacher_of_finds(data: Path) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cckt.cache_builder.base.constants import MIN_SIDE
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.index import Index
+from cckt.cache_builder.presence import seed_of
 from cckt.cache_builder.proposals import Proposals
 from cckt.cache_builder.store import ColumnName
 from cckt.cache_builder.store.kinds import FLIPPED, JITTER
@@ -90,14 +91,11 @@ def index_of(table: BoxTable) -> Index:
 
 
 def box_keys(table: BoxTable, rows: NDArray[np.int64]) -> list[list[int]]:
-    """Return what the jitter of each box is drawn from: its annotation id, or image id and rank.
-
-    Negative ids have numbers too.
-    """
+    """Return what the jitter of each box is drawn from: its annotation id, or image id and rank."""
     if isinstance(table, Index):
-        return [[int(annotation) % 2**63] for annotation in table.annotation_ids[rows]]
+        return [[seed_of(annotation)] for annotation in table.annotation_ids[rows]]
     images = table.index.image_ids[table.box_images[rows]]
-    return [[int(image) % 2**63, int(rank)] for image, rank in zip(images, table.ranks[rows], strict=True)]
+    return [[seed_of(image), int(rank)] for image, rank in zip(images, table.ranks[rows], strict=True)]
 
 
 def usable_boxes(table: BoxTable, lo: int = 0, hi: int | None = None) -> NDArray[np.bool_]:

@@ -83,7 +83,7 @@ def find_leak(provenance: Provenance, index: Index) -> str:
 def _names(index: Index, split: str) -> list[tuple[str, ...]]:
     """Return the names of each concept of a split, its synonyms last."""
     chosen = (index.concepts[int(row)] for row in index.concepts.rows(split))
-    return [(one.name, *one.synonyms) for one in chosen]
+    return [one.every_name for one in chosen]
 
 
 def provenances_of(data: Path | str, name: str) -> dict[str, Provenance]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cckt.cache_builder.presence import seed_of
 from cckt.cache_builder.quality.existence import ratio
 
 KINDS = ("random", "popular", "adversarial")
@@ -76,7 +77,7 @@ def pope_report(
                 if not count:
                     continue
                 if kind == "random":
-                    chosen = np.random.default_rng((int(seeds[image]) % 2**63, 0)).permutation(absent)[:count]
+                    chosen = np.random.default_rng((seed_of(seeds[image]), 0)).permutation(absent)[:count]
                 else:
                     rank = popularity if kind == "popular" else together[present].sum(axis=0)
                     chosen = absent[np.argsort(-rank[absent], kind="stable")[:count]]

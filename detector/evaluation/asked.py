@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cckt.cache_builder.base.errors import counted
-from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.evaluation.calibrate import calibration_error, fit_score_calibration, reliability
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluation_set import EvaluationSet
@@ -23,6 +22,7 @@ from cckt.detector.evaluation.inference_loop import InferenceResult, Request, Va
 from cckt.detector.evaluation.locate import locate_detections
 from cckt.detector.evaluation.match_detections import match_detections
 from cckt.detector.inference.calibration import ScoreCalibration
+from cckt.detector.inference.vocabulary import with_splits
 from cckt.detector.runs.run_folder import Facts
 
 DRAWS = 50
@@ -223,9 +223,5 @@ def _base_rows(dataset: EvaluationSet, facts: Facts | None) -> set[int]:
     """Return the rows of the concepts that the run was trained on; without facts those of the split base."""
     if facts is None:
         return {int(row) for row in dataset.vocabulary.rows("base")}
-    trained = {
-        normalise_name(one) for row, name in enumerate(facts.names) for one in (name, *facts.synonyms_of(row))
-    }
-    words = dataset.vocabulary
-    names = [{normalise_name(one) for one in (word.name, *word.synonyms)} for word in words]
-    return {row for row, own in enumerate(names) if own & trained}
+    trained = {name for row in range(len(facts.names)) for name in facts.names_of(row)}
+    return {int(row) for row in with_splits(dataset.vocabulary, trained).rows("base")}

@@ -185,9 +185,9 @@ def _calibration(run: Path, variant: Variant, confirmed: bool) -> ScoreCalibrati
     known = calibration_of_run(run, confirmed)
     if known is None:
         return None
-    scoring = own_scoring(run_config(run))
-    inference = own_scoring(replace(run_config(run), prior=variant.prior, inference=variant.inference))
-    scale = ScoreScale(calibration=known, scoring=scoring).for_scores(inference)
+    own = run_config(run)
+    inference = own_scoring(replace(own, prior=variant.prior, inference=variant.inference))
+    scale = ScoreScale(calibration=known, scoring=own_scoring(own)).for_scores(inference)
     return scale.calibration or ScoreCalibration.none(scale.lowest(True))
 
 

@@ -9,7 +9,7 @@ from cckt.cache_builder.base.errors import UserError, quoted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.cache_builder.base.untrusted.text import parse_json
-from cckt.cache_builder.index import Index
+from cckt.cache_builder.index import Index, require_boxes_to_score
 from cckt.cache_builder.vocabulary import normalise_name
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.inference.result_folders import IMAGES_FILE
@@ -26,9 +26,10 @@ def read_results(
 
     The images and categories that `cckt predict` writes must have the names of the index, id by id.
     metrics.json next to it, written by `cckt eval`, causes a note if it names another index. option: the
-    option that named the file, for messages. Raises UserError if the file is missing or malformed, or if the
-    names differ.
+    option that named the file, for messages. Raises UserError if the file is missing or malformed, if the
+    names differ, and if the index has no box to score against.
     """
+    require_boxes_to_score(index)
     detections = Detections.from_json(path, option)
     card = path.with_name(METRICS_FILE)
     by_eval = path.name == DETECTIONS_FILE and card.is_file()
@@ -59,7 +60,7 @@ def check_names(path: Path, index: Index) -> None:
     concepts = {concept.category_id: concept for concept in index.concepts}
     for number, name in named["categories"]:
         concept = concepts.get(number)
-        known = [] if concept is None else [concept.name, *concept.synonyms]
+        known = () if concept is None else concept.every_name
         if normalise_name(name) not in map(normalise_name, known):
             expected = f"{concept.name!r}" if concept else f"one of the {len(concepts)} category ids"
             raise UserError(

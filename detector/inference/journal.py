@@ -42,9 +42,9 @@ class Journal:
     """Predictions of finished inputs, in order.
 
     settings: plain values on which the predictions depend. paths: the inputs; none if they need not be looked
-    at again. batch: images per forward pass; photos of a batch
-    that was not finished are predicted again, so that batches, and with them the last bits of scores, are
-    those of an undisturbed command. Raises UserError if the file is not ours, or of other settings.
+    at again. batch: images per forward pass; photos of a batch that was not finished are predicted again, so
+    that batches, and with them the last bits of scores, are those of an undisturbed command. Raises UserError
+    if the file is not ours, or of other settings.
     """
 
     def __init__(

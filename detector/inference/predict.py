@@ -216,8 +216,8 @@ class Predictor:
         rivals = rivals and self._base_text.known
         base = [word.split == "base" for word in words]
         if rivals:
-            table = np.concatenate([table, self._base_text.rivals_of(words)])
-            base += self._base_text.annotated(words)
+            embeddings, annotated = self._base_text.rivals_of(words)
+            table, base = np.concatenate([table, embeddings]), base + annotated
         config = self.model.config
         use_guide = self._use_guide(priors, present is not None)
         informed = present is not None or use_guide
@@ -231,6 +231,7 @@ class Predictor:
         settings = BatchSettings(
             words,
             torch.from_numpy(table).to(self.model.device),
+            base,
             replace(
                 config.inference,
                 top=top or config.inference.top,
@@ -243,7 +244,6 @@ class Predictor:
             scale.calibration_of(rivals, bool(confirm)),
             confirmation_by(self.guide, confirm),
             multi_label,
-            base,
         )
         floor = scale.lowest(rivals, bool(confirm)) if min_score is None else min_score
         batches, waiting = BatchPredictor(self.model), iter(source)

@@ -32,13 +32,14 @@ class BaseText:
         """Whether there is a guide or a saved table; without either there are no rivals."""
         return self._guide is not None or self._saved is not None
 
-    def rivals_of(self, words: Vocabulary) -> npt.NDArray[np.float32]:
-        """Return (R, D) unit embeddings of the `rows_of` the rivals of a user's words."""
+    def rivals_of(self, words: Vocabulary) -> tuple[npt.NDArray[np.float32], list[bool]]:
+        """Return the rivals of a user's words: (R, D) unit embeddings, and whether each had annotated boxes
+        in training, not only pseudo boxes."""
         rows = self.rows_of(words)
         if not rows:
-            return np.zeros((0, self._facts.embedding_dim), np.float32)
-        rivals: npt.NDArray[np.float32] = self._table()[rows]
-        return rivals
+            return np.zeros((0, self._facts.embedding_dim), np.float32), []
+        annotated = self._facts.annotated
+        return self._table()[rows], [normalise_name(self._facts.names[row]) in annotated for row in rows]
 
     def rows_of(self, words: Vocabulary) -> list[int]:
         """Return the rows of the base concepts that no word or synonym of a user names; none where there are
@@ -46,14 +47,9 @@ class BaseText:
         if not self.known:
             return []
         facts, forms = self._facts, forms_in(words)
-        named = {form for one in words for name in (one.name, *one.synonyms) for form in forms(name)}
-        every = [(name, *facts.synonyms_of(row)) for row, name in enumerate(facts.names)]
-        return [row for row, names in enumerate(every) if not any(named & forms(name) for name in names)]
-
-    def annotated(self, words: Vocabulary) -> list[bool]:
-        """Return for each of `rows_of` whether it had annotated boxes in training, not only pseudo boxes."""
-        known = self._facts.annotated
-        return [normalise_name(self._facts.names[row]) in known for row in self.rows_of(words)]
+        named = {form for word in words for name in word.every_name for form in forms(name)}
+        rows = range(len(facts.names))
+        return [row for row in rows if not any(named & forms(name) for name in facts.names_of(row))]
 
     def _table(self) -> npt.NDArray[np.float32]:
         if self._known is None:

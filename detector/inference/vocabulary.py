@@ -70,8 +70,7 @@ def with_splits(words: Vocabulary, annotated: AbstractSet[str]) -> Vocabulary:
     trained = {form for name in annotated for form in forms(name)}
 
     def split(concept: Concept) -> str:
-        names = (concept.name, *concept.synonyms)
-        return "base" if any(trained & forms(name) for name in names) else "novel"
+        return "base" if any(trained & forms(name) for name in concept.every_name) else "novel"
 
     concepts = (replace(concept, split=split(concept)) for concept in words)
     return Vocabulary(concepts, typed=words.typed)

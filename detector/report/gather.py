@@ -12,12 +12,12 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.ownership import json_mark, require_ours_or_absent
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.store import column_of, open_column, teacher_of
-from cckt.detector.config.config import PriorConfig
 from cckt.detector.evaluation.coco_engines import AREAS, Curves
 from cckt.detector.evaluation.detections import Detections
 from cckt.detector.evaluation.evaluate import chosen_variant, evaluate_run, input_digests, limit_to_protocol
 from cckt.detector.evaluation.evaluation_set import EvaluationSet, open_evaluation_set
 from cckt.detector.evaluation.ground_truth import GroundTruth
+from cckt.detector.evaluation.inference_loop import Variant
 from cckt.detector.evaluation.match_detections import best_f1, count_novel_objects
 from cckt.detector.evaluation.measure import Measurement, measure
 from cckt.detector.evaluation.metrics import Metrics, figure_label
@@ -67,13 +67,14 @@ def collect(
     """
     config, facts = run_config(run), Facts.load(run)
     scene = open_evaluation_set(data, facts, options.protocol)
-    prior = chosen_variant(config, options.priors, options.classification).prior
-    made = input_digests(run, scene, prior)
-    folder = _evaluation(run, data, scene, options, made, progress, scratch)
+    chosen = chosen_variant(config, options.priors, options.classification)
+    variant = limit_to_protocol(scene.protocol, chosen)
+    made = input_digests(run, scene, variant.prior)
+    folder = _evaluation(run, data, variant, options, made, progress, scratch)
     measured = measure(scene.index, Detections.from_json(folder / "detections.json"), scene.protocol)
     truth, found, matches = measured.truth, measured.found, measured.matches
     threshold = best_f1(truth, matches)["score"]
-    swept = _sweep(run, folder, scene, prior, options, made, progress, scratch) if options.sweep else None
+    swept = _sweep(run, folder, scene, variant, options, made, progress, scratch) if options.sweep else None
     page = {
         "name": run.resolve().name,
         "folder": str(run),
@@ -86,7 +87,7 @@ def collect(
         "novel_objects": asdict(count_novel_objects(truth, found, threshold)),
         "confusion": [asdict(one) for one in confusion(truth, found, scene.text.numpy())],
         "matrix": confusion_matrix(truth, found, threshold),
-        "priors": prior_quality(scene, prior),
+        "priors": prior_quality(scene, variant.prior),
         "sweep": swept,
         "threshold": threshold,
         **_requests(folder),
@@ -99,25 +100,20 @@ def collect(
 def _evaluation(
     run: Path,
     data: Path,
-    scene: EvaluationSet,
+    variant: Variant,
     options: ReportOptions,
     made: dict[str, str],
     progress: Progress,
     scratch: Path | None,
 ) -> Path:
     """Return the folder of an evaluation of these weights, columns and options; evaluate if there is none."""
-    config = run_config(run)
-    variant = limit_to_protocol(
-        scene.protocol, chosen_variant(config, options.priors, options.classification)
-    )
-    name = variant.name
     required = {
         "made_of": made,
         "prior": asdict(variant.prior),
         "inference": asdict(variant.inference),
     }
     suffix = "" if options.protocol == "auto" else f"-{options.protocol}"
-    folder = run / f"eval-{Path(data).resolve().name}-{name}{suffix}"
+    folder = run / f"eval-{Path(data).resolve().name}-{variant.name}{suffix}"
     card = folder / "metrics.json"
     if card.is_file() and (folder / "detections.json").is_file():
         with as_written(card):
@@ -156,7 +152,7 @@ def _sweep(
     run: Path,
     folder: Path,
     scene: EvaluationSet,
-    prior: PriorConfig,
+    variant: Variant,
     options: ReportOptions,
     made: dict[str, str],
     progress: Progress,
@@ -167,14 +163,13 @@ def _sweep(
     It is read from sweep.json in the folder of the evaluation, or written there unless there is a `scratch`.
     """
     path = folder / "sweep.json"
-    variant = limit_to_protocol(scene.protocol, chosen_variant(run_config(run), None, options.classification))
-    key = {"prior": asdict(prior), "inference": asdict(variant.inference), "made_of": made}
+    key = {"prior": asdict(variant.prior), "inference": asdict(variant.inference), "made_of": made}
     if path.is_file():
         kept = read_json(path, "a sweep written by cckt report")
         if isinstance(kept, dict) and key.items() <= kept.items():
             return {name: one for name, one in kept.items() if name not in key}
     try:
-        swept = sweep_priors(run, scene, prior, variant.inference, options.device, progress)
+        swept = sweep_priors(run, scene, variant, options.device, progress)
     except UserError as error:
         progress.note(f"rho and L are not varied in the report: {error}")
         return None

@@ -15,7 +15,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.presence import known_pairs
 from cckt.cache_builder.quality.existence import chosen_pairs, existence_report
-from cckt.detector.config.config import InferenceConfig, PriorConfig
+from cckt.detector.config.config import PriorConfig
 from cckt.detector.evaluation.evaluation_set import EvaluationSet
 from cckt.detector.evaluation.ground_truth import ground_truth_of
 from cckt.detector.evaluation.inference_loop import Variant, infer
@@ -93,17 +93,14 @@ def _reliability(probabilities: npt.NDArray[np.float64], presence: Table) -> lis
 
 
 def sweep_priors(
-    run: Path,
-    scene: EvaluationSet,
-    prior: PriorConfig,
-    inference: InferenceConfig,
-    device: str,
-    progress: Progress,
+    run: Path, scene: EvaluationSet, variant: Variant, device: str, progress: Progress
 ) -> dict[str, Any] | None:
     """Return AP50 of base and novel concepts for a grid of rho and L, without priors, and with oracle priors.
 
-    One pass of the encoder serves the whole grid. None if the run has no guidance or `prior` needs no column.
+    One pass of the encoder serves the whole grid. None if the run has no guidance or the prior of `variant`
+    needs no column.
     """
+    prior = variant.prior
     network, _ = load_inference_model(run, device)
     if not network.guided or not prior.cached:
         return None
@@ -112,7 +109,7 @@ def sweep_priors(
         for rho, limit in itertools.product(sorted({*RHOS, prior.rho}), sorted({*LIMITS, prior.limit}))
     }
     grid |= {"none": PriorConfig(source="none"), "oracle": PriorConfig(source="oracle")}
-    inference = replace(inference, restrict_to_present=False)
+    inference = replace(variant.inference, restrict_to_present=False)
     variants = [Variant(name, one, inference) for name, one in grid.items()]
     found = infer(network, scene, variants, progress=progress).detections
     truth = ground_truth_of(scene.index, scene.protocol)

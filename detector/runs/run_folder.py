@@ -20,7 +20,7 @@ weights are safetensors (see weights.py), and state.pt is read without code (see
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,13 +99,13 @@ class Facts:
             normalise_name(name)
             for row, first in enumerate(self.names)
             if normalise_name(first) not in made
-            for name in (first, *self.synonyms_of(row))
+            for name in self.names_of(row)
         }
         return own | {normalise_name(name) for maker in self.makers for name in maker.concepts}
 
-    def synonyms_of(self, row: int) -> Sequence[str]:
-        """Return the further names of a base concept."""
-        return self.synonyms[row] if row < len(self.synonyms) else ()
+    def names_of(self, row: int) -> list[str]:
+        """Return the name of a base concept, then its synonyms."""
+        return [self.names[row], *(self.synonyms[row] if row < len(self.synonyms) else ())]
 
     @property
     def taught_by(self) -> dict[str, Any] | None:

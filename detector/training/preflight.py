@@ -108,7 +108,7 @@ def own_synonyms(concepts: Vocabulary, rows: NDArray[np.int64]) -> list[list[str
     """Return the synonyms of the concepts of `rows`, without those that another concept has as a name."""
     owners: dict[str, set[int]] = {}
     for row, concept in enumerate(concepts):
-        for name in (concept.name, *concept.synonyms):
+        for name in concept.every_name:
             owners.setdefault(normalise_name(name), set()).add(row)
     return [
         [name for name in concepts[int(row)].synonyms if owners[normalise_name(name)] == {int(row)}]

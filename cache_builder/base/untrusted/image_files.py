@@ -56,7 +56,7 @@ def known_formats() -> tuple[str, ...]:
 
 
 def stored_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height of the stored pixels of an open image that is not loaded yet.
+    """Return width and height of the stored pixels of an open image.
 
     Pillow swaps the sides of a TIFF whose orientation does, and of no other format.
     """

@@ -27,17 +27,17 @@ class BatchSettings:
     """What is the same for all batches of a stream.
 
     words: the user's vocabulary. text: (C, D) unit embeddings on the device of the words, then of the rivals.
-    base: (C,) whether a concept had annotated boxes in training; None: words of the split base, and all
-    rivals. calibration, confirmation: None for none. multi_label: several detections of one object are kept.
+    base: (C,) whether a concept had annotated boxes in training. calibration, confirmation: None for none.
+    multi_label: several detections of one object are kept.
     """
 
     words: Vocabulary
     text: Tensor
+    base: Sequence[bool]
     inference: InferenceConfig
     calibration: ScoreCalibration | None = None
     confirmation: Confirmation | None = None
     multi_label: bool = False
-    base: Sequence[bool] | None = None
 
 
 class BatchPredictor:
@@ -105,10 +105,7 @@ def _predict_part(
     """Return the predictions of a part of a batch. shape: (height, width) of the batch, in pixels."""
     words, text, inference = settings.words, settings.text, settings.inference
     output = model.forward(pixels, text, present if model.guided else None, shape)
-    base = np.ones(len(text), bool)
-    base[: len(words)] = [word.split == "base" for word in words]
-    if settings.base is not None:
-        base[:] = settings.base
+    base = np.array(settings.base, bool)
     scores = configured_scores(inference, output, text, model.config.model.tau, present, priors, base)
     if settings.confirmation is not None:
         crops = CropsOfBatch(settings.confirmation, images, output.boxes[-1])

@@ -137,8 +137,8 @@ def merge_windows(
     Greedy non-maximum suppression over all windows: boxes that an inner edge of their window cuts come after
     all others, and within each group the highest score is first. A box is dropped if its IoU with a kept one
     is above SAME_OBJECT (with `multi_label`, one of the same concept), or above `nms` with one of the same
-    concept (0: no further rule). A cut box is also dropped if more than
-    INSIDE of it is in a kept box of its concept from another window.
+    concept (0: no further rule). A cut box is also dropped if more than INSIDE of it is in a kept box of its
+    concept from another window.
     """
     if len(parts) == 1:
         return parts[0]
@@ -160,12 +160,12 @@ def merge_windows(
     numbers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     joined_cut = np.concatenate(cut)
     order = np.lexsort((-joined.scores, joined_cut))
+    of_same, of_others = min(nms or SAME_OBJECT, SAME_OBJECT), np.inf if multi_label else SAME_OBJECT
     kept: list[int] = []
     for one in order.tolist():
         union, inside = _overlaps(joined.boxes_xyxy[one], joined.boxes_xyxy[kept])
         same = joined.concepts[kept] == joined.concepts[one]
-        repeated = (union > SAME_OBJECT) & (same | (not multi_label))
-        repeated |= same & (union > (nms or SAME_OBJECT))
+        repeated = union > np.where(same, of_same, of_others)
         if joined_cut[one]:
             repeated |= same & (numbers[kept] != numbers[one]) & (inside > INSIDE)
         if not repeated.any():

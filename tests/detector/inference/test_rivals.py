@@ -120,20 +120,20 @@ def test_a_named_base_concept_is_not_its_own_rival(run, words, rivals):
     for concept in with_splits(Vocabulary.free(words), facts.annotated):
         assert concept.split == ("novel" if concept.name == "forklift" else "base")
     expected = NamedGuide().text(Vocabulary.free(rivals)) if rivals else np.zeros((0, WIDTH))
-    np.testing.assert_allclose(base.rivals_of(Vocabulary.free(words)), expected, atol=1e-6)
+    np.testing.assert_allclose(base.rivals_of(Vocabulary.free(words))[0], expected, atol=1e-6)
 
 
 def test_the_saved_texts_of_the_training_come_before_those_of_a_guide(run):
     """They have the synonyms and prompts of the training, on which the calibration was fitted."""
     saved = unit_rows(4)
     base = BaseText(Facts.load(run), NamedGuide(), saved)
-    np.testing.assert_array_equal(base.rivals_of(Vocabulary.free("dog")), saved[[0, 2, 3]])
+    np.testing.assert_array_equal(base.rivals_of(Vocabulary.free("dog"))[0], saved[[0, 2, 3]])
 
 
 def test_rivals_that_only_pseudo_boxes_made_base_count_as_novel(run):
     base = BaseText(replace(Facts.load(run), made_base=["kite"]), NamedGuide())
-    assert base.annotated(Vocabulary.free("dog")) == [True, False, True]
-    assert BaseText(Facts.load(run), None).annotated(Vocabulary.free("dog")) == []
+    assert base.rivals_of(Vocabulary.free("dog"))[1] == [True, False, True]
+    assert BaseText(Facts.load(run), None).rivals_of(Vocabulary.free("dog"))[1] == []
 
 
 def test_scores_that_no_priors_weigh_are_not_calibrated_by_those_that_are(run, photo):
