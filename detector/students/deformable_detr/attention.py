@@ -63,18 +63,25 @@ class DeformableAttention(nn.Module):
         # Float32 under autocast too: bfloat16 cannot represent half a cell of a wide level.
         offsets = single(self.sampling_offsets(query))
         weights = single(self.attention_weights(query))
-        offsets = offsets.view(batch, queries, self.heads, self.levels, self.points, 2)
-        weights = weights.view(batch, queries, self.heads, self.levels * self.points).softmax(-1)
-        weights = weights.view(batch, queries, self.heads, self.levels, self.points)
+        # Not (..., L, points, 2): the loops of a CPU run along the last dimension, which should be long.
+        samples = self.levels * self.points
+        offsets = offsets.view(batch, queries, self.heads, samples * 2)
+        weights = weights.view(batch, queries, self.heads, samples).softmax(-1)
         if references.shape[-1] == 2:
-            scale = sides_of(shapes, offsets).reciprocal().view(-1, 1, 2)
-            locations = references[:, :, None, :, None] + offsets * scale
+            centre, scale = references, sides_of(shapes, offsets).reciprocal()
         else:
-            centre, size = references[:, :, None, :, None, :2], references[:, :, None, :, None, 2:]
-            locations = centre + offsets * (size * (0.5 / self.points))
+            centre, size = references.chunk(2, -1)
+            scale = size * (0.5 / self.points)
+        locations = self._per_sample(centre).unsqueeze(2) + offsets * self._per_sample(scale).unsqueeze(-2)
+        split = (batch, queries, self.heads, self.levels, self.points)
+        weights, locations = weights.view(split), locations.view(*split, 2)
         value = value.view(batch, -1, self.heads, value.shape[-1] // self.heads)
         out: Tensor = self.output_proj(sample(value, shapes, locations, weights, self.kernel))
         return out
+
+    def _per_sample(self, pairs: Tensor) -> Tensor:
+        """Repeat the x and y of a level for each of its points: (..., L, 2) to (..., L * points * 2)."""
+        return pairs.unsqueeze(-2).expand(*pairs.shape[:-1], self.points, 2).flatten(-3)
 
 
 def choose_kernel(module: nn.Module, kernel: Kernel) -> None:

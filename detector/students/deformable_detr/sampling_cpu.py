@@ -7,6 +7,7 @@ R = B*Q*H rows of the result, K = L*P samples of a row.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -37,19 +38,21 @@ class _Bags(torch.autograd.Function):
         batch, _, heads, width = value.shape
         queries, samples = locations.shape[1], weights.shape[3] * weights.shape[4]
         table = _frame(value, shapes)  # (B, S', H, E)
-        rows, below, right, down, inside = _corners(table.shape[1], shapes, locations)
+        rows, below, right, down, inside = _corners(
+            table.shape[1], shapes, locations, inside=ctx.needs_input_grad[1]
+        )
         shares = _shares(weights.reshape(-1, samples), right, down)
         index = torch.cat([rows, rows + heads, rows + below, rows + (below + heads)], -1)
         flat = table.view(-1, width)
         out = F.embedding_bag(index, flat, mode="sum", per_sample_weights=torch.cat(shares, -1))
-        ctx.save_for_backward(table, weights, rows, index, right, down, inside)
+        ctx.save_for_backward(table, weights, rows, index, right, down, *inside)
         ctx.shapes = shapes
         return out.view(batch, queries, heads * width)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        table, weights, rows, index, right, down, inside = ctx.saved_tensors
+        table, weights, rows, index, right, down, *inside = ctx.saved_tensors
         batch, framed, heads, width = table.shape
         weigh = weights.reshape(rows.shape)
         grad = grad.reshape(-1, width)
@@ -61,11 +64,14 @@ class _Bags(torch.autograd.Function):
         a, b, c, d = _dots(grad, table.view(-1, width), index).chunk(4, -1)
         upper, lower = torch.lerp(a, b, right), torch.lerp(c, d, right)
         for_weights = torch.lerp(upper, lower, down).view(weights.shape)
+        if not inside:
+            return for_value, None, for_weights, None
         across = torch.lerp(b.sub_(a), d.sub_(c), down).mul_(weigh)
         along = lower.sub_(upper).mul_(weigh)
-        sizes = torch.tensor([[w, h] for h, w in ctx.shapes], dtype=grad.dtype).view(-1, 1, 2)
-        both = torch.stack([across, along], -1).view(*weights.shape, 2)
-        return for_value, both.mul_(sizes).mul_(inside), for_weights, None
+        sides = zip(*ctx.shapes, strict=True)
+        for slope, size, within in zip((along, across), sides, reversed(inside), strict=True):
+            slope.mul_(_per_sample(size, slope, weights.shape[4])).mul_(within)
+        return for_value, torch.stack([across, along], -1).view(*weights.shape, 2), for_weights, None
 
 
 def value_gradient(grad: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -76,7 +82,7 @@ def value_gradient(grad: Tensor, shapes: Shapes, locations: Tensor, weights: Ten
     batch, heads, samples = grad.shape[0], locations.shape[2], weights.shape[3] * weights.shape[4]
     width = grad.shape[2] // heads
     framed = sum((h + 2) * (w + 2) for h, w in shapes)
-    rows, _, right, down, _ = _corners(framed, shapes, locations)
+    rows, _, right, down, _ = _corners(framed, shapes, locations, inside=False)
     shares = _shares(weights.reshape(-1, samples), right, down)
     folded = _scatter(grad.reshape(-1, width), rows, shares, (batch, framed, heads))
     return _unframe(folded, shapes)
@@ -92,7 +98,8 @@ def _frame(value: Tensor, shapes: Shapes) -> Tensor:
     framed = value.new_zeros((batch, sum((h + 2) * (w + 2) for h, w in shapes), heads, width))
     spaces = torch.split(framed, [(h + 2) * (w + 2) for h, w in shapes], 1)
     for level, space, (h, w) in zip(levels, spaces, shapes, strict=True):
-        space.view(batch, h + 2, w + 2, -1)[:, 1:-1, 1:-1] = level.reshape(batch, h, w, -1)
+        inner = space.view(batch, h + 2, w + 2, heads, width)[:, 1:-1, 1:-1]
+        inner.copy_(level.reshape(batch, h, w, heads, width))
     return framed
 
 
@@ -114,34 +121,46 @@ def _unframe(corners: list[Tensor], shapes: Shapes) -> Tensor:
     return torch.cat(levels, 1)
 
 
-def _corners(framed: int, shapes: Shapes, locations: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _corners(
+    framed: int, shapes: Shapes, locations: Tensor, inside: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """Return the position of each sample in the table of `framed` cells per image.
 
     The table row of its upper left cell (R, K) int32; the number of rows to the cell below (K,) int32; the
-    shares of the right and the lower cells (R, K); and whether x and y have a gradient
-    (B, Q, H, L, P, 2) bool.
+    shares of the right and the lower cells (R, K); and, if `inside`, whether x and y have a gradient, both
+    (R, K) bool.
     """
-    batch, heads, at = locations.shape[0], locations.shape[2], locations.device
-    size = torch.tensor([[w, h] for h, w in shapes], dtype=locations.dtype, device=at).view(-1, 1, 2)
-    starts = torch.tensor(list(accumulate([0, *((h + 2) * (w + 2) for h, w in shapes)]))[:-1], device=at)
-    wide = torch.tensor([w + 2 for _, w in shapes], device=at)
+    batch, heads, points, at = locations.shape[0], locations.shape[2], locations.shape[4], locations.device
+    samples = locations.shape[3] * points
     half, least = (torch.tensor(one, dtype=locations.dtype, device=at) for one in (-0.5, -1.0))
-    place = torch.addcmul(half, locations, size)
-    inside = (place > -1) & (place < size)
-    place = torch.maximum(torch.minimum(place, size, out=place), least, out=place)
-    # At the far edge the cell is the last one and the share is 1: only the border counts.
-    cell = torch.minimum(place.floor(), size - 1)
-    share = place.sub_(cell)
-    offset = (starts + wide + 1).to(cell.dtype).view(-1, 1)
-    number = torch.addcmul(cell[..., 0] + offset, cell[..., 1], wide.to(cell.dtype).view(-1, 1)).int()
+    cells, shares, within = [], [], []
+    for axis, sides in enumerate(([w for _, w in shapes], [h for h, _ in shapes])):
+        size = _per_sample(sides, locations, points)
+        place = torch.addcmul(half, locations[..., axis].reshape(-1, samples), size)
+        if inside:
+            within.append((place > -1) & (place < size))
+        place = torch.maximum(torch.minimum(place, size, out=place), least, out=place)
+        # At the far edge the cell is the last one and the share is 1: only the border counts.
+        cell = torch.minimum(place.floor(), size - 1)
+        shares.append(place.sub_(cell))
+        cells.append(cell)
+    starts = accumulate([0, *((h + 2) * (w + 2) for h, w in shapes[:-1])])
+    offset = [start + w + 3 for start, (_, w) in zip(starts, shapes, strict=True)]
+    wide = _per_sample([w + 2 for _, w in shapes], locations, points)
+    number = torch.addcmul(cells[0].add_(_per_sample(offset, locations, points)), cells[1], wide).int()
     number.clamp_(0, framed - 1)  # NaN must not read outside the table; its share stays NaN
-    base = torch.arange(batch, dtype=torch.int32, device=at).view(-1, 1, 1, 1, 1) * (framed * heads)
-    base = base + torch.arange(heads, dtype=torch.int32, device=at).view(-1, 1, 1)
-    rows = number.mul_(heads).add_(base)
-    samples = rows.shape[3] * rows.shape[4]
-    below = (wide * heads).int()[:, None].expand(-1, rows.shape[4]).reshape(samples)
-    right, down = share[..., 0].reshape(-1, samples), share[..., 1].reshape(-1, samples)
-    return rows.view(-1, samples), below, right, down, inside
+    base = torch.arange(batch, dtype=torch.int32, device=at).view(-1, 1, 1) * (framed * heads)
+    base = base + torch.arange(heads, dtype=torch.int32, device=at)
+    number = number.mul_(heads).view(batch, -1, heads, samples).add_(base.unsqueeze(-1))
+    return number.view(-1, samples), wide.int().mul_(heads), shares[0], shares[1], within
+
+
+def _per_sample(values: Sequence[int], like: Tensor, points: int) -> Tensor:
+    """Return a value of each level as one of each sample, (K,), with the dtype and device of `like`.
+
+    The loops of a CPU run along the last dimension, which would be two long for pairs of x and y.
+    """
+    return torch.tensor(values, dtype=like.dtype, device=like.device).repeat_interleave(points)
 
 
 def _shares(weights: Tensor, right: Tensor, down: Tensor) -> list[Tensor]:

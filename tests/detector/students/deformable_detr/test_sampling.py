@@ -89,6 +89,15 @@ def test_borders_and_cell_centres(implementation: type) -> None:
     assert found.flatten().tolist() == [1.0, 4.0, 2.5, 0.5, 1.0, 0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("implementation", [sample_grid, sample_bags])
+@pytest.mark.parametrize("empty", [(0, 4), (3, 0)])
+def test_an_empty_level_adds_nothing(implementation: type, empty: tuple[int, int]) -> None:
+    value, locations, weights = problem([(3, 5), (1, 0)])
+    levels = [(3, 5), empty]
+    found = implementation(value, levels, locations, weights)
+    torch.testing.assert_close(found, slow(value, levels, locations, weights))
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_without_queries_the_result_is_empty(implementation: type) -> None:
     value = torch.randn(1, 4, 1, 2, requires_grad=True)
