@@ -51,7 +51,7 @@ def level_rows(plan: AblationPlan) -> list[LevelRow]:
             "a hybrid, such as --recipe shapeworld-hdovd."
         )
     levels, cckt = hd_of(full), cckt_of(full, plan)
-    mixed = full if full.trains_cckt else hybrid(changed(cckt, "data", proposals=full.data.proposals))
+    mixed = full if full.trains_cckt else hybrid_of(full, cckt, plan)
     found = (
         ("base", "base detector", base_only(levels)),
         ("pseudo-boxes", "+ pseudo boxes", pseudo_boxes(levels)),
@@ -82,6 +82,13 @@ def hd_of(full: Config) -> Config:
     if config.model.reference != "learned":
         config = changed(config, "loss", cells_learn_proposals=True)
     return changed(config, "inference", prior_weight=0.0, softmax=False)
+
+
+def hybrid_of(full: Config, cckt: Config, plan: AblationPlan) -> Config:
+    """Return the hybrid of a recipe of HD-OVD and its CCKT-Det, with the options and the NMS of the plan."""
+    config = hybrid(changed(cckt, "data", proposals=full.data.proposals))
+    config = changed(config, "inference", nms=full.inference.nms, top=full.inference.top)
+    return apply_overrides(config, plan.overrides)
 
 
 def pseudo_boxes(levels: Config) -> Config:

@@ -20,6 +20,8 @@ WITH_PROPOSALS = ("levels", "retention", "finetune")
 OPTIONS_OF_PROPOSALS = ("--run", "--top", "--nouns-from")
 EPOCHS_OF_CURVES = (2, 4, 8, 16, 32)
 """Epochs at which `cckt ablate retention` evaluates."""
+PHOTOS, HELD_OUT = 2800, 1000
+"""Rendered photos to train on and to evaluate on, unless given."""
 PROPOSALS_TOP = 20
 """Proposals per photo of shapeworld, whose photos show at most about ten objects."""
 
@@ -105,8 +107,8 @@ class AblationPlan:
     val: Path | None = None
     overrides: tuple[str, ...] = ()
     epochs: int | None = None
-    photos: int = 2800
-    held_out: int = 1000
+    photos: int = PHOTOS
+    held_out: int = HELD_OUT
     teachers: tuple[str, ...] = ()
     run: Path | None = None
     rhos: tuple[float, ...] = RHOS

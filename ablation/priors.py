@@ -8,7 +8,7 @@ from typing import Any
 
 from cckt.ablation.data import Announce, folders
 from cckt.ablation.page import save
-from cckt.ablation.plan import FULL_ROW, AblationPlan
+from cckt.ablation.plan import FULL_ROW, PHOTOS, AblationPlan
 from cckt.ablation.runs import FIGURES, detect_variants, finish_run, with_seed
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress
@@ -27,8 +27,14 @@ def table6(plan: AblationPlan, announce: Announce, progress: Progress) -> dict[s
     if plan.run is not None:
         if plan.val is None:
             raise UserError(f"--run {plan.run}: no data set to evaluate it on; give --val FOLDER.")
-        if plan.epochs is not None or plan.overrides:
-            option = "--epochs" if plan.epochs is not None else "--set"
+        trains = {
+            "--epochs": plan.epochs is not None,
+            "--set": bool(plan.overrides),
+            "--train": plan.train is not None,
+            "--photos": plan.photos != PHOTOS,
+            "--recipe": plan.recipe != AblationPlan.recipe,
+        }
+        for option in (name for name, given in trains.items() if given):
             raise UserError(f"{option} decides how a run is trained; you passed --run, which is. Remove it.")
         run, val = plan.run, plan.val
     else:

@@ -9,7 +9,7 @@ from cckt.ablation.finetune import finetune_table
 from cckt.ablation.levels import levels_table
 from cckt.ablation.options import options_table
 from cckt.ablation.page import save
-from cckt.ablation.plan import ROW_TABLES, ROWS, WITH_PROPOSALS, AblationPlan
+from cckt.ablation.plan import HELD_OUT, PHOTOS, ROW_TABLES, ROWS, WITH_PROPOSALS, AblationPlan
 from cckt.ablation.priors import table6
 from cckt.ablation.retention import retention_table
 from cckt.ablation.retention_page import PICTURES
@@ -67,6 +67,13 @@ def ablate(
             *before, last = known
             named = f"tables {', '.join(before)} and {last}" if before else f"table {last}"
             raise UserError(f"{option} applies only to the {named}; you passed {table}. Remove it.")
+    rendered = {
+        "--photos": (plan.photos != PHOTOS, plan.train),
+        "--held-out": (plan.held_out != HELD_OUT, plan.val),
+    }
+    for option, (given, own) in rendered.items():
+        if given and own is not None:
+            raise UserError(f"{option} counts rendered photos, and {own} is given; remove {option}.")
     if plan.nouns_from is not None:
         read_words(plan.nouns_from)  # fails now instead of after a training
     pictures = [f"retention.{kind}" for kind in PICTURES] if table == "retention" else []

@@ -16,6 +16,7 @@ from cckt.cache_builder.teacher.guide import TeacherGuide
 from cckt.cache_builder.teacher.recorded import require_own_teacher
 from cckt.cache_builder.teacher.text_cache import user_cache
 from cckt.cache_builder.vocabulary import Vocabulary
+from cckt.detector.config.train import Precision
 from cckt.detector.inference.confirm import Confirmation
 from cckt.detector.inference.label_files import (
     write_coco,
@@ -85,14 +86,16 @@ class Detector(Predictor):
         guide: Guide | None = None,
         weights: Path | None = None,
         teacher: str | Teacher | None = None,
+        precision: Precision | None = None,
     ) -> Self:
         """Open a run folder, or a folder written by `cckt export --format hf-folder`.
 
         device: "auto", "cpu", "cuda", "cuda:1" or "mps". guide: source of text embeddings and priors; None
         loads the teacher. weights: a file instead of the run's own weights. teacher: a loaded CLIP model or
-        its name; None loads the one that the run names. Raises UserError if `run` is no run folder, or the
-        teacher cannot be loaded or has other weights than the run's.
+        its name; None loads the one that the run names. precision: "fp32", "bf16" or "fp16" of the detector;
+        None takes the run's. Raises UserError if `run` is no run folder, or the teacher cannot be loaded or
+        has other weights than the run's.
         """
         if guide is None:
             guide = teacher_guide(Path(run), device, teacher)
-        return super().load(run, device, guide=guide, weights=weights)
+        return super().load(run, device, guide=guide, weights=weights, precision=precision)

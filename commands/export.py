@@ -86,7 +86,7 @@ def export(
     from cckt.detector.inference.stages.open_photo import open_photo
 
     concepts = Vocabulary.free(vocabulary)
-    detector = Detector.load(run, "cpu", teacher=teacher)
+    detector = Detector.load(run, "cpu", teacher=teacher, precision="fp32")
     names = [name.strip() for name in (present or "").split(",") if name.strip()]
     options: dict[str, Any] = {"format": format, "size": _parse_size(size), "present": names}
     options |= {"precision": precision, "gather": gather, "minutes": time_limit}

@@ -1,5 +1,6 @@
 """Export a trained detector: a graph with a fixed vocabulary, or a folder with a model card.
 
+differences.py  how far a graph is from torch
 graph.py        ONNX and torch.export graphs, compared with torch before they are kept
 graph_card.py   the JSON file next to a graph
 graph_model.py  a detector as a module that can be traced

@@ -22,6 +22,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import Config
+from cckt.detector.export.differences import differences
 from cckt.detector.export.graph_card import GraphReport, card_of, card_path, require_own_export
 from cckt.detector.export.graph_model import GraphModel
 from cckt.detector.export.onnx_graph import operators, read_onnx, require_packages
@@ -90,6 +91,11 @@ def export_graph(
             "these limits."
         )
     require_own_export(out, format)
+    if len(rows) and not detector.model.guided:
+        raise UserError(
+            f"--present {words[int(rows[0])].name}: present concepts guide the queries, and this run has no "
+            "guidance; leave --present out."
+        )
     base = np.array([word.split == "base" for word in words], bool)
     graph_model = GraphModel(detector, table, rows, base, gather=gather, static_padding=static_padding)
     graph_model = graph_model.eval().cpu()
@@ -120,12 +126,12 @@ def export_graph(
             with _stage(progress, "compare"):
                 answer = read_onnx(content) if format == "onnx" else _reader(content)
                 pairs = [(answer(one), graph_model(one)) for one in shown]
-        apart = [torch.cat([(a[k] - b[k]).abs().flatten() for a, b in pairs]) for k in (0, 1)]
-        gaps, means = [float(one.max()) for one in apart], [float(one.mean()) for one in apart]
+        gaps, means = differences(pairs, TOLERANCE)
         accepted = TOLERANCE if precision == "fp32" else 1.0
-        if not max(gaps) <= accepted:
+        if not all(gap <= accepted for gap in gaps):  # NaN is not accepted
             raise AssertionError(
-                f"expected a {format} graph within {accepted} of torch, found {max(gaps):.2g}"
+                f"expected a {format} graph within {accepted} of torch, found {gaps[0]:.2g} in boxes and "
+                f"{gaps[1]:.2g} in scores"
             )
     except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as fault:
         if size is not None or isinstance(fault, UserError):

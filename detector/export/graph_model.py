@@ -74,7 +74,8 @@ class GraphModel(nn.Module):
     ) -> None:
         super().__init__()
         config = detector.model.config
-        self.model = traceable(detector.model.model, static_padding)
+        # A CPU with instructions for bfloat16 has the convolutions of such a run in it; a graph has float32.
+        self.model = traceable(detector.model.model, static_padding).float()
         if gather:
             choose_kernel(self.model, "gather")
         self.tau = config.model.tau

@@ -55,9 +55,9 @@ def write_coco(
     import the file, `cckt data index` reads it with that folder, and `cckt eval --detections` scores it.
     """
     ids = range(1, len(predictions) + 1) if image_ids is None else image_ids
-    root, found = photo_names(predictions)
+    root, found = photo_names(predictions) if names is None else _folder_of(predictions, names)
     images, annotations, numbers = [], [], count(1)
-    for one, image, name in zip(predictions, ids, found if names is None else names, strict=True):
+    for one, image, name in zip(predictions, ids, found, strict=True):
         if one.fault:
             continue
         width, height = one.size
@@ -79,6 +79,18 @@ def write_coco(
         ],
     }
     return write_text(path, json.dumps(whole, separators=(",", ":")))
+
+
+def _folder_of(predictions: Sequence[Prediction], names: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    """Return the folder in which all photos have these names; without one, as `photo_names`."""
+    folders = set()
+    for one, name in zip(predictions, names, strict=True):
+        path, parts = Path(os.path.abspath(one.source)), Path(name).parts
+        if one.source and path.parts[-len(parts) :] == parts:
+            folders.add(path.parents[len(parts) - 1])
+        elif one.source:
+            return photo_names(predictions)
+    return (folders.pop(), names) if len(folders) == 1 else photo_names(predictions)
 
 
 def write_coco_results(

@@ -130,8 +130,9 @@ def is_video(path: Path) -> bool:
 def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
     """Yield RGB frames, one per `every` seconds, with file and time as filename: "clip.mp4@12.00s".
 
-    Frames are decoded on demand, by the ffmpeg on the path or the one of the package imageio-ffmpeg. Raises
-    UserError if there is no ffmpeg or it cannot read the file.
+    A frame is the first one from its time on. Frames are decoded on demand, by the ffmpeg on the path or the
+    one of the package imageio-ffmpeg. Raises UserError if there is no ffmpeg, if it cannot read the file,
+    and, after the frames before, if it stops within the file.
     """
     check_video(path, every)
     program = ffmpeg_program()
@@ -140,7 +141,17 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
     # A video may be a list of other files: only files are read. "file:" because a name such as concat:a is
     # taken for another protocol.
     command = [program, "-nostdin", "-loglevel", "error", "-protocol_whitelist", "file"]
-    command += ["-i", f"file:{path}", "-vf", f"fps=1/{every:g}", "-f", "image2pipe", "-c:v", "ppm", "-"]
+    command += [
+        "-i",
+        f"file:{path}",
+        "-vf",
+        f"fps=1/{every:g}:round=up",
+        "-f",
+        "image2pipe",
+        "-c:v",
+        "ppm",
+        "-",
+    ]
     with (
         tempfile.TemporaryFile() as errors,  # no pipe: ffmpeg would wait where nobody reads from it
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,
@@ -158,9 +169,14 @@ def video_frames(path: Path, every: float = 1.0) -> Iterator[Image.Image]:
             code = process.wait()
             errors.seek(0)
             fault = errors.read(MOST_ERRORS).decode(errors="replace").strip()
-        if code and not number:
-            reason = fault.splitlines()[-1] if fault else f"exit code {code}"
-            raise UserError(f"{path}: ffmpeg cannot read it ({reason}); give a video that ffmpeg can decode.")
+    if code:
+        reason = fault.splitlines()[-1] if fault else f"exit code {code}"
+        if number:
+            raise UserError(
+                f"{path}: ffmpeg stopped after {counted(number, 'frame')}, before the end ({reason}); give a "
+                "video that ffmpeg can decode, or use these frames."
+            )
+        raise UserError(f"{path}: ffmpeg cannot read it ({reason}); give a video that ffmpeg can decode.")
 
 
 def check_every(every: float) -> None:

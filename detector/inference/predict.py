@@ -25,6 +25,7 @@ from cckt.cache_builder.vocabulary import Vocabulary
 from cckt.detector.config.config import InferenceConfig
 from cckt.detector.config.dataclass_io import choices
 from cckt.detector.config.inference import Classification
+from cckt.detector.config.train import Precision
 from cckt.detector.inference.calibration import ScoreCalibration
 from cckt.detector.inference.confirm import confirmation_by
 from cckt.detector.inference.inference_model import InferenceModel, load_inference_model
@@ -77,14 +78,21 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, run: Path | str, device: str = "auto", *, guide: Guide | None = None, weights: Path | None = None
+        cls,
+        run: Path | str,
+        device: str = "auto",
+        *,
+        guide: Guide | None = None,
+        weights: Path | None = None,
+        precision: Precision | None = None,
     ) -> Self:
         """Load a run folder.
 
         device: "auto", "cpu", "cuda", "cuda:1", "mps". weights: a file of weights in place of the run's final
-        ones. Raises UserError when `run` is not a run folder or the guide has another teacher.
+        ones. precision: to compute in; None: that of the run. Raises UserError when `run` is not a run folder
+        or the guide has another teacher.
         """
-        model, facts = load_inference_model(Path(run), device, weights, fold=True)
+        model, facts = load_inference_model(Path(run), device, weights, fold=True, precision=precision)
         predictor = cls(
             model,
             facts,
@@ -108,15 +116,30 @@ class Predictor:
         return self.notes_for(0)
 
     def notes_for(self, confirm: int, classification: str | None = None, priors: str = "config") -> list[str]:
-        """Return `notes` of scores by a classification (None: that of the run's config) with these priors,
-        and one if `confirm` boxes are to be confirmed and were never evaluated so."""
+        """Return `notes` of scores by a classification (None: that of the run's config) with these priors.
+
+        Others are on confirmed boxes, if `confirm` is above 0 and such were never evaluated, and on priors
+        that nothing reads.
+        """
         scale = self._scale(classification, priors)
-        return scale.notes(self._base_text.known) + (scale.confirmed_notes(confirm) if confirm else [])
+        notes = scale.notes(self._base_text.known) + (scale.confirmed_notes(confirm) if confirm else [])
+        if priors == "guide" and not self._reads_priors:
+            notes.append(
+                "nothing in this run reads priors: it has no guidance, and they neither weigh nor restrict "
+                "its scores; leave out --priors, which only takes time."
+            )
+        return notes
 
     @property
     def warning(self) -> str:
         """A sentence when no detection of the run's own evaluation is correct; "" otherwise."""
         return self._scale().warning(self._base_text.known)
+
+    @property
+    def _reads_priors(self) -> bool:
+        """Whether priors change what the run finds, by its options."""
+        inference = self.model.config.inference
+        return bool(self.model.guided or inference.prior_weight or inference.restrict_to_present)
 
     def _scale(
         self, classification: str | None = None, priors: str = "config", given: bool = False
@@ -309,8 +332,7 @@ class Predictor:
                 "priors of new images need the run's teacher, and none is given; give --teacher, or --priors "
                 "none."
             )
-        weighs = self.model.config.inference.prior_weight or self.model.config.inference.restrict_to_present
-        by_config = self.model.config.prior.source != "none" and bool(self.model.guided or weighs)
+        by_config = self.model.config.prior.source != "none" and self._reads_priors
         return (
             not given and self.guide is not None and (priors == "guide" or (priors == "config" and by_config))
         )

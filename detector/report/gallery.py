@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -104,10 +105,16 @@ def choose_examples(
                 candidates[kind].append((float(shown.scores[row]), image, concept))
     result: list[tuple[str, int, str]] = []
     used: set[int] = set()
-    for kind, share in SHARES:
-        for image, concept in _alternate_concepts(candidates[kind], used, round(most * share)):
+    for kind, count in quotas(most).items():
+        for image, concept in _alternate_concepts(candidates[kind], used, count):
             result.append((kind, image, truth.names[concept]))
     return result
+
+
+def quotas(most: int) -> dict[str, int]:
+    """Return the most images of each kind, `most` in all: the shares, rounded where they add up."""
+    bounds = [0, *(round(most * part) for part in accumulate(share for _, share in SHARES))]
+    return {kind: after - before for (kind, _), (before, after) in zip(SHARES, pairwise(bounds), strict=True)}
 
 
 def _alternate_concepts(

@@ -249,7 +249,8 @@ class Student(nn.Module):
         unsupported."""
 
     def prepare_inference(self) -> None:
-        """Drop demands of training (a kernel, say) that inference does not have."""
+        """Set memory layout, the same as in training, so that both compute the same sums; drop demands of
+        training (a kernel, say) that inference does not have."""
 
     @classmethod
     def check_device(cls, config: Config, device: torch.device) -> list[str]:

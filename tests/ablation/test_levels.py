@@ -94,6 +94,16 @@ def test_rows_are_the_recipes_of_both_methods() -> None:
     assert not any(row.prior_weight or row.config.guidance.enabled for row in unguided)
 
 
+def test_the_options_of_a_plan_reach_every_row() -> None:
+    options = ("inference.nms=0.3", "terms.novel_aware_classes.weight=0.25")
+    found = configs_of(replace(plan_of("shapeworld-hdovd"), overrides=options))
+    assert {config.inference.nms for config in found.values()} == {0.3}
+    weights = {key: config.terms["novel_aware_classes"].weight for key, config in found.items()}
+    assert weights == dict.fromkeys(KEYS, 0.0) | dict.fromkeys(("class", "all", "hybrid"), 0.25)
+    adamixer = configs_of(plan_of("hdovd-coco-adamixer-r50"))
+    assert len({(config.inference.nms, config.inference.top) for config in adamixer.values()}) == 1
+
+
 def test_scores_read_what_a_row_trains() -> None:
     shared = configs_of(plan_of("shapeworld-hdovd"))
     assert {key: config.inference.classification for key, config in shared.items()} == {

@@ -17,7 +17,7 @@ import pytest
 
 from cckt.ablation import AblationPlan, ablate, runs
 from cckt.ablation.page import page, sentences
-from cckt.ablation.plan import ROWS
+from cckt.ablation.plan import HELD_OUT, PHOTOS, ROWS
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.columns.clip_priors import cache_clip_priors
@@ -30,6 +30,9 @@ from cckt.detector.runs.file_digests import accept
 from cckt.detector.runs.run_folder import run_config
 from tests.ablation.plans import MICRO
 from tests.commands.front import SMALL, cckt
+
+OWN = {"photos": PHOTOS, "held_out": HELD_OUT}
+"""Numbers of rendered photos that a plan with data of its own must leave alone."""
 
 
 @pytest.fixture(scope="module")
@@ -189,10 +192,11 @@ def test_figures_of_the_papers_table6() -> None:
 def test_user_errors(made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path) -> None:
     plan = made[0]
     empty = replace(plan, out=tmp_path / "empty")
+    own = replace(empty, overrides=(), **OWN)
     for table, wrong, sentence in (
         ("table7", empty, "table 'table7' is not known; expected one of table4, table5, table6, options"),
         ("table4", replace(empty, seeds=0), "--seeds 0: expected at least 1"),
-        ("table4", replace(empty, train=tmp_path), "give both --train and --val"),
+        ("table4", replace(own, train=tmp_path), "give both --train and --val"),
         (
             "table4",
             replace(empty, recipe="lvis-r50", overrides=()),
@@ -248,24 +252,40 @@ def test_user_errors(made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path) 
         ),
         (
             "table6",
-            replace(empty, run=tmp_path, val=tmp_path, overrides=("train.lr=1",)),
+            replace(own, run=tmp_path, val=tmp_path, overrides=("train.lr=1",)),
             "--set decides how a run is trained; you passed --run",
         ),
         (
             "table6",
-            replace(empty, run=tmp_path, val=tmp_path, overrides=(), epochs=3),
+            replace(own, run=tmp_path, val=tmp_path, epochs=3),
             "--epochs decides how a run is trained",
         ),
+        *(
+            (
+                "table6",
+                replace(own, **{"run": tmp_path, "val": tmp_path, name: value}),
+                f"--{name} decides how a run is trained",
+            )
+            for name, value in (("train", tmp_path), ("photos", 9), ("recipe", "lvis-r50"))
+        ),
+        (
+            "table4",
+            replace(plan, train=tmp_path),
+            r"--photos counts rendered photos, and .* is given; remove --photos",
+        ),
+        ("levels", replace(empty, val=tmp_path, held_out=5), "--held-out counts rendered photos"),
         ("table6", replace(empty, run=tmp_path), "no data set to evaluate it on; give --val"),
         (
             "table6",
-            replace(empty, run=plan.out / "table4" / "plain-0", val=plan.out / "held-out", overrides=()),
+            replace(
+                empty, run=plan.out / "table4" / "plain-0", val=plan.out / "held-out", overrides=(), **OWN
+            ),
             "is not guided by a column of priors",
         ),
     ):
         with pytest.raises(UserError, match=sentence):
             ablate(table, wrong)
-    lacking = replace(plan, train=plan.out / "train", val=plan.out / "train")
+    lacking = replace(plan, train=plan.out / "train", val=plan.out / "train", **OWN)
     with pytest.raises(UserError, match=r"guidance: There is no column priors/clip under .*train"):
         ablate("table4", lacking)
 
@@ -274,7 +294,7 @@ def test_runs_of_other_data_are_refused(made: tuple[AblationPlan, dict[str, Any]
     plan = made[0]
     cache_images(plan.out / "train", "shapeworld")
     cache_clip_priors(plan.out / "train")
-    other = replace(plan, train=plan.out / "train", val=plan.out / "train")
+    other = replace(plan, train=plan.out / "train", val=plan.out / "train", **OWN)
     with pytest.raises(UserError, match="its --val was another data set than"):
         ablate("table4", other)
 
@@ -332,9 +352,9 @@ def test_a_signal_stops_it_and_the_same_call_resumes(
 def test_a_killed_table_resumes_to_the_same_figures(
     made: tuple[AblationPlan, dict[str, Any]], tmp_path: Path
 ) -> None:
-    folders = ["--train", made[0].out / "train", "--val", made[0].out / "held-out", "--out", tmp_path / "out"]
+    places = ["--train", made[0].out / "train", "--val", made[0].out / "held-out", "--out", tmp_path / "out"]
     options = [word for value in (*SMALL, "train.checkpoint_every=1") for word in ("--set", value)]
-    words = [str(word) for word in ("ablate", "table4", "--seeds", "1", *folders, *options)]
+    words = [str(word) for word in ("ablate", "table4", "--seeds", "1", *places, *options)]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     process = subprocess.Popen(
         [sys.executable, "-m", "cckt", *words],
@@ -349,7 +369,8 @@ def test_a_killed_table_resumes_to_the_same_figures(
     process.kill()
     _, output = process.communicate()
     assert list(second.glob("step-*")), output.decode()
-    plan = replace(made[0], out=tmp_path / "out", train=made[0].out / "train", val=made[0].out / "held-out")
+    folders = {"train": made[0].out / "train", "val": made[0].out / "held-out"}
+    plan = replace(made[0], out=tmp_path / "out", **folders, **OWN)
     answer = ablate("table4", replace(plan, seeds=1, overrides=(*SMALL, "train.checkpoint_every=1")))
     for row, known in zip(answer["rows"], made[1]["rows"], strict=True):
         for figure in ("ap50_base", "ap50_novel", "ap"):

@@ -154,9 +154,13 @@ class AdaMixer(Student):
 
     def prepare_training(self, checkpoint_activations: bool) -> None:
         """channels_last makes convolutions faster."""
+        self.prepare_inference()
+        self.recompute = checkpoint_activations
+
+    def prepare_inference(self) -> None:
+        """channels_last, as in training."""
         for part in (self.backbone, self.pyramid, self.dense):
             part.to(memory_format=torch.channels_last)
-        self.recompute = checkpoint_activations
 
     def _run(self, encoded: EncodedQueries) -> list[StageOutput]:
         """Return the output of every stage."""

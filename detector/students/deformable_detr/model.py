@@ -195,7 +195,8 @@ class DeformableDETR(Student):
         self.transformer.recompute = checkpoint_activations
 
     def prepare_inference(self) -> None:
-        """Allow PyTorch's sampling if training demanded Triton's: the results are equal."""
+        """channels_last, as in training; PyTorch's sampling may replace Triton's: the results are equal."""
+        self.backbone.to(memory_format=torch.channels_last)
         if self.config.model.attention_kernel == "triton":
             choose_kernel(self, "auto")
 

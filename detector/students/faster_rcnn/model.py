@@ -150,9 +150,13 @@ class FasterRCNN(Student):
 
     def prepare_training(self, checkpoint_activations: bool) -> None:
         """channels_last makes convolutions faster; the RoI head holds most activations."""
+        self.prepare_inference()
+        self.recompute = checkpoint_activations
+
+    def prepare_inference(self) -> None:
+        """channels_last, as in training."""
         for part in (self.backbone, self.pyramid, self.proposer):
             part.to(memory_format=torch.channels_last)
-        self.recompute = checkpoint_activations
 
     def _states(self, encoded: EncodedRegions, rois: Tensor) -> Tensor:
         """Return (B, N, head_width) of RoIs (B, N, 4)."""

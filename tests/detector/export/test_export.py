@@ -17,6 +17,7 @@ from cckt.detector.export.graph_model import HalvingPool, traceable
 from cckt.detector.export.onnx_graph import run_onnx
 from cckt.detector.inference.inference_model import load_inference_model
 from cckt.detector.inference.predict import Predictor
+from cckt.detector.students import precision
 from tests.detector.evaluation.evaluation_world import (
     make_deep_run,
     make_run,
@@ -173,13 +174,27 @@ def test_traceable_pools_give_the_same_output():
 def test_a_graph_that_differs_from_torch_is_not_kept(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_traced", lambda *given: None)
     monkeypatch.setattr(export, "_bytes", lambda program: b"graph")
-    for boxes in (torch.zeros(2, 6, 4) + 9, torch.full((2, 6, 4), torch.nan)):
-        monkeypatch.setattr(
-            export, "_reader", lambda content, boxes=boxes: lambda one: (boxes, torch.zeros(2, 6, 3))
-        )
+    wrong = torch.zeros(2, 6, 4) + 9, torch.full((2, 6, 4), torch.nan)
+    for boxes in (*wrong, None):
+        scores = torch.full((2, 6, 3), torch.nan) if boxes is None else torch.zeros(2, 6, 3)
+        found = torch.rand(2, 6, 4) if boxes is None else boxes, scores
+        monkeypatch.setattr(export, "_reader", lambda content, found=found: lambda one: found)
         with pytest.raises(AssertionError, match="of torch, found"):
             graph(run, tmp_path / "d.pt2", format="torch")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_in_bfloat16_is_exported_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "has_instructions", lambda name, device: True)
+    torch.manual_seed(0)
+    half = make_run(tmp_path / "run", changed(small_config(), "train", precision="bf16"))
+    detector = Predictor.load(half, device="cpu")
+    dtypes = {one.dtype for one in detector.model.model.parameters()}
+    assert dtypes == {torch.float32, torch.bfloat16}, "expected folded convolutions in bfloat16"
+    made = export_graph(detector, "cat", tmp_path / "d.pt2", format="torch", size=(64, 64), text=unit_rows(1))
+    assert made.scores_difference < 1e-3
+    whole = Predictor.load(half, device="cpu", precision="fp32").model.model
+    assert {one.dtype for one in whole.parameters()} == {torch.float32}
 
 
 def test_a_model_that_cannot_be_traced_for_any_size_needs_a_size(run, tmp_path, monkeypatch):
@@ -192,6 +207,13 @@ def test_a_model_that_cannot_be_traced_for_any_size_needs_a_size(run, tmp_path, 
         graph(run, tmp_path / "d.pt2", format="torch")
     with pytest.raises(ValueError, match="Windows"):
         graph(run, tmp_path / "d.pt2", format="torch", size=(64, 64))
+
+
+def test_present_concepts_of_a_run_without_guidance_are_refused(tmp_path):
+    torch.manual_seed(0)
+    free = make_run(tmp_path / "run", changed(small_config(), "guidance", enabled=False))
+    with pytest.raises(UserError, match="--present kite: present concepts guide the queries"):
+        graph(free, tmp_path / "d.pt2", format="torch", size=(64, 64), present=["kite"])
 
 
 def test_wrong_arguments_are_refused(run, tmp_path, monkeypatch):

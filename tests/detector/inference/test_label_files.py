@@ -80,6 +80,18 @@ def test_coco_is_one_complete_data_set(tmp_path: Path) -> None:
     assert whole["info"]["images"] == str(tmp_path / "photos")
 
 
+def test_names_of_a_data_set_are_found_in_the_folder_that_the_file_names(tmp_path: Path) -> None:
+    found = on_disk(tmp_path)
+    names = ["photos/" + Path(one.source).name for one in found]
+    whole = json.loads(write_coco(found, tmp_path / "c.json", names=names).read_text())
+    folder = Path(whole["info"]["images"])
+    assert folder == tmp_path
+    assert all((folder / one["file_name"]).parent == tmp_path / "photos" for one in whole["images"])
+    other = ["elsewhere/" + Path(one.source).name for one in found]  # no folder has photos of these names
+    whole = json.loads(write_coco(found, tmp_path / "c.json", names=other).read_text())
+    assert [one["file_name"] for one in whole["images"]] == ["b.png", "c.png"]
+
+
 def test_coco_results_are_a_list(tmp_path: Path) -> None:
     (record,) = json.loads(
         write_coco_results([prediction((4, 2, 12, 12, 0.75, 1))], tmp_path / "r.json", [7]).read_text()

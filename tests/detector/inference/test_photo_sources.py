@@ -120,7 +120,7 @@ def test_frames_of_a_video_are_named_by_their_time(folder, monkeypatch):
     stub(
         folder,
         monkeypatch,
-        "assert 'fps=1/0.5' in sys.argv\n"
+        "assert 'fps=1/0.5:round=up' in sys.argv\n"
         "for k in range(3): sys.stdout.buffer.write(b'P6\\n4 2\\n255\\n' + bytes([10 * k]) * 24)",
     )
     video = folder / "clip.mp4"
@@ -144,6 +144,15 @@ def test_a_video_that_ffmpeg_cannot_read_is_refused(folder, monkeypatch):
         next(video_frames(folder / "nowhere.mp4"))
 
 
+def test_a_video_that_ends_early_is_reported_after_its_frames(folder, monkeypatch):
+    frame = "sys.stdout.buffer.write(b'P6\\n1 1\\n255\\n' + bytes(3)); sys.stdout.flush()\n"
+    stub(folder, monkeypatch, frame + "print('Invalid data found', file=sys.stderr); sys.exit(1)")
+    frames = video_frames(folder / "clip.mp4")
+    assert next(frames).size == (1, 1)
+    with pytest.raises(UserError, match=r"stopped after 1 frame, before the end \(Invalid data found\)"):
+        next(frames)
+
+
 def test_a_real_video_is_decoded_by_the_ffmpeg_of_a_wheel(tmp_path, monkeypatch):
     wheel = pytest.importorskip(
         "imageio_ffmpeg", reason="not installed: imageio-ffmpeg (pip install -e '.[dev]')"
@@ -163,6 +172,8 @@ def test_a_real_video_is_decoded_by_the_ffmpeg_of_a_wheel(tmp_path, monkeypatch)
         red, green, _ = frame.getpixel((32, 24))
         assert (abs(red - level) < 12, abs(green - (255 - level)) < 12) == (True, True)
     assert [frame.filename.rpartition("@")[2] for frame in shown] == ["0.00s", "1.00s", "2.00s"]
+    late = [frame.getpixel((32, 24))[0] for frame in video_frames(video, every=2.0)]
+    assert [abs(red - level) < 12 for red, level in zip(late, (0, 240), strict=True)] == [True, True]
     (tmp_path / "torn.mp4").write_bytes(video.read_bytes()[:40])
     with pytest.raises(UserError, match=r"torn\.mp4: ffmpeg cannot read it"):
         next(video_frames(tmp_path / "torn.mp4"))

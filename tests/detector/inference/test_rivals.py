@@ -153,6 +153,16 @@ def test_scores_that_no_priors_weigh_are_not_calibrated_by_those_that_are(run, p
     assert own_scoring(alone).prior_weight == 0
 
 
+def test_priors_that_nothing_reads_are_told(run):
+    guided = Predictor.load(run, device="cpu", guide=NamedGuide())
+    assert not any("reads priors" in one for one in guided.notes_for(0, None, "guide"))
+    config = changed(guided.model.config, "guidance", enabled=False)
+    config = changed(config, "inference", prior_weight=0.0, restrict_to_present=False)
+    guided.model = replace(guided.model, config=config)
+    assert any("nothing in this run reads priors" in one for one in guided.notes_for(0, None, "guide"))
+    assert not any("reads priors" in one for one in guided.notes_for(0))
+
+
 def test_concepts_of_a_data_set_are_compared_letter_by_letter(run):
     """They may be "cat" and "cats", one of them novel."""
     words = Vocabulary([Concept(1, "cats"), Concept(2, "dog")])

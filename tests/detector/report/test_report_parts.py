@@ -16,7 +16,7 @@ from cckt.detector.evaluation.locate import LocatedDetections
 from cckt.detector.evaluation.match_detections import best_detections, match_detections
 from cckt.detector.report.confusion import confusion
 from cckt.detector.report.errors import KINDS, Errors, _ap50, classify, costs
-from cckt.detector.report.gallery import choose_examples, shown_detections
+from cckt.detector.report.gallery import SHARES, choose_examples, quotas, shown_detections
 from cckt.detector.report.log import MAX_POINTS, read_log
 from cckt.detector.report.matrix import confusion_matrix
 from tests.detector.evaluation.evaluation_world import random_found, random_truth
@@ -188,6 +188,13 @@ def test_mistakes_of_base_concepts_are_in_the_gallery_too() -> None:
     found = detections((1, 1, 0.9, there), (2, 2, 0.7, here))
     chosen = choose_examples(truth, found, 0.5, most=10)
     assert chosen == [("base missed", 0, "concept 1"), ("base false", 2, "concept 2")]
+
+
+def test_the_gallery_has_as_many_images_as_asked_for() -> None:
+    for most in range(40):
+        counts = quotas(most)
+        assert sum(counts.values()) == most
+        assert all(abs(counts[kind] - most * share) <= 1 for kind, share in SHARES)
 
 
 def test_the_gallery_shows_each_image_once_and_one_detection_per_object() -> None:

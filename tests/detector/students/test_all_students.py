@@ -215,6 +215,16 @@ def test_activation_checkpointing_gives_the_same_gradients(kind: str) -> None:
 
 
 @KINDS
+def test_weights_have_one_layout_in_training_and_inference(kind: str) -> None:
+    layouts = []
+    for prepare in ("prepare_training", "prepare_inference"):
+        model = student(kind)
+        getattr(model, prepare)(*([False] if prepare == "prepare_training" else []))
+        layouts.append({name: one.stride() for name, one in model.named_parameters()})
+    assert layouts[0] == layouts[1], "sums of other layouts round differently: two APs of one run"
+
+
+@KINDS
 def test_every_parameter_is_in_one_group(kind: str) -> None:
     model = student(kind, *HEADS)
     grouped = [id(one) for group in model.parameter_groups().values() for one in group]
