@@ -27,8 +27,7 @@ from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index import build_index
 from cckt.cache_builder.teacher.clip import load_teacher
 from cckt.detector.config.config import Config
-from cckt.detector.config.recipes import plain
-from cckt.detector.config.recipes.hdovd import base_only
+from cckt.detector.config.recipes import base_only, plain
 from cckt.detector.runs.json_fields import as_written
 from cckt.detector.training.train import finished
 from cckt.shapeworld.dataset import make_dataset

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from cckt.ablation.plan import AblationPlan
 from cckt.cache_builder.base.errors import UserError
 from cckt.detector.config.config import Config, apply_overrides, changed
-from cckt.detector.config.recipes import in_epochs, recipe
-from cckt.detector.config.recipes.hdovd import base_only, query_levels, roi_levels
+from cckt.detector.config.recipes import base_only, in_epochs, recipe
+from cckt.detector.config.recipes.hdovd import query_levels, roi_levels
 from cckt.detector.config.recipes.hybrid import hybrid
 
 INSTANCE = ("instance_contrast", "instance_relation")

@@ -116,18 +116,17 @@ class Objective(nn.Module):
     ) -> dict[str, Tensor]:
         """Return name -> loss, divided by the objects, and their sum "total", the only one with gradients.
 
-        epoch: counted from 0. divisor: at least 1 after clamping: the objects of the global batch over the
-        number of ranks, as DDP averages gradients; None counts the objects of `targets`. counted: the same
-        for the terms with their own divisor (`counted`); None counts those of `targets`. parts: accumulated
+        epoch: counted from 0. divisor: the objects of the global batch, at least 1, over the number of ranks,
+        as DDP averages gradients (docs/method/cckt_det.md, eq. 18); None counts the objects of `targets`.
+        counted: the same for the terms with their own divisor (`counted`). parts: accumulated
         parts of the step; losses that are means already are divided by them instead. ranks: the ranks that
         compute terms together. "total" has gradients, zero where they must be, for a batch without objects
         too.
         """
-        count = targets.objects if divisor is None else divisor
-        count = count.clamp(min=1) if isinstance(count, Tensor) else max(1.0, float(count))
+        count = max(1, targets.objects) if divisor is None else divisor
         losses, active = dict(detection.losses), self.active(epoch)
         if counted is None:
-            counted = self.counted(targets, epoch, ranks)
+            counted = {name: one.clamp(min=1) for name, one in self.counted(targets, epoch, ranks).items()}
         step = StepInputs(output, pairs, detection, targets, ranks)
         with torch.autocast(output.boxes.device.type, enabled=False):
             auxiliary = dict(detection.auxiliary)
@@ -138,7 +137,7 @@ class Objective(nn.Module):
                     means |= {name: value / parts for name, value in found.items()}
                     continue
                 if term.name in counted:  # all of `found` is divided by `count` below
-                    share = count / counted[term.name].clamp(min=1)
+                    share = count / counted[term.name]
                     found = {name: value * share for name, value in found.items()}
                 for name, value in found.items():
                     into = auxiliary if name in auxiliary else losses

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from cckt.cache_builder.base.errors import counted
+from cckt.cache_builder.base.errors import counted, listed
 from cckt.cache_builder.index import Index
 from cckt.detector.config.config import Config, changed
 from cckt.detector.config.recipes import in_epochs
@@ -70,6 +70,16 @@ def warnings(
             f"the run has only {counted(steps, 'step')} ({counted(len(index), 'photo')}, "
             f"{counted(train.epochs, 'epoch')} of {counted(per_epoch, 'step')}); a detector that starts "
             f"without detection weights needs hundreds; {step}."
+        )
+    end = train.epochs if max_steps is None else min(train.epochs, max_steps / per_epoch)
+    late = [name for name, term in config.terms.items() if term.weight > 0 and term.first_epoch >= end]
+    if late:
+        first = config.terms[late[0]].first_epoch
+        cause = "--max-steps" if end < train.epochs else "train.epochs"
+        found.append(
+            f"{listed([f'terms.{name}' for name in late])}: the first epoch is {first}, counted from 0, "
+            f"and the run ends after {end:.3g} ({cause}), so what it teaches is never learned; use --epochs "
+            f"{train.epochs}, which moves all phases."
         )
     shrink = _reduction(config, index)
     if shrink >= SHRUNK:

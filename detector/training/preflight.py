@@ -61,12 +61,19 @@ class Ingredients:
 def gather(config: Config, data: Path) -> Ingredients:
     """Open and check the data set of a run.
 
-    Raises UserError for a term that lacks a head of the student, an index without photos or base concepts,
-    boxes of other than base concepts (the concept of every box is read), proposals or nouns whose maker saw
-    novel classes, missing photo files, and columns that are missing, unfinished, made for another index, or
-    made by different teachers.
+    Raises UserError for a term that lacks a head of the student, scores of a class head that nothing trains,
+    an index without photos or base concepts, boxes of other than base concepts (the concept of every box is
+    read), proposals or nouns whose maker saw novel classes, missing photo files, and columns that are
+    missing, unfinished, made for another index, or made by different teachers.
     """
     check_terms(config)
+    scored_by = config.inference.classification
+    require(
+        scored_by != "head" or config.loss.loss_class > 0,
+        "inference.classification",
+        scored_by,
+        "similarity or fusion while loss.loss_class is 0, as nothing trains the class head",
+    )
     index = open_index(data)
     check_leak(index)
     check_used(config, index)

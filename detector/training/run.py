@@ -144,6 +144,13 @@ class Run:
         )
         self.step = 0
         self.best = float("-inf")
+        self.best_of = {
+            name: value
+            for name, value in config.options().items()
+            if name in ("train.best_metric", "data.eval_short_side")
+            or name.startswith(("inference.", "prior."))
+        }
+        """Figure and options of the evaluation that made `best`, which other ones cannot be compared with."""
         self.evaluated = 0
         """Step of the last evaluation."""
         self.monitor_state: dict[str, Any] = {}
@@ -230,7 +237,9 @@ class Run:
         self.stepper.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load(load_weights(folder / "average.safetensors"), state["average_updates"])
-        self.step, self.best = state["step"], state["best"]
+        self.step = state["step"]
+        if state.get("best_of", self.best_of) == self.best_of:
+            self.best = state["best"]
         self.evaluated = state.get("evaluated", self.step)
         self.monitor_state = {
             name: value for name, value in state.items() if name not in ("optimizer", "scaler")
@@ -252,6 +261,7 @@ class Run:
             "average_updates": self.average.updates if self.average else 0,
             "step": self.step,
             "best": self.best,
+            "best_of": self.best_of,
             "evaluated": self.evaluated,
         }
         save_checkpoint(self.out, self.step, weights, state, self._kept)

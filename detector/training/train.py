@@ -158,7 +158,7 @@ class _Loop:
         stopped = self._steps(last, first + stop_after if stop_after is not None else last + 1)
         self.progress.finish()
         run.save(self.monitor.state())
-        seconds = time.perf_counter() - began
+        seconds = self.world.share(time.perf_counter() - began)  # `--minutes` plans the same run on all ranks
         if not stopped:
             self._require_progress()
             if self.world.first:

@@ -5,7 +5,7 @@ hdovd.py         HD-OVD with three students, on OV-COCO, OV-LVIS and the embedde
 hybrid.py        HD-OVD with Deformable DETR on the embedded data set; hybrids of both methods
 photos.py        real photos in small numbers, on a laptop or one small GPU
 shapeworld.py    CCKT-Det on the embedded data set, for minutes on two CPU cores
-variants.py      a recipe of another length, without guidance, without contrast, or without both
+variants.py      a recipe of another length, or without guidance, contrast, HD-OVD, or all of them
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from cckt.detector.config.recipes.cckt import (
     lvis_swinb,
 )
 from cckt.detector.config.recipes.hdovd import (
-    base_only,
     hdovd_coco_adamixer_r50,
     hdovd_coco_deformable_r50,
     hdovd_coco_fasterrcnn_r50,
@@ -34,7 +33,13 @@ from cckt.detector.config.recipes.hdovd import (
 from cckt.detector.config.recipes.hybrid import hybrid_coco_r50, shapeworld_hdovd, shapeworld_hybrid
 from cckt.detector.config.recipes.photos import photos_medium, photos_small
 from cckt.detector.config.recipes.shapeworld import shapeworld, shapeworld_fast
-from cckt.detector.config.recipes.variants import in_epochs, plain, without_contrast, without_guidance
+from cckt.detector.config.recipes.variants import (
+    base_only,
+    in_epochs,
+    plain,
+    without_contrast,
+    without_guidance,
+)
 
 __all__ = ["RECIPES", "base_only", "in_epochs", "plain", "recipe", "without_contrast", "without_guidance"]
 

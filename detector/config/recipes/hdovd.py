@@ -164,20 +164,6 @@ def roi_levels(config: Config) -> Config:
     )
 
 
-def base_only(config: Config) -> Config:
-    """Return the config of the same student without HD-OVD: it learns base boxes, and classes by its own
-    head."""
-    config = changed(config, "matcher", class_agnostic=False, cost_similarity=0.0)
-    for name in config.terms:
-        config = changed(config, f"terms.{name}", weight=0.0)
-    config = changed(
-        config, "model", objectness=False, text_projector=False, relation_head=False, image_head=False
-    )
-    config = changed(config, "loss", loss_class=1.0 if config.model.student == "faster_rcnn" else 2.0)
-    config = changed(config, "data", proposals=0)
-    return changed(config, "inference", classification="head")
-
-
 def faster_rcnn_of_shapeworld(config: Config) -> Config:
     """Return a config of shapeworld with a small Faster R-CNN: anchors of 20, 40 and 80 px."""
     config = changed(config, "model", student="faster_rcnn", strides=(4, 8, 16), levels=3)

@@ -42,10 +42,26 @@ def faster_training(config: Config, groups: int) -> Config:
 
 
 def plain(config: Config) -> Config:
-    """Return the config without the method: no guidance, no contrast (loss and matching), scores of the
-    head."""
+    """Return the config without the method: no guidance, no contrast (loss and matching), no part of HD-OVD,
+    scores of the head."""
     config = without_contrast(without_guidance(config))
+    if config.data.proposals or not config.loss.loss_class:
+        config = base_only(config)
     return changed(config, "inference", classification="head", restrict_to_present=False)
+
+
+def base_only(config: Config) -> Config:
+    """Return the config of the same student without HD-OVD: it learns base boxes, and classes by its own
+    head."""
+    config = changed(config, "matcher", class_agnostic=False, cost_similarity=0.0)
+    for name in config.terms:
+        config = changed(config, f"terms.{name}", weight=0.0)
+    config = changed(
+        config, "model", objectness=False, text_projector=False, relation_head=False, image_head=False
+    )
+    config = changed(config, "loss", loss_class=1.0 if config.model.student == "faster_rcnn" else 2.0)
+    config = changed(config, "data", proposals=0)
+    return changed(config, "inference", classification="head")
 
 
 def without_guidance(config: Config) -> Config:

@@ -70,6 +70,15 @@ class Backbone(nn.Module):
             _replace_by_group_norm(self.net)
         if weights != "none" and config.freeze_stride:
             _freeze(self.net, config.freeze_stride)
+        norms = (part for part in self.net.modules() if isinstance(part, nn.BatchNorm2d))
+        self._still = tuple(one for one in norms if one.affine and not one.weight.requires_grad)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set the mode; batch norms of frozen layers keep their statistics."""
+        super().train(mode)
+        for norm in self._still:
+            norm.eval()
+        return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return a map (B, channels, h, w) for each stride, with h = ceil(H / stride), w = ceil(W / stride).

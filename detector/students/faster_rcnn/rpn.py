@@ -95,6 +95,7 @@ class RegionProposer(nn.Module):
         for image, goal in enumerate(goals):
             with torch.no_grad():
                 label = found.logits.new_zeros(found.anchors.shape[:1])
+                goal = goal[(goal[:, 2:] > goal[:, :2]).all(1)]  # an empty box would match every anchor
                 if len(goal):
                     match = self.matcher(box_iou(goal, found.anchors))
                     label = torch.where(match >= 0, 1.0, torch.where(match == UNUSED, -1.0, 0.0))

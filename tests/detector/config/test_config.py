@@ -89,6 +89,16 @@ def test_plain_removes_the_method_and_nothing_else() -> None:
     assert replace(bare.guidance, enabled=True) == config.guidance
 
 
+@pytest.mark.parametrize("name", [name for name in RECIPES if "hdovd" in name or "hybrid" in name])
+def test_plain_removes_hd_ovd_too(name: str) -> None:
+    bare = plain(recipe(name))
+    assert bare.loss.loss_class > 0, "the class head, which scores, must learn"
+    assert (bare.inference.classification, bare.data.proposals) == ("head", 0)
+    assert not any(term.weight for term in bare.terms.values())
+    model = bare.model
+    assert not any((model.objectness, model.text_projector, model.relation_head, model.image_head))
+
+
 def test_overrides_are_converted_to_the_type_of_the_option() -> None:
     config = apply_overrides(
         Config(),

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cckt.detector.config.config import apply_overrides
+from cckt.detector.config.config import Config, apply_overrides
 from cckt.detector.config.recipes import recipe
 from cckt.detector.training import forecast
 from cckt.detector.training.forecast import _reduction, automatic_epochs, warnings, with_epochs
@@ -52,6 +52,22 @@ def test_a_run_that_max_steps_cuts_short_is_said_to_be(
     assert all("leave out --max-steps" in one for one in told)
     short_anyway = warnings(with_epochs(recipe("shapeworld"), 1, 40), parts, range(40), most)  # type: ignore[arg-type]
     assert not any("--max-steps" in one for one in short_anyway)
+
+
+def test_terms_that_never_start_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "_reduction", lambda *_: 1.0)
+    parts = SimpleNamespace(photos=range(9000), facts=SimpleNamespace(taught_by=None))
+
+    def told(config: Config, most: int | None = None) -> list[str]:
+        found = warnings(config, parts, range(9000), most)  # type: ignore[arg-type]
+        return [one for one in found if "never learned" in one]
+
+    whole = recipe("coco-48-17-r50")
+    (sentence,) = told(apply_overrides(whole, ["train.epochs=12"]))
+    assert sentence.startswith("terms.region_contrast: the first epoch is 30, ")
+    assert sentence.endswith("use --epochs 12, which moves all phases.")
+    assert told(whole) == told(with_epochs(whole, 12, 9000)) == []
+    assert "(--max-steps)" in told(whole, 1000)[0]
 
 
 class Photos:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -246,6 +247,14 @@ def test_evaluation_saves_the_best_weights_and_does_not_change_training(folder, 
     assert [line for line in lines if line["kind"] == "train"] == curve(tmp_path / "plain")
     assert (tmp_path / "often" / "best.safetensors").is_file()
     assert equal(weights(tmp_path / "often"), weights(tmp_path / "plain"))
+    (tmp_path / "often" / "best.safetensors").unlink()
+    longer = ("train.epochs=3", "train.evaluate_every=1")
+    shutil.copytree(tmp_path / "often", tmp_path / "same")
+    for name, options in (("same", longer), ("often", (*longer, "train.best_metric=ap50_base"))):
+        figures = train(tiny_config(*options), folder, folder, tmp_path / name, resume=True)["evaluation"]
+        known = [line["ap50_all"] for line in lines if "ap50_all" in line]
+        better = name == "often" or figures["ap50_all"] > max(known)  # another figure has no best yet
+        assert (tmp_path / name / "best.safetensors").is_file() == better
 
 
 def test_a_second_training_in_the_same_folder_is_refused(folder, tmp_path):

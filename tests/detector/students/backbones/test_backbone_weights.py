@@ -82,6 +82,19 @@ def test_a_file_of_the_feature_maps_loads_and_the_first_stage_is_frozen(tmp_path
     assert again.state_dict().keys() == loaded.state_dict().keys()
 
 
+def test_batch_norms_of_frozen_layers_keep_their_statistics(tmp_path: Path) -> None:
+    save_file(Backbone(TINY).net.state_dict(), tmp_path / "weights.safetensors")
+    config = replace(TINY, backbone_weights=str(tmp_path / "weights.safetensors"), norm="batch")
+    backbone = Backbone(config).train()
+    frozen = {name.rpartition(".")[0] for name, one in backbone.named_parameters() if not one.requires_grad}
+    before = {name: one.clone() for name, one in backbone.named_buffers() if name.endswith("running_mean")}
+    backbone(torch.randn(2, 3, 64, 64) + 3)
+    after = dict(backbone.named_buffers())
+    moved = {name.rpartition(".")[0] for name, one in before.items() if not torch.equal(one, after[name])}
+    assert moved
+    assert not moved & frozen
+
+
 def test_the_first_stages_of_an_efficientnet_are_frozen(tmp_path: Path) -> None:
     """timm keeps its stages in one child, "blocks"."""
     config = replace(TINY, backbone="tf_efficientnet_lite0", strides=(8, 16, 32), levels=3)

@@ -185,3 +185,5 @@ def test_the_losses_of_the_rpn_count_the_sampled_anchors() -> None:
     assert float(proposer.losses(moved, [goal])["rpn_box"]) == pytest.approx(2.0 * 4 * 0.5 / 8)
     empty = proposer.losses(found, [goal[:0]])
     assert float(empty["rpn_box"]) == 0
+    flat = torch.cat([goal, goal[:, [0, 1, 0, 3]]])  # torchvision's matcher gives all anchors to an empty box
+    assert float(proposer.losses(moved, [flat])["rpn_box"]) == pytest.approx(2.0 * 4 * 0.5 / 8)
