@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import BATCH, PRECISION, TEMPLATES
 from cckt.cache_builder.base.digests import file_digest
-from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.errors import UserError, brief, counted
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.base.untrusted.npy_files import read_npy
 from cckt.cache_builder.base.untrusted.regular_files import require_regular
@@ -212,6 +212,12 @@ def _by_row(path: Path, held: Any, concepts: Vocabulary) -> NDArray[Any]:
     """One array in row order, from an array, a mapping of one, or a mapping of C vectors."""
     if not isinstance(held, Mapping):
         return np.asarray(held)
+    nested = next((key for key, value in held.items() if isinstance(value, Mapping)), None)
+    if nested is not None:
+        raise UserError(
+            f"{path} holds a table of tables (the first is {brief(nested)}), expected one (C, D) tensor, "
+            "or a vector under each concept's name or category id; save the tensors alone."
+        )
     if len(held) == 1 and next(iter(held.values())).ndim == 2:
         return np.asarray(next(iter(held.values())))
     vectors = {str(key): value for key, value in held.items()}

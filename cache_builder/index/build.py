@@ -21,7 +21,13 @@ from cckt.cache_builder.index.formats.json_stream import require_file
 from cckt.cache_builder.index.formats.merge import merge
 from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.index.photo_files.headers import why_unreadable
-from cckt.cache_builder.index.photo_files.record import headers_of, known_records, record_bytes, record_photos
+from cckt.cache_builder.index.photo_files.record import (
+    headers_of,
+    known_records,
+    record_bytes,
+    record_photos,
+    set_apart,
+)
 from cckt.cache_builder.index.photo_files.sizes import EXIF_CHOICES, SizeFindings, compare_sizes
 from cckt.cache_builder.index.reader import check_replaceable
 from cckt.cache_builder.index.report import IndexReport
@@ -132,8 +138,9 @@ def build_index(
         **_repairs_entry(repairs),
         "concepts": concepts.to_json(),
     }
-    if record is not None:
-        record = record[np.argsort(found.images["id"], kind="stable")]  # rows are in the order of image ids
+    order, changed = np.argsort(found.images["id"], kind="stable"), np.zeros(0, np.int64)
+    if record is not None:  # its rows are in the order of image ids
+        record, changed = set_apart(record[order], out, card["tables"], digest)
     held = None if record is None or not record["sha256"].any() else record_bytes(record)
     unchanged = write_index(out, tables, card, repairs.file(), held)
     in_split = concepts.in_split
@@ -158,12 +165,26 @@ def build_index(
         similar=similar_names(found),
         parents=[concept.name for concept in found.concepts if concept.category_id in set(found.parents)],
         sizes=sizes,
-        notes=[note for part in parts for note in part.notes] + unreadable + _photos_in_the_way(images, out),
+        notes=[note for part in parts for note in part.notes]
+        + unreadable
+        + _photos_in_the_way(images, out)
+        + _changed([names[row] for row in order[changed].tolist()]),
         repairs=repairs.counts,
         repairs_file=card["repairs"]["file"] if repairs.made else "",
         findable=_findable(missing, repairs),
         unchanged=unchanged,
     )
+
+
+def _changed(names: list[str]) -> list[str]:
+    """Return a sentence if photos were replaced under the columns of the data set."""
+    if not names:
+        return []
+    are = counted(len(names), "photo is another", "photos are others")
+    return [
+        f"{are} than when columns of this data set were made (the first is {names[0]}): these columns keep "
+        "the rows of the earlier photos until they are made again with --overwrite"
+    ]
 
 
 def _unreadable(images: Path, names: list[str], missing: set[str], record: NDArray[Any]) -> list[str]:

@@ -69,8 +69,9 @@ def check_boxes(found: Annotations) -> int:
     finite = xywh[np.isfinite(xywh).all(1)]
     if not len(finite):
         return 0
-    largest = max(int(found.images["width"].max()), int(found.images["height"].max()))
-    shares = (np.abs(finite) <= 1).all(1) & (largest > 2)
+    recorded = np.stack([found.images["width"], found.images["height"]], axis=1)
+    sizes = recorded[found.image_of_box()].astype(np.float64)[np.isfinite(xywh).all(1)]
+    shares = (np.abs(finite) <= 1).all(1) & (sizes.max(1) > 2)
     if shares.all() and (finite[:, 2:] > 0).all(1).any():
         raise UserError(
             f"{found.path}: all values of its {counted(len(finite), 'box', 'boxes')} are at most 1 (the "
@@ -78,8 +79,6 @@ def check_boxes(found: Annotations) -> int:
             f"{finite[0].tolist()}), which looks like shares of the photo, expected pixels; multiply them by "
             "the width and height of their photo"
         )
-    recorded = np.stack([found.images["width"], found.images["height"]], axis=1)
-    sizes = recorded[found.image_of_box()].astype(np.float64)[np.isfinite(xywh).all(1)]
     with np.errstate(over="ignore"):
         beyond = finite[:, :2] + finite[:, 2:] - sizes
     leaves = (beyond > np.maximum(1.0, LEAVES_SHARE * sizes)).any(1)

@@ -39,6 +39,11 @@ def check_inside(name: str, subject: str, hint: str = "") -> None:
         raise UserError(f"{subject} is not valid text; expected a name that UTF-8 can encode") from None
 
 
+def plain_name(name: str) -> str:
+    """Return a name inside a folder in one spelling: "a.jpg" for "./a.jpg", "sub/a.jpg" for "sub//a.jpg"."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
 class ImageFolder:
     """The files under the images folder. Each sub-folder is listed once, however many images it holds."""
 

@@ -66,6 +66,18 @@ def digests_in_use(data: Path) -> bytes:
     return b"\n".join(found)
 
 
+def times_of_columns(data: Path, digest: str) -> list[int]:
+    """Return the modification times, in ns, of the documents of the data set's columns that name an index."""
+    found = []
+    for path in found_in(data, *_COLUMN_DOCUMENTS):
+        try:
+            if path.is_file() and digest.encode() in read_regular(path):
+                found.append(path.stat().st_mtime_ns)
+        except OSError:
+            continue
+    return found
+
+
 def kept_names(data: Path) -> set[str]:
     """Return the names in `index/` that belong to earlier indexes in use: cards, tables, records, repairs."""
     used, names = digests_in_use(data), set[str]()

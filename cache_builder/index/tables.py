@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
@@ -106,8 +107,8 @@ def boxes_by_concept(box_concepts: NDArray[Any], concepts: int) -> dict[str, NDA
 def tables_digest(tables: Tables, concepts: Vocabulary, exif: str = "ignore") -> str:
     """Return "sha256:..." over the contents of the three tables, and over `Index.exif` where it is "apply".
 
-    Only the last part of a file name counts. An index of the same images in other folders is the same index,
-    and its columns stay valid.
+    Only the last part of a file name counts, unless another image has the same one. So an index of the same
+    images in other folders is the same index, and its columns stay valid.
     """
     digest = hashlib.sha256(concepts.digest.encode())
     for name in tables.names:
@@ -116,7 +117,10 @@ def tables_digest(tables: Tables, concepts: Vocabulary, exif: str = "ignore") ->
             digest.update(f"\n{name} {values.dtype.str} {values.shape}\n".encode())
             digest.update(values.tobytes() if values.dtype == np.bool_ else values.data)
     names = _split_names(tables)
-    digest.update(b"\nfile names\n" + b"\0".join(name.rpartition(b"/")[2] for name in names))
+    last = [name.rpartition(b"/")[2] for name in names]
+    times = Counter(last)
+    own = (short if times[short] == 1 else name for name, short in zip(names, last, strict=True))
+    digest.update(b"\nfile names\n" + b"\0".join(own))
     if exif != "ignore":  # the same boxes, of other pixels
         digest.update(f"\nexif {exif}".encode())
     return "sha256:" + digest.hexdigest()

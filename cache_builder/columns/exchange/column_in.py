@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cckt.cache_builder.base.constants import CHUNK_ROWS
-from cckt.cache_builder.base.digests import file_digest
+from cckt.cache_builder.base.digests import digest_of, file_digest
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.base.progress import Progress, Silent
 from cckt.cache_builder.columns.growth.begin import begin_column
@@ -93,7 +93,13 @@ def import_column(
         index_digest=index.digest,
         recipe={
             "teacher": loaded.recipe() if loaded else None,
-            "import": {"file": table.name, "digest": file_digest(table), "made_by": made_by.strip()},
+            "import": {
+                "file": table.name,
+                "digest": file_digest(table),
+                "ids": digest_of(np.ascontiguousarray(vectors.ids, "<i8").tobytes()),
+                **({"vector": vector_name} if table.suffix == ".parquet" else {}),
+                "made_by": made_by.strip(),
+            },
             "normalisation": "unit",
         },
     )

@@ -176,9 +176,8 @@ def compare_rows(
     if donor is None or reuse == "any" or not makes_rows() or not growth.writer.missing():
         return none, none
     pairs: list[tuple[int, Any]] = []
-    for row in np.unique(
-        np.linspace(0, spec.rows - 1, min(16 * probes, spec.rows)).astype(np.int64)
-    ).tolist():
+    candidates = np.unique(np.linspace(0, spec.rows - 1, min(16 * probes, spec.rows)).astype(np.int64))
+    for row in np.random.default_rng(0).permutation(candidates).tolist():  # not the first part alone
         old = int(donor.old_rows(row, row + 1)[0])
         item = next(iter(read(row, row + 1)), None) if old >= 0 else None
         if item is not None and item.data is not None:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.index.file_names import check_inside
+from cckt.cache_builder.index.file_names import check_inside, plain_name
 from cckt.cache_builder.index.formats.repairs import Repairs
 from cckt.cache_builder.vocabulary import Concept
 
@@ -96,6 +96,7 @@ class Annotations:
                 f"{self.path}: the file name {name!r} of image {image_id}",
                 self.repairs.hint("takes the one file of that base name inside --images"),
             )
+        self.file_names = [plain_name(name) for name in self.file_names]
         self._check_ids()
 
     def _check_ids(self) -> None:

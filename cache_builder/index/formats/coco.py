@@ -22,7 +22,7 @@ from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.index.formats import BOX_DTYPE, IMAGE_DTYPE, Annotations
 from cckt.cache_builder.index.formats.coco_repairs import CocoRepairs
 from cckt.cache_builder.index.formats.json_stream import JsonLists
-from cckt.cache_builder.index.formats.repairs import Repairs, as_integer, as_number
+from cckt.cache_builder.index.formats.repairs import Repairs, as_flag, as_integer, as_number
 from cckt.cache_builder.vocabulary import Concept
 
 KEYS = ("images", "annotations", "categories")
@@ -32,6 +32,8 @@ MARKS = ("neg_category_ids", "not_exhaustive_category_ids")
 # Rows packed as IMAGE_DTYPE and BOX_DTYPE have them: one C call per record, no Python object is kept.
 _IMAGE = struct.Struct("<qii")
 _BOX = struct.Struct("<qqqdddddbb")
+_PLAIN = {None: 0, 0: 0, 1: 1}
+"""Marks that need no look; others are read by `_flag`."""
 
 
 def read_coco(path: Path, progress: Progress, repairs: Repairs, unlabelled: bool = False) -> Annotations:
@@ -64,7 +66,7 @@ def read_coco(path: Path, progress: Progress, repairs: Repairs, unlabelled: bool
                 boxes += _BOX.pack(
                     ident, image, category, x, y, w, h,
                     record.get("area", math.nan), record.get("iscrowd", 0),
-                    1 if record.get("difficult") or record.get("ignore") else 0,
+                    _PLAIN[record.get("difficult")] | _PLAIN[record.get("ignore")],
                 )  # fmt: skip
             except (KeyError, TypeError, ValueError, OverflowError, struct.error):
                 boxes += _BOX.pack(*_box_fields(record, path, repairs))
@@ -225,8 +227,16 @@ def _box_fields(record: dict[str, Any], path: Path, repairs: Repairs) -> tuple[i
     numbers = [_number(value, f"bbox of {who}", path, repairs) for value in box]
     area = _number(record.get("area"), f"area of {who}", path, repairs)
     crowd = _integer(record.get("iscrowd") or 0, f"iscrowd of {who}", path)
-    difficult = 1 if record.get("difficult") or record.get("ignore") else 0
-    return (ident, image_id, category_id, *numbers, area, int(crowd != 0), difficult)
+    marks = [_flag(record, key, who, path) for key in ("difficult", "ignore")]
+    return (ident, image_id, category_id, *numbers, area, int(crowd != 0), max(marks))
+
+
+def _flag(record: dict[str, Any], key: str, who: str, path: Path) -> int:
+    """Return the mark `key` of an annotation, 0 or 1."""
+    value = as_flag(record.get(key))
+    if value is None:
+        raise UserError(f"{path}: {key} of {who} is {brief(record[key])}; expected 0 or 1")
+    return value
 
 
 def _id_hint(record: dict[str, Any], key: str, repairs: Repairs) -> str:

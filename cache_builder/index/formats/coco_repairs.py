@@ -30,6 +30,8 @@ class CocoRepairs:
         self._annotations = 0
         """Annotations that were passed."""
         listed: dict[str, list[Any]] = {"images": [], "categories": []}
+        self._sizes: dict[str, tuple[object, object]] = {}
+        """Id of an image, as text -> its height and width."""
         ids, valid = array("q"), True
         for key, record in JsonLists(path, keys, progress).records():
             if not isinstance(record, dict):
@@ -40,6 +42,9 @@ class CocoRepairs:
                 ids.append(0 if ident is None else ident)
             else:
                 listed[key].append(record.get("id"))
+                if key == "images":
+                    sides = as_integer(record.get("height")), as_integer(record.get("width"))
+                    self._sizes[_id_text(record.get("id"))] = sides
         self._number_annotations = not valid or len(set(ids)) < len(ids)
         self._numbers = {
             "image_ids": _numbering(listed["images"]),
@@ -70,13 +75,14 @@ class CocoRepairs:
             record["id"] = self._annotations
         else:
             self._integer(record, "id", who)
+        size = self._sizes.get(_id_text(record.get("image_id")), (None, None))
         for key, kind in _REFERENCES.items():
             self._identify(record, key, kind, who)
         for key in ("area", "iscrowd"):
             self._number(record, key, who)
         box = record.get("bbox")
         if not box:
-            taken = box_of(record.get("segmentation"))
+            taken = box_of(record.get("segmentation"), size)
             if taken is not None:
                 self.repairs.add("boxes", who, box, taken)
                 record["bbox"] = taken

@@ -95,6 +95,19 @@ def as_integer(value: object) -> int | None:
     return value
 
 
+_FLAGS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
+
+
+def as_flag(value: object) -> int | None:
+    """Return 0 or 1 for a mark such as "difficult": a number or a truth value, or its text; 0 for None.
+
+    None for anything else.
+    """
+    if value is None or value in (0, 1):
+        return int(bool(value))
+    return _FLAGS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
 def as_number(value: object) -> object:
     """Return the number that a text spells, or the value as it is."""
     if not isinstance(value, str):

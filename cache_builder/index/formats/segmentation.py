@@ -9,11 +9,14 @@ import numpy as np
 from cckt.cache_builder.index.formats.repairs import as_number
 
 
-def box_of(segmentation: object) -> list[float] | None:
-    """Return [x, y, width, height] of polygons or of a mask; None where it is neither, or empty."""
+def box_of(segmentation: object, photo: tuple[object, object]) -> list[float] | None:
+    """Return [x, y, width, height] of polygons or of a mask.
+
+    photo: height and width of the photo. None where it is neither, empty, or a mask of another size.
+    """
     if isinstance(segmentation, list):
         return _box_of_polygons(segmentation)
-    if isinstance(segmentation, dict):
+    if isinstance(segmentation, dict) and segmentation.get("size") == list(photo):
         return _box_of_mask(segmentation)
     return None
 

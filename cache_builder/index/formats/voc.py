@@ -15,13 +15,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from cckt.cache_builder.base.errors import UserError, counted
+from cckt.cache_builder.base.errors import UserError, brief, counted
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.base.untrusted.image_files import SUFFIXES
 from cckt.cache_builder.base.untrusted.regular_files import read_regular, read_regular_text
 from cckt.cache_builder.base.untrusted.text import natural
 from cckt.cache_builder.index.formats import BOX_DTYPE, IMAGE_DTYPE, Annotations
-from cckt.cache_builder.index.formats.repairs import Repairs
+from cckt.cache_builder.index.formats.repairs import Repairs, as_flag
 from cckt.cache_builder.vocabulary import Concept
 
 
@@ -132,7 +132,11 @@ def _read_photo(path: Path, content: bytes, repairs: Repairs) -> _Photo:
         if not name:
             raise UserError(f"{path}: an object has no <name>, expected the name of its class")
         box = [_corner(one, key, path) for key in ("xmin", "ymin", "xmax", "ymax")]
-        photo.objects.append((name, box, (one.findtext("difficult") or "0").strip() not in ("0", "")))
+        difficult = as_flag(one.findtext("difficult"))
+        if difficult is None:
+            text = brief(one.findtext("difficult"))
+            raise UserError(f"{path}: <difficult> of an object is {text}, expected 0 or 1; correct it")
+        photo.objects.append((name, box, difficult == 1))
     return photo
 
 

@@ -22,7 +22,7 @@ from cckt.cache_builder.base.disk_faults import NO_FILES
 from cckt.cache_builder.base.progress import Progress
 from cckt.cache_builder.base.untrusted.npy_files import parse_npy
 from cckt.cache_builder.base.untrusted.regular_files import read_regular
-from cckt.cache_builder.index.generations import record_file
+from cckt.cache_builder.index.generations import record_file, times_of_columns
 from cckt.cache_builder.index.photo_files.headers import THREADS, PhotoHeaders, read_header
 from cckt.cache_builder.index.reader import Index
 from cckt.cache_builder.index.tables import FOLDER
@@ -45,6 +45,9 @@ size and time do not prove that the file is unchanged, see `_TICK_NS`."""
 
 DIGEST_BYTES = 32
 """Length of the sha256 at the end of the file of a record."""
+
+_APART = -1
+"""Modification time of an entry that `set_apart` changed."""
 
 _TICK_NS = 2_000_000_000
 """A file that changed this short a time before it was read may change again within the resolution of its
@@ -118,6 +121,32 @@ def read_record(path: Path) -> NDArray[Any] | None:
     except (OSError, ValueError):
         return None
     return record if record.dtype == DTYPE and record.ndim == 1 else None
+
+
+def set_apart(
+    record: NDArray[Any], data: Path, tables: str, digest: str
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Return a record with the photos that columns were not made from set apart, and the rows of these.
+
+    record: of the index `digest`, whose folder of tables is `tables`. If a column of the data set names this
+    index, its rows are of the photos in the record that is there already. A photo with another digest now
+    gets one that no photo has, so that no row of it is ever copied, until all columns are made again.
+    """
+    none, path = np.zeros(0, np.int64), data / FOLDER / record_file(tables)
+    old = read_record(path)
+    made = times_of_columns(data, digest)
+    if old is None or len(old) != len(record) or not made:
+        return record, none
+    known = old["sha256"].any(axis=1) & record["sha256"].any(axis=1)
+    if min(made) > path.stat().st_mtime_ns:  # made after these were set apart
+        known &= old["mtime_ns"] != _APART
+    rows = np.flatnonzero(known & (old["sha256"] != record["sha256"]).any(axis=1))
+    record = record.copy()
+    for row in rows.tolist():
+        both = old["sha256"][row].tobytes() + record["sha256"][row].tobytes()
+        record["sha256"][row] = np.frombuffer(hashlib.sha256(both).digest(), np.uint8)
+        record["inode"][row], record["mtime_ns"][row] = 0, _APART  # the file is read again next time
+    return record, rows
 
 
 def known_records(data: Path) -> list[NDArray[Any]]:

@@ -34,11 +34,10 @@ class VectorTable:
         """path: .parquet with the columns `id_name` and `vector_name`, or .npy (N, D) with `ids` (N,) .npy.
 
         most: the number of ids that exist, so that a small file which decodes into many rows does not fill
-        the memory. Rows whose vector is null are left out. Raises UserError if a file cannot be read, has
-        another form or more rows than `most`.
+        the memory. Rows whose vector is null, in .npy zero, are left out: exports write rows without a value
+        so. Raises UserError if a file cannot be read, has another form or more rows than `most`.
         """
         self.path, self._vector_name = path, vector_name
-        self._present: NDArray[np.int64] | None = None
         if path.suffix == ".npy":
             if ids is None:
                 raise UserError(f"{path} holds vectors only; add --ids FILE.npy with the id of each row.")
@@ -56,7 +55,9 @@ class VectorTable:
                 )
             if len(found) and int(found.max()) > np.iinfo(np.int64).max:
                 raise UserError(f"{ids} holds {int(found.max())}, expected ids below 2^63; check the file.")
-            self.ids, self.width = np.asarray(found, np.int64), int(self._array.shape[1])
+            self.width = int(self._array.shape[1])
+            self._whole = self._rows_with_values()
+            self.ids = np.asarray(found, np.int64)[self._whole]
         elif path.suffix == ".parquet":
             if ids is not None:
                 raise UserError(f"--ids applies only to .npy tables; {path} holds its ids, remove --ids.")
@@ -68,8 +69,11 @@ class VectorTable:
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield (position of the first row, vectors (n, width) float32) in the order of `ids`."""
         if self._array is not None:
+            at = 0
             for lo in range(0, len(self._array), BLOCK):
-                yield lo, np.asarray(self._array[lo : lo + BLOCK], np.float32)
+                block = np.asarray(self._array[lo : lo + BLOCK], np.float32)[self._whole[lo : lo + BLOCK]]
+                yield at, block
+                at += len(block)
             return
         at = 0
         with self._parquet() as file:
@@ -79,6 +83,11 @@ class VectorTable:
                 flat = vectors.flatten().to_numpy(zero_copy_only=False)
                 yield at, np.asarray(flat, np.float32).reshape(len(vectors), self.width)
                 at += len(vectors)
+
+    def _rows_with_values(self) -> NDArray[np.bool_]:
+        """Return (N,) which rows of the array are not zero throughout; NaN is a value."""
+        parts = [self._array[lo : lo + BLOCK].any(axis=1) for lo in range(0, len(self._array), BLOCK)]
+        return np.concatenate(parts) if parts else np.zeros(0, bool)
 
     @contextlib.contextmanager
     def _parquet(self) -> Iterator[Any]:

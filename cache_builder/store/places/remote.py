@@ -14,6 +14,10 @@ from typing import Any
 from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.store.places.contract import Bytes
 
+WITH_FOLDERS = frozenset(("file", "local", "sftp", "ssh", "smb", "ftp", "hdfs", "arrow_hdfs", "webhdfs"))
+"""Names of fsspec's file systems in which a file needs a folder. In an object store `makedirs` may create a
+bucket."""
+
 
 class RemoteFiles:
     """`ChunkFiles` under a URL. Only the ledger lines of this process are cached."""
@@ -53,6 +57,9 @@ class RemoteFiles:
                 return True
             if self._system.exists(self._full(name)):
                 return False
+            scheme = self._system.protocol
+            if WITH_FOLDERS.intersection([scheme] if isinstance(scheme, str) else scheme):
+                self._system.makedirs(self._full(name).rpartition("/")[0], exist_ok=True)
             self._system.pipe_file(self._full(name), content, mode="create")
             return True
         except FileExistsError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cckt.cache_builder.index import Index, build_index, novel_boxes, open_index
@@ -102,6 +102,9 @@ def rows_of(index: Index) -> list[tuple[Any, ...]]:
 @settings(deadline=None, max_examples=25)
 @given(coco=coco_dicts(), keep=st.sampled_from(["all", "base"]), seed=st.integers(0, 99))
 def test_build_then_read_equals_a_dict_based_reference(coco: Coco, keep: str, seed: int) -> None:
+    boxes = [one["bbox"] for one in coco["annotations"]]
+    # Boxes of which all values are at most 1 are refused, see test_checks.py.
+    assume(any(value is None or not abs(value) <= 1 for box in boxes for value in box) or not boxes)
     choose = random.Random(seed)
     splits = {c["id"]: choose.choice(["base", "novel", "other"]) for c in coco["categories"]}
     splits[coco["categories"][0]["id"]] = "base"

@@ -73,6 +73,33 @@ def test_two_names_of_one_file_are_refused(tmp_path: Path) -> None:
         build_index(path, tmp_path / "photos", tmp_path / "out", "all-base")
 
 
+def test_two_spellings_of_one_file_are_refused(tmp_path: Path) -> None:
+    images = [("a.jpg", (9, 9), [[1, 1, 5, 5]]), ("./a.jpg", (9, 9), []), ("sub//b.jpg", (9, 9), [])]
+    with pytest.raises(UserError, match="1 image whose file another image has"):
+        build(tmp_path / "one", export(*images))
+    parts = [save_export(tmp_path / name, export(image)) for name, image in zip("xy", images, strict=False)]
+    with pytest.raises(UserError, match=r"1 photo is in both .*'a\.jpg'"):
+        build_index(parts, None, tmp_path / "out", "all-base")
+
+
+@pytest.mark.parametrize(
+    ("mark", "difficult"), [("0", 0), ("false", 0), (False, 0), (0.0, 0), ("True", 1), (1, 1), (None, 0)]
+)
+def test_marks_that_are_texts(tmp_path: Path, mark: object, difficult: int) -> None:
+    coco = export(("a.jpg", (40, 40), [[1, 1, 9, 9], [2, 2, 9, 9]]))
+    coco["annotations"][0]["ignore"] = mark
+    build(tmp_path, coco)
+    assert open_index(tmp_path / "out").difficult.tolist() == [bool(difficult), False]
+
+
+@pytest.mark.parametrize("mark", ["maybe", 2, [1], {}])
+def test_marks_that_say_nothing_are_refused(tmp_path: Path, mark: object) -> None:
+    coco = export(("a.jpg", (40, 40), [[1, 1, 9, 9]]))
+    coco["annotations"][0]["difficult"] = mark
+    with pytest.raises(UserError, match=r"difficult of annotation .* expected 0 or 1"):
+        build(tmp_path, coco)
+
+
 def test_an_area_of_0_becomes_width_times_height_and_is_counted(tmp_path: Path) -> None:
     coco = export(("a.jpg", (100, 80), [[10, 10, 30, 40], [10, 10, 30, 40], [1, 1, 5, 5]]))
     coco["annotations"][0]["area"], coco["annotations"][1]["area"] = 0, 900

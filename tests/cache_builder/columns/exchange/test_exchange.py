@@ -124,6 +124,27 @@ def test_npy_there_and_back(data: Path, tmp_path: Path) -> None:
     assert np.array_equal(open_column(data, "images").all(), open_column(data, "images-npy").all())
 
 
+def test_npy_of_a_column_with_rows_without_a_value(data: Path, tmp_path: Path) -> None:
+    export_column(data, "crops", tmp_path / "c.npy", "npy")
+    assert not open_column(data, "crops").valid(np.arange(len(usable_boxes(open_index(data))))).all()
+    ids = tmp_path / "c.annotation_id.npy"
+    import_column(data, "crops-npy", tmp_path / "c.npy", ids=ids, made_by="a test", partial=True)
+    first, second = open_column(data, "crops"), open_column(data, "crops-npy")
+    rows = np.arange(len(first))
+    assert np.array_equal(first.valid(rows), second.valid(rows))
+    assert np.array_equal(first.all(), second.all())
+
+
+def test_corrected_ids_are_another_column(data: Path, tmp_path: Path) -> None:
+    export_column(data, "images", tmp_path / "a.npy", "npy")
+    right = np.load(tmp_path / "a.image_id.npy")
+    np.save(tmp_path / "ids.npy", right[::-1])
+    import_column(data, "images-ids", tmp_path / "a.npy", ids=tmp_path / "ids.npy", made_by="a test")
+    np.save(tmp_path / "ids.npy", right)
+    with pytest.raises(UserError, match="--overwrite"):
+        import_column(data, "images-ids", tmp_path / "a.npy", ids=tmp_path / "ids.npy", made_by="a test")
+
+
 def write_table(path: Path, data: Path, **changes: Any) -> Path:
     """Write a Parquet table with a random unit vector for every usable box; `changes` replace columns."""
     index = open_index(data)

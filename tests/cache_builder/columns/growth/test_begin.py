@@ -16,7 +16,7 @@ from cckt.cache_builder.base.errors import UserError
 from cckt.cache_builder.columns.all_at_once import cache_all, cache_photos
 from cckt.cache_builder.columns.crops import cache_crops
 from cckt.cache_builder.columns.images import cache_images
-from cckt.cache_builder.index import open_index
+from cckt.cache_builder.index import build_index, open_index
 from cckt.cache_builder.store import open_column
 from cckt.cache_builder.teacher.clip import Teacher
 from tests.cache_builder.columns.growth.fake_teacher import FakeTeacher
@@ -169,6 +169,35 @@ def test_a_photo_with_another_content_under_the_same_name_is_embedded(
     assert report.copied_rows == 12, "photo 3 is photo 10 now, whose row is copied"
     rows = open_column(data, "images").all()
     assert (rows[3] == rows[10]).all()
+
+
+def test_a_photo_replaced_before_a_second_index_is_not_copied(tmp_path: Path, fake: FakeTeacher) -> None:
+    edited = some_photos(tmp_path)
+    data = edited.index(tmp_path / "data")
+    cache_images(data, fake, **FAST)
+    (tmp_path / "photos/003.png").write_bytes((tmp_path / "photos/010.png").read_bytes())  # the same size
+    edited.index(data)  # the same index: its column keeps the row of the earlier photo
+    edited.index(data)
+    edited.boxes.popitem()
+    edited.index(data)
+    cache_images(data, fake, **FAST)
+    rows = open_column(data, "images").all()
+    assert (rows[3] == rows[10]).all()
+
+
+def test_replaced_photos_are_told_until_the_columns_are_made_again(tmp_path: Path, fake: FakeTeacher) -> None:
+    edited = some_photos(tmp_path)
+    data = edited.index(tmp_path / "data")
+    cache_images(data, fake, **FAST)
+    (tmp_path / "photos/003.png").write_bytes((tmp_path / "photos/010.png").read_bytes())
+
+    def told() -> bool:
+        report = build_index(tmp_path / "coco.json", tmp_path / "photos", data, "all-base")
+        return any("1 photo is another than when columns" in line for line in report.lines())
+
+    assert [told(), told()] == [True, True]
+    cache_images(data, fake, overwrite=True, **FAST)
+    assert [told(), told()] == [False, False]
 
 
 def test_rows_of_another_device_are_refused_or_copied_as_asked(tmp_path: Path, fake: FakeTeacher) -> None:

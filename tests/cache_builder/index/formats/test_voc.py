@@ -56,6 +56,23 @@ def test_corners_are_counted_from_1_and_both_inside(tmp_path: Path) -> None:
     assert "corners are counted from 1, as in Pascal VOC" in report.lines()
 
 
+@pytest.mark.parametrize(
+    ("text", "difficult"), [("False", False), (" 0 ", False), ("", False), ("true", True)]
+)
+    ("text", "difficult"), [("False", False), (" 0 ", False), ("", False), ("true", True)]
+)
+def test_marks_of_difficult_objects(tmp_path: Path, text: str, difficult: bool) -> None:
+    whole = xml("a.jpg", ("dog", (1, 1, 100, 80))).replace("<difficult>0", f"<difficult>{text}")
+    build(write_voc(tmp_path, whole))
+    assert open_index(tmp_path / "out").difficult.tolist() == [difficult]
+
+
+def test_a_mark_that_says_nothing_is_refused(tmp_path: Path) -> None:
+    whole = xml("a.jpg", ("dog", (1, 1, 100, 80))).replace("<difficult>0", "<difficult>maybe")
+    with pytest.raises(UserError, match="<difficult> of an object is 'maybe', expected 0 or 1"):
+        build(write_voc(tmp_path, whole))
+
+
 def test_corners_with_a_0_are_plain(tmp_path: Path) -> None:
     report = build(write_voc(tmp_path, xml("a.jpg", ("cat", (0, 5, 50, 60)), ("cat", (10, 20, 30, 40)))))
     assert open_index(tmp_path / "out").box_xyxy.tolist() == [[0, 5, 50, 60], [10, 20, 30, 40]]
