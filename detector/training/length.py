@@ -9,7 +9,6 @@ from cckt.cache_builder.base.errors import UserError, counted
 from cckt.cache_builder.base.progress import Silent
 from cckt.cache_builder.base.untrusted.text import natural
 from cckt.cache_builder.index import open_index
-from cckt.cache_builder.runner import Interrupted
 from cckt.detector.config.config import Config
 from cckt.detector.data.dataset import used_images
 from cckt.detector.data.schedule import Schedule
@@ -60,13 +59,13 @@ def planned(config: Config, data: Path, epochs: str | None, minutes: float | Non
 def seconds_per_step(config: Config, data: Path) -> float:
     """Return the seconds of a training step on this machine, by training a few steps.
 
-    Every rank returns the figure of rank 0. Raises Interrupted when a signal stops the training.
+    Every rank returns the figure of rank 0. Raises KeyboardInterrupt when a signal stops the training.
     """
     seconds = []
     for steps in TRIAL:
         with tempfile.TemporaryDirectory() as folder:
             figures = train(config, data, None, Path(folder) / "trial", max_steps=steps, progress=Silent())
         if figures["stopped"]:
-            raise Interrupted.by(figures["stopped"], "the timing of steps", "run the same command again")
+            raise KeyboardInterrupt  # `train` has caught it; there is nothing to keep
         seconds.append(float(figures["seconds"]))
     return max(seconds[1] - seconds[0], 1e-3) / (TRIAL[1] - TRIAL[0])

@@ -16,7 +16,22 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"
 """Formats that are decoded, by Pillow's names. Pillow also knows formats that start other programs, such as
 Ghostscript for EPS. The contents of a file decide its format, not its name."""
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".jpe",
+    ".mpo",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".jp2",
+    ".avif",
+)
 """Endings of image files, in lower case, by which a folder is searched."""
 
 EXIF_ORIENTATION = 0x0112

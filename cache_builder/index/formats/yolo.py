@@ -2,18 +2,19 @@
 
 A line of a label file is `class x y width height`: the number of the class, then the centre and size of the
 box as shares of the image. A line with the class and at least three corners is a polygon (YOLO-seg); its box
-is taken. Boxes refer to the photo as its EXIF orientation turns it, as the trainers of this format read it.
+is taken. In labels of poses (`kpt_shape`) keypoints follow the box; they are not read. Boxes refer to the
+photo as its EXIF orientation turns it, as the trainers of this format read it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from cckt.cache_builder.base.errors import UserError, brief, counted
 from cckt.cache_builder.base.progress import Progress
@@ -21,6 +22,7 @@ from cckt.cache_builder.base.untrusted.regular_files import read_regular, read_r
 from cckt.cache_builder.index.formats import BOX_DTYPE, Annotations
 from cckt.cache_builder.index.formats.image_folder import list_images, measure
 from cckt.cache_builder.index.formats.repairs import Repairs
+from cckt.cache_builder.index.formats.yolo_card import class_names, keypoint_values, read_card
 from cckt.cache_builder.vocabulary import Concept
 
 MARGIN = 0.01
@@ -32,7 +34,7 @@ Row = tuple[int, float, float, float, float]
 
 def yolo_root(path: Path) -> Path:
     """Return the folder that the paths of a data.yaml start from."""
-    return _root(path, _read_yaml(path))
+    return _root(path, read_card(path))
 
 
 def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "train") -> Annotations:
@@ -42,11 +44,12 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
     of the classes, and images are numbered by ascending name. Raises UserError for a broken data.yaml or
     label file, a class that data.yaml does not name, lines with six columns, and shares outside 0 to 1.
     """
-    card = _read_yaml(path)
-    names = _class_names(card, path)
+    card = read_card(path)
+    names = class_names(card, path)
     root = _root(path, card)
     files = _image_files(card, subset, root, path)
     hashed = hashlib.sha256(read_regular(path))
+    keypoints = keypoint_values(card, path)
     found: list[tuple[int, Row]] = []
     polygons, unlabelled, label_files = 0, 0, set()
     for number, name in enumerate(files, 1):
@@ -61,7 +64,7 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
         label_files.add(label)
         content = read_regular(label)
         hashed.update(name.encode() + b"\0" + content)
-        rows, from_polygons = _rows(label, content, names)
+        rows, from_polygons = _rows(label, content, names, keypoints)
         polygons += from_polygons
         found += [(number, row) for row in rows]
     if unlabelled == len(files):
@@ -82,6 +85,13 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
     notes = [f"{path.name}: the photos of {subset!r} were read{from_folder}"]
     if polygons:
         notes.append(f"{counted(polygons, 'polygon was', 'polygons were')} read: their boxes are taken")
+    if keypoints:
+        notes.append("the labels are poses: their boxes are read, their keypoints are not")
+    if strays := _strays(label_files):
+        are = counted(len(strays), "label file has", "label files have")
+        notes.append(
+            f"{are} no photo in {subset!r} (the first is {strays[0]}): check that all photos are there"
+        )
     if unlabelled:
         missing = counted(unlabelled, "photo has", "photos have")
         notes.append(f"{missing} no label file: they count as photos without objects")
@@ -99,38 +109,11 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
     )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        card = yaml.safe_load(read_regular(path))
-    except OSError as fault:
-        raise UserError(
-            f"{path} cannot be read ({fault.strerror}): give the data.yaml of the YOLO folder"
-        ) from None
-    # ValueError and OverflowError: dates such as 2001-99-99
-    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as fault:
-        raise UserError(f"{path} is not YAML ({' '.join(str(fault).split())}); repair it") from None
-    if not isinstance(card, dict):
-        raise UserError(f"{path} holds {brief(card)}, expected keys such as 'train' and 'names'")
-    return card
-
-
-def _class_names(card: dict[str, Any], path: Path) -> dict[int, str]:
-    """Return number -> name of the classes, from a list of names or a table of numbers and names."""
-    names = card.get("names")
-    table = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(table, dict) or not table:
-        raise UserError(f"{path}: 'names' is {brief(names)}, expected a list of class names or number: name")
-    for number, name in table.items():
-        if type(number) is not int or not isinstance(name, str | int | float) or not str(name).strip():
-            raise UserError(
-                f"{path}: 'names' has {brief(number)}: {brief(name)}, expected a number and a name"
-            )
-    if "nc" in card and card["nc"] != len(table):
-        raise UserError(
-            f"{path}: 'nc' is {brief(card['nc'])} and 'names' has {counted(len(table), 'name')}; correct one "
-            "of them"
-        )
-    return {number: " ".join(str(name).split()) for number, name in table.items()}
+def _strays(labels: set[Path]) -> list[str]:
+    """Return the other files of labels in the folders of `labels`, without lists of classes or photos."""
+    folders = {label.parent for label in labels if "labels" in label.parts}
+    others = {path for folder in folders for path in folder.glob("*.txt")} - labels
+    return sorted(path.name for path in others if path.name != "classes.txt")
 
 
 def _root(path: Path, card: dict[str, Any]) -> Path:
@@ -194,7 +177,9 @@ def _inside(root: Path, entry: str) -> str | None:
     for candidate in (entry, entry.removeprefix("../")) if "\0" not in entry else ():
         place = (root / candidate).resolve()
         if place.exists() and place.is_relative_to(root):
-            return place.relative_to(root).as_posix()
+            # As it is named, not where a link points to: the labels have its name.
+            named = Path(os.path.normpath(root / candidate))
+            return (named if named.is_relative_to(root) else place).relative_to(root).as_posix()
     return None
 
 
@@ -213,8 +198,11 @@ def _label_file(root: Path, name: str) -> Path | None:
     return next((place for place in _label_places(root, name) if place.is_file()), None)
 
 
-def _rows(label: Path, content: bytes, names: dict[int, str]) -> tuple[list[Row], int]:
-    """Return the boxes of a label file, and how many of them come from polygons."""
+def _rows(label: Path, content: bytes, names: dict[int, str], keypoints: int) -> tuple[list[Row], int]:
+    """Return the boxes of a label file, and how many of them come from polygons.
+
+    keypoints: numbers after each box, of labels of poses; 0 for others.
+    """
     rows, polygons = [], 0
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
         words = line.split()
@@ -232,6 +220,13 @@ def _rows(label: Path, content: bytes, names: dict[int, str]) -> tuple[list[Row]
                 f"data.yaml names ({min(names)} to {max(names)}); correct the label or data.yaml"
             )
         shares = values[1:]
+        if keypoints:
+            if len(shares) != 4 + keypoints:
+                raise UserError(
+                    f"{where}: found {counted(len(words), 'column')}, expected class, x, y, width, height "
+                    f"and {keypoints} numbers of keypoints ('kpt_shape' of data.yaml); correct one of them"
+                )
+            shares = shares[:4]
         if not all(-MARGIN <= value <= 1 + MARGIN for value in shares):
             raise UserError(
                 f"{where}: found {brief(line)}, expected shares of the photo from 0 to 1; divide pixels by "

@@ -59,8 +59,6 @@ def test_corners_are_counted_from_1_and_both_inside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "difficult"), [("False", False), (" 0 ", False), ("", False), ("true", True)]
 )
-    ("text", "difficult"), [("False", False), (" 0 ", False), ("", False), ("true", True)]
-)
 def test_marks_of_difficult_objects(tmp_path: Path, text: str, difficult: bool) -> None:
     whole = xml("a.jpg", ("dog", (1, 1, 100, 80))).replace("<difficult>0", f"<difficult>{text}")
     build(write_voc(tmp_path, whole))

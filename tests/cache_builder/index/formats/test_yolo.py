@@ -122,7 +122,7 @@ def test_a_wrong_line_is_refused_with_its_place(tmp_path: Path, line: str, messa
         ("names: [cat", "is not YAML"),
         ("train: images/train", "'names' is None, expected a list of class names"),
         ("names: []", r"'names' is \[\], expected"),
-        ("names: {cat: 0}", "'names' has 'cat': 0, expected a number and a name"),
+        ("names: {cat: 0}", "'names' has 'cat': '0', expected a number and a name"),
         ("names: [cat]\nnc: 2\ntrain: images/train", "'nc' is 2 and 'names' has 1 name"),
         ("names: [cat]\nval: images/train", r"has no entry 'train', expected a folder there \(it has val\)"),
         ("names: [cat]\ntrain: ../../etc", "which is no folder or list of photos inside"),
@@ -198,3 +198,67 @@ def test_any_label_file_is_read_or_refused_in_one_sentence(text: str) -> None:
             refused = ""
             assert report.annotations == sum(bool(line.split()) for line in text.splitlines())
         assert "\n" not in refused
+
+
+def test_the_box_of_a_pose_is_read_and_not_its_keypoints(tmp_path: Path) -> None:
+    line = "0 0.5 0.5 0.2 0.2 0.45 0.45 0.55 0.45 0.5 0.55\n"
+    report = build(write_yolo(tmp_path, {"a": line}, kpt_shape=[3, 2]))
+    assert open_index(tmp_path / "out").box_xyxy.ravel().tolist() == pytest.approx([40, 32, 60, 48])
+    assert any("their keypoints are not" in one for one in report.lines())
+    hidden = "0 0.5 0.5 0.2 0.2 0 0 0 0.55 0.45 2\n"  # with visibility, of 0 to 2
+    build(write_yolo(tmp_path / "b", {"a": hidden}, kpt_shape=[2, 3]))
+    assert open_index(tmp_path / "b" / "out").box_xyxy.ravel().tolist() == pytest.approx([40, 32, 60, 48])
+    with pytest.raises(
+        UserError, match="found 11 columns, expected class, x, y, width, height and 4 numbers"
+    ):
+        build(write_yolo(tmp_path / "c", {"a": line}, kpt_shape=[2, 2]))
+    with pytest.raises(UserError, match=r"'kpt_shape' is \[3\], expected the number of keypoints and 2 or 3"):
+        build(write_yolo(tmp_path / "d", {"a": line}, kpt_shape=[3]))
+
+
+def test_labels_without_a_photo_are_told(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"})
+    assert not any("no photo" in line for line in build(path).lines())
+    for name in ("b", "c", "classes"):
+        (tmp_path / "labels" / "train" / f"{name}.txt").write_text("cat\n")
+    found = [line for line in build(path).lines() if "no photo in 'train'" in line]
+    assert len(found) == 1
+    assert "2 label files have" in found[0]
+    assert "(the first is b.txt)" in found[0]
+
+
+def test_a_list_of_links_keeps_their_names(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"}, train="list.txt")
+    photo = tmp_path / "images" / "train" / "a.jpg"
+    (tmp_path / "pool").mkdir()
+    photo.rename(tmp_path / "pool" / "other.jpg")
+    photo.symlink_to(tmp_path / "pool" / "other.jpg")
+    (tmp_path / "list.txt").write_text("./images/train/a.jpg\n")
+    assert build(path).boxes == 1
+    (tmp_path / "list.txt").write_text("../outside.jpg\n")
+    save_photo(tmp_path.parent / "outside.jpg", (10, 10))
+    with pytest.raises(UserError, match="which is no file inside"):
+        build(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        ("names: {0: no, 1: on}", ["no", "on"]),
+        ("names: [1, 0o7, 1:30, 2024-01-01, 'true']", ["1", "0o7", "1:30", "2024-01-01", "true"]),
+        ("names:\n- traffic   light\n- ~x", ["traffic light", "~x"]),
+    ],
+)
+def test_names_are_read_as_they_are_written(tmp_path: Path, written: str, names: list[str]) -> None:
+    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"})
+    path.write_text(f"train: images/train\n{written}\n")
+    build(path)
+    assert open_index(tmp_path / "out").concepts.names == names
+
+
+@pytest.mark.parametrize("written", ["{0: cat, 0: dog, 1: bird}", "{0: cat, 00: dog}"])
+def test_a_number_that_has_two_names_is_refused(tmp_path: Path, written: str) -> None:
+    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"})
+    path.write_text(f"train: images/train\nnames: {written}\n")
+    with pytest.raises(UserError, match="'names' has the number 0 twice, expected once"):
+        build(path)
