@@ -17,20 +17,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000"
 Ghostscript for EPS. The contents of a file decide its format, not its name."""
 
 SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".jpe",
-    ".mpo",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".jp2",
-    ".avif",
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif"),
+    *(".jpe", ".jfif", ".mpo"),
 )
 """Endings of image files, in lower case, by which a folder is searched."""
 

@@ -2,7 +2,7 @@
 
     coco.py          COCO-format JSON: COCO, LVIS, Objects365 and custom files
     yolo.py          YOLO folders: data.yaml and one text file of labels per image
-    yolo_card.py     data.yaml: names as they are written, the shape of keypoints
+    yolo_card.py     data.yaml of a YOLO folder: class names, keypoints, folder, photos
     voc.py           Pascal VOC folders: one XML file per image
     image_folder.py  folders of images without annotations
     coco_repairs.py  repair the records of a COCO file where they can only mean one thing

@@ -56,9 +56,13 @@ def list_images(root: Path, inside: str = "") -> list[str]:
     names = []
     for folder, files in walk_files(root / inside, lambda path: not path.name.startswith(".")):
         place = folder.relative_to(root)
-        shown = (file for file in files if not file.startswith("."))
-        names += [(place / file).as_posix() for file in shown if file.lower().endswith(SUFFIXES)]
+        names += [(place / file).as_posix() for file in files if is_image(file)]
     return sorted(names)
+
+
+def is_image(name: str) -> bool:
+    """Return whether a file has the ending of an image file and is not hidden."""
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
 def measure(root: Path, names: Sequence[str], progress: Progress, path: Path) -> NDArray[np.void]:

@@ -2,31 +2,39 @@
 
 A line of a label file is `class x y width height`: the number of the class, then the centre and size of the
 box as shares of the image. A line with the class and at least three corners is a polygon (YOLO-seg); its box
-is taken. In labels of poses (`kpt_shape`) keypoints follow the box; they are not read. Boxes refer to the
-photo as its EXIF orientation turns it, as the trainers of this format read it.
+is taken. Where data.yaml has a `kpt_shape`, a line is a box and its keypoints (YOLO-pose), which are not
+read. Boxes refer to the photo as its EXIF orientation turns it, as the trainers of this format read it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cckt.cache_builder.base.errors import UserError, brief, counted
 from cckt.cache_builder.base.progress import Progress
-from cckt.cache_builder.base.untrusted.regular_files import read_regular, read_regular_text
+from cckt.cache_builder.base.untrusted.regular_files import read_regular
 from cckt.cache_builder.index.formats import BOX_DTYPE, Annotations
-from cckt.cache_builder.index.formats.image_folder import list_images, measure
+from cckt.cache_builder.index.formats.image_folder import is_image, measure
 from cckt.cache_builder.index.formats.repairs import Repairs
-from cckt.cache_builder.index.formats.yolo_card import class_names, keypoint_values, read_card
+from cckt.cache_builder.index.formats.yolo_card import (
+    class_names,
+    image_files,
+    keypoint_shape,
+    list_files,
+    read_card,
+    root_of,
+)
 from cckt.cache_builder.vocabulary import Concept
 
 MARGIN = 0.01
 """Shares may leave 0 to 1 by this much: exports round."""
+
+CLASSES = "classes.txt"
+"""The names of the classes, which some tools write next to the labels."""
 
 Row = tuple[int, float, float, float, float]
 """Class, then left, top, width and height as shares of the image."""
@@ -34,7 +42,7 @@ Row = tuple[int, float, float, float, float]
 
 def yolo_root(path: Path) -> Path:
     """Return the folder that the paths of a data.yaml start from."""
-    return _root(path, read_card(path))
+    return root_of(path, read_card(path))
 
 
 def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "train") -> Annotations:
@@ -42,16 +50,16 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
 
     path: its data.yaml. subset: "train", "val" or "test", as data.yaml names it. Category ids are the numbers
     of the classes, and images are numbered by ascending name. Raises UserError for a broken data.yaml or
-    label file, a class that data.yaml does not name, lines with six columns, and shares outside 0 to 1.
+    label file, a class that data.yaml does not name, a wrong number of columns, and shares outside 0 to 1.
     """
     card = read_card(path)
-    names = class_names(card, path)
-    root = _root(path, card)
-    files = _image_files(card, subset, root, path)
+    names, keypoints = class_names(card, path), keypoint_shape(card, path)
+    root = root_of(path, card)
+    files = image_files(card, subset, root, path)
     hashed = hashlib.sha256(read_regular(path))
-    keypoints = keypoint_values(card, path)
     found: list[tuple[int, Row]] = []
-    polygons, unlabelled, label_files = 0, 0, set()
+    polygons, unlabelled = 0, 0
+    label_files: dict[Path, str] = {}
     for number, name in enumerate(files, 1):
         label = _label_file(root, name)
         if label is None:
@@ -61,7 +69,7 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
             raise UserError(
                 f"{label} belongs to two photos (one is {name}), expected one; rename one of them"
             )
-        label_files.add(label)
+        label_files[label] = name
         content = read_regular(label)
         hashed.update(name.encode() + b"\0" + content)
         rows, from_polygons = _rows(label, content, names, keypoints)
@@ -83,18 +91,17 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
         boxes["xywh"][at] = (x * w, y * h, width * w, height * h)
     from_folder = "" if card.get(subset) else f", from {Path(files[0]).parent} (it names no folder)"
     notes = [f"{path.name}: the photos of {subset!r} were read{from_folder}"]
+    if keypoints:
+        notes.append(f"keypoints were not read (kpt_shape is {list(keypoints)}): the boxes are taken")
     if polygons:
         notes.append(f"{counted(polygons, 'polygon was', 'polygons were')} read: their boxes are taken")
-    if keypoints:
-        notes.append("the labels are poses: their boxes are read, their keypoints are not")
-    if strays := _strays(label_files):
-        are = counted(len(strays), "label file has", "label files have")
-        notes.append(
-            f"{are} no photo in {subset!r} (the first is {strays[0]}): check that all photos are there"
-        )
     if unlabelled:
         missing = counted(unlabelled, "photo has", "photos have")
         notes.append(f"{missing} no label file: they count as photos without objects")
+    alone = _without_photo(root, label_files, list_files(card, root))
+    if alone:
+        without = counted(len(alone), "label file has", "label files have")
+        notes.append(f"{without} no photo (first {alone[0].relative_to(root).as_posix()})")
     return Annotations(
         path,
         "sha256:" + hashed.hexdigest(),
@@ -107,80 +114,6 @@ def read_yolo(path: Path, progress: Progress, repairs: Repairs, subset: str = "t
         notes=notes,
         turned=True,
     )
-
-
-def _strays(labels: set[Path]) -> list[str]:
-    """Return the other files of labels in the folders of `labels`, without lists of classes or photos."""
-    folders = {label.parent for label in labels if "labels" in label.parts}
-    others = {path for folder in folders for path in folder.glob("*.txt")} - labels
-    return sorted(path.name for path in others if path.name != "classes.txt")
-
-
-def _root(path: Path, card: dict[str, Any]) -> Path:
-    """Return the folder of the data set: that of data.yaml, or its entry 'path' where that exists."""
-    entry = card.get("path")
-    if isinstance(entry, str) and (path.parent / entry).is_dir():
-        return (path.parent / entry).resolve()
-    return path.parent.resolve()
-
-
-def _image_files(card: dict[str, Any], subset: str, root: Path, path: Path) -> list[str]:
-    """Return the ascending names of the images of a subset, relative to the root."""
-    known = [key for key in ("train", "val", "test") if card.get(key)]
-    entry = card.get(subset) or (None if known else _usual_folder(root, subset))
-    if not entry:
-        raise UserError(
-            f"{path} has no entry {subset!r}, expected a folder there (it has {', '.join(known) or 'none'}); "
-            "name another one with --subset"
-        )
-    names: list[str] = []
-    for one in entry if isinstance(entry, list) else [entry]:
-        place = None if isinstance(one, dict | list | set) else _inside(root, str(one))
-        if place is None:
-            raise UserError(
-                f"{path}: the entry {subset!r} is {brief(one)}, which is no folder or list of photos inside "
-                f"{root}; correct it"
-            )
-        if (root / place).is_dir():
-            names += list_images(root, place)
-            continue
-        for line in _lines(root / place):
-            if line.strip():
-                image = _inside(root, line.strip())
-                if image is None:
-                    raise UserError(f"{root / place} lists {line.strip()!r}, which is no file inside {root}")
-                names.append(image)
-    if not names:
-        raise UserError(f"{path}: {subset!r} holds no images, expected files such as a.jpg in {brief(entry)}")
-    return sorted(set(names))
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the lines of a list of photos."""
-    try:
-        return read_regular_text(path).splitlines()
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no text, expected the name of a photo on each line; correct it") from None
-
-
-def _usual_folder(root: Path, subset: str) -> str | None:
-    """Return the folder of the images of a data.yaml without folders, as supervision writes it."""
-    places = (f"images/{subset}", f"{subset}/images", *(["images"] if subset == "train" else []))
-    return next((place for place in places if (root / place).is_dir()), None)
-
-
-def _inside(root: Path, entry: str) -> str | None:
-    """Return a path of data.yaml relative to the root; None where it does not exist or leaves the root.
-
-    Exports of some tools begin with `../`, though the folder is at the root.
-    """
-    for candidate in (entry, entry.removeprefix("../")) if "\0" not in entry else ():
-        place = (root / candidate).resolve()
-        if place.exists() and place.is_relative_to(root):
-            # As it is named, not where a link points to: the labels have its name.
-            named = Path(os.path.normpath(root / candidate))
-            return (named if named.is_relative_to(root) else place).relative_to(root).as_posix()
-    return None
 
 
 def _label_places(root: Path, name: str) -> list[Path]:
@@ -198,10 +131,29 @@ def _label_file(root: Path, name: str) -> Path | None:
     return next((place for place in _label_places(root, name) if place.is_file()), None)
 
 
-def _rows(label: Path, content: bytes, names: dict[int, str], keypoints: int) -> tuple[list[Row], int]:
+def _without_photo(root: Path, label_files: dict[Path, str], lists: set[Path]) -> list[Path]:
+    """Return the ascending label files without a photo, of the folders whose labels were read.
+
+    label_files: those that were read, with their photo. lists: text files that are no labels. A photo of
+    another subset counts, as all labels may be in one folder.
+    """
+    photo_folders: dict[Path, set[Path]] = {}
+    for label, name in label_files.items():
+        photo_folders.setdefault(label.parent, set()).add((root / name).parent)
+    alone = []
+    for folder, places in photo_folders.items():
+        shown = {file.stem for file in folder.glob("*.txt") if file.name[0] != "." and file.name != CLASSES}
+        shown -= {file.stem for place in places for file in place.iterdir() if is_image(file.name)}
+        alone += [folder / f"{stem}.txt" for stem in shown]
+    return sorted(set(alone) - label_files.keys() - lists)
+
+
+def _rows(
+    label: Path, content: bytes, names: dict[int, str], keypoints: tuple[int, int] | None
+) -> tuple[list[Row], int]:
     """Return the boxes of a label file, and how many of them come from polygons.
 
-    keypoints: numbers after each box, of labels of poses; 0 for others.
+    keypoints: their number and the values of each, which follow the box on every line; None for no keypoints.
     """
     rows, polygons = [], 0
     for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
@@ -219,14 +171,13 @@ def _rows(label: Path, content: bytes, names: dict[int, str], keypoints: int) ->
                 f"{where}: found the class {words[0]}, expected one of the {len(names)} numbers that "
                 f"data.yaml names ({min(names)} to {max(names)}); correct the label or data.yaml"
             )
-        shares = values[1:]
-        if keypoints:
-            if len(shares) != 4 + keypoints:
-                raise UserError(
-                    f"{where}: found {counted(len(words), 'column')}, expected class, x, y, width, height "
-                    f"and {keypoints} numbers of keypoints ('kpt_shape' of data.yaml); correct one of them"
-                )
-            shares = shares[:4]
+        if keypoints and len(words) != 5 + math.prod(keypoints):
+            raise UserError(
+                f"{where}: found {counted(len(words), 'column')}, expected {5 + math.prod(keypoints)}: "
+                f"class, x, y, width, height and the keypoints, as kpt_shape {list(keypoints)} of data.yaml "
+                "says; correct the line or data.yaml"
+            )
+        shares = values[1:5] if keypoints else values[1:]
         if not all(-MARGIN <= value <= 1 + MARGIN for value in shares):
             raise UserError(
                 f"{where}: found {brief(line)}, expected shares of the photo from 0 to 1; divide pixels by "

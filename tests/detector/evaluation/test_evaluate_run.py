@@ -77,7 +77,7 @@ def test_detections_come_from_the_last_decoder_layer(index, tmp_path):
         boxes, scores = layers_of(model, [image], text, [[]])
         best = [layer.flatten().topk(10) for layer in scores[:, 0]]
         mine = found.where(found.image_ids == image_id)
-        np.testing.assert_allclose(mine.scores, best[-1].values, atol=1e-5)
+        np.testing.assert_allclose(mine.scores, best[-1].values, atol=1e-4)  # alone and in a batch
         assert not np.allclose(mine.scores, best[0].values, atol=1e-3)
         corners = boxes[-1, 0, best[-1].indices // 3] * torch.tensor([40, 32, 40, 32])
         lefts = np.sort(corners[:, 0].clamp(0, 40).numpy())  # equal scores may change places

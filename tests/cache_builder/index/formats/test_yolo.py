@@ -60,6 +60,76 @@ def test_polygons_give_their_box_and_are_counted(tmp_path: Path) -> None:
     assert "1 polygon was read: their boxes are taken" in report.lines()
 
 
+@pytest.mark.parametrize(
+    ("shape", "keypoints"),
+    [([3, 2], "0.45 0.45 0.55 0.45 0.5 0.55"), ([1, 3], "-1 7 2"), ([1, 2], "0.4 0.6")],
+)
+def test_lines_with_keypoints_give_their_box(tmp_path: Path, shape: list[int], keypoints: str) -> None:
+    report = build(write_yolo(tmp_path, {"a": f"0 0.5 0.5 0.2 0.25 {keypoints}\n"}, kpt_shape=shape))
+    assert open_index(tmp_path / "out").box_xyxy.ravel().tolist() == pytest.approx([40, 30, 60, 50])
+    assert f"keypoints were not read (kpt_shape is {shape}): the boxes are taken" in report.lines()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "0 0.5 0.5 0.2 0.25",
+            r"found 5 columns, expected 9: class, x, .* as kpt_shape \[2, 2\] of data.yaml",
+        ),
+        ("0 0.5 0.5 0.2 0.25 0 0 0 0 0", "found 10 columns, expected 9"),
+        ("0 0.5 0.5 0.2 25 0 0 0 0", "expected shares of the photo"),
+        ("0 0.5 0.5 0.2 0.25 0 0 0 x", "expected numbers"),
+    ],
+)
+def test_a_wrong_line_with_keypoints_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"a\.txt, line 1: .*{message}"):
+        build(write_yolo(tmp_path, {"a": line}, kpt_shape=[2, 2]))
+
+
+@pytest.mark.parametrize(
+    "shape", [None, 3, [3], [3, 4], [0, 2], [-1, 2], [3, 2, 1], [True, 2], ["3", 2], {3: 2}]
+)
+def test_a_wrong_kpt_shape_is_refused(tmp_path: Path, shape: Any) -> None:
+    with pytest.raises(UserError, match=r"data\.yaml: 'kpt_shape' is .*, expected the number of keypoints"):
+        build(write_yolo(tmp_path, {"a": ""}, kpt_shape=shape))
+
+
+def test_label_files_without_a_photo_are_counted(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, dict.fromkeys("abcd", "0 0.5 0.5 0.5 0.5\n"))
+    for name in ("a", "c", "d"):
+        (tmp_path / f"images/train/{name}.jpg").unlink()
+    for name in ("classes", ".hidden"):
+        (tmp_path / f"labels/train/{name}.txt").write_text("cat\n")
+    report = build(path)
+    assert (report.images, report.boxes) == (1, 1)
+    assert "3 label files have no photo (first labels/train/a.txt)" in report.lines()
+    (tmp_path / "labels/train/c.txt").unlink()
+    (tmp_path / "labels/train/d.txt").unlink()
+    assert "1 label file has no photo (first labels/train/a.txt)" in build(path).lines()
+
+
+def test_lists_and_labels_of_another_subset_are_not_counted(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {}, train="train.txt", val=["val.txt", "gone.txt"])
+    for name in "abc":
+        save_photo(tmp_path / f"{name}.jpg", (100, 80))
+        (tmp_path / f"{name}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "train.txt").write_text("a.jpg\nb.jpg\n")
+    (tmp_path / "val.txt").write_text("c.jpg\n")
+    assert not any("no photo" in line for line in build(path).lines())
+    (tmp_path / "c.jpg").unlink()
+    assert "1 label file has no photo (first c.txt)" in build(path).lines()
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".JPE", ".mpo"])
+def test_rarer_endings_of_jpeg_files_are_photos(tmp_path: Path, suffix: str) -> None:
+    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.5 0.5\n"})
+    photo = tmp_path / "images/train/a.jpg"
+    photo.rename(photo.with_suffix(suffix))
+    build(path)
+    assert open_index(tmp_path / "out").file_name(0) == f"images/train/a{suffix}"
+
+
 def test_boxes_refer_to_the_turned_photo(tmp_path: Path) -> None:
     path = write_yolo(tmp_path, {"a": "0 0.5 0.75 0.5 0.5\n"})
     save_photo(tmp_path / "images/train/a.jpg", (60, 40), 6)
@@ -198,67 +268,3 @@ def test_any_label_file_is_read_or_refused_in_one_sentence(text: str) -> None:
             refused = ""
             assert report.annotations == sum(bool(line.split()) for line in text.splitlines())
         assert "\n" not in refused
-
-
-def test_the_box_of_a_pose_is_read_and_not_its_keypoints(tmp_path: Path) -> None:
-    line = "0 0.5 0.5 0.2 0.2 0.45 0.45 0.55 0.45 0.5 0.55\n"
-    report = build(write_yolo(tmp_path, {"a": line}, kpt_shape=[3, 2]))
-    assert open_index(tmp_path / "out").box_xyxy.ravel().tolist() == pytest.approx([40, 32, 60, 48])
-    assert any("their keypoints are not" in one for one in report.lines())
-    hidden = "0 0.5 0.5 0.2 0.2 0 0 0 0.55 0.45 2\n"  # with visibility, of 0 to 2
-    build(write_yolo(tmp_path / "b", {"a": hidden}, kpt_shape=[2, 3]))
-    assert open_index(tmp_path / "b" / "out").box_xyxy.ravel().tolist() == pytest.approx([40, 32, 60, 48])
-    with pytest.raises(
-        UserError, match="found 11 columns, expected class, x, y, width, height and 4 numbers"
-    ):
-        build(write_yolo(tmp_path / "c", {"a": line}, kpt_shape=[2, 2]))
-    with pytest.raises(UserError, match=r"'kpt_shape' is \[3\], expected the number of keypoints and 2 or 3"):
-        build(write_yolo(tmp_path / "d", {"a": line}, kpt_shape=[3]))
-
-
-def test_labels_without_a_photo_are_told(tmp_path: Path) -> None:
-    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"})
-    assert not any("no photo" in line for line in build(path).lines())
-    for name in ("b", "c", "classes"):
-        (tmp_path / "labels" / "train" / f"{name}.txt").write_text("cat\n")
-    found = [line for line in build(path).lines() if "no photo in 'train'" in line]
-    assert len(found) == 1
-    assert "2 label files have" in found[0]
-    assert "(the first is b.txt)" in found[0]
-
-
-def test_a_list_of_links_keeps_their_names(tmp_path: Path) -> None:
-    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"}, train="list.txt")
-    photo = tmp_path / "images" / "train" / "a.jpg"
-    (tmp_path / "pool").mkdir()
-    photo.rename(tmp_path / "pool" / "other.jpg")
-    photo.symlink_to(tmp_path / "pool" / "other.jpg")
-    (tmp_path / "list.txt").write_text("./images/train/a.jpg\n")
-    assert build(path).boxes == 1
-    (tmp_path / "list.txt").write_text("../outside.jpg\n")
-    save_photo(tmp_path.parent / "outside.jpg", (10, 10))
-    with pytest.raises(UserError, match="which is no file inside"):
-        build(path)
-
-
-@pytest.mark.parametrize(
-    ("written", "names"),
-    [
-        ("names: {0: no, 1: on}", ["no", "on"]),
-        ("names: [1, 0o7, 1:30, 2024-01-01, 'true']", ["1", "0o7", "1:30", "2024-01-01", "true"]),
-        ("names:\n- traffic   light\n- ~x", ["traffic light", "~x"]),
-    ],
-)
-def test_names_are_read_as_they_are_written(tmp_path: Path, written: str, names: list[str]) -> None:
-    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"})
-    path.write_text(f"train: images/train\n{written}\n")
-    build(path)
-    assert open_index(tmp_path / "out").concepts.names == names
-
-
-@pytest.mark.parametrize("written", ["{0: cat, 0: dog, 1: bird}", "{0: cat, 00: dog}"])
-def test_a_number_that_has_two_names_is_refused(tmp_path: Path, written: str) -> None:
-    path = write_yolo(tmp_path, {"a": "0 0.5 0.5 0.2 0.2\n"})
-    path.write_text(f"train: images/train\nnames: {written}\n")
-    with pytest.raises(UserError, match="'names' has the number 0 twice, expected once"):
-        build(path)
